@@ -1,0 +1,76 @@
+"""The errors of the cluster, whole. Each carries the facts that a person needs."""
+
+from model.errors import SumgradError
+
+
+class ClusterError(SumgradError):
+    """Something failed between the driver and its workers."""
+
+    exit_code = 3
+
+
+class ClusterUnreachable(ClusterError):
+    """No Ray cluster answered, or it has not what the job asks for."""
+
+
+class FingerprintMismatch(ClusterError):
+    """Workers whose arithmetic differs would not give the same bits."""
+
+
+class WorkerLost(ClusterError):
+    """A worker's process ended in the middle of its work.
+
+    Args:
+        worker: The worker's index.
+        doing: What it was doing, as a phrase.
+    """
+
+    def __init__(self, worker: int, doing: str, *, hint: str = "") -> None:
+        super().__init__(f"worker {worker} was lost while {doing}", hint=hint)
+        self.worker = worker
+        self.doing = doing
+
+
+class ShardFailed(ClusterError):
+    """A micro-shard's computation raised.
+
+    Args:
+        worker: The worker's index.
+        shard: The micro-shard's index in its step.
+        cause: The exception as one line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, worker: int, shard: int, doing: str, cause: str) -> None:
+        super().__init__(f"worker {worker} failed on micro-shard {shard} while {doing}: {cause}")
+        self.worker = worker
+        self.shard = shard
+        self.doing = doing
+        self.cause = cause
+
+
+class CountMismatch(ClusterError):
+    """The sums that came back do not cover the step's instances exactly once."""
+
+    exit_code = 1
+
+
+class Diverged(ClusterError):
+    """A loss or gradient that is not a finite number, noticed before the update.
+
+    Args:
+        epoch: The epoch, from 1.
+        step: The step, from 1 over the whole run.
+        what: What was not finite.
+        cause: The likely cause.
+    """
+
+    exit_code = 1
+
+    def __init__(self, epoch: int, step: int, what: str, cause: str, *, hint: str = "") -> None:
+        super().__init__(f"{what} is not finite at epoch {epoch}, step {step}: {cause}", hint=hint)
+        self.epoch = epoch
+        self.step = step
+        self.what = what
+        self.cause = cause

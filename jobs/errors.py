@@ -1,0 +1,80 @@
+"""The errors of jobs, whole: what a person handed in, and what the run stands on."""
+
+from model.errors import SumgradError
+
+
+class JobError(SumgradError):
+    """Something about a job that its owner can put right."""
+
+    exit_code = 2
+
+
+class SpecError(JobError):
+    """A job spec that cannot be used; the message names the place in it.
+
+    Args:
+        message: One line that names the cause.
+        place: Where in the spec: ``model.layers[1].units``, with a file and line where known.
+    """
+
+    def __init__(self, message: str, *, place: str = "", hint: str = "") -> None:
+        super().__init__(f"{place}: {message}" if place else message, hint=hint)
+        self.place = place
+
+
+class DataNotFound(JobError):
+    """The spec names a file, a column or a format that is not there."""
+
+
+class DataError(JobError):
+    """Data that is there but cannot be trained on; the message names file, column and row.
+
+    Args:
+        message: What is wrong.
+        file: The file.
+        column: The column, where one is to blame.
+        row: The row, from 1, header lines not counted.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str = "",
+        column: str | None = None,
+        row: int | None = None,
+        hint: str = "",
+    ) -> None:
+        place = [file] if file else []
+        if column is not None:
+            place.append(f"column '{column}'")
+        if row is not None:
+            place.append(f"row {row}")
+        super().__init__(": ".join([", ".join(place), message]) if place else message, hint=hint)
+        self.file = file
+        self.column = column
+        self.row = row
+
+
+class TrackingError(JobError):
+    """The MLflow store cannot be reached or does not know the run."""
+
+    exit_code = 3
+
+
+class ModelNotFound(JobError):
+    """No run and no saved model under that name, or one that is damaged."""
+
+
+class Interrupted(JobError):
+    """The run was asked to stop by a signal.
+
+    Args:
+        exit_code: 130 for an interrupt from the keyboard, 143 for a termination.
+    """
+
+    def __init__(self, signal_name: str, code: int) -> None:
+        super().__init__(f"stopped by {signal_name}")
+        self.exit_code = code  # type: ignore[misc]  # this one's code is known only at run time

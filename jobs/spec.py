@@ -1,0 +1,257 @@
+"""The job spec: every key that a job can have, with its meaning, its default and its limits.
+
+The schema is the documentation: ``sumgrad config schema`` prints it, ``sumgrad init`` writes it out
+with comments, and an unknown key is refused with the nearest one named.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from model.activations import make_activation
+from model.divergences import resolve_divergence
+from model.errors import OptionError
+from model.initializers import make_initializer
+from model.optimizers import make_optimizer
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+#: A name, or a mapping of a name and its options.
+NameOrOptions = str | dict[str, Any]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _told(make: Callable[[], object]) -> None:
+    """Build something, and say what is wrong with it as pydantic wants to hear it."""
+    try:
+        make()
+    except OptionError as error:
+        raise ValueError("; ".join(filter(None, (error.message, error.hint)))) from None
+
+
+def _checked(make: Callable[[NameOrOptions], object]) -> AfterValidator:
+    """A validator that builds the named thing, so that a wrong name or option is told at once."""
+
+    def check(value: NameOrOptions | None) -> NameOrOptions | None:
+        if value is not None:
+            _told(lambda: make(value))
+        return value
+
+    return AfterValidator(check)
+
+
+def _number_before_path(value: Any) -> Any:
+    """``0.2`` typed on a command line is a fraction; a path never reads as a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+PathOrFraction = Annotated[Fraction | str | None, BeforeValidator(_number_before_path)]
+
+
+class RejectSpec(_Section):
+    """An extra class, 'none of the above', trained on non-digits made from the digits themselves."""
+
+    label: str = "none"
+    """The name of the extra class."""
+    ratio: Fraction = 0.3
+    """Non-digits made for each digit, in the training and in the test rows."""
+    kinds: tuple[str, ...] = ("noise", "scrambled", "halves")
+    """The kinds of non-digits to train with."""
+    unseen: tuple[str, ...] = ("seams",)
+    """Kinds that are kept out of training, to test whether rejection carries over."""
+
+
+class DataSpec(_Section):
+    """Where the rows come from and what they mean."""
+
+    train: str
+    """Training rows: a file, a folder or a glob of Parquet, CSV, Arrow or Feather files, an IDX
+    image file (plain or gzip), or `digits`, the 1,797 digits that scikit-learn ships."""
+    validation: PathOrFraction = None
+    """Validation rows: another file, or the fraction of the training rows to hold out."""
+    test: PathOrFraction = None
+    """Test rows: another file, or the fraction of the training rows to hold out."""
+    label: str | tuple[str, ...] = "label"
+    """The label column. For a regression also a list of columns, or a list column."""
+    features: str | tuple[str, ...] | None = None
+    """Feature columns, or one list column; default: every column but the label."""
+    task: Literal["classification", "regression"] | None = None
+    """Default: classification with a KL divergence, regression with L2."""
+    positive: int | str | None = None
+    """The class that counts as 1 with a single sigmoid output; all the others count as 0."""
+    scaling: Literal["none", "unit", "standard"] = "unit"
+    """Of the features, fitted on the training rows only. `unit`: to 0–1 by the smallest and the
+    largest value of all features together; `standard`: each feature to mean 0, deviation 1."""
+    reject: RejectSpec | None = None
+    """An eleventh class for images: 'none of the above'."""
+
+
+class LayerSpec(_Section):
+    """One layer: an affine map and an activation."""
+
+    units: PositiveInt
+    """Outputs of the layer. (With `max` over subsets: its inputs; each subset gives one output.)"""
+    activation: Annotated[NameOrOptions, _checked(make_activation)] = "identity"
+    """A name, or a mapping such as `{name: leaky_relu, slope: 0.1}`."""
+    initializer: Annotated[NameOrOptions | None, _checked(make_initializer)] = None
+    """Default: chosen by the activation (He for ReLU and its kin, Xavier otherwise)."""
+
+
+class ModelSpec(_Section):
+    """The network and what it is trained to make small."""
+
+    layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1)]
+    """From the first hidden layer to the output layer."""
+    divergence: str = "kl"
+    """`kl` (two-class for one sigmoid output, multi-class for softmax) or `l2`."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """The arithmetic of training."""
+
+    @model_validator(mode="after")
+    def _divergence_fits(self) -> Self:
+        output = make_activation(self.layers[-1].activation)
+        _told(lambda: resolve_divergence(self.divergence, output))
+        return self
+
+
+class ScheduleSpec(_Section):
+    """How the learning rate changes; times are in epochs and may be fractions."""
+
+    name: Literal["constant", "step", "cosine"] = "constant"
+    every: PositiveFloat = 10.0
+    """`step`: epochs between two drops."""
+    factor: PositiveFloat = 0.5
+    """`step`: what η is multiplied with at each drop."""
+    epochs: PositiveFloat | None = None
+    """`cosine`: epochs until the final rate; default: `stop.max_epochs`."""
+    final: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """`cosine`: the final rate as a fraction of η."""
+    warm_up: Annotated[float, Field(ge=0.0)] = 0.0
+    """Epochs of linear growth from 0 to η that come first, with any schedule."""
+
+
+class OptimizerSpec(_Section):
+    """How the weights follow the gradient. The default is `W ← W − (η/T)·∇Loss`."""
+
+    name: str = "gradient_descent"
+    """gradient_descent, momentum, nesterov, rmsprop, adam or adamw."""
+    eta: PositiveFloat = 0.1
+    """The learning rate η."""
+    batch_size: PositiveInt | Literal["full"] = 64
+    """Instances per update over all workers together, or `full`: every row in each step."""
+    weight_decay: float | None = None
+    """λ of the penalty (λ/2)·‖W‖², default 0; adamw decouples it, default 0.01."""
+    momentum: float | None = None
+    """momentum, nesterov: μ, default 0.9."""
+    rho: float | None = None
+    """rmsprop: how much of the mean square is kept, default 0.99."""
+    beta1: float | None = None
+    """adam, adamw: how much of the mean is kept, default 0.9."""
+    beta2: float | None = None
+    """adam, adamw: how much of the mean square is kept, default 0.999."""
+    epsilon: float | None = None
+    """rmsprop, adam, adamw: ε of the denominator, default 1e-8."""
+    schedule: ScheduleSpec = ScheduleSpec()
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The optimiser's own numbers, where they were given."""
+        names = ("weight_decay", "momentum", "rho", "beta1", "beta2", "epsilon")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        _told(lambda: make_optimizer(self.name, **self.options))
+        return self
+
+
+class EarlyStoppingSpec(_Section):
+    """Stop when the validation loss no longer falls, and keep the best weights."""
+
+    patience: PositiveInt = 5
+    """Epochs without a better validation loss."""
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    """How much lower a validation loss must be to count as better."""
+
+
+class StopSpec(_Section):
+    """When training ends."""
+
+    max_epochs: PositiveInt = 100
+    """The budget: passes over the training rows."""
+    tolerance: Annotated[float, Field(ge=0.0)] = 1e-4
+    """Converged when the training loss changes by less than this, relatively; 0 turns it off."""
+    patience: PositiveInt = 3
+    """… for so many epochs in a row."""
+    early_stopping: EarlyStoppingSpec | None = None
+
+
+class ClusterSpec(_Section):
+    """Where it runs. The weights do not depend on any of this but `shard_rows`."""
+
+    address: str = "local"
+    """`inline` (this process, no Ray), `local` (Ray on this machine), or a cluster's address."""
+    workers: PositiveInt | None = None
+    """Gradient workers; default: one for each CPU."""
+    shard_rows: PositiveInt = 256
+    """Rows of a micro-shard: the unit of work and of exact summing."""
+
+
+class TrackingSpec(_Section):
+    """Where the curves are kept."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """Any MLflow tracking URI. The default needs no server."""
+    experiment: str = "sumgrad"
+
+
+class JobSpec(_Section):
+    """A training job."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """The job's name: letters, digits, dots, dashes and underscores."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of the initial weights, the order of the rows, held-out rows and made non-digits."""
+    data: DataSpec
+    model: ModelSpec
+    optimizer: OptimizerSpec = OptimizerSpec()
+    stop: StopSpec = StopSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    output: str = "runs"
+    """The folder that gets a sub-folder with the trained model of each run."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.stop.early_stopping is not None and self.data.validation is None:
+            raise ValueError(
+                "stop.early_stopping needs validation rows; set data.validation, such as 0.1"
+            )
+        return self
+
+    @property
+    def task(self) -> Literal["classification", "regression"]:
+        """What the labels are: classes, or numbers."""
+        if self.data.task is not None:
+            return self.data.task
+        return "regression" if self.model.divergence == "l2" else "classification"

@@ -1,0 +1,68 @@
+"""Activations by name: scalar ones have a diagonal Jacobian, vector ones a full one."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from model.activations.base import Activation, ScalarActivation
+from model.activations.scalar import (
+    ELU,
+    GELU,
+    SELU,
+    Absolute,
+    HardSigmoid,
+    HardTanh,
+    Identity,
+    LeakyReLU,
+    LogSigmoid,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Softsign,
+    Tanh,
+)
+from model.activations.vector import Max, Maxout, Softmax
+from model.options import build
+
+#: Every activation that a spec can name.
+ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(
+    {
+        "absolute": Absolute,
+        "elu": ELU,
+        "gelu": GELU,
+        "hard_sigmoid": HardSigmoid,
+        "hard_tanh": HardTanh,
+        "identity": Identity,
+        "leaky_relu": LeakyReLU,
+        "log_sigmoid": LogSigmoid,
+        "max": Max,
+        "maxout": Maxout,
+        "relu": ReLU,
+        "relu6": ReLU6,
+        "selu": SELU,
+        "sigmoid": Sigmoid,
+        "silu": SiLU,
+        "softmax": Softmax,
+        "softplus": Softplus,
+        "softsign": Softsign,
+        "tanh": Tanh,
+    }
+)
+
+__all__ = ["ACTIVATIONS", "Activation", "ScalarActivation", "make_activation"]
+
+
+def make_activation(named: str | Mapping[str, Any]) -> Activation:
+    """The activation that a spec names.
+
+    >>> make_activation("relu")
+    ReLU()
+    >>> make_activation({"name": "maxout", "pieces": 3}).affine_width(10)
+    30
+
+    Raises:
+        OptionError: An unknown name or option.
+    """
+    return build("activation", ACTIVATIONS, named)

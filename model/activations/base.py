@@ -1,0 +1,80 @@
+"""What an activation is: ``y = f(z)``, its Jacobian, and the product that back-propagation needs.
+
+Row-major: ``z (B, D)`` holds B instances. The Jacobian of instance i is
+``J[i, j, k] = ∂y_j/∂z_k``, and the backward recursion multiplies from the left:
+``∇_z = ∇_y J``.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from model.checks import Array
+from model.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Activation(ABC):
+    """An activation function with its derivative, stateless."""
+
+    #: The initialiser that suits weights in front of it; see model.initializers.
+    initializer: ClassVar[str] = "xavier_uniform"
+    #: The range of y, where that matters for a divergence: 'distribution' or 'probability'.
+    output: ClassVar[str] = "any"
+
+    @abstractmethod
+    def value(self, z: Array) -> Array:
+        """``y = f(z)``: z (B, D) to y (B, D_out), in z's dtype."""
+
+    @abstractmethod
+    def jacobian(self, z: Array) -> Array:
+        """The full Jacobian, (B, D_out, D): for proof and teaching."""
+
+    @abstractmethod
+    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
+        """``∇_z = ∇_y J(z)`` without forming J.
+
+        Args:
+            z: (B, D).
+            y: ``f(z)``, (B, D_out), from the forward recursion.
+            d_y: ``∇_y``, (B, D_out).
+
+        Returns:
+            ``∇_z``, (B, D).
+        """
+
+    def affine_width(self, units: int) -> int:
+        """D, the width of z, of a layer that a user gave so many units."""
+        return units
+
+    def output_width(self, units: int) -> int:
+        """D_out, the width of y, of a layer that a user gave so many units."""
+        return units
+
+
+@dataclass(frozen=True)
+class ScalarActivation(Activation):
+    """``y_j = f(z_j)`` for each component alone, so that the Jacobian is diagonal."""
+
+    @abstractmethod
+    def derivative(self, z: Array, y: Array) -> Array:
+        """``f'(z)`` for each component, (B, D); ``y = f(z)`` is given as it often helps."""
+
+    def jacobian(self, z: Array) -> Array:
+        """``J = diag(f'(z))``, (B, D, D)."""
+        slope = self.derivative(z, self.value(z))
+        result: Array = slope[:, :, None] * np.eye(z.shape[1], dtype=z.dtype)
+        return result
+
+    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
+        """``∇_z = ∇_y ∘ f'(z)``, (B, D)."""
+        result: Array = d_y * self.derivative(z, y)
+        return result
+
+
+def expect_units(name: str, units: int, wanted: int) -> None:
+    """Raise unless a layer has the units that its activation was told of."""
+    if units != wanted:
+        raise OptionError(f"activation '{name}' was made for {wanted} units, the layer has {units}")

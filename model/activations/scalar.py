@@ -1,0 +1,262 @@
+"""Scalar activations: value and derivative on one screen each.
+
+Where f has a kink the derivative given is one of its subgradients, named in the docstring.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from model.activations.base import ScalarActivation
+from model.checks import Array
+from model.options import expect_number
+
+
+def sigmoid(z: Array) -> Array:
+    """``σ(z) = 1/(1 + exp(−z))``, free of overflow: only ``exp(−|z|)`` is ever formed."""
+    e = np.exp(-np.abs(z))
+    result: Array = np.where(z >= 0, 1, e) / (1 + e)
+    return result
+
+
+def softplus(z: Array) -> Array:
+    """``log(1 + exp(z))``, free of overflow: ``max(z, 0) + log(1 + exp(−|z|))``."""
+    result: Array = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+    return result
+
+
+@dataclass(frozen=True)
+class Identity(ScalarActivation):
+    """``f(z) = z``."""
+
+    def value(self, z: Array) -> Array:
+        return z
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return np.ones_like(z)
+
+    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
+        return d_y
+
+
+@dataclass(frozen=True)
+class Sigmoid(ScalarActivation):
+    """``f(z) = 1/(1 + exp(−z))``, ``f' = y(1 − y)``."""
+
+    output: ClassVar[str] = "probability"
+
+    def value(self, z: Array) -> Array:
+        return sigmoid(z)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return y * (1 - y)
+
+
+@dataclass(frozen=True)
+class Tanh(ScalarActivation):
+    """``f(z) = tanh(z)``, ``f' = 1 − y²``."""
+
+    def value(self, z: Array) -> Array:
+        return np.tanh(z)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return 1 - y * y
+
+
+@dataclass(frozen=True)
+class ReLU(ScalarActivation):
+    """``f(z) = max(z, 0)``; ``f' = 1`` where z > 0, else 0. Subgradient at 0: 0."""
+
+    initializer: ClassVar[str] = "he_normal"
+
+    def value(self, z: Array) -> Array:
+        return np.maximum(z, 0)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return (z > 0).astype(z.dtype)
+
+    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
+        # A product with the mask itself saves a pass and gives the same bits.
+        return d_y * (z > 0)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(ScalarActivation):
+    """``f(z) = z`` where z > 0, else ``slope·z``. Subgradient at 0: ``slope``."""
+
+    slope: float = 0.01
+    initializer: ClassVar[str] = "he_normal"
+
+    def __post_init__(self) -> None:
+        expect_number("leaky_relu", "slope", self.slope, 0.0, 1.0)
+
+    def value(self, z: Array) -> Array:
+        return np.where(z > 0, z, z * self.slope)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return np.where(z > 0, 1, self.slope).astype(z.dtype)
+
+
+@dataclass(frozen=True)
+class ReLU6(ScalarActivation):
+    """``f(z) = min(max(z, 0), 6)``; ``f' = 1`` inside (0, 6), else 0. Subgradient at 0 and 6: 0."""
+
+    initializer: ClassVar[str] = "he_normal"
+
+    def value(self, z: Array) -> Array:
+        return np.clip(z, 0, 6)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return ((z > 0) & (z < 6)).astype(z.dtype)
+
+
+@dataclass(frozen=True)
+class ELU(ScalarActivation):
+    """``f(z) = z`` where z > 0, else ``α(exp(z) − 1)``. Subgradient at 0: ``α``."""
+
+    alpha: float = 1.0
+    initializer: ClassVar[str] = "he_normal"
+
+    def __post_init__(self) -> None:
+        expect_number("elu", "alpha", self.alpha, 0.0, 1e6)
+
+    def value(self, z: Array) -> Array:
+        return np.where(z > 0, z, self.alpha * np.expm1(np.minimum(z, 0)))
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return np.where(z > 0, 1, y + self.alpha).astype(z.dtype)
+
+
+@dataclass(frozen=True)
+class SELU(ScalarActivation):
+    """``f(z) = λ·ELU_α(z)`` with Klambauer's α and λ. Subgradient at 0: ``λα``.
+
+    Source: Klambauer et al., Self-Normalizing Neural Networks, 2017.
+    """
+
+    ALPHA: ClassVar[float] = 1.6732632423543772
+    SCALE: ClassVar[float] = 1.0507009873554805
+    initializer: ClassVar[str] = "lecun_normal"
+
+    def value(self, z: Array) -> Array:
+        return self.SCALE * np.where(z > 0, z, self.ALPHA * np.expm1(np.minimum(z, 0)))
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return np.where(z > 0, self.SCALE, y + self.SCALE * self.ALPHA).astype(z.dtype)
+
+
+@dataclass(frozen=True)
+class Softplus(ScalarActivation):
+    """``f(z) = log(1 + exp(z))``, ``f' = σ(z)``: a smooth ReLU."""
+
+    initializer: ClassVar[str] = "he_normal"
+
+    def value(self, z: Array) -> Array:
+        return softplus(z)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return sigmoid(z)
+
+
+@dataclass(frozen=True)
+class Softsign(ScalarActivation):
+    """``f(z) = z/(1 + |z|)``, ``f' = 1/(1 + |z|)²``."""
+
+    def value(self, z: Array) -> Array:
+        result: Array = z / (1 + np.abs(z))
+        return result
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        result: Array = 1 / np.square(1 + np.abs(z))
+        return result
+
+
+@dataclass(frozen=True)
+class LogSigmoid(ScalarActivation):
+    """``f(z) = log σ(z)``, ``f' = σ(−z)``."""
+
+    def value(self, z: Array) -> Array:
+        return -softplus(-z)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return sigmoid(-z)
+
+
+@dataclass(frozen=True)
+class SiLU(ScalarActivation):
+    """``f(z) = z·σ(z)``, ``f' = σ(z) + f(z)(1 − σ(z))``; also called swish."""
+
+    initializer: ClassVar[str] = "he_normal"
+
+    def value(self, z: Array) -> Array:
+        return z * sigmoid(z)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        s = sigmoid(z)
+        result: Array = s + y * (1 - s)
+        return result
+
+
+@dataclass(frozen=True)
+class GELU(ScalarActivation):
+    """``f(z) = ½z(1 + tanh u)``, ``u = √(2/π)(z + 0.044715 z³)``: GELU in its tanh form.
+
+    Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
+    """
+
+    C: ClassVar[float] = math.sqrt(2 / math.pi)
+    CUBIC: ClassVar[float] = 0.044715
+    #: tanh(u) is ±1 to the last bit long before |z| reaches this, and z³ stays finite.
+    SATURATED: ClassVar[float] = 32.0
+    initializer: ClassVar[str] = "he_normal"
+
+    def _tanh(self, z: Array) -> tuple[Array, Array]:
+        inner = np.clip(z, -self.SATURATED, self.SATURATED)
+        return np.tanh(self.C * (inner + self.CUBIC * inner**3)), inner
+
+    def value(self, z: Array) -> Array:
+        t, _ = self._tanh(z)
+        result: Array = 0.5 * z * (1 + t)
+        return result
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        t, inner = self._tanh(z)
+        d_u = self.C * (1 + 3 * self.CUBIC * inner * inner)
+        result: Array = 0.5 * (1 + t) + 0.5 * inner * (1 - t * t) * d_u
+        return result
+
+
+@dataclass(frozen=True)
+class HardTanh(ScalarActivation):
+    """``f(z) = min(max(z, −1), 1)``; ``f' = 1`` inside (−1, 1), else 0. Subgradient at ±1: 0."""
+
+    def value(self, z: Array) -> Array:
+        return np.clip(z, -1, 1)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return (np.abs(z) < 1).astype(z.dtype)
+
+
+@dataclass(frozen=True)
+class HardSigmoid(ScalarActivation):
+    """``f(z) = min(max(z/6 + ½, 0), 1)``; ``f' = 1/6`` inside (−3, 3). Subgradient at ±3: 0."""
+
+    def value(self, z: Array) -> Array:
+        return np.clip(z / 6 + 0.5, 0, 1)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        result: Array = (np.abs(z) < 3).astype(z.dtype) / 6
+        return result
+
+
+@dataclass(frozen=True)
+class Absolute(ScalarActivation):
+    """``f(z) = |z|``, ``f' = sign(z)``. Subgradient at 0: 0."""
+
+    def value(self, z: Array) -> Array:
+        return np.abs(z)
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        return np.sign(z)

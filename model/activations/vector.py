@@ -1,0 +1,157 @@
+"""Vector activations: every output may depend on every component of z.
+
+Each gives its full Jacobian and a vjp that never forms it; a test holds the two together.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.activations.base import Activation, expect_units
+from model.checks import Array
+from model.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Softmax(Activation):
+    """``y_j = exp(z_j) / Σ_k exp(z_k)``; ``J_jk = y_j(δ_jk − y_k)``.
+
+    The largest z of each instance is subtracted first, which changes nothing but overflow.
+    """
+
+    output: ClassVar[str] = "distribution"
+
+    def value(self, z: Array) -> Array:
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        result: Array = e / e.sum(axis=1, keepdims=True)
+        return result
+
+    def jacobian(self, z: Array) -> Array:
+        y = self.value(z)
+        diagonal = y[:, :, None] * np.eye(z.shape[1], dtype=z.dtype)
+        result: Array = diagonal - y[:, :, None] * y[:, None, :]
+        return result
+
+    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
+        """``∇_z = y ∘ (∇_y − ⟨∇_y, y⟩)``."""
+        result: Array = y * (d_y - np.sum(d_y * y, axis=1, keepdims=True))
+        return result
+
+
+@dataclass(frozen=True)
+class Max(Activation):
+    """``y_j = max_{k ∈ S_j} z_k``: the maximum of each of several subsets of z's components.
+
+    A component may belong to several subsets, or to none. Not differentiable on ties; the
+    subgradient taken is 1 for the arg-max and 0 elsewhere, the first index of the subset on ties,
+    as the lecture has it.
+
+    Args:
+        subsets: One tuple of component indices, from 0, for each output; () stands for a single
+            output over all components.
+    """
+
+    subsets: tuple[tuple[int, ...], ...] = ()
+    initializer: ClassVar[str] = "he_normal"
+
+    def __post_init__(self) -> None:
+        rows = self.subsets
+        if not isinstance(rows, list | tuple) or not all(isinstance(s, list | tuple) for s in rows):
+            raise OptionError(f"max: subsets is {rows!r}, expected a list of lists of indices")
+        for subset in rows:
+            if not subset or not all(type(k) is int and k >= 0 for k in subset):
+                raise OptionError(f"max: subset {list(subset)} is not a list of indices from 0")
+        # A spec hands in lists; tuples make it hashable, and frozen as it says.
+        object.__setattr__(self, "subsets", tuple(tuple(subset) for subset in rows))
+
+    def affine_width(self, units: int) -> int:
+        highest = max((k for subset in self.subsets for k in subset), default=0)
+        if highest >= units:
+            raise OptionError(f"max: subset index {highest}, but the layer has {units} units")
+        return units
+
+    def output_width(self, units: int) -> int:
+        return len(self.subsets) or 1
+
+    @cached_property
+    def _members(self) -> NDArray[np.intp]:
+        """(D_out, longest): the subsets; short ones repeat their first member, which no tie sees.
+
+        The arg-max takes the first of equal values, so a repeated first member never wins
+        over itself.
+        """
+        longest = max(len(subset) for subset in self.subsets)
+        padded = [subset + subset[:1] * (longest - len(subset)) for subset in self.subsets]
+        return np.array(padded, dtype=np.intp)
+
+    def winners(self, z: Array) -> NDArray[np.intp]:
+        """The arg-max component of each subset, (B, D_out)."""
+        if not self.subsets:
+            return z.argmax(axis=1)[:, None]
+        members = self._members
+        places = z[:, members].argmax(axis=2)
+        return members[np.arange(len(members)), places]
+
+    def value(self, z: Array) -> Array:
+        return np.take_along_axis(z, self.winners(z), axis=1)
+
+    def jacobian(self, z: Array) -> Array:
+        chosen = self.winners(z)[:, :, None] == np.arange(z.shape[1])
+        return chosen.astype(z.dtype)
+
+    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
+        """Each output's ``∇_y`` goes to its arg-max; a component that won several gets their sum."""
+        d_z = np.zeros_like(z)
+        rows = np.arange(len(z))[:, None]
+        np.add.at(d_z, (rows, self.winners(z)), d_y)
+        return d_z
+
+
+@dataclass(frozen=True)
+class Maxout(Activation):
+    """``y_j = max`` over the ``pieces`` components of z that belong to unit j.
+
+    A layer of n units has an affine map to ``n·pieces`` components, so that each unit learns a
+    convex piecewise linear function. Component ``j·pieces + p`` is piece p of unit j. Subgradient
+    on ties: the first piece.
+
+    Source: Goodfellow et al., Maxout Networks, 2013.
+    """
+
+    pieces: int = 2
+    initializer: ClassVar[str] = "he_normal"
+
+    def __post_init__(self) -> None:
+        if type(self.pieces) is not int or self.pieces < 1:
+            raise OptionError(f"maxout: pieces is {self.pieces!r}, expected a whole number from 1")
+
+    def affine_width(self, units: int) -> int:
+        return units * self.pieces
+
+    def _pieces(self, z: Array) -> Array:
+        if z.shape[1] % self.pieces:
+            expect_units("maxout", z.shape[1], z.shape[1] // self.pieces * self.pieces)
+        return z.reshape(len(z), -1, self.pieces)
+
+    def value(self, z: Array) -> Array:
+        result: Array = self._pieces(z).max(axis=2)
+        return result
+
+    def _chosen(self, z: Array) -> NDArray[np.bool_]:
+        """(B, D_out, pieces): where each unit's maximum stands."""
+        pieces = self._pieces(z)
+        return pieces.argmax(axis=2)[:, :, None] == np.arange(self.pieces)
+
+    def jacobian(self, z: Array) -> Array:
+        chosen = self._chosen(z)
+        batch, units, _ = chosen.shape
+        own = np.eye(units, dtype=z.dtype)[None, :, :, None]
+        result: Array = (own * chosen[:, :, None, :]).reshape(batch, units, z.shape[1])
+        return result
+
+    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
+        result: Array = (d_y[:, :, None] * self._chosen(z)).reshape(z.shape)
+        return result

@@ -1,0 +1,209 @@
+"""Divergences: how far the output y is from the desired output d, per instance, never averaged.
+
+Value and gradient agree: each gradient is the derivative of exactly the value given, and a test
+holds it to numeric derivatives. A divergence may be *fused* with the activation whose logits it
+takes, which is both stable and cheap: ``∇_z = y − d``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.activations.base import Activation
+from model.activations.scalar import Sigmoid, softplus
+from model.activations.vector import Softmax
+from model.checks import Array, expect_shape, nearest
+from model.errors import OptionError, ShapeError
+
+#: Desired outputs: (B, D) numbers, or for multi-class KL (B,) class indices.
+Targets = NDArray[np.generic]
+
+
+def x_log_x(d: Array) -> Array:
+    """``d·log d`` with its limit 0 at d = 0, so that a degenerate target stays finite."""
+    result: Array = d * np.log(np.where(d > 0, d, 1))
+    return result
+
+
+def at_least_tiny(y: Array) -> Array:
+    """y, no smaller than the smallest normal number: keeps ``log y`` and ``1/y`` finite."""
+    return np.maximum(y, np.finfo(y.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Divergence(ABC):
+    """``Div(y, d)`` for each instance, and ``∇_y Div``."""
+
+    #: The activation whose logits the fused path takes.
+    fused: ClassVar[type[Activation] | None] = None
+
+    @abstractmethod
+    def targets(self, d: Targets, y: Array) -> Array:
+        """``d`` checked against y (B, D) and brought to its dtype.
+
+        Raises:
+            ShapeError: A shape or a class index that does not fit.
+        """
+
+    @abstractmethod
+    def value(self, y: Array, d: Array) -> Array:
+        """``Div(y, d)``, (B,): y (B, D), d as `targets` gives it."""
+
+    @abstractmethod
+    def gradient(self, y: Array, d: Array) -> Array:
+        """``∇_y Div``, (B, D)."""
+
+    def fused_value(self, z: Array, d: Array) -> Array:
+        """``Div(f(z), d)`` from the logits z of the fused activation f, (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused path")
+
+    def fused_gradient(self, y: Array, d: Array) -> Array:
+        """``∇_z Div(f(z), d)``, (B, D), where ``y = f(z)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused path")
+
+
+@dataclass(frozen=True)
+class L2(Divergence):
+    """``Div = ½ Σ_i (y_i − d_i)²``, ``∇_y = y − d``."""
+
+    def targets(self, d: Targets, y: Array) -> Array:
+        return same_shape(d, y)
+
+    def value(self, y: Array, d: Array) -> Array:
+        result: Array = 0.5 * np.sum(np.square(y - d), axis=1)
+        return result
+
+    def gradient(self, y: Array, d: Array) -> Array:
+        return y - d
+
+
+@dataclass(frozen=True)
+class TwoClassKL(Divergence):
+    """``Div = Σ_i d_i log(d_i/y_i) + (1−d_i) log((1−d_i)/(1−y_i))``: KL for sigmoid outputs.
+
+    For a target of 0 or 1 it is ``−log(1−y)`` or ``−log y``. Fused with the sigmoid:
+    ``Div = d·softplus(−z) + (1−d)·softplus(z) + const``, ``∇_z = y − d``.
+    """
+
+    fused: ClassVar[type[Activation] | None] = Sigmoid
+
+    def targets(self, d: Targets, y: Array) -> Array:
+        return same_shape(d, y)
+
+    def _entropy(self, d: Array) -> Array:
+        return x_log_x(d) + x_log_x(1 - d)
+
+    def value(self, y: Array, d: Array) -> Array:
+        cross = d * np.log(at_least_tiny(y)) + (1 - d) * np.log(at_least_tiny(1 - y))
+        result: Array = np.sum(self._entropy(d) - cross, axis=1)
+        return result
+
+    def gradient(self, y: Array, d: Array) -> Array:
+        """``(1−d)/(1−y) − d/y``; where y is below the smallest normal number, that number's."""
+        result: Array = (1 - d) / at_least_tiny(1 - y) - d / at_least_tiny(y)
+        return result
+
+    def fused_value(self, z: Array, d: Array) -> Array:
+        # Products with softplus, not softplus(z) − d·z, which cancels to nothing for large z.
+        terms = self._entropy(d) + d * softplus(-z) + (1 - d) * softplus(z)
+        result: Array = np.sum(terms, axis=1)
+        return result
+
+    def fused_gradient(self, y: Array, d: Array) -> Array:
+        return y - d
+
+
+@dataclass(frozen=True)
+class MultiClassKL(Divergence):
+    """``Div = Σ_i d_i log(d_i/y_i)``: KL for softmax outputs.
+
+    Targets are class indices, (B,) whole numbers, or distributions, (B, D). For a class index c
+    it is ``−log y_c``. Fused with softmax: ``log y = z − logsumexp(z)``, ``∇_z = y·Σd − d``,
+    which is ``y − d`` for a distribution.
+    """
+
+    fused: ClassVar[type[Activation] | None] = Softmax
+
+    def targets(self, d: Targets, y: Array) -> Array:
+        if d.ndim != 1:
+            return same_shape(d, y)
+        return one_hot(d, y)
+
+    def value(self, y: Array, d: Array) -> Array:
+        result: Array = np.sum(x_log_x(d) - d * np.log(at_least_tiny(y)), axis=1)
+        return result
+
+    def gradient(self, y: Array, d: Array) -> Array:
+        """``−d/y``; where y is below the smallest normal number, that number's."""
+        result: Array = -d / at_least_tiny(y)
+        return result
+
+    def fused_value(self, z: Array, d: Array) -> Array:
+        shifted = z - z.max(axis=1, keepdims=True)
+        log_y = shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
+        result: Array = np.sum(x_log_x(d) - d * log_y, axis=1)
+        return result
+
+    def fused_gradient(self, y: Array, d: Array) -> Array:
+        result: Array = y * np.sum(d, axis=1, keepdims=True) - d
+        return result
+
+
+def same_shape(d: Targets, y: Array) -> Array:
+    """Targets as numbers of y's shape; (B,) is taken for (B, 1), where y has one column."""
+    if d.ndim == 1 and y.shape[1] == 1:
+        d = d[:, None]
+    expect_shape("the desired output d", d, *y.shape)
+    return d.astype(y.dtype, copy=False)
+
+
+def one_hot(classes: Targets, y: Array) -> Array:
+    """Class indices (B,) as distributions (B, D): 1 at the class, 0 elsewhere.
+
+    Raises:
+        ShapeError: Indices that are no whole numbers, or not below D.
+    """
+    expect_shape("the classes d", classes, len(y))
+    if not np.issubdtype(classes.dtype, np.integer):
+        raise ShapeError(f"class indices are {classes.dtype}, expected whole numbers")
+    outside = (classes < 0) | (classes >= y.shape[1])
+    if outside.any():
+        wrong = classes[outside][0]
+        raise ShapeError(f"class index {wrong} in d, but y has {y.shape[1]} outputs")
+    d = np.zeros_like(y)
+    d[np.arange(len(y)), classes.astype(np.intp)] = 1
+    return d
+
+
+#: Every divergence that a spec can name; `kl` stands for the one that fits the output layer.
+DIVERGENCES: Mapping[str, type[Divergence]] = MappingProxyType(
+    {"l2": L2, "kl_two_class": TwoClassKL, "kl_multi_class": MultiClassKL}
+)
+
+
+def resolve_divergence(name: str, output: Activation) -> Divergence:
+    """The divergence that a spec names, for a network whose last activation is ``output``.
+
+    >>> resolve_divergence("kl", Sigmoid())
+    TwoClassKL()
+
+    Raises:
+        OptionError: An unknown name, or a KL for outputs that are no probabilities.
+    """
+    if name not in DIVERGENCES and name != "kl":
+        raise OptionError(f"unknown divergence '{name}'", hint=nearest(name, ["kl", *DIVERGENCES]))
+    if name == "l2":
+        return L2()
+    fitting = {"probability": TwoClassKL, "distribution": MultiClassKL}.get(output.output)
+    if fitting is None or (name != "kl" and DIVERGENCES[name] is not fitting):
+        kind = type(output).__name__
+        raise OptionError(
+            f"divergence '{name}' does not fit an output layer of {kind}",
+            hint="kl needs a sigmoid (two-class) or a softmax (multi-class) output layer",
+        )
+    return fitting()

@@ -1,0 +1,63 @@
+"""The root of every error that sumgrad declares, and the errors of the mathematics.
+
+The tree, whole:
+
+    SumgradError
+    ├── ModelError            (here)      a shape, a name or an option that does not fit
+    │   ├── ShapeError
+    │   └── OptionError
+    ├── ClusterError          (cluster.errors)
+    └── JobError              (jobs.errors)
+"""
+
+from typing import Any, ClassVar, Self
+
+
+class SumgradError(Exception):
+    """Something went wrong in a way that we foresaw: one line, a hint, an exit code.
+
+    Args:
+        message: One line that names the cause.
+        hint: What to do about it; empty where there is nothing to say.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The facts live in keyword attributes, which Exception's own pickling drops.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+    @classmethod
+    def _bare(cls, args: tuple[Any, ...], facts: dict[str, Any]) -> Self:
+        error = cls.__new__(cls, *args)
+        error.args = args
+        error.__dict__.update(facts)
+        return error
+
+
+def _rebuild(
+    kind: type[SumgradError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> SumgradError:
+    return kind._bare(args, facts)  # noqa: SLF001 - the other half of __reduce__
+
+
+class ModelError(SumgradError):
+    """A network, an array or an option that the mathematics cannot take."""
+
+    exit_code = 2
+
+
+class ShapeError(ModelError):
+    """An array whose shape or dtype is not what the equation needs."""
+
+
+class OptionError(ModelError):
+    """An unknown activation, divergence, … or an option that it does not have."""

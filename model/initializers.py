@@ -1,0 +1,195 @@
+"""Initial weights, drawn from a seeded generator; biases start at 0.
+
+``fan_in`` and ``fan_out`` are W's columns and rows. Numbers are drawn in float64 and then rounded,
+so that float32 and float64 jobs start from the same weights up to rounding.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from model.activations.scalar import LeakyReLU
+from model.checks import Array
+from model.network import Layer, Network
+from model.options import build, expect_number
+from model.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Initializer(ABC):
+    """Draws a weight matrix."""
+
+    @abstractmethod
+    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
+        """W of shape (fan_out, fan_in), float64."""
+
+
+@dataclass(frozen=True)
+class _Scaled(Initializer):
+    """A distribution of mean 0 and deviation ``gain·√(scale/fan)``."""
+
+    uniform: ClassVar[bool]
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        expect_number(type(self).__name__, "gain", self.gain, 0.0, 1e6)
+
+    @abstractmethod
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        """Of each weight, before the gain."""
+
+    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
+        fan_out, fan_in = shape
+        deviation = self.gain * math.sqrt(self.variance(fan_in, fan_out))
+        if self.uniform:
+            limit = deviation * math.sqrt(3)
+            return generator.uniform(-limit, limit, shape)
+        return generator.normal(0.0, deviation, shape)
+
+
+@dataclass(frozen=True)
+class _Xavier(_Scaled):
+    """Variance ``2/(fan_in + fan_out)``. Source: Glorot and Bengio, 2010."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 2 / (fan_in + fan_out)
+
+
+@dataclass(frozen=True)
+class _He(_Scaled):
+    """Variance ``2/fan_in``. Source: He et al., Delving Deep into Rectifiers, 2015."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 2 / fan_in
+
+
+@dataclass(frozen=True)
+class _LeCun(_Scaled):
+    """Variance ``1/fan_in``. Source: LeCun et al., Efficient BackProp, 1998."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 1 / fan_in
+
+
+@dataclass(frozen=True)
+class XavierUniform(_Xavier):
+    """Uniform in ``±√(6/(fan_in + fan_out))``."""
+
+    uniform: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class XavierNormal(_Xavier):
+    """Normal with deviation ``√(2/(fan_in + fan_out))``."""
+
+    uniform: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class HeUniform(_He):
+    """Uniform in ``±√(6/fan_in)``."""
+
+    uniform: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class HeNormal(_He):
+    """Normal with deviation ``√(2/fan_in)``."""
+
+    uniform: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class LeCunUniform(_LeCun):
+    """Uniform in ``±√(3/fan_in)``."""
+
+    uniform: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class LeCunNormal(_LeCun):
+    """Normal with deviation ``√(1/fan_in)``."""
+
+    uniform: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Normal(Initializer):
+    """Normal with a stated deviation."""
+
+    deviation: float = 0.01
+
+    def __post_init__(self) -> None:
+        expect_number("normal", "deviation", self.deviation, 0.0, 1e6)
+
+    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
+        return generator.normal(0.0, self.deviation, shape)
+
+
+@dataclass(frozen=True)
+class Zeros(Initializer):
+    """All 0: for a single layer, whose loss is convex; deeper ones cannot learn from it."""
+
+    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
+        return np.zeros(shape)
+
+
+#: Every initialiser that a spec can name.
+INITIALIZERS: Mapping[str, type[Initializer]] = MappingProxyType(
+    {
+        "he_normal": HeNormal,
+        "he_uniform": HeUniform,
+        "lecun_normal": LeCunNormal,
+        "lecun_uniform": LeCunUniform,
+        "normal": Normal,
+        "xavier_normal": XavierNormal,
+        "xavier_uniform": XavierUniform,
+        "zeros": Zeros,
+    }
+)
+
+
+def make_initializer(named: str | Mapping[str, Any]) -> Initializer:
+    """The initialiser that a spec names.
+
+    Raises:
+        OptionError: An unknown name or option.
+    """
+    return build("initializer", INITIALIZERS, named)
+
+
+def default_initializer(layer: Layer) -> Initializer:
+    """The one that suits the layer's activation; for a leaky ReLU its gain accounts for the slope.
+
+    >>> from model.activations import make_activation
+    >>> default_initializer(Layer(10, make_activation("relu")))
+    HeNormal(gain=1.0)
+    """
+    if isinstance(layer.activation, LeakyReLU):
+        return HeNormal(gain=1 / math.sqrt(1 + layer.activation.slope**2))
+    return make_initializer(layer.activation.initializer)
+
+
+def initial_parameters(
+    network: Network, chosen: Sequence[Initializer | None] = (), *, seed: int
+) -> Parameters:
+    """Weights to start from. Each layer has a random stream of its own.
+
+    Args:
+        network: Whose weights.
+        chosen: For each layer an initialiser, or None for the one that suits its activation.
+        seed: The same seed gives the same weights.
+    """
+    parameters = Parameters.zeros(network.layout, network.dtype)
+    choices = tuple(chosen) or (None,) * len(network.layers)
+    for k, (layer, choice) in enumerate(zip(network.layers, choices, strict=True)):
+        sequence = np.random.SeedSequence(entropy=seed, spawn_key=(k,))
+        generator = np.random.Generator(np.random.Philox(sequence))
+        W = parameters.W[k]
+        W[...] = (choice or default_initializer(layer)).draw(W.shape, generator=generator)
+    return parameters

@@ -1,0 +1,250 @@
+"""The network: forward recursion, backward recursion, and sums over instances.
+
+Notation of the lecture, with batches row-major:
+
+    forward     y_0 = x
+                z_k = W_k y_{k-1} + b_k        Z = Y Wᵀ + b
+                y_k = f_k(z_k)
+    backward    ∇_{y_L} = ∇_{y_L} Div(y_L, d)
+                ∇_{z_k} = ∇_{y_k} J_{y_k}(z_k)
+                ∇_{y_{k-1}} = ∇_{z_k} W_k
+                ∇_{W_k} = (y_{k-1} ∇_{z_k})ᵀ    summed over the batch: ∇Zᵀ Y
+                ∇_{b_k} = ∇_{z_k}
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from model.activations.base import Activation
+from model.checks import Array, expect_shape
+from model.divergences import Divergence, Targets
+from model.errors import OptionError
+from model.parameters import Layout, Parameters
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An affine map and an activation.
+
+    Args:
+        units: What a user calls the layer's size; see `Activation.affine_width`.
+        activation: f_k.
+    """
+
+    units: int
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What the forward recursion leaves for the backward one.
+
+    Attributes:
+        z: ``z[k-1]`` is z_k, (B, D_k).
+        y: ``y[k]`` is y_k; ``y[0]`` is x.
+    """
+
+    z: list[Array] = field(default_factory=list)
+    y: list[Array] = field(default_factory=list)
+
+
+class GradientSum(NamedTuple):
+    """Sums over instances; never an average.
+
+    Attributes:
+        divergence: Σ Div.
+        gradients: Σ ∇Div for every W and b, in the parameters' layout.
+        count: How many instances were summed.
+    """
+
+    divergence: float
+    gradients: Parameters
+    count: int
+
+
+class EvaluationSum(NamedTuple):
+    """Sums over instances, forward only.
+
+    Attributes:
+        divergence: Σ Div.
+        correct: How many instances were put into the right class.
+        count: How many instances were summed.
+    """
+
+    divergence: float
+    correct: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feed-forward network and its divergence. Parameters live outside of it.
+
+    Args:
+        inputs: D_0, the features of an instance.
+        layers: From the first hidden layer to the output layer.
+        divergence: What is to become small.
+        dtype: ``float32`` or ``float64``.
+
+    Raises:
+        OptionError: Sizes or a dtype that do not fit.
+    """
+
+    inputs: int
+    layers: tuple[Layer, ...]
+    divergence: Divergence
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float64"):
+            raise OptionError(f"dtype is '{self.dtype}', expected float32 or float64")
+        if self.inputs < 1 or not self.layers:
+            raise OptionError("a network needs at least one input and one layer")
+        # What is derived from the sizes is kept: it is asked for in every step.
+        object.__setattr__(self, "layout", self._make_layout())
+
+    layout: Layout = field(init=False, repr=False, compare=False)
+
+    def _make_layout(self) -> Layout:
+        widths: list[tuple[int, int]] = []
+        before = self.inputs
+        for layer in self.layers:
+            widths.append((before, layer.activation.affine_width(layer.units)))
+            before = layer.activation.output_width(layer.units)
+        return Layout(tuple(widths))
+
+    @property
+    def outputs(self) -> int:
+        """D_L, the components of y_L."""
+        return self.layers[-1].activation.output_width(self.layers[-1].units)
+
+    @property
+    def fused(self) -> bool:
+        """Whether divergence and last activation take the stable fused path."""
+        kind = self.divergence.fused
+        return kind is not None and isinstance(self.layers[-1].activation, kind)
+
+    def parameters(self, flat: Array) -> Parameters:
+        """Views on a flat vector."""
+        return Parameters(self.layout, flat)
+
+    def forward(self, parameters: Parameters, x: Array) -> Cache:
+        """The forward recursion.
+
+        Args:
+            parameters: Every W and b.
+            x: (B, D_0), of the network's dtype.
+
+        Raises:
+            ShapeError: x has another width.
+        """
+        expect_shape("x", x, None, self.inputs)
+        cache = Cache(y=[x.astype(self.dtype, copy=False)])
+        for layer, W, b in zip(self.layers, parameters.W, parameters.b, strict=True):
+            z = cache.y[-1] @ W.T
+            z += b
+            cache.z.append(z)
+            cache.y.append(layer.activation.value(z))
+        return cache
+
+    def predict(self, parameters: Parameters, x: Array) -> Array:
+        """y_L for each row of x, (B, D_L)."""
+        return self.forward(parameters, x).y[-1]
+
+    def backward(
+        self, parameters: Parameters, cache: Cache, d: Array, *, into: Parameters | None = None
+    ) -> Parameters:
+        """The backward recursion, down to the weights.
+
+        Args:
+            parameters: Every W and b.
+            cache: Of the forward recursion.
+            d: The desired outputs as `Divergence.targets` gives them.
+            into: Where to write; newly allocated by default.
+
+        Returns:
+            ``Σ ∇_{W_k}`` and ``Σ ∇_{b_k}`` over the rows.
+        """
+        gradients = into or Parameters.zeros(self.layout, self.dtype)
+        d_z = self._output_gradient(cache, d)
+        for k in range(len(self.layers), 0, -1):
+            np.matmul(d_z.T, cache.y[k - 1], out=gradients.W[k - 1])
+            np.sum(d_z, axis=0, out=gradients.b[k - 1])
+            if k > 1:
+                d_z = self._step_back(parameters, cache, d_z, k)
+        return gradients
+
+    def _output_gradient(self, cache: Cache, d: Array) -> Array:
+        """``∇_{z_L}``, (B, D_L)."""
+        y = cache.y[-1]
+        if self.fused:
+            return self.divergence.fused_gradient(y, d)
+        d_y = self.divergence.gradient(y, d)
+        return self.layers[-1].activation.vjp(cache.z[-1], y, d_y)
+
+    def _step_back(self, parameters: Parameters, cache: Cache, d_z: Array, k: int) -> Array:
+        """From ``∇_{z_k}`` to ``∇_{z_{k-1}}``."""
+        d_y = d_z @ parameters.W[k - 1]
+        return self.layers[k - 2].activation.vjp(cache.z[k - 2], cache.y[k - 1], d_y)
+
+    def _divergences(self, cache: Cache, d: Array) -> Array:
+        """Div of each instance, (B,)."""
+        if self.fused:
+            return self.divergence.fused_value(cache.z[-1], d)
+        return self.divergence.value(cache.y[-1], d)
+
+    def gradient_sum(
+        self, parameters: Parameters, x: Array, d: Targets, *, into: Parameters | None = None
+    ) -> GradientSum:
+        """Σ Div and Σ ∇Div over the rows of x: sums, never averages.
+
+        Args:
+            parameters: Every W and b.
+            x: (B, D_0).
+            d: Desired outputs, (B, D_L), or (B,) class indices for multi-class KL.
+            into: Where to write the gradients; newly allocated by default.
+
+        Returns:
+            Divergence (added up in float64), gradients, and the count B.
+
+        Raises:
+            ShapeError: x or d do not fit the network or each other.
+        """
+        cache = self.forward(parameters, x)
+        targets = self.divergence.targets(d, cache.y[-1])
+        gradients = self.backward(parameters, cache, targets, into=into)
+        divergence = np.sum(self._divergences(cache, targets), dtype=np.float64)
+        return GradientSum(float(divergence), gradients, len(x))
+
+    def input_gradient(self, parameters: Parameters, x: Array, d: Targets) -> Array:
+        """``∇_{y_0} Div``, the derivative of each instance's divergence by its input, (B, D_0)."""
+        cache = self.forward(parameters, x)
+        d_z = self._output_gradient(cache, self.divergence.targets(d, cache.y[-1]))
+        for k in range(len(self.layers), 1, -1):
+            d_z = self._step_back(parameters, cache, d_z, k)
+        result: Array = d_z @ parameters.W[0]
+        return result
+
+    def divergences(self, parameters: Parameters, x: Array, d: Targets) -> Array:
+        """Div of each instance, (B,)."""
+        cache = self.forward(parameters, x)
+        return self._divergences(cache, self.divergence.targets(d, cache.y[-1]))
+
+    def evaluation_sum(self, parameters: Parameters, x: Array, d: Targets) -> EvaluationSum:
+        """Σ Div and the count of right answers over the rows of x; arguments as gradient_sum's."""
+        cache = self.forward(parameters, x)
+        targets = self.divergence.targets(d, cache.y[-1])
+        divergence = np.sum(self._divergences(cache, targets), dtype=np.float64)
+        hits = np.count_nonzero(decide(cache.y[-1]) == decide(targets))
+        return EvaluationSum(float(divergence), hits, len(x))
+
+
+def decide(y: Array) -> Array:
+    """The class that outputs stand for, (B,): the largest component, or with one, whether y ≥ ½."""
+    if y.shape[1] == 1:
+        result: Array = y[:, 0] >= 0.5
+        return result
+    winner: Array = y.argmax(axis=1)
+    return winner

@@ -1,0 +1,200 @@
+"""Optimisers: pure functions on the flat vector. The default is the lecture's gradient descent.
+
+    init(W)                        -> state
+    update(W, S, T, state, η)      -> W, state
+
+S is the **sum** of the per-instance gradients over T instances, so that the one division by T
+stands here, in the update, and nowhere else. State is a dictionary of plain arrays.
+
+A weight decay λ adds ``λ·W`` to the mean gradient, the derivative of ``(λ/2)·‖W‖²``, for every
+parameter; `AdamW` decouples it. The formulas are those of PyTorch's optimisers of the same names,
+which serve as oracles in the tests.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from model.checks import Array
+from model.options import build, expect_number
+
+#: Arrays by name: what an optimiser remembers from step to step.
+State = dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(ABC):
+    """A rule for the next weights.
+
+    Args:
+        weight_decay: λ.
+    """
+
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        expect_number("optimizer", "weight_decay", self.weight_decay, 0.0, 1e6)
+
+    def init(self, W: Array) -> State:
+        """The state before the first step."""
+        return {}
+
+    @abstractmethod
+    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        """The next weights and state; neither argument is changed.
+
+        Args:
+            W: Parameters, (N,).
+            S: Sum of the per-instance gradients, (N,).
+            T: Instances in the sum.
+            state: Of `init` or of the step before.
+            eta: The learning rate η of this step.
+        """
+
+    def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
+        """``S/T + λ·W``, (N,)."""
+        g: Array = S / W.dtype.type(T)
+        return g + self.weight_decay * W if self.weight_decay else g
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientDescent(Optimizer):
+    """``W ← W − (η/T)·∇Loss``, ∇Loss being the sum over the T instances.
+
+    >>> W, _ = GradientDescent().update(np.ones(2), np.array([4.0, 8.0]), 4, {}, 0.5)
+    >>> W
+    array([0.5, 0. ])
+    """
+
+    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        if self.weight_decay:
+            return W - eta * self.mean_gradient(W, S, T), state
+        return W - (eta / T) * S, state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum(Optimizer):
+    """``v ← μ·v + g``, ``W ← W − η·v``. Source: Polyak, 1964."""
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_number("optimizer", "momentum", self.momentum, 0.0, 1.0)
+
+    def init(self, W: Array) -> State:
+        return {"velocity": np.zeros_like(W)}
+
+    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        v = self.momentum * state["velocity"] + self.mean_gradient(W, S, T)
+        return W - eta * v, {"velocity": v}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nesterov(Momentum):
+    """``v ← μ·v + g``, ``W ← W − η·(g + μ·v)``. Source: Sutskever et al., 2013."""
+
+    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        g = self.mean_gradient(W, S, T)
+        v = self.momentum * state["velocity"] + g
+        return W - eta * (g + self.momentum * v), {"velocity": v}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """``v ← ρ·v + (1−ρ)·g²``, ``W ← W − η·g/(√v + ε)``. Source: Hinton, lecture 6e, 2012."""
+
+    rho: float = 0.99
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_number("optimizer", "rho", self.rho, 0.0, 1.0)
+        expect_number("optimizer", "epsilon", self.epsilon, 1e-30, 1.0)
+
+    def init(self, W: Array) -> State:
+        return {"square": np.zeros_like(W)}
+
+    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        g = self.mean_gradient(W, S, T)
+        v = self.rho * state["square"] + (1 - self.rho) * np.square(g)
+        return W - eta * g / (np.sqrt(v) + self.epsilon), {"square": v}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """``m ← β₁m + (1−β₁)g``, ``v ← β₂v + (1−β₂)g²``, ``W ← W − η·m̂/(√v̂ + ε)``.
+
+    ``m̂ = m/(1−β₁ᵗ)`` and ``v̂ = v/(1−β₂ᵗ)`` undo the bias of starting at 0.
+
+    Source: Kingma and Ba, 2015.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        below_one = float(np.nextafter(1, 0))
+        expect_number("optimizer", "beta1", self.beta1, 0.0, below_one)
+        expect_number("optimizer", "beta2", self.beta2, 0.0, below_one)
+        expect_number("optimizer", "epsilon", self.epsilon, 1e-30, 1.0)
+
+    def init(self, W: Array) -> State:
+        return {"mean": np.zeros_like(W), "square": np.zeros_like(W), "step": np.zeros(())}
+
+    def direction(self, g: Array, state: State) -> tuple[Array, State]:
+        """``m̂/(√v̂ + ε)`` and the next state."""
+        step = state["step"] + 1
+        t = float(step)
+        m = self.beta1 * state["mean"] + (1 - self.beta1) * g
+        v = self.beta2 * state["square"] + (1 - self.beta2) * np.square(g)
+        m_hat = m / g.dtype.type(1 - self.beta1**t)
+        v_hat = v / g.dtype.type(1 - self.beta2**t)
+        direction: Array = m_hat / (np.sqrt(v_hat) + self.epsilon)
+        return direction, {"mean": m, "square": v, "step": np.asarray(step)}
+
+    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        direction, state = self.direction(self.mean_gradient(W, S, T), state)
+        return W - eta * direction, state
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam whose decay does not pass through its averages: ``W ← (1 − ηλ)·W − η·m̂/(√v̂ + ε)``.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+    """
+
+    weight_decay: float = 0.01
+
+    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        direction, state = self.direction(S / W.dtype.type(T), state)
+        return (1 - eta * self.weight_decay) * W - eta * direction, state
+
+
+#: Every optimiser that a spec can name.
+OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
+    {
+        "adam": Adam,
+        "adamw": AdamW,
+        "gradient_descent": GradientDescent,
+        "momentum": Momentum,
+        "nesterov": Nesterov,
+        "rmsprop": RMSprop,
+    }
+)
+
+
+def make_optimizer(name: str, **options: Any) -> Optimizer:
+    """The optimiser that a spec names.
+
+    Raises:
+        OptionError: An unknown name or option, or a value out of its range.
+    """
+    return build("optimizer", OPTIMIZERS, {"name": name, **options})

@@ -1,0 +1,109 @@
+"""All weights and biases as one flat vector, with named views on it.
+
+The order is the contract: layer by layer, ``W_k`` then ``b_k``, each row-major. Gradients have the
+same layout, so that adding, sending and hashing are operations on one contiguous vector.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from model.checks import Array, expect_shape
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one array stands in the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in the array."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of a network in their order.
+
+    Args:
+        widths: ``(D_0, D_1, …)`` as pairs: for layer k, the width of its input and of its z.
+    """
+
+    widths: tuple[tuple[int, int], ...]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """``W1, b1, W2, b2, …``; ``W_k`` is (D_k, D_{k-1}), ``b_k`` is (D_k,)."""
+        slots: list[Slot] = []
+        offset = 0
+        for k, (inputs, outputs) in enumerate(self.widths, start=1):
+            for name, shape in ((f"W{k}", (outputs, inputs)), (f"b{k}", (outputs,))):
+                slots.append(Slot(name, shape, offset))
+                offset += math.prod(shape)
+        return tuple(slots)
+
+    @property
+    def size(self) -> int:
+        """Numbers in the flat vector."""
+        return sum((inputs + 1) * outputs for inputs, outputs in self.widths)
+
+
+class Parameters:
+    """A flat vector and its views; also used for gradients.
+
+    Args:
+        layout: Which arrays, in which order.
+        flat: (size,), contiguous; not copied.
+
+    Attributes:
+        W: ``W[k-1]`` is layer k's weights, (D_k, D_{k-1}), a view.
+        b: ``b[k-1]`` is layer k's bias, (D_k,), a view.
+
+    >>> p = Parameters.zeros(Layout(((3, 2), (2, 1))), np.float32)
+    >>> p.flat.size, p["W1"].shape, p["b2"].shape
+    (11, (2, 3), (1,))
+
+    Raises:
+        ShapeError: A vector of another size.
+    """
+
+    def __init__(self, layout: Layout, flat: Array) -> None:
+        expect_shape("the parameter vector", flat, layout.size)
+        self.layout = layout
+        self.flat = flat
+        self._views = {
+            slot.name: flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            for slot in layout.slots
+        }
+        self.W = tuple(self._views[f"W{k}"] for k in range(1, len(layout.widths) + 1))
+        self.b = tuple(self._views[f"b{k}"] for k in range(1, len(layout.widths) + 1))
+
+    @classmethod
+    def zeros(cls, layout: Layout, dtype: DTypeLike) -> Self:
+        """All zero, newly allocated."""
+        return cls(layout, np.zeros(layout.size, dtype=dtype))
+
+    def __getitem__(self, name: str) -> Array:
+        return self._views[name]
+
+    def items(self) -> list[tuple[str, Array]]:
+        """Names and views, in layout order."""
+        return list(self._views.items())
+
+    def sha256(self) -> str:
+        """SHA-256 of the flat vector's bytes, little-endian, as hexadecimal digits."""
+        return weights_sha256(self.flat)
+
+
+def weights_sha256(flat: Array) -> str:
+    """SHA-256 of a vector's bytes, little-endian, as hexadecimal digits."""
+    little = np.ascontiguousarray(flat, dtype=flat.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.tobytes()).hexdigest()
