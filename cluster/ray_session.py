@@ -1,0 +1,128 @@
+"""Being connected to Ray: a local instance of one's own, or a cluster by its address."""
+
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cluster.errors import ClusterUnreachable
+
+#: What holds in every process that computes; it has to stand before NumPy is imported there.
+WORKER_ENVIRONMENT: Mapping[str, str] = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+#: Ray's own switches: no usage reports, no packing of the folder that a command was run in.
+_RAY_ENVIRONMENT: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+#: How long a cluster may take to answer a plain connection, in seconds.
+PROBE_TIMEOUT_S = 3.0
+
+
+@contextlib.contextmanager
+def ray_session(address: str, workers: int | None) -> Iterator[int]:
+    """Connect to Ray, and let go of it at the end.
+
+    Args:
+        address: ``local`` for an instance of our own on this machine, which ends with us, or the
+            ``host:port`` of a cluster, or ``auto`` for the one that runs on this machine.
+        workers: How many CPUs are wanted; None for all there are.
+
+    Yields:
+        The number of workers to start.
+
+    Raises:
+        ClusterUnreachable: Nothing answers there, or it has fewer CPUs than wanted.
+    """
+    for name, value in {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if address != "local":
+        _expect_answer(address)
+    # Ray puts the current folder first on the workers' module path, where a user's own model.py
+    # would stand in for ours; so it is started from a folder that has nothing in it.
+    with tempfile.TemporaryDirectory(prefix="sumgrad-", ignore_cleanup_errors=True) as empty:
+        try:
+            with _current_folder(empty):
+                _init(address, workers)
+            yield _available_workers(workers)
+        finally:
+            ray.shutdown()
+
+
+def _init(address: str, workers: int | None) -> None:
+    import ray
+
+    local = address == "local"
+    cpus = max(workers or 1, usable_cpus()) if local else None
+    try:
+        ray.init(
+            address=address,
+            num_cpus=cpus,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ClusterUnreachable(f"no Ray cluster at '{address}': {first_line}") from error
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _available_workers(wanted: int | None) -> int:
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
+    cpus = int(resources.get("CPU", 0))
+    if wanted is not None and wanted > cpus:
+        raise ClusterUnreachable(
+            f"the job needs {wanted} workers of one CPU each, the cluster has {cpus}",
+            hint=f"set cluster.workers to {cpus} or fewer, or add nodes",
+        )
+    if cpus < 1:
+        raise ClusterUnreachable("the cluster has no CPU to run a worker on")
+    return wanted or cpus
+
+
+def _expect_answer(address: str) -> None:
+    """A quick look whether anything listens there: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    if address.startswith("ray://"):
+        raise ClusterUnreachable(
+            "Ray Client addresses (ray://) are not supported",
+            hint="run on a machine of the cluster, with its GCS address: host:6379",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterUnreachable(
+            f"cluster.address '{address}' is not inline, local, auto or host:port",
+            hint="a Ray head's address is often host:6379",
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterUnreachable(
+            f"no Ray cluster answers at '{address}': {error}",
+            hint="check cluster.address, or use local",
+        ) from None
+
+
+@contextlib.contextmanager
+def _current_folder(folder: str) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

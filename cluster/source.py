@@ -1,0 +1,47 @@
+"""Where workers get their rows from: the only thing that cluster/ knows of data."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.plan import Rows
+from model.checks import Array
+
+
+class ShardSource(Protocol):
+    """Rows that a worker can fetch by their numbers.
+
+    A source is sent to each worker once; one that holds no rows itself but knows how to read them
+    fits as well.
+    """
+
+    @property
+    def rows(self) -> int:
+        """How many instances there are."""
+
+    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
+        """Inputs (B, D_0), C-contiguous, and desired outputs (B, …) of these rows."""
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Rows in memory. On a node, Ray's workers share one copy of them.
+
+    Args:
+        x: (N, D_0).
+        d: (N, …).
+    """
+
+    x: Array
+    d: NDArray[np.generic]
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.x)
+
+    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
+        """A view for a slice, a copy for row numbers."""
+        return self.x[rows], self.d[rows]

@@ -1,0 +1,115 @@
+"""The gradient worker: sums per-instance gradients over its micro-shards.
+
+A plain class. Ray makes an actor of it in cluster.ray_exchange; `inline` calls it directly.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.errors import ShardFailed
+from cluster.fingerprint import Fingerprint, take_fingerprint
+from cluster.plan import Plan, StepPlan
+from cluster.source import ShardSource
+from cluster.tree import Node, PartialSum, TreeSum
+from model.checks import Array
+from model.network import Network
+from model.parameters import Parameters
+
+Role = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to sum, small enough to travel with every step.
+
+    Args:
+        kind: ``gradient``, or ``evaluation``: forward only.
+        source: Name of the source of rows.
+        epoch: From 1.
+        step: Within the epoch, from 0.
+    """
+
+    kind: Literal["gradient", "evaluation"]
+    source: str
+    epoch: int = 1
+    step: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "evaluation":
+            return f"evaluating the {self.source} rows"
+        return f"summing gradients in epoch {self.epoch}, step {self.step + 1} of the epoch"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every worker is given once.
+
+    Args:
+        network: Whose gradients.
+        sources: Rows by name.
+        plans: The plan over each source.
+    """
+
+    network: Network
+    sources: Mapping[str, ShardSource]
+    plans: Mapping[str, Plan]
+
+    def plan(self, task: Task) -> StepPlan:
+        """The step plan that a task stands for."""
+        return self.plans[task.source].step(task.epoch, task.step)
+
+
+class GradientWorker:
+    """Computes micro-shards, each by one call of fixed shape, and adds them up in the tree.
+
+    Args:
+        index: The worker's number, for messages.
+        workload: Network, rows and plans.
+    """
+
+    def __init__(self, index: int, workload: Workload) -> None:
+        self.index = index
+        self.workload = workload
+        self._fingerprint = take_fingerprint()
+
+    def fingerprint(self) -> Fingerprint:
+        """This process's arithmetic."""
+        return self._fingerprint
+
+    def compute(self, task: Task, shards: Iterable[int], flat: Array) -> list[Node]:
+        """Sums over these micro-shards.
+
+        Args:
+            task: The step.
+            shards: Indices of its micro-shards.
+            flat: Parameters, (N,).
+
+        Returns:
+            The largest nodes of the step's tree that these micro-shards make.
+
+        Raises:
+            ShardFailed: Names the micro-shard whose computation raised, and why.
+        """
+        plan = self.workload.plan(task)
+        parameters = self.workload.network.parameters(flat)
+        tree = TreeSum(plan.shards)
+        for shard in shards:
+            try:
+                total = self._sum_shard(task, plan, shard, parameters)
+            except Exception as error:
+                cause = f"{type(error).__name__}: {error}"
+                raise ShardFailed(self.index, shard, str(task), cause) from error
+            tree.add(Node(0, shard, total))
+        return tree.nodes()
+
+    def _sum_shard(
+        self, task: Task, plan: StepPlan, shard: int, parameters: Parameters
+    ) -> PartialSum:
+        network = self.workload.network
+        x, d = self.workload.sources[task.source].fetch(plan.shard(shard))
+        if task.kind == "evaluation":
+            seen = network.evaluation_sum(parameters, x, d)
+            return PartialSum(None, seen.divergence, seen.correct, seen.count)
+        summed = network.gradient_sum(parameters, x, d)
+        return PartialSum(summed.gradients.flat, summed.divergence, 0, summed.count)

@@ -1,0 +1,1 @@
+"""What a person touches: job specs, data, tracking, training runs and the command line."""
