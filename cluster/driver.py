@@ -97,6 +97,7 @@ class TrainingState:
         memory: Of the optimiser.
         step: Steps done.
         instances: Instances summed in all steps.
+        seconds: Spent on steps.
         progress: Of the criterion.
         good: The last weights whose loss was seen to be finite.
         best: The weights of the best validation loss, where that is asked for.
@@ -108,6 +109,7 @@ class TrainingState:
     good: Array
     step: int = 0
     instances: int = 0
+    seconds: float = 0.0
     progress: Progress = field(default_factory=Progress)
     best: Array | None = None
     best_report: EpochReport | None = None
@@ -124,6 +126,7 @@ class Outcome:
         epochs: Epochs completed.
         steps: Updates made.
         instances: Instances summed.
+        seconds: Spent on steps, evaluation not counted.
         failure: The error that ended it, where one did.
     """
 
@@ -133,6 +136,7 @@ class Outcome:
     epochs: int
     steps: int
     instances: int
+    seconds: float
     failure: ClusterError | None = None
 
 
@@ -186,7 +190,9 @@ class ParameterDriver:
         report: EpochReport | None = None
         try:
             while state.progress.reason is None:
-                report = self._epoch(state)
+                # Overflow is looked for where it is explained, and needs no warning of NumPy's.
+                with np.errstate(all="ignore"):
+                    report = self._epoch(state)
                 self._on_epoch(report)
         except _Stopped as stopped:
             return _outcome(state, report, stopped.reason)
@@ -206,7 +212,7 @@ class ParameterDriver:
 
     def _epoch(self, state: TrainingState) -> EpochReport:
         epoch = state.progress.epoch + 1
-        began = time.perf_counter()
+        seconds_before = state.seconds
         divergence, count, norms, eta = 0.0, 0, 0.0, 0.0
         for step in range(self._plan.steps_per_epoch):
             reason = self._should_stop()
@@ -218,7 +224,6 @@ class ParameterDriver:
             count += total.count
             norms += norm
             self._on_step(step + 1)
-        seconds = time.perf_counter() - began
         self._expect_finite_weights(state, epoch, eta)
         report = EpochReport(
             epoch=epoch,
@@ -228,13 +233,14 @@ class ParameterDriver:
             gradient_norm=norms / self._plan.steps_per_epoch,
             eta=eta,
             instances=count,
-            seconds=seconds,
+            seconds=state.seconds - seconds_before,
         )
         self._observe(state, report)
         return report
 
     def _step(self, state: TrainingState, task: Task, eta: float) -> tuple[PartialSum, float]:
         """One sum and one update; gives the sum and ‖S/T‖."""
+        began = time.perf_counter()
         total = self._exchange.total(task, state.W)
         S, T = total.gradient, total.count
         assert S is not None  # noqa: S101 - a gradient task always carries one
@@ -243,6 +249,7 @@ class ParameterDriver:
         state.W, state.memory = self._recipe.optimizer.update(state.W, S, T, state.memory, eta)
         state.step += 1
         state.instances += T
+        state.seconds += time.perf_counter() - began
         return total, norm
 
     def _observe(self, state: TrainingState, report: EpochReport) -> None:
@@ -298,5 +305,6 @@ def _outcome(
         epochs=state.progress.epoch,
         steps=state.step,
         instances=state.instances,
+        seconds=state.seconds,
         failure=failure,
     )

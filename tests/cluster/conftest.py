@@ -1,0 +1,36 @@
+"""A small classification job with ragged micro-shards, as the cluster's parts see it."""
+
+import numpy as np
+import pytest
+
+from cluster.plan import Plan
+from cluster.source import ArraySource
+from cluster.worker import Workload
+from model.activations import make_activation
+from model.divergences import MultiClassKL
+from model.initializers import initial_parameters
+from model.network import Layer, Network
+from tests.cluster.small_job import SmallJob
+
+ROWS = 107
+
+
+@pytest.fixture(scope="session")
+def small_job() -> SmallJob:
+    """107 rows, batches of 40, micro-shards of 9: the last of each is ragged."""
+    generator = np.random.default_rng(5)
+    x = generator.standard_normal((ROWS, 12)).astype(np.float32)
+    d = generator.integers(0, 4, ROWS)
+    network = Network(
+        12,
+        (Layer(16, make_activation("tanh")), Layer(4, make_activation("softmax"))),
+        MultiClassKL(),
+    )
+    source = ArraySource(x, d)
+    plans = {
+        "train": Plan(ROWS, 40, 9, seed=3),
+        "full": Plan(ROWS, None, 9),
+        "validation": Plan(ROWS, None, 9),
+    }
+    workload = Workload(network, dict.fromkeys(plans, source), plans)
+    return SmallJob(network, workload, initial_parameters(network, seed=1).flat)
