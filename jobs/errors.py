@@ -72,9 +72,10 @@ class Interrupted(JobError):
     """The run was asked to stop by a signal.
 
     Args:
-        exit_code: 130 for an interrupt from the keyboard, 143 for a termination.
+        message: What was interrupted.
+        code: 130 for an interrupt from the keyboard, 143 for a termination.
     """
 
-    def __init__(self, signal_name: str, code: int) -> None:
-        super().__init__(f"stopped by {signal_name}")
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
         self.exit_code = code  # type: ignore[misc]  # this one's code is known only at run time

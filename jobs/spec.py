@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from model.activations import make_activation
 from model.divergences import resolve_divergence
@@ -24,7 +24,12 @@ from model.errors import OptionError
 from model.initializers import make_initializer
 from model.optimizers import make_optimizer
 
-Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+#: Numbers are strict, so that `yes` is not taken for 1 nor 64.0 for 64.
+Number = Annotated[float, Field(strict=True)]
+PositiveNumber = Annotated[float, Field(strict=True, gt=0.0)]
+NonNegative = Annotated[float, Field(strict=True, ge=0.0)]
+Fraction = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]
+Count = Annotated[int, Field(strict=True, gt=0)]
 #: A name, or a mapping of a name and its options.
 NameOrOptions = str | dict[str, Any]
 
@@ -34,13 +39,26 @@ class _Section(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_section(cls, value: Any, info: ValidationInfo) -> Any:
+        """A section whose keys are all commented out reads as null, and means its defaults."""
+        default = cls.model_fields[str(info.field_name)].default
+        return default if value is None and isinstance(default, _Section) else value
 
-def _told(make: Callable[[], object]) -> None:
-    """Build something, and say what is wrong with it as pydantic wants to hear it."""
+
+def _told(make: Callable[[], object], key: str = "") -> None:
+    """Build something, and say what is wrong with it as pydantic wants to hear it.
+
+    Args:
+        make: Builds it.
+        key: The key of the section that is to blame, where the whole section is being checked.
+    """
     try:
         make()
     except OptionError as error:
-        raise ValueError("; ".join(filter(None, (error.message, error.hint)))) from None
+        facts = {"message": error.message, "hint": error.hint, "key": key}
+        raise PydanticCustomError("option", "{message}", facts) from None
 
 
 def _checked(make: Callable[[NameOrOptions], object]) -> AfterValidator:
@@ -54,21 +72,11 @@ def _checked(make: Callable[[NameOrOptions], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _number_before_path(value: Any) -> Any:
-    """``0.2`` typed on a command line is a fraction; a path never reads as a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-PathOrFraction = Annotated[Fraction | str | None, BeforeValidator(_number_before_path)]
+PathOrFraction = Fraction | str | None
 
 
 class RejectSpec(_Section):
-    """An extra class, 'none of the above', trained on non-digits made from the digits themselves."""
+    """An extra class, 'none of the above', trained on non-digits made from the digits."""
 
     label: str = "none"
     """The name of the extra class."""
@@ -99,16 +107,17 @@ class DataSpec(_Section):
     positive: int | str | None = None
     """The class that counts as 1 with a single sigmoid output; all the others count as 0."""
     scaling: Literal["none", "unit", "standard"] = "unit"
-    """Of the features, fitted on the training rows only. `unit`: to 0–1 by the smallest and the
-    largest value of all features together; `standard`: each feature to mean 0, deviation 1."""
+    """Of the features, fitted on the training rows only. `unit`: to 0–1; `standard`: to mean 0 and
+    deviation 1. Columns are scaled each for itself; an image's pixels and a list column share one
+    range."""
     reject: RejectSpec | None = None
-    """An eleventh class for images: 'none of the above'."""
+    """An extra class for images, 'none of the above', such as `{label: none, ratio: 0.3}`."""
 
 
 class LayerSpec(_Section):
     """One layer: an affine map and an activation."""
 
-    units: PositiveInt
+    units: Count
     """Outputs of the layer. (With `max` over subsets: its inputs; each subset gives one output.)"""
     activation: Annotated[NameOrOptions, _checked(make_activation)] = "identity"
     """A name, or a mapping such as `{name: leaky_relu, slope: 0.1}`."""
@@ -129,7 +138,7 @@ class ModelSpec(_Section):
     @model_validator(mode="after")
     def _divergence_fits(self) -> Self:
         output = make_activation(self.layers[-1].activation)
-        _told(lambda: resolve_divergence(self.divergence, output))
+        _told(lambda: resolve_divergence(self.divergence, output), "divergence")
         return self
 
 
@@ -137,38 +146,38 @@ class ScheduleSpec(_Section):
     """How the learning rate changes; times are in epochs and may be fractions."""
 
     name: Literal["constant", "step", "cosine"] = "constant"
-    every: PositiveFloat = 10.0
+    every: PositiveNumber = 10.0
     """`step`: epochs between two drops."""
-    factor: PositiveFloat = 0.5
+    factor: PositiveNumber = 0.5
     """`step`: what η is multiplied with at each drop."""
-    epochs: PositiveFloat | None = None
+    epochs: PositiveNumber | None = None
     """`cosine`: epochs until the final rate; default: `stop.max_epochs`."""
-    final: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    final: Annotated[float, Field(strict=True, ge=0.0, le=1.0)] = 0.0
     """`cosine`: the final rate as a fraction of η."""
-    warm_up: Annotated[float, Field(ge=0.0)] = 0.0
+    warm_up: NonNegative = 0.0
     """Epochs of linear growth from 0 to η that come first, with any schedule."""
 
 
 class OptimizerSpec(_Section):
     """How the weights follow the gradient. The default is `W ← W − (η/T)·∇Loss`."""
 
-    name: str = "gradient_descent"
+    name: Annotated[str, _checked(lambda name: make_optimizer(str(name)))] = "gradient_descent"
     """gradient_descent, momentum, nesterov, rmsprop, adam or adamw."""
-    eta: PositiveFloat = 0.1
+    eta: PositiveNumber = 0.1
     """The learning rate η."""
-    batch_size: PositiveInt | Literal["full"] = 64
+    batch_size: Count | Literal["full"] = 64
     """Instances per update over all workers together, or `full`: every row in each step."""
-    weight_decay: float | None = None
+    weight_decay: Number | None = None
     """λ of the penalty (λ/2)·‖W‖², default 0; adamw decouples it, default 0.01."""
-    momentum: float | None = None
+    momentum: Number | None = None
     """momentum, nesterov: μ, default 0.9."""
-    rho: float | None = None
+    rho: Number | None = None
     """rmsprop: how much of the mean square is kept, default 0.99."""
-    beta1: float | None = None
+    beta1: Number | None = None
     """adam, adamw: how much of the mean is kept, default 0.9."""
-    beta2: float | None = None
+    beta2: Number | None = None
     """adam, adamw: how much of the mean square is kept, default 0.999."""
-    epsilon: float | None = None
+    epsilon: Number | None = None
     """rmsprop, adam, adamw: ε of the denominator, default 1e-8."""
     schedule: ScheduleSpec = ScheduleSpec()
 
@@ -181,29 +190,32 @@ class OptimizerSpec(_Section):
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
-        _told(lambda: make_optimizer(self.name, **self.options))
+        for option, value in self.options.items():
+            one = {option: value}
+            _told(lambda one=one: make_optimizer(self.name, **one), option)  # type: ignore[misc]
         return self
 
 
 class EarlyStoppingSpec(_Section):
     """Stop when the validation loss no longer falls, and keep the best weights."""
 
-    patience: PositiveInt = 5
+    patience: Count = 5
     """Epochs without a better validation loss."""
-    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    min_delta: NonNegative = 0.0
     """How much lower a validation loss must be to count as better."""
 
 
 class StopSpec(_Section):
     """When training ends."""
 
-    max_epochs: PositiveInt = 100
+    max_epochs: Count = 100
     """The budget: passes over the training rows."""
-    tolerance: Annotated[float, Field(ge=0.0)] = 1e-4
+    tolerance: NonNegative = 1e-4
     """Converged when the training loss changes by less than this, relatively; 0 turns it off."""
-    patience: PositiveInt = 3
+    patience: Count = 3
     """… for so many epochs in a row."""
     early_stopping: EarlyStoppingSpec | None = None
+    """Such as `{patience: 5}`: stop when the validation loss no longer falls, keep the best."""
 
 
 class ClusterSpec(_Section):
@@ -211,9 +223,9 @@ class ClusterSpec(_Section):
 
     address: str = "local"
     """`inline` (this process, no Ray), `local` (Ray on this machine), or a cluster's address."""
-    workers: PositiveInt | None = None
+    workers: Count | None = None
     """Gradient workers; default: one for each CPU."""
-    shard_rows: PositiveInt = 256
+    shard_rows: Count = 256
     """Rows of a micro-shard: the unit of work and of exact summing."""
 
 
@@ -223,6 +235,7 @@ class TrackingSpec(_Section):
     uri: str = "sqlite:///mlflow.db"
     """Any MLflow tracking URI. The default needs no server."""
     experiment: str = "sumgrad"
+    """The MLflow experiment that the run belongs to."""
 
 
 class JobSpec(_Section):
@@ -230,7 +243,7 @@ class JobSpec(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """The job's name: letters, digits, dots, dashes and underscores."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     """Of the initial weights, the order of the rows, held-out rows and made non-digits."""
     data: DataSpec
     model: ModelSpec
@@ -244,9 +257,12 @@ class JobSpec(_Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.stop.early_stopping is not None and self.data.validation is None:
-            raise ValueError(
-                "stop.early_stopping needs validation rows; set data.validation, such as 0.1"
-            )
+            facts = {
+                "message": "needs validation rows",
+                "hint": "set data.validation, such as 0.1",
+                "key": "stop.early_stopping",
+            }
+            raise PydanticCustomError("option", "{message}", facts)
         return self
 
     @property

@@ -1,0 +1,47 @@
+# The two commands of the README: `make train` and `make test`. Both set up everything they need.
+PYTHON ?= python3
+VENV ?= .venv
+# `EXTRAS=dev,torch make test` adds PyTorch as one more oracle.
+EXTRAS ?= dev
+BIN = $(VENV)/bin
+CHECKED = model cluster jobs tests
+
+.PHONY: help train test check format clean
+
+help:
+	@echo "make train   set up and run the main job: a digit recogniser on Ray workers"
+	@echo "make test    set up and run the tests"
+	@echo "make check   formatter, linter and strict type checker"
+	@echo "make format  let the formatter and the linter mend what they can"
+	@echo "make clean   remove what the targets above made, but no runs"
+
+# The stamp's name holds the extras, so that asking for others installs them.
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --editable .
+	touch $@
+
+train: $(VENV)/.installed
+	$(BIN)/sumgrad train digits
+
+test: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

@@ -1,0 +1,63 @@
+"""A job's parts put together: everything that training needs, but no process started yet."""
+
+from dataclasses import dataclass
+
+from cluster.driver import Recipe
+from cluster.plan import Plan
+from cluster.source import ArraySource
+from cluster.worker import Workload
+from jobs.building import build_evaluation_plan, build_network, build_plan, build_recipe
+from jobs.data.prepare import PreparedData
+from jobs.spec import JobSpec
+from model.network import Network
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec, its data, and what they make.
+
+    Attributes:
+        spec: With absolute paths.
+        data: Ready for training.
+        network: Layers, divergence and dtype.
+        plan: Over the training rows.
+        recipe: Update, learning rate and stopping.
+        workload: What every worker is given.
+    """
+
+    spec: JobSpec
+    data: PreparedData
+    network: Network
+    plan: Plan
+    recipe: Recipe
+    workload: Workload
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether accuracy means anything."""
+        return self.spec.task == "classification"
+
+    def describe(self, workers: int) -> str:
+        """One line before the first epoch: what is trained, on what, where."""
+        widths = [self.network.inputs, *(layer.units for layer in self.network.layers)]
+        place = "in this process"
+        if self.spec.cluster.address != "inline":
+            place = f"on {workers} Ray worker{'s' if workers > 1 else ''}"
+        return (
+            f"{self.spec.name}: {self.plan.rows:,} training rows, network "
+            f"{'-'.join(map(str, widths))} ({self.network.layout.size:,} parameters), {place}"
+        )
+
+
+def assemble(spec: JobSpec, data: PreparedData) -> Job:
+    """Put a spec and its data together."""
+    network = build_network(spec, data.schema.width)
+    plan = build_plan(spec, data.train.count)
+    sources = {"train": ArraySource(data.train.x, data.train.d)}
+    plans = {"train": plan}
+    for role, rows in (("validation", data.validation), ("test", data.test)):
+        if rows is not None:
+            sources[role] = ArraySource(rows.x, rows.d)
+            plans[role] = build_evaluation_plan(spec, rows.count)
+    recipe = build_recipe(spec, network, plan.steps_per_epoch)
+    return Job(spec, data, network, plan, recipe, Workload(network, sources, plans))

@@ -1,0 +1,70 @@
+"""The one place where errors become a line, a hint and an exit code."""
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import typer
+
+#: Read by NumPy's BLAS when it is loaded, so they stand before anything imports NumPy.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the promised code."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments or bool(os.environ.get("SUMGRAD_DEBUG"))
+    sys.exit(run([item for item in arguments if item != "--debug"], debug=debug))
+
+
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Without the program's name.
+        debug: Show tracebacks.
+
+    Returns:
+        The exit code.
+    """
+    from jobs.cli.commands import app
+
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="sumgrad", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - this is the boundary
+        if debug:
+            traceback.print_exc()
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Print an error as one line and a hint; give its exit code."""
+    from model.errors import SumgradError
+
+    if isinstance(error, SumgradError):
+        return _tell(error.message, error.hint, error.exit_code)
+    if isinstance(error, typer.TyperException):
+        return _tell(error.format_message(), "see --help", error.exit_code)
+    if isinstance(error, typer.Abort):
+        return _tell("interrupted", "", 130)
+    if isinstance(error, OSError) and error.filename:
+        return _tell(f"{error.filename}: {error.strerror}", "", 1)
+    text = f"internal error: {type(error).__name__}: {error}"
+    return _tell(text, "this is a defect of sumgrad; --debug shows where", 1)
+
+
+def _tell(message: str, hint: str, code: int) -> int:
+    one_line = " ".join(message.split())
+    typer.echo(f"error: {one_line}", err=True)
+    if hint:
+        typer.echo(f"hint: {' '.join(hint.split())}", err=True)
+    return code

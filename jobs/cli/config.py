@@ -1,0 +1,42 @@
+"""``sumgrad config``: look at specs without running them."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from jobs.cli.options import Set, Spec
+
+app = typer.Typer(rich_markup_mode=None, help="Look at a job spec without running it.")
+
+
+@app.command()
+def show(spec: Spec, overrides: Set = None) -> None:
+    """Print the resolved spec, every default filled in, as YAML."""
+    from jobs.spec_loader import load_spec
+    from jobs.spec_text import spec_as_yaml
+
+    typer.echo(spec_as_yaml(load_spec(spec, overrides or []).spec), nl=False)
+
+
+@app.command()
+def validate(spec: Spec, overrides: Set = None) -> None:
+    """Check a spec; exit code 2 and one line if it cannot be used."""
+    from jobs.spec_loader import load_spec
+
+    loaded = load_spec(spec, overrides or [])
+    typer.echo(f"{loaded.origin}: '{loaded.spec.name}' is a valid job spec")
+
+
+@app.command()
+def schema(
+    keys: Annotated[bool, typer.Option("--keys", help="Only list the keys, dotted.")] = False,
+) -> None:
+    """Print the JSON schema of job specs."""
+    from jobs.spec import JobSpec
+    from jobs.spec_loader import all_keys
+
+    if keys:
+        typer.echo("\n".join(all_keys()))
+    else:
+        typer.echo(json.dumps(JobSpec.model_json_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,33 @@
+"""Arguments and options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Spec = Annotated[
+    str, typer.Argument(help="A YAML file, or the name of a shipped example such as 'digits'.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the spec, such as optimizer.eta=0.1. May be repeated.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")
+]
+Model = Annotated[
+    str,
+    typer.Argument(help="A run id of MLflow (six characters may do), or a saved model's folder."),
+]
+TrackingUri = Annotated[
+    str,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        help="The MLflow store that the run is in.",
+    ),
+]
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"

@@ -1,0 +1,65 @@
+"""Rows for a trained model, and files of its predictions."""
+
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from jobs.data.prepare import expect_width
+from jobs.data.reading import read_rows
+from jobs.data.rows import RawRows
+from jobs.data.schema import DataSchema
+from jobs.data.targets import expect_known
+from jobs.errors import JobError
+
+
+def read_for_model(source: str, schema: DataSchema, *, with_labels: bool) -> RawRows:
+    """Raw rows as the model's training had them.
+
+    Args:
+        source: As in a spec's ``data.train``; a folder of MNIST's files stands for its test part.
+        schema: The model's.
+        with_labels: Whether labels are wanted, and then all of them known.
+
+    Raises:
+        DataNotFound: Nothing there, or a column is missing.
+        DataError: Rows that the model cannot take; names file, column and row.
+    """
+    read = read_rows(
+        source,
+        "test",
+        schema.label,
+        schema.columns_to_read,
+        numbers=schema.kind == "numbers",
+        with_labels=with_labels,
+    )
+    expect_width(read, schema.width)
+    if with_labels:
+        known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
+        expect_known(read, known)
+    return read
+
+
+def write_columns(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns as a Parquet or a CSV file, by the ending; whole or not at all.
+
+    Raises:
+        JobError: Another ending, or a folder that cannot be written to.
+    """
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    writers = {".parquet": parquet.write_table, ".csv": csv.write_csv}
+    if out.suffix not in writers:
+        raise JobError(f"{out}: predictions are written to a .parquet or a .csv file")
+    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.unfinished")
+    try:
+        writers[out.suffix](pa.table(dict(columns)), unfinished)
+        os.replace(unfinished, out)
+    except OSError as error:
+        raise JobError(f"{out} cannot be written: {error.strerror or error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)

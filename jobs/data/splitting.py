@@ -1,0 +1,39 @@
+"""Holding rows out: seeded, by class where there are classes, and in their original order."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.intp]
+
+
+def hold_out(
+    labels: NDArray[Any], fraction: float, *, by_class: bool, generator: np.random.Generator
+) -> tuple[Indices, Indices]:
+    """Divide rows into those kept and those held out.
+
+    Args:
+        labels: (N,) or (N, K).
+        fraction: The share to hold out, of every class alike where ``by_class``.
+        by_class: Whether labels are classes.
+        generator: Decides which rows.
+
+    Returns:
+        Row numbers kept and held out, each ascending.
+
+    >>> kept, held = hold_out(
+    ...     np.array([0, 0, 0, 0, 1, 1]), 0.5, by_class=True, generator=np.random.default_rng(0)
+    ... )
+    >>> len(kept), len(held)
+    (3, 3)
+    """
+    count = len(labels)
+    groups = [np.arange(count)]
+    if by_class:
+        _, group = np.unique(labels.astype(str), return_inverse=True)
+        groups = [np.flatnonzero(group == index) for index in range(group.max() + 1)]
+    held = np.zeros(count, dtype=bool)
+    for rows in groups:
+        held[generator.permutation(rows)[: round(len(rows) * fraction)]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

@@ -1,0 +1,66 @@
+"""What MLflow is told of a run when it starts."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jobs.data.prepare import PreparedData
+from jobs.spec import JobSpec
+from jobs.spec_text import spec_as_yaml
+from jobs.tracking import DatasetFacts, RunFacts, redact
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: A role of rows, and what MLflow calls it.
+_CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
+    "train": "training",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+def run_facts(spec: JobSpec, data: PreparedData) -> RunFacts:
+    """Parameters, tags and datasets of a run; no secrets of the tracking URI."""
+    uri = redact(spec.tracking.uri)
+    spec = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": uri})})
+    return RunFacts(
+        name=spec.name,
+        experiment=spec.tracking.experiment,
+        spec=spec.model_dump(mode="json"),
+        spec_yaml=spec_as_yaml(spec),
+        datasets=_datasets(spec, data),
+        tags={
+            "sumgrad.version": metadata.version("sumgrad"),
+            "sumgrad.seed": str(spec.seed),
+            "sumgrad.shard_rows": str(spec.cluster.shard_rows),
+            "sumgrad.address": spec.cluster.address,
+            "sumgrad.data_digest": data.digest,
+        },
+        folder=Path.cwd(),
+    )
+
+
+def _datasets(spec: JobSpec, data: PreparedData) -> list[DatasetFacts]:
+    return [
+        DatasetFacts(
+            context=context,
+            name=f"{spec.name}-{role}",
+            source=rows.source,
+            digest=rows.digest,
+            rows=rows.count,
+        )
+        for role, context in _CONTEXTS.items()
+        if (rows := getattr(data, role)) is not None
+    ]
+
+
+def example_frame(data: PreparedData) -> "pd.DataFrame":
+    """A few raw rows as the model's users have them: named columns, or one list column."""
+    import pandas as pd
+
+    schema, rows = data.schema, data.example
+    if schema.list_column is not None:
+        return pd.DataFrame({schema.list_column: [row.tolist() for row in rows]})
+    # Numbers of any kind are taken as such: whole numbers in the example would bar others.
+    return pd.DataFrame(rows.astype("float64"), columns=list(schema.features))

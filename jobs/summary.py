@@ -1,0 +1,89 @@
+"""What a run came to: the promised JSON object, and the lines that a person reads."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cluster.convergence import StopReason
+
+#: The keys of ``--json``, in this order; scripts rely on them.
+JSON_KEYS = (
+    "run_id",
+    "status",
+    "stop_reason",
+    "epochs",
+    "steps",
+    "instances_seen",
+    "train_loss",
+    "validation_loss",
+    "test_accuracy",
+    "weights_sha256",
+    "checkpoint",
+    "tracking_uri",
+    "wall_s",
+    "samples_per_s",
+)
+
+_WHY = {
+    StopReason.CONVERGED: "converged",
+    StopReason.EARLY_STOPPING: "stopped early (the validation loss no longer fell)",
+    StopReason.MAX_EPOCHS: "used its budget of epochs",
+    StopReason.DIVERGED: "diverged",
+    StopReason.INTERRUPTED: "was interrupted",
+    StopReason.TERMINATED: "was terminated",
+    StopReason.FAILED: "failed",
+}
+
+
+@dataclass
+class Summary:
+    """The result of a training run; null where something does not apply.
+
+    Attributes:
+        name: The job's name.
+        status: FINISHED, FAILED or KILLED, as MLflow has it.
+        test_loss: Mean divergence over the test rows.
+        rejection: For a job with a reject class: lines about what it does with non-digits.
+    """
+
+    name: str
+    status: str
+    stop_reason: StopReason
+    tracking_uri: str
+    run_id: str | None = None
+    epochs: int = 0
+    steps: int = 0
+    instances_seen: int = 0
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    test_rows: int | None = None
+    weights_sha256: str | None = None
+    checkpoint: str | None = None
+    wall_s: float = 0.0
+    samples_per_s: float | None = None
+    rejection: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The promised object, on one line."""
+        facts: dict[str, Any] = asdict(self)
+        return json.dumps({key: facts[key] for key in JSON_KEYS}, allow_nan=False)
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
+        steps = f"{self.epochs} epochs ({self.steps:,} steps)"
+        lines = [f"{self.name} {_WHY[self.stop_reason]} after {steps} in {self.wall_s:.1f} s{rate}"]
+        if self.test_loss is not None:
+            right = f"{self.test_accuracy:.2%} right, " if self.test_accuracy is not None else ""
+            lines.append(f"  test      {right}loss {self.test_loss:.4f} on {self.test_rows:,} rows")
+        lines.extend(f"  {line}" for line in self.rejection)
+        if self.checkpoint:
+            lines.append(f"  weights   sha256 {self.weights_sha256}")
+            lines.append(f"  model     {self.checkpoint}")
+        if self.run_id:
+            lines.append(f"  run       {self.run_id} in {self.tracking_uri}")
+            lines.append("Compare runs in MLflow:  sumgrad ui")
+            lines.append(f"Predict with it:         sumgrad predict {self.run_id[:8]} FILE")
+        return lines

@@ -1,0 +1,28 @@
+"""Everything MLflow: where runs are kept, how they are fed, and how their models are found.
+
+MLflow itself is imported at use; importing this package costs next to nothing.
+"""
+
+from jobs.tracking.delivery import Delivery
+from jobs.tracking.location import check_reachable, redact, resolve_tracking_uri
+from jobs.tracking.lookup import find_model
+from jobs.tracking.origin import DatasetFacts, RunFacts
+from jobs.tracking.run import RunTracker
+from jobs.tracking.store import Store, open_in_background, open_store
+from jobs.tracking.ui import UserInterface, ui_command
+
+__all__ = [
+    "DatasetFacts",
+    "Delivery",
+    "RunFacts",
+    "RunTracker",
+    "Store",
+    "UserInterface",
+    "check_reachable",
+    "find_model",
+    "open_in_background",
+    "open_store",
+    "redact",
+    "resolve_tracking_uri",
+    "ui_command",
+]

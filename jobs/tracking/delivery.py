@@ -1,0 +1,180 @@
+"""Metrics on their way: a queue that never blocks training, and a thread that empties it.
+
+Queueing and sending are two things. `MetricQueue` knows nothing of MLflow: it hands batches to a
+`MetricSink`, asks again when that fails, and counts what could not be delivered.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+#: MLflow refuses more in one call.
+BATCH = 1000
+#: What is kept while a store does not answer; beyond it the newest are dropped and counted.
+CAPACITY = 200_000
+SEND_EVERY_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one curve."""
+
+    key: str
+    value: float
+    step: int
+    timestamp_ms: int
+
+
+class Refused(Exception):
+    """The store will never take this batch; asking again is pointless."""
+
+
+class MetricSink(Protocol):
+    """Where batches go. Sending the same batch twice must have the effect of sending it once."""
+
+    def send(self, points: Sequence[Point]) -> None:
+        """Deliver at most `BATCH` points.
+
+        Raises:
+            Refused: This batch can never be delivered.
+            Exception: It failed this time.
+        """
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of the points of a run.
+
+    Attributes:
+        delivered: Taken by the store.
+        undelivered: Lost: the store was away at the end, refused them, or there were too many.
+        non_finite: Name and first step of each metric that was NaN or infinite at some step. Such
+            values are left out: MLflow stores an infinity as 1.8e308, which flattens its charts.
+    """
+
+    delivered: int
+    undelivered: int
+    non_finite: Mapping[str, int]
+
+
+class MetricQueue:
+    """Takes points at once, sends them about once a second from a thread of its own.
+
+    A store that does not answer is asked again at growing intervals for as long as the run
+    lasts; `close` sets an end to it.
+
+    Args:
+        sink: Where the points go.
+        warn: Takes one line when deliveries begin to fail, and one when they work again.
+        interval: Seconds between two sends.
+    """
+
+    def __init__(
+        self,
+        sink: MetricSink,
+        warn: Callable[[str], None],
+        *,
+        interval: float = SEND_EVERY_SECONDS,
+    ) -> None:
+        self._sink = sink
+        self._warn = warn
+        self._interval = interval
+        self._changed = threading.Condition()
+        #: Guarded by `_changed`. A batch stays in here until the sink has taken it.
+        self._waiting: deque[Point] = deque()
+        self._non_finite: dict[str, int] = {}
+        self._delivered = 0
+        self._lost = 0
+        self._hurry = False
+        self._closing = False
+        #: Only the sending thread touches it: failures in a row.
+        self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._thread.start()
+
+    def put(self, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
+        """Queue the values of one step; returns at once."""
+        with self._changed:
+            for key, value in metrics.items():
+                if not math.isfinite(value):
+                    self._non_finite.setdefault(key, step)
+                elif len(self._waiting) >= CAPACITY or self._closing:
+                    self._lost += 1
+                else:
+                    self._waiting.append(Point(key, float(value), step, timestamp_ms))
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything queued is delivered, at most ``timeout`` seconds; whether it is."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            done = self._changed.wait_for(lambda: not self._waiting, timeout)
+            self._hurry = False
+            return done
+
+    def close(self, timeout: float) -> Delivery:
+        """Deliver what is left, within ``timeout`` seconds, and stop. May be called again."""
+        self.flush(timeout)
+        with self._changed:
+            self._closing = True
+            # Whatever a sink still hangs on is given up; its thread ends with the process.
+            self._lost += len(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+            return Delivery(self._delivered, self._lost, dict(self._non_finite))
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            started = time.monotonic()
+            try:
+                self._sink.send(batch)
+            except Refused as refusal:
+                self._settle(batch, delivered=False)
+                self._warn(f"{len(batch)} metric values were refused: {refusal}")
+            except Exception as error:  # noqa: BLE001 - tracking never fails a training
+                self._failures += 1
+                if self._failures == 1:
+                    self._warn(f"metrics cannot be delivered, trying again: {error}")
+            else:
+                self._settle(batch, delivered=True)
+                if self._failures:
+                    self._warn("metrics are delivered again")
+                self._failures = 0
+            self._pause(started)
+
+    def _next_batch(self) -> list[Point]:
+        """The oldest waiting points; none when there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            return list(islice(self._waiting, BATCH))
+
+    def _settle(self, batch: list[Point], *, delivered: bool) -> None:
+        with self._changed:
+            if self._closing:  # they are counted as lost already
+                return
+            for _ in batch:
+                self._waiting.popleft()
+            if delivered:
+                self._delivered += len(batch)
+            else:
+                self._lost += len(batch)
+            self._changed.notify_all()
+
+    def _pause(self, started: float) -> None:
+        with self._changed:
+            while not self._closing and (left := started + self._gap() - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _gap(self) -> float:
+        """Seconds from one send to the next: longer after failures, shorter in a hurry."""
+        if self._hurry:
+            return self._interval if self._failures else 0.0
+        # The exponent is bounded, for a float is not.
+        return min(self._interval * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,119 @@
+"""Opening an MLflow store: quietly, without telemetry, once at a time, and in the background."""
+
+import contextlib
+import os
+import re
+import textwrap
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jobs.errors import TrackingError
+from jobs.tracking.location import check_reachable, redact, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: Read by MLflow at import. They are defaults: whoever sets one of them is obeyed.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Looking for a uv.lock in the current folder would put a stranger's project into the model.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    # A server that goes away is asked again by us, in the background; MLflow's own retries would
+    # hold one request for four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # Its git lookup prints a warning where there is no git; see jobs.tracking.origin.
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that is ready for use.
+
+    Args:
+        uri: Resolved; see `jobs.tracking.location.resolve_tracking_uri`.
+        client: Bound to that URI. MLflow's global URI is never set.
+    """
+
+    uri: str
+    client: "MlflowClient"
+
+
+def open_store(uri: str) -> Store:
+    """Connect, and where a SQLite database is new, create its tables.
+
+    Raises:
+        TrackingError: It cannot be reached, or is no store of this MLflow.
+    """
+    check_reachable(uri)
+    prepare_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with _one_at_a_time(uri):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            # The first question is what connects, and what creates the tables.
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(
+            f"the MLflow store at {redact(uri)} cannot be used: {first_line(error)}"
+        ) from error
+    return Store(uri, client)
+
+
+def open_in_background(uri: str) -> "Future[Store]":
+    """`open_store` in a thread, for it takes seconds that other preparations can use.
+
+    Returns:
+        A future; its ``result()`` raises what `open_store` does.
+    """
+    future: Future[Store] = Future()
+
+    def open_it() -> None:
+        try:
+            future.set_result(open_store(uri))
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+            future.set_exception(error)
+
+    # A daemon, and no executor: those are waited for when the interpreter ends.
+    threading.Thread(target=open_it, name="mlflow-start", daemon=True).start()
+    return future
+
+
+def prepare_mlflow() -> None:
+    """Before MLflow is imported: no telemetry, and no notes that no user can act on."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # A lasting filter for MLflow's own modules: catch_warnings would swap the filters of every
+    # thread, and MLflow starts while other things do.
+    warnings.filterwarnings("ignore", module=r"mlflow\b")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one short line and without credentials."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return textwrap.shorten(re.sub(r"://[^/\s]*@", "://***@", line), 200, placeholder=" …")
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Two processes that create the tables of one new database at once would break each other."""
+    database = sqlite_file(uri)
+    if database is None or os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,82 @@
+"""Stores to track into, and a saved model to log."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.data.schema import DataSchema
+from jobs.saved_model import SavedModel, save_model
+from jobs.tracking import DatasetFacts, RunFacts, RunTracker, Store, open_store
+from jobs.tracking.location import SQLITE
+from model import Layer, Network, make_activation, resolve_divergence
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised database: creating its tables takes seconds, copying them does not."""
+    database = tmp_path_factory.mktemp("template") / "mlflow.db"
+    open_store(f"{SQLITE}{database}")
+    return database
+
+
+@pytest.fixture
+def uri(template: Path, tmp_path: Path) -> str:
+    return f"{SQLITE}{shutil.copy(template, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture
+def store(uri: str) -> Store:
+    return open_store(uri)
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> RunFacts:
+    return RunFacts(
+        name="iris",
+        experiment="flowers",
+        spec={"seed": 7, "model": {"layers": [{"units": 3}]}, "note": "x" * 7000},
+        spec_yaml="seed: 7\n",
+        datasets=[
+            DatasetFacts("training", "iris", "/data/iris.csv", "d" * 40, 120),
+            DatasetFacts("test", "iris", "/data/iris.csv", "e" * 36, 30),
+        ],
+        tags={"sumgrad.seed": "7", "sumgrad.workers": "2"},
+        folder=tmp_path,
+    )
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """The lines that a tracker warned with."""
+    return []
+
+
+@pytest.fixture
+def start(store: Store, facts: RunFacts, said: list[str]) -> Callable[[], RunTracker]:
+    return lambda: RunTracker.start(store, facts, said.append)
+
+
+@pytest.fixture
+def saved() -> SavedModel:
+    output = make_activation("softmax")
+    layers = (Layer(4, make_activation("tanh")), Layer(3, output))
+    network = Network(3, layers, resolve_divergence("kl", output))
+    schema = DataSchema(("a", "b", "c"), classes=("x", "y", "z"))
+    flat = np.random.default_rng(0).normal(size=network.layout.size).astype("float32")
+    return SavedModel("iris", network, network.parameters(flat), schema, {"seed": 7})
+
+
+@pytest.fixture
+def folder(saved: SavedModel, tmp_path: Path) -> Path:
+    save_model(tmp_path / "saved", saved)
+    return tmp_path / "saved"
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    values = np.random.default_rng(1).normal(size=(5, 3))
+    return pd.DataFrame(values, columns=["a", "b", "c"])
