@@ -124,6 +124,11 @@ class LayerSpec(_Section):
     initializer: Annotated[NameOrOptions | None, _checked(make_initializer)] = None
     """Default: chosen by the activation (He for ReLU and its kin, Xavier otherwise)."""
 
+    @model_validator(mode="after")
+    def _units_fit(self) -> Self:
+        _told(lambda: make_activation(self.activation).affine_width(self.units), "activation")
+        return self
+
 
 class ModelSpec(_Section):
     """The network and what it is trained to make small."""

@@ -171,12 +171,13 @@ def one_hot(classes: Targets, y: Array) -> Array:
     expect_shape("the classes d", classes, len(y))
     if not np.issubdtype(classes.dtype, np.integer):
         raise ShapeError(f"class indices are {classes.dtype}, expected whole numbers")
-    outside = (classes < 0) | (classes >= y.shape[1])
+    indices = classes.astype(np.intp)
+    outside = (indices < 0) | (indices >= y.shape[1])
     if outside.any():
-        wrong = classes[outside][0]
+        wrong = indices[outside][0]
         raise ShapeError(f"class index {wrong} in d, but y has {y.shape[1]} outputs")
     d = np.zeros_like(y)
-    d[np.arange(len(y)), classes.astype(np.intp)] = 1
+    d[np.arange(len(y)), indices] = 1
     return d
 
 

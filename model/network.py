@@ -13,9 +13,11 @@ Notation of the lecture, with batches row-major:
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.activations.base import Activation
 from model.checks import Array, expect_shape
@@ -61,7 +63,7 @@ class GradientSum(NamedTuple):
 
     divergence: float
     gradients: Parameters
-    count: int
+    count: int  # type: ignore[assignment]  # the contract's name; it hides tuple.count
 
 
 class EvaluationSum(NamedTuple):
@@ -75,7 +77,7 @@ class EvaluationSum(NamedTuple):
 
     divergence: float
     correct: int
-    count: int
+    count: int  # type: ignore[assignment]  # as above
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,10 @@ class Network:
             raise OptionError(f"dtype is '{self.dtype}', expected float32 or float64")
         if self.inputs < 1 or not self.layers:
             raise OptionError("a network needs at least one input and one layer")
-        # What is derived from the sizes is kept: it is asked for in every step.
-        object.__setattr__(self, "layout", self._make_layout())
 
-    layout: Layout = field(init=False, repr=False, compare=False)
-
-    def _make_layout(self) -> Layout:
+    @cached_property
+    def layout(self) -> Layout:
+        """Every W and b and its place in the flat vector."""
         widths: list[tuple[int, int]] = []
         before = self.inputs
         for layer in self.layers:
@@ -238,13 +238,12 @@ class Network:
         targets = self.divergence.targets(d, cache.y[-1])
         divergence = np.sum(self._divergences(cache, targets), dtype=np.float64)
         hits = np.count_nonzero(decide(cache.y[-1]) == decide(targets))
-        return EvaluationSum(float(divergence), hits, len(x))
+        return EvaluationSum(float(divergence), int(hits), len(x))
 
 
-def decide(y: Array) -> Array:
+def decide(y: Array) -> NDArray[np.intp]:
     """The class that outputs stand for, (B,): the largest component, or with one, whether y ≥ ½."""
     if y.shape[1] == 1:
-        result: Array = y[:, 0] >= 0.5
-        return result
-    winner: Array = y.argmax(axis=1)
+        return (y[:, 0] >= 0.5).astype(np.intp)
+    winner: NDArray[np.intp] = y.argmax(axis=1)
     return winner

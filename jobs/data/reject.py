@@ -35,7 +35,8 @@ def scrambled(
 ) -> Images:
     """A digit with its own pixels in another order."""
     chosen = images[generator.integers(len(images), size=count)].reshape(count, -1)
-    return generator.permuted(chosen, axis=1).reshape(count, *images.shape[1:])
+    result: Images = generator.permuted(chosen, axis=1).reshape(count, *images.shape[1:])
+    return result
 
 
 def halves(

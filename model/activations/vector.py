@@ -5,7 +5,7 @@ Each gives its full Jacobian and a vjp that never forms it; a test holds the two
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class Max(Activation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        rows = self.subsets
+        rows: Any = self.subsets
         if not isinstance(rows, list | tuple) or not all(isinstance(s, list | tuple) for s in rows):
             raise OptionError(f"max: subsets is {rows!r}, expected a list of lists of indices")
         for subset in rows:
@@ -90,20 +90,23 @@ class Max(Activation):
     def winners(self, z: Array) -> NDArray[np.intp]:
         """The arg-max component of each subset, (B, D_out)."""
         if not self.subsets:
-            return z.argmax(axis=1)[:, None]
+            overall: NDArray[np.intp] = z.argmax(axis=1)[:, None]
+            return overall
         members = self._members
         places = z[:, members].argmax(axis=2)
-        return members[np.arange(len(members)), places]
+        winners: NDArray[np.intp] = members[np.arange(len(members)), places]
+        return winners
 
     def value(self, z: Array) -> Array:
         return np.take_along_axis(z, self.winners(z), axis=1)
 
     def jacobian(self, z: Array) -> Array:
         chosen = self.winners(z)[:, :, None] == np.arange(z.shape[1])
-        return chosen.astype(z.dtype)
+        result: Array = chosen.astype(z.dtype)
+        return result
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        """Each output's ``∇_y`` goes to its arg-max; a component that won several gets their sum."""
+        """Each ``∇_y`` goes to its arg-max; a component that won several times gets the sum."""
         d_z = np.zeros_like(z)
         rows = np.arange(len(z))[:, None]
         np.add.at(d_z, (rows, self.winners(z)), d_y)
@@ -142,8 +145,9 @@ class Maxout(Activation):
 
     def _chosen(self, z: Array) -> NDArray[np.bool_]:
         """(B, D_out, pieces): where each unit's maximum stands."""
-        pieces = self._pieces(z)
-        return pieces.argmax(axis=2)[:, :, None] == np.arange(self.pieces)
+        first = self._pieces(z).argmax(axis=2)
+        chosen: NDArray[np.bool_] = first[:, :, None] == np.arange(self.pieces)
+        return chosen
 
     def jacobian(self, z: Array) -> Array:
         chosen = self._chosen(z)

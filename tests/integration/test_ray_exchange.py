@@ -13,6 +13,7 @@ from cluster.convergence import StopReason, StopRule
 from cluster.driver import Outcome, ParameterDriver, Recipe
 from cluster.errors import FingerprintMismatch, ShardFailed, WorkerLost
 from cluster.exchange import Exchange, InlineExchange
+from cluster.fingerprint import take_fingerprint
 from cluster.plan import Plan, Rows
 from cluster.ray_exchange import RayExchange
 from cluster.source import ArraySource
@@ -150,7 +151,7 @@ def test_a_worker_with_another_arithmetic_is_refused(
 ) -> None:
     from cluster import ray_exchange
 
-    other = replace(ray_exchange.take_fingerprint(), blas="another BLAS")
+    other = replace(take_fingerprint(), blas="another BLAS")
     monkeypatch.setattr(ray_exchange, "take_fingerprint", lambda: other)
     with pytest.raises(FingerprintMismatch, match="worker 0's blas"):
         RayExchange(make_workload(None), 1)
