@@ -39,12 +39,11 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
     Raises:
         ClusterUnreachable: Nothing answers there, or it has fewer CPUs than wanted.
     """
+    expect_answer(address)
     for name, value in {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
     import ray
 
-    if address != "local":
-        _expect_answer(address)
     # Ray puts the current folder first on the workers' module path, where a user's own model.py
     # would stand in for ours; so it is started from a folder that has nothing in it.
     with tempfile.TemporaryDirectory(prefix="sumgrad-", ignore_cleanup_errors=True) as empty:
@@ -69,9 +68,10 @@ def _init(address: str, workers: int | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         first_line = str(error).strip().partition("\n")[0]
-        raise ClusterUnreachable(f"no Ray cluster at '{address}': {first_line}") from error
+        what = "Ray did not start here" if local else f"no Ray cluster at '{address}'"
+        raise ClusterUnreachable(f"{what}: {first_line}") from error
 
 
 def usable_cpus() -> int:
@@ -94,9 +94,13 @@ def _available_workers(wanted: int | None) -> int:
     return wanted or cpus
 
 
-def _expect_answer(address: str) -> None:
-    """A quick look whether anything listens there: Ray itself would try for minutes."""
-    if address == "auto":
+def expect_answer(address: str) -> None:
+    """A quick look whether anything listens there: Ray itself would try for minutes.
+
+    Raises:
+        ClusterUnreachable: Not an address, or nothing answers.
+    """
+    if address in ("local", "auto"):
         return
     if address.startswith("ray://"):
         raise ClusterUnreachable(

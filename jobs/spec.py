@@ -151,16 +151,17 @@ class ScheduleSpec(_Section):
     """How the learning rate changes; times are in epochs and may be fractions."""
 
     name: Literal["constant", "step", "cosine"] = "constant"
+    """constant, step or cosine."""
     every: PositiveNumber = 10.0
     """`step`: epochs between two drops."""
     factor: PositiveNumber = 0.5
     """`step`: what η is multiplied with at each drop."""
     epochs: PositiveNumber | None = None
-    """`cosine`: epochs until the final rate; default: `stop.max_epochs`."""
+    """`cosine`: epochs until the final rate; default: all that the warm-up leaves."""
     final: Annotated[float, Field(strict=True, ge=0.0, le=1.0)] = 0.0
     """`cosine`: the final rate as a fraction of η."""
     warm_up: NonNegative = 0.0
-    """Epochs of linear growth from 0 to η that come first, with any schedule."""
+    """Epochs of linear growth to η that come first, with any schedule."""
 
 
 class OptimizerSpec(_Section):

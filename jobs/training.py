@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.driver import EpochReport, Evaluation, Outcome, ParameterDriver
 from cluster.exchange import Exchange, InlineExchange
+from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session
 from jobs.anchoring import anchored
 from jobs.assembly import Job, assemble
 from jobs.background import in_background
@@ -83,6 +84,8 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
     """
     began = time.monotonic()
     spec = anchored(spec, Path.cwd())
+    if spec.cluster.address != "inline":
+        expect_answer(spec.cluster.address)
     with StopRequest() as stop:
         store = in_background("mlflow", lambda: open_store(spec.tracking.uri))
         job = in_background("data", lambda: assemble(spec, prepare(spec)))
@@ -115,8 +118,6 @@ def _exchange(spec: JobSpec, job: "Future[Job]", stop: StopRequest) -> Iterator[
         with InlineExchange(job.result().workload) as exchange:
             yield exchange
         return
-    from cluster.ray_session import WORKER_ENVIRONMENT, ray_session
-
     with ray_session(spec.cluster.address, spec.cluster.workers) as workers:
         from cluster.ray_exchange import RayExchange
 

@@ -17,6 +17,12 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 40
 
+#: What PyYAML calls the plain kinds of values.
+_PLAIN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value")
+)
+
 #: Where a value stands: keys and list indices from the root.
 Path = tuple[str | int, ...]
 
@@ -90,6 +96,8 @@ class _Builder:
         self._nodes += 1
         if self._nodes > MAX_NODES or len(path) > MAX_DEPTH:
             raise self._error(node, "nested too deeply or too large; that is not a job spec")
+        if node.tag not in _PLAIN_TAGS:
+            raise self._error(node, f"the tag {node.tag} has no place in a job spec")
         self._lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)

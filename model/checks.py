@@ -1,10 +1,10 @@
-"""Nothing broadcasts by accident: arrays are compared with the shape that the equation states."""
+"""Nothing broadcasts by accident: arrays are held to the equation's shape and dtype."""
 
 import difflib
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from model.errors import ShapeError
 
@@ -26,6 +26,31 @@ def expect_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> N
         raise ShapeError(f"{name} has shape {array.shape}, expected ({expected})")
 
 
+def expect_dtype(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> None:
+    """Raise unless ``array`` has exactly this dtype, for NumPy would promote in silence.
+
+    Raises:
+        ShapeError: Names the array, the expected dtype and the actual one.
+    """
+    if array.dtype != dtype:
+        raise ShapeError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
+
+
+def as_numbers(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> Array:
+    """Data brought to this dtype, row-major and aligned; not copied where it is so already.
+
+    The order matters: BLAS and NumPy's sums take other paths through column-major memory, so the
+    same values would not always give the same bits.
+
+    Raises:
+        ShapeError: The array holds no real numbers.
+    """
+    if array.dtype.kind not in "biuf":
+        raise ShapeError(f"{name} is {array.dtype}, expected numbers")
+    result: Array = np.require(array, dtype=dtype, requirements=["C", "A"])
+    return result
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest known one, or all of them.
 
@@ -35,5 +60,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'known: sigmoid, tanh'
     """
     known = sorted(known)
-    match = difflib.get_close_matches(str(name), known, n=1)
+    match = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(known)}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model.activations.base import Activation
 from model.activations.scalar import Sigmoid, softplus
 from model.activations.vector import Softmax
-from model.checks import Array, expect_shape, nearest
+from model.checks import Array, as_numbers, expect_shape, nearest
 from model.errors import OptionError, ShapeError
 
 #: Desired outputs: (B, D) numbers, or for multi-class KL (B,) class indices.
@@ -30,9 +30,17 @@ def x_log_x(d: Array) -> Array:
     return result
 
 
-def at_least_tiny(y: Array) -> Array:
-    """y, no smaller than the smallest normal number: keeps ``log y`` and ``1/y`` finite."""
-    return np.maximum(y, np.finfo(y.dtype).tiny)
+def finite_log(y: Array) -> Array:
+    """``log y``, continued below the smallest normal number ε by its tangent, so finite at 0."""
+    epsilon = np.finfo(y.dtype).tiny
+    result: Array = np.log(np.maximum(y, epsilon)) + np.minimum(y - epsilon, 0) / epsilon
+    return result
+
+
+def slope_of_log(y: Array) -> Array:
+    """The derivative of `finite_log`: ``1/y``, and ``1/ε`` below ε."""
+    result: Array = 1 / np.maximum(y, np.finfo(y.dtype).tiny)
+    return result
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,10 @@ class Divergence(ABC):
 
     @abstractmethod
     def targets(self, d: Targets, y: Array) -> Array:
-        """``d`` checked against y (B, D) and brought to its dtype.
+        """``d`` checked against y (B, D) and brought to its dtype, row-major.
 
         Raises:
-            ShapeError: A shape or a class index that does not fit.
+            ShapeError: A shape, a dtype, a class index or a number that does not fit.
         """
 
     @abstractmethod
@@ -93,19 +101,19 @@ class TwoClassKL(Divergence):
     fused: ClassVar[type[Activation] | None] = Sigmoid
 
     def targets(self, d: Targets, y: Array) -> Array:
-        return same_shape(d, y)
+        return within(same_shape(d, y), 0.0, 1.0)
 
     def _entropy(self, d: Array) -> Array:
         return x_log_x(d) + x_log_x(1 - d)
 
     def value(self, y: Array, d: Array) -> Array:
-        cross = d * np.log(at_least_tiny(y)) + (1 - d) * np.log(at_least_tiny(1 - y))
+        cross = d * finite_log(y) + (1 - d) * finite_log(1 - y)
         result: Array = np.sum(self._entropy(d) - cross, axis=1)
         return result
 
     def gradient(self, y: Array, d: Array) -> Array:
-        """``(1−d)/(1−y) − d/y``; where y is below the smallest normal number, that number's."""
-        result: Array = (1 - d) / at_least_tiny(1 - y) - d / at_least_tiny(y)
+        """``(1−d)/(1−y) − d/y``; finite at 0 and 1, see `finite_log`."""
+        result: Array = (1 - d) * slope_of_log(1 - y) - d * slope_of_log(y)
         return result
 
     def fused_value(self, z: Array, d: Array) -> Array:
@@ -131,16 +139,16 @@ class MultiClassKL(Divergence):
 
     def targets(self, d: Targets, y: Array) -> Array:
         if d.ndim != 1:
-            return same_shape(d, y)
+            return within(same_shape(d, y), 0.0, np.inf)
         return one_hot(d, y)
 
     def value(self, y: Array, d: Array) -> Array:
-        result: Array = np.sum(x_log_x(d) - d * np.log(at_least_tiny(y)), axis=1)
+        result: Array = np.sum(x_log_x(d) - d * finite_log(y), axis=1)
         return result
 
     def gradient(self, y: Array, d: Array) -> Array:
-        """``−d/y``; where y is below the smallest normal number, that number's."""
-        result: Array = -d / at_least_tiny(y)
+        """``−d/y``; finite at 0, see `finite_log`."""
+        result: Array = -d * slope_of_log(y)
         return result
 
     def fused_value(self, z: Array, d: Array) -> Array:
@@ -159,7 +167,20 @@ def same_shape(d: Targets, y: Array) -> Array:
     if d.ndim == 1 and y.shape[1] == 1:
         d = d[:, None]
     expect_shape("the desired output d", d, *y.shape)
-    return d.astype(y.dtype, copy=False)
+    return as_numbers("the desired output d", d, y.dtype)
+
+
+def within(d: Array, low: float, high: float) -> Array:
+    """Targets of a KL, which are probabilities; not-a-number is left for the loss to show.
+
+    Raises:
+        ShapeError: A number below ``low`` or above ``high``.
+    """
+    outside = (d < low) | (d > high)
+    if outside.any():
+        limits = f"from {low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"
+        raise ShapeError(f"the desired output d has {d[outside][0]:g}, expected numbers {limits}")
+    return d
 
 
 def one_hot(classes: Targets, y: Array) -> Array:
@@ -174,7 +195,7 @@ def one_hot(classes: Targets, y: Array) -> Array:
     indices = classes.astype(np.intp)
     outside = (indices < 0) | (indices >= y.shape[1])
     if outside.any():
-        wrong = indices[outside][0]
+        wrong = classes[outside][0]
         raise ShapeError(f"class index {wrong} in d, but y has {y.shape[1]} outputs")
     d = np.zeros_like(y)
     d[np.arange(len(y)), indices] = 1

@@ -56,7 +56,7 @@ class ModelError(SumgradError):
 
 
 class ShapeError(ModelError):
-    """An array whose shape or dtype is not what the equation needs."""
+    """An array whose shape, dtype or range is not what the equation needs."""
 
 
 class OptionError(ModelError):

@@ -15,6 +15,7 @@ import numpy as np
 
 from model.activations.scalar import LeakyReLU
 from model.checks import Array
+from model.errors import OptionError
 from model.network import Layer, Network
 from model.options import build, expect_number
 from model.parameters import Parameters
@@ -31,13 +32,13 @@ class Initializer(ABC):
 
 @dataclass(frozen=True)
 class _Scaled(Initializer):
-    """A distribution of mean 0 and deviation ``gain·√(scale/fan)``."""
+    """A distribution of mean 0 and deviation ``gain·√variance``."""
 
     uniform: ClassVar[bool]
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        expect_number(type(self).__name__, "gain", self.gain, 0.0, 1e6)
+        expect_number("initializer", self, "gain", 0.0, 1e6)
 
     @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
@@ -125,7 +126,7 @@ class Normal(Initializer):
     deviation: float = 0.01
 
     def __post_init__(self) -> None:
-        expect_number("normal", "deviation", self.deviation, 0.0, 1e6)
+        expect_number("normal", self, "deviation", 0.0, 1e6)
 
     def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
         return generator.normal(0.0, self.deviation, shape)
@@ -184,9 +185,14 @@ def initial_parameters(
         network: Whose weights.
         chosen: For each layer an initialiser, or None for the one that suits its activation.
         seed: The same seed gives the same weights.
+
+    Raises:
+        OptionError: Initialisers for another number of layers.
     """
-    parameters = Parameters.zeros(network.layout, network.dtype)
     choices = tuple(chosen) or (None,) * len(network.layers)
+    if len(choices) != len(network.layers):
+        raise OptionError(f"{len(choices)} initializers for {len(network.layers)} layers")
+    parameters = Parameters.zeros(network.layout, network.dtype)
     for k, (layer, choice) in enumerate(zip(network.layers, choices, strict=True)):
         sequence = np.random.SeedSequence(entropy=seed, spawn_key=(k,))
         generator = np.random.Generator(np.random.Philox(sequence))

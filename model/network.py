@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.activations.base import Activation
-from model.checks import Array, expect_shape
+from model.checks import Array, as_numbers, expect_dtype, expect_shape
 from model.divergences import Divergence, Targets
-from model.errors import OptionError
+from model.errors import OptionError, ShapeError
+from model.options import expect_count
 from model.parameters import Layout, Parameters
 
 
@@ -33,10 +34,16 @@ class Layer:
     Args:
         units: What a user calls the layer's size; see `Activation.affine_width`.
         activation: f_k.
+
+    Raises:
+        OptionError: Units that are no whole number from 1.
     """
 
     units: int
     activation: Activation
+
+    def __post_init__(self) -> None:
+        expect_count("layer", self, "units")
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,9 @@ class EvaluationSum(NamedTuple):
 class Network:
     """A feed-forward network and its divergence. Parameters live outside of it.
 
+    Its results are a pure function of the values and shapes of what it is given: memory order,
+    and whether `into` is given, never change a bit.
+
     Args:
         inputs: D_0, the features of an instance.
         layers: From the first hidden layer to the output layer.
@@ -102,8 +112,12 @@ class Network:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
             raise OptionError(f"dtype is '{self.dtype}', expected float32 or float64")
-        if self.inputs < 1 or not self.layers:
-            raise OptionError("a network needs at least one input and one layer")
+        expect_count("network", self, "inputs")
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise OptionError("a network needs at least one layer")
+        # An activation that the units do not suit is refused here, not in the first step.
+        _ = self.layout
 
     @cached_property
     def layout(self) -> Layout:
@@ -123,25 +137,38 @@ class Network:
     @property
     def fused(self) -> bool:
         """Whether divergence and last activation take the stable fused path."""
-        kind = self.divergence.fused
-        return kind is not None and isinstance(self.layers[-1].activation, kind)
+        # Exactly that class: one derived from it may have another value or derivative.
+        return type(self.layers[-1].activation) is self.divergence.fused
 
     def parameters(self, flat: Array) -> Parameters:
-        """Views on a flat vector."""
+        """Views on a flat vector.
+
+        Raises:
+            ShapeError: A vector of another size or dtype.
+        """
+        expect_dtype("the parameter vector", flat, self.dtype)
         return Parameters(self.layout, flat)
+
+    def _expect_fitting(self, name: str, parameters: Parameters) -> None:
+        """Raise unless parameters, or gradients, have this network's layout and dtype."""
+        expect_dtype(name, parameters.flat, self.dtype)
+        if parameters.layout != self.layout:
+            raise ShapeError(f"{name} have another network's layout")
 
     def forward(self, parameters: Parameters, x: Array) -> Cache:
         """The forward recursion.
 
         Args:
             parameters: Every W and b.
-            x: (B, D_0), of the network's dtype.
+            x: (B, D_0), numbers; brought to the network's dtype.
 
         Raises:
-            ShapeError: x has another width.
+            ShapeError: x has another width or holds no numbers, or the parameters are not of this
+                network's layout and dtype.
         """
+        self._expect_fitting("the parameters", parameters)
         expect_shape("x", x, None, self.inputs)
-        cache = Cache(y=[x.astype(self.dtype, copy=False)])
+        cache = Cache(y=[as_numbers("x", x, self.dtype)])
         for layer, W, b in zip(self.layers, parameters.W, parameters.b, strict=True):
             z = cache.y[-1] @ W.T
             z += b
@@ -166,8 +193,14 @@ class Network:
 
         Returns:
             ``Σ ∇_{W_k}`` and ``Σ ∇_{b_k}`` over the rows.
+
+        Raises:
+            ShapeError: ``into`` is not of this network's layout and dtype, or is the parameters.
         """
-        gradients = into or Parameters.zeros(self.layout, self.dtype)
+        gradients = Parameters.zeros(self.layout, self.dtype) if into is None else into
+        self._expect_fitting("the gradients", gradients)
+        if np.may_share_memory(gradients.flat, parameters.flat):
+            raise ShapeError("the gradients would overwrite the parameters")
         d_z = self._output_gradient(cache, d)
         for k in range(len(self.layers), 0, -1):
             np.matmul(d_z.T, cache.y[k - 1], out=gradients.W[k - 1])
@@ -202,7 +235,7 @@ class Network:
 
         Args:
             parameters: Every W and b.
-            x: (B, D_0).
+            x: (B, D_0), numbers; brought to the network's dtype.
             d: Desired outputs, (B, D_L), or (B,) class indices for multi-class KL.
             into: Where to write the gradients; newly allocated by default.
 

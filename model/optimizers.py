@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from model.checks import Array
+from model.checks import Array, expect_dtype, expect_shape
+from model.errors import ShapeError
 from model.options import build, expect_number
 
 #: Arrays by name: what an optimiser remembers from step to step.
@@ -37,23 +38,38 @@ class Optimizer(ABC):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        expect_number("optimizer", "weight_decay", self.weight_decay, 0.0, 1e6)
+        expect_number("optimizer", self, "weight_decay", 0.0, 1e6)
 
     def init(self, W: Array) -> State:
         """The state before the first step."""
         return {}
 
-    @abstractmethod
     def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
-        """The next weights and state; neither argument is changed.
+        """The next weights and state; no argument is changed.
 
         Args:
             W: Parameters, (N,).
-            S: Sum of the per-instance gradients, (N,).
+            S: Sum of the per-instance gradients, (N,), of W's dtype.
             T: Instances in the sum.
             state: Of `init` or of the step before.
             eta: The learning rate η of this step.
+
+        Returns:
+            W, (N,), of the same dtype, and the state for the next step.
+
+        Raises:
+            ShapeError: S does not fit W, or there is no instance in it.
         """
+        expect_shape("the gradient sum S", S, *W.shape)
+        expect_dtype("the gradient sum S", S, W.dtype)
+        if T < 1:
+            raise ShapeError(f"the gradient sum S is over T = {T} instances, expected at least 1")
+        # Plain numbers: a NumPy float64 among them would turn float32 weights into float64 ones.
+        return self.step(W, S, int(T), state, float(eta))
+
+    @abstractmethod
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+        """The equation itself; arguments and result as `update`'s."""
 
     def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
         """``S/T + λ·W``, (N,)."""
@@ -70,7 +86,7 @@ class GradientDescent(Optimizer):
     array([0.5, 0. ])
     """
 
-    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
         if self.weight_decay:
             return W - eta * self.mean_gradient(W, S, T), state
         return W - (eta / T) * S, state
@@ -84,12 +100,12 @@ class Momentum(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number("optimizer", "momentum", self.momentum, 0.0, 1.0)
+        expect_number("optimizer", self, "momentum", 0.0, 1.0, below=True)
 
     def init(self, W: Array) -> State:
         return {"velocity": np.zeros_like(W)}
 
-    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
         v = self.momentum * state["velocity"] + self.mean_gradient(W, S, T)
         return W - eta * v, {"velocity": v}
 
@@ -98,7 +114,7 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """``v ← μ·v + g``, ``W ← W − η·(g + μ·v)``. Source: Sutskever et al., 2013."""
 
-    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
         g = self.mean_gradient(W, S, T)
         v = self.momentum * state["velocity"] + g
         return W - eta * (g + self.momentum * v), {"velocity": v}
@@ -113,13 +129,13 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number("optimizer", "rho", self.rho, 0.0, 1.0)
-        expect_number("optimizer", "epsilon", self.epsilon, 1e-30, 1.0)
+        expect_number("optimizer", self, "rho", 0.0, 1.0, below=True)
+        expect_number("optimizer", self, "epsilon", 1e-30, 1.0)
 
     def init(self, W: Array) -> State:
         return {"square": np.zeros_like(W)}
 
-    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
         g = self.mean_gradient(W, S, T)
         v = self.rho * state["square"] + (1 - self.rho) * np.square(g)
         return W - eta * g / (np.sqrt(v) + self.epsilon), {"square": v}
@@ -140,26 +156,24 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        below_one = float(np.nextafter(1, 0))
-        expect_number("optimizer", "beta1", self.beta1, 0.0, below_one)
-        expect_number("optimizer", "beta2", self.beta2, 0.0, below_one)
-        expect_number("optimizer", "epsilon", self.epsilon, 1e-30, 1.0)
+        expect_number("optimizer", self, "beta1", 0.0, 1.0, below=True)
+        expect_number("optimizer", self, "beta2", 0.0, 1.0, below=True)
+        expect_number("optimizer", self, "epsilon", 1e-30, 1.0)
 
     def init(self, W: Array) -> State:
         return {"mean": np.zeros_like(W), "square": np.zeros_like(W), "step": np.zeros(())}
 
     def direction(self, g: Array, state: State) -> tuple[Array, State]:
         """``m̂/(√v̂ + ε)`` and the next state."""
-        step = state["step"] + 1
-        t = float(step)
+        t = float(state["step"]) + 1
         m = self.beta1 * state["mean"] + (1 - self.beta1) * g
         v = self.beta2 * state["square"] + (1 - self.beta2) * np.square(g)
         m_hat = m / g.dtype.type(1 - self.beta1**t)
         v_hat = v / g.dtype.type(1 - self.beta2**t)
         direction: Array = m_hat / (np.sqrt(v_hat) + self.epsilon)
-        return direction, {"mean": m, "square": v, "step": np.asarray(step)}
+        return direction, {"mean": m, "square": v, "step": np.array(t)}
 
-    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
         direction, state = self.direction(self.mean_gradient(W, S, T), state)
         return W - eta * direction, state
 
@@ -173,7 +187,7 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
         direction, state = self.direction(S / W.dtype.type(T), state)
         return (1 - eta * self.weight_decay) * W - eta * direction, state
 

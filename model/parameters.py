@@ -7,12 +7,14 @@ same layout, so that adding, sending and hashing are operations on one contiguou
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from model.checks import Array, expect_shape
+from model.errors import ShapeError
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Layout:
 
     widths: tuple[tuple[int, int], ...]
 
-    @property
+    @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """``W1, b1, W2, b2, …``; ``W_k`` is (D_k, D_{k-1}), ``b_k`` is (D_k,)."""
         slots: list[Slot] = []
@@ -59,6 +61,8 @@ class Layout:
 class Parameters:
     """A flat vector and its views; also used for gradients.
 
+    A copy, by pickle or otherwise, is made of the flat vector alone and has views of its own.
+
     Args:
         layout: Which arrays, in which order.
         flat: (size,), contiguous; not copied.
@@ -72,11 +76,16 @@ class Parameters:
     (11, (2, 3), (1,))
 
     Raises:
-        ShapeError: A vector of another size.
+        ShapeError: A vector of another size, of no floating dtype, or not contiguous.
     """
 
     def __init__(self, layout: Layout, flat: Array) -> None:
         expect_shape("the parameter vector", flat, layout.size)
+        if flat.dtype.kind != "f":
+            raise ShapeError(f"the parameter vector is {flat.dtype}, expected float32 or float64")
+        if not flat.flags.c_contiguous:
+            # Reshaping it would copy, and what is written to a view would be lost.
+            raise ShapeError("the parameter vector is not contiguous")
         self.layout = layout
         self.flat = flat
         self._views = {
@@ -90,6 +99,10 @@ class Parameters:
     def zeros(cls, layout: Layout, dtype: DTypeLike) -> Self:
         """All zero, newly allocated."""
         return cls(layout, np.zeros(layout.size, dtype=dtype))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled one by one, the views would come back as arrays of their own.
+        return type(self), (self.layout, self.flat)
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from model.options import expect_count, expect_number
+
 
 @dataclass(frozen=True)
 class Schedule(ABC):
@@ -35,6 +37,10 @@ class Step(Schedule):
     every: int
     drop: float = 0.5
 
+    def __post_init__(self) -> None:
+        expect_count("step", self, "every")
+        expect_number("step", self, "drop", 0.0, 1e6)
+
     def factor(self, step: int) -> float:
         return float(self.drop ** (step // self.every))
 
@@ -51,6 +57,10 @@ class Cosine(Schedule):
 
     steps: int
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        expect_count("cosine", self, "steps")
+        expect_number("cosine", self, "final", 0.0, 1.0)
 
     def factor(self, step: int) -> float:
         share = min(step / self.steps, 1.0)
@@ -69,6 +79,9 @@ class WarmUp(Schedule):
 
     steps: int
     then: Schedule
+
+    def __post_init__(self) -> None:
+        expect_count("warm-up", self, "steps")
 
     def factor(self, step: int) -> float:
         if step < self.steps:

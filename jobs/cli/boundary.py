@@ -36,10 +36,6 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     try:
         code = command.main(arguments, prog_name="sumgrad", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough; nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:  # noqa: BLE001 - this is the boundary
         if debug:
             traceback.print_exc()

@@ -12,7 +12,6 @@ from typing import ClassVar
 import numpy as np
 
 from model.checks import Array
-from model.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,3 @@ class ScalarActivation(Activation):
         """``∇_z = ∇_y ∘ f'(z)``, (B, D)."""
         result: Array = d_y * self.derivative(z, y)
         return result
-
-
-def expect_units(name: str, units: int, wanted: int) -> None:
-    """Raise unless a layer has the units that its activation was told of."""
-    if units != wanted:
-        raise OptionError(f"activation '{name}' was made for {wanted} units, the layer has {units}")

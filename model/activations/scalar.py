@@ -90,7 +90,7 @@ class LeakyReLU(ScalarActivation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        expect_number("leaky_relu", "slope", self.slope, 0.0, 1.0)
+        expect_number("leaky_relu", self, "slope", 0.0, 1.0)
 
     def value(self, z: Array) -> Array:
         return np.where(z > 0, z, z * self.slope)
@@ -120,7 +120,7 @@ class ELU(ScalarActivation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        expect_number("elu", "alpha", self.alpha, 0.0, 1e6)
+        expect_number("elu", self, "alpha", 0.0, 1e6)
 
     def value(self, z: Array) -> Array:
         return np.where(z > 0, z, self.alpha * np.expm1(np.minimum(z, 0)))
@@ -169,7 +169,7 @@ class Softsign(ScalarActivation):
         return result
 
     def derivative(self, z: Array, y: Array) -> Array:
-        result: Array = 1 / np.square(1 + np.abs(z))
+        result: Array = np.square(1 / (1 + np.abs(z)))
         return result
 
 
@@ -200,8 +200,26 @@ class SiLU(ScalarActivation):
 
 
 @dataclass(frozen=True)
+class Mish(ScalarActivation):
+    """``f(z) = z·tanh(softplus(z))``, ``f' = t + z(1 − t²)σ(z)`` with ``t = tanh(softplus(z))``.
+
+    Source: Misra, Mish: A Self Regularized Non-Monotonic Activation Function, 2019.
+    """
+
+    initializer: ClassVar[str] = "he_normal"
+
+    def value(self, z: Array) -> Array:
+        return z * np.tanh(softplus(z))
+
+    def derivative(self, z: Array, y: Array) -> Array:
+        t = np.tanh(softplus(z))
+        result: Array = t + z * (1 - t * t) * sigmoid(z)
+        return result
+
+
+@dataclass(frozen=True)
 class GELU(ScalarActivation):
-    """``f(z) = ½z(1 + tanh u)``, ``u = √(2/π)(z + 0.044715 z³)``: GELU in its tanh form.
+    """``f(z) = ½z(1 + tanh u)``, ``u = √(2/π)·z(1 + 0.044715 z²)``: GELU in its tanh form.
 
     Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
     """
@@ -214,7 +232,7 @@ class GELU(ScalarActivation):
 
     def _tanh(self, z: Array) -> tuple[Array, Array]:
         inner = np.clip(z, -self.SATURATED, self.SATURATED)
-        return np.tanh(self.C * (inner + self.CUBIC * inner**3)), inner
+        return np.tanh(self.C * inner * (1 + self.CUBIC * inner * inner)), inner
 
     def value(self, z: Array) -> Array:
         t, _ = self._tanh(z)

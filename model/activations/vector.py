@@ -5,14 +5,15 @@ Each gives its full Jacobian and a vjp that never forms it; a test holds the two
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.activations.base import Activation, expect_units
+from model.activations.base import Activation
 from model.checks import Array
-from model.errors import OptionError
+from model.errors import OptionError, ShapeError
+from model.options import expect_count
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,8 @@ class Max(Activation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        rows: Any = self.subsets
-        if not isinstance(rows, list | tuple) or not all(isinstance(s, list | tuple) for s in rows):
-            raise OptionError(f"max: subsets is {rows!r}, expected a list of lists of indices")
-        for subset in rows:
-            if not subset or not all(type(k) is int and k >= 0 for k in subset):
-                raise OptionError(f"max: subset {list(subset)} is not a list of indices from 0")
         # A spec hands in lists; tuples make it hashable, and frozen as it says.
-        object.__setattr__(self, "subsets", tuple(tuple(subset) for subset in rows))
+        object.__setattr__(self, "subsets", as_subsets(self.subsets))
 
     def affine_width(self, units: int) -> int:
         highest = max((k for subset in self.subsets for k in subset), default=0)
@@ -78,10 +73,9 @@ class Max(Activation):
 
     @cached_property
     def _members(self) -> NDArray[np.intp]:
-        """(D_out, longest): the subsets; short ones repeat their first member, which no tie sees.
+        """(D_out, longest): the subsets; short ones repeat their first member.
 
-        The arg-max takes the first of equal values, so a repeated first member never wins
-        over itself.
+        The arg-max takes the first of equal values, so the repetition never wins.
         """
         longest = max(len(subset) for subset in self.subsets)
         padded = [subset + subset[:1] * (longest - len(subset)) for subset in self.subsets]
@@ -128,15 +122,14 @@ class Maxout(Activation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        if type(self.pieces) is not int or self.pieces < 1:
-            raise OptionError(f"maxout: pieces is {self.pieces!r}, expected a whole number from 1")
+        expect_count("maxout", self, "pieces")
 
     def affine_width(self, units: int) -> int:
         return units * self.pieces
 
     def _pieces(self, z: Array) -> Array:
         if z.shape[1] % self.pieces:
-            expect_units("maxout", z.shape[1], z.shape[1] // self.pieces * self.pieces)
+            raise ShapeError(f"maxout: z has {z.shape[1]} columns, no multiple of {self.pieces}")
         return z.reshape(len(z), -1, self.pieces)
 
     def value(self, z: Array) -> Array:
@@ -159,3 +152,17 @@ class Maxout(Activation):
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         result: Array = (d_y[:, :, None] * self._chosen(z)).reshape(z.shape)
         return result
+
+
+def as_subsets(rows: object) -> tuple[tuple[int, ...], ...]:
+    """What a user gave for `Max.subsets`, checked.
+
+    Raises:
+        OptionError: Anything but a list of lists of indices, none of them empty.
+    """
+    if not isinstance(rows, list | tuple) or not all(isinstance(s, list | tuple) for s in rows):
+        raise OptionError(f"max: subsets is {rows!r}, expected a list of lists of indices")
+    for subset in rows:
+        if not subset or not all(type(k) is int and k >= 0 for k in subset):
+            raise OptionError(f"max: subset {list(subset)} is not a list of indices from 0")
+    return tuple(tuple(subset) for subset in rows)

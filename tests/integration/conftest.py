@@ -1,10 +1,29 @@
-"""One local Ray instance for each module that wants one, as sumgrad itself starts it."""
+"""One local Ray instance for each module that wants one, and folders for users to work in."""
 
-from collections.abc import Iterator
+import csv
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster.ray_session import ray_session
+from jobs.tracking import open_store
+from tests.integration.command_line import Folder
+
+FLOWERS = """\
+name: flowers
+seed: 3
+data: {train: flowers.csv, label: kind, test: 0.25, validation: 0.2}
+model:
+  layers:
+    - {units: 6, activation: tanh}
+    - {units: 3, activation: softmax}
+optimizer: {eta: 0.3, batch_size: 32}
+stop: {max_epochs: 8, tolerance: 0}
+cluster: {address: inline, shard_rows: 10}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -12,3 +31,54 @@ def ray_cpus() -> Iterator[int]:
     """A local Ray with five CPUs to hand out, whatever the machine has."""
     with ray_session("local", 5):
         yield 5
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised MLflow store: making its tables takes seconds, copying them does not."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+def write_flowers(path: Path) -> None:
+    """Three kinds of flower, 60 of each, that can be told apart."""
+    generator = np.random.default_rng(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["petal", "sepal", "kind"])
+        for kind, (petal, sepal) in {"rose": (1, 5), "lily": (4, 1), "iris": (6, 6)}.items():
+            for x in generator.normal((petal, sepal), 0.6, (60, 2)).round(3):
+                writer.writerow([*x, kind])
+
+
+def make_folder(path: Path, database: Path) -> Folder:
+    """A folder with data, a spec, and an initialised store."""
+    shutil.copy(database, path / "mlflow.db")
+    write_flowers(path / "flowers.csv")
+    (path / "flowers.yaml").write_text(FLOWERS)
+    return Folder(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, database: Path) -> Folder:
+    return make_folder(tmp_path, database)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Folder:
+    """For tests that only look at what one run left."""
+    return make_folder(tmp_path_factory.mktemp("shared"), database)
+
+
+@pytest.fixture
+def edit(folder: Folder) -> Callable[[str, str], None]:
+    """Replace a text in the spec."""
+
+    def replace(old: str, new: str) -> None:
+        path = folder.path / "flowers.yaml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return replace

@@ -1,0 +1,71 @@
+"""Running the real command in a folder of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The JSON object on the last line of stdout."""
+        value: dict[str, Any] = json.loads(self.out.strip().splitlines()[-1])
+        return value
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that a user works in."""
+
+    path: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start ``sumgrad`` here, and do not wait."""
+        return subprocess.Popen(
+            [SUMGRAD, *arguments],
+            cwd=self.path,
+            env=os.environ | dict(self.environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def sumgrad(self, *arguments: str) -> Finished:
+        """Run ``sumgrad`` here to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=120)
+        return Finished(process.returncode, out, err)
+
+    def python(self, code: str) -> Finished:
+        """Run a Python program here, as a user would."""
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    @property
+    def tracking_uri(self) -> str:
+        """The default store of this folder."""
+        return f"sqlite:///{self.path / 'mlflow.db'}"

@@ -1,0 +1,31 @@
+"""The command works from a folder that has a model.py, a cluster/ and a jobs/ of its own."""
+
+import pytest
+
+from tests.integration.command_line import Folder
+
+pytestmark = pytest.mark.ray
+
+TRAP = "raise ImportError('the user\\'s own module was imported instead of sumgrad\\'s')\n"
+
+
+@pytest.fixture
+def trapped(folder: Folder) -> Folder:
+    """Every name of ours is taken, also those of things that we import."""
+    for name in ("model.py", "yaml.py", "numpy.py"):
+        (folder.path / name).write_text(TRAP)
+    for name in ("jobs", "cluster"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "__init__.py").write_text(TRAP)
+    return folder
+
+
+def test_on_the_driver_and_on_the_workers_with_the_same_bits(trapped: Folder) -> None:
+    inline = trapped.sumgrad("train", "flowers.yaml", "--json")
+    assert inline.code == 0, inline.err
+    workers = trapped.sumgrad("train", "flowers.yaml", "--json", "--set", "cluster.address=local")
+    assert workers.code == 0, workers.err
+    assert workers.result["weights_sha256"] == inline.result["weights_sha256"]
+    assert workers.result["train_loss"] == inline.result["train_loss"]
+    evaluated = trapped.sumgrad("evaluate", workers.result["run_id"], "flowers.csv")
+    assert evaluated.code == 0, evaluated.err

@@ -1,0 +1,202 @@
+"""Every way a command can end: its exit code, its one line, and what MLflow says of the run."""
+
+import http.server
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from jobs.saved_model import load_model
+from tests.integration.command_line import Finished, Folder
+
+
+def only_run(folder: Folder) -> Run:
+    """The one run of the folder's store."""
+    client = MlflowClient(folder.tracking_uri)
+    experiment = client.get_experiment_by_name("sumgrad")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def no_run(folder: Folder) -> bool:
+    """Whether the folder's store has no run at all."""
+    client = MlflowClient(folder.tracking_uri)
+    experiment = client.get_experiment_by_name("sumgrad")
+    return experiment is None or not client.search_runs([experiment.experiment_id])
+
+
+def one_line(done: Finished) -> str:
+    """The error, which is one line and perhaps a hint, without a traceback."""
+    lines = done.err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, done.err
+    assert "Traceback" not in done.err
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("train", "nowhere.yaml"), 2, "nowhere.yaml: cannot be read"),
+        (("train",), 2, "Missing argument"),
+        (("train", "flowers.yaml", "--nonsense"), 2, "No such option"),
+        (("fly",), 2, "No such command"),
+        (("train", "flowers.yaml", "--set", "optimizer.etaa=1"), 2, "unknown key"),
+        (("train", "flowers.yaml", "--set", "data.train=no.csv"), 2, "there is no file"),
+        (("train", "flowers.yaml", "--set", "data.label=colour"), 2, "has no column 'colour'"),
+        (("train", "flowers.yaml", "--set", "model.layers[1].units=4"), 2, "3 classes"),
+        (("train", "flowers.yaml", "--set", "tracking.uri=runs"), 2, "keeps no runs in folders"),
+        (("train", "flowers.yaml", "--set", "cluster.address=a:1:b"), 3, "is not inline, local"),
+        (("evaluate", "abcdef", "flowers.csv"), 2, "no run abcdef"),
+        (("predict", "nothing-here", "flowers.csv"), 2, "no run nothing-here"),
+        (("evaluate", ".", "flowers.csv"), 2, "has no model.json"),
+        (("gradcheck", "flowers.yml"), 2, "cannot be read"),
+        (("init", "digitz"), 2, "no shipped example"),
+        (("config", "validate", "flowers.yaml", "--set", "x"), 2, "is not key=value"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_usage_is_one_line(
+    folder: Folder, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = folder.sumgrad(*arguments)
+    assert message in one_line(done)
+    assert done.code == code
+    assert no_run(folder), "a job that cannot begin leaves no run behind"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1.0,,rose", "flowers.csv, column 'sepal', row 181: the value is missing"),
+        ("1.0,tall,rose", "flowers.csv, column 'sepal', row 181: 'tall' is not a number"),
+        ("1.0,inf,rose", "column 'sepal', row 181: inf is not a finite number"),
+    ],
+)
+def test_poisoned_data_is_named_by_file_column_and_row(
+    folder: Folder, row: str, message: str
+) -> None:
+    with (folder.path / "flowers.csv").open("a") as file:
+        file.write(row + "\n")
+    done = folder.sumgrad("train", "flowers.yaml")
+    assert done.code == 1
+    assert message in one_line(done)
+
+
+def test_a_diverging_run_fails_and_keeps_the_last_good_weights(folder: Folder) -> None:
+    done = folder.sumgrad(
+        "train",
+        "flowers.yaml",
+        "--json",
+        *("--set", "optimizer.eta=1e30", "--set", "model.layers[0].activation=identity"),
+    )
+    assert done.code == 1
+    assert "is not finite at epoch 1, step" in one_line(done)
+    assert "learning rate" in done.err
+    assert (done.result["status"], done.result["stop_reason"]) == ("FAILED", "diverged")
+    run = only_run(folder)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["sumgrad.stop_reason"] == "diverged"
+    model = load_model(Path(done.result["checkpoint"]))
+    assert model.parameters.sha256() == done.result["weights_sha256"]
+
+
+@pytest.fixture
+def hanging_server() -> Iterator[str]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_tracking_server_that_hangs_is_told(folder: Folder, hanging_server: str) -> None:
+    done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={hanging_server}")
+    assert done.code == 3
+    assert "does not answer" in one_line(done)
+
+
+class _Broken(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_tracking_server_that_fails_is_told(folder: Folder) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_address[1]}"
+        done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={uri}")
+        server.shutdown()
+    assert done.code == 3
+    assert "answers 500" in one_line(done)
+
+
+def test_a_cluster_that_is_away_is_told_and_leaves_no_running_run(folder: Folder) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = folder.sumgrad("train", "flowers.yaml", "--set", f"cluster.address=127.0.0.1:{port}")
+    assert done.code == 3
+    assert "no Ray cluster answers" in one_line(done)
+    assert no_run(folder) or only_run(folder).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_ends_the_run_as_killed_with_its_weights_saved(
+    folder: Folder,
+    edit: Callable[[str, str], None],
+    number: signal.Signals,
+    code: int,
+    reason: str,
+) -> None:
+    edit("max_epochs: 8", "max_epochs: 1000000")
+    process = folder.start("train", "flowers.yaml", "--json")
+    wait_for_first_epoch(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    done = Finished(process.returncode, out, err)
+    assert done.code == code, err
+    assert (done.result["status"], done.result["stop_reason"]) == ("KILLED", reason)
+    assert done.result["test_accuracy"] is None
+    run = only_run(folder)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["sumgrad.stop_reason"] == reason
+    model = load_model(Path(done.result["checkpoint"]))
+    assert model.parameters.sha256() == done.result["weights_sha256"]
+
+
+def wait_for_first_epoch(process: subprocess.Popen[str]) -> None:
+    """Read what the command says until an epoch is done."""
+    assert process.stderr is not None
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.stderr.readline().startswith("epoch "):
+            return
+    pytest.fail("no epoch within a minute")
+
+
+def test_debug_shows_where_an_error_comes_from(folder: Folder) -> None:
+    done = folder.sumgrad("train", "nowhere.yaml", "--debug")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert "error: nowhere.yaml" in done.err
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(folder: Folder) -> None:
+    with folder.start("config", "schema") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""

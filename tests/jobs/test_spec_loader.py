@@ -1,0 +1,243 @@
+"""Specs are loaded with every default, and every fault is one line with a place and a hint."""
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import SpecError
+from jobs.spec import JobSpec
+from jobs.spec_loader import all_keys, example_names, load_spec, split_key
+from jobs.spec_text import spec_as_yaml
+from jobs.starting_spec import starting_spec, write_starting_spec
+
+SHORT = """\
+name: short
+data:
+  train: rows.parquet
+model:
+  layers:
+    - {units: 3, activation: softmax}
+"""
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> str:
+    path = tmp_path / "short.yaml"
+    path.write_text(SHORT)
+    return str(path)
+
+
+def test_a_short_spec_is_enough(short: str) -> None:
+    spec = load_spec(short).spec
+    assert spec.optimizer.name == "gradient_descent"
+    assert spec.cluster.address == "local"
+    assert spec.tracking.uri == "sqlite:///mlflow.db"
+    assert spec.task == "classification"
+
+
+def test_examples_are_the_promised_ones_and_all_load() -> None:
+    promised = {"digits", "two-or-not", "digits-reject", "mnist", "regression"}
+    assert promised <= set(example_names())
+    for name in example_names():
+        assert load_spec(name).spec.name == name
+
+
+def test_a_file_is_preferred_to_an_example_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").write_text(SHORT)
+    assert load_spec("digits").spec.name == "short"
+    Path("digits").unlink()
+    Path("digits").mkdir()
+    assert load_spec("digits").spec.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("override", "get", "value"),
+    [
+        ("optimizer.eta=0.25", lambda s: s.optimizer.eta, 0.25),
+        ("optimizer.eta=1e-3", lambda s: s.optimizer.eta, 0.001),
+        ("optimizer.batch_size=full", lambda s: s.optimizer.batch_size, "full"),
+        ("model.layers[0].units=7", lambda s: s.model.layers[0].units, 7),
+        ("stop.early_stopping=null", lambda s: s.stop.early_stopping, None),
+        ("data.features=[a, b]", lambda s: s.data.features, ("a", "b")),
+        ("data.test=0.3", lambda s: s.data.test, 0.3),
+        ("data.test=rows.csv", lambda s: s.data.test, "rows.csv"),
+        ("optimizer.schedule.name=cosine", lambda s: s.optimizer.schedule.name, "cosine"),
+        ("tracking.uri=http://a/b?c=d", lambda s: s.tracking.uri, "http://a/b?c=d"),
+        ("stop=", lambda s: s.stop.max_epochs, 100),
+    ],
+)
+def test_a_key_can_be_set_from_the_command_line(
+    short: str, override: str, get: Any, value: object
+) -> None:
+    assert get(load_spec(short, [override]).spec) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "message", "hint"),
+    [
+        ("optimizer.etaa=1", "optimizer.etaa", "unknown key", "'optimizer.eta'"),
+        ("optimizer.lr=1", "optimizer.lr", "unknown key", "'optimizer.eta'"),
+        ("workers=3", "workers", "unknown key", "'cluster.workers'"),
+        ("epochs=3", "epochs", "unknown key", "'stop.max_epochs'"),
+        ("model.layers[0].unit=3", "model.layers[0].unit", "unknown", "'model.layers[0].units'"),
+        ("xyz.a.b=3", "xyz", "unknown key", "known here: name"),
+        ("optimizer.eta=-1", "optimizer.eta", "-1 should be greater than 0", ""),
+        ("optimizer.eta=.nan", "optimizer.eta", "finite number", ""),
+        ("optimizer.eta=yes", "optimizer.eta", "should be a number", ""),
+        ("optimizer.batch_size=ful", "optimizer.batch_size", "or should be 'full'", ""),
+        ("optimizer.batch_size=0", "optimizer.batch_size", "should be greater than 0", ""),
+        ("optimizer.name=adma", "optimizer.name", "unknown optimizer 'adma'", "'adam'"),
+        ("optimizer.momentum=0.9", "optimizer.momentum", "has no option 'momentum'", ""),
+        ("seed=1.5", "seed", "1.5 should be a whole number", ""),
+        ("stop.max_epochs=yes", "stop.max_epochs", "should be a whole number", ""),
+        ("model.layers=[]", "model.layers", "at least one item", ""),
+        ("model.layers=3", "model.layers", "3 should be a list", ""),
+        ("model.layers[0].activation=softmx", "activation", "unknown activation", "'softmax'"),
+        ("model.layers[0].initializer=hee", "initializer", "unknown initializer", ""),
+        ("model.layers[0].activation={name: elu, alfa: 1}", "activation", "no option", "'alpha'"),
+        ("model.layers[0].activation={name: max, subsets: [[0, 9]]}", "activation", "index 9", ""),
+        ("model.divergence=klx", "model.divergence", "unknown divergence", "'kl'"),
+        ("model.divergence=kl_two_class", "model.divergence", "does not fit", "sigmoid"),
+        ("data.scaling=units", "data.scaling", "none of", "'unit'"),
+        ("data.train=null", "data.train", "should be a text", ""),
+        ("stop.early_stopping={}", "stop.early_stopping", "needs validation", "data.validation"),
+        ("optimizer=3", "optimizer", "mapping of keys", ""),
+        ("name=a/b", "name", "letters, digits", ""),
+        ("cluster.workers=0", "cluster.workers", "greater than 0", ""),
+    ],
+)
+def test_every_fault_is_one_line_with_a_place_and_a_hint(
+    short: str, override: str, place: str, message: str, hint: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(short, [override])
+    text = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert place in text
+    assert message in text
+    assert hint in caught.value.hint
+    assert "\n" not in text
+
+
+def test_a_fault_in_a_file_names_file_line_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(SHORT.replace("units: 3", "unites: 3"))
+    with pytest.raises(SpecError, match=r"job.yaml, line 6: model.layers\[0\].unites: unknown key"):
+        load_spec(str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.eta", "is not key=value"),
+        ("=3", "is not key=value"),
+        ("model.layers[7].units=2", r"there is no item \[7\]"),
+        ("name.first=2", "there is no 'first' below it"),
+        ("tracking=[", "not YAML"),
+    ],
+)
+def test_an_override_that_has_no_place_is_refused(short: str, override: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        load_spec(short, [override])
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: x\ndata: {}\nmodel: {layers: [{units: 2, activation: softmax}]}\n")
+    with pytest.raises(SpecError, match=r"line 2: data.train: required, but not given"):
+        load_spec(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "a job spec is a mapping"), (b"[1, 2]", "mapping"), (b"\xff\xfe\x00", "UTF-8")],
+)
+def test_a_file_that_is_no_spec_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=message):
+        load_spec(str(path))
+
+
+def test_a_name_that_is_neither_file_nor_example_gets_the_nearest() -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec("digit")
+    assert caught.value.hint == "did you mean 'digits'?"
+    with pytest.raises(SpecError, match=r"nowhere.yaml: cannot be read: No such file"):
+        load_spec("nowhere.yaml")
+
+
+def test_mlflows_environment_variable_stands_in_where_the_spec_is_silent(
+    short: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert load_spec(short).spec.tracking.uri == "http://tracking:5000"
+    overridden = load_spec(short, ["tracking.uri=sqlite:///own.db"])
+    assert overridden.spec.tracking.uri == "sqlite:///own.db"
+
+
+def test_the_resolved_spec_gives_the_same_job_again(tmp_path: Path) -> None:
+    for name in example_names():
+        spec = load_spec(name).spec
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(spec_as_yaml(spec))
+        assert load_spec(str(path)).spec == spec
+
+
+def test_the_starting_spec_is_valid_and_has_every_key(tmp_path: Path) -> None:
+    out = tmp_path / "job.yaml"
+    write_starting_spec(out, None)
+    spec = load_spec(str(out)).spec
+    assert spec.stop.early_stopping is None
+    text = out.read_text()
+    for key in all_keys():
+        if not key.startswith(("data.reject.", "stop.early_stopping.")):
+            assert f"{key.rpartition('.')[2]}:" in text, key
+
+
+def test_the_starting_specs_comments_hold_the_defaults(tmp_path: Path) -> None:
+    """Taking the comment signs away from the keys must change nothing."""
+    key_line = re.compile(r"^( *)# (\w+: \S+)$", re.MULTILINE)
+    uncommented, keys = key_line.subn(r"\1\2", starting_spec())
+    assert keys > 20
+    values, commented = yaml.safe_load(uncommented), yaml.safe_load(starting_spec())
+    assert values != commented
+    assert JobSpec.model_validate(values) == JobSpec.model_validate(commented)
+
+
+def test_every_key_of_the_schema_is_explained() -> None:
+    def unexplained(schema: dict[str, Any]) -> list[str]:
+        return [
+            f"{schema.get('title')}.{name}"
+            for name, key in schema.get("properties", {}).items()
+            if "description" not in key and "$ref" not in key
+        ]
+
+    schema = JobSpec.model_json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    missing = [name for section in sections for name in unexplained(section)]
+    assert not missing
+
+
+def test_dotted_keys_are_split() -> None:
+    assert split_key("a.b[2].c") == ["a", "b", 2, "c"]
+
+
+KEYS = st.sampled_from([*all_keys(), "foo", "a.b", "model.layers[0]", "model.layers[0].units", ""])
+VALUES = st.text(alphabet="ab01.-e[]{}:, \n'\"&*", max_size=12)
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(key=KEYS, value=VALUES)
+def test_whatever_is_set_only_declared_errors_come_out(key: str, value: str) -> None:
+    with contextlib.suppress(SpecError):
+        load_spec("digits", [f"{key}={value}"])
