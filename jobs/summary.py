@@ -1,6 +1,7 @@
 """What a run came to: the promised JSON object, and the lines that a person reads."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -68,7 +69,12 @@ class Summary:
     def to_json(self) -> str:
         """The promised object, on one line."""
         facts: dict[str, Any] = asdict(self)
-        return json.dumps({key: facts[key] for key in JSON_KEYS}, allow_nan=False)
+        # JSON has no NaN and no infinity, and readers choke on Python's.
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in facts.items()
+        }
+        return json.dumps({key: finite[key] for key in JSON_KEYS}, allow_nan=False)
 
     def lines(self) -> list[str]:
         """For a person."""

@@ -86,6 +86,7 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
     spec = anchored(spec, Path.cwd())
     if spec.cluster.address != "inline":
         expect_answer(spec.cluster.address)
+        reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
     with StopRequest() as stop:
         store = in_background("mlflow", lambda: open_store(spec.tracking.uri))
         job = in_background("data", lambda: assemble(spec, prepare(spec)))

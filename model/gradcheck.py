@@ -7,13 +7,16 @@ scaled so that the probed array moves its layer's z by ``∛ε`` at most, whatev
 Two kinds of probe complement each other: single entries say *where* a gradient is wrong, and
 random directions over a whole array let every entry take part.
 
-At a kink, as of a ReLU at 0, the slopes from the left and from the right differ. There a single
-entry's analytic value has to lie between the two, instance by instance, as a subgradient does. A
-direction moves many units at once, of which several may stand at a kink; what is composed of their
-subgradients need not lie between the slopes then, so it is probed again from points nearby.
+At a kink, as of a ReLU at 0, the slopes from the left and from the right differ, and the analytic
+value has to lie between the two, as a subgradient does. Where units of several layers, or many of
+one, stand at a kink at once, as they do for a blank instance, what is composed of subgradients need
+not lie between the slopes. Then the probe is made again from points nearby: for an entry of ``W_k``
+or ``b_k``, which moves one unit of layer k, only the layers behind it are moved off their kinks, so
+that layer k is still held to its own subgradient.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,10 +34,10 @@ STEP = EPSILON ** (1 / 3)
 CLOSER = 16
 #: The largest relative error that counts as agreement.
 TOLERANCE = 1e-6
-#: Where one-sided slopes differ by more than this, relatively, the probe is at a kink. Curvature
-#: makes them differ by about h; a kink by the jump of a slope.
+#: Where one-sided quotients differ by more than this, relatively, a kink is looked for; curvature
+#: alone makes them differ by about h.
 KINK = 1e-3
-#: How many points nearby to try where directions meet kinks, and how far off they are, relatively.
+#: How many points nearby to try where kinks are met, and how far off they are, relatively.
 POINTS = 3
 NEARBY = 1e-2
 #: How many roundings of the last bit a divergence may be off by.
@@ -52,7 +55,7 @@ class GradientCheck:
         entries: Single entries probed.
         directions: Random directions probed.
         kinks: Probes that met a kink.
-        unresolved: Directions that met one at every point tried; they say nothing.
+        unresolved: Probes that met one at every point tried; they say nothing.
         error: The largest relative error of the others.
         tolerance: What it may be.
     """
@@ -106,66 +109,73 @@ def check_gradients(
     Raises:
         ShapeError: Parameters, x or d do not fit the network.
     """
-    generator = np.random.default_rng(seed)
     wide = replace(network, dtype="float64")
     flat = parameters.flat.astype(np.float64)
     here = _Point(wide, wide.parameters(flat), np.array(x, dtype=np.float64), d, tolerance)
-    points = [here, *(here.nearby(generator) for _ in range(POINTS))]
-    return tuple(
-        _check(points, name, generator, entries, directions)
-        for name in [*(slot.name for slot in wide.layout.slots), "x"]
-    )
+    prober = _Prober(here, np.random.default_rng(seed))
+    names = [*(slot.name for slot in wide.layout.slots), "x"]
+    return tuple(prober.check(name, entries, directions) for name in names)
 
 
-def _check(
-    points: Sequence["_Point"],
-    name: str,
-    generator: np.random.Generator,
-    entries: int,
-    directions: int,
-) -> GradientCheck:
-    """Probe one array, at the first point and, where need be, at those nearby."""
-    here = points[0]
-    shape = here.arrays[name].shape
-    found = [here.probe(name, v) for v in _entries(shape, entries, generator)]
-    kinks = sum(at_kink for _, at_kink in found)
-    errors = [error for error, _ in found]
-    unresolved = 0
-    for _ in range(directions):
-        v = generator.choice([-1.0, 1.0], shape)
-        error, at_kink = here.probe(name, v)
-        kinks += at_kink
-        for point in points[1:]:
-            if not at_kink:
-                break
-            error, at_kink = point.probe(name, v)
-        if at_kink:
-            unresolved += 1
-        else:
-            errors.append(error)
-    return GradientCheck(
-        layer=0 if name == "x" else int(name[1:]),
-        name=name,
-        shape=shape,
-        entries=len(found),
-        directions=directions,
-        kinks=kinks,
-        unresolved=unresolved,
-        # NumPy's maximum, unlike Python's, never loses a NaN.
-        error=float(np.max(errors, initial=0.0)),
-        tolerance=here.tolerance,
-    )
+@dataclass(frozen=True)
+class _Prober:
+    """Probes arrays at a point and, where kinks are met, nearby."""
+
+    here: "_Point"
+    generator: np.random.Generator
+
+    def check(self, name: str, entries: int, directions: int) -> GradientCheck:
+        """Probe one array, by single entries and in random directions."""
+        shape = self.here.arrays[name].shape
+        entries = min(entries, math.prod(shape))
+        vectors = [*self._entries(shape, entries), *self._directions(shape, directions)]
+        probes = [self._probe(name, v, alone=i < entries) for i, v in enumerate(vectors)]
+        return GradientCheck(
+            layer=layer_of(name),
+            name=name,
+            shape=shape,
+            entries=entries,
+            directions=directions,
+            kinks=sum(probe.kink for probe in probes),
+            unresolved=sum(probe.error is None for probe in probes),
+            # NumPy's maximum, unlike Python's, never loses a NaN.
+            error=float(np.max([p.error for p in probes if p.error is not None], initial=0.0)),
+            tolerance=self.here.tolerance,
+        )
+
+    def _entries(self, shape: tuple[int, ...], entries: int) -> Iterator[Array]:
+        """Unit vectors along a random choice of single entries."""
+        for index in self.generator.choice(math.prod(shape), entries, replace=False):
+            v = np.zeros(shape)
+            v.flat[index] = 1.0
+            yield v
+
+    def _directions(self, shape: tuple[int, ...], directions: int) -> Iterator[Array]:
+        for _ in range(directions):
+            yield self.generator.choice([-1.0, 1.0], shape)
+
+    def _probe(self, name: str, v: Array, *, alone: bool) -> "_Probe":
+        """One probe, made again nearby while it is outside of the slopes of a kink."""
+        first = probe = self.here.probe(name, v)
+        behind = layer_of(name) if alone else 0
+        for _ in range(POINTS):
+            if not probe.kink or probe.agrees(self.here.tolerance):
+                return _Probe(probe.error, first.kink)
+            probe = self.here.nearby(behind, self.generator).probe(name, v)
+        # One unit alone, at a kink of its own layer: its subgradient is wrong.
+        blamed = behind > 0 or not probe.kink
+        return _Probe(probe.error if blamed else None, first.kink)
 
 
-def _entries(
-    shape: tuple[int, ...], entries: int, generator: np.random.Generator
-) -> Iterator[Array]:
-    """Unit vectors along a random choice of single entries."""
-    size = int(np.prod(shape))
-    for index in generator.choice(size, min(entries, size), replace=False):
-        v = np.zeros(shape)
-        v.flat[index] = 1.0
-        yield v
+@dataclass(frozen=True)
+class _Probe:
+    """A relative error, None where nothing could be said, and whether a kink was met."""
+
+    error: float | None
+    kink: bool
+
+    def agrees(self, tolerance: float) -> bool:
+        return self.error is not None and self.error <= tolerance
 
 
 @dataclass(frozen=True)
@@ -181,8 +191,9 @@ class _Slopes:
     unit: float
 
     @property
-    def at_kink(self) -> bool:
-        return self.highest - self.lowest > KINK * self.unit
+    def gap(self) -> float:
+        """By how much the one-sided quotients differ."""
+        return self.highest - self.lowest
 
     @property
     def off_center(self) -> float:
@@ -228,30 +239,35 @@ class _Point:
         """y_0, y_1, … of each layer."""
         return self.network.forward(self.parameters, self.x).y
 
-    def nearby(self, generator: np.random.Generator) -> "_Point":
-        """A point at random a little off, where no unit stands at a kink but by chance."""
-        noise = generator.standard_normal(self.parameters.flat.size)
-        flat = self.parameters.flat + NEARBY * noise
-        scale = NEARBY * float(np.abs(self.x).max(initial=0.0))
-        x = self.x + scale * generator.standard_normal(self.x.shape)
-        return replace(self, parameters=self.network.parameters(flat), x=x)
+    def nearby(self, behind: int, generator: np.random.Generator) -> "_Point":
+        """A point at random a little off, as to the layers behind one; behind 0, x as well."""
+        parameters = self.network.parameters(self.parameters.flat.copy())
+        for name, array in parameters.items():
+            if layer_of(name) > behind:
+                array[...] += NEARBY * generator.standard_normal(array.shape)
+        x = self.x
+        if behind == 0:
+            x = x + NEARBY * max(1.0, np.abs(x).max()) * generator.standard_normal(x.shape)
+        return replace(self, parameters=parameters, x=x)
 
-    def probe(self, name: str, v: Array) -> tuple[float, bool]:
-        """The relative error along a vector, and whether the probe is at a kink."""
+    def probe(self, name: str, v: Array) -> _Probe:
+        """Compare the slopes along a vector."""
         h = STEP / self._speed(name, v)
-        slopes = self._slopes(name, v, h)
-        if slopes.off_center <= self.tolerance and not slopes.at_kink:
-            return slopes.off_center, False
-        # A smaller step leaves a kink behind that is only close by.
-        slopes = self._slopes(name, v, h / CLOSER)
-        return slopes.outside, slopes.at_kink
+        far = self._slopes(name, v, h)
+        if far.off_center <= self.tolerance and far.gap <= KINK * far.unit:
+            return _Probe(far.off_center, kink=False)
+        # A smaller step leaves a kink behind that is only close by. What curvature adds to the gap
+        # shrinks with the step, the jump of a slope does not.
+        near = self._slopes(name, v, h / CLOSER)
+        return _Probe(near.outside, near.gap > max(far.gap / 4, self.tolerance * near.unit))
 
     def _speed(self, name: str, v: Array) -> float:
         """How fast z of the array's layer moves along a vector, at most."""
+        d_z: Array
         if name == "x":
             d_z = v @ self.parameters.W[0].T
         elif name.startswith("W"):
-            d_z = self.outputs[int(name[1:]) - 1] @ v.T
+            d_z = self.outputs[layer_of(name) - 1] @ v.T
         else:
             d_z = v
         return float(np.abs(d_z).max(initial=0.0)) or 1.0
@@ -275,3 +291,8 @@ class _Point:
         moved = self.network.parameters(self.parameters.flat.copy())
         moved[name][...] += t * v
         return self.network.divergences(moved, self.x, self.d)
+
+
+def layer_of(name: str) -> int:
+    """The layer of ``W3`` or ``b3``; 0 for ``x``."""
+    return 0 if name == "x" else int(name[1:])

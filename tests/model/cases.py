@@ -14,6 +14,7 @@ from model import (
     initial_parameters,
     make_activation,
 )
+from model.activations.vector import Maxout
 from tests.model.oracles import Floats
 
 #: Components of z in the tests of single activations.
@@ -75,13 +76,13 @@ def smooth_point(seed: int, shape: tuple[int, ...], scale: float = 3.0) -> Float
 
 def units_for(activation: Activation) -> int:
     """Units of a layer whose affine map has `WIDTH` components."""
-    return WIDTH // activation.affine_width(1) if not hasattr(activation, "subsets") else WIDTH
+    return WIDTH // activation.pieces if isinstance(activation, Maxout) else WIDTH
 
 
-def output_of(divergence: Divergence, activation: Activation) -> bool:
-    """Whether the activation can stand before the divergence."""
-    needed = {"L2": activation.output, "TwoClassKL": "probability", "MultiClassKL": "distribution"}
-    return activation.output == needed[type(divergence).__name__]
+def fits(divergence: Divergence, output: Activation) -> bool:
+    """Whether the activation's outputs are what the divergence compares."""
+    ranges = {"L2": output.output, "TwoClassKL": "probability", "MultiClassKL": "distribution"}
+    return output.output == ranges[type(divergence).__name__]
 
 
 def some_network(

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from model import Activation, Network, Parameters
 
 Floats = NDArray[np.floating]
+DType = type[np.floating]
+FLOATS: list[DType] = [np.float32, np.float64]
 
 #: ∛ε of float64: balances curvature and rounding of a central difference.
 STEP = float(np.cbrt(np.finfo(np.float64).eps))

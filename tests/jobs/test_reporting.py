@@ -1,0 +1,89 @@
+"""Lines for logs, a bar for people, and the summary."""
+
+import io
+import json
+
+import pytest
+
+from cluster.convergence import StopReason
+from cluster.driver import EpochReport, Evaluation
+from jobs.reporting import LiveReporter, PlainReporter, describe, make_reporter
+from jobs.summary import JSON_KEYS, Summary
+
+
+def report(epoch: int, validation: Evaluation | None = None) -> EpochReport:
+    return EpochReport(epoch, epoch * 10, 0.5 / epoch, validation, 1.0, 0.1, 640, 0.5)
+
+
+def test_an_epoch_in_a_line() -> None:
+    text = describe(report(2, Evaluation(0.3, 0.9125, 80)), 9, accuracy=True)
+    assert text == "epoch 2/9  loss 0.2500  validation 0.3000  accuracy 91.25%  1,280 instances/s"
+    assert "accuracy" not in describe(report(2, Evaluation(0.3, 0.9, 80)), 9, accuracy=False)
+    assert "validation" not in describe(report(2), 9, accuracy=True)
+
+
+def test_plain_lines_show_every_epoch_that_takes_a_while() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, every_s=0.0)
+    reporter.begin(3, 10)
+    for epoch in (1, 2, 3):
+        reporter.epoch(report(epoch), accuracy=True)
+    reporter.end()
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/3", "2/3", "3/3"]
+    assert stream.getvalue().splitlines()[-1].endswith("at most 0 s left")
+
+
+def test_epochs_that_fly_by_are_left_out_but_for_the_first_and_the_last() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, every_s=3600.0)
+    reporter.begin(50, 10)
+    for epoch in range(1, 51):
+        reporter.epoch(report(epoch), accuracy=True)
+    reporter.end()
+    reporter.end()
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/50", "50/50"]
+
+
+def test_a_terminal_gets_a_live_display_and_a_pipe_lines() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(make_reporter(Terminal()), LiveReporter)
+    assert isinstance(make_reporter(io.StringIO()), PlainReporter)
+
+
+def test_the_live_display_shows_the_newest_epoch_and_text_as_it_is() -> None:
+    stream = io.StringIO()
+    reporter = LiveReporter(stream)
+    reporter.note("a [bold]name[/bold]")
+    reporter.begin(2, 3)
+    for step in (1, 2, 3):
+        reporter.step(step)
+    reporter.epoch(report(1), accuracy=True)
+    reporter.end()
+    assert "a [bold]name[/bold]" in stream.getvalue()
+    assert "epoch 1/2  loss 0.5000" in stream.getvalue()
+
+
+@pytest.fixture
+def summary() -> Summary:
+    return Summary("job", "FINISHED", StopReason.CONVERGED, "sqlite:////x/mlflow.db")
+
+
+def test_the_json_object_has_the_promised_keys_in_their_order(summary: Summary) -> None:
+    value = json.loads(summary.to_json())
+    assert tuple(value) == JSON_KEYS
+    assert value["stop_reason"] == "converged"
+    assert value["test_accuracy"] is None
+
+
+def test_numbers_that_json_does_not_know_are_null(summary: Summary) -> None:
+    summary.train_loss = float("nan")
+    assert json.loads(summary.to_json())["train_loss"] is None
+
+
+def test_a_run_without_test_rows_says_nothing_of_them(summary: Summary) -> None:
+    assert not any("test" in line for line in summary.lines())
+    summary.test_loss, summary.test_rows = 0.5, 10
+    assert any("loss 0.5000 on 10 rows" in line for line in summary.lines())

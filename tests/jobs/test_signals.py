@@ -1,0 +1,38 @@
+"""The first signal is noted, the second ends the process, and handlers are put back."""
+
+import os
+import signal
+
+import pytest
+
+from cluster.convergence import StopReason
+from jobs.signals import StopRequest
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "code"),
+    [
+        (signal.SIGINT, StopReason.INTERRUPTED, 130),
+        (signal.SIGTERM, StopReason.TERMINATED, 143),
+    ],
+)
+def test_a_signal_is_noted_and_a_second_one_ends_it(
+    number: signal.Signals, reason: StopReason, code: int
+) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert stop.asked() is None
+        os.kill(os.getpid(), number)
+        assert stop.asked() is reason
+        with pytest.raises(SystemExit) as caught:
+            os.kill(os.getpid(), number)
+        assert caught.value.code == code
+    assert signal.getsignal(number) is before
+
+
+def test_handlers_that_others_installed_meanwhile_are_replaced_again() -> None:
+    with StopRequest() as stop:
+        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("another's handler"))
+        stop.install()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked() is StopReason.TERMINATED
