@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cluster.convergence import StopReason
@@ -44,6 +45,7 @@ class Summary:
         name: The job's name.
         status: FINISHED, FAILED or KILLED, as MLflow has it.
         test_loss: Mean divergence over the test rows.
+        kept_epoch: The epoch that the weights are from, where it is not the last one.
         rejection: For a job with a reject class: lines about what it does with non-digits.
     """
 
@@ -64,6 +66,7 @@ class Summary:
     checkpoint: str | None = None
     wall_s: float = 0.0
     samples_per_s: float | None = None
+    kept_epoch: int | None = None
     rejection: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -81,15 +84,24 @@ class Summary:
         rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
         steps = f"{self.epochs} epochs ({self.steps:,} steps)"
         lines = [f"{self.name} {_WHY[self.stop_reason]} after {steps} in {self.wall_s:.1f} s{rate}"]
+        if self.kept_epoch is not None:
+            lines.append(f"  kept      the weights of epoch {self.kept_epoch}, the best there were")
         if self.test_loss is not None:
             right = f"{self.test_accuracy:.2%} right, " if self.test_accuracy is not None else ""
             lines.append(f"  test      {right}loss {self.test_loss:.4f} on {self.test_rows:,} rows")
         lines.extend(f"  {line}" for line in self.rejection)
         if self.checkpoint:
             lines.append(f"  weights   sha256 {self.weights_sha256}")
-            lines.append(f"  model     {self.checkpoint}")
+            lines.append(f"  model     {from_here(self.checkpoint)}")
         if self.run_id:
-            lines.append(f"  run       {self.run_id} in {self.tracking_uri}")
+            lines.append(f"  run       {self.run_id} in {from_here(self.tracking_uri)}")
             lines.append("Compare runs in MLflow:  sumgrad ui")
             lines.append(f"Predict with it:         sumgrad predict {self.run_id[:8]} FILE")
         return lines
+
+
+def from_here(place: str) -> str:
+    """A path or a SQLite URI as one would type it in the current folder, if it is below it."""
+    prefix = "sqlite:///" if place.startswith("sqlite:///") else ""
+    path = Path(place.removeprefix(prefix))
+    return f"{prefix}{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else place

@@ -256,5 +256,6 @@ def _summary(job: Job, result: _Result, kept: _Kept, tracker: RunTracker, wall_s
         checkpoint=str(kept.folder),
         wall_s=wall_s,
         samples_per_s=outcome.instances / outcome.seconds if outcome.seconds else None,
+        kept_epoch=report.epoch if report and report.epoch != outcome.epochs else None,
         rejection=kept.rejection.lines() if kept.rejection else [],
     )

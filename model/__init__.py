@@ -6,6 +6,7 @@ It follows a lecture on back-propagation; docs/mathematics.md says where each eq
 from model.activations import ACTIVATIONS, Activation, ScalarActivation, make_activation
 from model.divergences import DIVERGENCES, Divergence, resolve_divergence
 from model.errors import ModelError, OptionError, ShapeError, SumgradError
+from model.gradcheck import GradientCheck, check_gradients
 from model.initializers import INITIALIZERS, Initializer, initial_parameters, make_initializer
 from model.network import Cache, EvaluationSum, GradientSum, Layer, Network
 from model.optimizers import OPTIMIZERS, Optimizer, make_optimizer
@@ -22,6 +23,7 @@ __all__ = [
     "Cache",
     "Divergence",
     "EvaluationSum",
+    "GradientCheck",
     "GradientSum",
     "Initializer",
     "Layer",
@@ -35,6 +37,7 @@ __all__ = [
     "Schedule",
     "ShapeError",
     "SumgradError",
+    "check_gradients",
     "initial_parameters",
     "make_activation",
     "make_initializer",

@@ -63,7 +63,7 @@ class Cosine(Schedule):
         expect_number("cosine", self, "final", 0.0, 1.0)
 
     def factor(self, step: int) -> float:
-        share = min(step / self.steps, 1.0)
+        share = min(float(step / self.steps), 1.0)
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * share))
 
 
@@ -85,7 +85,7 @@ class WarmUp(Schedule):
 
     def factor(self, step: int) -> float:
         if step < self.steps:
-            return (step + 1) / self.steps
+            return float((step + 1) / self.steps)
         return self.then.factor(step - self.steps)
 
 

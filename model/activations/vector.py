@@ -130,7 +130,8 @@ class Maxout(Activation):
     def _pieces(self, z: Array) -> Array:
         if z.shape[1] % self.pieces:
             raise ShapeError(f"maxout: z has {z.shape[1]} columns, no multiple of {self.pieces}")
-        return z.reshape(len(z), -1, self.pieces)
+        # Not -1, which NumPy cannot infer where there are no rows.
+        return z.reshape(len(z), z.shape[1] // self.pieces, self.pieces)
 
     def value(self, z: Array) -> Array:
         result: Array = self._pieces(z).max(axis=2)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,19 @@ def test_a_run_without_test_rows_says_nothing_of_them(summary: Summary) -> None:
     assert not any("test" in line for line in summary.lines())
     summary.test_loss, summary.test_rows = 0.5, 10
     assert any("loss 0.5000 on 10 rows" in line for line in summary.lines())
+
+
+def test_places_below_the_current_folder_are_shown_as_one_would_type_them(
+    summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    summary.run_id = "a" * 32
+    summary.checkpoint = str(tmp_path / "runs" / "a")
+    summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
+    text = "\n".join(summary.lines())
+    assert "model     runs/a" in text
+    assert "in sqlite:///mlflow.db" in text
+    summary.checkpoint, summary.tracking_uri = "/elsewhere/a", "http://tracking:5000"
+    text = "\n".join(summary.lines())
+    assert "model     /elsewhere/a" in text
+    assert "in http://tracking:5000" in text

@@ -1,0 +1,59 @@
+"""What model/ offers, pinned; and that it is all it takes to import it."""
+
+import subprocess
+import sys
+
+import model
+
+PUBLIC = {
+    "ACTIVATIONS",
+    "DIVERGENCES",
+    "INITIALIZERS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Activation",
+    "Cache",
+    "Divergence",
+    "EvaluationSum",
+    "GradientCheck",
+    "GradientSum",
+    "Initializer",
+    "Layer",
+    "Layout",
+    "ModelError",
+    "Network",
+    "OptionError",
+    "Optimizer",
+    "Parameters",
+    "ScalarActivation",
+    "Schedule",
+    "ShapeError",
+    "SumgradError",
+    "check_gradients",
+    "initial_parameters",
+    "make_activation",
+    "make_initializer",
+    "make_optimizer",
+    "resolve_divergence",
+    "weights_sha256",
+}
+
+
+def test_all_is_pinned() -> None:
+    assert set(model.__all__) == PUBLIC
+    assert len(model.__all__) == len(PUBLIC)
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in PUBLIC:
+        thing = getattr(model, name)
+        assert not callable(thing) or (thing.__doc__ or "").strip(), name
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    heavy = "{'ray', 'mlflow', 'pyarrow', 'torch', 'scipy', 'sklearn', 'pandas'}"
+    program = f"import sys, model; print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.strip() == "[]"
