@@ -60,5 +60,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'known: sigmoid, tanh'
     """
     known = sorted(known)
-    match = difflib.get_close_matches(name, known, n=1)
+    match = difflib.get_close_matches(name.lower(), known, n=1)
     return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(known)}"

@@ -7,9 +7,9 @@ of one probe.
 At a kink, as of a ReLU at 0, the slopes from the left and from the right differ, and the analytic
 value has to lie between the two, as a subgradient does. Where units of several layers, or many of
 one, stand at a kink at once, as they do for a blank instance, what is composed of subgradients
-need not lie between the slopes. So a probe that disagrees is made again from points nearby: for an
-entry of ``W_k`` or ``b_k``, which moves one unit of layer k, only the layers behind it are moved
-off their kinks, so that layer k is still held to its own subgradient.
+need not lie between the slopes. So a probe that disagrees is made again from points nearby. An
+entry of ``W_k`` or ``b_k`` moves one unit of layer k: where its activation is scalar, only the
+layers behind it are moved off their kinks, so that it is still held to its own subgradient.
 """
 
 import math
@@ -19,6 +19,7 @@ from itertools import chain
 
 import numpy as np
 
+from model.activations.base import ScalarActivation
 from model.checks import Array
 from model.divergences import Targets
 from model.network import Network
@@ -150,11 +151,18 @@ class _Prober:
         the subgradients there add up to 0, not to 1.
         """
         first = probe = self.here.probe(name, v)
-        behind = layer_of(name) if alone else 0
+        behind = layer_of(name) if alone and self._is_scalar(name) else 0
         for _ in range(POINTS):
             if probe.agrees(self.here.tolerance):
-                return Probe(probe.error, first.kink or probe is not first)
+                break
             probe = self.here.nearby(behind, self.generator).probe(name, v)
-        # One unit alone, at a kink of its own layer: its subgradient is wrong.
+        if probe.agrees(self.here.tolerance):
+            return Probe(probe.error, first.kink or probe is not first)
+        # One unit alone, at a kink of its own: its subgradient is wrong.
         blamed = behind > 0 or not probe.kink
         return Probe(probe.error if blamed else None, first.kink)
+
+    def _is_scalar(self, name: str) -> bool:
+        """Whether a component of the array's layer moves one output only."""
+        layers = self.here.network.layers
+        return isinstance(layers[layer_of(name) - 1].activation, ScalarActivation)

@@ -39,6 +39,8 @@ def rows_of_table(
     if not wanted:
         raise DataNotFound(f"{file} has no column but the label")
     columns = [_column(table, name, file) for name in wanted]
+    # A misspelt label would otherwise be found among the features first, as a text or a number.
+    labels = _labels(table, file, label, numbers=numbers) if with_labels else None
     list_column = wanted[0] if len(wanted) == 1 and _is_list(columns[0].type) else None
     if list_column is not None:
         x = _list_matrix(columns[0], file, list_column)
@@ -48,7 +50,6 @@ def rows_of_table(
             [_numbers(column, file, name) for name, column in zip(wanted, columns, strict=True)]
         )
         names = wanted
-    labels = _labels(table, file, label, numbers=numbers) if with_labels else None
     return RawRows(x, labels, names, label, (Part(file, len(x)),), list_column)
 
 
@@ -62,13 +63,12 @@ def _column(table: pa.Table, name: str, file: str) -> pa.ChunkedArray:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _expect_no_null(column: pa.ChunkedArray, file: str, name: str) -> None:

@@ -91,4 +91,9 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _hint(path: Path) -> str:
-    return f"shipped data: {', '.join(SHIPPED)}" if len(path.parts) <= 1 else ""
+    if path.name == "mnist":
+        return (
+            "MNIST does not come with sumgrad; 'sumgrad init mnist' says how to get it. "
+            "Where it is: --set data.train=FOLDER --set data.test=FOLDER"
+        )
+    return f"data that comes along: {', '.join(SHIPPED)}"

@@ -51,5 +51,7 @@ def ui_command(uri: str, port: int = 5000) -> UserInterface:
             # not passed on to the server processes that MLflow starts, this is.
             "PYTHONSAFEPATH": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Helper processes for scoring jobs, which outlive the server for a while.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },
     )

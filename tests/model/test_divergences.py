@@ -190,6 +190,13 @@ def test_two_class_logits_far_out(dtype: DType) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_a_small_two_class_divergence_is_right_to_the_last_digits(dtype: DType) -> None:
+    # softplus(z) − d·z, the same by algebra, would be 0 here.
+    z, d = np.array([[40.0], [-40.0]], dtype=dtype), np.array([[1], [0]], dtype=dtype)
+    np.testing.assert_allclose(TwoClassKL().fused_value(z, d), np.exp(-40), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_multi_class_logits_far_out(dtype: DType) -> None:
     z = np.array([[1e4, -1e4, 0], [1e4, -1e4, 0], [1e4, 1e4, -1e4]], dtype=dtype)
     d = np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]], dtype=dtype)

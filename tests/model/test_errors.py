@@ -1,0 +1,76 @@
+"""The errors of model/: their tree, their facts, and that both survive pickling."""
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import model.errors
+from model import ModelError, OptionError, ShapeError, SumgradError
+
+
+def declared() -> Iterator[type[SumgradError]]:
+    """Every error class that model.errors declares."""
+    for thing in vars(model.errors).values():
+        if isinstance(thing, type) and issubclass(thing, SumgradError):
+            yield thing
+
+
+class WithFacts(ShapeError):
+    """As the other packages derive them: keyword facts beside the message."""
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(f"step {step}: {message}", hint="try again")
+        self.step = step
+
+
+class Forgetful(WithFacts):
+    """A mutation: pickled as a plain exception is, without its facts."""
+
+    __reduce__ = Exception.__reduce__  # type: ignore[assignment]
+
+
+def test_the_tree_is_pinned() -> None:
+    tree = {kind.__name__: kind.__mro__[1].__name__ for kind in declared()}
+    assert tree == {
+        "SumgradError": "Exception",
+        "ModelError": "SumgradError",
+        "ShapeError": "ModelError",
+        "OptionError": "ModelError",
+    }
+
+
+def test_bad_usage_ends_with_2() -> None:
+    assert SumgradError.exit_code == 1
+    assert ModelError.exit_code == ShapeError.exit_code == OptionError.exit_code == 2
+
+
+@pytest.mark.parametrize("kind", list(declared()))
+def test_message_and_hint(kind: type[SumgradError]) -> None:
+    assert str(kind("what happened")) == "what happened"
+    assert kind("what happened").hint == ""
+    assert kind("what happened", hint="do this").hint == "do this"
+
+
+@pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
+@pytest.mark.parametrize("kind", list(declared()))
+def test_it_survives_pickling_and_copying(
+    kind: type[SumgradError], again: Callable[[SumgradError], SumgradError]
+) -> None:
+    error = kind("what happened", hint="do this")
+    copied = again(error)
+    assert type(copied) is kind
+    assert (copied.message, copied.hint, copied.args) == (error.message, error.hint, error.args)
+    assert str(copied) == "what happened"
+
+
+def test_facts_of_derived_errors_survive_pickling() -> None:
+    error = pickle.loads(pickle.dumps(WithFacts("too wide", step=7)))
+    assert type(error) is WithFacts
+    assert (str(error), error.step, error.hint) == ("step 7: too wide", 7, "try again")
+
+
+def test_mutation_plain_pickling_loses_them() -> None:
+    with pytest.raises(TypeError):
+        pickle.loads(pickle.dumps(Forgetful("too wide", step=7)))
