@@ -45,7 +45,7 @@ class RayExchange(Exchange):
             max_restarts=0,
             runtime_env={"env_vars": dict(env_vars)} if env_vars else None,
         )
-        shared = ray.put(workload)
+        shared = _put(workload, "the rows")
         # Ray gives actor methods their `remote` at run time, which no type tells.
         self._actors: list[Any] = [actor.remote(index, shared) for index in range(workers)]
         self._expect_fingerprints()
@@ -68,7 +68,7 @@ class RayExchange(Exchange):
     def total(self, task: Task, flat: Array) -> PartialSum:
         """See `Exchange.total`."""
         plan = self._workload.plan(task)
-        parameters = ray.put(flat)
+        parameters = _put(flat, "the parameters")
         pending = {
             actor.compute.remote(task, shards, parameters): worker
             for worker, (actor, shards) in enumerate(
@@ -89,6 +89,21 @@ class RayExchange(Exchange):
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
+
+
+def _put(value: object, what: str) -> "ray.ObjectRef[Any]":
+    """Put something into Ray's object store.
+
+    Raises:
+        ClusterError: It does not fit.
+    """
+    try:
+        return ray.put(value)
+    except RayError as error:
+        raise ClusterError(
+            f"{what} do not fit into Ray's object store: {_cause(error)}",
+            hint="give the machine more shared memory, or use fewer rows",
+        ) from error
 
 
 def _answer(ref: Any, worker: int, doing: str) -> Any:

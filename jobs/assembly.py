@@ -37,16 +37,22 @@ class Job:
         """Whether accuracy means anything."""
         return self.spec.task == "classification"
 
-    def describe(self, workers: int) -> str:
-        """One line before the first epoch: what is trained, on what, where."""
+    def describe(self, workers: int) -> list[str]:
+        """Before the first epoch: what is trained, on what, where, and with idle hands or not."""
         widths = [self.network.inputs, *(layer.units for layer in self.network.layers)]
         place = "in this process"
         if self.spec.cluster.address != "inline":
             place = f"on {workers} Ray worker{'s' if workers > 1 else ''}"
-        return (
-            f"{self.spec.name}: {self.plan.rows:,} training rows, network "
-            f"{'-'.join(map(str, widths))} ({self.network.layout.size:,} parameters), {place}"
-        )
+        network = f"network {'-'.join(map(str, widths))} ({self.network.layout.size:,} parameters)"
+        lines = [f"{self.spec.name}: {self.plan.rows:,} training rows, {network}, {place}"]
+        shards = self.plan.step(1, 0).shards
+        if shards < workers:
+            lines.append(
+                f"a step has {shards} micro-shard{'s' if shards > 1 else ''} of "
+                f"{self.spec.cluster.shard_rows} rows, so {workers - shards} of {workers} workers "
+                "have nothing to do; a smaller cluster.shard_rows gives work to more"
+            )
+        return lines
 
 
 def assemble(spec: JobSpec, data: PreparedData) -> Job:

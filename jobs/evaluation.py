@@ -8,7 +8,7 @@ from cluster.exchange import InlineExchange
 from cluster.plan import Plan
 from cluster.source import ArraySource
 from cluster.worker import Task, Workload
-from jobs.data.prediction import read_for_model, write_columns
+from jobs.data.prediction import expect_writable, read_for_model, write_columns
 from jobs.saved_model import ROWS_AT_ONCE, SavedModel
 
 
@@ -80,6 +80,7 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
         DataError: Rows that the model cannot take.
         JobError: The file cannot be written.
     """
+    expect_writable(out)
     read = read_for_model(source, model.schema, with_labels=False)
     x = model.schema.scaling.apply(read.x, model.network.dtype)
     write_columns(out, model.predict_columns(x))

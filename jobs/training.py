@@ -3,6 +3,7 @@
 What takes long to start goes on side by side: MLflow and the data in threads, Ray in the main one.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ from jobs.assembly import Job, assemble
 from jobs.background import in_background
 from jobs.building import build_initial_parameters
 from jobs.data.prepare import prepare
-from jobs.errors import Interrupted
+from jobs.errors import Interrupted, SpecError
 from jobs.rejection import Rejection, measure_rejection
 from jobs.reporting import Reporter
 from jobs.run_facts import example_frame, run_facts
@@ -84,6 +85,7 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
     """
     began = time.monotonic()
     spec = anchored(spec, Path.cwd())
+    _expect_output(spec)
     if spec.cluster.address != "inline":
         expect_answer(spec.cluster.address)
         reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
@@ -100,6 +102,19 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
                 result = _compute(job.result(), exchange, tracker, reporter, stop)
             kept = _keep(job.result(), result, tracker)
     return _summary(job.result(), result, kept, tracker, time.monotonic() - began), result.error
+
+
+def _expect_output(spec: JobSpec) -> None:
+    """Raise now, and not after hours, if the trained model will have nowhere to go."""
+    folder = Path(spec.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(
+            f"the folder {folder} cannot be made: {error.strerror}", place="output"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise SpecError(f"the folder {folder} cannot be written to", place="output")
 
 
 def _facts(job: Job) -> RunFacts:
@@ -161,7 +176,8 @@ def _compute(
         on_step=reporter.step,
         should_stop=stop.asked,
     )
-    reporter.note(job.describe(exchange.workers))
+    for line in job.describe(exchange.workers):
+        reporter.note(line)
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
     try:
         outcome = driver.run(build_initial_parameters(job.spec, job.network).flat)

@@ -1,14 +1,21 @@
 """``sumgrad ui``: MLflow's own pages on the right store."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
+import time
 import webbrowser
 from pathlib import Path
 
 import typer
 
+from jobs.errors import TrackingError
 from jobs.tracking import check_reachable, resolve_tracking_uri, ui_command
+
+#: Seconds that a server may take to start.
+_PATIENCE_S = 60
 
 
 def serve_ui(tracking_uri: str, port: int) -> int:
@@ -28,14 +35,26 @@ def serve_ui(tracking_uri: str, port: int) -> int:
     check_reachable(uri)
     page = ui_command(uri, port)
     typer.echo(f"runs of {tracking_uri}: {page.address}")
+    threading.Thread(target=_open_when_it_answers, args=(page.address,), daemon=True).start()
     if not page.command:
-        webbrowser.open(page.address)
         return 0
     typer.echo("Ctrl-C ends it.")
     server = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
         page.command, env=os.environ | dict(page.environment)
     )
     return _wait(server)
+
+
+def _open_when_it_answers(address: str) -> None:
+    """Show the page to a person at a desktop; a browser for terminals would only be in the way."""
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        return
+    for _ in range(_PATIENCE_S):
+        with contextlib.suppress(TrackingError):
+            check_reachable(address)
+            webbrowser.open(address)
+            return
+        time.sleep(1)
 
 
 def _wait(server: "subprocess.Popen[bytes]") -> int:

@@ -1,6 +1,5 @@
 """Rows for a trained model, and files of its predictions."""
 
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +42,18 @@ def read_for_model(source: str, schema: DataSchema, *, with_labels: bool) -> Raw
     return read
 
 
+def expect_writable(out: Path) -> None:
+    """Raise unless predictions can be written there.
+
+    Raises:
+        JobError: Another ending than .parquet or .csv, or no such folder.
+    """
+    if out.suffix not in (".parquet", ".csv"):
+        raise JobError(f"{out}: predictions are written to a .parquet or a .csv file")
+    if not out.parent.is_dir():
+        raise JobError(f"{out} cannot be written: there is no folder {out.parent}")
+
+
 def write_columns(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write columns as a Parquet or a CSV file, by the ending; whole or not at all.
 
@@ -52,13 +63,12 @@ def write_columns(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     import pyarrow as pa
     from pyarrow import csv, parquet
 
+    expect_writable(out)
     writers = {".parquet": parquet.write_table, ".csv": csv.write_csv}
-    if out.suffix not in writers:
-        raise JobError(f"{out}: predictions are written to a .parquet or a .csv file")
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
         writers[out.suffix](pa.table(dict(columns)), unfinished)
-        os.replace(unfinished, out)
+        unfinished.replace(out)
     except OSError as error:
         raise JobError(f"{out} cannot be written: {error.strerror or error}") from None
     finally:

@@ -36,13 +36,13 @@ def read_rows(
         DataError: Rows that cannot be trained on.
     """
     if source in SHIPPED:
-        return read_shipped(source, label)
+        return read_shipped(source, label).select(features)
     if "://" in source:
         raise DataNotFound(f"{source}: data is read from this machine's files only")
     path = Path(source).expanduser()
     images = idx_images_in(path, role) if path.is_dir() else path if is_idx(path) else None
     if images is not None:
-        return read_idx(images, label, with_labels=with_labels)
+        return read_idx(images, label, with_labels=with_labels).select(features)
     # PyArrow takes most of a second to import, which IDX and shipped rows do not need.
     from jobs.data.columns import rows_of_table
     from jobs.data.tables import read_table
@@ -78,7 +78,9 @@ def _files(path: Path, source: str) -> list[Path]:
         return found
     if glob.has_magic(source):
         found = sorted(
-            file for name in glob.glob(str(path), recursive=True) if (file := Path(name)).is_file()
+            file
+            for name in glob.glob(str(path), recursive=True)  # noqa: PTH207 - an absolute pattern
+            if (file := Path(name)).is_file()
         )
         if not found:
             raise DataNotFound(f"no file matches {source}")

@@ -61,17 +61,18 @@ def negatives(
     images: Images, _labels: NDArray[Any], count: int, generator: np.random.Generator
 ) -> Images:
     """A digit with light and dark exchanged."""
-    return images.max() - images[generator.integers(len(images), size=count)]
+    result: Images = images.max() - images[generator.integers(len(images), size=count)]
+    return result
 
 
 def _pairs(
     labels: NDArray[Any], count: int, generator: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pairs of rows of different classes."""
-    first = generator.integers(len(labels), size=count)
-    second = np.empty_like(first)
-    for i, row in enumerate(first):
-        second[i] = generator.choice(np.flatnonzero(labels != labels[row]))
+    """Pairs of rows of different classes, where there is more than one."""
+    first, second = generator.integers(len(labels), size=(2, count))
+    several = len(set(labels.tolist())) > 1
+    while several and (alike := labels[first] == labels[second]).any():
+        second[alike] = generator.integers(len(labels), size=np.count_nonzero(alike))
     return first, second
 
 

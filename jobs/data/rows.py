@@ -1,12 +1,13 @@
-"""Rows as they were read: numbers not yet scaled, labels as they stand, and where each came from."""
+"""Rows as they were read: numbers not yet scaled, labels as they stand, and their origin."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import DataError
+from jobs.errors import DataError, DataNotFound
+from model.checks import nearest
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,23 @@ class RawRows:
     def count(self) -> int:
         """N."""
         return len(self.x)
+
+    def select(self, names: tuple[str, ...] | None) -> Self:
+        """Only the features of these names, in this order; None for all.
+
+        Raises:
+            DataNotFound: There is no such feature.
+        """
+        if names is None or names == self.features:
+            return self
+        places = {name: index for index, name in enumerate(self.features)}
+        for name in names:
+            if name not in places:
+                raise DataNotFound(
+                    f"{self.parts[0].file} has no feature '{name}'", hint=nearest(name, places)
+                )
+        chosen = self.x[:, [places[name] for name in names]]
+        return replace(self, x=chosen, features=names, image_shape=None)
 
     def locate(self, row: int) -> tuple[str, int]:
         """File and row in it, from 1, of a row number from 0."""
