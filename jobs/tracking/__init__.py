@@ -8,7 +8,7 @@ from jobs.tracking.location import check_reachable, redact, resolve_tracking_uri
 from jobs.tracking.lookup import find_model
 from jobs.tracking.origin import DatasetFacts, RunFacts
 from jobs.tracking.run import RunTracker
-from jobs.tracking.store import Store, open_in_background, open_store
+from jobs.tracking.store import Store, open_store
 from jobs.tracking.ui import UserInterface, ui_command
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "UserInterface",
     "check_reachable",
     "find_model",
-    "open_in_background",
     "open_store",
     "redact",
     "resolve_tracking_uri",

@@ -1,13 +1,11 @@
-"""Opening an MLflow store: quietly, without telemetry, once at a time, and in the background."""
+"""Opening an MLflow store: quietly, without telemetry, and one at a time."""
 
 import contextlib
 import os
 import re
 import textwrap
-import threading
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,25 +67,6 @@ def open_store(uri: str) -> Store:
             f"the MLflow store at {redact(uri)} cannot be used: {first_line(error)}"
         ) from error
     return Store(uri, client)
-
-
-def open_in_background(uri: str) -> "Future[Store]":
-    """`open_store` in a thread, for it takes seconds that other preparations can use.
-
-    Returns:
-        A future; its ``result()`` raises what `open_store` does.
-    """
-    future: Future[Store] = Future()
-
-    def open_it() -> None:
-        try:
-            future.set_result(open_store(uri))
-        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
-            future.set_exception(error)
-
-    # A daemon, and no executor: those are waited for when the interpreter ends.
-    threading.Thread(target=open_it, name="mlflow-start", daemon=True).start()
-    return future
 
 
 def prepare_mlflow() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import TrackingError
-from jobs.tracking import check_reachable, open_in_background, open_store, ui_command
+from jobs.tracking import check_reachable, open_store, ui_command
 from jobs.tracking.location import SQLITE
 from jobs.tracking.store import first_line
 
@@ -51,10 +51,9 @@ def test_importing_it_needs_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_the_background_gives_the_store_or_its_error(uri: str, tmp_path: Path) -> None:
-    assert open_in_background(uri).result(timeout=60).uri == uri
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no folder"):
-        open_in_background(f"{SQLITE}{tmp_path}/no/x.db").result(timeout=60)
+        open_store(f"{SQLITE}{tmp_path}/no/x.db")
 
 
 def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
