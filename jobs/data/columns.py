@@ -1,5 +1,6 @@
 """From a table's columns to arrays: features as numbers, labels as whole numbers or texts."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.data.labels import not_classes
 from jobs.data.rows import Part, RawRows
 from jobs.errors import DataError, DataNotFound
 from model.checks import nearest
+
+#: Beyond it squares overflow, and with them every sum over the rows.
+_LARGEST = 1e150
+_SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column's values and where they stand.
+
+    Attributes:
+        values: Of one Arrow type.
+        file: The file's name.
+        name: The column's.
+        per_row: How many values make one row; more than one for the items of lists.
+    """
+
+    values: pa.ChunkedArray
+    file: str
+    name: str
+    per_row: int = 1
+
+    @property
+    def type(self) -> pa.DataType:
+        """What the values are."""
+        return self.values.type
+
+    def error(self, message: str, place: int | None = None, hint: str = "") -> DataError:
+        """An error about the column, or about its value at a place from 0."""
+        row = None if place is None else place // self.per_row + 1
+        return DataError(message, file=self.file, column=self.name, row=row, hint=hint)
+
+    def expect_no_null(self) -> None:
+        """Raise at the first missing value."""
+        if self.values.null_count:
+            place = int(np.flatnonzero(self.values.is_null().to_numpy())[0])
+            raise self.error("the value is missing (null)", place)
 
 
 def rows_of_table(
@@ -35,139 +74,149 @@ def rows_of_table(
         DataNotFound: A column is missing.
         DataError: A column holds what cannot be trained on; names column and row.
     """
+    labels = _labels(table, file, label, numbers=numbers) if with_labels else None
     wanted = features or tuple(name for name in table.column_names if name not in label)
     if not wanted:
         raise DataNotFound(f"{file} has no column but the label")
     columns = [_column(table, name, file) for name in wanted]
-    # A misspelt label would otherwise be found among the features first, as a text or a number.
-    labels = _labels(table, file, label, numbers=numbers) if with_labels else None
     list_column = wanted[0] if len(wanted) == 1 and _is_list(columns[0].type) else None
     if list_column is not None:
-        x = _list_matrix(columns[0], file, list_column)
+        x = _list_matrix(columns[0])
         names = tuple(f"{list_column}_{i}" for i in range(x.shape[1]))
     else:
-        x = np.column_stack(
-            [_numbers(column, file, name) for name, column in zip(wanted, columns, strict=True)]
-        )
+        x = np.column_stack([_numbers(column) for column in columns])
         names = wanted
     return RawRows(x, labels, names, label, (Part(file, len(x)),), list_column)
 
 
-def _column(table: pa.Table, name: str, file: str) -> pa.ChunkedArray:
+def expect_columns_of(table: pa.Table, file: str, first: RawRows) -> None:
+    """Raise unless a table has the feature columns of the first file, and no others.
+
+    Raises:
+        DataError: They are not as many, or a column is in only one of the two files.
+    """
+    here = {name for name in table.column_names if name not in first.label}
+    odd = sorted(here.symmetric_difference(first.columns))
+    if len(here) != len(first.columns):
+        raise DataError(
+            f"{len(here)} features, but {first.file} has {len(first.columns)}",
+            file=file,
+            hint=f"only in one of them: {', '.join(odd)}",
+        )
+    for name in odd:
+        has, has_not = ("has", "has not") if name in here else ("has not", "has")
+        raise DataError(
+            f"this file {has} the column, {first.file} {has_not}", file=file, column=name
+        )
+
+
+def _column(table: pa.Table, name: str, file: str) -> _Column:
     if name not in table.column_names:
         raise DataNotFound(f"{file} has no column '{name}'", hint=nearest(name, table.column_names))
-    column = table.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column
+    values = table.column(name)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    return _Column(values, file, name)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)
 
 
-def _expect_no_null(column: pa.ChunkedArray, file: str, name: str) -> None:
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0]) + 1
-        raise DataError("the value is missing (null)", file=file, column=name, row=row)
-
-
-def _numbers(column: pa.ChunkedArray, file: str, name: str) -> NDArray[Any]:
+def _numbers(column: _Column) -> NDArray[Any]:
     """A column as finite numbers, (N,)."""
-    kind = column.type
-    if _is_text(kind):
-        raise _text_error(column, file, name)
-    if pa.types.is_boolean(kind):
-        column, kind = column.cast(pa.uint8()), pa.uint8()
-    if pa.types.is_decimal(kind):
-        column, kind = column.cast(pa.float64()), pa.float64()
+    if _is_text(column.type):
+        raise _text_error(column)
+    numeric = _as_numeric(column.values)
+    kind = numeric.type
+    column.expect_no_null()
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        # An all-null column has a type of its own.
-        _expect_no_null(column, file, name)
-        raise DataError(f"the type {kind} is no number", file=file, column=name)
-    _expect_no_null(column, file, name)
-    values: NDArray[Any] = column.to_numpy()
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise DataError(
-            f"{values[row]} is not a finite number", file=file, column=name, row=row + 1
-        )
+        raise column.error(_type_fault(kind))
+    values: NDArray[Any] = numeric.to_numpy()
+    if values.dtype.kind == "f":
+        # NaN is not below anything, so that this finds it as well.
+        largest = min(_LARGEST, float(np.finfo(values.dtype).max))
+        odd = np.flatnonzero(~(np.abs(values) <= largest))
+        if odd.size:
+            value = values[odd[0]]
+            fault = "too large to compute with" if np.isfinite(value) else "not a finite number"
+            raise column.error(f"{value} is {fault}", int(odd[0]))
     return values
 
 
-def _text_error(column: pa.ChunkedArray, file: str, name: str) -> DataError:
+def _as_numeric(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Truth values and decimals as numbers that NumPy has; all others as they are."""
+    if pa.types.is_boolean(values.type):
+        return values.cast(pa.uint8())
+    if pa.types.is_decimal(values.type):
+        return values.cast(pa.float64())
+    return values
+
+
+def _type_fault(kind: pa.DataType) -> str:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return "holds bytes that are neither numbers nor UTF-8 text"
+    return f"the type {kind} is no number"
+
+
+def _text_error(column: _Column) -> DataError:
     """Which text it is that is no number."""
-    for row, text in enumerate(column.to_pylist(), start=1):
+    for place, text in enumerate(column.values.to_pylist()):
         if text is None or not text.strip():
-            return DataError("the value is missing (null)", file=file, column=name, row=row)
+            return column.error("the value is missing (null)", place)
         try:
             float(text)
         except ValueError:
-            shown = text if len(text) <= 40 else f"{text[:40]}…"
-            return DataError(f"'{shown}' is not a number", file=file, column=name, row=row)
-    return DataError(f"the type {column.type} is no number", file=file, column=name)
+            cut = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+            return column.error(f"{cut!r} is not a number", place)
+    return column.error(f"the type {column.type} is no number")
 
 
-def _list_matrix(column: pa.ChunkedArray, file: str, name: str) -> NDArray[Any]:
+def _list_matrix(column: _Column) -> NDArray[Any]:
     """A column of equally long lists as (N, D)."""
-    _expect_no_null(column, file, name)
-    lengths = np.asarray(pc.list_value_length(column).to_numpy())
+    column.expect_no_null()
+    lengths = np.asarray(pc.list_value_length(column.values).to_numpy())
     odd = np.flatnonzero(lengths != lengths[0])
     if odd.size:
-        raise DataError(
-            f"the list has {lengths[odd[0]]} items, the first row's has {lengths[0]}",
-            file=file,
-            column=name,
-            row=int(odd[0]) + 1,
-        )
-    if lengths[0] == 0:
-        raise DataError("the lists are empty", file=file, column=name)
+        found = f"the list has {lengths[odd[0]]} items, the first row's has {lengths[0]}"
+        raise column.error(found, int(odd[0]))
     width = int(lengths[0])
-    try:
-        values = _numbers(pc.list_flatten(column), file, name)
-    except DataError as error:
-        if error.row is None:
-            raise
-        # The row of the flattened values is one of an item.
-        row = (error.row - 1) // width + 1
-        message = error.message.rpartition(": ")[2]
-        raise DataError(f"in the list: {message}", file=file, column=name, row=row) from None
-    return values.reshape(-1, width)
+    if not width:
+        raise column.error("the lists are empty")
+    items = _Column(pc.list_flatten(column.values), column.file, column.name, per_row=width)
+    return _numbers(items).reshape(-1, width)
 
 
 def _labels(table: pa.Table, file: str, label: tuple[str, ...], *, numbers: bool) -> NDArray[Any]:
     columns = [_column(table, name, file) for name in label]
-    if numbers:
-        if len(label) == 1 and _is_list(columns[0].type):
-            return _list_matrix(columns[0], file, label[0])
-        values = [_numbers(c, file, name) for c, name in zip(columns, label, strict=True)]
-        return np.column_stack(values).astype(np.float64)
-    return _classes(columns[0], file, label[0])
+    if not numbers:
+        return _classes(columns[0])
+    if len(columns) == 1 and _is_list(columns[0].type):
+        return _list_matrix(columns[0]).astype(np.float64)
+    return np.column_stack([_numbers(column) for column in columns]).astype(np.float64)
 
 
-def _classes(column: pa.ChunkedArray, file: str, name: str) -> NDArray[Any]:
+def _classes(column: _Column) -> NDArray[Any]:
     """A label column: texts as they are, whole numbers as such, also where stored as 3.0."""
     if _is_text(column.type):
-        _expect_no_null(column, file, name)
-        texts = np.array(column.to_pylist(), dtype=object)
+        column.expect_no_null()
+        texts = np.array(column.values.to_pylist(), dtype=object)
         blank = np.flatnonzero(texts == "")
         if blank.size:
-            raise DataError("the label is empty", file=file, column=name, row=int(blank[0]) + 1)
+            raise column.error("the label is empty", int(blank[0]))
         return texts
-    values = _numbers(column, file, name)
-    if values.dtype.kind == "f":
-        odd = np.flatnonzero(values != np.floor(values))
-        if odd.size:
-            raise DataError(
-                f"{values[odd[0]]} is no class: neither a whole number nor a text",
-                file=file,
-                column=name,
-                row=int(odd[0]) + 1,
-                hint="for a regression set model.divergence to l2",
-            )
+    values = _numbers(column)
+    odd = np.flatnonzero(not_classes(values))
+    if odd.size:
+        raise column.error(
+            f"{values[odd[0]]} is no class: neither a whole number nor a text",
+            int(odd[0]),
+            hint="for a regression set model.divergence to l2",
+        )
     return values.astype(np.int64)

@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.data.labels import shaped_labels
 from jobs.data.rows import Part, RawRows, pixel_names
 from jobs.errors import DataError, DataNotFound
 
@@ -44,18 +45,21 @@ def idx_images_in(folder: Path, role: str) -> Path | None:
     raise DataNotFound(f"{folder} has no file {_ROLE_HEADS[role]}images-idx3-ubyte[.gz]")
 
 
-def read_idx(images: Path, label: tuple[str, ...], *, with_labels: bool) -> RawRows:
+def read_idx(images: Path, label: tuple[str, ...], *, numbers: bool, with_labels: bool) -> RawRows:
     """Images and, from the file beside them, their labels.
 
     Args:
         images: The images file.
         label: What to call the labels.
+        numbers: Whether labels are the numbers of a regression.
         with_labels: Whether to read them.
 
     Raises:
         DataNotFound: One of the two files is not there.
         DataError: A file is damaged, or the two do not belong together.
     """
+    if _match(images)["kind"] == "labels":
+        raise DataNotFound(f"{images} holds labels; name the images file beside it")
     pixels = read_array(images, dimensions=3)
     count, height, width = pixels.shape
     if not pixels.size:
@@ -63,7 +67,7 @@ def read_idx(images: Path, label: tuple[str, ...], *, with_labels: bool) -> RawR
     labels = _labels_of(images, count) if with_labels else None
     return RawRows(
         x=pixels.reshape(count, height * width),
-        labels=labels,
+        labels=None if labels is None else shaped_labels(labels, numbers=numbers),
         features=pixel_names(height, width),
         label=label,
         parts=(Part(str(images), count),),
@@ -71,20 +75,25 @@ def read_idx(images: Path, label: tuple[str, ...], *, with_labels: bool) -> RawR
     )
 
 
-def _labels_of(images: Path, count: int) -> NDArray[np.int64]:
+def _match(path: Path) -> re.Match[str]:
+    match = _NAME.match(path.name)
+    if match is None:
+        raise DataNotFound(f"{path} is not named as IDX files are: train-images-idx3-ubyte[.gz]")
+    return match
+
+
+def _labels_of(images: Path, count: int) -> NDArray[np.uint8]:
     path = _labels_path(images)
     labels = read_array(path, dimensions=1)
     if len(labels) != count:
         raise DataError(
             f"{len(labels)} labels, but {images.name} has {count} images", file=str(path)
         )
-    return labels.astype(np.int64)
+    return labels
 
 
 def _labels_path(images: Path) -> Path:
-    match = _NAME.match(images.name)
-    if match is None or match["kind"] != "images":
-        raise DataNotFound(f"{images} is not an images file: its name has no 'images-idx'")
+    match = _match(images)
     plain = f"{match['head']}labels{match['dot']}idx1-ubyte"
     for name in (plain, f"{plain}.gz"):
         if (images.parent / name).is_file():

@@ -7,11 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from jobs.data.prepare import expect_width
+from jobs.data.expectations import expect_known, expect_width
 from jobs.data.reading import read_rows
 from jobs.data.rows import RawRows
 from jobs.data.schema import DataSchema
-from jobs.data.targets import expect_known
 from jobs.errors import JobError
 
 
@@ -35,7 +34,7 @@ def read_for_model(source: str, schema: DataSchema, *, with_labels: bool) -> Raw
         numbers=schema.kind == "numbers",
         with_labels=with_labels,
     )
-    expect_width(read, schema.width)
+    expect_width(read, schema)
     if with_labels:
         known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
         expect_known(read, known)

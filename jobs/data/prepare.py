@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.data.expectations import expect_known, expect_width
 from jobs.data.reading import read_rows
 from jobs.data.reject import expect_kinds, make_non_digits
 from jobs.data.rows import RawRows
 from jobs.data.schema import DataSchema, Scaling
 from jobs.data.splitting import hold_out
-from jobs.data.targets import expect_known, schema_for
-from jobs.errors import DataError, SpecError
+from jobs.data.targets import schema_for
+from jobs.errors import SpecError
 from jobs.spec import JobSpec
 from model.checks import Array
 
@@ -181,21 +182,9 @@ def _roles(spec: JobSpec, read: RawRows, schema: DataSchema) -> dict[str, _Raw]:
 def _own_file(spec: JobSpec, source: str, role: str, schema: DataSchema) -> _Raw:
     """Rows from a file of their own, which must be as the training rows are."""
     read = _read(spec, source, role, schema.columns_to_read)
-    expect_width(read, schema.width)
+    expect_width(read, schema)
     expect_known(read, schema.seen)
     return _Raw(read.x, _labels(read), source)
-
-
-def expect_width(read: RawRows, width: int) -> None:
-    """Raise unless rows have so many features.
-
-    Raises:
-        DataError: Names the file and both numbers.
-    """
-    if read.x.shape[1] != width:
-        raise DataError(
-            f"{read.x.shape[1]} features, but training had {width}", file=read.parts[0].file
-        )
 
 
 def _labels(read: RawRows) -> NDArray[Any]:

@@ -36,60 +36,75 @@ def read_rows(
         DataError: Rows that cannot be trained on.
     """
     if source in SHIPPED:
-        return read_shipped(source, label).select(features)
+        return read_shipped(source, label, numbers=numbers).select(features)
     if "://" in source:
         raise DataNotFound(f"{source}: data is read from this machine's files only")
     path = Path(source).expanduser()
     images = idx_images_in(path, role) if path.is_dir() else path if is_idx(path) else None
     if images is not None:
-        return read_idx(images, label, with_labels=with_labels).select(features)
+        rows = read_idx(images, label, numbers=numbers, with_labels=with_labels)
+        return rows.select(features)
+    return _read_tables(
+        _files(path, source), label, features, numbers=numbers, with_labels=with_labels
+    )
+
+
+def _read_tables(
+    files: list[Path],
+    label: tuple[str, ...],
+    features: tuple[str, ...] | None,
+    *,
+    numbers: bool,
+    with_labels: bool,
+) -> RawRows:
+    """Rows of all files; the first one's columns and their order hold for the others."""
     # PyArrow takes most of a second to import, which IDX and shipped rows do not need.
-    from jobs.data.columns import rows_of_table
+    from jobs.data.columns import expect_columns_of, rows_of_table
     from jobs.data.tables import read_table
 
-    pieces = [
-        rows_of_table(
-            read_table(file),
-            str(file),
-            features,
-            label,
-            numbers=numbers,
-            with_labels=with_labels,
+    pieces: list[RawRows] = []
+    for path in files:
+        table, file = read_table(path), str(path)
+        if pieces and features is None:
+            expect_columns_of(table, file, pieces[0])
+        wanted = pieces[0].columns if pieces else features
+        pieces.append(
+            rows_of_table(table, file, wanted, label, numbers=numbers, with_labels=with_labels)
         )
-        for file in _files(path, source)
-    ]
     return concatenate(pieces)
 
 
 def _files(path: Path, source: str) -> list[Path]:
     """The table files that a source stands for, in the order of their names."""
-    from jobs.data.tables import KNOWN, is_table
-
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(
-            file
-            for file in path.rglob("*")
-            if file.is_file() and is_table(file) and not _is_hidden(file.relative_to(path))
-        )
-        if not found:
-            raise DataNotFound(f"the folder {path} has no data files", hint=f"known: {KNOWN}")
-        return found
+        return _files_in(path)
     if glob.has_magic(source):
-        found = sorted(
-            file
-            for name in glob.glob(str(path), recursive=True)  # noqa: PTH207 - an absolute pattern
-            if (file := Path(name)).is_file()
-        )
+        # Path.glob takes no absolute patterns.
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207
+        found = sorted(file for name in names if _is_wanted(file := Path(name), file.parent))
         if not found:
             raise DataNotFound(f"no file matches {source}")
         return found
     raise DataNotFound(f"there is no file or folder {path}", hint=_hint(path))
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
+def _files_in(folder: Path) -> list[Path]:
+    from jobs.data.tables import KNOWN, is_table
+
+    found = sorted(
+        file for file in folder.rglob("*") if is_table(file) and _is_wanted(file, folder)
+    )
+    if not found:
+        raise DataNotFound(f"the folder {folder} has no data files", hint=f"known: {KNOWN}")
+    return found
+
+
+def _is_wanted(file: Path, folder: Path) -> bool:
+    """Whether it is a file and not hidden below a folder, nor a marker such as _SUCCESS."""
+    names = file.relative_to(folder).parts
+    return file.is_file() and not any(name.startswith((".", "_")) for name in names)
 
 
 def _hint(path: Path) -> str:

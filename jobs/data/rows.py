@@ -1,4 +1,4 @@
-"""Rows as they were read: numbers not yet scaled, labels as they stand, and their origin."""
+"""Rows as they were read: numbers not yet scaled, labels as they stand, and where each is from."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -26,9 +26,9 @@ class RawRows:
         x: Features, (N, D), of whatever numeric type they were stored in.
         labels: (N,) whole numbers or texts; (N, K) numbers for a regression; None if not read.
         features: D names.
-        list_column: The column that holds all features as a list, or None.
         label: The label columns' names.
         parts: The files in their order.
+        list_column: The column that holds all features as a list, or None.
         image_shape: Height and width, where rows are images.
     """
 
@@ -45,6 +45,23 @@ class RawRows:
         """N."""
         return len(self.x)
 
+    @property
+    def file(self) -> str:
+        """The first file, for messages about all rows."""
+        return self.parts[0].file
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the features stood in."""
+        return self.features if self.list_column is None else (self.list_column,)
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """The labels of rows that were read with labels."""
+        if self.labels is None:
+            raise ValueError("these rows were read without labels")
+        return self.labels
+
     def select(self, names: tuple[str, ...] | None) -> Self:
         """Only the features of these names, in this order; None for all.
 
@@ -57,7 +74,7 @@ class RawRows:
         for name in names:
             if name not in places:
                 raise DataNotFound(
-                    f"{self.parts[0].file} has no feature '{name}'", hint=nearest(name, places)
+                    f"{self.file} has no feature '{name}'", hint=nearest(name, places)
                 )
         chosen = self.x[:, [places[name] for name in names]]
         return replace(self, x=chosen, features=names, image_shape=None)
@@ -71,7 +88,7 @@ class RawRows:
         raise IndexError(row)
 
     def error(self, message: str, row: int, column: str | None = None, hint: str = "") -> DataError:
-        """An error about one row."""
+        """An error about one row, counted from 0."""
         file, place = self.locate(row)
         return DataError(message, file=file, column=column, row=place, hint=hint)
 
@@ -85,23 +102,14 @@ def concatenate(pieces: list[RawRows]) -> RawRows:
     """Rows of several files as one.
 
     Raises:
-        DataError: Their features differ in number.
+        DataError: The files do not go together; names the first that is unlike the first file.
     """
     first = pieces[0]
     for piece in pieces[1:]:
-        if piece.x.shape[1] != first.x.shape[1]:
-            raise DataError(
-                f"{piece.x.shape[1]} features, but {first.parts[0].file} has {first.x.shape[1]}",
-                file=piece.parts[0].file,
-            )
+        _expect_alike(piece, first)
     if len(pieces) == 1:
         return first
     labels = [piece.labels for piece in pieces if piece.labels is not None]
-    if len({array.dtype.kind == "O" for array in labels}) > 1:
-        odd = next(p for p in pieces if p.labels is not None and p.labels.dtype.kind == "O")
-        raise DataError(
-            f"labels are texts here and numbers in {first.parts[0].file}", file=odd.parts[0].file
-        )
     return RawRows(
         x=np.concatenate([piece.x for piece in pieces]),
         labels=np.concatenate(labels) if labels else None,
@@ -111,3 +119,30 @@ def concatenate(pieces: list[RawRows]) -> RawRows:
         list_column=first.list_column,
         image_shape=first.image_shape,
     )
+
+
+def _expect_alike(piece: RawRows, first: RawRows) -> None:
+    if piece.list_column != first.list_column:
+        column, kind = piece.columns[0], "numbers" if piece.list_column is None else "lists"
+        raise DataError(f"holds {kind}, in {first.file} not", file=piece.file, column=column)
+    if piece.x.shape[1] != first.x.shape[1]:
+        raise DataError(
+            f"{piece.x.shape[1]} features, but {first.file} has {first.x.shape[1]}", file=piece.file
+        )
+    if piece.labels is None or first.labels is None:
+        return
+    if piece.labels.shape[1:] != first.labels.shape[1:]:
+        raise DataError(
+            f"{piece.labels.shape[1]} targets, but {first.file} has {first.labels.shape[1]}",
+            file=piece.file,
+            column=piece.label[0],
+        )
+    here, there = (
+        "texts" if rows.targets.dtype == object else "numbers" for rows in (piece, first)
+    )
+    if here != there:
+        raise DataError(
+            f"labels are {here} here and {there} in {first.file}",
+            file=piece.file,
+            column=piece.label[0],
+        )

@@ -24,7 +24,8 @@ class Scaling:
     Attributes:
         kind: How it was fitted.
         offset: G numbers; G is 1 or the number of features.
-        factor: G numbers; 0 for a feature that was constant in training, which says nothing.
+        factor: G numbers; 0 for a feature that was constant in training, which says nothing:
+            it is 0 for every row, whatever its value.
     """
 
     kind: Literal["none", "unit", "standard"] = "none"
@@ -56,17 +57,20 @@ class Scaling:
         if kind == "none":
             return cls()
         axis = None if shared else 0
+        low = np.atleast_1d(x.min(axis=axis)).astype(np.float64)
+        span = np.atleast_1d(x.max(axis=axis)).astype(np.float64) - low
         if kind == "unit":
-            low = np.atleast_1d(x.min(axis=axis)).astype(np.float64)
-            spread = np.atleast_1d(x.max(axis=axis)).astype(np.float64) - low
-            return cls("unit", tuple(low.tolist()), _inverse(spread))
+            return cls("unit", tuple(low.tolist()), _inverse(span, span))
         mean, deviation = _moments(x, shared=shared)
-        return cls("standard", tuple(mean.tolist()), _inverse(deviation))
+        # Rounding gives a constant 0.1 a deviation of 1e-17. Its span is exactly 0.
+        return cls("standard", tuple(mean.tolist()), _inverse(deviation, span))
 
 
-def _inverse(spread: NDArray[np.float64]) -> tuple[float, ...]:
-    """1 over each spread, and 0 where there is none."""
-    return tuple(1.0 / s if s > 0 else 0.0 for s in spread.tolist())
+def _inverse(spread: NDArray[np.float64], span: NDArray[np.float64]) -> tuple[float, ...]:
+    """1 over each spread; 0 where nothing varies, or so little that 1 over it overflows."""
+    least = np.finfo(np.float64).tiny
+    varies = (spread >= least) & (span >= least)
+    return tuple(np.divide(1.0, spread, out=np.zeros_like(spread), where=varies).tolist())
 
 
 def _moments(

@@ -8,14 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from jobs.data.labels import shaped_labels
 from jobs.data.rows import Part, RawRows, pixel_names
 from jobs.errors import DataNotFound
 
 DIABETES_FEATURES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 
-def read_shipped(name: str, label: tuple[str, ...]) -> RawRows:
+def read_shipped(name: str, label: tuple[str, ...], *, numbers: bool) -> RawRows:
     """Rows of a shipped data set.
 
     Args:
@@ -23,12 +25,16 @@ def read_shipped(name: str, label: tuple[str, ...]) -> RawRows:
             repository; ``diabetes``: 442 patients, ten measurements and the progression of the
             disease a year later, from Efron et al., 2004.
         label: What to call the labels.
+        numbers: Whether labels are the numbers of a regression.
+
+    Raises:
+        DataNotFound: scikit-learn is not installed, or without its data.
     """
     if name == "digits":
         table = _load("digits.csv.gz", ",")
         return RawRows(
             x=table[:, :64].astype(np.uint8),
-            labels=table[:, 64].astype(np.int64),
+            labels=shaped_labels(table[:, 64], numbers=numbers),
             features=pixel_names(8, 8),
             label=label,
             parts=(Part("digits", len(table)),),
@@ -38,17 +44,20 @@ def read_shipped(name: str, label: tuple[str, ...]) -> RawRows:
     progression = _load("diabetes_target.csv.gz", None)
     return RawRows(
         x=measurements,
-        labels=progression.reshape(len(measurements), 1),
+        labels=shaped_labels(progression, numbers=numbers),
         features=DIABETES_FEATURES,
         label=label,
         parts=(Part("diabetes", len(measurements)),),
     )
 
 
-def _load(name: str, delimiter: str | None) -> "np.typing.NDArray[np.float64]":
+def _load(name: str, delimiter: str | None) -> NDArray[np.float64]:
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataNotFound("the shipped data comes with scikit-learn, which is not installed")
     path = Path(package.origin).parent / "datasets" / "data" / name
-    with gzip.open(path, "rt") as file:
-        return np.loadtxt(file, delimiter=delimiter)
+    try:
+        with gzip.open(path, "rt") as file:
+            return np.loadtxt(file, delimiter=delimiter)
+    except FileNotFoundError:
+        raise DataNotFound(f"scikit-learn is installed without its data: no {path}") from None

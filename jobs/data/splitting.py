@@ -13,6 +13,8 @@ def hold_out(
 ) -> tuple[Indices, Indices]:
     """Divide rows into those kept and those held out.
 
+    A class of two rows or more has some in both; the only row of a class is kept.
+
     Args:
         labels: (N,) or (N, K).
         fraction: The share to hold out, of every class alike where ``by_class``.
@@ -35,5 +37,8 @@ def hold_out(
         groups = [np.flatnonzero(group == index) for index in range(group.max() + 1)]
     held = np.zeros(count, dtype=bool)
     for rows in groups:
-        held[generator.permutation(rows)[: round(len(rows) * fraction)]] = True
+        share = round(len(rows) * fraction)
+        if by_class:
+            share = min(max(share, 1), len(rows) - 1)
+        held[generator.permutation(rows)[:share]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)

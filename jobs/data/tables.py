@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow import csv, feather, ipc, parquet
+from pyarrow import csv, ipc, parquet
 
 from jobs.errors import DataError, DataNotFound
 
@@ -43,10 +43,13 @@ def read_table(path: Path) -> pa.Table:
         raise DataError("is empty", file=file)
     try:
         table = _read(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
+        # A damaged Arrow file can hold offsets that point outside of it.
+        table.validate(full=True)
+        names = table.column_names
+    except (pa.ArrowException, OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(f"cannot be read: {first_line}", file=file) from None
-    twice = [name for name, times in Counter(table.column_names).items() if times > 1]
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise DataError("the column's name is given twice", file=file, column=twice[0])
     if table.num_rows == 0:
@@ -57,11 +60,9 @@ def read_table(path: Path) -> pa.Table:
 def _read(path: Path) -> pa.Table:
     ending = _ending(path)
     if ending in _PARQUET:
-        return parquet.ParquetFile(path).read()
+        return parquet.ParquetFile(path, page_checksum_verification=True).read()
     if ending in _CSV:
-        return _read_csv(path, csv.ParseOptions(delimiter=_CSV[ending]))
-    if ending == ".feather":
-        return feather.read_table(path)
+        return _read_csv(path, _CSV[ending])
     with pa.OSFile(str(path)) as source:
         try:
             return ipc.open_file(source).read_all()
@@ -71,17 +72,51 @@ def _read(path: Path) -> pa.Table:
             return ipc.open_stream(source).read_all()
 
 
-def _read_csv(path: Path, parse: csv.ParseOptions) -> pa.Table:
+def _read_csv(path: Path, delimiter: str) -> pa.Table:
+    parse = csv.ParseOptions(delimiter=delimiter)
     try:
         return csv.read_csv(path, parse_options=parse)
     except pa.ArrowInvalid as error:
-        if "conversion error" not in str(error):
+        if "Expected" in str(error) and "columns" in str(error):
+            _raise_at_ragged_row(path, delimiter)
+        if "conversion error" in str(error):
+            return _read_csv_as_texts(path, parse)
+        raise
+
+
+def _raise_at_ragged_row(path: Path, delimiter: str) -> None:
+    """Read again in one thread: only so does Arrow know which row has too few or too many values.
+
+    Raises:
+        DataError: Names the row.
+    """
+    ragged: list[csv.InvalidRow] = []
+
+    def note(row: csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "error"
+
+    parse = csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note)
+    try:
+        csv.read_csv(path, csv.ReadOptions(use_threads=False), parse)
+    except pa.ArrowInvalid:
+        if not ragged:
             raise
-        # A text far below numbers. As texts the column tells which row it is.
-        with csv.open_csv(path, parse_options=parse) as reader:
-            texts = dict.fromkeys(reader.schema.names, pa.string())
-        options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
-        return _numbers_again(csv.read_csv(path, parse_options=parse, convert_options=options))
+    if ragged:
+        row = ragged[0]
+        raise DataError(
+            f"{row.actual_columns} values, but the file has {row.expected_columns} columns",
+            file=str(path),
+            row=row.number - 1,
+        )
+
+
+def _read_csv_as_texts(path: Path, parse: csv.ParseOptions) -> pa.Table:
+    """The rows where a text stands far below numbers: as texts, the column tells where it is."""
+    with csv.open_csv(path, parse_options=parse) as reader:
+        texts = dict.fromkeys(reader.schema.names, pa.string())
+    options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
+    return _numbers_again(csv.read_csv(path, parse_options=parse, convert_options=options))
 
 
 def _numbers_again(table: pa.Table) -> pa.Table:

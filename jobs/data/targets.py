@@ -2,78 +2,87 @@
 
 from typing import Any
 
-import numpy as np
-
+from jobs.data.expectations import shown
 from jobs.data.rows import RawRows
 from jobs.data.schema import DataSchema, Label
+from jobs.data.spec_checks import spec_outputs
 from jobs.errors import DataError, SpecError
 from jobs.spec import JobSpec
 from model.activations import make_activation
 from model.checks import nearest
-
-_OUTPUT_UNITS = "model.layers[{}].units"
 
 
 def schema_for(spec: JobSpec, read: RawRows) -> DataSchema:
     """What the training rows mean for this job's network; their scaling is not fitted yet.
 
     Raises:
+        DataError: There is nothing to tell apart.
         SpecError: The labels and the output layer do not fit each other.
     """
+    facts = _regression(spec, read) if spec.task == "regression" else _classes(spec, read)
     return DataSchema(
         features=read.features,
         list_column=read.list_column,
         image_shape=read.image_shape,
         label=read.label,
-        **_label_facts(spec, read),
+        **facts,
     )
 
 
-def _label_facts(spec: JobSpec, read: RawRows) -> dict[str, Any]:
-    """The fields of the schema that are about labels."""
-    last = spec.model.layers[-1]
-    outputs = make_activation(last.activation).output_width(last.units)
-    place = _OUTPUT_UNITS.format(len(spec.model.layers) - 1)
-    assert read.labels is not None  # noqa: S101 - training rows are read with labels
-    if spec.task == "regression":
-        columns = read.labels.shape[1]
-        if columns != outputs:
-            raise SpecError(f"{outputs} outputs, but the data has {columns} targets", place=place)
-        return {"kind": "numbers", "targets": _target_names(read, columns)}
+def _regression(spec: JobSpec, read: RawRows) -> dict[str, Any]:
+    columns = read.targets.shape[1]
+    if columns != spec_outputs(spec):
+        raise _outputs_error(spec, columns, f"{columns} targets")
+    one_each = len(read.label) == columns
+    names = read.label if one_each else tuple(f"{read.label[0]}_{i}" for i in range(columns))
+    return {"kind": "numbers", "targets": names}
+
+
+def _classes(spec: JobSpec, read: RawRows) -> dict[str, Any]:
     seen = _seen(read)
-    if outputs == 1:
+    if spec_outputs(spec) == 1:
         return _two_class(spec, seen)
     if spec.data.positive is not None:
         raise SpecError(
-            f"needs one sigmoid output, the network has {outputs}", place="data.positive"
+            f"needs one sigmoid output, the network has {spec_outputs(spec)}",
+            place="data.positive",
         )
-    reject = spec.data.reject.label if spec.data.reject else None
-    if reject is not None and reject in seen:
-        raise SpecError(f"the data has a class '{reject}' of its own", place="data.reject.label")
-    classes = seen if reject is None else (*seen, reject)
-    if len(classes) != outputs:
-        raise SpecError(
-            f"{outputs} outputs, but the data has {len(classes)} classes: {_shown(classes)}",
-            place=place,
-            hint=f"set it to {len(classes)}",
-        )
+    classes, reject = seen, spec.data.reject.label if spec.data.reject else None
+    if reject is not None:
+        if reject in map(str, seen):
+            raise SpecError(
+                f"the data has a class '{reject}' of its own", place="data.reject.label"
+            )
+        classes = (*seen, reject)
+    if len(classes) != spec_outputs(spec):
+        raise _outputs_error(spec, len(classes), f"{len(classes)} classes: {shown(classes)}")
     kind = "one_hot" if spec.model.divergence == "l2" else "classes"
     return {"kind": kind, "classes": classes, "seen": seen, "reject": reject}
 
 
-def _target_names(read: RawRows, columns: int) -> tuple[str, ...]:
-    if len(read.label) == columns:
-        return read.label
-    return tuple(f"{read.label[0]}_{i}" for i in range(columns))
+def _outputs_error(spec: JobSpec, needed: int, data: str) -> SpecError:
+    """The output layer does not fit; ``max`` over subsets has more units than outputs."""
+    last = spec.model.layers[-1]
+    outputs = spec_outputs(spec)
+    hint = f"set it to {needed}"
+    if outputs != last.units:
+        hint = f"its activation must give {needed} outputs"
+    elif make_activation(last.activation).output_width(needed) != needed:
+        hint = f"the network needs {needed} outputs"
+    return SpecError(
+        f"{outputs} output{'s' if outputs > 1 else ''}, but the data has {data}",
+        place=f"model.layers[{len(spec.model.layers) - 1}].units",
+        hint=hint,
+    )
 
 
 def _seen(read: RawRows) -> tuple[Label, ...]:
-    assert read.labels is not None  # noqa: S101 - asked of labelled rows only
-    seen: tuple[Label, ...] = tuple(sorted(set(read.labels.reshape(-1).tolist())))
+    """The classes, numbers by size and texts by their letters."""
+    seen: tuple[Label, ...] = tuple(sorted(set(read.targets.tolist())))
     if len(seen) < 2:
         raise DataError(
             f"every row has the label {seen[0]!r}; there is nothing to tell apart",
-            file=read.parts[0].file,
+            file=read.file,
             column=read.label[0],
         )
     return seen
@@ -85,7 +94,7 @@ def _two_class(spec: JobSpec, seen: tuple[Label, ...]) -> dict[str, Any]:
     if positive is None:
         if len(seen) != 2:
             raise SpecError(
-                f"one output, but the data has {len(seen)} classes: {_shown(seen)}",
+                f"one output, but the data has {len(seen)} classes: {shown(seen)}",
                 place="data.positive",
                 hint="name the class that counts as 1, or have one softmax output for each",
             )
@@ -102,28 +111,3 @@ def _two_class(spec: JobSpec, seen: tuple[Label, ...]) -> dict[str, Any]:
     negative = others[0] if len(others) == 1 else f"not {positive}"
     classes = (negative, positive)
     return {"kind": "two_class", "classes": classes, "seen": seen, "positive": positive}
-
-
-def _shown(classes: tuple[Label, ...]) -> str:
-    text = ", ".join(map(str, classes[:12]))
-    return text if len(classes) <= 12 else f"{text}, …"
-
-
-def expect_known(read: RawRows, seen: tuple[Label, ...]) -> None:
-    """Raise unless training has seen every label.
-
-    Raises:
-        DataError: Names file, row and label.
-    """
-    if not seen or read.labels is None:
-        return
-    allowed = set(seen)
-    known = np.array([label in allowed for label in read.labels.tolist()])
-    if not known.all():
-        row = int(np.flatnonzero(~known)[0])
-        label = read.labels[row]
-        raise read.error(
-            f"the label {str(label)!r} was never seen in training; known: {_shown(seen)}",
-            row,
-            read.label[0],
-        )
