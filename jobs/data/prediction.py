@@ -2,12 +2,14 @@
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from jobs.data.expectations import expect_known, expect_width
+from jobs.data.expectations import expect_in_range, expect_known, expect_width
+from jobs.data.labels import in_training_terms
 from jobs.data.reading import read_rows
 from jobs.data.rows import RawRows
 from jobs.data.schema import DataSchema
@@ -35,9 +37,12 @@ def read_for_model(source: str, schema: DataSchema, *, with_labels: bool) -> Raw
         with_labels=with_labels,
     )
     expect_width(read, schema)
-    if with_labels:
+    if with_labels and schema.kind != "numbers":
         known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
+        read = replace(read, labels=in_training_terms(read.targets, known))
         expect_known(read, known)
+    # The network's own dtype is not known here; beyond double precision nothing can be scaled.
+    expect_in_range(read, schema.scaling, "float64")
     return read
 
 

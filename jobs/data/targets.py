@@ -61,18 +61,13 @@ def _classes(spec: JobSpec, read: RawRows) -> dict[str, Any]:
 
 
 def _outputs_error(spec: JobSpec, needed: int, data: str) -> SpecError:
-    """The output layer does not fit; ``max`` over subsets has more units than outputs."""
-    last = spec.model.layers[-1]
-    outputs = spec_outputs(spec)
-    hint = f"set it to {needed}"
-    if outputs != last.units:
-        hint = f"its activation must give {needed} outputs"
-    elif make_activation(last.activation).output_width(needed) != needed:
-        hint = f"the network needs {needed} outputs"
+    """The output layer does not fit; with ``max`` the outputs are not as many as the units."""
+    last, outputs = spec.model.layers[-1], spec_outputs(spec)
+    units_help = make_activation(last.activation).output_width(needed) == needed
     return SpecError(
         f"{outputs} output{'s' if outputs > 1 else ''}, but the data has {data}",
         place=f"model.layers[{len(spec.model.layers) - 1}].units",
-        hint=hint,
+        hint=f"set it to {needed}" if units_help else f"its activation must give {needed} outputs",
     )
 
 

@@ -1,0 +1,72 @@
+"""The rows of the reject class: each role's own non-digits, and the test's by kind."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jobs.data.reject import make_non_digits
+from jobs.data.roles import Role, RoleRows
+from jobs.data.streams import stream
+from jobs.errors import SpecError
+from jobs.spec import JobSpec, RejectSpec
+
+
+def with_non_digits(
+    spec: JobSpec, roles: Mapping[Role, RoleRows], shape: tuple[int, int] | None
+) -> tuple[dict[Role, RoleRows], dict[str, RoleRows]]:
+    """Each role with non-digits made of its own digits, and the test's non-digits by kind.
+
+    Args:
+        spec: Says which kinds, and how many.
+        roles: Digits only.
+        shape: Height and width of an image; None where rows are no images.
+
+    Returns:
+        The roles, digits first; and the test's non-digits by kind, those of the unseen kinds as
+        many as there are test digits. Without a reject class the roles as they are, and nothing.
+
+    Raises:
+        SpecError: The rows are no images.
+    """
+    reject = spec.data.reject
+    if reject is None:
+        return dict(roles), {}
+    if shape is None:
+        raise SpecError("non-digits are made from images", place="data.reject")
+    generator = stream(spec.seed, "non-digits")
+    extended: dict[Role, RoleRows] = {}
+    by_kind: dict[str, RoleRows] = {}
+    for role in sorted(roles):
+        digits = roles[role]
+        # As many of each kind, and one of each at least.
+        count = max(1, round(len(digits.x) * reject.ratio / len(reject.kinds)))
+        made = {k: _make(k, digits, shape, count, reject, generator) for k in reject.kinds}
+        extended[role] = _joined([digits, *made.values()])
+        by_kind |= made if role == "test" else {}
+    if "test" in roles:
+        digits = roles["test"]
+        for kind in reject.unseen:
+            by_kind[kind] = _make(kind, digits, shape, len(digits.x), reject, generator)
+    return extended, by_kind
+
+
+def _make(
+    kind: str,
+    digits: RoleRows,
+    shape: tuple[int, int],
+    count: int,
+    reject: RejectSpec,
+    generator: np.random.Generator,
+) -> RoleRows:
+    x = make_non_digits(kind, digits.x, digits.labels, shape, count, generator=generator)
+    labels = np.full(count, reject.label, dtype=object)
+    return RoleRows(x, labels, f"{kind} from {digits.source}")
+
+
+def _joined(pieces: list[RoleRows]) -> RoleRows:
+    dtype = pieces[0].x.dtype
+    return RoleRows(
+        np.concatenate([piece.x.astype(dtype, copy=False) for piece in pieces]),
+        np.concatenate([piece.labels.astype(object) for piece in pieces]),
+        pieces[0].source,
+    )
