@@ -35,7 +35,8 @@ def expect_width(read: RawRows, schema: DataSchema) -> None:
         targets = read.labels.shape[1]
         if targets != schema.outputs:
             raise DataError(
-                f"expected {schema.outputs} targets as in training, found {targets}",
+                f"expected {schema.outputs} target{'s' if schema.outputs > 1 else ''} "
+                f"as in training, found {targets}",
                 file=read.file,
                 column=read.label[0],
             )

@@ -32,7 +32,7 @@ def schema_for(spec: JobSpec, read: RawRows) -> DataSchema:
 def _regression(spec: JobSpec, read: RawRows) -> dict[str, Any]:
     columns = read.targets.shape[1]
     if columns != spec_outputs(spec):
-        raise _outputs_error(spec, columns, f"{columns} targets")
+        raise _outputs_error(spec, columns, f"{columns} target{'s' if columns > 1 else ''}")
     one_each = len(read.label) == columns
     names = read.label if one_each else tuple(f"{read.label[0]}_{i}" for i in range(columns))
     return {"kind": "numbers", "targets": names}

@@ -1,0 +1,137 @@
+"""Damaged files of every kind: only our own errors come out, and memory is never promised away."""
+
+import gzip
+import struct
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import ipc
+
+from jobs.data.idx import read_array
+from jobs.data.reading import read_rows
+from jobs.errors import DataError, DataNotFound
+from tests.jobs.data.cases import write_csv
+
+SETTINGS = settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+IMAGES = bytes([0, 0, 8, 3]) + struct.pack(">3I", 3, 2, 2) + bytes(range(12))
+
+
+def read(path: Path) -> None:
+    read_rows(str(path), "train", ("label",))
+
+
+@SETTINGS
+@given(st.integers(0, 200), st.integers(0, 255), st.integers(0, 60), st.booleans())
+def test_any_damage_to_an_idx_file(
+    tmp_path: Path, place: int, byte: int, cut: int, packed: bool
+) -> None:
+    content = bytearray(gzip.compress(IMAGES, mtime=0) if packed else IMAGES)
+    content[place % len(content)] = byte
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(content[: len(content) - cut])
+    try:
+        assert read_array(path, dimensions=3).ndim == 3
+    except DataError as error:
+        assert error.file == str(path)  # noqa: PT017 - not every damage is one
+
+
+@SETTINGS
+@given(place=st.integers(0, 2000), byte=st.integers(0, 255), cut=st.integers(0, 2000))
+def test_any_damage_to_an_arrow_file(tmp_path: Path, place: int, byte: int, cut: int) -> None:
+    path = tmp_path / "rows.arrow"
+    table = pa.table({"x": [[1.0, 2.0], [3.0, 4.0]], "label": ["a", "b"]})
+    with ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] = byte
+    path.write_bytes(content[: max(1, len(content) - cut)] if cut < 1000 else content)
+    try:
+        read(path)
+    except (DataError, DataNotFound) as error:
+        assert "\n" not in error.message  # noqa: PT017 - not every damage is one
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path: Path, packed: bool) -> None:
+    content = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**32 - 1, 28, 28) + bytes(10)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"promises 4294967295 × 28 × 28 values.* has 10 of"):
+        read_array(path, dimensions=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_the_labels_file_in_place_of_the_images(tmp_path: Path) -> None:
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07"))
+    with pytest.raises(DataNotFound, match="holds labels; name the images file"):
+        read(path)
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_a_truncated_gzip_csv(tmp_path: Path, cut: int) -> None:
+    lines = "".join(f"{i * 7919 % 997},{i % 2}\n" for i in range(500))
+    packed = gzip.compress(f"x,label\n{lines}".encode(), mtime=0)
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(packed[: len(packed) - cut])
+    with pytest.raises(DataError, match=r"rows\.csv\.gz: cannot be read") as caught:
+        read(path)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "feather", "csv.gz"])
+def test_something_else_under_the_ending(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows.{ending}"
+    path.write_bytes(b"\x1f\x8b this is nothing of the kind")
+    with pytest.raises(DataError, match="cannot be read"):
+        read(path)
+
+
+def test_a_ragged_row_below_the_first_block(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "rows.csv", "x,label", *["1,2"] * 400_000, "3")
+    with pytest.raises(DataError, match="1 values, but the file has 2 columns") as caught:
+        read(path)
+    assert caught.value.row == 400_001
+
+
+def test_a_header_that_is_no_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"x,\xff\n1,2\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        read(path)
+
+
+def test_markers_and_hidden_files_are_no_data(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", "x,label", "1,2")
+    for name in ("_SUCCESS", ".hidden.csv", "_part.csv"):
+        (tmp_path / name).write_text("")
+    for source in (tmp_path, tmp_path / "*"):
+        assert read_rows(str(source), "train", ("label",)).count == 1
+
+
+def test_numbers_that_no_class_can_be(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "rows.csv", "x,label", "1,1", "2,1e300")
+    with pytest.raises(DataError, match="row 2") as caught:
+        read(path)
+    assert caught.value.column == "label"
+
+
+def test_a_fault_inside_a_list_names_the_row_of_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "rows.arrow"
+    table = pa.table({"x": [[1.0, 2.0], [3.0, float("nan")]], "label": ["a: b", "c"]})
+    with ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=r"column 'x', row 2: nan is not a finite number"):
+        read(path)
