@@ -47,7 +47,7 @@ def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
         DataNotFound: Nothing there, or a column is missing.
         DataError: Rows that the model cannot take.
     """
-    read = read_for_model(source, model.schema, with_labels=True)
+    read = read_for_model(source, model.schema, model.network.dtype, with_labels=True)
     assert read.labels is not None  # noqa: S101 - they were asked for
     x = model.schema.scaling.apply(read.x, model.network.dtype)
     d = model.schema.encode(read.labels, model.network.dtype)
@@ -81,7 +81,7 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
         JobError: The file cannot be written.
     """
     expect_writable(out)
-    read = read_for_model(source, model.schema, with_labels=False)
+    read = read_for_model(source, model.schema, model.network.dtype, with_labels=False)
     x = model.schema.scaling.apply(read.x, model.network.dtype)
     write_columns(out, model.predict_columns(x))
     return len(x)

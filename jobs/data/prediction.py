@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from jobs.data.expectations import expect_in_range, expect_known, expect_width
 from jobs.data.labels import in_training_terms
@@ -16,12 +16,15 @@ from jobs.data.schema import DataSchema
 from jobs.errors import JobError
 
 
-def read_for_model(source: str, schema: DataSchema, *, with_labels: bool) -> RawRows:
+def read_for_model(
+    source: str, schema: DataSchema, dtype: DTypeLike, *, with_labels: bool
+) -> RawRows:
     """Raw rows as the model's training had them.
 
     Args:
         source: As in a spec's ``data.train``; a folder of MNIST's files stands for its test part.
         schema: The model's.
+        dtype: Of the model's arithmetic, which has to be able to hold the scaled rows.
         with_labels: Whether labels are wanted, and then all of them known.
 
     Raises:
@@ -41,8 +44,7 @@ def read_for_model(source: str, schema: DataSchema, *, with_labels: bool) -> Raw
         known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
         read = replace(read, labels=in_training_terms(read.targets, known))
         expect_known(read, known)
-    # The network's own dtype is not known here; beyond double precision nothing can be scaled.
-    expect_in_range(read, schema.scaling, "float64")
+    expect_in_range(read, schema.scaling, dtype)
     return read
 
 
