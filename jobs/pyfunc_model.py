@@ -39,10 +39,11 @@ class SumgradModel(PythonModel):
                 lists where the model was trained on one; or an array, (N, D_0) or (N, …) images.
 
         Raises:
-            ValueError: Columns are missing, or values are no numbers.
+            ValueError: Columns are missing, or values are no finite numbers.
         """
         saved = self._saved
-        x = saved.schema.scaling.apply(_matrix(model_input, saved.schema), saved.network.dtype)
+        raw = _finite(_matrix(model_input, saved.schema), saved.schema)
+        x = saved.schema.scaling.apply(raw, saved.network.dtype)
         return pd.DataFrame(saved.predict_columns(x), index=getattr(model_input, "index", None))
 
 
@@ -65,6 +66,22 @@ def _expect_width(matrix: NDArray[np.generic], schema: "DataSchema") -> NDArray[
     if matrix.shape[1] != schema.width:
         raise ValueError(f"rows have {matrix.shape[1]} features, the model takes {schema.width}")
     return matrix
+
+
+def _finite(matrix: NDArray[np.generic], schema: "DataSchema") -> NDArray[np.float64]:
+    """The matrix as numbers, none of which is missing or infinite."""
+    try:
+        numbers = matrix.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a feature is not a number: {error}") from None
+    odd = np.argwhere(~np.isfinite(numbers))
+    if odd.size:
+        row, column = odd[0]
+        raise ValueError(
+            f"column '{schema.features[column]}', row {row + 1}: {numbers[row, column]} "
+            "is not a finite number"
+        )
+    return numbers
 
 
 set_model(SumgradModel())

@@ -104,7 +104,7 @@ class DataSpec(_Section):
     """Feature columns, or one list column; default: every column but the label."""
     task: Literal["classification", "regression"] | None = None
     """Default: classification with a KL divergence, regression with L2."""
-    positive: int | str | None = None
+    positive: Annotated[int, Field(strict=True)] | str | None = None
     """The class that counts as 1 with a single sigmoid output; all the others count as 0."""
     scaling: Literal["none", "unit", "standard"] = "unit"
     """Of the features, fitted on the training rows only. `unit`: to 0–1; `standard`: to mean 0 and

@@ -82,7 +82,7 @@ class Summary:
     def lines(self) -> list[str]:
         """For a person."""
         rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
-        steps = f"{self.epochs} epochs ({self.steps:,} steps)"
+        steps = f"{_count(self.epochs, 'epoch')} ({_count(self.steps, 'step')})"
         lines = [f"{self.name} {_WHY[self.stop_reason]} after {steps} in {self.wall_s:.1f} s{rate}"]
         if self.kept_epoch is not None:
             lines.append(f"  kept      the weights of epoch {self.kept_epoch}, the best there were")
@@ -98,6 +98,10 @@ class Summary:
             lines.append("Compare runs in MLflow:  sumgrad ui")
             lines.append(f"Predict with it:         sumgrad predict {self.run_id[:8]} FILE")
         return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def from_here(place: str) -> str:

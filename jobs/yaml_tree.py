@@ -1,12 +1,12 @@
 """YAML as plain values with the line of every key; safe with any input.
 
 Stricter than PyYAML's own loading: a key given twice is refused, aliases cannot multiply into a
-bomb, and ``1e-3`` is a number, as in YAML 1.2.
+bomb, and plain values are those of YAML 1.2.
 """
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -19,8 +19,7 @@ MAX_DEPTH = 40
 
 #: What PyYAML calls the plain kinds of values.
 _PLAIN_TAGS = frozenset(
-    f"tag:yaml.org,2002:{kind}"
-    for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value")
+    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
 )
 
 #: Where a value stands: keys and list indices from the root.
@@ -28,14 +27,30 @@ Path = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads numbers as YAML 1.2 does."""
+    """SafeLoader that reads plain values as YAML 1.2 does: ``no`` is a text, ``1e-3`` a number."""
+
+    # PyYAML keeps them here, and copies them when one is added to a subclass.
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+#: YAML 1.2's core schema: what is none of these is a text.
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?\d+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first
+    )
+
+
+# PyYAML would take 010 for eight.
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
 @dataclass

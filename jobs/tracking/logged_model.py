@@ -25,6 +25,9 @@ MODEL_NAME = "model"
 #: The saved-model folder among the MLflow model's artifacts.
 ARTIFACT = "saved_model"
 _ENTRY = Path(__file__).parent.parent / "pyfunc_model.py"
+#: Up to so many columns take numbers of any type; MLflow needs a microsecond and more for each of
+#: their values, so wider rows, such as large images, are typed as the example's.
+_UNTYPED_COLUMNS = 100
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors")
 
 
@@ -106,10 +109,10 @@ def _signature(folder: Path, example: Any) -> "ModelSignature":
     saved = load_model(folder)
     nothing = np.zeros((1, saved.network.inputs), dtype=saved.network.dtype)
     signature = infer_signature(example, DataFrame(saved.predict_columns(nothing)))
-    if isinstance(example, DataFrame) and saved.schema.list_column is not None:
-        # MLflow checks typed lists number by number, and refuses whole numbers among floats.
+    if isinstance(example, DataFrame) and len(example.columns) <= _UNTYPED_COLUMNS:
+        # Typed, MLflow would refuse whole numbers where the example has others, and the reverse.
         anything = AnyType()  # type: ignore[no-untyped-call]
-        signature.inputs = Schema([ColSpec(anything, saved.schema.list_column)])
+        signature.inputs = Schema([ColSpec(anything, name) for name in example.columns])
     return signature
 
 

@@ -72,6 +72,7 @@ def test_a_file_is_preferred_to_an_example_of_the_same_name(
         ("data.test=rows.csv", lambda s: s.data.test, "rows.csv"),
         ("optimizer.schedule.name=cosine", lambda s: s.optimizer.schedule.name, "cosine"),
         ("tracking.uri=http://a/b?c=d", lambda s: s.tracking.uri, "http://a/b?c=d"),
+        ("data.positive=no", lambda s: s.data.positive, "no"),
         ("stop=", lambda s: s.stop.max_epochs, 100),
     ],
 )

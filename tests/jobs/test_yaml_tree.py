@@ -11,7 +11,7 @@ from jobs.yaml_tree import parse_yaml
 
 
 def test_values_and_the_lines_they_stand_on() -> None:
-    tree = parse_yaml("a: 1\nb:\n  - x: yes\n  - {y: 2.5}\n", "f.yaml")
+    tree = parse_yaml("a: 1\nb:\n  - x: true\n  - {y: 2.5}\n", "f.yaml")
     assert tree.value == {"a": 1, "b": [{"x": True}, {"y": 2.5}]}
     assert tree.lines[("b",)] == 2
     assert tree.lines[("b", 0, "x")] == 3
@@ -23,8 +23,14 @@ def test_numbers_with_exponents_are_numbers(text: str) -> None:
     assert parse_yaml(text, "f").value == 0.001
 
 
-@pytest.mark.parametrize("text", ["e3", "1e", "v1e-3"])
-def test_texts_that_look_a_little_like_numbers_stay_texts(text: str) -> None:
+def test_a_leading_zero_means_nothing() -> None:
+    assert parse_yaml("010", "f").value == 10
+
+
+@pytest.mark.parametrize(
+    "text", ["e3", "1e", "v1e-3", "no", "yes", "on", "12:30", "2024-01-01", "1_000"]
+)
+def test_texts_that_look_a_little_like_something_else_stay_texts(text: str) -> None:
     assert parse_yaml(text, "f").value == text
 
 

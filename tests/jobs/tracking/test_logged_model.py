@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -125,6 +126,38 @@ def test_a_missing_column_is_named(store: Store, logged: tuple[str, str]) -> Non
     loaded = mlflow.pyfunc.load_model(store.client.get_logged_model(logged[1]).artifact_location)
     with pytest.raises(mlflow.MlflowException, match=r"missing inputs \['c'\]"):
         loaded.predict(pd.DataFrame({"a": [1.0], "b": [2.0]}))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, r"column 'b', row 2: nan is not a finite number"),
+        (np.inf, r"column 'b', row 2: inf is not a finite number"),
+        ("tall", "a feature is not a number"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused(
+    store: Store, logged: tuple[str, str], rows: pd.DataFrame, value: float | str | None, words: str
+) -> None:
+    import mlflow
+
+    location = store.client.get_logged_model(logged[1]).artifact_location
+    model = mlflow.pyfunc.load_model(location)
+    bad = rows.astype(object)
+    bad.loc[1, "b"] = value
+    with pytest.raises(ValueError, match=words):
+        model.predict(bad)
+
+
+def test_whole_numbers_are_taken_for_the_numbers_that_they_are(
+    store: Store, logged: tuple[str, str], rows: pd.DataFrame
+) -> None:
+    import mlflow
+
+    location = store.client.get_logged_model(logged[1]).artifact_location
+    model = mlflow.pyfunc.load_model(location)
+    whole = rows.round()
+    pd.testing.assert_frame_equal(model.predict(whole.astype("int64")), model.predict(whole))
 
 
 def test_arrays_go_in_as_arrays(
