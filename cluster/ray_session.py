@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
 
     Raises:
         ClusterUnreachable: Nothing answers there, or it has fewer CPUs than wanted.
+        SystemExit: Terminated while Ray was starting.
     """
     expect_answer(address)
     for name, value in {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
@@ -48,11 +50,26 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
     # would stand in for ours; so it is started from a folder that has nothing in it.
     with tempfile.TemporaryDirectory(prefix="sumgrad-", ignore_cleanup_errors=True) as empty:
         try:
-            with _current_folder(empty):
+            with _current_folder(empty), own_termination():
                 _init(address, workers)
             yield _available_workers(workers)
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def own_termination() -> Iterator[None]:
+    """Undo the handlers of SIGTERM that Ray puts in place, which exit with codes of their own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as ended:
+        if signal.getsignal(signal.SIGTERM) is before:
+            raise
+        # Not the one in place before: Ray's start was cut short by one of Ray's.
+        raise SystemExit(128 + signal.SIGTERM) from ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _init(address: str, workers: int | None) -> None:

@@ -16,18 +16,15 @@ EXIT_CODES = {StopReason.INTERRUPTED: 130, StopReason.TERMINATED: 143}
 
 
 class StopRequest:
-    """Notes the first signal; the second one stops at once.
-
-    Used as a context; `install` again after anything that puts its own handlers in place, as
-    ``ray.init`` does.
-    """
+    """Notes the first signal; the second one stops at once. Used as a context."""
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None
         self._before = {number: signal.getsignal(number) for number in _REASONS}
 
     def __enter__(self) -> Self:
-        self.install()
+        for number in _REASONS:
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -38,11 +35,6 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Put our handlers in place."""
-        for number in _REASONS:
-            signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         reason = _REASONS[signal.Signals(number)]

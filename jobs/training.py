@@ -97,7 +97,7 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
             lambda: RunTracker.start(store.result(), _facts(job.result()), reporter.note),
         )
         with _truthful(run):
-            with _exchange(spec, job, stop) as exchange:
+            with _exchange(spec, job) as exchange:
                 tracker = _first_of(job, run)
                 result = _compute(job.result(), exchange, tracker, reporter, stop)
             kept = _keep(job.result(), result, tracker)
@@ -128,7 +128,7 @@ def _first_of(job: "Future[Job]", run: "Future[RunTracker]") -> RunTracker:
 
 
 @contextmanager
-def _exchange(spec: JobSpec, job: "Future[Job]", stop: StopRequest) -> Iterator[Exchange]:
+def _exchange(spec: JobSpec, job: "Future[Job]") -> Iterator[Exchange]:
     """An exchange at the place that the spec names."""
     if spec.cluster.address == "inline":
         with InlineExchange(job.result().workload) as exchange:
@@ -137,8 +137,6 @@ def _exchange(spec: JobSpec, job: "Future[Job]", stop: StopRequest) -> Iterator[
     with ray_session(spec.cluster.address, spec.cluster.workers) as workers:
         from cluster.ray_exchange import RayExchange
 
-        # Ray has put a handler of its own in the place of ours.
-        stop.install()
         # A local Ray's workers inherit this process's environment.
         env_vars = None if spec.cluster.address == "local" else WORKER_ENVIRONMENT
         with RayExchange(job.result().workload, workers, env_vars=env_vars) as exchange:

@@ -177,6 +177,20 @@ def test_a_signal_ends_the_run_as_killed_with_its_weights_saved(
     assert model.parameters.sha256() == done.result["weights_sha256"]
 
 
+@pytest.mark.parametrize("seconds", [0.3, 2.5])
+def test_termination_while_starting_is_told_as_that(folder: Folder, seconds: float) -> None:
+    process = folder.start("train", "flowers.yaml", "--json", "--set", "cluster.address=local")
+    assert process.stderr is not None
+    assert "starting Ray" in process.stderr.readline()
+    # Not for anything to be ready: the signal is to come at one moment or another of the start.
+    time.sleep(seconds)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    assert no_run(folder) or only_run(folder).info.status == "KILLED"
+
+
 def wait_for_first_epoch(process: subprocess.Popen[str]) -> None:
     """Read what the command says until an epoch is done."""
     assert process.stderr is not None

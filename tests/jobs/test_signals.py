@@ -28,11 +28,3 @@ def test_a_signal_is_noted_and_a_second_one_ends_it(
             os.kill(os.getpid(), number)
         assert caught.value.code == code
     assert signal.getsignal(number) is before
-
-
-def test_handlers_that_others_installed_meanwhile_are_replaced_again() -> None:
-    with StopRequest() as stop:
-        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("another's handler"))
-        stop.install()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked() is StopReason.TERMINATED
