@@ -21,6 +21,10 @@ _RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+#: Where Ray looks for a cluster's token.
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_TOKEN_FILE = Path("~/.ray/auth_token")
+
 #: How long a cluster may take to answer a plain connection, in seconds.
 PROBE_TIMEOUT_S = 3.0
 
@@ -42,7 +46,8 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
         SystemExit: Terminated while Ray was starting.
     """
     expect_answer(address)
-    for name, value in {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
+    wanted = {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT, **_client_environment(address)}
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -55,6 +60,15 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
             yield _available_workers(workers)
         finally:
             ray.shutdown()
+
+
+def _client_environment(address: str) -> Mapping[str, str]:
+    """What a client of a running cluster needs in its environment before Ray is imported."""
+    known = any(name in os.environ for name in _TOKEN_VARIABLES)
+    if address == "local" or not (known or _TOKEN_FILE.expanduser().exists()):
+        return {}
+    # `ray start` asks for the token wherever there is one; a client has to be told to show it.
+    return {"RAY_AUTH_MODE": "token"}
 
 
 @contextlib.contextmanager
@@ -74,6 +88,7 @@ def own_termination() -> Iterator[None]:
 
 def _init(address: str, workers: int | None) -> None:
     import ray
+    from ray.exceptions import RayError
 
     local = address == "local"
     cpus = max(workers or 1, usable_cpus()) if local else None
@@ -85,10 +100,15 @@ def _init(address: str, workers: int | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, RayError) as error:
         first_line = str(error).strip().partition("\n")[0]
-        what = "Ray did not start here" if local else f"no Ray cluster at '{address}'"
-        raise ClusterUnreachable(f"{what}: {first_line}") from error
+        if local:
+            raise ClusterUnreachable(f"Ray did not start here: {first_line}") from error
+        raise ClusterUnreachable(
+            f"no Ray cluster at '{address}': {first_line}",
+            hint="it must run the same versions of Ray and Python, and its token, if it has one, "
+            "must be in ~/.ray/auth_token or RAY_AUTH_TOKEN",
+        ) from error
 
 
 def usable_cpus() -> int:

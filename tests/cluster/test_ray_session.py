@@ -47,6 +47,7 @@ def exit_as_ray_does() -> None:
 
 def test_termination_while_ray_starts_has_the_exit_code_of_termination() -> None:
     before = signal.getsignal(signal.SIGTERM)
+
     def terminated() -> None:
         with own_termination():
             exit_as_ray_does()
