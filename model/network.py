@@ -12,7 +12,7 @@ Notation of the lecture, with batches row-major:
                 ∇_{b_k} = ∇_{z_k}
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -48,15 +48,28 @@ class Layer:
 
 @dataclass(frozen=True)
 class Cache:
-    """What the forward recursion leaves for the backward one.
+    """What the forward recursion leaves for the backward one, and what that one writes.
+
+    Its arrays can be used again: `Network.cache` makes them, `first` takes them for fewer rows.
 
     Attributes:
         z: ``z[k-1]`` is z_k, (B, D_k).
         y: ``y[k]`` is y_k; ``y[0]`` is x.
+        d_z: ``d_z[k-1]`` is ∇_{z_k}, (B, D_k).
+        d_y: ``d_y[k-1]`` is ∇_{y_k}, for the hidden layers.
     """
 
-    z: list[Array] = field(default_factory=list)
-    y: list[Array] = field(default_factory=list)
+    z: list[Array]
+    y: list[Array]
+    d_z: list[Array]
+    d_y: list[Array]
+
+    def first(self, rows: int) -> "Cache":
+        """The same arrays for fewer rows: views on their beginnings."""
+        if rows == len(self.z[0]):
+            return self
+        parts = (self.z, self.y, self.d_z, self.d_y)
+        return Cache(*([array[:rows] for array in part] for part in parts))
 
 
 class GradientSum(NamedTuple):
@@ -92,7 +105,7 @@ class Network:
     """A feed-forward network and its divergence. Parameters live outside of it.
 
     Its results are a pure function of the values and shapes of what it is given: memory order,
-    and whether `into` is given, never change a bit.
+    and whether `into` or `cache` is given, never change a bit.
 
     Args:
         inputs: D_0, the features of an instance.
@@ -155,12 +168,28 @@ class Network:
         if parameters.layout != self.layout:
             raise ShapeError(f"{name} have another network's layout")
 
-    def forward(self, parameters: Parameters, x: Array) -> Cache:
+    def cache(self, rows: int) -> Cache:
+        """Arrays for the recursions over so many rows; ``y[0]`` is x's place, set by each use."""
+
+        def empty(width: int) -> Array:
+            return np.empty((rows, width), dtype=self.dtype)
+
+        affine = [width for _, width in self.layout.widths]
+        outputs = [layer.activation.output_width(layer.units) for layer in self.layers]
+        return Cache(
+            z=[empty(width) for width in affine],
+            y=[empty(0), *(empty(width) for width in outputs)],
+            d_z=[empty(width) for width in affine],
+            d_y=[empty(width) for width in outputs[:-1]],
+        )
+
+    def forward(self, parameters: Parameters, x: Array, *, cache: Cache | None = None) -> Cache:
         """The forward recursion.
 
         Args:
             parameters: Every W and b.
             x: (B, D_0), numbers; brought to the network's dtype.
+            cache: Arrays to write to, of `cache` for B rows; newly allocated by default.
 
         Raises:
             ShapeError: x has another width or holds no numbers, or the parameters are not of this
@@ -168,12 +197,16 @@ class Network:
         """
         self._expect_fitting("the parameters", parameters)
         expect_shape("x", x, None, self.inputs)
-        cache = Cache(y=[as_numbers("x", x, self.dtype)])
-        for layer, W, b in zip(self.layers, parameters.W, parameters.b, strict=True):
-            z = cache.y[-1] @ W.T
-            z += b
-            cache.z.append(z)
-            cache.y.append(layer.activation.value(z))
+        cache = self.cache(len(x)) if cache is None else cache
+        expect_shape("the cache's z_1", cache.z[0], len(x), parameters.b[0].size)
+        z, y = cache.z, cache.y
+        y[0] = as_numbers("x", x, self.dtype)
+        for k, (layer, W, b) in enumerate(
+            zip(self.layers, parameters.W, parameters.b, strict=True)
+        ):
+            np.matmul(y[k], W.T, out=z[k])
+            z[k] += b
+            layer.activation.value_into(z[k], y[k + 1])
         return cache
 
     def predict(self, parameters: Parameters, x: Array) -> Array:
@@ -201,26 +234,29 @@ class Network:
         self._expect_fitting("the gradients", gradients)
         if np.may_share_memory(gradients.flat, parameters.flat):
             raise ShapeError("the gradients would overwrite the parameters")
-        d_z = self._output_gradient(cache, d)
+        self._output_gradient(cache, d)
         for k in range(len(self.layers), 0, -1):
+            d_z = cache.d_z[k - 1]
             np.matmul(d_z.T, cache.y[k - 1], out=gradients.W[k - 1])
             np.sum(d_z, axis=0, out=gradients.b[k - 1])
             if k > 1:
-                d_z = self._step_back(parameters, cache, d_z, k)
+                self._step_back(parameters, cache, k)
         return gradients
 
-    def _output_gradient(self, cache: Cache, d: Array) -> Array:
-        """``∇_{z_L}``, (B, D_L)."""
+    def _output_gradient(self, cache: Cache, d: Array) -> None:
+        """``∇_{z_L}``, (B, D_L), into the cache."""
         y = cache.y[-1]
         if self.fused:
-            return self.divergence.fused_gradient(y, d)
-        d_y = self.divergence.gradient(y, d)
-        return self.layers[-1].activation.vjp(cache.z[-1], y, d_y)
+            cache.d_z[-1][...] = self.divergence.fused_gradient(y, d)
+        else:
+            d_y = self.divergence.gradient(y, d)
+            self.layers[-1].activation.vjp_into(cache.z[-1], y, d_y, cache.d_z[-1])
 
-    def _step_back(self, parameters: Parameters, cache: Cache, d_z: Array, k: int) -> Array:
-        """From ``∇_{z_k}`` to ``∇_{z_{k-1}}``."""
-        d_y = d_z @ parameters.W[k - 1]
-        return self.layers[k - 2].activation.vjp(cache.z[k - 2], cache.y[k - 1], d_y)
+    def _step_back(self, parameters: Parameters, cache: Cache, k: int) -> None:
+        """From ``∇_{z_k}`` to ``∇_{y_{k-1}}`` and ``∇_{z_{k-1}}``, both in the cache."""
+        d_y = np.matmul(cache.d_z[k - 1], parameters.W[k - 1], out=cache.d_y[k - 2])
+        activation = self.layers[k - 2].activation
+        activation.vjp_into(cache.z[k - 2], cache.y[k - 1], d_y, cache.d_z[k - 2])
 
     def _divergences(self, cache: Cache, d: Array) -> Array:
         """Div of each instance, (B,)."""
@@ -229,7 +265,13 @@ class Network:
         return self.divergence.value(cache.y[-1], d)
 
     def gradient_sum(
-        self, parameters: Parameters, x: Array, d: Targets, *, into: Parameters | None = None
+        self,
+        parameters: Parameters,
+        x: Array,
+        d: Targets,
+        *,
+        into: Parameters | None = None,
+        cache: Cache | None = None,
     ) -> GradientSum:
         """Σ Div and Σ ∇Div over the rows of x: sums, never averages.
 
@@ -238,6 +280,7 @@ class Network:
             x: (B, D_0), numbers; brought to the network's dtype.
             d: Desired outputs, (B, D_L), or (B,) class indices for multi-class KL.
             into: Where to write the gradients; newly allocated by default.
+            cache: Arrays of `cache` for B rows, to be written to; newly allocated by default.
 
         Returns:
             Divergence (added up in float64), gradients, and the count B.
@@ -245,7 +288,7 @@ class Network:
         Raises:
             ShapeError: x or d do not fit the network or each other.
         """
-        cache = self.forward(parameters, x)
+        cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
         gradients = self.backward(parameters, cache, targets, into=into)
         divergence = np.sum(self._divergences(cache, targets), dtype=np.float64)
@@ -254,10 +297,10 @@ class Network:
     def input_gradient(self, parameters: Parameters, x: Array, d: Targets) -> Array:
         """``∇_{y_0} Div``, the derivative of each instance's divergence by its input, (B, D_0)."""
         cache = self.forward(parameters, x)
-        d_z = self._output_gradient(cache, self.divergence.targets(d, cache.y[-1]))
+        self._output_gradient(cache, self.divergence.targets(d, cache.y[-1]))
         for k in range(len(self.layers), 1, -1):
-            d_z = self._step_back(parameters, cache, d_z, k)
-        result: Array = d_z @ parameters.W[0]
+            self._step_back(parameters, cache, k)
+        result: Array = cache.d_z[0] @ parameters.W[0]
         return result
 
     def divergences(self, parameters: Parameters, x: Array, d: Targets) -> Array:
@@ -265,9 +308,11 @@ class Network:
         cache = self.forward(parameters, x)
         return self._divergences(cache, self.divergence.targets(d, cache.y[-1]))
 
-    def evaluation_sum(self, parameters: Parameters, x: Array, d: Targets) -> EvaluationSum:
+    def evaluation_sum(
+        self, parameters: Parameters, x: Array, d: Targets, *, cache: Cache | None = None
+    ) -> EvaluationSum:
         """Σ Div and the count of right answers over the rows of x; arguments as gradient_sum's."""
-        cache = self.forward(parameters, x)
+        cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
         divergence = np.sum(self._divergences(cache, targets), dtype=np.float64)
         hits = np.count_nonzero(decide(cache.y[-1]) == decide(targets))

@@ -44,6 +44,14 @@ class Activation(ABC):
             ``∇_z``, (B, D).
         """
 
+    def value_into(self, z: Array, out: Array) -> None:
+        """`value`, written to ``out`` (B, D_out): the same bits without an allocation."""
+        out[...] = self.value(z)
+
+    def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
+        """`vjp`, written to ``out`` (B, D): the same bits without an allocation."""
+        out[...] = self.vjp(z, y, d_y)
+
     def affine_width(self, units: int) -> int:
         """D, the width of z, of a layer that a user gave so many units."""
         return units
@@ -71,3 +79,6 @@ class ScalarActivation(Activation):
         """``∇_z = ∇_y ∘ f'(z)``, (B, D)."""
         result: Array = d_y * self.derivative(z, y)
         return result
+
+    def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
+        np.multiply(d_y, self.derivative(z, y), out=out)

@@ -40,6 +40,9 @@ class Identity(ScalarActivation):
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         return d_y
 
+    def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
+        out[...] = d_y
+
 
 @dataclass(frozen=True)
 class Sigmoid(ScalarActivation):
@@ -61,6 +64,9 @@ class Tanh(ScalarActivation):
     def value(self, z: Array) -> Array:
         return np.tanh(z)
 
+    def value_into(self, z: Array, out: Array) -> None:
+        np.tanh(z, out=out)
+
     def derivative(self, z: Array, y: Array) -> Array:
         return 1 - y * y
 
@@ -74,12 +80,18 @@ class ReLU(ScalarActivation):
     def value(self, z: Array) -> Array:
         return np.maximum(z, 0)
 
+    def value_into(self, z: Array, out: Array) -> None:
+        np.maximum(z, 0, out=out)
+
     def derivative(self, z: Array, y: Array) -> Array:
         return (z > 0).astype(z.dtype)
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         # A product with the mask itself saves a pass and gives the same bits.
         return d_y * (z > 0)
+
+    def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
+        np.multiply(d_y, z > 0, out=out)
 
 
 @dataclass(frozen=True)

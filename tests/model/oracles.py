@@ -55,6 +55,17 @@ def check_contraction(activation: Activation, z: Floats, seed: int = 0) -> None:
     assert_near(activation.vjp(z, y, d_y), expected, 1e-14)
 
 
+def check_into(activation: Activation, z: Floats, seed: int = 0) -> None:
+    """What writes into an array gives the bits of what returns one."""
+    y, d_z = activation.value(z), np.full_like(z, np.nan)
+    d_y = np.random.default_rng(seed).standard_normal(y.shape).astype(z.dtype)
+    written = np.full_like(y, np.nan)
+    activation.value_into(z, written)
+    activation.vjp_into(z, y, d_y, d_z)
+    assert written.tobytes() == y.tobytes()
+    assert d_z.tobytes() == activation.vjp(z, y, d_y).tobytes()
+
+
 def lecture_gradients(
     network: Network, parameters: Parameters, x: Floats, d: Floats
 ) -> tuple[list[Floats], list[Floats], Floats]:

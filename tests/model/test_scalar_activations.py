@@ -19,6 +19,7 @@ from tests.model.oracles import (
     Floats,
     assert_near,
     check_contraction,
+    check_into,
     check_jacobian,
     check_vjp,
     numeric_jacobian,
@@ -157,6 +158,8 @@ def test_jacobian_and_vjp_are_derivatives(activation: Activation, seed: int) -> 
     check_jacobian(activation, z)
     check_vjp(activation, z, seed)
     check_contraction(activation, z, seed)
+    check_into(activation, z, seed)
+    check_into(activation, z.astype(np.float32), seed)
 
 
 @pytest.mark.parametrize("wrong", [WrongSigmoid(), UnfaithfulSigmoid()])
@@ -248,6 +251,8 @@ def test_arguments_are_not_changed(case: str) -> None:
         array.setflags(write=False)
     activation.value(z)
     activation.vjp(z, y, d_y)
+    activation.value_into(z, np.empty_like(y))
+    activation.vjp_into(z, y, d_y, np.empty_like(z))
     activation.jacobian(z)
 
 

@@ -12,7 +12,15 @@ from scipy import special
 from model import Activation, OptionError, ScalarActivation, ShapeError, make_activation
 from model.activations.vector import Max, Maxout, Softmax
 from tests.model.cases import ACTIVATION_CASES, WIDTH, smooth_point
-from tests.model.oracles import FLOATS, DType, Floats, check_contraction, check_jacobian, check_vjp
+from tests.model.oracles import (
+    FLOATS,
+    DType,
+    Floats,
+    check_contraction,
+    check_into,
+    check_jacobian,
+    check_vjp,
+)
 
 VECTOR = {
     case: activation
@@ -66,6 +74,8 @@ def test_jacobian_and_vjp_are_derivatives(activation: Activation, seed: int) -> 
     check_jacobian(activation, z)
     check_vjp(activation, z, seed)
     check_contraction(activation, z, seed)
+    check_into(activation, z, seed)
+    check_into(activation, z.astype(np.float32), seed)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +122,8 @@ def test_arguments_are_not_changed(activation: Activation) -> None:
     activation.value(z)
     activation.jacobian(z)
     activation.vjp(z, y, d_y)
+    activation.value_into(z, np.empty_like(y))
+    activation.vjp_into(z, y, d_y, np.empty_like(z))
 
 
 @given(
