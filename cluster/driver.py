@@ -17,6 +17,7 @@ from cluster.errors import ClusterError, Diverged
 from cluster.exchange import Exchange
 from cluster.plan import Plan
 from cluster.tree import PartialSum
+from cluster.update import Update
 from cluster.worker import Task
 from model.checks import Array
 from model.network import Network
@@ -93,18 +94,21 @@ class TrainingState:
     """Everything that the next step depends on, so that a run could go on from it elsewhere.
 
     Attributes:
-        W: The weights, flat; replaced by each update, never written into.
-        memory: Of the optimiser.
+        W: The weights, flat.
+        spare: Where the next weights will be written.
+        memory: Of the optimiser; written to by each update.
         step: Steps done.
         instances: Instances summed in all steps.
         seconds: Spent on steps.
         progress: Of the criterion.
-        good: The last weights whose loss was seen to be finite.
+        good: The last weights whose loss was seen to be finite; with each update the three take
+            each other's places.
         best: The weights of the best validation loss, where that is asked for.
         best_report: The report of that epoch.
     """
 
     W: Array
+    spare: Array
     memory: State
     good: Array
     step: int = 0
@@ -186,7 +190,15 @@ class ParameterDriver:
         Args:
             W: Initial parameters, flat, (N,); not changed.
         """
-        state = TrainingState(W=W, memory=self._recipe.optimizer.init(W), good=W)
+        W, spare, good = (self._exchange.vector(W) for _ in range(3))
+        state = TrainingState(W, spare, self._recipe.optimizer.init(W), good)
+        self._update = Update(self._recipe.optimizer, W.size)
+        try:
+            return self._run(state)
+        finally:
+            self._update.close()
+
+    def _run(self, state: TrainingState) -> Outcome:
         report: EpochReport | None = None
         try:
             while state.progress.reason is None:
@@ -244,9 +256,10 @@ class ParameterDriver:
         total = self._exchange.total(task, state.W)
         S, T = total.gradient, total.count
         assert S is not None  # noqa: S101 - a gradient task always carries one
-        norm = self._finite_norm(total.divergence, S, state, task, eta) / T
-        state.good = state.W
-        state.W, state.memory = self._recipe.optimizer.update(state.W, S, T, state.memory, eta)
+        norm = self._update.apply(state.W, S, T, state.memory, eta, out=state.spare) / T
+        # Nothing is updated until the vectors change places.
+        self._expect_finite(total.divergence, norm, S, state, task, eta)
+        state.W, state.spare, state.good = state.spare, state.good, state.W
         state.step += 1
         state.instances += T
         state.seconds += time.perf_counter() - began
@@ -257,20 +270,24 @@ class ParameterDriver:
         state.progress = observe(self._recipe.stop, state.progress, report.train_loss, loss)
         keeps_best = self._recipe.stop.early_stopping is not None
         if keeps_best and state.progress.best_epoch == report.epoch:
-            state.best, state.best_report = state.W, report
+            state.best, state.best_report = state.W.copy(), report
 
-    def _finite_norm(
-        self, divergence: float, S: Array, state: TrainingState, task: Task, eta: float
-    ) -> float:
-        """‖S‖, after the proof that loss and gradient are finite numbers.
+    def _expect_finite(
+        self,
+        divergence: float,
+        norm: float,
+        S: Array,
+        state: TrainingState,
+        task: Task,
+        eta: float,
+    ) -> None:
+        """Raise unless loss and gradient are finite numbers.
 
         Raises:
-            Diverged: They are not; nothing has been updated.
+            Diverged: They are not; the weights are those before the step.
         """
-        # In float64, where the square of a float32 cannot overflow.
-        norm = float(np.sqrt(np.sum(np.square(S, dtype=np.float64))))
         if np.isfinite(divergence) and np.isfinite(norm):
-            return norm
+            return
         gradients = self._recipe.network.parameters(S).items()
         bad = [name for name, array in gradients if not np.isfinite(array).all()]
         what = "the loss" if not np.isfinite(divergence) else f"the gradient of {bad[0]}"
@@ -299,7 +316,7 @@ def _outcome(
 ) -> Outcome:
     best = state.best is not None
     return Outcome(
-        W=state.best if state.best is not None else state.W,
+        W=(state.best if state.best is not None else state.W).copy(),
         reason=reason,
         report=state.best_report if best else report,
         epochs=state.progress.epoch,

@@ -74,3 +74,15 @@ class Diverged(ClusterError):
         self.step = step
         self.what = what
         self.cause = cause
+
+
+class ChannelClosed(ClusterError):
+    """The other end of a connection is gone."""
+
+
+class ProtocolError(ClusterError):
+    """Something came over a connection that nobody of ours sends."""
+
+
+class Intruder(ClusterError):
+    """A connection from somebody who does not know the job's secret."""

@@ -6,7 +6,6 @@ input, so that it cannot change the weights.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,14 +93,16 @@ class Plan:
         return StepPlan(first, rows, self.shard_rows, row_order(self.rows, self.seed, epoch))
 
 
-def assign(shards: int, workers: int) -> list[range]:
-    """Consecutive micro-shards for each worker, as evenly as they divide.
+def default_shard_rows(batch_rows: int | None) -> int:
+    """Rows of a micro-shard where nobody says otherwise.
 
-    Neighbours stay together, so that a worker can pre-add most of the tree. Which worker gets
-    what is invisible in the sum.
+    At most 256, whose activations fit into a core's cache; for smaller batches a half of them, so
+    that two workers share the smallest ones too, but at least 32: below, a product's overhead and
+    the addition of its gradients cost more than the help is worth.
 
-    >>> assign(5, 2)
-    [range(0, 3), range(3, 5)]
+    >>> [default_shard_rows(batch) for batch in (10, 64, 100, 512, 4096, None)]
+    [32, 32, 50, 256, 256, 256]
     """
-    bounds = [-(-shards * worker // workers) for worker in range(workers + 1)]
-    return [range(low, high) for low, high in pairwise(bounds)]
+    if batch_rows is None:
+        return 256
+    return min(256, max(32, -(-batch_rows // 2)))

@@ -1,9 +1,9 @@
 """The gradient worker: sums per-instance gradients over its micro-shards.
 
-A plain class. Ray makes an actor of it in cluster.ray_exchange; `inline` calls it directly.
+A plain class. cluster.serving puts it into a process of its own; `inline` calls it directly.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,18 +62,65 @@ class Workload:
         return self.plans[task.source].step(task.epoch, task.step)
 
 
+class Vectors:
+    """Gradient vectors of a worker, used again from step to step.
+
+    Args:
+        network: Whose gradients.
+        make: Makes a new vector, (N,); given its number.
+    """
+
+    def __init__(self, network: Network, make: Callable[[int], Array] | None = None) -> None:
+        self._network = network
+        self._make = make or (lambda _: np.empty(network.layout.size, dtype=network.dtype))
+        self._all: list[Parameters] = []
+        self._numbers: dict[int, int] = {}
+        #: Numbers of those that hold nothing; the one used last comes first, still in the cache.
+        self._free: list[int] = []
+
+    def take(self) -> Parameters:
+        """A vector to write to."""
+        if not self._free:
+            number = len(self._all)
+            vector = self._network.parameters(self._make(number))
+            self._all.append(vector)
+            self._numbers[id(vector.flat)] = number
+            return vector
+        return self._all[self._free.pop()]
+
+    def number(self, flat: Array) -> int:
+        """The number of one of these vectors."""
+        return self._numbers[id(flat)]
+
+    def give_back(self, flat: Array) -> None:
+        """A vector holds nothing any more."""
+        self._free.append(self.number(flat))
+
+    def give_back_all(self) -> None:
+        """No vector holds anything any more."""
+        self._free = list(range(len(self._all) - 1, -1, -1))
+
+
 class GradientWorker:
     """Computes micro-shards, each by one call of fixed shape, and adds them up in the tree.
 
     Args:
         index: The worker's number, for messages.
         workload: Network, rows and plans.
+        make_vector: See `Vectors`.
     """
 
-    def __init__(self, index: int, workload: Workload) -> None:
+    def __init__(
+        self,
+        index: int,
+        workload: Workload,
+        make_vector: Callable[[int], Array] | None = None,
+    ) -> None:
         self.index = index
         self.workload = workload
+        self.vectors = Vectors(workload.network, make_vector)
         self._fingerprint = take_fingerprint()
+        self._cache = workload.network.cache(max(p.shard_rows for p in workload.plans.values()))
 
     def fingerprint(self) -> Fingerprint:
         """This process's arithmetic."""
@@ -88,14 +135,15 @@ class GradientWorker:
             flat: Parameters, (N,).
 
         Returns:
-            The largest nodes of the step's tree that these micro-shards make.
+            The largest nodes of the step's tree that these micro-shards make. Their vectors are
+            the worker's, and hold the sums until it is told to give them back.
 
         Raises:
             ShardFailed: Names the micro-shard whose computation raised, and why.
         """
         plan = self.workload.plan(task)
         parameters = self.workload.network.parameters(flat)
-        tree = TreeSum(plan.shards)
+        tree = TreeSum(plan.shards, add=self._add)
         # What overflows is noticed in the sum, by the driver, which can say where and why.
         with np.errstate(all="ignore"):
             for shard in shards:
@@ -107,13 +155,20 @@ class GradientWorker:
                 tree.add(Node(0, shard, total))
         return tree.nodes()
 
+    def _add(self, left: Array, right: Array) -> Array:
+        np.add(left, right, out=left)
+        self.vectors.give_back(right)
+        return left
+
     def _sum_shard(
         self, task: Task, plan: StepPlan, shard: int, parameters: Parameters
     ) -> PartialSum:
         network = self.workload.network
         x, d = self.workload.sources[task.source].fetch(plan.shard(shard))
+        cache = self._cache.first(len(x))
         if task.kind == "evaluation":
-            seen = network.evaluation_sum(parameters, x, d)
+            seen = network.evaluation_sum(parameters, x, d, cache=cache)
             return PartialSum(None, seen.divergence, seen.correct, seen.count)
-        summed = network.gradient_sum(parameters, x, d)
-        return PartialSum(summed.gradients.flat, summed.divergence, 0, summed.count)
+        into = self.vectors.take()
+        summed = network.gradient_sum(parameters, x, d, into=into, cache=cache)
+        return PartialSum(into.flat, summed.divergence, 0, summed.count)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cluster.driver import EpochReport, Evaluation, Outcome, ParameterDriver
 from cluster.exchange import Exchange, InlineExchange
-from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session
+from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session, usable_cpus
 from jobs.anchoring import anchored
 from jobs.assembly import Job, assemble
 from jobs.background import in_background
@@ -131,7 +131,8 @@ def _first_of(job: "Future[Job]", run: "Future[RunTracker]") -> RunTracker:
 def _exchange(spec: JobSpec, job: "Future[Job]") -> Iterator[Exchange]:
     """An exchange at the place that the spec names."""
     if spec.cluster.address == "inline":
-        with InlineExchange(job.result().workload) as exchange:
+        lanes = spec.cluster.workers or usable_cpus()
+        with InlineExchange(job.result().workload, lanes) as exchange:
             yield exchange
         return
     with ray_session(spec.cluster.address, spec.cluster.workers) as workers:

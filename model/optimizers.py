@@ -89,7 +89,8 @@ class GradientDescent(Optimizer):
     def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
         if self.weight_decay:
             return W - eta * self.mean_gradient(W, S, T), state
-        return W - (eta / T) * S, state
+        change = (eta / T) * S
+        return np.subtract(W, change, out=change), state
 
 
 @dataclass(frozen=True, kw_only=True)

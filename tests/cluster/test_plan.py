@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.plan import Plan, assign, row_order
+from cluster.plan import Plan, row_order
 
 SIZES = st.integers(1, 60)
 
@@ -59,11 +59,3 @@ def test_a_full_batch_takes_the_rows_in_their_own_order() -> None:
 
 def test_the_order_cannot_be_changed_by_who_reads_it() -> None:
     assert not row_order(10, 0, 1).flags.writeable
-
-
-@settings(derandomize=True, deadline=None)
-@given(shards=st.integers(0, 100), workers=st.integers(1, 20))
-def test_micro_shards_are_dealt_out_evenly_and_completely(shards: int, workers: int) -> None:
-    dealt = assign(shards, workers)
-    assert [shard for part in dealt for shard in part] == list(range(shards))
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

@@ -116,17 +116,6 @@ def test_mutation_adding_in_arrival_order_would_be_caught() -> None:
     assert reversed_arrival.tobytes() != one_by_one.tobytes()
 
 
-def test_read_only_sums_are_not_written_into() -> None:
-    nodes = leaves(4)
-    for node in nodes:
-        assert node.sum.gradient is not None
-        node.sum.gradient.flags.writeable = False
-    tree = TreeSum(4)
-    for node in nodes:
-        tree.add(node)
-    assert tree.root(10).count == 10
-
-
 def test_a_node_that_comes_twice_is_refused() -> None:
     tree = TreeSum(4)
     first, second, *_ = leaves(4)

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import ray
 
+from cluster import process_exchange
+from cluster.blocks import Blocks
 from cluster.convergence import StopReason, StopRule
 from cluster.driver import Outcome, ParameterDriver, Recipe
-from cluster.errors import FingerprintMismatch, ShardFailed, WorkerLost
+from cluster.errors import FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
 from cluster.fingerprint import take_fingerprint
 from cluster.plan import Plan, Rows
 from cluster.ray_exchange import RayExchange
 from cluster.source import ArraySource
-from cluster.worker import Task, Workload
+from cluster.tree import Node, TreeSum
+from cluster.worker import Workload
 from model.activations import make_activation
 from model.checks import Array
 from model.divergences import MultiClassKL
@@ -65,29 +67,28 @@ def test_any_number_of_workers_gives_the_bits_of_inline(ray_cpus: int, batch: in
         assert spread.instances == 3 * ROWS
 
 
-class ArrivalOrder(RayExchange):
+def in_arrival_order(nodes: list[Node], leaves: int, blocks: Blocks) -> TreeSum:
     """The mutation that the test above must catch: sums added as they arrive."""
-
-    def total(self, task: Task, flat: Array) -> object:  # type: ignore[override]
-        exact = super().total(task, flat)
-        if task.kind == "evaluation":
-            return exact
-        parameters = ray.put(flat)
-        plan = self._workload.plan(task)
-        order = range(plan.shards - 1, -1, -1)
-        actor = self._actors[0]
-        gradient = np.zeros_like(flat)
-        for shard in order:
-            (node,) = ray.get(actor.compute.remote(task, [shard], parameters))
-            gradient = gradient + node.sum.gradient
-        return replace(exact, gradient=gradient)
+    first, *others = nodes
+    for node in others:
+        assert first.sum.gradient is not None
+        assert node.sum.gradient is not None
+        first.sum.gradient += node.sum.gradient
+        first.sum.divergence += node.sum.divergence
+        first.sum.count += node.sum.count
+    tree = TreeSum(1)
+    tree.add(Node(0, 0, first.sum))
+    return tree
 
 
-def test_mutation_a_sum_in_arrival_order_is_caught(ray_cpus: int) -> None:
+def test_mutation_a_sum_in_arrival_order_is_caught(
+    ray_cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workload = make_workload(None)
-    alone = train(workload, InlineExchange(workload))
-    with ArrivalOrder(workload, 2) as exchange:
-        mutated = train(workload, exchange)
+    alone = train_without_validation(workload, InlineExchange(workload))
+    monkeypatch.setattr(process_exchange, "combine", in_arrival_order)
+    with RayExchange(workload, 3) as exchange:
+        mutated = train_without_validation(workload, exchange)
     np.testing.assert_allclose(mutated.W, alone.W, rtol=1e-2, atol=1e-4)
     assert mutated.W.tobytes() != alone.W.tobytes()
 
@@ -131,13 +132,52 @@ def test_a_worker_that_raises_is_named_with_its_micro_shard(ray_cpus: int) -> No
     assert "epoch 1, step 1" in str(outcome.failure)
 
 
-def test_a_worker_that_dies_is_named_with_what_it_did(ray_cpus: int) -> None:
+def test_a_micro_shard_that_ends_two_workers_ends_the_run(ray_cpus: int) -> None:
     workload = faulty(die)
     with RayExchange(workload, 2) as exchange:
         outcome = train_without_validation(workload, exchange)
-    assert isinstance(outcome.failure, WorkerLost)
-    assert "worker 0 was lost while summing gradients in epoch 1, step 1" in str(outcome.failure)
+    assert isinstance(outcome.failure, ShardFailed)
+    assert outcome.failure.shard == 6
+    assert "2 workers ended while they computed it" in str(outcome.failure)
     assert outcome.W.tobytes() == initial_parameters(NETWORK, seed=6).flat.tobytes()
+
+
+def test_a_killed_worker_is_replaced_and_no_bit_changes(ray_cpus: int) -> None:
+    workload = make_workload(90)
+    alone = train_without_validation(workload, InlineExchange(workload))
+    seen: list[dict[int, int]] = []
+    with RayExchange(workload, 2) as exchange:
+
+        def kill_one(step: int) -> None:
+            if not seen:
+                seen.append(exchange.pids)
+                os.kill(exchange.pids[0], signal.SIGKILL)
+            elif len(exchange.pids) == 2 and exchange.pids != seen[0]:
+                seen[1:] = [exchange.pids]
+
+        recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(1000))
+        driver = ParameterDriver(
+            recipe,
+            workload.plans["train"],
+            exchange,
+            on_step=kill_one,
+            should_stop=lambda: StopReason.TERMINATED if len(seen) > 1 else None,
+        )
+        outcome = driver.run(initial_parameters(NETWORK, seed=6).flat)
+    assert outcome.reason is StopReason.TERMINATED, outcome.failure
+    before, after = seen
+    assert before[1] == after[1]
+    assert before[0] != after[0]
+    steps = iter(range(outcome.steps))
+    driver = ParameterDriver(
+        recipe,
+        workload.plans["train"],
+        InlineExchange(workload),
+        should_stop=lambda: None if next(steps, None) is not None else StopReason.TERMINATED,
+    )
+    alone = driver.run(initial_parameters(NETWORK, seed=6).flat)
+    assert alone.steps == outcome.steps
+    assert outcome.W.tobytes() == alone.W.tobytes()
 
 
 def train_without_validation(workload: Workload, exchange: Exchange) -> Outcome:
@@ -149,9 +189,7 @@ def train_without_validation(workload: Workload, exchange: Exchange) -> Outcome:
 def test_a_worker_with_another_arithmetic_is_refused(
     ray_cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cluster import ray_exchange
-
     other = replace(take_fingerprint(), blas="another BLAS")
-    monkeypatch.setattr(ray_exchange, "take_fingerprint", lambda: other)
-    with pytest.raises(FingerprintMismatch, match="worker 0's blas"):
+    monkeypatch.setattr(process_exchange, "take_fingerprint", lambda: other)
+    with pytest.raises(FingerprintMismatch, match=r"worker \d's blas"):
         RayExchange(make_workload(None), 1)

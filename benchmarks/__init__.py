@@ -1,0 +1,1 @@
+"""Benchmarks: sumgrad against its peers and against the hardware, as ratios within one run."""

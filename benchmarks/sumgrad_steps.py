@@ -1,0 +1,80 @@
+"""sumgrad as a contender: ``python -m benchmarks.sumgrad_steps ray 2`` or ``inline 2``."""
+
+import contextlib
+import sys
+import time
+from itertools import pairwise
+
+from benchmarks.cells import ETA, Cell, data
+from benchmarks.contender import RunSteps, answer
+from cluster.convergence import StopRule
+from cluster.driver import ParameterDriver, Recipe
+from cluster.exchange import Exchange, InlineExchange
+from cluster.plan import Plan, default_shard_rows
+from cluster.ray_session import ray_session
+from cluster.source import ArraySource
+from cluster.worker import Workload
+from model.activations import make_activation
+from model.divergences import MultiClassKL
+from model.initializers import initial_parameters
+from model.network import Layer, Network
+from model.optimizers import GradientDescent
+
+
+def network_of(cell: Cell) -> Network:
+    """The cell's network."""
+    hidden = [Layer(units, make_activation("relu")) for units in cell.hidden]
+    output = Layer(cell.widths[-1], make_activation("softmax"))
+    return Network(cell.widths[0], (*hidden, output), MultiClassKL())
+
+
+def workload_of(cell: Cell, shard_rows: int | None = None) -> Workload:
+    """The cell's network, data and plan, with the micro-shards that a job has by default."""
+    x, d = data()
+    plan = Plan(len(x), cell.batch, shard_rows or default_shard_rows(cell.batch), seed=1)
+    return Workload(network_of(cell), {"train": ArraySource(x, d)}, {"train": plan})
+
+
+def run_steps(workload: Workload, exchange: Exchange) -> RunSteps:
+    """Steps of the driver's own loop, timed from one to the next."""
+    network, plan = workload.network, workload.plans["train"]
+    W = initial_parameters(network, seed=0).flat
+
+    def run(steps: int) -> list[float]:
+        ends = [time.perf_counter()]
+        epochs = -(-steps // plan.steps_per_epoch)
+        recipe = Recipe(network, GradientDescent(), ETA, StopRule(epochs))
+        driver = ParameterDriver(
+            recipe, plan, exchange, on_step=lambda _: ends.append(time.perf_counter())
+        )
+        driver.run(W)
+        return [after - before for before, after in pairwise(ends)][:steps]
+
+    return run
+
+
+def main(place: str, workers: int, shard_rows: int | None) -> None:
+    """Answer until stdin ends."""
+    with contextlib.ExitStack() as stack:
+        if place == "ray":
+            stack.enter_context(ray_session("local", workers))
+        current = stack.enter_context(contextlib.ExitStack())
+
+        def prepare(cell: Cell) -> RunSteps:
+            current.close()
+            workload = workload_of(cell, shard_rows)
+            exchange: Exchange
+            if place == "ray":
+                from cluster.ray_exchange import RayExchange
+
+                exchange = RayExchange(workload, workers)
+            else:
+                exchange = InlineExchange(workload, workers)
+            current.enter_context(exchange)
+            return run_steps(workload, exchange)
+
+        answer(prepare)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

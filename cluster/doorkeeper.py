@@ -1,0 +1,74 @@
+"""Connections are accepted and checked beside the work, so that no stranger can hold it up."""
+
+import contextlib
+import secrets
+import socket
+import threading
+from queue import Empty, SimpleQueue
+
+from cluster.channel import Channel, admit, local_listener
+from cluster.errors import Intruder
+
+
+class Doorkeeper:
+    """Listens, and lets in who knows the job's secret.
+
+    Attributes:
+        address: Where to connect to.
+        secret: What to know.
+    """
+
+    def __init__(self) -> None:
+        self.secret = secrets.token_bytes(32)
+        self._listener, self.address = local_listener()
+        self._bell, self._button = socket.socketpair()
+        self._admitted: SimpleQueue[Channel] = SimpleQueue()
+        #: Nobody is let in once it is closed, which `close` alone decides.
+        self._lock = threading.Lock()
+        self._closed = False
+        threading.Thread(target=self._listen, name="doorkeeper", daemon=True).start()
+
+    def fileno(self) -> int:
+        """Readable when somebody was let in, for selectors."""
+        return self._bell.fileno()
+
+    def admitted(self) -> list[Channel]:
+        """Who was let in since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            self._bell.recv(1 << 10, socket.MSG_DONTWAIT)
+        channels = []
+        with contextlib.suppress(Empty):
+            while True:
+                channels.append(self._admitted.get_nowait())
+        return channels
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connected, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._admit, args=[connected], daemon=True).start()
+
+    def _admit(self, connected: socket.socket) -> None:
+        with contextlib.suppress(Intruder):
+            channel = admit(connected, self.secret)
+            with self._lock:
+                if self._closed:
+                    channel.close()
+                    return
+                self._admitted.put(channel)
+                self._button.send(b"!")
+
+    def close(self) -> None:
+        """Listen no more."""
+        with contextlib.suppress(OSError):
+            # Closing alone would not wake the thread that waits for a connection.
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            self._closed = True
+            for channel in self.admitted():
+                channel.close()
+            self._bell.close()
+            self._button.close()

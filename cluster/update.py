@@ -1,0 +1,68 @@
+"""The update of the weights, block by block, with the optimiser's own equation for every block.
+
+Optimisers treat each parameter by itself, so neither the cut nor the threads change a bit, and
+nothing of the parameters' size is allocated.
+"""
+
+import math
+import os
+
+import numpy as np
+
+from cluster.blocks import Blocks
+from model.checks import Array
+from model.optimizers import Optimizer, State
+
+
+class Update:
+    """``W ← W − (η/T)·∇Loss``, or what the optimiser makes of it.
+
+    Args:
+        optimizer: Its equation.
+        size: Parameters.
+    """
+
+    def __init__(self, optimizer: Optimizer, size: int) -> None:
+        self._optimizer = optimizer
+        self._blocks = Blocks(size, os.cpu_count() or 1)
+
+    def apply(self, W: Array, S: Array, T: int, state: State, eta: float, out: Array) -> float:
+        """Write the next weights to ``out``, and the next state into the state's arrays.
+
+        Args:
+            W: Parameters, (N,); not changed.
+            S: Sum of the per-instance gradients, (N,); not changed.
+            T: Instances in the sum.
+            state: The optimiser's; its arrays of W's shape are written to, others replaced.
+            eta: The learning rate η of this step.
+            out: The next weights, (N,), apart from W.
+
+        Returns:
+            ‖S‖; not a finite number if one of S is none.
+        """
+        long = {name for name, array in state.items() if array.shape == W.shape}
+
+        def update(block: slice) -> tuple[float, State]:
+            own = {name: array[block] if name in long else array for name, array in state.items()}
+            out[block], after = self._optimizer.update(W[block], S[block], T, own, eta)
+            for name in long:
+                own[name][...] = after[name]
+            return _squared_norm(S[block]), after
+
+        results = self._blocks.run(update)
+        _, after = results[0]
+        state.update({name: array for name, array in after.items() if name not in long})
+        return math.sqrt(math.fsum(norm for norm, _ in results))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._blocks.close()
+
+
+def _squared_norm(S: Array) -> float:
+    """‖S‖²; infinite or not a number only where S is."""
+    quick = float(np.dot(S, S))
+    if math.isfinite(quick):
+        return quick
+    # In float64 the square of a float32 cannot overflow.
+    return float(np.sum(np.square(S, dtype=np.float64)))

@@ -1,0 +1,41 @@
+"""Worker processes without Ray: the engine's own behaviour, with processes that a test may kill."""
+
+import multiprocessing as mp
+from multiprocessing.process import BaseProcess
+
+from cluster.serving import ServingWorker
+from cluster.worker import Workload
+
+
+def serve(worker: int, workload: Workload, address: str, secret: bytes) -> None:
+    """What each process does."""
+    ServingWorker(worker, workload).serve(address, secret)
+
+
+class ProcessLauncher:
+    """Starts workers with Python's own means. See `cluster.process_exchange.Launcher`."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._context = mp.get_context("spawn")
+        #: By worker; of a worker that was replaced the newest.
+        self.processes: dict[int, BaseProcess] = {}
+        self._all: list[BaseProcess] = []
+
+    def start(self, worker: int, address: str, secret: bytes) -> None:
+        process = self._context.Process(
+            target=serve, args=(worker, self._workload, address, secret), daemon=True
+        )
+        process.start()
+        self.processes[worker] = process
+        self._all.append(process)
+
+    def ended(self, worker: int) -> str | None:
+        code = self.processes[worker].exitcode
+        return None if code is None else f"its process ended with {code}"
+
+    def close(self) -> None:
+        for process in self._all:
+            process.kill()
+            process.join()
+            process.close()

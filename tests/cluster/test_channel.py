@@ -1,0 +1,194 @@
+"""Messages over sockets: whole, in order, and only between those who know the secret."""
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster import channel as module
+from cluster import memory
+from cluster.channel import Channel, connect, prove
+from cluster.doorkeeper import Doorkeeper
+from cluster.errors import ChannelClosed, Intruder, ProtocolError
+from cluster.messages import Compute, Done, Hello, Message, NewVector, decode, encode, expect
+
+MESSAGES: list[Message] = [
+    Hello(1, 2, "x86_64", "2.4", "OpenBLAS", "ab"),
+    NewVector(3),
+    Compute(7, "gradient", "train", 1, 2, 3, 4, 0),
+    Done(7, [[1, 0, 0.1, 0, 5, None], [0, 2, float("inf"), 1, 2, 3]]),  # type: ignore[list-item]
+]
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    left, right = (Channel(end) for end in socket.socketpair())
+    yield left, right
+    left.close()
+    right.close()
+
+
+@pytest.fixture
+def door() -> Iterator[Doorkeeper]:
+    door = Doorkeeper()
+    yield door
+    door.close()
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+@settings(derandomize=True, deadline=None)
+@given(data=st.binary(max_size=60))
+def test_anything_else_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(data)
+
+
+@pytest.mark.parametrize("data", [b'["Hello"]', b'["os.system", "ls"]', b"[]", b"{}", b"[[]]"])
+def test_no_other_kind_is_made(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(data)
+
+
+def test_another_kind_than_expected_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="expected Hello, got NewVector"):
+        expect(Hello, NewVector(1))
+
+
+def test_many_messages_arrive_in_their_order(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    for message in MESSAGES * 3:
+        left.send(message)
+    assert right.receive() == MESSAGES[0]
+    assert right.pending() == (MESSAGES * 3)[1:]
+    assert right.pending() == []
+
+
+def test_descriptors_travel_with_their_messages(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    descriptor, array = memory.create((3,), "float32")
+    array[:] = [1, 2, 3]
+    left.send(MESSAGES[0])
+    left.send(NewVector(0), [descriptor])
+    os.close(descriptor)
+    right.receive()
+    right.receive()
+    theirs = right.descriptor()
+    shared = memory.attach(theirs, (3,), "float32")
+    os.close(theirs)
+    assert shared.tolist() == [1, 2, 3]
+    shared[0] = 9
+    assert array[0] == 9
+    with pytest.raises(ProtocolError, match="without the descriptor"):
+        right.descriptor()
+
+
+def test_an_end_that_is_gone_is_told_after_its_last_words(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    left.send(MESSAGES[1])
+    left.close()
+    assert right.pending() == [MESSAGES[1]]
+    with pytest.raises(ChannelClosed):
+        right.pending()
+    with pytest.raises(ChannelClosed):
+        right.receive()
+
+
+def test_a_frame_that_promises_too_much_is_refused() -> None:
+    left, right = socket.socketpair()
+    channel = Channel(right)
+    left.send(struct.pack("<I", 0xFFFFFFFF))
+    with pytest.raises(ProtocolError, match="bytes"):
+        channel.pending()
+    left.close()
+    channel.close()
+
+
+def test_who_knows_the_secret_is_let_in(door: Doorkeeper) -> None:
+    channel = connect(door.address, door.secret)
+    (admitted,) = wait_for(door)
+    channel.send(MESSAGES[0])
+    assert admitted.receive() == MESSAGES[0]
+    admitted.send(MESSAGES[1])
+    assert channel.receive() == MESSAGES[1]
+    channel.close()
+    admitted.close()
+
+
+def wait_for(door: Doorkeeper) -> list[Channel]:
+    """Who is let in within some seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        admitted = door.admitted()
+        if admitted:
+            return admitted
+        time.sleep(0.01)
+    pytest.fail("nobody was let in")
+
+
+def test_who_does_not_know_the_secret_is_turned_away(door: Doorkeeper) -> None:
+    with pytest.raises((Intruder, ChannelClosed)):
+        connect(door.address, b"guess" * 6)
+    assert door.admitted() == []
+
+
+def test_who_says_nothing_is_turned_away_and_holds_nobody_up(
+    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HANDSHAKE_S", 0.5)
+    silent = socket.socket(socket.AF_UNIX)
+    silent.connect(door.address)
+    channel = connect(door.address, door.secret)
+    (admitted,) = wait_for(door)
+    silent.settimeout(10)
+    received = b"?"
+    while received:
+        received = silent.recv(100)
+    for one in (silent, channel, admitted):
+        one.close()
+
+
+def test_an_answer_sent_back_to_whom_it_came_from_proves_nothing(door: Doorkeeper) -> None:
+    """A stranger who mirrors the driver's own words."""
+    mirror = socket.socket(socket.AF_UNIX)
+    mirror.settimeout(10)
+    mirror.connect(door.address)
+    received = b"?"
+    while received:
+        received = mirror.recv(100)
+        if received:
+            mirror.sendall(received)
+    mirror.close()
+    assert door.admitted() == []
+
+
+def test_an_impostor_of_the_driver_is_noticed() -> None:
+    ours, theirs = socket.socketpair()
+
+    def pretend() -> None:
+        with pytest.raises(Intruder):
+            prove(theirs, b"another secret", "driver")
+        theirs.close()
+
+    thread = threading.Thread(target=pretend)
+    thread.start()
+    with pytest.raises(Intruder, match="does not know the job's secret"):
+        prove(ours, b"the secret", "worker")
+    thread.join()
+    ours.close()
+
+
+def test_nobody_listens_after_the_end() -> None:
+    door = Doorkeeper()
+    door.close()
+    with pytest.raises(ChannelClosed):
+        connect(door.address, door.secret)

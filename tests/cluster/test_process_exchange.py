@@ -1,0 +1,214 @@
+"""Worker processes: the same bits through kills, delays and strangers; nothing left behind."""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cluster.convergence import StopReason, StopRule
+from cluster.driver import Outcome, ParameterDriver, Recipe
+from cluster.errors import WorkerLost
+from cluster.exchange import Exchange, InlineExchange
+from cluster.plan import Rows
+from cluster.process_exchange import ProcessExchange
+from cluster.source import ArraySource
+from cluster.worker import Task, Workload
+from model.checks import Array
+from model.optimizers import Momentum
+from tests.cluster.processes import ProcessLauncher
+from tests.cluster.small_job import SmallJob
+
+
+@dataclass(frozen=True)
+class Slow(ArraySource):
+    """Rows that come slowly to one of the workers: to whoever has a certain process id first."""
+
+    seconds: float
+    marker: str
+
+    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
+        with contextlib.suppress(FileExistsError), Path(self.marker).open("x") as marker:
+            marker.write(str(os.getpid()))
+        if Path(self.marker).read_text() == str(os.getpid()):
+            time.sleep(self.seconds)
+        return super().fetch(rows)
+
+
+def train(
+    job: SmallJob, exchange: Exchange, on_step: Callable[[int], None] = lambda _: None
+) -> Outcome:
+    recipe = Recipe(job.network, Momentum(), 0.1, StopRule(3))
+    plan = job.workload.plans["train"]
+    driver = ParameterDriver(recipe, plan, exchange, validate=True, on_step=on_step)
+    return driver.run(job.W)
+
+
+@pytest.fixture(scope="module")
+def alone(small_job: SmallJob) -> Outcome:
+    with InlineExchange(small_job.workload) as exchange:
+        return train(small_job, exchange)
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[Workload, int], ProcessExchange]]:
+    """Starts exchanges that end with the test."""
+    exchanges: list[ProcessExchange] = []
+
+    def start(workload: Workload, workers: int) -> ProcessExchange:
+        exchanges.append(ProcessExchange(workload, workers, ProcessLauncher(workload)))
+        return exchanges[-1]
+
+    yield start
+    for exchange in exchanges:
+        exchange.close()
+
+
+Start = Callable[[Workload, int], ProcessExchange]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 8])
+def test_processes_give_the_bits_of_inline(
+    small_job: SmallJob, alone: Outcome, started: Start, workers: int
+) -> None:
+    outcome = train(small_job, started(small_job.workload, workers))
+    assert outcome.W.tobytes() == alone.W.tobytes()
+    assert (outcome.report, alone.report) != (None, None)
+    assert outcome.report is not None
+    assert alone.report is not None
+    assert outcome.report.train_loss == alone.report.train_loss
+    assert outcome.report.validation == alone.report.validation
+    assert outcome.instances == alone.instances
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_threads_give_the_bits_of_one(small_job: SmallJob, alone: Outcome, workers: int) -> None:
+    with InlineExchange(small_job.workload, workers) as exchange:
+        assert train(small_job, exchange).W.tobytes() == alone.W.tobytes()
+
+
+def test_a_killed_worker_costs_that_worker_and_no_bit(
+    small_job: SmallJob, alone: Outcome, started: Start
+) -> None:
+    exchange = started(small_job.workload, 3)
+    before = exchange.pids
+
+    def kill(step: int) -> None:
+        if step == 1 and exchange.pids == before:
+            os.kill(before[1], signal.SIGKILL)
+
+    outcome = train(small_job, exchange, kill)
+    assert outcome.W.tobytes() == alone.W.tobytes()
+    assert {w: exchange.pids[w] for w in (0, 2)} == {w: before[w] for w in (0, 2)}
+    assert exchange.pids.get(1) != before[1]
+
+
+def test_all_workers_killed_at_once_are_replaced(
+    small_job: SmallJob, alone: Outcome, started: Start
+) -> None:
+    exchange = started(small_job.workload, 2)
+    before = exchange.pids
+
+    def kill(step: int) -> None:
+        if exchange.pids == before:
+            for pid in before.values():
+                os.kill(pid, signal.SIGKILL)
+
+    assert train(small_job, exchange, kill).W.tobytes() == alone.W.tobytes()
+    assert not set(exchange.pids.values()) & set(before.values())
+
+
+def test_a_slow_worker_is_helped_and_no_bit_changes(
+    small_job: SmallJob, started: Start, tmp_path: Path
+) -> None:
+    whole = small_job.workload.sources["full"]
+    assert isinstance(whole, ArraySource)
+    slow = Slow(whole.x, whole.d, 0.1, str(tmp_path / "slow"))
+    workload = replace(small_job.workload, sources={"full": slow})
+    exchange = started(workload, 2)
+    task = Task("gradient", "full")
+    began, cpu = time.monotonic(), time.process_time()
+    total = exchange.total(task, small_job.W)
+    seconds, burnt = time.monotonic() - began, time.process_time() - cpu
+    with InlineExchange(small_job.workload) as inline:
+        exact = inline.total(task, small_job.W)
+    assert total.gradient is not None
+    assert exact.gradient is not None
+    assert total.gradient.tobytes() == exact.gradient.tobytes()
+    # Six micro-shards of its own would take it 0.6 s; waiting for it takes no processor.
+    shards = workload.plan(task).shards
+    assert shards == 12
+    assert seconds < 0.1 * shards / 2
+    assert burnt < seconds / 4
+
+
+def test_a_worker_that_cannot_start_is_told(small_job: SmallJob) -> None:
+    class Stillborn(ProcessLauncher):
+        def start(self, worker: int, address: str, secret: bytes) -> None:
+            super().start(worker, address, b"another secret")
+
+    with pytest.raises(WorkerLost, match="worker 0 was lost while starting"):
+        ProcessExchange(small_job.workload, 1, Stillborn(small_job.workload))
+
+
+def test_nothing_is_left_behind(small_job: SmallJob) -> None:
+    descriptors = open_descriptors()
+    launcher = ProcessLauncher(small_job.workload)
+    with ProcessExchange(small_job.workload, 2, launcher) as exchange:
+        exchange.total(Task("gradient", "full"), small_job.W)
+        pids = list(exchange.pids.values())
+        address = exchange._door.address
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(address)
+    del exchange
+    assert open_descriptors() <= descriptors
+
+
+def test_workers_end_when_the_driver_is_gone(small_job: SmallJob, started: Start) -> None:
+    exchange = started(small_job.workload, 2)
+    pids = exchange.pids
+    for member in exchange._members.values():
+        member.channel.close()
+    deadline = time.monotonic() + 20
+    while any(running(pid) for pid in pids.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    exchange._members.clear()
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and is not waiting to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_stop_keeps_the_weights_of_the_last_step(small_job: SmallJob, started: Start) -> None:
+    exchange = started(small_job.workload, 2)
+    steps: list[int] = []
+    recipe = Recipe(small_job.network, Momentum(), 0.1, StopRule(3))
+    driver = ParameterDriver(
+        recipe,
+        small_job.workload.plans["train"],
+        exchange,
+        on_step=steps.append,
+        should_stop=lambda: StopReason.INTERRUPTED if len(steps) == 4 else None,
+    )
+    outcome = driver.run(small_job.W)
+    kept = outcome.W.tobytes()
+    exchange.total(Task("gradient", "full"), small_job.W)
+    assert (outcome.steps, outcome.reason) == (4, StopReason.INTERRUPTED)
+    assert outcome.W.tobytes() == kept

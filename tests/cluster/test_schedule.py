@@ -1,0 +1,140 @@
+"""Who computes what: nothing is forgotten, whatever happens in whatever order."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.schedule import Claims, StepSchedule, shares
+from cluster.tree import Node, PartialSum, TreeSum
+
+
+@settings(derandomize=True, deadline=None)
+@given(shards=st.integers(0, 3000), workers=st.integers(1, 20))
+def test_shares_are_neighbours_and_almost_even(shards: int, workers: int) -> None:
+    dealt = shares(shards, workers)
+    assert [shard for share in dealt for shard in share] == list(range(shards))
+    fair = shards / workers
+    assert all(abs(len(share) - fair) <= 1 + fair / 8 for share in dealt)
+
+
+@pytest.mark.parametrize(("shards", "workers"), [(64, 2), (100, 3), (235, 2), (1000, 8)])
+def test_shares_make_few_nodes(shards: int, workers: int) -> None:
+    for share in shares(shards, workers):
+        assert len(nodes_of(share, shards)) <= 6
+
+
+def nodes_of(shards: range | list[int], of: int) -> list[Node]:
+    """The largest nodes of these leaves; a leaf's divergence tells how often it was counted."""
+    tree = TreeSum(of)
+    for shard in shards:
+        tree.add(Node(0, shard, PartialSum(None, float(1 << min(shard, 40)), 0, 1)))
+    return tree.nodes()
+
+
+class Simulation:
+    """Workers that compute one micro-shard at a time, in a random order, and may be lost."""
+
+    def __init__(self, shards: int, workers: int, seed: int) -> None:
+        self.shards = shards
+        self.random = random.Random(seed)
+        self.claims = Claims.of(workers)
+        self.schedule = StepSchedule(range(shards), self.claims)
+        self.running: dict[int, tuple[Iterator[int], list[int]]] = {
+            worker: (self.claims.claimed(worker, share), [])
+            for worker, share in self.schedule.start(range(workers)).items()
+        }
+        self.idle = set(range(workers)) - set(self.running)
+        self.computed = 0
+
+    def step(self, lose: bool) -> None:
+        """One worker goes on by one micro-shard, delivers, or is lost."""
+        worker = self.random.choice(sorted(self.running))
+        claimed, done = self.running[worker]
+        if lose and self.random.random() < 0.05:
+            del self.running[worker]
+            self.schedule.lose(worker)
+            self.idle.add(worker)
+        else:
+            shard = next(claimed, None)
+            if shard is not None:
+                self.computed += 1
+                done.append(shard)
+                return
+            del self.running[worker]
+            self.schedule.deliver(worker, nodes_of(done, self.shards))
+            self.idle.add(worker)
+        self.employ()
+
+    def employ(self) -> None:
+        for worker in sorted(self.idle):
+            if self.schedule.complete:
+                return
+            shards = self.schedule.next_for(worker)
+            if shards is not None:
+                self.idle.remove(worker)
+                self.running[worker] = (self.claims.claimed(worker, shards), [])
+
+    def run(self, *, lose: bool) -> None:
+        while not self.schedule.complete:
+            assert self.running, "micro-shards are left and nobody has them"
+            self.step(lose)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    shards=st.integers(1, 70),
+    workers=st.integers(1, 9),
+    seed=st.integers(0, 10**6),
+    lose=st.booleans(),
+)
+def test_every_micro_shard_is_delivered_and_counted_once(
+    shards: int, workers: int, seed: int, lose: bool
+) -> None:
+    simulation = Simulation(shards, workers, seed)
+    simulation.run(lose=lose)
+    tree = TreeSum(shards)
+    for node in simulation.schedule.nodes():
+        tree.add(node)
+    root = tree.root(shards)
+    assert root.divergence == sum(float(1 << min(shard, 40)) for shard in range(shards))
+    if not lose:
+        assert simulation.computed == shards, "something was computed twice without need"
+
+
+def test_a_slow_workers_rest_is_taken_over_from_its_end() -> None:
+    claims = Claims.of(2)
+    schedule = StepSchedule(range(16), claims)
+    assert schedule.start([0, 1]) == {0: range(8), 1: range(8, 16)}
+    slow = claims.claimed(0, range(8))
+    assert next(slow) == 0
+    schedule.deliver(1, nodes_of(range(8, 16), 16))
+    assert schedule.next_for(1) == range(4, 8)
+    assert list(slow) == [1, 2, 3]
+
+
+def test_nothing_is_taken_over_that_has_been_begun() -> None:
+    claims = Claims.of(2)
+    schedule = StepSchedule(range(2), claims)
+    schedule.start([0, 1])
+    schedule.deliver(1, nodes_of([1], 2))
+    assert schedule.next_for(1) is None
+    assert not schedule.complete
+
+
+def test_what_both_computed_is_counted_once() -> None:
+    """The driver lowers a limit at the very moment at which the worker has looked at it."""
+    claims = Claims.of(2)
+    schedule = StepSchedule(range(8), claims)
+    schedule.start([0, 1])
+    schedule.deliver(1, nodes_of(range(4, 8), 8))
+    assert schedule.next_for(1) == range(2, 4)
+    schedule.deliver(0, nodes_of(range(4), 8))
+    schedule.deliver(1, nodes_of(range(2, 4), 8))
+    assert schedule.complete
+    assert [(node.level, node.index) for node in schedule.nodes()] in (
+        [(2, 0), (2, 1)],
+        [(2, 1), (2, 0)],
+    )
