@@ -93,16 +93,17 @@ class Plan:
         return StepPlan(first, rows, self.shard_rows, row_order(self.rows, self.seed, epoch))
 
 
-def default_shard_rows(batch_rows: int | None) -> int:
+def default_shard_rows(step_rows: int) -> int:
     """Rows of a micro-shard where nobody says otherwise.
 
-    At most 256, whose activations fit into a core's cache; for smaller batches a half of them, so
+    At most 256, whose activations fit into a core's cache; for smaller steps a half of them, so
     that two workers share the smallest ones too, but at least 32: below, a product's overhead and
     the addition of its gradients cost more than the help is worth.
 
-    >>> [default_shard_rows(batch) for batch in (10, 64, 100, 512, 4096, None)]
-    [32, 32, 50, 256, 256, 256]
+    >>> [default_shard_rows(rows) for rows in (10, 64, 100, 512, 60_000)]
+    [32, 32, 50, 256, 256]
+
+    Args:
+        step_rows: Instances of a whole step.
     """
-    if batch_rows is None:
-        return 256
-    return min(256, max(32, -(-batch_rows // 2)))
+    return min(256, max(32, -(-step_rows // 2)))

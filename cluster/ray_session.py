@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import ClusterUnreachable
 
@@ -43,7 +44,6 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
 
     Raises:
         ClusterUnreachable: Nothing answers there, or it has fewer CPUs than wanted.
-        SystemExit: Terminated while Ray was starting.
     """
     expect_answer(address)
     wanted = {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT, **_client_environment(address)}
@@ -73,17 +73,21 @@ def _client_environment(address: str) -> Mapping[str, str]:
 
 @contextlib.contextmanager
 def own_termination() -> Iterator[None]:
-    """Undo the handlers of SIGTERM that Ray puts in place, which exit with codes of their own."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Keep the handler of SIGTERM that is there, where Ray would put its own in place.
+
+    Ray's end the process by an exception from wherever it happens to be, which can leave a lock of
+    the logging module locked for ever, or be swallowed.
+    """
+    install = signal.signal
+
+    def install_others(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number == signal.SIGTERM else install(number, handler)
+
+    signal.signal = install_others  # type: ignore[assignment]
     try:
         yield
-    except SystemExit as ended:
-        if signal.getsignal(signal.SIGTERM) is before:
-            raise
-        # Not the one in place before: Ray's start was cut short by one of Ray's.
-        raise SystemExit(128 + signal.SIGTERM) from ended
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal = install
 
 
 def _init(address: str, workers: int | None) -> None:

@@ -49,7 +49,7 @@ class Job:
         if shards < workers:
             lines.append(
                 f"a step has {shards} micro-shard{'s' if shards > 1 else ''} of "
-                f"{self.spec.cluster.shard_rows} rows, so {workers - shards} of {workers} workers "
+                f"{self.plan.shard_rows} rows, so {workers - shards} of {workers} workers "
                 "have nothing to do; a smaller cluster.shard_rows gives work to more"
             )
         return lines

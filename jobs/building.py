@@ -4,7 +4,7 @@ from typing import Any
 
 from cluster.convergence import EarlyStopping, StopRule
 from cluster.driver import Recipe
-from cluster.plan import Plan
+from cluster.plan import Plan, default_shard_rows
 from jobs.spec import JobSpec, ScheduleSpec
 from model.activations import make_activation
 from model.divergences import resolve_divergence
@@ -37,12 +37,13 @@ def build_plan(spec: JobSpec, rows: int) -> Plan:
     """The plan over the training rows."""
     size: Any = spec.optimizer.batch_size
     batch_rows = None if size == "full" or size >= rows else size
-    return Plan(rows, batch_rows, spec.cluster.shard_rows, spec.seed)
+    shard_rows = spec.cluster.shard_rows or default_shard_rows(batch_rows or rows)
+    return Plan(rows, batch_rows, shard_rows, spec.seed)
 
 
 def build_evaluation_plan(spec: JobSpec, rows: int) -> Plan:
     """The plan over rows that are only evaluated: all in one step."""
-    return Plan(rows, None, spec.cluster.shard_rows)
+    return Plan(rows, None, spec.cluster.shard_rows or default_shard_rows(rows))
 
 
 def build_recipe(spec: JobSpec, network: Network, steps_per_epoch: int) -> Recipe:

@@ -20,7 +20,7 @@ _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
 }
 
 
-def run_facts(spec: JobSpec, data: PreparedData) -> RunFacts:
+def run_facts(spec: JobSpec, data: PreparedData, shard_rows: int) -> RunFacts:
     """Parameters, tags and datasets of a run; no secrets of the tracking URI."""
     uri = redact(spec.tracking.uri)
     spec = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": uri})})
@@ -33,7 +33,7 @@ def run_facts(spec: JobSpec, data: PreparedData) -> RunFacts:
         tags={
             "sumgrad.version": metadata.version("sumgrad"),
             "sumgrad.seed": str(spec.seed),
-            "sumgrad.shard_rows": str(spec.cluster.shard_rows),
+            "sumgrad.shard_rows": str(shard_rows),
             "sumgrad.address": spec.cluster.address,
             "sumgrad.data_digest": data.digest,
         },

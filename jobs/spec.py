@@ -231,8 +231,9 @@ class ClusterSpec(_Section):
     """`inline` (this process, no Ray), `local` (Ray on this machine), or a cluster's address."""
     workers: Count | None = None
     """Gradient workers; default: one for each CPU."""
-    shard_rows: Count = 256
-    """Rows of a micro-shard: the unit of work and of exact summing."""
+    shard_rows: Count | None = None
+    """Rows of a micro-shard, the unit of work and of exact summing; default: half of a step's, but
+    from 32 to 256."""
 
 
 class TrackingSpec(_Section):

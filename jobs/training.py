@@ -118,7 +118,7 @@ def _expect_output(spec: JobSpec) -> None:
 
 
 def _facts(job: Job) -> RunFacts:
-    return run_facts(job.spec, job.data)
+    return run_facts(job.spec, job.data, job.plan.shard_rows)
 
 
 def _first_of(job: "Future[Job]", run: "Future[RunTracker]") -> RunTracker:

@@ -1,6 +1,5 @@
 """Addresses that cannot be a cluster are told at once; Ray's signal handlers do not outlast it."""
 
-import os
 import signal
 import socket
 import sys
@@ -41,26 +40,12 @@ def test_a_cluster_that_does_not_answer_is_told_within_seconds() -> None:
         pass
 
 
-def exit_as_ray_does() -> None:
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-
-
-def test_termination_while_ray_starts_has_the_exit_code_of_termination() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-
-    def terminated() -> None:
-        with own_termination():
-            exit_as_ray_does()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(SystemExit) as caught:
-        terminated()
-    assert caught.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_handlers_that_ray_installs_are_taken_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+def test_ray_s_handlers_of_termination_are_kept_out() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
     with own_termination():
-        exit_as_ray_does()
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)) is before[0]
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) is before[0]
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    signal.signal(signal.SIGUSR1, before[1])
+    assert signal.getsignal(signal.SIGUSR1) is before[1]

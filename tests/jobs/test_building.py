@@ -6,6 +6,7 @@ import pytest
 
 from cluster.convergence import EarlyStopping
 from jobs.building import (
+    build_evaluation_plan,
     build_initial_parameters,
     build_network,
     build_plan,
@@ -56,7 +57,18 @@ def test_a_layers_own_initializer_is_taken_and_the_seed_decides() -> None:
 def test_a_batch_of_all_rows_or_more_is_a_full_batch(size: Any, expected: int | None) -> None:
     plan = build_plan(make_spec(optimizer={"batch_size": size}, seed=4), 100)
     assert plan.batch_rows == expected
-    assert (plan.rows, plan.shard_rows, plan.seed) == (100, 256, 4)
+    assert (plan.rows, plan.seed) == (100, 4)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(64, 32), (90, 45), ("full", 50)])
+def test_a_micro_shard_is_half_a_step_unless_the_spec_says_otherwise(
+    size: Any, expected: int
+) -> None:
+    spec = make_spec(optimizer={"batch_size": size})
+    assert build_plan(spec, 100).shard_rows == expected
+    assert build_evaluation_plan(spec, 2000).shard_rows == 256
+    given = make_spec(optimizer={"batch_size": size}, cluster={"shard_rows": 7})
+    assert build_plan(given, 100).shard_rows == build_evaluation_plan(given, 2000).shard_rows == 7
 
 
 def test_the_recipe_has_the_optimizers_own_numbers() -> None:
