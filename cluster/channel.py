@@ -1,8 +1,10 @@
 """Messages between two processes over a socket, after both have proved to know the job's secret.
 
-A frame is the length of a message, four bytes little-endian, and the message. Descriptors of shared
-memory travel beside it. Whoever connects and does not know the secret is turned away before
-anything that it sent has been looked at.
+A frame is the length of a message, that of the numbers that follow it, both little-endian, then the
+message and the numbers. On one machine there are none: descriptors of shared memory travel beside
+the message instead. Whoever connects and does not know the secret is turned away before anything
+that it sent has been looked at. Connections between machines are authenticated when they are made;
+what travels over them is not encrypted.
 """
 
 import array
@@ -11,16 +13,30 @@ import secrets
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from cluster.errors import ChannelClosed, Intruder, ProtocolError
 from cluster.messages import Message, decode, encode
+from model.checks import Array
 
 #: Longest message, in bytes; a frame that promises more is not one of ours.
 LONGEST = 1 << 24
 #: How long a stranger may take to prove that it is none, in seconds.
 HANDSHAKE_S = 5.0
-_LENGTH = struct.Struct("<I")
+_LENGTHS = struct.Struct("<IQ")
+#: After so long a silence a machine is asked whether it is there, and given up if it is not: in
+#: seconds, but the last in milliseconds.
+_VANISHED = {
+    getattr(socket, name): value
+    for name, value in {
+        "TCP_KEEPIDLE": 5,
+        "TCP_KEEPINTVL": 5,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 20_000,
+    }.items()
+    if hasattr(socket, name)
+}
 _NONCE_BYTES = 32
 _PROOF_BYTES = 32
 _MOST_DESCRIPTORS = 16
@@ -35,26 +51,37 @@ class Channel:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
+        #: Whether descriptors can be sent: both ends are on one machine.
+        self.is_local = connected.family == socket.AF_UNIX
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
+        #: Bytes of numbers that follow the message read last, and have not been read yet.
+        self._following = 0
 
     def fileno(self) -> int:
         """For selectors."""
         return self._socket.fileno()
 
-    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send a message, and descriptors that go with it.
+    def send(
+        self,
+        message: Message,
+        descriptors: Sequence[int] = (),
+        numbers: Sequence[Array] = (),
+    ) -> None:
+        """Send a message, and descriptors or numbers that go with it.
 
         Raises:
             ChannelClosed: The other end is gone.
         """
         data = encode(message)
-        frame = _LENGTH.pack(len(data)) + data
+        frame = _LENGTHS.pack(len(data), sum(vector.nbytes for vector in numbers)) + data
         try:
             if descriptors:
                 sent = socket.send_fds(self._socket, [frame], list(descriptors))
                 frame = frame[sent:]
             self._socket.sendall(frame)
+            for vector in numbers:
+                self._socket.sendall(vector.data.cast("B"))
         except OSError as error:
             raise ChannelClosed(str(error)) from None
 
@@ -71,8 +98,10 @@ class Channel:
                 return message
             self._read(0)
 
-    def pending(self) -> list[Message]:
+    def pending(self) -> Iterator[Message]:
         """The messages that are here; waits for none.
+
+        Numbers that follow a message are to be received before the next message is asked for.
 
         Raises:
             ChannelClosed: The other end is gone, and no message is left.
@@ -85,12 +114,35 @@ class Channel:
             pass
         except ChannelClosed as error:
             closed = error
-        messages: list[Message] = []
         while (message := self._next()) is not None:
-            messages.append(message)
-        if closed is not None and not messages:
+            closed = None
+            yield message
+        if closed is not None:
             raise closed
-        return messages
+
+    def receive_numbers(self, arrays: Sequence[Array]) -> None:
+        """Receive the numbers that follow the last message into these arrays, one after the other.
+
+        Raises:
+            ChannelClosed: The other end is gone.
+            ProtocolError: They are not as many as the arrays hold.
+        """
+        if sum(target.nbytes for target in arrays) != self._following:
+            raise ProtocolError(f"a message with {self._following:,} bytes of numbers")
+        self._following = 0
+        for target in arrays:
+            room = target.data.cast("B")
+            here = min(len(room), len(self._buffer))
+            room[:here] = self._buffer[:here]
+            del self._buffer[:here]
+            while here < len(room):
+                try:
+                    count = self._socket.recv_into(room[here:])
+                except OSError as error:
+                    raise ChannelClosed(str(error)) from None
+                if not count:
+                    raise ChannelClosed("the other end was closed")
+                here += count
 
     def descriptor(self) -> int:
         """The next descriptor that came along; the caller closes it.
@@ -121,16 +173,19 @@ class Channel:
 
     def _next(self) -> Message | None:
         """The next message of the buffer, if all of it is there."""
-        if len(self._buffer) < _LENGTH.size:
+        if self._following:
+            raise ProtocolError("numbers that nobody asked for")
+        if len(self._buffer) < _LENGTHS.size:
             return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
+        length, following = _LENGTHS.unpack_from(self._buffer)
         if length > LONGEST:
             raise ProtocolError(f"a message of {length:,} bytes")
-        end = _LENGTH.size + length
+        end = _LENGTHS.size + length
         if len(self._buffer) < end:
             return None
-        data = bytes(self._buffer[_LENGTH.size : end])
+        data = bytes(self._buffer[_LENGTHS.size : end])
         del self._buffer[:end]
+        self._following = following
         return decode(data)
 
     def close(self) -> None:
@@ -138,30 +193,48 @@ class Channel:
         self._socket.close()
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where the driver listens.
+
+    Attributes:
+        local: A name for processes of the driver's machine; None where there is none.
+        remote: Host and port for others; None where there are none.
+    """
+
+    local: str | None = None
+    remote: tuple[str, int] | None = None
+
+
 def local_listener() -> tuple[socket.socket, str]:
-    """A socket for processes of this machine, and its address; it leaves nothing behind.
+    """A socket for processes of this machine, and its name; it leaves nothing behind.
 
     The name is in Linux's abstract namespace, which has no files. Anybody on the machine may
     connect to it, and is turned away without the secret.
     """
-    address = f"\0sumgrad-{secrets.token_hex(8)}"
+    name = f"\0sumgrad-{secrets.token_hex(8)}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(address)
+    listener.bind(name)
     listener.listen(128)
-    return listener, address
+    return listener, name
 
 
-def connect(address: str, secret: bytes) -> Channel:
-    """Connect to a listener of this machine, and prove to each other to know the secret.
+def remote_listener(host: str) -> tuple[socket.socket, tuple[str, int]]:
+    """A socket for processes of other machines, and its address."""
+    listener = socket.create_server((host, 0), backlog=128)
+    return listener, (host, listener.getsockname()[1])
+
+
+def connect(address: Address, secret: bytes) -> Channel:
+    """Connect to the driver, and prove to each other to know the secret.
 
     Raises:
         Intruder: The other end does not know it.
         ChannelClosed: Nobody is there, or we were turned away.
     """
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected = _reach(address)
     try:
         connected.settimeout(HANDSHAKE_S)
-        connected.connect(address)
         prove(connected, secret, "worker")
     except OSError as error:
         connected.close()
@@ -169,7 +242,39 @@ def connect(address: str, secret: bytes) -> Channel:
     except BaseException:
         connected.close()
         raise
+    return _channel(connected)
+
+
+def _reach(address: Address) -> socket.socket:
+    """A connection by the local name, whose success shows that the machine is the same."""
+    if address.local is not None:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connected.connect(address.local)
+        except OSError as error:
+            connected.close()
+            if address.remote is None:
+                raise ChannelClosed(f"the driver does not answer: {error}") from None
+        else:
+            return connected
+    if address.remote is None:
+        raise ChannelClosed("the driver listens nowhere")
+    try:
+        return socket.create_connection(address.remote, timeout=HANDSHAKE_S)
+    except OSError as error:
+        host, port = address.remote
+        raise ChannelClosed(f"the driver does not answer at {host}:{port}: {error}") from None
+
+
+def _channel(connected: socket.socket) -> Channel:
+    """A channel over a connection whose other end has proved itself."""
     connected.settimeout(None)
+    if connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A machine that vanishes says no goodbye.
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _VANISHED.items():
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
     return Channel(connected)
 
 
@@ -188,8 +293,7 @@ def admit(connected: socket.socket, secret: bytes) -> Channel:
     except BaseException:
         connected.close()
         raise
-    connected.settimeout(None)
-    return Channel(connected)
+    return _channel(connected)
 
 
 def prove(connected: socket.socket, secret: bytes, role: str) -> None:

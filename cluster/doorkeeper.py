@@ -3,30 +3,45 @@
 import contextlib
 import secrets
 import socket
+import sys
 import threading
 from queue import Empty, SimpleQueue
 
-from cluster.channel import Channel, admit, local_listener
+from cluster.channel import Address, Channel, admit, local_listener, remote_listener
 from cluster.errors import Intruder
 
 
 class Doorkeeper:
     """Listens, and lets in who knows the job's secret.
 
+    Args:
+        host: This machine's address for others; None to listen to this machine's processes only.
+
     Attributes:
         address: Where to connect to.
         secret: What to know.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str | None = None) -> None:
         self.secret = secrets.token_bytes(32)
-        self._listener, self.address = local_listener()
+        self._listeners: list[socket.socket] = []
+        local, remote = None, None
+        if sys.platform == "linux":
+            listener, local = local_listener()
+            self._listeners.append(listener)
+        elif host is None:
+            host = "127.0.0.1"
+        if host is not None:
+            listener, remote = remote_listener(host)
+            self._listeners.append(listener)
+        self.address = Address(local, remote)
         self._bell, self._button = socket.socketpair()
         self._admitted: SimpleQueue[Channel] = SimpleQueue()
         #: Nobody is let in once it is closed, which `close` alone decides.
         self._lock = threading.Lock()
         self._closed = False
-        threading.Thread(target=self._listen, name="doorkeeper", daemon=True).start()
+        for listener in self._listeners:
+            threading.Thread(target=self._listen, args=[listener], daemon=True).start()
 
     def fileno(self) -> int:
         """Readable when somebody was let in, for selectors."""
@@ -42,10 +57,10 @@ class Doorkeeper:
                 channels.append(self._admitted.get_nowait())
         return channels
 
-    def _listen(self) -> None:
+    def _listen(self, listener: socket.socket) -> None:
         while True:
             try:
-                connected, _ = self._listener.accept()
+                connected, _ = listener.accept()
             except OSError:
                 return
             threading.Thread(target=self._admit, args=[connected], daemon=True).start()
@@ -62,10 +77,11 @@ class Doorkeeper:
 
     def close(self) -> None:
         """Listen no more."""
-        with contextlib.suppress(OSError):
-            # Closing alone would not wake the thread that waits for a connection.
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):
+                # Closing alone would not wake the thread that waits for a connection.
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         with self._lock:
             self._closed = True
             for channel in self.admitted():

@@ -1,7 +1,8 @@
-"""Gradient workers in processes of their own, on this machine.
+"""Gradient workers in processes of their own.
 
-Parameters and sums lie in memory that driver and workers share; what travels are a few bytes that
-say what to compute and what is done. The driver sleeps while they compute, and so do they while it
+Parameters and sums lie in memory that the driver and the workers of its machine share; what travels
+are a few bytes that say what to compute and what is done. With workers of other machines they
+travel too: one message each way. The driver sleeps while they compute, and so do they while it
 updates.
 """
 
@@ -14,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from cluster import memory
 from cluster.blocks import Blocks
-from cluster.channel import Channel
+from cluster.channel import Address, Channel
 from cluster.doorkeeper import Doorkeeper
 from cluster.errors import ChannelClosed, ClusterUnreachable, ShardFailed, WorkerLost
 from cluster.exchange import Exchange
@@ -48,7 +51,7 @@ _FATAL = 2
 class Launcher(Protocol):
     """Starts the processes of workers and watches them."""
 
-    def start(self, worker: int, address: str, secret: bytes) -> None:
+    def start(self, worker: int, address: Address, secret: bytes) -> None:
         """Start a process in which a `ServingWorker` serves the driver at this address."""
 
     def ended(self, worker: int) -> str | None:
@@ -78,13 +81,16 @@ class ProcessExchange(Exchange):
         workload: Network, rows and plans.
         workers: How many.
         launcher: Starts them; closed with the exchange.
+        host: This machine's address for workers on others; None if there are none.
 
     Raises:
         ClusterUnreachable: The workers did not start in time.
         FingerprintMismatch: A worker's arithmetic is not this process's.
     """
 
-    def __init__(self, workload: Workload, workers: int, launcher: Launcher) -> None:
+    def __init__(
+        self, workload: Workload, workers: int, launcher: Launcher, *, host: str | None = None
+    ) -> None:
         self.workers = workers
         self._workload = workload
         self._launcher = launcher
@@ -102,7 +108,7 @@ class ProcessExchange(Exchange):
         self._ended: Counter[tuple[int, int]] = Counter()
         self._members: dict[int, _Member] = {}
         self._selector = selectors.DefaultSelector()
-        self._door = Doorkeeper()
+        self._door = Doorkeeper(host)
         self._selector.register(self._door, selectors.EVENT_READ)
         try:
             for worker in range(workers):
@@ -147,7 +153,8 @@ class ProcessExchange(Exchange):
         self._descriptors.append(descriptor)
         self._vectors.append(vector)
         for member in self._members.values():
-            member.channel.send(NewVector(len(self._vectors) - 1), [descriptor])
+            if member.channel.is_local:
+                member.channel.send(NewVector(len(self._vectors) - 1), [descriptor])
         return vector
 
     def _number(self, flat: Array) -> int:
@@ -171,21 +178,20 @@ class ProcessExchange(Exchange):
 
     def _heard(self, channel: Channel, worker: int | None) -> Iterator[tuple[int, Message | None]]:
         try:
-            messages = channel.pending()
+            for message in channel.pending():
+                if worker is None:
+                    worker = self._welcome(channel, expect(Hello, message))
+                elif isinstance(message, NewVector):
+                    self._attach(self._members[worker], message.vector)
+                    continue
+                elif isinstance(message, Done) and not channel.is_local:
+                    self._receive(self._members[worker], message)
+                yield worker, message
         except ChannelClosed:
             self._hang_up(channel)
             if worker is not None:
                 del self._members[worker]
                 yield worker, None
-            return
-        for message in messages:
-            if worker is None:
-                worker = self._welcome(channel, expect(Hello, message))
-                yield worker, message
-            elif isinstance(message, NewVector):
-                self._attach(self._members[worker], message.vector)
-            else:
-                yield worker, message
 
     def _hang_up(self, channel: Channel) -> None:
         self._selector.unregister(channel)
@@ -194,9 +200,10 @@ class ProcessExchange(Exchange):
     def _welcome(self, channel: Channel, hello: Hello) -> int:
         theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
         expect_same(self._fingerprint, theirs, hello.worker)
-        channel.send(Welcome(self.workers), [self._claims_memory])
-        for number, descriptor in enumerate(self._descriptors):
-            channel.send(NewVector(number), [descriptor])
+        channel.send(Welcome(self.workers), [self._claims_memory] if channel.is_local else [])
+        if channel.is_local:
+            for number, descriptor in enumerate(self._descriptors):
+                channel.send(NewVector(number), [descriptor])
         self._members[hello.worker] = _Member(channel, hello.pid)
         self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
         return hello.worker
@@ -207,6 +214,14 @@ class ProcessExchange(Exchange):
             member.vectors[number] = memory.attach(descriptor, (self._layout.size,), self._dtype)
         finally:
             os.close(descriptor)
+
+    def _receive(self, member: _Member, done: Done) -> None:
+        """Take in the vectors that come with another machine's sums."""
+        numbers = [vector for *_, vector in done.nodes if vector is not None]
+        for number in numbers:
+            if number not in member.vectors:
+                member.vectors[number] = np.empty(self._layout.size, self._dtype)
+        member.channel.receive_numbers([member.vectors[number] for number in numbers])
 
     # --- a step
 
@@ -260,9 +275,12 @@ class ProcessExchange(Exchange):
             shards.stop,
             step.vector,
         )
+        channel = self._members[worker].channel
+        if not channel.is_local:
+            self._claims.close(worker)
         # Whoever is gone is noticed where its end is heard of.
         with contextlib.suppress(ChannelClosed):
-            self._members[worker].channel.send(message)
+            channel.send(message, numbers=[] if channel.is_local else [self._vectors[step.vector]])
 
     def _lost(self, step: "_Step", worker: int) -> None:
         """A worker ended: the others take over, and another is started in its place."""

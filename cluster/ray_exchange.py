@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from cluster.channel import Address
 from cluster.errors import ClusterError
 from cluster.process_exchange import ProcessExchange
 from cluster.serving import ServingWorker
@@ -35,7 +36,7 @@ class RayLauncher:
         self._actors: dict[int, Any] = {}
         self._serving: dict[int, Any] = {}
 
-    def start(self, worker: int, address: str, secret: bytes) -> None:
+    def start(self, worker: int, address: Address, secret: bytes) -> None:
         """See `Launcher.start`."""
         actor: Any = self._actor_class.remote(worker, self._workload)
         self._actors[worker] = actor
@@ -80,7 +81,20 @@ class RayExchange(ProcessExchange):
     def __init__(
         self, workload: Workload, workers: int, *, env_vars: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(workload, workers, RayLauncher(workload, env_vars))
+        # Only where there are other machines is a port opened to them.
+        host = _own_address() if _machines() > 1 else None
+        super().__init__(workload, workers, RayLauncher(workload, env_vars), host=host)
+
+
+def _own_address() -> str:
+    """This machine's address as its neighbours know it."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray's
+
+
+def _machines() -> int:
+    """How many machines the cluster has."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's
+    return len({node["NodeManagerAddress"] for node in nodes if node["Alive"]})
 
 
 def _put(value: object, what: str) -> "ray.ObjectRef[Any]":

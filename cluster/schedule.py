@@ -59,6 +59,10 @@ class Claims:
         self._begun[worker] = shards.start
         self._limit[worker] = shards.stop
 
+    def close(self, worker: int) -> None:
+        """Let nothing be taken over from a worker that does not see the limits."""
+        self._begun[worker] = self._limit[worker] - 1
+
     def claimed(self, worker: int, shards: range) -> Iterator[int]:
         """A worker's micro-shards one by one, as long as they are still its own."""
         for shard in shards:

@@ -1,16 +1,29 @@
 """A gradient worker in a process of its own, doing what the driver's messages say."""
 
+import contextlib
 import os
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cluster import memory
-from cluster.channel import Channel, connect
+from cluster.channel import Address, connect
 from cluster.errors import ChannelClosed, ShardFailed
-from cluster.messages import Compute, Done, Failed, Hello, NewVector, Welcome, describe, expect
+from cluster.messages import (
+    Compute,
+    Done,
+    Failed,
+    Hello,
+    Message,
+    NewVector,
+    Welcome,
+    describe,
+    expect,
+)
 from cluster.schedule import Claims
+from cluster.tree import Node
 from cluster.worker import GradientWorker, Task, Workload
 from model.checks import Array
 
@@ -18,7 +31,8 @@ from model.checks import Array
 class ServingWorker:
     """Connects to the driver and serves it until one of them ends.
 
-    Parameters and sums are in memory that both share; messages say where.
+    On the driver's machine, parameters and sums are in memory that both share, and messages say
+    where; on another, they travel with the messages.
 
     Args:
         index: The worker's number.
@@ -29,49 +43,61 @@ class ServingWorker:
         self._worker = GradientWorker(index, workload, self._new_vector)
         self._size = workload.network.layout.size
         self._dtype = workload.network.dtype
-        #: The driver's vectors, by its numbers.
-        self._parameters: dict[int, Array] = {}
-        #: Our vectors that the driver has not been told of: number and descriptor.
-        self._untold: list[tuple[int, int]] = []
         self._serial = 0
 
-    def serve(self, address: str, secret: bytes) -> None:
+    def serve(self, address: Address, secret: bytes) -> None:
         """Serve the driver at this address until it closes the connection.
 
         Raises:
+            ChannelClosed: Nobody is there.
             Intruder: Whoever is there does not know the job's secret.
         """
-        channel = connect(address, secret)
+        self._channel = channel = connect(address, secret)
+        #: The driver's vectors, by its numbers; of another machine's driver a copy of the last.
+        self._parameters: dict[int, Array] = {}
+        #: Our vectors that the driver has not been told of: number and descriptor.
+        self._untold: list[tuple[int, int]] = []
         arithmetic = asdict(self._worker.fingerprint())
-        try:
+        with contextlib.closing(channel), contextlib.suppress(ChannelClosed):
             channel.send(Hello(self._worker.index, os.getpid(), **arithmetic))
             welcome = expect(Welcome, channel.receive())
-            claims = Claims(self._attach(channel, (welcome.claims, 2), "int64"))
+            claims = Claims.of(welcome.claims)
+            if channel.is_local:
+                claims = Claims(self._attach((welcome.claims, 2), "int64"))
             while True:
-                message = channel.receive()
-                if isinstance(message, NewVector):
-                    vector = self._attach(channel, (self._size,), self._dtype)
-                    self._parameters[message.vector] = vector
-                else:
-                    self._compute(channel, claims, expect(Compute, message))
-        except ChannelClosed:
-            return
-        finally:
-            channel.close()
+                self._heed(channel.receive(), claims)
 
-    def _attach(self, channel: Channel, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        descriptor = channel.descriptor()
+    def _heed(self, message: Message, claims: Claims) -> None:
+        if isinstance(message, NewVector):
+            self._parameters[message.vector] = self._attach((self._size,), self._dtype)
+            return
+        asked = expect(Compute, message)
+        if not self._channel.is_local:
+            claims.assign(self._worker.index, range(asked.start, asked.stop))
+            self._receive_parameters(asked.vector)
+        self._compute(asked, claims)
+
+    def _receive_parameters(self, number: int) -> None:
+        held = self._parameters.popitem()[1] if self._parameters else None
+        vector = np.empty(self._size, self._dtype) if held is None else held
+        self._channel.receive_numbers([vector])
+        self._parameters[number] = vector
+
+    def _attach(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        descriptor = self._channel.descriptor()
         try:
             return memory.attach(descriptor, shape, dtype)
         finally:
             os.close(descriptor)
 
     def _new_vector(self, number: int) -> Array:
+        if not self._channel.is_local:
+            return np.empty(self._size, self._dtype)
         descriptor, vector = memory.create((self._size,), self._dtype)
         self._untold.append((number, descriptor))
         return vector
 
-    def _compute(self, channel: Channel, claims: Claims, asked: Compute) -> None:
+    def _compute(self, asked: Compute, claims: Claims) -> None:
         worker = self._worker
         if asked.serial != self._serial:
             # The driver has no use for sums of a step that is over.
@@ -82,14 +108,19 @@ class ServingWorker:
         try:
             nodes = worker.compute(task, shards, self._parameters[asked.vector])
         except ShardFailed as failure:
-            channel.send(Failed(asked.serial, failure.shard, failure.cause))
-            return
+            self._channel.send(Failed(asked.serial, failure.shard, failure.cause))
+        else:
+            self._deliver(asked.serial, nodes)
+
+    def _deliver(self, serial: int, nodes: list[Node]) -> None:
         while self._untold:
             number, descriptor = self._untold.pop(0)
-            channel.send(NewVector(number), [descriptor])
+            self._channel.send(NewVector(number), [descriptor])
             os.close(descriptor)
+        gradients = [node.sum.gradient for node in nodes]
         told = [
-            describe(node, None if (g := node.sum.gradient) is None else worker.vectors.number(g))
-            for node in nodes
+            describe(node, None if gradient is None else self._worker.vectors.number(gradient))
+            for node, gradient in zip(nodes, gradients, strict=True)
         ]
-        channel.send(Done(asked.serial, told))
+        travel = [g for g in gradients if g is not None] if not self._channel.is_local else []
+        self._channel.send(Done(serial, told), numbers=travel)

@@ -1,13 +1,15 @@
 """Worker processes without Ray: the engine's own behaviour, with processes that a test may kill."""
 
 import multiprocessing as mp
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
+from cluster.channel import Address
 from cluster.serving import ServingWorker
 from cluster.worker import Workload
 
 
-def serve(worker: int, workload: Workload, address: str, secret: bytes) -> None:
+def serve(worker: int, workload: Workload, address: Address, secret: bytes) -> None:
     """What each process does."""
     ServingWorker(worker, workload).serve(address, secret)
 
@@ -15,14 +17,18 @@ def serve(worker: int, workload: Workload, address: str, secret: bytes) -> None:
 class ProcessLauncher:
     """Starts workers with Python's own means. See `cluster.process_exchange.Launcher`."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, *, far: frozenset[int] = frozenset()) -> None:
+        """Workers that are far away know only the address for other machines."""
         self._workload = workload
+        self._far = far
         self._context = mp.get_context("spawn")
         #: By worker; of a worker that was replaced the newest.
         self.processes: dict[int, BaseProcess] = {}
         self._all: list[BaseProcess] = []
 
-    def start(self, worker: int, address: str, secret: bytes) -> None:
+    def start(self, worker: int, address: Address, secret: bytes) -> None:
+        if worker in self._far:
+            address = replace(address, local=None)
         process = self._context.Process(
             target=serve, args=(worker, self._workload, address, secret), daemon=True
         )

@@ -6,7 +6,9 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,13 @@ MESSAGES: list[Message] = [
     Compute(7, "gradient", "train", 1, 2, 3, 4, 0),
     Done(7, [[1, 0, 0.1, 0, 5, None], [0, 2, float("inf"), 1, 2, 3]]),  # type: ignore[list-item]
 ]
+
+
+def connected_by_tcp() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    return one, other
 
 
 @pytest.fixture
@@ -69,8 +78,8 @@ def test_many_messages_arrive_in_their_order(ends: tuple[Channel, Channel]) -> N
     for message in MESSAGES * 3:
         left.send(message)
     assert right.receive() == MESSAGES[0]
-    assert right.pending() == (MESSAGES * 3)[1:]
-    assert right.pending() == []
+    assert list(right.pending()) == (MESSAGES * 3)[1:]
+    assert list(right.pending()) == []
 
 
 def test_descriptors_travel_with_their_messages(ends: tuple[Channel, Channel]) -> None:
@@ -92,13 +101,61 @@ def test_descriptors_travel_with_their_messages(ends: tuple[Channel, Channel]) -
         right.descriptor()
 
 
+@pytest.mark.parametrize("size", [0, 3, 300_000])
+def test_numbers_follow_their_message(size: int) -> None:
+    left, right = (Channel(end) for end in connected_by_tcp())
+    first = np.arange(size, dtype=np.float32)
+    second = np.full(5, 7.5, dtype=np.float32)
+
+    def send() -> None:
+        left.send(MESSAGES[3], numbers=[first, second])
+        left.send(MESSAGES[1])
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert right.receive() == MESSAGES[3]
+    got = np.empty(size, np.float32), np.empty(5, np.float32)
+    right.receive_numbers(got)
+    assert right.receive() == MESSAGES[1]
+    thread.join()
+    assert got[0].tobytes() == first.tobytes()
+    assert got[1].tobytes() == second.tobytes()
+    left.close()
+    right.close()
+
+
+@pytest.mark.parametrize("room", [2, 4])
+def test_numbers_of_another_count_are_refused(room: int) -> None:
+    left, right = (Channel(end) for end in connected_by_tcp())
+    left.send(MESSAGES[1], numbers=[np.zeros(3)])
+    right.receive()
+    with pytest.raises(ProtocolError, match="24 bytes of numbers"):
+        right.receive_numbers([np.zeros(room)])
+    with pytest.raises(ProtocolError, match="nobody asked for"):
+        right.receive()
+    left.close()
+    right.close()
+
+
+def test_an_end_that_goes_in_the_middle_of_numbers_is_told() -> None:
+    left, right = connected_by_tcp()
+    channel = Channel(right)
+    data = encode(MESSAGES[1])
+    left.sendall(struct.pack("<IQ", len(data), 800) + data + b"half")
+    left.close()
+    channel.receive()
+    with pytest.raises(ChannelClosed):
+        channel.receive_numbers([np.zeros(100)])
+    channel.close()
+
+
 def test_an_end_that_is_gone_is_told_after_its_last_words(ends: tuple[Channel, Channel]) -> None:
     left, right = ends
     left.send(MESSAGES[1])
     left.close()
-    assert right.pending() == [MESSAGES[1]]
+    assert list(right.pending()) == [MESSAGES[1]]
     with pytest.raises(ChannelClosed):
-        right.pending()
+        list(right.pending())
     with pytest.raises(ChannelClosed):
         right.receive()
 
@@ -106,9 +163,9 @@ def test_an_end_that_is_gone_is_told_after_its_last_words(ends: tuple[Channel, C
 def test_a_frame_that_promises_too_much_is_refused() -> None:
     left, right = socket.socketpair()
     channel = Channel(right)
-    left.send(struct.pack("<I", 0xFFFFFFFF))
+    left.send(struct.pack("<IQ", 0xFFFFFFFF, 0))
     with pytest.raises(ProtocolError, match="bytes"):
-        channel.pending()
+        list(channel.pending())
     left.close()
     channel.close()
 
@@ -135,10 +192,20 @@ def wait_for(door: Doorkeeper) -> list[Channel]:
     pytest.fail("nobody was let in")
 
 
-def test_who_does_not_know_the_secret_is_turned_away(door: Doorkeeper) -> None:
+@pytest.mark.parametrize("host", [None, "127.0.0.1"])
+def test_who_does_not_know_the_secret_is_turned_away(host: str | None) -> None:
+    door = Doorkeeper(host)
+    address = replace(door.address, local=None) if host else door.address
     with pytest.raises((Intruder, ChannelClosed)):
-        connect(door.address, b"guess" * 6)
+        connect(address, b"guess" * 6)
     assert door.admitted() == []
+    door.close()
+
+
+def test_no_port_is_open_where_none_is_needed(door: Doorkeeper) -> None:
+    assert door.address.remote is None
+    with pytest.raises(ChannelClosed, match="listens nowhere"):
+        connect(replace(door.address, local=None), door.secret)
 
 
 def test_who_says_nothing_is_turned_away_and_holds_nobody_up(
@@ -146,7 +213,7 @@ def test_who_says_nothing_is_turned_away_and_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr(module, "HANDSHAKE_S", 0.5)
     silent = socket.socket(socket.AF_UNIX)
-    silent.connect(door.address)
+    silent.connect(str(door.address.local))
     channel = connect(door.address, door.secret)
     (admitted,) = wait_for(door)
     silent.settimeout(10)
@@ -161,7 +228,7 @@ def test_an_answer_sent_back_to_whom_it_came_from_proves_nothing(door: Doorkeepe
     """A stranger who mirrors the driver's own words."""
     mirror = socket.socket(socket.AF_UNIX)
     mirror.settimeout(10)
-    mirror.connect(door.address)
+    mirror.connect(str(door.address.local))
     received = b"?"
     while received:
         received = mirror.recv(100)

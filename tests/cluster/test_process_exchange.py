@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
 from cluster.driver import Outcome, ParameterDriver, Recipe
 from cluster.errors import WorkerLost
@@ -88,6 +89,36 @@ def test_processes_give_the_bits_of_inline(
     assert outcome.instances == alone.instances
 
 
+@pytest.mark.parametrize(
+    ("workers", "far"), [(1, {0}), (2, {0, 1}), (3, {2}), (5, {0, 2, 4})], ids=str
+)
+def test_workers_of_other_machines_give_the_bits_of_inline(
+    small_job: SmallJob, alone: Outcome, workers: int, far: set[int]
+) -> None:
+    launcher = ProcessLauncher(small_job.workload, far=frozenset(far))
+    with ProcessExchange(small_job.workload, workers, launcher, host="127.0.0.1") as exchange:
+        before = exchange.pids
+        outcome = train(small_job, exchange)
+        assert exchange.pids == before
+    assert outcome.W.tobytes() == alone.W.tobytes()
+
+
+def test_a_killed_worker_of_another_machine_costs_no_bit(
+    small_job: SmallJob, alone: Outcome
+) -> None:
+    launcher = ProcessLauncher(small_job.workload, far=frozenset({0, 1}))
+    with ProcessExchange(small_job.workload, 3, launcher, host="127.0.0.1") as exchange:
+        before = exchange.pids
+
+        def kill(step: int) -> None:
+            if step == 1 and exchange.pids == before:
+                os.kill(before[1], signal.SIGKILL)
+
+        outcome = train(small_job, exchange, kill)
+        assert exchange.pids.get(1) != before[1]
+    assert outcome.W.tobytes() == alone.W.tobytes()
+
+
 @pytest.mark.parametrize("workers", [2, 3, 8])
 def test_threads_give_the_bits_of_one(small_job: SmallJob, alone: Outcome, workers: int) -> None:
     with InlineExchange(small_job.workload, workers) as exchange:
@@ -151,7 +182,7 @@ def test_a_slow_worker_is_helped_and_no_bit_changes(
 
 def test_a_worker_that_cannot_start_is_told(small_job: SmallJob) -> None:
     class Stillborn(ProcessLauncher):
-        def start(self, worker: int, address: str, secret: bytes) -> None:
+        def start(self, worker: int, address: Address, secret: bytes) -> None:
             super().start(worker, address, b"another secret")
 
     with pytest.raises(WorkerLost, match="worker 0 was lost while starting"):
@@ -167,7 +198,7 @@ def test_nothing_is_left_behind(small_job: SmallJob) -> None:
         address = exchange._door.address
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(address)
+        probe.connect(str(address.local))
     del exchange
     assert open_descriptors() <= descriptors
 
