@@ -34,6 +34,7 @@ class Contender:
     def __init__(
         self, module: str, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> None:
+        self._name = " ".join([module, *arguments])
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -52,7 +53,7 @@ class Contender:
         while True:
             line = self._process.stdout.readline()
             if not line:
-                raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}")
+                raise RuntimeError(f"{self._name} ended with {self._process.wait()}")
             if line.startswith("["):
                 seconds: list[float] = json.loads(line)
                 return seconds

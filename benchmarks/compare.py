@@ -1,0 +1,190 @@
+"""sumgrad beside PyTorch DDP, scikit-learn and the bare kernel: ``python -m benchmarks.compare``.
+
+The contenders take turns, and each figure is the median over all steps of all turns, so that what
+the machine does meanwhile meets all of them alike. Writes a table, a plot and the numbers.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cells import BATCHES, NETWORKS, Cell
+from benchmarks.contender import Contender
+
+PROCESSES = 2
+#: A turn of a contender takes about so long.
+TURN_S = 0.4
+ALL_CORES = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+#: Name, module and arguments of each contender.
+CONTENDERS: Mapping[str, tuple[str, ...]] = {
+    "Ray": ("benchmarks.sumgrad_steps", "ray", str(PROCESSES)),
+    "inline": ("benchmarks.sumgrad_steps", "inline", str(PROCESSES)),
+    "DDP": ("benchmarks.ddp_steps", str(PROCESSES)),
+    "kernel": ("benchmarks.kernel_steps", str(PROCESSES)),
+    "sklearn": ("benchmarks.sklearn_steps",),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's milliseconds a step, by contender: medians."""
+
+    cell: Cell
+    milliseconds: Mapping[str, float]
+
+    def times_as_fast(self, as_what: str, who: str) -> float:
+        """How many steps ``who`` does while ``as_what`` does one."""
+        return self.milliseconds[as_what] / self.milliseconds[who]
+
+
+def measure(
+    cells: Sequence[Cell], contenders: Mapping[str, Contender], turns: int
+) -> list[Measured]:
+    """Every cell by every contender, turn by turn."""
+    results = []
+    for cell in cells:
+        steps = {}
+        for name, contender in contenders.items():
+            contender.steps(cell, 3)
+            step = statistics.median(contender.steps(cell, 5))
+            steps[name] = max(3, min(400, round(TURN_S / step)))
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(turns):
+            for name, contender in contenders.items():
+                seconds[name] += contender.steps(cell, steps[name])
+        medians = {name: 1e3 * statistics.median(each) for name, each in seconds.items()}
+        results.append(Measured(cell, medians))
+        said = "  ".join(f"{name} {value:.2f}" for name, value in medians.items())
+        print(f"{cell.network} batch {cell.batch}: {said} ms", file=sys.stderr, flush=True)
+    return results
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of ratios."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def machine() -> str:
+    """What it was measured on."""
+    names = ("numpy", "ray", "torch", "scikit-learn")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, {versions}"
+
+
+def ddp_table(results: Sequence[Measured]) -> str:
+    """Against PyTorch DDP, and against the limit."""
+    lines = [
+        "| network | batch | Ray, ms | inline, ms | DDP, ms | kernel, ms "
+        + "| Ray : DDP | inline : DDP | Ray : kernel |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        ms = result.milliseconds
+        lines.append(
+            f"| {result.cell.network} | {result.cell.batch} | {ms['Ray']:.2f} "
+            f"| {ms['inline']:.2f} | {ms['DDP']:.2f} | {ms['kernel']:.2f} "
+            f"| {result.times_as_fast('DDP', 'Ray'):.2f} "
+            f"| {result.times_as_fast('DDP', 'inline'):.2f} "
+            f"| {result.times_as_fast('kernel', 'Ray'):.0%} |"
+        )
+    ray, inline = (
+        geometric_mean([result.times_as_fast("DDP", who) for result in results])
+        for who in ("Ray", "inline")
+    )
+    lines.append(f"| geometric mean | | | | | | **{ray:.2f}** | **{inline:.2f}** | |")
+    return "\n".join(lines)
+
+
+def sklearn_table(results: Sequence[Measured]) -> str:
+    """Against scikit-learn."""
+    lines = [
+        "| network | batch | sklearn, inst/s | inline, inst/s | Ray, inst/s "
+        + "| inline : sklearn | Ray : sklearn |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        rate = {
+            name: 1e3 * result.cell.batch / value for name, value in result.milliseconds.items()
+        }
+        lines.append(
+            f"| {result.cell.network} | {result.cell.batch} | {rate['sklearn']:,.0f} "
+            f"| {rate['inline']:,.0f} | {rate['Ray']:,.0f} "
+            f"| {result.times_as_fast('sklearn', 'inline'):.2f} "
+            f"| {result.times_as_fast('sklearn', 'Ray'):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: Sequence[Measured], path: Path) -> None:
+    """Ratios to DDP, cell by cell."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 4))
+    labels = [f"{result.cell.network}\n{result.cell.batch}" for result in results]
+    for shift, who in ((-0.2, "Ray"), (0.2, "inline")):
+        heights = [result.times_as_fast("DDP", who) for result in results]
+        axes.bar([i + shift for i in range(len(labels))], heights, 0.38, label=f"sumgrad, {who}")
+    limits = [result.times_as_fast("DDP", "kernel") for result in results]
+    axes.plot(range(len(labels)), limits, "k_", markersize=28, label="bare kernel: the limit")
+    axes.axhline(1, color="grey", linewidth=1)
+    axes.set_xticks(range(len(labels)), labels, fontsize=7)
+    axes.set_ylabel("times as fast as PyTorch DDP")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the table, the plot and the numbers.")],
+    turns: Annotated[int, typer.Option(help="Turns of each contender in each cell.")] = 7,
+) -> None:
+    """Compare, and write what was found."""
+    with contextlib.ExitStack() as stack:
+        contenders = {
+            name: stack.enter_context(
+                Contender(*command, environment=ALL_CORES if name == "sklearn" else None)
+            )
+            for name, command in CONTENDERS.items()
+        }
+        grid = [Cell(hidden, batch) for hidden in NETWORKS for batch in BATCHES]
+        peers = {name: contenders[name] for name in ("Ray", "inline", "DDP", "kernel")}
+        ddp = measure(grid, peers, turns)
+        grid = [Cell(hidden, batch) for hidden in NETWORKS[:2] for batch in (256, 1024)]
+        peers = {name: contenders[name] for name in ("Ray", "inline", "sklearn")}
+        sklearn = measure(grid, peers, turns)
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = [
+        {"network": r.cell.network, "batch": r.cell.batch, "milliseconds": dict(r.milliseconds)}
+        for r in (*ddp, *sklearn)
+    ]
+    (out / "compare.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    plot(ddp, out / "compare.svg")
+    table = f"{machine()}.\n\n{ddp_table(ddp)}\n\n{sklearn_table(sklearn)}\n"
+    (out / "compare.md").write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

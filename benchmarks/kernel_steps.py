@@ -1,0 +1,128 @@
+"""The limit: a bare NumPy kernel in as many processes as there are cores, which never talk.
+
+Written for these networks alone, with nothing of sumgrad in it: ReLU, softmax with cross-entropy,
+plain sums of gradients, every array allocated once. ``python -m benchmarks.kernel_steps 2``.
+"""
+
+import multiprocessing as mp
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from multiprocessing.connection import Connection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.cells import ROWS, Cell, data
+from benchmarks.contender import RunSteps, answer
+
+#: Rows of a piece, as its activations then stay in the cache.
+PIECE = 256
+
+Floats = NDArray[np.float32]
+
+
+def kernel(cell: Cell, rows: int) -> Callable[[Floats, NDArray[np.int64]], None]:
+    """A function that computes the gradients' sums over so many rows."""
+    generator = np.random.default_rng(0)
+    sizes = list(pairwise(cell.widths))
+    W = [generator.standard_normal((n, m), dtype=np.float32) * 0.05 for m, n in sizes]
+    b = [np.zeros(n, np.float32) for _, n in sizes]
+    d_W, d_b = [np.empty_like(w) for w in W], [np.empty_like(v) for v in b]
+    y = [np.empty((rows, n), np.float32) for _, n in sizes]
+    d_z = [np.empty((rows, n), np.float32) for _, n in sizes]
+    mask = [np.empty((rows, n), bool) for _, n in sizes]
+    all_rows, last = np.arange(rows), len(sizes) - 1
+
+    def run(x: Floats, classes: NDArray[np.int64]) -> None:
+        before = x
+        for k in range(last + 1):
+            np.matmul(before, W[k].T, out=y[k])
+            y[k] += b[k]
+            if k < last:
+                np.maximum(y[k], 0, out=y[k])
+            before = y[k]
+        d = y[last]
+        d -= d.max(axis=1, keepdims=True)
+        np.exp(d, out=d)
+        d /= d.sum(axis=1, keepdims=True)
+        d[all_rows, classes] -= 1
+        for k in range(last, -1, -1):
+            np.matmul(d.T, x if k == 0 else y[k - 1], out=d_W[k])
+            np.sum(d, axis=0, out=d_b[k])
+            if k:
+                np.matmul(d, W[k], out=d_z[k - 1])
+                np.greater(y[k - 1], 0, out=mask[k - 1])
+                d = np.multiply(d_z[k - 1], mask[k - 1], out=d_z[k - 1])
+
+    return run
+
+
+def steps_of(cell: Cell, processes: int, rank: int) -> RunSteps:
+    """Steps on this process's part of each batch."""
+    share = cell.batch // processes
+    piece = min(PIECE, share)
+    compute = kernel(cell, piece)
+    x, classes = data()
+    generator = np.random.default_rng(rank)
+
+    def run(steps: int) -> list[float]:
+        ends = [time.perf_counter()]
+        order, position = generator.permutation(ROWS), 0
+        for _ in range(steps):
+            if position + share > ROWS:
+                order, position = generator.permutation(ROWS), 0
+            for start in range(position, position + share, piece):
+                rows = order[start : start + piece]
+                compute(x[rows], classes[rows])
+            position += share
+            ends.append(time.perf_counter())
+        return [after - before for before, after in pairwise(ends)]
+
+    return run
+
+
+def serve(processes: int, rank: int, connection: Connection) -> None:
+    """Another process: runs when it is told to, and gives its times."""
+    run: RunSteps | None = None
+    while (asked := connection.recv()) is not None:
+        if isinstance(asked, Cell):
+            run = steps_of(asked, processes, rank)
+        elif run is not None:
+            connection.send(run(asked))
+
+
+def main(processes: int) -> None:
+    """Answer until stdin ends."""
+    context = mp.get_context("spawn")
+    ends = [context.Pipe() for _ in range(processes - 1)]
+    others = [
+        context.Process(target=serve, args=(processes, rank, theirs))
+        for rank, (_, theirs) in enumerate(ends, start=1)
+    ]
+    for other in others:
+        other.start()
+
+    def prepare(cell: Cell) -> RunSteps:
+        own = steps_of(cell, processes, 0)
+        for ours, _ in ends:
+            ours.send(cell)
+
+        def run(steps: int) -> list[float]:
+            for ours, _ in ends:
+                ours.send(steps)
+            times = [own(steps), *(ours.recv() for ours, _ in ends)]
+            return [max(each) for each in zip(*times, strict=True)]
+
+        return run
+
+    answer(prepare)
+    for ours, _ in ends:
+        ours.send(None)
+    for other in others:
+        other.join()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
