@@ -90,13 +90,15 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, {versions}"
 
 
+def table_head(titles: Sequence[str]) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+
+
 def ddp_table(results: Sequence[Measured]) -> str:
     """Against PyTorch DDP, and against the limit."""
-    lines = [
-        "| network | batch | Ray, ms | inline, ms | DDP, ms | kernel, ms "
-        + "| Ray : DDP | inline : DDP | Ray : kernel |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["network", "batch", "Ray, ms", "inline, ms", "DDP, ms", "kernel, ms"]
+    lines = table_head([*heads, "Ray : DDP", "inline : DDP", "Ray : kernel"])
     for result in results:
         ms = result.milliseconds
         lines.append(
@@ -116,11 +118,8 @@ def ddp_table(results: Sequence[Measured]) -> str:
 
 def sklearn_table(results: Sequence[Measured]) -> str:
     """Against scikit-learn."""
-    lines = [
-        "| network | batch | sklearn, inst/s | inline, inst/s | Ray, inst/s "
-        + "| inline : sklearn | Ray : sklearn |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = ["network", "batch", "sklearn, inst/s", "inline, inst/s", "Ray, inst/s"]
+    lines = table_head([*heads, "inline : sklearn", "Ray : sklearn"])
     for result in results:
         rate = {
             name: 1e3 * result.cell.batch / value for name, value in result.milliseconds.items()

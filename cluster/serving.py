@@ -111,6 +111,9 @@ class ServingWorker:
             self._channel.send(Failed(asked.serial, failure.shard, failure.cause))
         else:
             self._deliver(asked.serial, nodes)
+            # The driver is busy with the update now.
+            steps = worker.workload.plans[asked.source].steps_per_epoch
+            worker.fetch_ahead(task.following(steps), asked.start)
 
     def _deliver(self, serial: int, nodes: list[Node]) -> None:
         while self._untold:

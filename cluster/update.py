@@ -44,7 +44,8 @@ class Update:
 
         def update(block: slice) -> tuple[float, State]:
             own = {name: array[block] if name in long else array for name, array in state.items()}
-            out[block], after = self._optimizer.update(W[block], S[block], T, own, eta)
+            next_weights = out[block]
+            _, after = self._optimizer.update(W[block], S[block], T, own, eta, out=next_weights)
             for name in long:
                 own[name][...] = after[name]
             return _squared_norm(S[block]), after

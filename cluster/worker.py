@@ -3,11 +3,13 @@
 A plain class. cluster.serving puts it into a process of its own; `inline` calls it directly.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster.errors import ShardFailed
 from cluster.fingerprint import Fingerprint, take_fingerprint
@@ -18,7 +20,8 @@ from model.checks import Array
 from model.network import Network
 from model.parameters import Parameters
 
-Role = Literal["train", "validation", "test"]
+#: Inputs and desired outputs of some rows.
+Batch = tuple[Array, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Task:
     source: str
     epoch: int = 1
     step: int = 0
+
+    def following(self, steps_per_epoch: int) -> "Task":
+        """The step after this one, if training goes on as it does."""
+        if self.step + 1 < steps_per_epoch:
+            return replace(self, step=self.step + 1)
+        return replace(self, epoch=self.epoch + 1, step=0)
 
     def __str__(self) -> str:
         if self.kind == "evaluation":
@@ -120,6 +129,8 @@ class GradientWorker:
         self.workload = workload
         self.vectors = Vectors(workload.network, make_vector)
         self._fingerprint = take_fingerprint()
+        #: Rows that were fetched ahead, and what for.
+        self._ahead: tuple[Task, int, Batch] | None = None
         self._cache = workload.network.cache(max(p.shard_rows for p in workload.plans.values()))
 
     def fingerprint(self) -> Fingerprint:
@@ -164,7 +175,7 @@ class GradientWorker:
         self, task: Task, plan: StepPlan, shard: int, parameters: Parameters
     ) -> PartialSum:
         network = self.workload.network
-        x, d = self.workload.sources[task.source].fetch(plan.shard(shard))
+        x, d = self._fetch(task, plan, shard)
         cache = self._cache.first(len(x))
         if task.kind == "evaluation":
             seen = network.evaluation_sum(parameters, x, d, cache=cache)
@@ -172,3 +183,21 @@ class GradientWorker:
         into = self.vectors.take()
         summed = network.gradient_sum(parameters, x, d, into=into, cache=cache)
         return PartialSum(into.flat, summed.divergence, 0, summed.count)
+
+    def _fetch(self, task: Task, plan: StepPlan, shard: int) -> Batch:
+        if self._ahead is not None:
+            wanted, which, batch = self._ahead
+            self._ahead = None
+            if (wanted, which) == (task, shard):
+                return batch
+        return self.workload.sources[task.source].fetch(plan.shard(shard))
+
+    def fetch_ahead(self, task: Task, shard: int) -> None:
+        """Fetch rows of a micro-shard that may well be asked for next, while there is time.
+
+        What fails is told when they are asked for.
+        """
+        plan = self.workload.plan(task)
+        if shard < plan.shards:
+            with contextlib.suppress(Exception):
+                self._ahead = (task, shard, self._fetch(task, plan, shard))

@@ -44,8 +44,10 @@ class Optimizer(ABC):
         """The state before the first step."""
         return {}
 
-    def update(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
-        """The next weights and state; no argument is changed.
+    def update(
+        self, W: Array, S: Array, T: int, state: State, eta: float, *, out: Array | None = None
+    ) -> tuple[Array, State]:
+        """The next weights and state; no argument but ``out`` is changed.
 
         Args:
             W: Parameters, (N,).
@@ -53,6 +55,8 @@ class Optimizer(ABC):
             T: Instances in the sum.
             state: Of `init` or of the step before.
             eta: The learning rate η of this step.
+            out: Where to write the next weights, (N,), apart from all others; newly allocated by
+                default.
 
         Returns:
             W, (N,), of the same dtype, and the state for the next step.
@@ -65,10 +69,12 @@ class Optimizer(ABC):
         if T < 1:
             raise ShapeError(f"the gradient sum S is over T = {T} instances, expected at least 1")
         # Plain numbers: a NumPy float64 among them would turn float32 weights into float64 ones.
-        return self.step(W, S, int(T), state, float(eta))
+        return self.step(W, S, int(T), state, float(eta), out)
 
     @abstractmethod
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
+    ) -> tuple[Array, State]:
         """The equation itself; arguments and result as `update`'s."""
 
     def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
@@ -86,11 +92,12 @@ class GradientDescent(Optimizer):
     array([0.5, 0. ])
     """
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
+    ) -> tuple[Array, State]:
         if self.weight_decay:
-            return W - eta * self.mean_gradient(W, S, T), state
-        change = (eta / T) * S
-        return np.subtract(W, change, out=change), state
+            return np.subtract(W, eta * self.mean_gradient(W, S, T), out=out), state
+        return np.subtract(W, np.multiply(eta / T, S, out=out), out=out), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,19 +113,23 @@ class Momentum(Optimizer):
     def init(self, W: Array) -> State:
         return {"velocity": np.zeros_like(W)}
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
+    ) -> tuple[Array, State]:
         v = self.momentum * state["velocity"] + self.mean_gradient(W, S, T)
-        return W - eta * v, {"velocity": v}
+        return np.subtract(W, eta * v, out=out), {"velocity": v}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nesterov(Momentum):
     """``v ← μ·v + g``, ``W ← W − η·(g + μ·v)``. Source: Sutskever et al., 2013."""
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
+    ) -> tuple[Array, State]:
         g = self.mean_gradient(W, S, T)
         v = self.momentum * state["velocity"] + g
-        return W - eta * (g + self.momentum * v), {"velocity": v}
+        return np.subtract(W, eta * (g + self.momentum * v), out=out), {"velocity": v}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +147,13 @@ class RMSprop(Optimizer):
     def init(self, W: Array) -> State:
         return {"square": np.zeros_like(W)}
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
+    ) -> tuple[Array, State]:
         g = self.mean_gradient(W, S, T)
         v = self.rho * state["square"] + (1 - self.rho) * np.square(g)
-        return W - eta * g / (np.sqrt(v) + self.epsilon), {"square": v}
+        change = eta * g / (np.sqrt(v) + self.epsilon)
+        return np.subtract(W, change, out=out), {"square": v}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +188,11 @@ class Adam(Optimizer):
         direction: Array = m_hat / (np.sqrt(v_hat) + self.epsilon)
         return direction, {"mean": m, "square": v, "step": np.array(t)}
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
+    ) -> tuple[Array, State]:
         direction, state = self.direction(self.mean_gradient(W, S, T), state)
-        return W - eta * direction, state
+        return np.subtract(W, eta * direction, out=out), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +204,12 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float) -> tuple[Array, State]:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
+    ) -> tuple[Array, State]:
         direction, state = self.direction(S / W.dtype.type(T), state)
-        return (1 - eta * self.weight_decay) * W - eta * direction, state
+        decayed = (1 - eta * self.weight_decay) * W
+        return np.subtract(decayed, eta * direction, out=out), state
 
 
 #: Every optimiser that a spec can name.

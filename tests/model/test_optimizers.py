@@ -100,7 +100,9 @@ class BiasedAdam(Adam):
 class SummingDescent(GradientDescent):
     """Takes the sum for the mean."""
 
-    def step(self, W: Floats, S: Floats, T: int, state: State, eta: float) -> tuple[Floats, State]:
+    def step(
+        self, W: Floats, S: Floats, T: int, state: State, eta: float, out: Floats | None
+    ) -> tuple[Floats, State]:
         return W - eta * S, state
 
 
@@ -108,7 +110,9 @@ class SummingDescent(GradientDescent):
 class ChangingMomentum(Momentum):
     """Adds to the velocity in place."""
 
-    def step(self, W: Floats, S: Floats, T: int, state: State, eta: float) -> tuple[Floats, State]:
+    def step(
+        self, W: Floats, S: Floats, T: int, state: State, eta: float, out: Floats | None
+    ) -> tuple[Floats, State]:
         state["velocity"] *= self.momentum
         state["velocity"] += S / T
         return W - eta * state["velocity"], state
