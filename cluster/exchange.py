@@ -16,6 +16,11 @@ from cluster.tree import PartialSum, combine
 from cluster.worker import GradientWorker, Task, Workload
 from model.checks import Array
 
+#: Rows of a micro-shard times parameters: less than this is computed before a second thread has
+#: woken up and the two have handed the interpreter's lock to each other some dozens of times.
+#: Measured: at 3 million one thread was faster, at 9 million two were.
+WORTH_A_THREAD = 5_000_000
+
 
 class Exchange(ABC):
     """Sums a task over all of its instances, wherever they are computed.
@@ -75,6 +80,7 @@ class InlineExchange(Exchange):
     def __init__(self, workload: Workload, workers: int = 1) -> None:
         self.workers = workers
         self._workload = workload
+        self._parameters = workload.network.layout.size
         self._workers = [GradientWorker(index, workload) for index in range(workers)]
         self._claims = Claims.of(workers)
         self._blocks = Blocks(workload.network.layout.size, workers)
@@ -97,7 +103,9 @@ class InlineExchange(Exchange):
                     schedule.deliver(index, nodes)
                     shards = schedule.next_for(index)
 
-        (first, *others) = schedule.start(range(self.workers)).items()
+        is_worth_it = plan.shard_rows * self._parameters >= WORTH_A_THREAD
+        workers = range(self.workers if is_worth_it else 1)
+        (first, *others) = schedule.start(workers).items()
         assert self._threads is not None or not others  # noqa: S101 - no thread, no others
         started = [self._threads.submit(work, *other) for other in others if self._threads]
         try:

@@ -98,8 +98,8 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
         )
         with _truthful(run):
             with _exchange(spec, job) as exchange:
-                tracker = _first_of(job, run)
-                result = _compute(job.result(), exchange, tracker, reporter, stop)
+                result = _compute(job.result(), exchange, _Curves(run), reporter, stop)
+            tracker = run.result()
             kept = _keep(job.result(), result, tracker)
     return _summary(job.result(), result, kept, tracker, time.monotonic() - began), result.error
 
@@ -119,12 +119,6 @@ def _expect_output(spec: JobSpec) -> None:
 
 def _facts(job: Job) -> RunFacts:
     return run_facts(job.spec, job.data, job.plan.shard_rows)
-
-
-def _first_of(job: "Future[Job]", run: "Future[RunTracker]") -> RunTracker:
-    """The tracker; a fault of the data is told as that, not as one of the run that needs it."""
-    job.result()
-    return run.result()
 
 
 @contextmanager
@@ -157,13 +151,43 @@ def _truthful(run: "Future[RunTracker]") -> Iterator[None]:
         raise
 
 
+class _Curves:
+    """Epochs on their way to MLflow, which need not be ready yet: training does not wait for it.
+
+    Args:
+        run: The run, or what kept it from starting, which is raised as soon as it is known.
+    """
+
+    def __init__(self, run: "Future[RunTracker]") -> None:
+        self._run = run
+        self._waiting: list[tuple[int, dict[str, float], int]] = []
+        self._send_what_waits()
+
+    def log(self, report: EpochReport, *, accuracy: bool) -> None:
+        """Note an epoch's figures, with the time of now."""
+        now_ms = int(time.time() * 1000)
+        self._waiting.append((report.epoch, _metrics(report, accuracy=accuracy), now_ms))
+        self._send_what_waits()
+
+    def _send_what_waits(self) -> None:
+        if self._run.done():
+            self.send()
+
+    def send(self) -> None:
+        """Hand everything to the run; waits until it has started."""
+        tracker = self._run.result()
+        for epoch, metrics, timestamp_ms in self._waiting:
+            tracker.log_epoch(epoch, metrics, timestamp_ms)
+        self._waiting.clear()
+
+
 def _compute(
-    job: Job, exchange: Exchange, tracker: RunTracker, reporter: Reporter, stop: StopRequest
+    job: Job, exchange: Exchange, curves: _Curves, reporter: Reporter, stop: StopRequest
 ) -> _Result:
     """Train, then evaluate the test rows unless the run was cut short."""
 
     def on_epoch(report: EpochReport) -> None:
-        tracker.log_epoch(report.epoch, _metrics(report, accuracy=job.is_classification))
+        curves.log(report, accuracy=job.is_classification)
         reporter.epoch(report, accuracy=job.is_classification)
 
     driver = ParameterDriver(
@@ -182,6 +206,7 @@ def _compute(
         outcome = driver.run(build_initial_parameters(job.spec, job.network).flat)
     finally:
         reporter.end()
+    curves.send()
     cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
     if cut_short or "test" not in job.workload.sources:
         return _Result(outcome)

@@ -120,7 +120,10 @@ def test_a_killed_worker_of_another_machine_costs_no_bit(
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
-def test_threads_give_the_bits_of_one(small_job: SmallJob, alone: Outcome, workers: int) -> None:
+def test_threads_give_the_bits_of_one(
+    small_job: SmallJob, alone: Outcome, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.exchange.WORTH_A_THREAD", 0)
     with InlineExchange(small_job.workload, workers) as exchange:
         assert train(small_job, exchange).W.tobytes() == alone.W.tobytes()
 
