@@ -4,13 +4,13 @@ VENV ?= .venv
 # `EXTRAS=dev,torch make test` adds PyTorch as one more oracle.
 EXTRAS ?= dev
 BIN = $(VENV)/bin
-CHECKED = model cluster jobs tests
 
-.PHONY: help train test check format clean
+.PHONY: help train test benchmark check format clean
 
 help:
 	@echo "make train   set up and run the main job: a digit recogniser on Ray workers"
 	@echo "make test    set up and run the tests"
+	@echo "make benchmark  compare with PyTorch DDP and scikit-learn: ten minutes; docs/benchmarks"
 	@echo "make check   formatter, linter and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make clean   remove what the targets above made, but no runs"
@@ -33,6 +33,12 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest
+
+# The peers come with the extra `torch`; scikit-learn comes with MLflow.
+benchmark: $(VENV)/.installed-dev,torch
+	$(BIN)/python -m benchmarks.compare --out docs/benchmarks
+	$(BIN)/python -m benchmarks.growth --out docs/benchmarks
+	$(BIN)/python -m benchmarks.exchange_cost
 
 check: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format --check .

@@ -140,7 +140,8 @@ def plot(results: Sequence[Measured], path: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 4))
+    mpl.rcParams["svg.hashsalt"] = "sumgrad"
+    figure, axes = plt.subplots(figsize=(12, 4))
     labels = [f"{result.cell.network}\n{result.cell.batch}" for result in results]
     for shift, who in ((-0.2, "Ray"), (0.2, "inline")):
         heights = [result.times_as_fast("DDP", who) for result in results]
@@ -152,7 +153,7 @@ def plot(results: Sequence[Measured], path: Path) -> None:
     axes.set_ylabel("times as fast as PyTorch DDP")
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main(

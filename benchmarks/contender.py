@@ -67,9 +67,8 @@ class Contender:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        # Closes stdin, which ends it, reads stdout to its end, and waits.
+        self._process.communicate(timeout=60)
 
 
 def answer(prepare: Callable[[Cell], RunSteps]) -> None:

@@ -289,6 +289,8 @@ class ProcessExchange(Exchange):
             self._ended[step.serial, shard] += 1
             if self._ended[step.serial, shard] >= _FATAL:
                 cause = f"{_FATAL} workers ended while they computed it"
+                reason = self._launcher.ended(worker)
+                cause += f", the last because {reason}" if reason else ""
                 raise ShardFailed(worker, shard, str(step.task), cause)
         step.schedule.lose(worker)
         self._start(worker)

@@ -1,0 +1,76 @@
+"""What an exchange costs by itself: ``python -m benchmarks.exchange_cost``.
+
+Two workers, two micro-shards, and a network whose gradient is not computed: parameters go out, sums
+of their size come back and are added. Within the machine, and over TCP as between machines.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.cells import Cell
+from benchmarks.sumgrad_steps import network_of
+from cluster.plan import Plan
+from cluster.process_exchange import ProcessExchange
+from cluster.source import ArraySource
+from cluster.worker import Task, Workload
+from model.checks import Array
+from model.divergences import Targets
+from model.network import Cache, GradientSum, Network
+from model.parameters import Parameters
+from tests.cluster.processes import ProcessLauncher
+
+#: Hidden units that make some 10 k, 200 k, 0.9 M, 2 M and 5 M parameters.
+WIDTHS = (12, 252, 1132, 2516, 6289)
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class NoArithmetic(Network):
+    """Hands back whatever the gradients' memory holds."""
+
+    def gradient_sum(
+        self,
+        parameters: Parameters,
+        x: Array,
+        d: Targets,
+        *,
+        into: Parameters | None = None,
+        cache: Cache | None = None,
+    ) -> GradientSum:
+        """Nothing is computed."""
+        assert into is not None
+        return GradientSum(0.0, into, len(x))
+
+
+def milliseconds(width: int, *, far: bool) -> tuple[int, float]:
+    """Parameters, and the median of a sum over both workers."""
+    real = network_of(Cell((width,), 2))
+    network = NoArithmetic(real.inputs, real.layers, real.divergence, real.dtype)
+    source = ArraySource(np.zeros((2, real.inputs), np.float32), np.zeros(2, np.int64))
+    workload = Workload(network, {"train": source}, {"train": Plan(2, None, 1)})
+    workers = frozenset(range(WORKERS)) if far else frozenset()
+    launcher = ProcessLauncher(workload, far=workers)
+    seconds = []
+    with ProcessExchange(workload, WORKERS, launcher, host="127.0.0.1") as exchange:
+        W = exchange.vector(np.zeros(network.layout.size, np.float32))
+        for _ in range(200):
+            began = time.perf_counter()
+            exchange.total(Task("gradient", "train"), W)
+            seconds.append(time.perf_counter() - began)
+    return network.layout.size, 1e3 * statistics.median(seconds[20:])
+
+
+def main() -> None:
+    """Print a line for each size."""
+    print("parameters   shared memory, ms   TCP, ms")
+    for width in WIDTHS:
+        size, local = milliseconds(width, far=False)
+        _, remote = milliseconds(width, far=True)
+        print(f"{size:>10,}   {local:>17.2f}   {remote:>7.2f}")
+
+
+if __name__ == "__main__":
+    main()
