@@ -11,7 +11,7 @@ import os
 import selectors
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,7 +79,7 @@ class ProcessExchange(Exchange):
 
     Args:
         workload: Network, rows and plans.
-        workers: How many.
+        lanes: For each process, how many threads of it compute: each counts as one worker.
         launcher: Starts them; closed with the exchange.
         host: This machine's address for workers on others; None if there are none.
 
@@ -89,9 +89,16 @@ class ProcessExchange(Exchange):
     """
 
     def __init__(
-        self, workload: Workload, workers: int, launcher: Launcher, *, host: str | None = None
+        self,
+        workload: Workload,
+        lanes: Sequence[int],
+        launcher: Launcher,
+        *,
+        host: str | None = None,
     ) -> None:
-        self.workers = workers
+        workers = len(lanes)
+        self.workers = sum(lanes)
+        self._lanes = list(lanes)
         self._workload = workload
         self._launcher = launcher
         self._fingerprint = take_fingerprint()
@@ -127,14 +134,14 @@ class ProcessExchange(Exchange):
         while len(self._members) < wanted:
             for _ in self._events(_LOOK_S):
                 pass
-            for worker in set(range(self.workers)) - set(self._members):
+            for worker in set(range(len(self._lanes))) - set(self._members):
                 reason = self._launcher.ended(worker)
                 if reason is not None:
                     raise WorkerLost(worker, doing, hint=reason)
             if time.monotonic() > deadline:
                 missing = wanted - len(self._members)
                 raise ClusterUnreachable(
-                    f"{missing} of {self.workers} workers did not start "
+                    f"{missing} of {len(self._lanes)} workers' processes did not start "
                     f"within {START_DEADLINE_S:.0f} s",
                     hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
                 )
@@ -200,7 +207,7 @@ class ProcessExchange(Exchange):
     def _welcome(self, channel: Channel, hello: Hello) -> int:
         theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
         expect_same(self._fingerprint, theirs, hello.worker)
-        channel.send(Welcome(self.workers), [self._claims_memory] if channel.is_local else [])
+        channel.send(Welcome(len(self._lanes)), [self._claims_memory] if channel.is_local else [])
         if channel.is_local:
             for number, descriptor in enumerate(self._descriptors):
                 channel.send(NewVector(number), [descriptor])
@@ -233,7 +240,8 @@ class ProcessExchange(Exchange):
         step = _Step(self._serial, task, self._number(flat), schedule)
         if not self._members:
             self._await_workers(1, str(task))
-        for worker, shards in schedule.start(sorted(self._members)).items():
+        lanes = {worker: self._lanes[worker] for worker in sorted(self._members)}
+        for worker, shards in schedule.start(lanes).items():
             self._ask(step, worker, shards)
         while not schedule.complete:
             for worker, message in self._events(_LOOK_S):

@@ -22,9 +22,8 @@ _RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-#: Where Ray looks for a cluster's token.
+#: Where Ray looks for a cluster's token, before it looks into a file.
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_TOKEN_FILE = Path("~/.ray/auth_token")
 
 #: How long a cluster may take to answer a plain connection, in seconds.
 PROBE_TIMEOUT_S = 3.0
@@ -63,12 +62,13 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
 
 
 def _client_environment(address: str) -> Mapping[str, str]:
-    """What a client of a running cluster needs in its environment before Ray is imported."""
-    known = any(name in os.environ for name in _TOKEN_VARIABLES)
-    if address == "local" or not (known or _TOKEN_FILE.expanduser().exists()):
-        return {}
-    # `ray start` asks for the token wherever there is one; a client has to be told to show it.
-    return {"RAY_AUTH_MODE": "token"}
+    """What a client of a running cluster needs in its environment before Ray is imported.
+
+    A token in the environment is meant for the cluster. One in Ray's file may be that of an earlier
+    local instance, and showing it to a cluster that asks for none has Ray lose its actors.
+    """
+    given = any(name in os.environ for name in _TOKEN_VARIABLES)
+    return {"RAY_AUTH_MODE": "token"} if given and address != "local" else {}
 
 
 @contextlib.contextmanager
@@ -110,8 +110,8 @@ def _init(address: str, workers: int | None) -> None:
             raise ClusterUnreachable(f"Ray did not start here: {first_line}") from error
         raise ClusterUnreachable(
             f"no Ray cluster at '{address}': {first_line}",
-            hint="it must run the same versions of Ray and Python, and its token, if it has one, "
-            "must be in ~/.ray/auth_token or RAY_AUTH_TOKEN",
+            hint="it must run the same versions of Ray and Python; if it asks for a token, put its "
+            "path into RAY_AUTH_TOKEN_PATH (often ~/.ray/auth_token)",
         ) from error
 
 

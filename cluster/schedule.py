@@ -5,8 +5,8 @@ by itself. A worker that is done takes over what another has not begun, from tha
 this is visible in the sum.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,21 @@ from cluster.tree import Node, largest
 _EVENNESS = 16
 
 
-def shares(shards: int, workers: int) -> list[range]:
-    """Neighbouring micro-shards for each worker, almost as evenly as they divide.
+def shares(shards: int, lanes: Sequence[int]) -> list[range]:
+    """Neighbouring micro-shards for each worker, almost as evenly over their lanes as they divide.
 
     Bounds are multiples of a power of two where that costs little, for such shares make few and
     large nodes of the tree.
 
-    >>> shares(5, 2)
+    >>> shares(5, [1, 1])
     [range(0, 3), range(3, 5)]
-    >>> shares(100, 3)
-    [range(0, 34), range(34, 68), range(68, 100)]
+    >>> shares(100, [1, 2])
+    [range(0, 34), range(34, 100)]
     """
-    unit = 1 << max(0, (shards // (workers * _EVENNESS)).bit_length() - 1)
+    unit = 1 << max(0, (shards // (sum(lanes) * _EVENNESS)).bit_length() - 1)
     units = -(-shards // unit)
-    bounds = [min(shards, unit * -(-units * worker // workers)) for worker in range(workers + 1)]
+    ends = [0, *accumulate(lanes)]
+    bounds = [min(shards, unit * -(-units * end // ends[-1])) for end in ends]
     return [range(low, high) for low, high in pairwise(bounds)]
 
 
@@ -116,10 +117,15 @@ class StepSchedule:
         self._left_over: list[range] = []
         self._nodes: list[Node] = []
 
-    def start(self, workers: Sequence[int]) -> dict[int, range]:
-        """The first shares; workers for whom there is nothing get none."""
+    def start(self, lanes: Mapping[int, int]) -> dict[int, range]:
+        """The first shares; workers for whom there is nothing get none.
+
+        Args:
+            lanes: Of each worker.
+        """
         first = self._shards.start
-        for worker, share in zip(workers, shares(len(self._shards), len(workers)), strict=True):
+        dealt = shares(len(self._shards), list(lanes.values()))
+        for worker, share in zip(lanes, dealt, strict=True):
             if share:
                 self._assign(worker, range(first + share.start, first + share.stop))
         return dict(self._assigned)

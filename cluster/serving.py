@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cluster import memory
 from cluster.channel import Address, connect
 from cluster.errors import ChannelClosed, ShardFailed
+from cluster.lanes import Lanes
 from cluster.messages import (
     Compute,
     Done,
@@ -24,7 +25,7 @@ from cluster.messages import (
 )
 from cluster.schedule import Claims
 from cluster.tree import Node
-from cluster.worker import GradientWorker, Task, Workload
+from cluster.worker import Task, Workload
 from model.checks import Array
 
 
@@ -37,13 +38,15 @@ class ServingWorker:
     Args:
         index: The worker's number.
         workload: Network, rows and plans.
+        lanes: How many threads compute; on the driver's machine one.
     """
 
-    def __init__(self, index: int, workload: Workload) -> None:
-        self._worker = GradientWorker(index, workload, self._new_vector)
+    def __init__(self, index: int, workload: Workload, lanes: int = 1) -> None:
+        self._worker = Lanes(index, workload, lanes, self._new_vector)
         self._size = workload.network.layout.size
         self._dtype = workload.network.dtype
-        self._serial = 0
+        #: The step that is being computed, and how many vectors have travelled for it.
+        self._serial, self._travelled = 0, 0
 
     def serve(self, address: Address, secret: bytes) -> None:
         """Serve the driver at this address until it closes the connection.
@@ -61,21 +64,21 @@ class ServingWorker:
         with contextlib.closing(channel), contextlib.suppress(ChannelClosed):
             channel.send(Hello(self._worker.index, os.getpid(), **arithmetic))
             welcome = expect(Welcome, channel.receive())
-            claims = Claims.of(welcome.claims)
+            #: Ours and the others'; None on another machine, where nobody sees them.
+            self._claims: Claims | None = None
             if channel.is_local:
-                claims = Claims(self._attach((welcome.claims, 2), "int64"))
+                self._claims = Claims(self._attach((welcome.claims, 2), "int64"))
             while True:
-                self._heed(channel.receive(), claims)
+                self._heed(channel.receive())
 
-    def _heed(self, message: Message, claims: Claims) -> None:
+    def _heed(self, message: Message) -> None:
         if isinstance(message, NewVector):
             self._parameters[message.vector] = self._attach((self._size,), self._dtype)
             return
         asked = expect(Compute, message)
         if not self._channel.is_local:
-            claims.assign(self._worker.index, range(asked.start, asked.stop))
             self._receive_parameters(asked.vector)
-        self._compute(asked, claims)
+        self._compute(asked)
 
     def _receive_parameters(self, number: int) -> None:
         held = self._parameters.popitem()[1] if self._parameters else None
@@ -97,16 +100,20 @@ class ServingWorker:
         self._untold.append((number, descriptor))
         return vector
 
-    def _compute(self, asked: Compute, claims: Claims) -> None:
+    def _compute(self, asked: Compute) -> None:
         worker = self._worker
         if asked.serial != self._serial:
             # The driver has no use for sums of a step that is over.
-            worker.vectors.give_back_all()
-            self._serial = asked.serial
+            worker.give_back_all()
+            self._serial, self._travelled = asked.serial, 0
         task = Task(asked.kind, asked.source, asked.epoch, asked.step)
-        shards = claims.claimed(worker.index, range(asked.start, asked.stop))
+        shards, flat = range(asked.start, asked.stop), self._parameters[asked.vector]
         try:
-            nodes = worker.compute(task, shards, self._parameters[asked.vector])
+            if self._claims is None:
+                nodes = worker.compute(task, shards, flat)
+            else:
+                claimed = self._claims.claimed(worker.index, shards)
+                nodes = worker.compute_alone(task, claimed, flat)
         except ShardFailed as failure:
             self._channel.send(Failed(asked.serial, failure.shard, failure.cause))
         else:
@@ -120,10 +127,16 @@ class ServingWorker:
             number, descriptor = self._untold.pop(0)
             self._channel.send(NewVector(number), [descriptor])
             os.close(descriptor)
-        gradients = [node.sum.gradient for node in nodes]
-        told = [
-            describe(node, None if gradient is None else self._worker.vectors.number(gradient))
-            for node, gradient in zip(nodes, gradients, strict=True)
-        ]
-        travel = [g for g in gradients if g is not None] if not self._channel.is_local else []
-        self._channel.send(Done(serial, told), numbers=travel)
+        travelling: list[Array] = []
+        told = [describe(node, self._place(node.sum.gradient, travelling)) for node in nodes]
+        self._channel.send(Done(serial, told), numbers=travelling)
+
+    def _place(self, gradient: Array | None, travelling: list[Array]) -> int | None:
+        """The number of a gradient's vector, by which the driver finds it, or will keep it."""
+        if gradient is None:
+            return None
+        if self._channel.is_local:
+            return self._worker.vector_number(gradient)
+        travelling.append(gradient)
+        self._travelled += 1
+        return self._travelled

@@ -4,33 +4,39 @@ import multiprocessing as mp
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
+from cluster import lanes as lanes_module
 from cluster.channel import Address
 from cluster.serving import ServingWorker
 from cluster.worker import Workload
 
 
-def serve(worker: int, workload: Workload, address: Address, secret: bytes) -> None:
+def serve(worker: int, workload: Workload, lanes: int, address: Address, secret: bytes) -> None:
     """What each process does."""
-    ServingWorker(worker, workload).serve(address, secret)
+    lanes_module.WORTH_A_THREAD = 0
+    ServingWorker(worker, workload, lanes).serve(address, secret)
 
 
 class ProcessLauncher:
     """Starts workers with Python's own means. See `cluster.process_exchange.Launcher`."""
 
-    def __init__(self, workload: Workload, *, far: frozenset[int] = frozenset()) -> None:
-        """Workers that are far away know only the address for other machines."""
+    def __init__(
+        self, workload: Workload, *, far: frozenset[int] = frozenset(), lanes: int = 1
+    ) -> None:
+        """Workers that are far away know only the address for other machines; lanes are theirs."""
         self._workload = workload
         self._far = far
+        self._lanes = lanes
         self._context = mp.get_context("spawn")
         #: By worker; of a worker that was replaced the newest.
         self.processes: dict[int, BaseProcess] = {}
         self._all: list[BaseProcess] = []
 
     def start(self, worker: int, address: Address, secret: bytes) -> None:
+        lanes = 1
         if worker in self._far:
-            address = replace(address, local=None)
+            address, lanes = replace(address, local=None), self._lanes
         process = self._context.Process(
-            target=serve, args=(worker, self._workload, address, secret), daemon=True
+            target=serve, args=(worker, self._workload, lanes, address, secret), daemon=True
         )
         process.start()
         self.processes[worker] = process

@@ -34,7 +34,7 @@ class SeveralWorkers(Exchange):
 
     def answers(self, task: Task, flat: Array) -> list[Node]:
         """What the workers send, in the order of arrival."""
-        shards = shares(self._job.workload.plan(task).shards, self.workers)
+        shards = shares(self._job.workload.plan(task).shards, [1] * self.workers)
         nodes = [
             node
             for worker, own in zip(self._workers, shards, strict=True)
@@ -128,7 +128,7 @@ def test_mutation_a_mean_of_means_counts_ragged_rows_too_high(small_job: SmallJo
     """Workers' averages, averaged: the instances of the smaller share weigh more."""
     task = TASKS[0]
     means = []
-    for worker, shards in enumerate(shares(small_job.workload.plan(task).shards, 5)):
+    for worker, shards in enumerate(shares(small_job.workload.plan(task).shards, [1] * 5)):
         nodes = GradientWorker(worker, small_job.workload).compute(task, shards, small_job.W)
         gradients = [node.sum.gradient for node in nodes if node.sum.gradient is not None]
         means.append(np.sum(gradients, axis=0) / sum(node.sum.count for node in nodes))

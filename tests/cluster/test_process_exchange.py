@@ -64,7 +64,7 @@ def started() -> Iterator[Callable[[Workload, int], ProcessExchange]]:
     exchanges: list[ProcessExchange] = []
 
     def start(workload: Workload, workers: int) -> ProcessExchange:
-        exchanges.append(ProcessExchange(workload, workers, ProcessLauncher(workload)))
+        exchanges.append(ProcessExchange(workload, [1] * workers, ProcessLauncher(workload)))
         return exchanges[-1]
 
     yield start
@@ -96,18 +96,27 @@ def test_workers_of_other_machines_give_the_bits_of_inline(
     small_job: SmallJob, alone: Outcome, workers: int, far: set[int]
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset(far))
-    with ProcessExchange(small_job.workload, workers, launcher, host="127.0.0.1") as exchange:
+    with ProcessExchange(small_job.workload, [1] * workers, launcher, host="127.0.0.1") as exchange:
         before = exchange.pids
         outcome = train(small_job, exchange)
         assert exchange.pids == before
     assert outcome.W.tobytes() == alone.W.tobytes()
 
 
+def test_lanes_of_other_machines_give_the_bits_of_inline(
+    small_job: SmallJob, alone: Outcome
+) -> None:
+    launcher = ProcessLauncher(small_job.workload, far=frozenset({0, 2}), lanes=3)
+    with ProcessExchange(small_job.workload, [3, 1, 3], launcher, host="127.0.0.1") as exchange:
+        assert exchange.workers == 7
+        assert train(small_job, exchange).W.tobytes() == alone.W.tobytes()
+
+
 def test_a_killed_worker_of_another_machine_costs_no_bit(
     small_job: SmallJob, alone: Outcome
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset({0, 1}))
-    with ProcessExchange(small_job.workload, 3, launcher, host="127.0.0.1") as exchange:
+    with ProcessExchange(small_job.workload, [1] * 3, launcher, host="127.0.0.1") as exchange:
         before = exchange.pids
 
         def kill(step: int) -> None:
@@ -123,7 +132,7 @@ def test_a_killed_worker_of_another_machine_costs_no_bit(
 def test_threads_give_the_bits_of_one(
     small_job: SmallJob, alone: Outcome, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.exchange.WORTH_A_THREAD", 0)
+    monkeypatch.setattr("cluster.lanes.WORTH_A_THREAD", 0)
     with InlineExchange(small_job.workload, workers) as exchange:
         assert train(small_job, exchange).W.tobytes() == alone.W.tobytes()
 
@@ -189,13 +198,13 @@ def test_a_worker_that_cannot_start_is_told(small_job: SmallJob) -> None:
             super().start(worker, address, b"another secret")
 
     with pytest.raises(WorkerLost, match="worker 0 was lost while starting"):
-        ProcessExchange(small_job.workload, 1, Stillborn(small_job.workload))
+        ProcessExchange(small_job.workload, [1], Stillborn(small_job.workload))
 
 
 def test_nothing_is_left_behind(small_job: SmallJob) -> None:
     descriptors = open_descriptors()
     launcher = ProcessLauncher(small_job.workload)
-    with ProcessExchange(small_job.workload, 2, launcher) as exchange:
+    with ProcessExchange(small_job.workload, [1, 1], launcher) as exchange:
         exchange.total(Task("gradient", "full"), small_job.W)
         pids = list(exchange.pids.values())
         address = exchange._door.address

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cluster import ray_session as ray_session_module
 from cluster.errors import ClusterUnreachable
 from cluster.ray_session import own_termination, ray_session
 
@@ -49,3 +50,22 @@ def test_ray_s_handlers_of_termination_are_kept_out() -> None:
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
     signal.signal(signal.SIGUSR1, before[1])
     assert signal.getsignal(signal.SIGUSR1) is before[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "shown"),
+    [
+        ("head:6379", "RAY_AUTH_TOKEN", True),
+        ("auto", "RAY_AUTH_TOKEN_PATH", True),
+        ("head:6379", None, False),
+        ("local", "RAY_AUTH_TOKEN", False),
+    ],
+)
+def test_a_token_of_the_environment_is_shown_to_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, address: str, variable: str | None, shown: bool
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "x")
+    assert ("RAY_AUTH_MODE" in ray_session_module._client_environment(address)) is shown

@@ -12,17 +12,18 @@ from cluster.tree import Node, PartialSum, TreeSum
 
 
 @settings(derandomize=True, deadline=None)
-@given(shards=st.integers(0, 3000), workers=st.integers(1, 20))
-def test_shares_are_neighbours_and_almost_even(shards: int, workers: int) -> None:
-    dealt = shares(shards, workers)
+@given(shards=st.integers(0, 3000), lanes=st.lists(st.integers(1, 9), min_size=1, max_size=20))
+def test_shares_are_neighbours_and_almost_even(shards: int, lanes: list[int]) -> None:
+    dealt = shares(shards, lanes)
     assert [shard for share in dealt for shard in share] == list(range(shards))
-    fair = shards / workers
-    assert all(abs(len(share) - fair) <= 1 + fair / 8 for share in dealt)
+    fair = shards / sum(lanes)
+    for share, own in zip(dealt, lanes, strict=True):
+        assert abs(len(share) - own * fair) <= 1 + fair / 8
 
 
 @pytest.mark.parametrize(("shards", "workers"), [(64, 2), (100, 3), (235, 2), (1000, 8)])
 def test_shares_make_few_nodes(shards: int, workers: int) -> None:
-    for share in shares(shards, workers):
+    for share in shares(shards, [1] * workers):
         assert len(nodes_of(share, shards)) <= 6
 
 
@@ -44,7 +45,7 @@ class Simulation:
         self.schedule = StepSchedule(range(shards), self.claims)
         self.running: dict[int, tuple[Iterator[int], list[int]]] = {
             worker: (self.claims.claimed(worker, share), [])
-            for worker, share in self.schedule.start(range(workers)).items()
+            for worker, share in self.schedule.start(dict.fromkeys(range(workers), 1)).items()
         }
         self.idle = set(range(workers)) - set(self.running)
         self.computed = 0
@@ -107,7 +108,7 @@ def test_every_micro_shard_is_delivered_and_counted_once(
 def test_a_slow_workers_rest_is_taken_over_from_its_end() -> None:
     claims = Claims.of(2)
     schedule = StepSchedule(range(16), claims)
-    assert schedule.start([0, 1]) == {0: range(8), 1: range(8, 16)}
+    assert schedule.start({0: 1, 1: 1}) == {0: range(8), 1: range(8, 16)}
     slow = claims.claimed(0, range(8))
     assert next(slow) == 0
     schedule.deliver(1, nodes_of(range(8, 16), 16))
@@ -118,7 +119,7 @@ def test_a_slow_workers_rest_is_taken_over_from_its_end() -> None:
 def test_nothing_is_taken_over_that_has_been_begun() -> None:
     claims = Claims.of(2)
     schedule = StepSchedule(range(2), claims)
-    schedule.start([0, 1])
+    schedule.start({0: 1, 1: 1})
     schedule.deliver(1, nodes_of([1], 2))
     assert schedule.next_for(1) is None
     assert not schedule.complete
@@ -128,7 +129,7 @@ def test_what_both_computed_is_counted_once() -> None:
     """The driver lowers a limit at the very moment at which the worker has looked at it."""
     claims = Claims.of(2)
     schedule = StepSchedule(range(8), claims)
-    schedule.start([0, 1])
+    schedule.start({0: 1, 1: 1})
     schedule.deliver(1, nodes_of(range(4, 8), 8))
     assert schedule.next_for(1) == range(2, 4)
     schedule.deliver(0, nodes_of(range(4), 8))
