@@ -1,6 +1,7 @@
 """PyTorch's DistributedDataParallel over gloo as a contender: one process a rank, a thread each.
 
-``python -m benchmarks.ddp_steps 2`` starts the other ranks itself.
+``python -m benchmarks.ddp_steps 2`` starts the other ranks itself; with the host and port of rank 0
+and a rank after it, it is that rank alone.
 """
 
 import os
@@ -48,12 +49,10 @@ def steps_of(cell: Cell, rank: int, ranks: int) -> RunSteps:
     return run
 
 
-def serve(rank: int, ranks: int, port: int) -> None:
+def serve(rank: int, ranks: int, port: int, host: str = "127.0.0.1") -> None:
     """Rank 0 answers; the others do what it does."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks
-    )
+    dist.init_process_group("gloo", init_method=f"tcp://{host}:{port}", rank=rank, world_size=ranks)
     asked: list[object] = [None]
 
     if rank == 0:
@@ -99,4 +98,8 @@ def main(ranks: int) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(int(sys.argv[1]))
+    match sys.argv[1:]:
+        case [ranks]:
+            main(int(ranks))
+        case [ranks, host, port, rank]:
+            serve(int(rank), int(ranks), int(port), host)

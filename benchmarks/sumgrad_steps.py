@@ -1,4 +1,4 @@
-"""sumgrad as a contender: ``python -m benchmarks.sumgrad_steps ray 2`` or ``inline 2``."""
+"""sumgrad as a contender: ``python -m benchmarks.sumgrad_steps ray 2``; or inline, or far."""
 
 import contextlib
 import sys
@@ -11,6 +11,7 @@ from cluster.convergence import StopRule
 from cluster.driver import ParameterDriver, Recipe
 from cluster.exchange import Exchange, InlineExchange
 from cluster.plan import Plan, default_shard_rows
+from cluster.process_exchange import ProcessExchange
 from cluster.ray_session import ray_session
 from cluster.source import ArraySource
 from cluster.worker import Workload
@@ -53,6 +54,19 @@ def run_steps(workload: Workload, exchange: Exchange) -> RunSteps:
     return run
 
 
+def exchange_at(place: str, workload: Workload, workers: int) -> Exchange:
+    """Ray's workers, threads, or workers on hosts of their own."""
+    if place == "ray":
+        from cluster.ray_exchange import RayExchange
+
+        return RayExchange(workload, workers)
+    if place == "far":
+        from benchmarks.namespaces import DRIVER, NamespaceLauncher
+
+        return ProcessExchange(workload, [1] * workers, NamespaceLauncher(workload), host=DRIVER)
+    return InlineExchange(workload, workers)
+
+
 def main(place: str, workers: int, shard_rows: int | None) -> None:
     """Answer until stdin ends."""
     with contextlib.ExitStack() as stack:
@@ -63,14 +77,7 @@ def main(place: str, workers: int, shard_rows: int | None) -> None:
         def prepare(cell: Cell) -> RunSteps:
             current.close()
             workload = workload_of(cell, shard_rows)
-            exchange: Exchange
-            if place == "ray":
-                from cluster.ray_exchange import RayExchange
-
-                exchange = RayExchange(workload, workers)
-            else:
-                exchange = InlineExchange(workload, workers)
-            current.enter_context(exchange)
+            exchange = current.enter_context(exchange_at(place, workload, workers))
             return run_steps(workload, exchange)
 
         answer(prepare)

@@ -8,6 +8,7 @@ what travels over them is not encrypted.
 """
 
 import array
+import contextlib
 import hmac
 import secrets
 import socket
@@ -187,6 +188,11 @@ class Channel:
         del self._buffer[:end]
         self._following = following
         return decode(data)
+
+    def shut_down(self) -> None:
+        """End both directions; whoever waits, here or there, is told that it is closed."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close this end."""

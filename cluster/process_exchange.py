@@ -7,6 +7,7 @@ updates.
 """
 
 import contextlib
+import functools
 import os
 import selectors
 import time
@@ -20,6 +21,7 @@ import numpy as np
 from cluster import memory
 from cluster.blocks import Blocks
 from cluster.channel import Address, Channel
+from cluster.courier import Courier, Inbox
 from cluster.doorkeeper import Doorkeeper
 from cluster.errors import ChannelClosed, ClusterUnreachable, ShardFailed, WorkerLost
 from cluster.exchange import Exchange
@@ -71,7 +73,15 @@ class _Member:
 
     channel: Channel
     pid: int
+    #: Of a worker on another machine.
+    courier: Courier | None = None
     vectors: dict[int, Array] = field(default_factory=dict)
+
+    def hang_up(self) -> None:
+        """End the connection."""
+        if self.courier is not None:
+            self.courier.close()
+        self.channel.close()
 
 
 class ProcessExchange(Exchange):
@@ -117,6 +127,8 @@ class ProcessExchange(Exchange):
         self._selector = selectors.DefaultSelector()
         self._door = Doorkeeper(host)
         self._selector.register(self._door, selectors.EVENT_READ)
+        self._inbox = Inbox()
+        self._selector.register(self._inbox, selectors.EVENT_READ)
         try:
             for worker in range(workers):
                 self._start(worker)
@@ -180,6 +192,9 @@ class ProcessExchange(Exchange):
                 for channel in self._door.admitted():
                     self._selector.register(channel, selectors.EVENT_READ)
                 continue
+            if key.fileobj is self._inbox:
+                yield from self._brought()
+                continue
             assert isinstance(key.fileobj, Channel)  # noqa: S101 - nothing else is registered
             yield from self._heard(key.fileobj, key.data)
 
@@ -191,14 +206,19 @@ class ProcessExchange(Exchange):
                 elif isinstance(message, NewVector):
                     self._attach(self._members[worker], message.vector)
                     continue
-                elif isinstance(message, Done) and not channel.is_local:
-                    self._receive(self._members[worker], message)
                 yield worker, message
         except ChannelClosed:
             self._hang_up(channel)
             if worker is not None:
                 del self._members[worker]
                 yield worker, None
+
+    def _brought(self) -> Iterator[tuple[int, Message | None]]:
+        """What a courier brought."""
+        worker, message = self._inbox.take()
+        if message is None:
+            self._members.pop(worker).hang_up()
+        yield worker, message
 
     def _hang_up(self, channel: Channel) -> None:
         self._selector.unregister(channel)
@@ -211,8 +231,13 @@ class ProcessExchange(Exchange):
         if channel.is_local:
             for number, descriptor in enumerate(self._descriptors):
                 channel.send(NewVector(number), [descriptor])
-        self._members[hello.worker] = _Member(channel, hello.pid)
-        self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
+        member = self._members[hello.worker] = _Member(channel, hello.pid)
+        if channel.is_local:
+            self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
+        else:
+            self._selector.unregister(channel)
+            room = functools.partial(self._room, member)
+            member.courier = Courier(hello.worker, channel, self._inbox, room)
         return hello.worker
 
     def _attach(self, member: _Member, number: int) -> None:
@@ -222,13 +247,15 @@ class ProcessExchange(Exchange):
         finally:
             os.close(descriptor)
 
-    def _receive(self, member: _Member, done: Done) -> None:
-        """Take in the vectors that come with another machine's sums."""
-        numbers = [vector for *_, vector in done.nodes if vector is not None]
+    def _room(self, member: _Member, message: Message) -> list[Array]:
+        """Vectors for the numbers that come with another machine's sums."""
+        if not isinstance(message, Done):
+            return []
+        numbers = [vector for *_, vector in message.nodes if vector is not None]
         for number in numbers:
             if number not in member.vectors:
                 member.vectors[number] = np.empty(self._layout.size, self._dtype)
-        member.channel.receive_numbers([member.vectors[number] for number in numbers])
+        return [member.vectors[number] for number in numbers]
 
     # --- a step
 
@@ -283,12 +310,14 @@ class ProcessExchange(Exchange):
             shards.stop,
             step.vector,
         )
-        channel = self._members[worker].channel
-        if not channel.is_local:
+        member = self._members[worker]
+        if member.courier is not None:
             self._claims.close(worker)
+            member.courier.send(message, [self._vectors[step.vector]])
+            return
         # Whoever is gone is noticed where its end is heard of.
         with contextlib.suppress(ChannelClosed):
-            channel.send(message, numbers=[] if channel.is_local else [self._vectors[step.vector]])
+            member.channel.send(message)
 
     def _lost(self, step: "_Step", worker: int) -> None:
         """A worker ended: the others take over, and another is started in its place."""
@@ -309,8 +338,12 @@ class ProcessExchange(Exchange):
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, Channel):
                 self._hang_up(key.fileobj)
+        for member in self._members.values():
+            if member.courier is not None:
+                member.hang_up()
         self._members = {}
         self._selector.close()
+        self._inbox.close()
         self._launcher.close()
         self._blocks.close()
         for descriptor in (self._claims_memory, *self._descriptors):

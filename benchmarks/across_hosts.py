@@ -1,0 +1,62 @@
+"""sumgrad beside PyTorch DDP with every process on a host of its own: needs root.
+
+``python -m benchmarks.across_hosts``; the hosts are network namespaces: benchmarks/namespaces.py.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cells import BATCHES, NETWORKS, Cell
+from benchmarks.compare import geometric_mean, machine, measure, table_head
+from benchmarks.contender import ONE_THREAD, Contender
+from benchmarks.namespaces import HOSTS, hosts, inside
+
+PORT = "29500"
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the table.")],
+    turns: Annotated[int, typer.Option(help="Turns of each contender in each cell.")] = 5,
+) -> None:
+    """Compare, and write what was found."""
+    (first, address), (second, _) = HOSTS.items()
+    ranks = ["benchmarks.ddp_steps", "2", address, PORT]
+    gloo = {"GLOO_SOCKET_IFNAME": "eth0"}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hosts())
+        other = subprocess.Popen(
+            [*inside(second), sys.executable, "-m", *ranks, "1"],
+            env=os.environ | ONE_THREAD | gloo,
+        )
+        stack.callback(other.wait)
+        contenders = {
+            "sumgrad": stack.enter_context(Contender("benchmarks.sumgrad_steps", "far", "2")),
+            "DDP": stack.enter_context(
+                Contender(*ranks, "0", environment=gloo, prefix=inside(first))
+            ),
+        }
+        grid = [Cell(hidden, batch) for hidden in NETWORKS for batch in BATCHES]
+        results = measure(grid, contenders, turns)
+    lines = table_head(["network", "batch", "sumgrad, ms", "DDP, ms", "sumgrad : DDP"])
+    for result in results:
+        ms, ratio = result.milliseconds, result.times_as_fast("DDP", "sumgrad")
+        lines.append(
+            f"| {result.cell.network} | {result.cell.batch} | {ms['sumgrad']:.2f} "
+            f"| {ms['DDP']:.2f} | {ratio:.2f} |"
+        )
+    mean = geometric_mean([result.times_as_fast("DDP", "sumgrad") for result in results])
+    lines.append(f"| geometric mean | | | | **{mean:.2f}** |")
+    table = "\n".join([f"{machine()}.", "", *lines, ""])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "across_hosts.md").write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,83 @@
+"""Hosts for a benchmark: network namespaces of this machine, joined by a bridge. Needs root.
+
+Whatever passes between them goes through the kernel's network stack, as between machines, but for
+the wire. Nothing of shared memory or of local sockets' names reaches from one to the other.
+"""
+
+import contextlib
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cluster.channel import Address
+from cluster.serving import ServingWorker
+from cluster.worker import Workload
+
+BRIDGE = "sumgrad0"
+#: The driver's address, and those of the hosts that come after it.
+DRIVER = "10.77.0.1"
+HOSTS = {"sumgrad1": "10.77.0.2", "sumgrad2": "10.77.0.3"}
+
+
+def inside(host: str) -> list[str]:
+    """What comes before a command that is to run there."""
+    return ["ip", "netns", "exec", host]
+
+
+@contextlib.contextmanager
+def hosts() -> Iterator[None]:
+    """Make them, and take them away."""
+
+    def run(command: str) -> None:
+        subprocess.run(command.split(), check=True)
+
+    with contextlib.ExitStack() as stack:
+        run(f"ip link add {BRIDGE} type bridge")
+        stack.callback(run, f"ip link del {BRIDGE}")
+        run(f"ip addr add {DRIVER}/24 dev {BRIDGE}")
+        run(f"ip link set {BRIDGE} up")
+        for host, address in HOSTS.items():
+            run(f"ip netns add {host}")
+            stack.callback(run, f"ip netns del {host}")
+            run(f"ip link add {host} type veth peer name eth0 netns {host}")
+            run(f"ip link set {host} master {BRIDGE} up")
+            run(f"ip -n {host} addr add {address}/24 dev eth0")
+            run(f"ip -n {host} link set eth0 up")
+            run(f"ip -n {host} link set lo up")
+        yield
+
+
+@dataclass
+class NamespaceLauncher:
+    """Starts each worker on a host of its own. See `cluster.process_exchange.Launcher`."""
+
+    workload: Workload
+    _processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def start(self, worker: int, address: Address, secret: bytes) -> None:
+        """See `Launcher.start`."""
+        host = list(HOSTS)[worker]
+        command = [*inside(host), sys.executable, "-m", "benchmarks.namespaces"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        pickle.dump((worker, self.workload, address, secret), process.stdin)
+        process.stdin.close()
+        self._processes[worker] = process
+
+    def ended(self, worker: int) -> str | None:
+        """See `Launcher.ended`."""
+        code = self._processes[worker].poll()
+        return None if code is None else f"it ended with {code}"
+
+    def close(self) -> None:
+        """See `Launcher.close`."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    index, given, where, known = pickle.load(sys.stdin.buffer)
+    ServingWorker(index, given).serve(where, known)

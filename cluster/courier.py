@@ -1,0 +1,91 @@
+"""Long messages to and from another machine, carried by threads of their own.
+
+Several machines' numbers travel at the same time, and none of them can hold up the driver.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from cluster.channel import Channel
+from cluster.errors import ChannelClosed, ProtocolError
+from cluster.messages import Message
+from model.checks import Array
+
+
+class Inbox:
+    """What couriers bring; readable, for selectors, when there is something."""
+
+    def __init__(self) -> None:
+        self._brought: SimpleQueue[tuple[int, Message | None]] = SimpleQueue()
+        self._bell, self._button = socket.socketpair()
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._bell.fileno()
+
+    def put(self, worker: int, message: Message | None) -> None:
+        """A worker's message; None where there will be no more."""
+        self._brought.put((worker, message))
+        with contextlib.suppress(OSError):
+            self._button.send(b"!")
+
+    def take(self) -> tuple[int, Message | None]:
+        """The next message, of which there is one."""
+        self._bell.recv(1)
+        return self._brought.get()
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._bell.close()
+        self._button.close()
+
+
+class Courier:
+    """Carries messages over one channel, in both directions at once.
+
+    Args:
+        worker: Who is at the other end.
+        channel: Is the courier's alone from here on.
+        inbox: Where to bring what comes.
+        room: Where the numbers of a message go, if it has any.
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        channel: Channel,
+        inbox: Inbox,
+        room: Callable[[Message], list[Array]],
+    ) -> None:
+        self._worker = worker
+        self._channel = channel
+        self._inbox = inbox
+        self._room = room
+        self._outbox: SimpleQueue[tuple[Message, list[Array]] | None] = SimpleQueue()
+        for work in (self._fetch, self._deliver):
+            threading.Thread(target=work, name=f"courier-{worker}", daemon=True).start()
+
+    def send(self, message: Message, numbers: list[Array]) -> None:
+        """Take a message and its numbers along; whether it arrives is seen by what comes back."""
+        self._outbox.put((message, numbers))
+
+    def _deliver(self) -> None:
+        with contextlib.suppress(ChannelClosed):
+            while (carried := self._outbox.get()) is not None:
+                self._channel.send(carried[0], numbers=carried[1])
+
+    def _fetch(self) -> None:
+        with contextlib.suppress(ChannelClosed, ProtocolError):
+            while True:
+                message = self._channel.receive()
+                self._channel.receive_numbers(self._room(message))
+                self._inbox.put(self._worker, message)
+        self._inbox.put(self._worker, None)
+
+    def close(self) -> None:
+        """End both ways."""
+        self._outbox.put(None)
+        self._channel.shut_down()
