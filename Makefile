@@ -5,12 +5,13 @@ VENV ?= .venv
 EXTRAS ?= dev
 BIN = $(VENV)/bin
 
-.PHONY: help train test benchmark check format clean
+.PHONY: help train test benchmark benchmark-hosts check format clean
 
 help:
 	@echo "make train   set up and run the main job: a digit recogniser on Ray workers"
 	@echo "make test    set up and run the tests"
 	@echo "make benchmark  compare with PyTorch DDP and scikit-learn: ten minutes; docs/benchmarks"
+	@echo "make benchmark-hosts  the same between network namespaces; needs root"
 	@echo "make check   formatter, linter and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make clean   remove what the targets above made, but no runs"
@@ -39,6 +40,9 @@ benchmark: $(VENV)/.installed-dev,torch
 	$(BIN)/python -m benchmarks.compare --out docs/benchmarks
 	$(BIN)/python -m benchmarks.growth --out docs/benchmarks
 	$(BIN)/python -m benchmarks.exchange_cost
+
+benchmark-hosts: $(VENV)/.installed-dev,torch
+	$(BIN)/python -m benchmarks.across_hosts --out docs/benchmarks
 
 check: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format --check .

@@ -127,7 +127,8 @@ def test_a_worker_that_raises_is_named_with_its_micro_shard(ray_cpus: int) -> No
         outcome = train_without_validation(workload, exchange)
     assert outcome.reason is StopReason.FAILED
     assert isinstance(outcome.failure, ShardFailed)
-    assert (outcome.failure.worker, outcome.failure.shard) == (0, 6)
+    assert outcome.failure.shard == 6
+    assert outcome.failure.worker in (0, 1), "either may have had it"
     assert "MemoryError: no room for the rows" in str(outcome.failure)
     assert "epoch 1, step 1" in str(outcome.failure)
 
