@@ -190,13 +190,15 @@ class ParameterDriver:
         Args:
             W: Initial parameters, flat, (N,); not changed.
         """
-        W, spare, good = (self._exchange.vector(W) for _ in range(3))
+        W, spare, good = vectors = [self._exchange.vector(W) for _ in range(3)]
         state = TrainingState(W, spare, self._recipe.optimizer.init(W), good)
         self._update = Update(self._recipe.optimizer, W.size)
         try:
             return self._run(state)
         finally:
             self._update.close()
+            for vector in vectors:
+                self._exchange.release(vector)
 
     def _run(self, state: TrainingState) -> Outcome:
         report: EpochReport | None = None

@@ -27,6 +27,9 @@ class Exchange(ABC):
         """A copy of parameters, (N,), at a place from where they reach the workers fastest."""
         return like.copy()
 
+    def release(self, vector: Array) -> None:  # noqa: B027 - most have nothing to do for it
+        """A vector of `vector` is needed no more, and may be given out again."""
+
     @abstractmethod
     def total(self, task: Task, flat: Array) -> PartialSum:
         """The sum over every instance of the task.

@@ -120,6 +120,8 @@ class ProcessExchange(Exchange):
         #: Descriptors of our vectors, by their numbers; and the arrays, which keep their ids alive.
         self._descriptors: list[int] = []
         self._vectors: list[Array] = []
+        #: Numbers of vectors that were released.
+        self._free: list[int] = []
         self._serial = 0
         #: Workers that ended while they computed a micro-shard, by step and micro-shard.
         self._ended: Counter[tuple[int, int]] = Counter()
@@ -166,22 +168,27 @@ class ProcessExchange(Exchange):
     # --- vectors
 
     def vector(self, like: Array) -> Array:
-        """See `Exchange.vector`; every worker maps it."""
-        descriptor, vector = memory.create((self._layout.size,), self._dtype)
+        """See `Exchange.vector`; every worker of this machine maps it."""
+        number = self._free.pop() if self._free else self._new_vector()
+        vector = self._vectors[number]
         vector[...] = like
+        return vector
+
+    def release(self, vector: Array) -> None:
+        """See `Exchange.release`."""
+        self._free.extend(n for n, own in enumerate(self._vectors) if own is vector)
+
+    def _new_vector(self) -> int:
+        descriptor, vector = memory.create((self._layout.size,), self._dtype)
+        number = len(self._vectors)
         self._descriptors.append(descriptor)
         self._vectors.append(vector)
         for member in self._members.values():
             if member.channel.is_local:
-                member.channel.send(NewVector(len(self._vectors) - 1), [descriptor])
-        return vector
-
-    def _number(self, flat: Array) -> int:
-        """The number of the vector that holds these parameters."""
-        for number, vector in enumerate(self._vectors):
-            if vector is flat:
-                return number
-        return self._number(self.vector(flat))
+                # Whoever is gone is noticed where its end is heard of.
+                with contextlib.suppress(ChannelClosed):
+                    member.channel.send(NewVector(number), [descriptor])
+        return number
 
     # --- connections
 
@@ -261,10 +268,20 @@ class ProcessExchange(Exchange):
 
     def total(self, task: Task, flat: Array) -> PartialSum:
         """See `Exchange.total`."""
+        for number, own in enumerate(self._vectors):
+            if own is flat:
+                return self._total(task, number)
+        copy = self.vector(flat)
+        try:
+            return self.total(task, copy)
+        finally:
+            self.release(copy)
+
+    def _total(self, task: Task, vector: int) -> PartialSum:
         plan = self._workload.plan(task)
         self._serial += 1
         schedule = StepSchedule(range(plan.shards), self._claims)
-        step = _Step(self._serial, task, self._number(flat), schedule)
+        step = _Step(self._serial, task, vector, schedule)
         if not self._members:
             self._await_workers(1, str(task))
         lanes = {worker: self._lanes[worker] for worker in sorted(self._members)}

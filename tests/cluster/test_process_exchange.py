@@ -215,6 +215,17 @@ def test_nothing_is_left_behind(small_job: SmallJob) -> None:
     assert open_descriptors() <= descriptors
 
 
+def test_vectors_are_used_again(small_job: SmallJob, started: Start) -> None:
+    exchange = started(small_job.workload, 2)
+    first = train(small_job, exchange)
+    exchange.total(Task("gradient", "full"), small_job.W)
+    vectors = len(exchange._vectors)
+    second = train(small_job, exchange)
+    exchange.total(Task("gradient", "full"), small_job.W)
+    assert len(exchange._vectors) == vectors == 3
+    assert second.W.tobytes() == first.W.tobytes()
+
+
 def test_workers_end_when_the_driver_is_gone(small_job: SmallJob, started: Start) -> None:
     exchange = started(small_job.workload, 2)
     pids = exchange.pids
