@@ -210,6 +210,10 @@ class ProcessExchange(Exchange):
             for message in channel.pending():
                 if worker is None:
                     worker = self._welcome(channel, expect(Hello, message))
+                    if self._members[worker].courier is not None:
+                        # The channel is the courier's from here on.
+                        yield worker, message
+                        return
                 elif isinstance(message, NewVector):
                     self._attach(self._members[worker], message.vector)
                     continue
