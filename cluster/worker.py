@@ -131,7 +131,8 @@ class GradientWorker:
         self._fingerprint = take_fingerprint()
         #: Rows that were fetched ahead, and what for.
         self._ahead: tuple[Task, int, Batch] | None = None
-        self._cache = workload.network.cache(max(p.shard_rows for p in workload.plans.values()))
+        most = max(plan.shard_rows for plan in workload.plans.values())
+        self._cache = workload.network.cache(most, in_place=True)
 
     def fingerprint(self) -> Fingerprint:
         """This process's arithmetic."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.activations.base import Activation
 from model.activations.scalar import Sigmoid, softplus
-from model.activations.vector import Softmax
+from model.activations.vector import Softmax, largest
 from model.checks import Array, as_numbers, expect_shape, nearest
 from model.errors import OptionError, ShapeError
 
@@ -152,7 +152,7 @@ class MultiClassKL(Divergence):
         return result
 
     def fused_value(self, z: Array, d: Array) -> Array:
-        shifted = z - z.max(axis=1, keepdims=True)
+        shifted = z - largest(z)
         log_y = shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
         result: Array = np.sum(x_log_x(d) - d * log_y, axis=1)
         return result

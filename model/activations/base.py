@@ -22,6 +22,9 @@ class Activation(ABC):
     initializer: ClassVar[str] = "xavier_uniform"
     #: The range of y, where that matters for a divergence: 'distribution' or 'probability'.
     output: ClassVar[str] = "any"
+    #: Whether `vjp` gives the same for y in z's place, so that y may be written over z. Holds for
+    #: exactly the class that says so: one derived from it may need z.
+    forgets_z: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, z: Array) -> Array:
@@ -45,11 +48,11 @@ class Activation(ABC):
         """
 
     def value_into(self, z: Array, out: Array) -> None:
-        """`value`, written to ``out`` (B, D_out): the same bits without an allocation."""
+        """`value`, written to ``out`` (B, D_out), which may be z: the same bits, no allocation."""
         out[...] = self.value(z)
 
     def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
-        """`vjp`, written to ``out`` (B, D): the same bits without an allocation."""
+        """`vjp`, written to ``out`` (B, D), which may be ``d_y``: the same bits, no allocation."""
         out[...] = self.vjp(z, y, d_y)
 
     def affine_width(self, units: int) -> int:

@@ -31,6 +31,8 @@ def softplus(z: Array) -> Array:
 class Identity(ScalarActivation):
     """``f(z) = z``."""
 
+    forgets_z: ClassVar[bool] = True
+
     def value(self, z: Array) -> Array:
         return z
 
@@ -49,6 +51,7 @@ class Sigmoid(ScalarActivation):
     """``f(z) = 1/(1 + exp(−z))``, ``f' = y(1 − y)``."""
 
     output: ClassVar[str] = "probability"
+    forgets_z: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:
         return sigmoid(z)
@@ -60,6 +63,8 @@ class Sigmoid(ScalarActivation):
 @dataclass(frozen=True)
 class Tanh(ScalarActivation):
     """``f(z) = tanh(z)``, ``f' = 1 − y²``."""
+
+    forgets_z: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:
         return np.tanh(z)
@@ -76,6 +81,7 @@ class ReLU(ScalarActivation):
     """``f(z) = max(z, 0)``; ``f' = 1`` where z > 0, else 0. Subgradient at 0: 0."""
 
     initializer: ClassVar[str] = "he_normal"
+    forgets_z: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:
         return np.maximum(z, 0)

@@ -276,11 +276,14 @@ def test_float32_is_near_float64(end: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [ROWS, 3])
-def test_the_same_bits_with_a_cache_used_again(rows: int) -> None:
-    network = some_network([Tanh(), Maxout(2), Sigmoid()], L2())
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("case", ACTIVATION_CASES)
+def test_the_same_bits_with_a_cache_used_again(case: str, in_place: bool, rows: int) -> None:
+    hidden = ACTIVATION_CASES[case]
+    network = some_network([hidden, Maxout(2), hidden, Sigmoid()], L2())
     parameters = some_parameters(network, 1)
     x, d = data(network, 2)
-    cache = network.cache(ROWS)
+    cache = network.cache(ROWS, in_place=in_place)
     network.gradient_sum(parameters, *data(network, 3), cache=cache)
     fresh = network.gradient_sum(parameters, x[:rows], d[:rows])
     again = network.gradient_sum(parameters, x[:rows], d[:rows], cache=cache.first(rows))
@@ -289,6 +292,32 @@ def test_the_same_bits_with_a_cache_used_again(rows: int) -> None:
     assert network.evaluation_sum(parameters, x[:rows], d[:rows], cache=cache.first(rows)) == (
         network.evaluation_sum(parameters, x[:rows], d[:rows])
     )
+
+
+class SquashedReLU(ReLU):
+    """Says nothing of z, and needs it: tanh(max(z, 0)) has another slope."""
+
+    def value(self, z: Floats) -> Floats:
+        return np.tanh(super().value(z))
+
+    def value_into(self, z: Floats, out: Floats) -> None:
+        out[...] = self.value(z)
+
+    def vjp_into(self, z: Floats, y: Floats, d_y: Floats, out: Floats) -> None:
+        out[...] = d_y * (z > 0) * (1 - np.tanh(z) ** 2)
+
+
+def test_in_place_leaves_z_to_an_activation_that_may_need_it() -> None:
+    network = some_network([ReLU(), Sigmoid()], L2())
+    cache = network.cache(ROWS, in_place=True)
+    assert cache.y[1] is cache.z[0]
+    assert cache.d_y[0] is cache.d_z[0]
+    network = some_network([SquashedReLU(), Sigmoid()], L2())
+    cache = network.cache(ROWS, in_place=True)
+    parameters, (x, d) = some_parameters(network, 1), data(network, 2)
+    fresh = network.gradient_sum(parameters, x, d)
+    again = network.gradient_sum(parameters, x, d, cache=cache)
+    assert again.gradients.sha256() == fresh.gradients.sha256()
 
 
 def test_a_cache_for_other_rows_is_refused() -> None:
