@@ -5,10 +5,11 @@ callbacks. Ray is imported only where it is used, so that `inline` runs without 
 """
 
 from cluster.convergence import EarlyStopping, StopReason, StopRule
-from cluster.driver import EpochReport, Evaluation, Outcome, ParameterDriver, Recipe
+from cluster.driver import ParameterDriver, Recipe
 from cluster.exchange import Exchange, InlineExchange
 from cluster.plan import Plan
 from cluster.source import ArraySource, ShardSource
+from cluster.state import EpochReport, Evaluation, Outcome, Snapshot, TrainingState
 from cluster.worker import Task, Workload
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "Plan",
     "Recipe",
     "ShardSource",
+    "Snapshot",
     "StopReason",
     "StopRule",
     "Task",
+    "TrainingState",
     "Workload",
 ]

@@ -12,62 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cluster.convergence import Progress, StopReason, StopRule, observe
+from cluster.convergence import StopReason, StopRule, observe
 from cluster.errors import ClusterError, Diverged
 from cluster.exchange import Exchange
 from cluster.plan import Plan
-from cluster.tree import PartialSum
+from cluster.state import EpochReport, EpochSoFar, Evaluation, Outcome, Snapshot, TrainingState
 from cluster.update import Update
 from cluster.worker import Task
 from model.checks import Array
 from model.network import Network
-from model.optimizers import Optimizer, State
+from model.optimizers import Optimizer
 from model.schedules import Constant, Schedule
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Over all rows of a source.
-
-    Attributes:
-        loss: (1/T) Σ Div.
-        accuracy: The share of instances put into the right class; meaningless for a regression.
-        count: T.
-    """
-
-    loss: float
-    accuracy: float
-    count: int
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What is told of an epoch.
-
-    Attributes:
-        epoch: From 1.
-        step: Steps of the run so far.
-        train_loss: Mean divergence over the epoch's instances, each met before its update.
-        validation: None without validation rows.
-        gradient_norm: ‖∇Loss‖ of a step, on average over the epoch's steps.
-        eta: The learning rate of the last step.
-        instances: Instances summed in this epoch.
-        seconds: Of the epoch's steps, validation not counted.
-    """
-
-    epoch: int
-    step: int
-    train_loss: float
-    validation: Evaluation | None
-    gradient_norm: float
-    eta: float
-    instances: int
-    seconds: float
-
-    @property
-    def samples_per_s(self) -> float:
-        """Instances summed in a second."""
-        return self.instances / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,61 +44,6 @@ class Recipe:
     schedule: Schedule = field(default_factory=Constant)
 
 
-@dataclass
-class TrainingState:
-    """Everything that the next step depends on, so that a run could go on from it elsewhere.
-
-    Attributes:
-        W: The weights, flat.
-        spare: Where the next weights will be written.
-        memory: Of the optimiser; written to by each update.
-        step: Steps done.
-        instances: Instances summed in all steps.
-        seconds: Spent on steps.
-        progress: Of the criterion.
-        good: The last weights whose loss was seen to be finite; with each update the three take
-            each other's places.
-        best: The weights of the best validation loss, where that is asked for.
-        best_report: The report of that epoch.
-    """
-
-    W: Array
-    spare: Array
-    memory: State
-    good: Array
-    step: int = 0
-    instances: int = 0
-    seconds: float = 0.0
-    progress: Progress = field(default_factory=Progress)
-    best: Array | None = None
-    best_report: EpochReport | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        W: The weights to keep: the best, or the last good ones.
-        reason: Why it ended.
-        report: Of the epoch that W is from; None if no epoch was completed.
-        epochs: Epochs completed.
-        steps: Updates made.
-        instances: Instances summed.
-        seconds: Spent on steps, evaluation not counted.
-        failure: The error that ended it, where one did.
-    """
-
-    W: Array
-    reason: StopReason
-    report: EpochReport | None
-    epochs: int
-    steps: int
-    instances: int
-    seconds: float
-    failure: ClusterError | None = None
-
-
 class _Stopped(Exception):
     """A stop was asked for at a step's boundary."""
 
@@ -162,6 +62,8 @@ class ParameterDriver:
         validate: Whether there are validation rows to evaluate after each epoch.
         on_epoch: Told of each epoch.
         on_step: Told of each step: its number within the epoch, from 1.
+        on_boundary: Shown the state after each step, and after each epoch with its report, when
+            all of the epoch has been told of. It may take a snapshot.
         should_stop: Asked at each step's boundary; gives a reason to stop, or None.
     """
 
@@ -174,6 +76,7 @@ class ParameterDriver:
         validate: bool = False,
         on_epoch: Callable[[EpochReport], None] = lambda _: None,
         on_step: Callable[[int], None] = lambda _: None,
+        on_boundary: Callable[[TrainingState, EpochReport | None], None] = lambda *_: None,
         should_stop: Callable[[], StopReason | None] = lambda: None,
     ) -> None:
         self._recipe = recipe
@@ -182,40 +85,44 @@ class ParameterDriver:
         self._validate = validate
         self._on_epoch = on_epoch
         self._on_step = on_step
+        self._on_boundary = on_boundary
         self._should_stop = should_stop
 
-    def run(self, W: Array) -> Outcome:
-        """Train from these weights until there is a reason to stop.
+    def run(self, start: Array | Snapshot) -> Outcome:
+        """Train until there is a reason to stop.
 
         Args:
-            W: Initial parameters, flat, (N,); not changed.
+            start: Initial parameters, flat, (N,), not changed; or where an earlier run was, which
+                goes on as if nothing had been.
         """
-        W, spare, good = vectors = [self._exchange.vector(W) for _ in range(3)]
-        state = TrainingState(W, spare, self._recipe.optimizer.init(W), good)
-        self._update = Update(self._recipe.optimizer, W.size)
+        optimizer, exchange = self._recipe.optimizer, self._exchange
+        if isinstance(start, Snapshot):
+            state = TrainingState.restored(start, exchange)
+        else:
+            state = TrainingState.initial(start, optimizer, exchange)
+        self._update = Update(optimizer, state.W.size)
         try:
             return self._run(state)
         finally:
             self._update.close()
-            for vector in vectors:
-                self._exchange.release(vector)
+            state.release(exchange)
 
     def _run(self, state: TrainingState) -> Outcome:
-        report: EpochReport | None = None
         try:
             while state.progress.reason is None:
                 # Overflow is looked for where it is explained, and needs no warning of NumPy's.
                 with np.errstate(all="ignore"):
                     report = self._epoch(state)
                 self._on_epoch(report)
+                self._on_boundary(state, report)
         except _Stopped as stopped:
-            return _outcome(state, report, stopped.reason)
+            return Outcome.of(state, stopped.reason)
         except Diverged as failure:
             state.W = state.good
-            return _outcome(state, report, StopReason.DIVERGED, failure)
+            return Outcome.of(state, StopReason.DIVERGED, failure)
         except ClusterError as failure:
-            return _outcome(state, report, StopReason.FAILED, failure)
-        return _outcome(state, report, state.progress.reason)
+            return Outcome.of(state, StopReason.FAILED, failure)
+        return Outcome.of(state, state.progress.reason)
 
     def evaluate(self, source: str, W: Array) -> Evaluation:
         """Loss and accuracy over all rows of a source, by the same exact sums."""
@@ -225,36 +132,35 @@ class ParameterDriver:
         )
 
     def _epoch(self, state: TrainingState) -> EpochReport:
-        epoch = state.progress.epoch + 1
-        seconds_before = state.seconds
-        divergence, count, norms, eta = 0.0, 0, 0.0, 0.0
-        for step in range(self._plan.steps_per_epoch):
+        """The rest of the epoch that is under way, all of it as a rule."""
+        number = state.progress.epoch + 1
+        while state.epoch.steps < self._plan.steps_per_epoch:
             reason = self._should_stop()
             if reason is not None:
                 raise _Stopped(reason)
-            eta = self._recipe.eta * self._recipe.schedule.factor(state.step)
-            total, norm = self._step(state, Task("gradient", "train", epoch, step), eta)
-            divergence += total.divergence
-            count += total.count
-            norms += norm
-            self._on_step(step + 1)
-        self._expect_finite_weights(state, epoch, eta)
+            self._step(state, Task("gradient", "train", number, state.epoch.steps))
+            self._on_step(state.epoch.steps)
+            self._on_boundary(state, None)
+        epoch = state.epoch
+        self._expect_finite_weights(state, number, epoch.eta)
         report = EpochReport(
-            epoch=epoch,
+            epoch=number,
             step=state.step,
-            train_loss=divergence / count,
+            train_loss=epoch.divergence / epoch.instances,
             validation=self.evaluate("validation", state.W) if self._validate else None,
-            gradient_norm=norms / self._plan.steps_per_epoch,
-            eta=eta,
-            instances=count,
-            seconds=state.seconds - seconds_before,
+            gradient_norm=epoch.norms / self._plan.steps_per_epoch,
+            eta=epoch.eta,
+            instances=epoch.instances,
+            seconds=epoch.seconds,
         )
         self._observe(state, report)
+        state.report, state.epoch = report, EpochSoFar()
         return report
 
-    def _step(self, state: TrainingState, task: Task, eta: float) -> tuple[PartialSum, float]:
-        """One sum and one update; gives the sum and ‖S/T‖."""
+    def _step(self, state: TrainingState, task: Task) -> None:
+        """One sum and one update."""
         began = time.perf_counter()
+        eta = self._recipe.eta * self._recipe.schedule.factor(state.step)
         total = self._exchange.total(task, state.W)
         S, T = total.gradient, total.count
         assert S is not None  # noqa: S101 - a gradient task always carries one
@@ -262,10 +168,17 @@ class ParameterDriver:
         # Nothing is updated until the vectors change places.
         self._expect_finite(total.divergence, norm, S, state, task, eta)
         state.W, state.spare, state.good = state.spare, state.good, state.W
+        seconds = time.perf_counter() - began
         state.step += 1
         state.instances += T
-        state.seconds += time.perf_counter() - began
-        return total, norm
+        state.seconds += seconds
+        epoch = state.epoch
+        epoch.steps += 1
+        epoch.divergence += total.divergence
+        epoch.instances += T
+        epoch.norms += norm
+        epoch.eta = eta
+        epoch.seconds += seconds
 
     def _observe(self, state: TrainingState, report: EpochReport) -> None:
         loss = report.validation.loss if report.validation else None
@@ -308,22 +221,3 @@ class ParameterDriver:
             cause = f"the learning rate is likely too large (eta={eta:g} in this step)"
             hint = "lower optimizer.eta, or warm it up with optimizer.schedule.warm_up"
         return Diverged(epoch, step, what, cause, hint=hint)
-
-
-def _outcome(
-    state: TrainingState,
-    report: EpochReport | None,
-    reason: StopReason,
-    failure: ClusterError | None = None,
-) -> Outcome:
-    best = state.best is not None
-    return Outcome(
-        W=(state.best if state.best is not None else state.W).copy(),
-        reason=reason,
-        report=state.best_report if best else report,
-        epochs=state.progress.epoch,
-        steps=state.step,
-        instances=state.instances,
-        seconds=state.seconds,
-        failure=failure,
-    )

@@ -5,7 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TextIO
 
-from cluster.driver import EpochReport
+from cluster.state import EpochReport
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

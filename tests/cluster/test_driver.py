@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from cluster.convergence import EarlyStopping, StopReason, StopRule
-from cluster.driver import EpochReport, Outcome, ParameterDriver, Recipe
+from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import CountMismatch, Diverged, WorkerLost
 from cluster.exchange import Exchange, InlineExchange
 from cluster.plan import Plan, row_order
 from cluster.source import ArraySource
+from cluster.state import EpochReport, Outcome
 from cluster.tree import PartialSum
 from cluster.worker import Task, Workload
 from model.activations import make_activation

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
-from cluster.driver import Outcome, ParameterDriver, Recipe
+from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import WorkerLost
 from cluster.exchange import Exchange, InlineExchange
 from cluster.plan import Rows
 from cluster.process_exchange import ProcessExchange
 from cluster.source import ArraySource
+from cluster.state import Outcome
 from cluster.worker import Task, Workload
 from model.checks import Array
 from model.optimizers import Momentum

@@ -11,13 +11,14 @@ import pytest
 from cluster import process_exchange
 from cluster.blocks import Blocks
 from cluster.convergence import StopReason, StopRule
-from cluster.driver import Outcome, ParameterDriver, Recipe
+from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
 from cluster.fingerprint import take_fingerprint
 from cluster.plan import Plan, Rows
 from cluster.ray_exchange import RayExchange
 from cluster.source import ArraySource
+from cluster.state import Outcome
 from cluster.tree import Node, TreeSum
 from cluster.worker import Workload
 from model.activations import make_activation

@@ -9,10 +9,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.convergence import StopRule
-from cluster.driver import Outcome, ParameterDriver, Recipe
+from cluster.driver import ParameterDriver, Recipe
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_exchange import RayExchange, places
 from cluster.ray_session import ray_session
+from cluster.state import Outcome
 from cluster.worker import Workload
 from model.initializers import initial_parameters
 from model.optimizers import Momentum

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.convergence import StopReason
-from cluster.driver import EpochReport, Evaluation
+from cluster.state import EpochReport, Evaluation
 from jobs.reporting import LiveReporter, PlainReporter, describe, make_reporter
 from jobs.summary import JSON_KEYS, Summary
 
