@@ -68,6 +68,22 @@ class ModelNotFound(JobError):
     """No run and no saved model under that name, or one that is damaged."""
 
 
+class CheckpointError(JobError):
+    """A checkpoint that is damaged, or that another job's run left."""
+
+
+class RunNotFound(JobError):
+    """No run under that name, or several."""
+
+
+class RunBusy(JobError):
+    """Another process has this run in hand."""
+
+
+class TrackingUnreachable(TrackingError):
+    """The MLflow store does not answer now, and may do so later."""
+
+
 class Interrupted(JobError):
     """The run was asked to stop by a signal.
 

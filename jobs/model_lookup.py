@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jobs.run_folder import MODEL, RECORD
 from jobs.saved_model import DESCRIPTION, SavedModel, load_model
 from jobs.tracking import find_model, resolve_tracking_uri
 
@@ -18,6 +19,8 @@ def open_model(name: str, tracking_uri: str) -> SavedModel:
         TrackingError: The store cannot be used.
     """
     folder = Path(name)
-    if not (folder / DESCRIPTION).is_file() and not folder.is_dir():
+    if (folder / RECORD).is_file():
+        folder = folder / MODEL
+    elif not (folder / DESCRIPTION).is_file() and not folder.is_dir():
         folder = find_model(name, resolve_tracking_uri(tracking_uri, Path.cwd()))
     return load_model(folder)

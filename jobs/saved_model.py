@@ -6,9 +6,6 @@ pickled, so loading a model never runs code that it brought along.
 """
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import metadata
@@ -21,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jobs.data.schema import DataSchema
+from jobs.durable import write_folder
 from jobs.errors import JobError, ModelNotFound
 from model.activations import ACTIVATIONS, make_activation
 from model.checks import Array
@@ -80,28 +78,21 @@ def save_model(folder: Path, model: SavedModel) -> None:
     """Write a model, whole or not at all.
 
     Args:
-        folder: A path that does not exist yet; its parents are made.
+        folder: Its parents are made; a model that is there is replaced.
         model: What to write.
 
     Raises:
-        JobError: There is something at that path.
+        JobError: There is something else at that path.
     """
-    if folder.exists():
-        raise JobError(f"{folder} exists already; a saved model is never overwritten")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.unfinished")
-    unfinished.mkdir()
-    try:
-        save_file(dict(model.parameters.items()), unfinished / WEIGHTS)
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
+        raise JobError(f"{folder} exists and is no saved model; it is not overwritten")
+
+    def fill(place: Path) -> None:
+        save_file(dict(model.parameters.items()), place / WEIGHTS)
         text = json.dumps(_description(model), indent=2, ensure_ascii=False)
-        (unfinished / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        for path in (unfinished / WEIGHTS, unfinished / DESCRIPTION, unfinished):
-            _sync(path)
-        unfinished.rename(folder)
-        _sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        (place / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+    write_folder(folder, fill)
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -128,15 +119,6 @@ def load_model(folder: Path) -> SavedModel:
             f"{folder / WEIGHTS} was altered: its SHA-256 is not the one in {DESCRIPTION}"
         )
     return SavedModel(name, network, parameters, schema, facts)
-
-
-def _sync(path: Path) -> None:
-    """Have a file's or a folder's content reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _description(model: SavedModel) -> dict[str, Any]:

@@ -236,6 +236,17 @@ class ClusterSpec(_Section):
     from 32 to 256."""
 
 
+class CheckpointSpec(_Section):
+    """How often a run is saved on the way, in its folder, so that `sumgrad resume` can go on."""
+
+    every_seconds: PositiveNumber | None = 60.0
+    """After so many seconds; null for never."""
+    every_steps: Count | None = None
+    """And after so many steps; writing goes on beside training, which does not wait for it."""
+    keep: Count = 2
+    """So many of the last checkpoints are kept, and the best."""
+
+
 class TrackingSpec(_Section):
     """Where the curves are kept."""
 
@@ -243,6 +254,9 @@ class TrackingSpec(_Section):
     """Any MLflow tracking URI. The default needs no server."""
     experiment: str = "sumgrad"
     """The MLflow experiment that the run belongs to."""
+    outage: Literal["spool", "fail"] = "spool"
+    """A server that does not answer at the start: `spool` keeps everything in the run's folder and
+    delivers it later; `fail` does not begin."""
 
 
 class JobSpec(_Section):
@@ -257,9 +271,10 @@ class JobSpec(_Section):
     optimizer: OptimizerSpec = OptimizerSpec()
     stop: StopSpec = StopSpec()
     cluster: ClusterSpec = ClusterSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: TrackingSpec = TrackingSpec()
     output: str = "runs"
-    """The folder that gets a sub-folder with the trained model of each run."""
+    """The folder that gets a sub-folder for each run, with its checkpoints and its model."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -46,6 +46,9 @@ class Summary:
         status: FINISHED, FAILED or KILLED, as MLflow has it.
         test_loss: Mean divergence over the test rows.
         kept_epoch: The epoch that the weights are from, where it is not the last one.
+        run_folder: Where the run is kept.
+        can_resume: Whether it makes sense to go on with it.
+        is_delivered: Whether MLflow knows everything.
         rejection: For a job with a reject class: lines about what it does with non-digits.
     """
 
@@ -67,6 +70,9 @@ class Summary:
     wall_s: float = 0.0
     samples_per_s: float | None = None
     kept_epoch: int | None = None
+    run_folder: str | None = None
+    can_resume: bool = False
+    is_delivered: bool = True
     rejection: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -95,6 +101,11 @@ class Summary:
             lines.append(f"  model     {from_here(self.checkpoint)}")
         if self.run_id:
             lines.append(f"  run       {self.run_id} in {from_here(self.tracking_uri)}")
+        if self.run_id and self.can_resume:
+            lines.append(f"Go on with it:           sumgrad resume {self.run_id[:8]}")
+        if self.run_id and not self.is_delivered:
+            lines.append(f"Tell MLflow the rest:    sumgrad sync {self.run_id[:8]}")
+        elif self.run_id:
             lines.append("Compare runs in MLflow:  sumgrad ui")
             lines.append(f"Predict with it:         sumgrad predict {self.run_id[:8]} FILE")
         return lines

@@ -7,28 +7,32 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.driver import ParameterDriver
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session, usable_cpus
-from cluster.state import EpochReport, Evaluation, Outcome
+from cluster.state import EpochReport, Evaluation, Outcome, Snapshot
 from jobs.anchoring import anchored
 from jobs.assembly import Job, assemble
 from jobs.background import in_background
+from jobs.beginning import Begun, begin, go_on, starting_point
 from jobs.building import build_initial_parameters
+from jobs.checkpoints import Checkpointer, CheckpointFolder, Interval
 from jobs.data.prepare import prepare
-from jobs.errors import Interrupted, SpecError
+from jobs.delivering import deliver, expect_whole
+from jobs.errors import Interrupted, RunNotFound, SpecError
+from jobs.identity import identity
 from jobs.rejection import Rejection, measure_rejection
 from jobs.reporting import Reporter
-from jobs.run_facts import example_frame, run_facts
+from jobs.run_folder import Ending, RunFolder
 from jobs.saved_model import SavedModel, save_model
 from jobs.signals import EXIT_CODES, StopRequest
 from jobs.spec import JobSpec
 from jobs.summary import Summary
-from jobs.tracking import RunFacts, RunTracker, open_store, redact
+from jobs.tracking import Store, open_store, redact
 from jobs.tracking.run import Status
 from model.errors import SumgradError
 from model.parameters import weights_sha256
@@ -66,8 +70,9 @@ class _Result:
 class _Kept:
     """What is left of a run on disk, and what its model does with non-digits."""
 
-    folder: Path
-    rejection: Rejection | None = field(default=None)
+    folder: RunFolder
+    is_delivered: bool
+    rejection: Rejection | None
 
 
 def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | None]:
@@ -84,25 +89,105 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
     Raises:
         SumgradError: The run could not begin.
     """
-    began = time.monotonic()
     spec = anchored(spec, Path.cwd())
     _expect_output(spec)
-    if spec.cluster.address != "inline":
-        expect_answer(spec.cluster.address)
-        reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
-    with StopRequest() as stop:
-        store = in_background("mlflow", lambda: open_store(spec.tracking.uri))
-        job = in_background("data", lambda: assemble(spec, prepare(spec)))
-        run = in_background(
-            "run",
-            lambda: RunTracker.start(store.result(), _facts(job.result()), reporter.note),
-        )
-        with _truthful(run):
-            with _exchange(spec, job) as exchange:
-                result = _compute(job.result(), exchange, _Curves(run), reporter, stop)
-            tracker = run.result()
-            kept = _keep(job.result(), result, tracker)
-    return _summary(job.result(), result, kept, tracker, time.monotonic() - began), result.error
+    return _Training(spec, reporter).run()
+
+
+def resume(
+    folder: RunFolder, spec: JobSpec, reporter: Reporter
+) -> tuple[Summary, SumgradError | None]:
+    """Go on with a run as if it had never been interrupted: the same bits, the same run in MLflow.
+
+    Args:
+        folder: Of the run.
+        spec: The job, which has to be the same one; but it may run elsewhere.
+        reporter: Told of everything that happens.
+
+    Returns:
+        See `train`.
+
+    Raises:
+        RunBusy: Another process has the run in hand.
+        CheckpointError: The job is another one, or no checkpoint can be used.
+        SumgradError: It could not begin.
+    """
+    spec = anchored(spec, Path.cwd())
+    expect_whole(spec.tracking.uri)
+    with folder.held():
+        # Asked again, as it may have come to its end just now.
+        folder = RunFolder.open(folder.path)
+        ending = folder.record.ending
+        if ending is not None and not ending.can_resume:
+            raise RunNotFound(
+                f"run {folder.record.run_id} is over ({ending.stop_reason}), and there is nothing "
+                "to go on with",
+                hint="" if folder.record.is_delivered else "sumgrad sync tells MLflow the rest",
+            )
+        return _Training(spec, reporter, folder).run()
+
+
+class _Training:
+    """One run of this process, from the spec to the summary.
+
+    Args:
+        spec: With absolute paths.
+        reporter: Told of everything.
+        earlier: The folder of the run to go on with; None for a new one.
+    """
+
+    def __init__(self, spec: JobSpec, reporter: Reporter, earlier: RunFolder | None = None) -> None:
+        self._spec = spec
+        self._reporter = reporter
+        self._earlier = earlier
+        self._began = time.monotonic()
+        #: Lets go of a new run's folder.
+        self._held = ExitStack()
+
+    def run(self) -> tuple[Summary, SumgradError | None]:
+        """See `train`."""
+        spec, reporter = self._spec, self._reporter
+        if spec.cluster.address != "inline":
+            expect_answer(spec.cluster.address)
+            reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
+        with StopRequest() as stop, self._held:
+            store = in_background("mlflow", lambda: open_store(spec.tracking.uri))
+            job = in_background("data", lambda: assemble(spec, prepare(spec)))
+            start = in_background("start", lambda: self._starting_point(job.result()))
+            run = in_background("run", lambda: self._begin(job.result(), start, store))
+            with _truthful(run), _exchange(spec, job) as exchange:
+                return self._train(job.result(), start.result(), run, exchange, stop)
+
+    def _starting_point(self, job: Job) -> Snapshot | None:
+        if self._earlier is None:
+            return None
+        return starting_point(job, self._earlier, self._reporter.note)
+
+    def _begin(self, job: Job, start: "Future[Snapshot | None]", store: "Future[Store]") -> Begun:
+        # A run is not touched before it is clear that it can go on.
+        start.result()
+        first = [store]
+
+        def open_again() -> Store:
+            return first.pop().result() if first else open_store(self._spec.tracking.uri)
+
+        if self._earlier is None:
+            return begin(job, open_again, self._held, self._reporter.note)
+        return go_on(job, self._earlier, open_again, self._reporter.note)
+
+    def _train(
+        self,
+        job: Job,
+        start: Snapshot | None,
+        run: "Future[Begun]",
+        exchange: Exchange,
+        stop: StopRequest,
+    ) -> tuple[Summary, SumgradError | None]:
+        result = _compute(job, start, exchange, run, self._reporter, stop)
+        begun = run.result()
+        kept = _keep(job, result, begun)
+        summary = _summary(job, result, kept, begun, time.monotonic() - self._began)
+        return summary, result.error
 
 
 def _expect_output(spec: JobSpec) -> None:
@@ -116,10 +201,6 @@ def _expect_output(spec: JobSpec) -> None:
         ) from None
     if not os.access(folder, os.W_OK):
         raise SpecError(f"the folder {folder} cannot be written to", place="output")
-
-
-def _facts(job: Job) -> RunFacts:
-    return run_facts(job.spec, job.data, job.plan.shard_rows)
 
 
 @contextmanager
@@ -140,15 +221,26 @@ def _exchange(spec: JobSpec, job: "Future[Job]") -> Iterator[Exchange]:
 
 
 @contextmanager
-def _truthful(run: "Future[RunTracker]") -> Iterator[None]:
-    """Whatever ends a run, MLflow learns it: one that failed never stays RUNNING."""
+def _truthful(run: "Future[Begun]") -> Iterator[None]:
+    """Whatever ends a run is recorded: one that failed never stays RUNNING."""
     try:
         yield
     except BaseException as error:
         if run.exception() is None:
-            status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
             reason = f"{type(error).__name__}: {error}"
-            run.result().finish(status, tags={"sumgrad.stop_reason": reason})
+            is_failure = isinstance(error, Exception)
+            ending = Ending(
+                "FAILED" if is_failure else "KILLED",
+                reason,
+                {"sumgrad.stop_reason": reason},
+                0,
+                can_resume=True,
+            )
+            begun = run.result()
+            begun.folder.update(ending=ending)
+            # A second signal asks for an end at once.
+            tags = ending.tags
+            begun.tracker.finish("FAILED" if is_failure else "KILLED", tags, timeout=2.0)
         raise
 
 
@@ -159,7 +251,7 @@ class _Curves:
         run: The run, or what kept it from starting, which is raised as soon as it is known.
     """
 
-    def __init__(self, run: "Future[RunTracker]") -> None:
+    def __init__(self, run: "Future[Begun]") -> None:
         self._run = run
         self._waiting: list[tuple[int, dict[str, float], int]] = []
         self._send_what_waits()
@@ -176,21 +268,28 @@ class _Curves:
 
     def send(self) -> None:
         """Hand everything to the run; waits until it has started."""
-        tracker = self._run.result()
+        tracker = self._run.result().tracker
         for epoch, metrics, timestamp_ms in self._waiting:
             tracker.log_epoch(epoch, metrics, timestamp_ms)
         self._waiting.clear()
 
 
 def _compute(
-    job: Job, exchange: Exchange, curves: _Curves, reporter: Reporter, stop: StopRequest
+    job: Job,
+    start: Snapshot | None,
+    exchange: Exchange,
+    run: "Future[Begun]",
+    reporter: Reporter,
+    stop: StopRequest,
 ) -> _Result:
     """Train, then evaluate the test rows unless the run was cut short."""
+    curves = _Curves(run)
 
     def on_epoch(report: EpochReport) -> None:
         curves.log(report, accuracy=job.is_classification)
         reporter.epoch(report, accuracy=job.is_classification)
 
+    checkpointer = _checkpointer(job, run, reporter)
     driver = ParameterDriver(
         job.recipe,
         job.plan,
@@ -198,20 +297,42 @@ def _compute(
         validate="validation" in job.workload.sources,
         on_epoch=on_epoch,
         on_step=reporter.step,
+        on_boundary=checkpointer.boundary,
         should_stop=stop.asked,
     )
     for line in job.describe(exchange.workers):
         reporter.note(line)
+    if start is not None:
+        checkpointer.goes_on_from(start)
+        reporter.note(f"going on after step {start.step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
+    last: Snapshot | None = None
     try:
-        outcome = driver.run(build_initial_parameters(job.spec, job.network).flat)
+        outcome = driver.run(
+            build_initial_parameters(job.spec, job.network).flat if start is None else start
+        )
+        last = outcome.snapshot
     finally:
         reporter.end()
+        checkpointer.close(last)
     curves.send()
     cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
     if cut_short or "test" not in job.workload.sources:
         return _Result(outcome)
     return _Result(outcome, driver.evaluate("test", outcome.W))
+
+
+def _checkpointer(job: Job, run: "Future[Begun]", reporter: Reporter) -> Checkpointer:
+    rule = job.spec.checkpoint
+
+    def ready() -> CheckpointFolder:
+        """The folder, once the run has one and the curves up to here are on the disk."""
+        begun = run.result()
+        begun.journal.sync()
+        return begun.folder.checkpoints(rule.keep)
+
+    interval = Interval(rule.every_steps, rule.every_seconds)
+    return Checkpointer(ready, identity(job), interval, reporter.note)
 
 
 def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:
@@ -229,43 +350,40 @@ def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:
     return metrics
 
 
-def _keep(job: Job, result: _Result, tracker: RunTracker) -> _Kept:
-    """Save the model, log it to MLflow, and give the run its last figures and its status."""
-    outcome = result.outcome
+def _keep(job: Job, result: _Result, begun: Begun) -> _Kept:
+    """Save the model, record how the run ended, and tell MLflow."""
+    outcome, folder = result.outcome, begun.folder
     saved = SavedModel(
         name=job.spec.name,
         network=job.network,
         parameters=job.network.parameters(outcome.W),
         schema=job.data.schema,
         facts={
-            "run_id": tracker.run_id,
+            "run_id": begun.tracker.run_id or folder.record.run_id,
             "seed": job.spec.seed,
             "epochs": outcome.epochs,
             "stop_reason": outcome.reason.value,
             "data_digest": job.data.digest,
         },
     )
-    folder = Path(job.spec.output) / tracker.run_id
-    save_model(folder, saved)
+    save_model(folder.model, saved)
     reject = job.spec.data.reject
     rejection = measure_rejection(saved, job.data, reject.unseen) if reject else None
     step = outcome.report.epoch if outcome.report else 0
-    # A run that was told to end has only seconds left; its model is on disk.
-    if result.status != "KILLED":
-        tracker.log_model(folder, example_frame(job.data), step)
-    tracker.finish(
-        result.status,
-        tags={
-            "sumgrad.stop_reason": outcome.reason.value,
-            "sumgrad.weights_sha256": weights_sha256(outcome.W),
-            "sumgrad.model_folder": str(folder),
-            "sumgrad.instances_seen": str(outcome.instances),
-        }
-        | ({"sumgrad.error": str(outcome.failure)} if outcome.failure else {}),
-        metrics=_final_metrics(job, result, rejection),
-        step=step,
-    )
-    return _Kept(folder, rejection)
+    begun.tracker.log_epoch(step, _final_metrics(job, result, rejection))
+    tags = {
+        "sumgrad.stop_reason": outcome.reason.value,
+        "sumgrad.weights_sha256": weights_sha256(outcome.W),
+        "sumgrad.model_folder": str(folder.model),
+        "sumgrad.instances_seen": str(outcome.instances),
+    }
+    if outcome.failure:
+        tags["sumgrad.error"] = str(outcome.failure)
+    can_resume = outcome.snapshot is not None
+    ending = Ending(result.status, outcome.reason.value, tags, step, can_resume)
+    # On disk first: whatever happens to MLflow, or to us, from here on can be made up for.
+    folder.update(ending=ending, is_model_logged=False)
+    return _Kept(folder, deliver(folder, begun.tracker), rejection)
 
 
 def _final_metrics(job: Job, result: _Result, rejection: Rejection | None) -> dict[str, float]:
@@ -277,14 +395,14 @@ def _final_metrics(job: Job, result: _Result, rejection: Rejection | None) -> di
     return metrics
 
 
-def _summary(job: Job, result: _Result, kept: _Kept, tracker: RunTracker, wall_s: float) -> Summary:
+def _summary(job: Job, result: _Result, kept: _Kept, begun: Begun, wall_s: float) -> Summary:
     outcome, report, test = result.outcome, result.outcome.report, result.test
     return Summary(
         name=job.spec.name,
         status=result.status,
         stop_reason=outcome.reason,
         tracking_uri=redact(job.spec.tracking.uri),
-        run_id=tracker.run_id,
+        run_id=begun.tracker.run_id or kept.folder.record.run_id,
         epochs=outcome.epochs,
         steps=outcome.steps,
         instances_seen=outcome.instances,
@@ -294,7 +412,10 @@ def _summary(job: Job, result: _Result, kept: _Kept, tracker: RunTracker, wall_s
         test_accuracy=test.accuracy if test and job.is_classification else None,
         test_rows=test.count if test else None,
         weights_sha256=weights_sha256(outcome.W),
-        checkpoint=str(kept.folder),
+        checkpoint=str(kept.folder.model),
+        run_folder=str(kept.folder.path),
+        can_resume=outcome.snapshot is not None,
+        is_delivered=kept.is_delivered,
         wall_s=wall_s,
         samples_per_s=outcome.instances / outcome.seconds if outcome.seconds else None,
         kept_epoch=report.epoch if report and report.epoch != outcome.epochs else None,

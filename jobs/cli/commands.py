@@ -1,13 +1,28 @@
 """The commands. Each parses, calls one library function, and prints."""
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli import config
-from jobs.cli.options import DEFAULT_TRACKING_URI, Json, Model, Set, Spec, TrackingUri
+from jobs.cli.options import (
+    DEFAULT_TRACKING_URI,
+    Json,
+    Model,
+    Output,
+    Run,
+    Set,
+    Spec,
+    TrackingUri,
+)
+from model.errors import SumgradError
+
+if TYPE_CHECKING:
+    from jobs.reporting import Reporter
+    from jobs.summary import Summary
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -47,13 +62,72 @@ def train(spec: Spec, overrides: Set = None, as_json: Json = False) -> None:
     loaded = load_spec(spec, overrides or [])
     # The JSON object has stdout for itself.
     reporter = make_reporter(sys.stderr if as_json else sys.stdout)
-    summary, failure = run_training(loaded.spec, reporter)
+    _tell(*run_training(loaded.spec, reporter), reporter, as_json)
+
+
+def _tell(
+    summary: "Summary", failure: SumgradError | None, reporter: "Reporter", as_json: bool
+) -> None:
+    """Print how a run ended, and end as it did."""
     for line in summary.lines():
         reporter.note(line)
     if as_json:
         typer.echo(summary.to_json())
     if failure is not None:
         raise failure
+
+
+@app.command()
+def resume(
+    run: Run,
+    overrides: Set = None,
+    as_json: Json = False,
+    output: Output = Path("runs"),
+) -> None:
+    """Go on with a run that was interrupted or killed, or failed for want of workers.
+
+    The same bits, and the same run in MLflow, as if nothing had happened. More workers or another
+    address are fine (--set cluster.workers=8); anything that would change the weights is refused.
+    Exit codes as for train.
+    """
+    from jobs.reporting import make_reporter
+    from jobs.run_folder import SPEC, find_run_folder
+    from jobs.spec_loader import load_spec
+    from jobs.training import resume as go_on
+
+    folder = find_run_folder(run, output)
+    loaded = load_spec(str(folder.path / SPEC), overrides or [])
+    reporter = make_reporter(sys.stderr if as_json else sys.stdout)
+    _tell(*go_on(folder, loaded.spec, reporter), reporter, as_json)
+
+
+@app.command("list")
+def list_runs(as_json: Json = False, output: Output = Path("runs")) -> None:
+    """The runs of a folder, the newest first. One whose process was killed is put right."""
+    from jobs.listing import list_of_runs, table
+
+    runs = list_of_runs(output, lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(runs) if as_json else "\n".join(table(runs)))
+
+
+@app.command()
+def sync(
+    run: Annotated[
+        str | None, typer.Argument(help="A run; by default all of which MLflow lacks something.")
+    ] = None,
+    output: Output = Path("runs"),
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", help="Another address than the one of the run's spec."),
+    ] = None,
+) -> None:
+    """Tell MLflow what it missed of a run while its server was away."""
+    from jobs.listing import sync_runs
+
+    lines, complete = sync_runs(run, output, tracking_uri)
+    typer.echo("\n".join(lines))
+    if not complete:
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,8 @@ Model = Annotated[
     str,
     typer.Argument(help="A run id of MLflow (six characters may do), or a saved model's folder."),
 ]
+Run = Annotated[str, typer.Argument(help="A run's id (six characters may do), or its folder.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The folder that the runs are in.")]
 TrackingUri = Annotated[
     str,
     typer.Option(

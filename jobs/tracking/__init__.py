@@ -3,7 +3,9 @@
 MLflow itself is imported at use; importing this package costs next to nothing.
 """
 
+from jobs.tracking.backlog import Journal
 from jobs.tracking.delivery import Delivery
+from jobs.tracking.link import Link
 from jobs.tracking.location import check_reachable, redact, resolve_tracking_uri
 from jobs.tracking.lookup import find_model
 from jobs.tracking.origin import DatasetFacts, RunFacts
@@ -14,6 +16,8 @@ from jobs.tracking.ui import UserInterface, ui_command
 __all__ = [
     "DatasetFacts",
     "Delivery",
+    "Journal",
+    "Link",
     "RunFacts",
     "RunTracker",
     "Store",

@@ -7,28 +7,16 @@ Queueing and sending are two things. `MetricQueue` knows nothing of MLflow: it h
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
+
+from jobs.tracking.backlog import Backlog, MemoryBacklog, Point
 
 #: MLflow refuses more in one call.
 BATCH = 1000
-#: What is kept while a store does not answer; beyond it the newest are dropped and counted.
-CAPACITY = 200_000
 SEND_EVERY_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one curve."""
-
-    key: str
-    value: float
-    step: int
-    timestamp_ms: int
 
 
 class Refused(Exception):
@@ -53,7 +41,9 @@ class Delivery:
 
     Attributes:
         delivered: Taken by the store.
-        undelivered: Lost: the store was away at the end, refused them, or there were too many.
+        undelivered: The store was away at the end, refused them, or there were too many.
+        unanswered: Those of them that wait, and can be delivered later if they are kept in a file.
+        is_status_set: Whether the run was given its status.
         non_finite: Name and first step of each metric that was NaN or infinite at some step. Such
             values are left out: MLflow stores an infinity as 1.8e308, which flattens its charts.
     """
@@ -61,6 +51,8 @@ class Delivery:
     delivered: int
     undelivered: int
     non_finite: Mapping[str, int]
+    unanswered: int = 0
+    is_status_set: bool = False
 
 
 class MetricQueue:
@@ -73,6 +65,7 @@ class MetricQueue:
         sink: Where the points go.
         warn: Takes one line when deliveries begin to fail, and one when they work again.
         interval: Seconds between two sends.
+        backlog: Where points wait; by default in memory.
     """
 
     def __init__(
@@ -81,13 +74,14 @@ class MetricQueue:
         warn: Callable[[str], None],
         *,
         interval: float = SEND_EVERY_SECONDS,
+        backlog: Backlog | None = None,
     ) -> None:
         self._sink = sink
         self._warn = warn
         self._interval = interval
         self._changed = threading.Condition()
         #: Guarded by `_changed`. A batch stays in here until the sink has taken it.
-        self._waiting: deque[Point] = deque()
+        self._waiting: Backlog = MemoryBacklog() if backlog is None else backlog
         self._non_finite: dict[str, int] = {}
         self._delivered = 0
         self._lost = 0
@@ -101,13 +95,13 @@ class MetricQueue:
     def put(self, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
         """Queue the values of one step; returns at once."""
         with self._changed:
+            points = []
             for key, value in metrics.items():
-                if not math.isfinite(value):
-                    self._non_finite.setdefault(key, step)
-                elif len(self._waiting) >= CAPACITY or self._closing:
-                    self._lost += 1
+                if math.isfinite(value):
+                    points.append(Point(key, float(value), step, timestamp_ms))
                 else:
-                    self._waiting.append(Point(key, float(value), step, timestamp_ms))
+                    self._non_finite.setdefault(key, step)
+            self._lost += len(points) if self._closing else self._waiting.append(points)
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
@@ -115,7 +109,7 @@ class MetricQueue:
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: not self._waiting, timeout)
+            done = self._changed.wait_for(lambda: not len(self._waiting), timeout)
             self._hurry = False
             return done
 
@@ -124,11 +118,10 @@ class MetricQueue:
         self.flush(timeout)
         with self._changed:
             self._closing = True
-            # Whatever a sink still hangs on is given up; its thread ends with the process.
-            self._lost += len(self._waiting)
-            self._waiting.clear()
             self._changed.notify_all()
-            return Delivery(self._delivered, self._lost, dict(self._non_finite))
+            # Whatever a sink still hangs on is given up; its thread ends with the process.
+            waiting = len(self._waiting)
+            return Delivery(self._delivered, self._lost + waiting, dict(self._non_finite), waiting)
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -152,15 +145,14 @@ class MetricQueue:
     def _next_batch(self) -> list[Point]:
         """The oldest waiting points; none when there will be no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            return list(islice(self._waiting, BATCH))
+            self._changed.wait_for(lambda: len(self._waiting) or self._closing)
+            return [] if self._closing else self._waiting.first(BATCH)
 
     def _settle(self, batch: list[Point], *, delivered: bool) -> None:
         with self._changed:
             if self._closing:  # they are counted as lost already
                 return
-            for _ in batch:
-                self._waiting.popleft()
+            self._waiting.settle(len(batch))
             if delivered:
                 self._delivered += len(batch)
             else:

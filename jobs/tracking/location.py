@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from jobs.errors import SpecError, TrackingError
+from jobs.errors import SpecError, TrackingError, TrackingUnreachable
 
 SQLITE = "sqlite:///"
 #: MLflow retries an unreachable server for minutes; one question with a deadline comes first.
@@ -91,7 +91,8 @@ def check_reachable(uri: str) -> None:
     """Raise within about two seconds unless the store can be used.
 
     Raises:
-        TrackingError: A server that does not answer, or a database file that cannot be written.
+        TrackingUnreachable: A server that does not answer.
+        TrackingError: A database file that cannot be written.
     """
     database = sqlite_file(uri)
     if database is not None:
@@ -125,7 +126,7 @@ def _check_answers(uri: str) -> None:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         problem = f"does not answer ({reason})"
-    raise TrackingError(
+    raise TrackingUnreachable(
         f"the MLflow server at {redact(uri)} {problem}",
         hint="start it, or choose a file: --set tracking.uri=sqlite:///mlflow.db",
     )

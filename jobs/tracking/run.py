@@ -1,16 +1,19 @@
 """One MLflow run: started, fed, given its model, and ended with the status that is true."""
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from jobs.errors import TrackingError
-from jobs.tracking.delivery import Delivery, MetricQueue, Point, Refused
-from jobs.tracking.location import artifact_location, redact
+from jobs.tracking.backlog import Backlog, Point
+from jobs.tracking.delivery import Delivery, MetricQueue, Refused
+from jobs.tracking.link import Link
 from jobs.tracking.logged_model import log_model
-from jobs.tracking.origin import RunFacts, dataset_inputs, flatten, run_tags
-from jobs.tracking.store import Store, first_line
+from jobs.tracking.origin import TAG_CHARACTERS, RunFacts
+from jobs.tracking.store import Store, first_line, is_about_us
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,51 +24,39 @@ CLOSE_SECONDS = 15.0
 
 
 class RunTracker:
-    """A run in an MLflow store. After `start` nothing here fails or delays a training.
+    """A run in an MLflow store. Once it was begun nothing here fails or delays a training.
 
     The run is never MLflow's global active run, so its exit hook, which marks that one as
     FINISHED whatever happened, does not know of it.
 
     Args:
-        store: An open store.
-        run_id: An existing run.
-        experiment_id: The experiment that it belongs to.
+        link: Leads to the run.
         warn: Takes one line where something could not be tracked.
+        backlog: Where metrics wait for delivery; by default in memory.
     """
 
     def __init__(
-        self, store: Store, run_id: str, experiment_id: str, warn: Callable[[str], None]
+        self, link: Link, warn: Callable[[str], None], backlog: Backlog | None = None
     ) -> None:
-        self.run_id = run_id
-        self.experiment_id = experiment_id
-        self._store = store
+        self._link = link
         self._warn = warn
-        self._queue = MetricQueue(_ClientSink(store, run_id), warn)
+        self._queue = MetricQueue(_ClientSink(link), warn, backlog=backlog)
 
     @classmethod
     def start(cls, store: Store, facts: RunFacts, warn: Callable[[str], None]) -> Self:
-        """Create the run with its parameters, tags, dataset inputs and ``spec.yaml``.
+        """A tracker of a new run in an open store.
 
         Raises:
             TrackingError: The store refuses.
         """
-        from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
+        link = Link(lambda: store, facts, uuid.uuid4().hex)
+        link.linked()
+        return cls(link, warn)
 
-        client = store.client
-        try:
-            experiment_id = _experiment(store, facts)
-            run = client.create_run(experiment_id, tags=run_tags(facts), run_name=facts.name)
-            run_id = run.info.run_id
-            # The client cuts these into batches of as many as a store takes.
-            client.log_batch(run_id, params=[Param(k, v) for k, v in flatten(facts.spec)])
-            client.log_inputs(run_id, dataset_inputs(facts.datasets))
-            client.log_text(run_id, facts.spec_yaml, "spec.yaml")
-        except (MlflowException, OSError) as error:
-            raise TrackingError(
-                f"no run could be started at {redact(store.uri)}: {first_line(error)}"
-            ) from error
-        return cls(store, run_id, experiment_id, warn)
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in MLflow; None as long as its store has not answered."""
+        return self._link.run_id
 
     def log_epoch(
         self, step: int, metrics: Mapping[str, float], timestamp_ms: int | None = None
@@ -84,9 +75,12 @@ class RunTracker:
         Returns:
             The model's id, or None where it could not be logged, which is warned of.
         """
-        self._queue.flush(CLOSE_SECONDS)
+        if not self._queue.flush(CLOSE_SECONDS):
+            # The store does not answer, and asking for more would take as long again.
+            return None
         try:
-            return log_model(self._store, self.run_id, folder, example, step)
+            linked = self._link.linked()
+            return log_model(linked.store, linked.run_id, folder, example, step)
         except Exception as error:  # noqa: BLE001 - the model stands on disk, whatever MLflow says
             self._warn(f"the model could not be logged to MLflow: {first_line(error)}")
             return None
@@ -97,6 +91,8 @@ class RunTracker:
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
+        *,
+        timeout: float = CLOSE_SECONDS,
     ) -> Delivery:
         """Deliver what is left, then set the status. May be called again with a later truth.
 
@@ -105,33 +101,51 @@ class RunTracker:
             tags: Last tags, such as the stop reason.
             metrics: Last values, such as the test accuracy.
             step: The step of those.
+            timeout: How long to wait for the metrics' delivery, in seconds.
 
         Returns:
-            What became of the metrics; a loss is also warned of.
+            What became of the metrics, and whether the status was set; what failed is warned of.
         """
         self._queue.put(step, metrics or {}, _now_ms())
-        delivery = self._queue.close(CLOSE_SECONDS)
+        delivery = self._queue.close(timeout)
         if delivery.undelivered:
             self._warn(f"{delivery.undelivered} metric values could not be delivered")
+            if delivery.unanswered:
+                return delivery
         tags = dict(tags or {}) | {
             f"sumgrad.not_finite.{key}": f"from step {first}"
             for key, first in delivery.non_finite.items()
         }
         try:
+            linked = self._link.linked()
             for key, value in tags.items():
-                self._store.client.set_tag(self.run_id, key, value)
-            self._store.client.set_terminated(self.run_id, status=status)
+                linked.client.set_tag(linked.run_id, key, value[:TAG_CHARACTERS])
+            linked.client.set_terminated(linked.run_id, status=status)
         except Exception as error:  # noqa: BLE001 - the training is over, and its result stands
             self._warn(f"the run's status {status} could not be set: {first_line(error)}")
-        return delivery
+            return delivery
+        return replace(delivery, is_status_set=True)
+
+    def goes_on(self) -> None:
+        """Say that the run is running again.
+
+        Raises:
+            TrackingError: The store does not answer, or refuses.
+        """
+        from mlflow.exceptions import MlflowException
+
+        linked = self._link.linked()
+        try:
+            linked.client.update_run(linked.run_id, status="RUNNING")
+        except MlflowException as error:
+            raise TrackingError(first_line(error)) from error
 
 
 class _ClientSink:
     """Sends batches to a run. MLflow takes the same value twice for one, so resending is safe."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
-        self._client = store.client
-        self._run_id = run_id
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     def send(self, points: Sequence[Point]) -> None:
         """See `MetricSink`."""
@@ -139,38 +153,13 @@ class _ClientSink:
         from mlflow.exceptions import MlflowException
 
         metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
+        linked = self._link.linked()
         try:
-            self._client.log_batch(self._run_id, metrics=metrics)
+            linked.client.log_batch(linked.run_id, metrics=metrics)
         except MlflowException as error:
-            # 4xx: it is about what was sent; but a timeout and 'too many' are about now.
-            code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-            if 400 <= code < 500 and code not in (408, 429):
+            if is_about_us(error):
                 raise Refused(first_line(error)) from error
             raise TrackingError(first_line(error)) from error
-
-
-def _experiment(store: Store, facts: RunFacts) -> str:
-    """The experiment's id; it is made where there is none."""
-    from mlflow.exceptions import MlflowException
-
-    client = store.client
-    experiment = client.get_experiment_by_name(facts.experiment)
-    if experiment is None:
-        try:
-            location = artifact_location(store.uri, facts.folder)
-            return client.create_experiment(facts.experiment, artifact_location=location)
-        except MlflowException:
-            # Another run may have made it just now.
-            experiment = client.get_experiment_by_name(facts.experiment)
-            if experiment is None:
-                raise
-    if experiment.lifecycle_stage != "active":
-        raise TrackingError(
-            f"the MLflow experiment '{facts.experiment}' is deleted",
-            hint=f"mlflow experiments restore --experiment-id {experiment.experiment_id}, "
-            "or name another in tracking.experiment",
-        )
-    return experiment.experiment_id
 
 
 def _now_ms() -> int:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.errors import TrackingError
-from jobs.tracking.location import check_reachable, redact, sqlite_file
+from jobs.errors import TrackingError, TrackingUnreachable
+from jobs.tracking.location import check_reachable, is_server, redact, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 #: Read by MLflow at import. They are defaults: whoever sets one of them is obeyed.
 _ENVIRONMENT = {
@@ -25,7 +26,7 @@ _ENVIRONMENT = {
     "MLFLOW_UV_AUTO_DETECT": "false",
     # A server that goes away is asked again by us, in the background; MLflow's own retries would
     # hold one request for four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     # Its git lookup prints a warning where there is no git; see jobs.tracking.origin.
     "GIT_PYTHON_REFRESH": "quiet",
@@ -63,10 +64,31 @@ def open_store(uri: str) -> Store:
             # The first question is what connects, and what creates the tables.
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(
-            f"the MLflow store at {redact(uri)} cannot be used: {first_line(error)}"
-        ) from error
+        what = f"the MLflow store at {redact(uri)} cannot be used"
+        raise tracking_error(what, error, uri) from error
     return Store(uri, client)
+
+
+def tracking_error(what: str, error: Exception, uri: str) -> TrackingError:
+    """The error that says whether asking again later makes sense.
+
+    Args:
+        what: What failed.
+        error: What MLflow raised.
+        uri: Of the store.
+    """
+    from mlflow.exceptions import MlflowException
+
+    kind = TrackingError
+    if is_server(uri) and not (isinstance(error, MlflowException) and is_about_us(error)):
+        kind = TrackingUnreachable
+    return kind(f"{what}: {first_line(error)}")
+
+
+def is_about_us(error: "MlflowException") -> bool:
+    """Whether a store refuses what it was sent: 4xx, but for a timeout and 'too many'."""
+    code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    return 400 <= code < 500 and code not in (408, 429)
 
 
 def prepare_mlflow() -> None:

@@ -55,9 +55,22 @@ def said() -> list[str]:
     return []
 
 
+class Tracker(RunTracker):
+    """One whose store has answered."""
+
+    @property
+    def run_id(self) -> str:
+        return self._link.linked().run_id
+
+    @property
+    def experiment_id(self) -> str:
+        """Of the run's experiment."""
+        return self._link.linked().experiment_id
+
+
 @pytest.fixture
-def start(store: Store, facts: RunFacts, said: list[str]) -> Callable[[], RunTracker]:
-    return lambda: RunTracker.start(store, facts, said.append)
+def start(store: Store, facts: RunFacts, said: list[str]) -> Callable[[], Tracker]:
+    return lambda: Tracker.start(store, facts, said.append)
 
 
 @pytest.fixture

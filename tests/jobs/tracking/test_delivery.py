@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobs.tracking.delivery import BATCH, MetricQueue, Point, Refused
+from jobs.tracking.backlog import Point
+from jobs.tracking.delivery import BATCH, MetricQueue, Refused
 
 
 class Sink:

@@ -11,8 +11,9 @@ import pytest
 
 from jobs.errors import ModelNotFound
 from jobs.saved_model import SavedModel, load_model, save_model
-from jobs.tracking import RunTracker, Store, find_model
+from jobs.tracking import Store, find_model
 from jobs.tracking.vendoring import closure
+from tests.jobs.tracking.conftest import Tracker
 
 
 def expected(saved: SavedModel, rows: pd.DataFrame) -> pd.DataFrame:
@@ -23,7 +24,7 @@ def expected(saved: SavedModel, rows: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture
 def logged(
-    start: Callable[[], RunTracker], folder: Path, rows: pd.DataFrame, said: list[str]
+    start: Callable[[], Tracker], folder: Path, rows: pd.DataFrame, said: list[str]
 ) -> tuple[str, str]:
     """The ids of a finished run and of its model."""
     tracker = start()
@@ -162,7 +163,7 @@ def test_whole_numbers_are_taken_for_the_numbers_that_they_are(
 
 def test_arrays_go_in_as_arrays(
     store: Store,
-    start: Callable[[], RunTracker],
+    start: Callable[[], Tracker],
     folder: Path,
     saved: SavedModel,
     rows: pd.DataFrame,
@@ -180,7 +181,7 @@ def test_arrays_go_in_as_arrays(
 
 def test_a_list_column_goes_in_as_lists_or_arrays(
     store: Store,
-    start: Callable[[], RunTracker],
+    start: Callable[[], Tracker],
     saved: SavedModel,
     rows: pd.DataFrame,
     tmp_path: Path,
@@ -205,7 +206,7 @@ def test_a_list_column_goes_in_as_lists_or_arrays(
 
 
 def test_whole_number_columns_make_no_noise(
-    start: Callable[[], RunTracker],
+    start: Callable[[], Tracker],
     folder: Path,
     rows: pd.DataFrame,
     said: list[str],
@@ -220,7 +221,7 @@ def test_whole_number_columns_make_no_noise(
 
 def test_a_model_that_cannot_be_logged_warns_and_fails_nothing(
     store: Store,
-    start: Callable[[], RunTracker],
+    start: Callable[[], Tracker],
     tmp_path: Path,
     rows: pd.DataFrame,
     said: list[str],
@@ -250,7 +251,7 @@ def test_an_unknown_run_is_told(store: Store, run_id: str, words: str) -> None:
         find_model(run_id, store.uri)
 
 
-def test_a_run_without_a_model_is_told(store: Store, start: Callable[[], RunTracker]) -> None:
+def test_a_run_without_a_model_is_told(store: Store, start: Callable[[], Tracker]) -> None:
     tracker = start()
     tracker.finish("FAILED")
     with pytest.raises(ModelNotFound, match="has no model"):

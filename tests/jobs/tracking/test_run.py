@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from jobs.errors import TrackingError
-from jobs.tracking import RunFacts, RunTracker, Store
-from jobs.tracking.delivery import Point
+from jobs.tracking import RunFacts, Store
+from jobs.tracking.backlog import Point
 from jobs.tracking.location import artifact_location
 from jobs.tracking.origin import flatten, git_tags
 from jobs.tracking.run import _ClientSink
+from tests.jobs.tracking.conftest import Tracker
 
 
-def test_a_run_says_what_it_is(
-    store: Store, start: Callable[[], RunTracker], tmp_path: Path
-) -> None:
+def test_a_run_says_what_it_is(store: Store, start: Callable[[], Tracker], tmp_path: Path) -> None:
     tracker = start()
     tracker.finish("FINISHED")
     run = store.client.get_run(tracker.run_id)
@@ -44,7 +43,7 @@ def test_a_run_says_what_it_is(
 
 
 def test_curves_are_read_back_with_their_steps(
-    store: Store, start: Callable[[], RunTracker], said: list[str]
+    store: Store, start: Callable[[], Tracker], said: list[str]
 ) -> None:
     tracker = start()
     for epoch in range(1, 4):
@@ -65,7 +64,7 @@ def test_curves_are_read_back_with_their_steps(
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
 def test_the_status_is_what_was_said(
-    store: Store, start: Callable[[], RunTracker], status: str
+    store: Store, start: Callable[[], Tracker], status: str
 ) -> None:
     tracker = start()
     tracker.finish(status)  # type: ignore[arg-type]  # parametrize knows no literals
@@ -73,7 +72,7 @@ def test_the_status_is_what_was_said(
     assert (info.status, info.end_time is not None) == (status, True)
 
 
-def test_the_last_word_on_the_status_counts(store: Store, start: Callable[[], RunTracker]) -> None:
+def test_the_last_word_on_the_status_counts(store: Store, start: Callable[[], Tracker]) -> None:
     tracker = start()
     tracker.finish("FINISHED")
     tracker.finish("FAILED")
@@ -103,11 +102,9 @@ def test_leaving_the_process_does_not_change_it(store: Store) -> None:
     assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 0.5})
 
 
-def test_a_batch_that_is_sent_twice_counts_once(
-    store: Store, start: Callable[[], RunTracker]
-) -> None:
+def test_a_batch_that_is_sent_twice_counts_once(store: Store, start: Callable[[], Tracker]) -> None:
     tracker = start()
-    sink = _ClientSink(store, tracker.run_id)
+    sink = _ClientSink(tracker._link)
     points: Sequence[Point] = [Point("loss", 0.5, step, 1000) for step in range(3)]
     sink.send(points)
     sink.send(points)
@@ -116,7 +113,7 @@ def test_a_batch_that_is_sent_twice_counts_once(
 
 
 def test_a_deleted_run_warns_and_fails_nothing(
-    store: Store, start: Callable[[], RunTracker], said: list[str]
+    store: Store, start: Callable[[], Tracker], said: list[str]
 ) -> None:
     tracker = start()
     store.client.delete_run(tracker.run_id)
@@ -126,7 +123,7 @@ def test_a_deleted_run_warns_and_fails_nothing(
     assert all("\n" not in line for line in said)
 
 
-def test_two_runs_share_an_experiment(start: Callable[[], RunTracker]) -> None:
+def test_two_runs_share_an_experiment(start: Callable[[], Tracker]) -> None:
     first, second = start(), start()
     assert first.experiment_id == second.experiment_id
     assert first.run_id != second.run_id
@@ -142,12 +139,12 @@ def test_losing_the_race_for_a_new_experiment_is_no_loss(
     answer = store.client.get_experiment_by_name(facts.experiment)
     answers = iter([None, answer])  # not there when asked, there when made
     monkeypatch.setattr(store.client, "get_experiment_by_name", lambda name: next(answers))
-    tracker = RunTracker.start(store, facts, print)
+    tracker = Tracker.start(store, facts, print)
     tracker.finish("FINISHED")
     assert tracker.experiment_id == made
 
 
-def test_a_deleted_experiment_is_told(store: Store, start: Callable[[], RunTracker]) -> None:
+def test_a_deleted_experiment_is_told(store: Store, start: Callable[[], Tracker]) -> None:
     tracker = start()
     tracker.finish("FINISHED")
     store.client.delete_experiment(tracker.experiment_id)
@@ -191,6 +188,6 @@ def test_parameters_keep_their_meaning_as_text(facts: RunFacts) -> None:
 
 def test_more_than_a_batch_of_parameters(store: Store, facts: RunFacts) -> None:
     many = replace(facts, spec={f"key{i}": i for i in range(250)})
-    tracker = RunTracker.start(store, many, print)
+    tracker = Tracker.start(store, many, print)
     tracker.finish("FINISHED")
     assert len(store.client.get_run(tracker.run_id).data.params) == 250

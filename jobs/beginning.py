@@ -1,0 +1,120 @@
+"""Beginning a run, or going on with one: its folder, its place in MLflow, its identity."""
+
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.state import Snapshot
+from jobs.assembly import Job
+from jobs.delivering import link_to, write_example
+from jobs.errors import CheckpointError, TrackingUnreachable
+from jobs.identity import expect_same_job, identity
+from jobs.run_facts import example_frame, run_facts
+from jobs.run_folder import RunFolder, RunRecord, facts_as_json, now
+from jobs.tracking import Journal, Link, RunTracker, Store, redact
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that has begun.
+
+    Attributes:
+        folder: On disk; held by this process.
+        tracker: To MLflow.
+        journal: Of its metrics.
+    """
+
+    folder: RunFolder
+    tracker: RunTracker
+    journal: Journal
+
+
+def begin(
+    job: Job, open_store: Callable[[], Store], held: ExitStack, warn: Callable[[str], None]
+) -> Begun:
+    """Make a new run, in MLflow if its store answers, and on disk.
+
+    Args:
+        job: What is to be run.
+        open_store: Opens its MLflow store.
+        held: Lets go of the run's folder in the end.
+        warn: Takes a line.
+
+    Raises:
+        TrackingError: The store refuses; or does not answer, and the spec wants it to.
+        OSError: The folder cannot be written.
+    """
+    facts, key = run_facts(job.spec, job.data, job.plan.shard_rows), uuid.uuid4().hex
+    link = Link(open_store, facts, key)
+    try:
+        link.linked()
+    except TrackingUnreachable as error:
+        if job.spec.tracking.outage == "fail":
+            raise
+        warn(
+            f"WARNING: {error.message}; training goes on, and everything is kept for it "
+            "(tracking.outage=fail does not begin)"
+        )
+    record = RunRecord(
+        run_id=link.run_id or key,
+        key=key,
+        name=job.spec.name,
+        began=now(),
+        tracking_uri=redact(job.spec.tracking.uri),
+        facts=facts_as_json(facts),
+        mlflow_run_id=link.run_id,
+        job=identity(job),
+    )
+    folder = RunFolder.create(Path(job.spec.output) / record.run_id, record, facts.spec_yaml)
+    held.enter_context(folder.held())
+    write_example(folder, example_frame(job.data))
+    return _begun(folder, link, warn)
+
+
+def go_on(
+    job: Job, folder: RunFolder, open_store: Callable[[], Store], warn: Callable[[str], None]
+) -> Begun:
+    """Go on with a run that this process holds.
+
+    Raises:
+        TrackingError: The store refuses.
+    """
+    folder.update(ending=None, is_delivered=False)
+    link = link_to(folder, open_store)
+    begun = _begun(folder, link, warn)
+    try:
+        begun.tracker.goes_on()
+    except TrackingUnreachable as error:
+        if job.spec.tracking.outage == "fail":
+            raise
+        warn(f"WARNING: {error.message}; training goes on, and everything is kept for it")
+    return begun
+
+
+def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
+    link.on_made = lambda linked: folder.update(mlflow_run_id=linked.run_id)
+    journal = Journal(folder.journal_path, warn)
+    return Begun(folder, RunTracker(link, warn, journal), journal)
+
+
+def starting_point(job: Job, folder: RunFolder, warn: Callable[[str], None]) -> Snapshot | None:
+    """Where an earlier run was; None if it has no checkpoint yet.
+
+    Raises:
+        CheckpointError: It is another job's, or none of its checkpoints can be used.
+    """
+    checkpoint = folder.checkpoints().newest(warn)
+    before = folder.record.job if checkpoint is None else checkpoint.job
+    if before is not None:
+        expect_same_job(before, identity(job), folder.record.run_id)
+    if checkpoint is None:
+        return None
+    shape, dtype = (job.network.layout.size,), job.network.dtype
+    if any(
+        name in ("W", "good", "best") and (array.shape != shape or array.dtype != dtype)
+        for name, array in checkpoint.snapshot.arrays.items()
+    ):
+        raise CheckpointError(f"the checkpoint in {folder.path} is not of this network")
+    return checkpoint.snapshot

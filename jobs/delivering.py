@@ -1,0 +1,113 @@
+"""Telling MLflow of a run that has ended: at once, or later from the run's folder."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from jobs.errors import JobError, TrackingError
+from jobs.run_folder import Ending, RunFolder, facts_from_json
+from jobs.tracking import Journal, Link, RunTracker, Store, open_store
+from jobs.tracking.run import CLOSE_SECONDS, Status
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+#: What a run is given whose process was killed, and which nobody has gone on with.
+ORPHANED = Ending("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_resume=True)
+#: How long the delivery of one run may take when nothing else waits for it.
+_SYNC_SECONDS = 120.0
+
+
+def deliver(folder: RunFolder, tracker: RunTracker, *, timeout: float = CLOSE_SECONDS) -> bool:
+    """Give an ended run its model, tags and status in MLflow.
+
+    Returns:
+        Whether MLflow knows everything now; if not, `sync` can go on with it.
+    """
+    record = folder.record
+    ending = record.ending
+    assert ending is not None  # noqa: S101 - it has ended
+    wants_model = ending.status != "KILLED" and folder.model.is_dir()
+    if wants_model and not record.is_model_logged:
+        # A run that was told to end has only seconds left; its model is on disk.
+        model_id = tracker.log_model(folder.model, read_example(folder), ending.step)
+        folder.update(is_model_logged=model_id is not None)
+    delivery = tracker.finish(cast("Status", ending.status), ending.tags, timeout=timeout)
+    is_complete = delivery.is_status_set and folder.record.is_model_logged >= wants_model
+    if is_complete:
+        folder.update(is_delivered=True)
+    return is_complete
+
+
+def sync(folder: RunFolder, tracking_uri: str, warn: Callable[[str], None]) -> bool:
+    """Deliver what MLflow does not know of a run; one whose process was killed is KILLED.
+
+    Args:
+        folder: The run's.
+        tracking_uri: With its secrets.
+        warn: Takes a line.
+
+    Returns:
+        Whether MLflow knows everything now.
+
+    Raises:
+        RunBusy: It is still running.
+        TrackingError: The store does not answer, or refuses.
+    """
+    with folder.held():
+        if folder.record.ending is None:
+            folder.update(ending=ORPHANED, is_delivered=False)
+        link = link_to(folder, lambda: open_store(tracking_uri))
+        link.linked()
+        tracker = RunTracker(link, warn, Journal(folder.journal_path, warn))
+        return deliver(folder, tracker, timeout=_SYNC_SECONDS)
+
+
+def link_to(folder: RunFolder, open_store: Callable[[], Store]) -> Link:
+    """The link to an earlier run.
+
+    Raises:
+        JobError: Its record is damaged.
+    """
+    record = folder.record
+    try:
+        facts = facts_from_json(record.facts)
+    except (KeyError, TypeError) as error:
+        raise JobError(f"{folder.path}: run.json is damaged: {error}") from error
+    link = Link(
+        open_store,
+        facts,
+        record.key,
+        run_id=record.mlflow_run_id,
+        made_before=True,
+    )
+    link.on_made = lambda linked: folder.update(mlflow_run_id=linked.run_id)
+    return link
+
+
+def expect_whole(uri: str) -> str:
+    """The URI of a run's record, if nothing was taken from it.
+
+    Raises:
+        TrackingError: It had a user and a password, which are not kept on disk.
+    """
+    if "://***@" in uri:
+        raise TrackingError(
+            f"the run was tracked at {uri}, and its credentials are not kept",
+            hint="give the whole address again with --tracking-uri",
+        )
+    return uri
+
+
+def write_example(folder: RunFolder, example: "DataFrame") -> None:
+    """Keep the rows that the model's signature in MLflow is made from."""
+    text = json.dumps({"columns": list(example.columns), "data": example.to_numpy().tolist()})
+    folder.example_path.write_text(text, encoding="utf-8")
+
+
+def read_example(folder: RunFolder) -> "DataFrame":
+    """The rows that `write_example` kept."""
+    from pandas import DataFrame
+
+    kept = json.loads(folder.example_path.read_text(encoding="utf-8"))
+    return DataFrame(kept["data"], columns=kept["columns"])
