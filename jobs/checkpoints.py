@@ -149,7 +149,8 @@ def _read(path: Path) -> Checkpoint:
 
 def _write(place: Path, checkpoint: Checkpoint) -> None:
     snapshot = checkpoint.snapshot
-    arrays = {name: np.ascontiguousarray(array) for name, array in snapshot.arrays.items()}
+    # Not ascontiguousarray, which gives a number a dimension.
+    arrays = {name: np.asarray(array, order="C") for name, array in snapshot.arrays.items()}
     save_file(arrays, place / ARRAYS)
     content = {"job": dict(checkpoint.job), "facts": dict(snapshot.facts)}
     sums = {

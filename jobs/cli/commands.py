@@ -18,11 +18,11 @@ from jobs.cli.options import (
     Spec,
     TrackingUri,
 )
-from model.errors import SumgradError
 
 if TYPE_CHECKING:
     from jobs.reporting import Reporter
     from jobs.summary import Summary
+    from model.errors import SumgradError
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -66,7 +66,7 @@ def train(spec: Spec, overrides: Set = None, as_json: Json = False) -> None:
 
 
 def _tell(
-    summary: "Summary", failure: SumgradError | None, reporter: "Reporter", as_json: bool
+    summary: "Summary", failure: "SumgradError | None", reporter: "Reporter", as_json: bool
 ) -> None:
     """Print how a run ended, and end as it did."""
     for line in summary.lines():

@@ -90,21 +90,19 @@ class Journal:
         lines = data.splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n") and _point(line) is not None]
         self._size = sum(map(len, whole))
-        self._file = path.open("r+b", buffering=0)
         if self._size != len(data):
-            self._file.write(b"".join(whole))
-            self._file.truncate(self._size)
+            path.write_bytes(b"".join(whole))
         points = [_parsed(line) for line in whole]
         self._known = {(point.key, point.step) for point in points}
-        self._sent = self._read_sent()
+        self._sent = self._read_sent(b"".join(whole))
         self._waiting = b"".join(whole)[self._sent :].count(b"\n")
         #: Lines that could not be written to the file; they follow on it.
         self._unwritten: list[bytes] = []
 
-    def _read_sent(self) -> int:
+    def _read_sent(self, data: bytes) -> int:
         with contextlib.suppress(OSError, ValueError):
             sent = int(self._sent_path.read_text())
-            if 0 <= sent <= self._size:
+            if 0 < sent <= len(data) and data[sent - 1 : sent] == b"\n":
                 return sent
         return 0
 
@@ -125,14 +123,14 @@ class Journal:
         if not data:
             return
         try:
-            self._file.seek(self._size)
-            complete = self._file.write(data) == len(data)
+            with self._path.open("r+b", buffering=0) as file:
+                file.seek(self._size)
+                complete = file.write(data) == len(data)
             why = "the disk is full"
         except OSError as error:
             complete, why = False, error.strerror or str(error)
         if not complete:
-            with contextlib.suppress(OSError):
-                self._file.truncate(self._size)
+            # Whatever was written of it is written over next time.
             self._warn(f"metrics cannot be kept in {self._path}: {why}")
             return
         self._size += len(data)

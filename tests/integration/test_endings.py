@@ -117,7 +117,8 @@ def hanging_server() -> Iterator[str]:
 
 
 def test_a_tracking_server_that_hangs_is_told(folder: Folder, hanging_server: str) -> None:
-    done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={hanging_server}")
+    uri = ("--set", f"tracking.uri={hanging_server}")
+    done = folder.sumgrad("train", "flowers.yaml", *uri, "--set", "tracking.outage=fail")
     assert done.code == 3
     assert "does not answer" in one_line(done)
 
@@ -134,7 +135,8 @@ def test_a_tracking_server_that_fails_is_told(folder: Folder) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{server.server_address[1]}"
-        done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={uri}")
+        place = ("--set", f"tracking.uri={uri}")
+        done = folder.sumgrad("train", "flowers.yaml", *place, "--set", "tracking.outage=fail")
         server.shutdown()
     assert done.code == 3
     assert "answers 500" in one_line(done)

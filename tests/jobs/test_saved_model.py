@@ -77,10 +77,13 @@ def test_a_folder_is_complete_or_not_there(saved: SavedModel, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_is_never_overwritten(saved: SavedModel, folder: Path) -> None:
-    with pytest.raises(JobError, match="exists already"):
-        save_model(folder, saved)
+def test_a_model_replaces_a_model_and_nothing_else(saved: SavedModel, folder: Path) -> None:
+    save_model(folder, replace(saved, name="later"))
+    assert load_model(folder).name == "later"
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
+    with pytest.raises(JobError, match="is no saved model"):
+        save_model(folder.parent, saved)
+    assert load_model(folder).name == "later"
 
 
 def test_outputs_are_those_of_fixed_slices(saved: SavedModel, x: NDArray[np.float32]) -> None:

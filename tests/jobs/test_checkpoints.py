@@ -1,0 +1,232 @@
+"""Checkpoints: whole or not there, the newest that is as it was written, and the best."""
+
+import contextlib
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.state import EpochReport, Snapshot, TrainingState
+from jobs import checkpoints
+from jobs.checkpoints import (
+    ARRAYS,
+    STATE,
+    Checkpoint,
+    Checkpointer,
+    CheckpointFolder,
+    Interval,
+    read_checkpoint,
+)
+from jobs.errors import CheckpointError
+
+JOB = {"data": "abc", "spec": {"seed": 3}}
+
+
+def checkpoint(step: int, epoch: int = 0) -> Checkpoint:
+    arrays = {
+        "W": np.arange(5, dtype=np.float32) * step,
+        "good": np.zeros(5, np.float32),
+        "memory.step": np.array(float(step)),
+    }
+    facts: dict[str, Any] = {"step": step, "progress": {"epoch": epoch, "loss": 1 / 3}}
+    return Checkpoint(Snapshot(arrays, facts), JOB)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CheckpointFolder:
+    return CheckpointFolder(tmp_path / "checkpoints", keep=2)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def names(folder: CheckpointFolder) -> list[str]:
+    return sorted(path.name for path in folder.folder.iterdir())
+
+
+def test_what_is_written_is_read(folder: CheckpointFolder) -> None:
+    written = checkpoint(7, 2)
+    read = read_checkpoint(folder.write(written))
+    assert (read.job, read.snapshot.facts) == (JOB, written.snapshot.facts)
+    assert read.snapshot.arrays.keys() == written.snapshot.arrays.keys()
+    for name, array in written.snapshot.arrays.items():
+        again = read.snapshot.arrays[name]
+        assert (again.dtype, again.shape) == (array.dtype, array.shape)
+        assert again.tobytes() == array.tobytes()
+
+
+def test_the_last_ones_and_the_best_are_kept(folder: CheckpointFolder) -> None:
+    for step in range(1, 7):
+        folder.write(checkpoint(step, step), is_best=step in (1, 3))
+    assert names(folder) == [
+        "step-000000003-epoch-000003.best",
+        "step-000000005-epoch-000005",
+        "step-000000006-epoch-000006",
+    ]
+
+
+def test_what_an_ended_process_left_unfinished_is_removed(folder: CheckpointFolder) -> None:
+    folder.folder.mkdir()
+    (folder.folder / ".step-000000001-epoch-000000.1234.unfinished").mkdir()
+    assert folder.newest(print) is None
+    folder.write(checkpoint(2))
+    assert names(folder) == ["step-000000002-epoch-000000"]
+
+
+def test_the_same_boundary_may_be_written_again(folder: CheckpointFolder) -> None:
+    path = folder.write(checkpoint(2))
+    (path / ARRAYS).write_bytes(b"")
+    assert read_checkpoint(folder.write(checkpoint(2))).snapshot.step == 2
+    assert names(folder) == [path.name]
+
+
+def damage_cut(path: Path) -> None:
+    data = (path / ARRAYS).read_bytes()
+    (path / ARRAYS).write_bytes(data[: len(data) // 2])
+
+
+def damage_bit(path: Path) -> None:
+    data = bytearray((path / ARRAYS).read_bytes())
+    data[-1] ^= 1
+    (path / ARRAYS).write_bytes(data)
+
+
+def damage_fact(path: Path) -> None:
+    text = (path / STATE).read_text()
+    (path / STATE).write_text(text.replace('"step": 2', '"step": 9'))
+
+
+def damage_missing(path: Path) -> None:
+    (path / ARRAYS).unlink()
+
+
+def damage_format(path: Path) -> None:
+    text = (path / STATE).read_text()
+    (path / STATE).write_text(text.replace('"format": 1', '"format": 7'))
+
+
+def damage_depth(path: Path) -> None:
+    (path / STATE).write_text("[" * 100_000)
+
+
+DAMAGES = [damage_cut, damage_bit, damage_fact, damage_missing, damage_format, damage_depth]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_newest_one_is_told_and_the_one_before_taken(
+    folder: CheckpointFolder, said: list[str], damage: Callable[[Path], None]
+) -> None:
+    first = folder.write(checkpoint(1))
+    damage(folder.write(checkpoint(2)))
+    found = folder.newest(said.append)
+    assert found is not None
+    assert found.snapshot.step == 1
+    (line,) = said
+    assert line.startswith("WARNING: ")
+    assert "step-000000002" in line
+    damage(first) if damage is not damage_fact else damage_cut(first)
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
+        folder.newest(said.append)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(data=st.data())
+def test_no_damage_is_anything_but_a_declared_error_or_harmless(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = CheckpointFolder(tmp_path_factory.mktemp("fuzz"))
+    path = folder.write(checkpoint(3))
+    file = path / data.draw(st.sampled_from([ARRAYS, STATE]))
+    content = bytearray(file.read_bytes())
+    where = data.draw(st.integers(0, len(content) - 1))
+    with_ = data.draw(st.binary(max_size=6))
+    content[where : where + data.draw(st.integers(0, 40))] = with_
+    file.write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        read = read_checkpoint(path)
+        # White space in the JSON may differ; nothing else.
+        assert read.snapshot.arrays["W"].tobytes() == checkpoint(3).snapshot.arrays["W"].tobytes()
+        assert (read.job, read.snapshot.facts) == (JOB, checkpoint(3).snapshot.facts)
+
+
+def state(step: int) -> TrainingState:
+    W = np.full(4, step, np.float32)
+    return TrainingState(W, W.copy(), W.copy(), {}, step=step)
+
+
+def report(loss: float) -> EpochReport:
+    return EpochReport(1, 1, loss, None, 0.0, 0.1, 1, 1.0)
+
+
+def checkpointer(folder: CheckpointFolder, said: list[str], interval: Interval) -> Checkpointer:
+    return Checkpointer(lambda: folder, JOB, interval, said.append)
+
+
+def test_they_come_every_so_many_steps(folder: CheckpointFolder, said: list[str]) -> None:
+    writer = checkpointer(CheckpointFolder(folder.folder, keep=99), said, Interval(3, None))
+    for step in range(1, 10):
+        writer.boundary(state(step), None)
+        while writer._is_busy():
+            threading.Event().wait(0.001)
+    writer.close()
+    assert [int(name[5:14]) for name in names(folder)] == [3, 6, 9]
+
+
+def test_the_best_epoch_is_kept_whatever_the_interval(
+    folder: CheckpointFolder, said: list[str]
+) -> None:
+    writer = checkpointer(folder, said, Interval(None, None))
+    for step, loss in enumerate((3.0, 1.0, 2.0, 1.5), start=1):
+        writer.boundary(state(step), report(loss))
+    last = writer.close(state(5).snapshot())
+    assert last is not None
+    assert names(folder)[-2:] == ["step-000000002-epoch-000000.best", "step-000000005-epoch-000000"]
+
+
+def test_training_waits_for_no_disk(folder: CheckpointFolder, said: list[str]) -> None:
+    """While one is being written the others are left out, and the last one is not."""
+    go_on, writing = threading.Event(), threading.Event()
+
+    def slow() -> CheckpointFolder:
+        writing.set()
+        assert go_on.wait(10)
+        return folder
+
+    writer = Checkpointer(slow, JOB, Interval(1, None), said.append)
+    writer.boundary(state(1), None)
+    assert writing.wait(10)
+    for step in range(2, 50):
+        writer.boundary(state(step), None)
+    go_on.set()
+    writer.close(state(50).snapshot())
+    assert [int(name[5:14]) for name in names(folder)] == [1, 50]
+
+
+def test_a_full_disk_is_told_once_and_leaves_earlier_ones(
+    folder: CheckpointFolder, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = folder.write(checkpoint(1))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(first))
+
+    writer = checkpointer(folder, said, Interval(1, None))
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoints, "save_file", full)
+        assert writer.close(state(2).snapshot()) is None
+        assert writer._write(state(3).snapshot(), is_best=False) is None
+    (line,) = said
+    assert "No space left on device" in line
+    assert "earlier checkpoints stand" in line
+    assert names(folder) == [first.name]
+    assert read_checkpoint(first).snapshot.step == 1
+    assert writer._write(state(4).snapshot(), is_best=False) is not None
+    assert said[1:] == ["checkpoints are written again"]
