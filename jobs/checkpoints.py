@@ -194,7 +194,8 @@ class Checkpointer:
     written no other is begun, so that with a slow disk they come less often.
 
     Args:
-        open_folder: Gives the folder; waits until it is known which it is.
+        open_folder: Gives the folder; waits until it is known which it is. None for a run that could
+            not begin, which is told elsewhere.
         job: What the run is identified by.
         interval: When.
         warn: Takes a line when writing begins to fail, and one when it works again.
@@ -202,7 +203,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        open_folder: Callable[[], CheckpointFolder],
+        open_folder: Callable[[], CheckpointFolder | None],
         job: Mapping[str, Any],
         interval: Interval,
         warn: Callable[[str], None],
@@ -284,7 +285,10 @@ class Checkpointer:
 
     def _write(self, snapshot: Snapshot, *, is_best: bool) -> Path | None:
         try:
-            path = self._open_folder().write(Checkpoint(snapshot, self._job), is_best=is_best)
+            folder = self._open_folder()
+            if folder is None:
+                return None
+            path = folder.write(Checkpoint(snapshot, self._job), is_best=is_best)
         except (OSError, SafetensorError) as error:
             if not self._failing:
                 self._warn(

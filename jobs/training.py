@@ -325,8 +325,10 @@ def _compute(
 def _checkpointer(job: Job, run: "Future[Begun]", reporter: Reporter) -> Checkpointer:
     rule = job.spec.checkpoint
 
-    def ready() -> CheckpointFolder:
+    def ready() -> CheckpointFolder | None:
         """The folder, once the run has one and the curves up to here are on the disk."""
+        if run.exception() is not None:
+            return None
         begun = run.result()
         begun.journal.sync()
         return begun.folder.checkpoints(rule.keep)
