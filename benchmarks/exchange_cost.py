@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.cells import Cell
 from benchmarks.sumgrad_steps import network_of
+from cluster.crew import CrewRules
 from cluster.plan import Plan
 from cluster.process_exchange import ProcessExchange
 from cluster.source import ArraySource
@@ -54,7 +55,9 @@ def milliseconds(width: int, *, far: bool) -> tuple[int, float]:
     workers = frozenset(range(WORKERS)) if far else frozenset()
     launcher = ProcessLauncher(workload, far=workers)
     seconds = []
-    with ProcessExchange(workload, [1] * WORKERS, launcher, host="127.0.0.1") as exchange:
+    with ProcessExchange(
+        workload, [1] * WORKERS, launcher, CrewRules(host="127.0.0.1")
+    ) as exchange:
         W = exchange.vector(np.zeros(network.layout.size, np.float32))
         for _ in range(200):
             began = time.perf_counter()

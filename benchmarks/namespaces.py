@@ -71,6 +71,10 @@ class NamespaceLauncher:
         code = self._processes[worker].poll()
         return None if code is None else f"it ended with {code}"
 
+    def end(self, worker: int) -> None:
+        """See `Launcher.end`."""
+        self._processes[worker].kill()
+
     def close(self) -> None:
         """See `Launcher.close`."""
         for process in self._processes.values():

@@ -8,6 +8,7 @@ from itertools import pairwise
 from benchmarks.cells import ETA, Cell, data
 from benchmarks.contender import RunSteps, answer
 from cluster.convergence import StopRule
+from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.exchange import Exchange, InlineExchange
 from cluster.plan import Plan, default_shard_rows
@@ -63,7 +64,9 @@ def exchange_at(place: str, workload: Workload, workers: int) -> Exchange:
     if place == "far":
         from benchmarks.namespaces import DRIVER, NamespaceLauncher
 
-        return ProcessExchange(workload, [1] * workers, NamespaceLauncher(workload), host=DRIVER)
+        return ProcessExchange(
+            workload, [1] * workers, NamespaceLauncher(workload), CrewRules(host=DRIVER)
+        )
     return InlineExchange(workload, workers)
 
 

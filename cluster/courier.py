@@ -19,20 +19,20 @@ class Inbox:
     """What couriers bring; readable, for selectors, when there is something."""
 
     def __init__(self) -> None:
-        self._brought: SimpleQueue[tuple[int, Message | None]] = SimpleQueue()
+        self._brought: SimpleQueue[tuple[Courier, Message | None]] = SimpleQueue()
         self._bell, self._button = socket.socketpair()
 
     def fileno(self) -> int:
         """For selectors."""
         return self._bell.fileno()
 
-    def put(self, worker: int, message: Message | None) -> None:
-        """A worker's message; None where there will be no more."""
-        self._brought.put((worker, message))
+    def put(self, courier: "Courier", message: Message | None) -> None:
+        """A message that a courier brings; None where there will be no more."""
+        self._brought.put((courier, message))
         with contextlib.suppress(OSError):
             self._button.send(b"!")
 
-    def take(self) -> tuple[int, Message | None]:
+    def take(self) -> tuple["Courier", Message | None]:
         """The next message, of which there is one."""
         self._bell.recv(1)
         return self._brought.get()
@@ -51,6 +51,9 @@ class Courier:
         channel: Is the courier's alone from here on.
         inbox: Where to bring what comes.
         room: Where the numbers of a message go, if it has any.
+
+    Attributes:
+        worker: See above.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Courier:
         inbox: Inbox,
         room: Callable[[Message], list[Array]],
     ) -> None:
-        self._worker = worker
+        self.worker = worker
         self._channel = channel
         self._inbox = inbox
         self._room = room
@@ -82,8 +85,8 @@ class Courier:
             while True:
                 message = self._channel.receive()
                 self._channel.receive_numbers(self._room(message))
-                self._inbox.put(self._worker, message)
-        self._inbox.put(self._worker, None)
+                self._inbox.put(self, message)
+        self._inbox.put(self, None)
 
     def close(self) -> None:
         """End both ways."""

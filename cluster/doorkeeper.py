@@ -5,10 +5,14 @@ import secrets
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
 from cluster.channel import Address, Channel, admit, local_listener, remote_listener
 from cluster.errors import Intruder
+
+#: So many may be proving themselves at a time; whoever comes on top of them is turned away.
+_MOST_AT_THE_DOOR = 64
 
 
 class Doorkeeper:
@@ -40,6 +44,7 @@ class Doorkeeper:
         #: Nobody is let in once it is closed, which `close` alone decides.
         self._lock = threading.Lock()
         self._closed = False
+        self._at_the_door = threading.Semaphore(_MOST_AT_THE_DOOR)
         for listener in self._listeners:
             threading.Thread(target=self._listen, args=[listener], daemon=True).start()
 
@@ -63,10 +68,13 @@ class Doorkeeper:
                 connected, _ = listener.accept()
             except OSError:
                 return
+            if not self._at_the_door.acquire(blocking=False):
+                connected.close()
+                continue
             threading.Thread(target=self._admit, args=[connected], daemon=True).start()
 
     def _admit(self, connected: socket.socket) -> None:
-        with contextlib.suppress(Intruder):
+        with contextlib.suppress(Intruder), _released(self._at_the_door):
             channel = admit(connected, self.secret)
             with self._lock:
                 if self._closed:
@@ -88,3 +96,12 @@ class Doorkeeper:
                 channel.close()
             self._bell.close()
             self._button.close()
+
+
+@contextlib.contextmanager
+def _released(semaphore: threading.Semaphore) -> Iterator[None]:
+    """Give back at the end what was acquired before."""
+    try:
+        yield
+    finally:
+        semaphore.release()

@@ -121,6 +121,9 @@ class ParameterDriver:
             state.W = state.good
             return Outcome.of(state, StopReason.DIVERGED, failure)
         except ClusterError as failure:
+            reason = self._should_stop()
+            if reason is not None:
+                return Outcome.of(state, reason)
             return Outcome.of(state, StopReason.FAILED, failure)
         return Outcome.of(state, state.progress.reason)
 

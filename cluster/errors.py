@@ -1,5 +1,7 @@
 """The errors of the cluster, whole. Each carries the facts that a person needs."""
 
+from collections.abc import Sequence
+
 from model.errors import SumgradError
 
 
@@ -37,17 +39,41 @@ class ShardFailed(ClusterError):
     Args:
         worker: The worker's index.
         shard: The micro-shard's index in its step.
+        doing: What it was doing, as a phrase.
         cause: The exception as one line.
+        source: Name of the source of rows.
+        rows: The source's rows that it was about, from 0: the one to blame where that is known,
+            else all of the micro-shard.
+        place: Where these rows are from, for a person.
     """
 
     exit_code = 1
 
-    def __init__(self, worker: int, shard: int, doing: str, cause: str) -> None:
-        super().__init__(f"worker {worker} failed on micro-shard {shard} while {doing}: {cause}")
+    def __init__(
+        self,
+        worker: int,
+        shard: int,
+        doing: str,
+        cause: str,
+        source: str,
+        rows: Sequence[int],
+        place: str = "",
+    ) -> None:
+        at = f" ({place})" if place else ""
+        super().__init__(
+            f"worker {worker} failed on micro-shard {shard}{at} while {doing}: {cause}"
+        )
         self.worker = worker
         self.shard = shard
         self.doing = doing
         self.cause = cause
+        self.source = source
+        self.rows = rows
+
+    def at(self, place: str) -> "ShardFailed":
+        """The same, saying where the rows are from."""
+        facts = (self.worker, self.shard, self.doing, self.cause, self.source, self.rows)
+        return ShardFailed(*facts, place)
 
 
 class CountMismatch(ClusterError):

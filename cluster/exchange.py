@@ -15,13 +15,12 @@ from model.checks import Array
 
 
 class Exchange(ABC):
-    """Sums a task over all of its instances, wherever they are computed.
+    """Sums a task over all of its instances, wherever they are computed."""
 
-    Attributes:
-        workers: How many compute.
-    """
-
-    workers: int
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """How many compute at a time."""
 
     def vector(self, like: Array) -> Array:
         """A copy of parameters, (N,), at a place from where they reach the workers fastest."""
@@ -71,9 +70,14 @@ class InlineExchange(Exchange):
     """
 
     def __init__(self, workload: Workload, workers: int = 1) -> None:
-        self.workers = workers
+        self._workers = workers
         self._workload = workload
         self._lanes = Lanes(0, workload, workers)
+
+    @property
+    def workers(self) -> int:
+        """See `Exchange.workers`."""
+        return self._workers
 
     def total(self, task: Task, flat: Array) -> PartialSum:
         """See `Exchange.total`."""

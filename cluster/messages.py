@@ -77,11 +77,16 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A micro-shard's computation raised."""
+    """A micro-shard's computation raised.
+
+    Attributes:
+        rows: Of the source: the one to blame where that is known, else all of the micro-shard.
+    """
 
     serial: int
     shard: int
     cause: str
+    rows: Sequence[int]
 
 
 Message = Hello | Welcome | NewVector | Compute | Done | Failed

@@ -53,6 +53,11 @@ class StepPlan:
         stop = min(start + self.shard_rows, self.first + self.rows)
         return slice(start, stop) if self.order is None else self.order[start:stop]
 
+    def row_numbers(self, index: int) -> list[int]:
+        """The same, as a list of numbers."""
+        rows = self.shard(index)
+        return list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows.tolist()
+
 
 @dataclass(frozen=True)
 class Plan:

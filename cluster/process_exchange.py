@@ -4,84 +4,76 @@ Parameters and sums lie in memory that the driver and the workers of its machine
 are a few bytes that say what to compute and what is done. With workers of other machines they
 travel too: one message each way. The driver sleeps while they compute, and so do they while it
 updates.
+
+No step waits for one worker alone. Who is slow is helped; who is late has what it holds computed by
+others as well, and is not asked again before it has answered; who is frozen is replaced.
 """
 
 import contextlib
-import functools
 import os
-import selectors
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from cluster import memory
 from cluster.blocks import Blocks
-from cluster.channel import Address, Channel
-from cluster.courier import Courier, Inbox
-from cluster.doorkeeper import Doorkeeper
-from cluster.errors import ChannelClosed, ClusterUnreachable, ShardFailed, WorkerLost
+from cluster.channel import Channel
+from cluster.crew import LOOK_S, Crew, CrewRules, Launcher, Member
+from cluster.errors import ChannelClosed, ShardFailed
 from cluster.exchange import Exchange
-from cluster.fingerprint import Fingerprint, expect_same, take_fingerprint
-from cluster.messages import (
-    Compute,
-    Done,
-    Failed,
-    Hello,
-    Message,
-    NewVector,
-    Welcome,
-    expect,
-    node_of,
-)
+from cluster.messages import Compute, Done, Failed, Message, NewVector, Welcome, node_of
+from cluster.patience import Patience
 from cluster.schedule import Claims, StepSchedule
 from cluster.tree import PartialSum, combine
 from cluster.worker import Task, Workload
 from model.checks import Array
 
-#: How long workers may take to start before it is told that they do not, in seconds.
-START_DEADLINE_S = 60.0
-#: How often it is looked whether a worker that is starting has failed, in seconds.
-_LOOK_S = 1.0
-#: A micro-shard during which so many workers ended is taken for the cause.
-_FATAL = 2
-
-
-class Launcher(Protocol):
-    """Starts the processes of workers and watches them."""
-
-    def start(self, worker: int, address: Address, secret: bytes) -> None:
-        """Start a process in which a `ServingWorker` serves the driver at this address."""
-
-    def ended(self, worker: int) -> str | None:
-        """Why a worker's process is no more, or None while it is starting or running.
-
-        Raises:
-            SumgradError: What it raised itself.
-        """
-
-    def close(self) -> None:
-        """End all processes."""
+#: A micro-shard on which so many workers failed is itself to blame …
+_FATAL_FAILURES = 2
+#: … and so is one during which so many ended without a word, which may be bad luck.
+_FATAL_DEATHS = 3
 
 
 @dataclass
-class _Member:
-    """A worker that is connected."""
+class _Asked:
+    """What a worker was asked, and has not answered.
 
-    channel: Channel
-    pid: int
-    #: Of a worker on another machine.
-    courier: Courier | None = None
-    vectors: dict[int, Array] = field(default_factory=dict)
+    Attributes:
+        serial: Of the step.
+        kind: Of its micro-shards, for `Patience`.
+        shards: How many they are, if its progress is not seen; else 1, the one it is at.
+        since: When it was asked.
+        begun: The micro-shard that it was seen at last.
+        waited: Seconds without a sign of progress, as far as the driver itself was awake.
+    """
 
-    def hang_up(self) -> None:
-        """End the connection."""
-        if self.courier is not None:
-            self.courier.close()
-        self.channel.close()
+    serial: int
+    kind: Hashable
+    shards: int
+    since: float
+    begun: int
+    waited: float = 0.0
+
+
+@dataclass
+class _Step:
+    """What is being computed."""
+
+    serial: int
+    task: Task
+    vector: int
+    schedule: StepSchedule
+    #: By micro-shard: why workers failed on it, and how many ended with it.
+    failures: dict[int, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    deaths: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def kind(self) -> Hashable:
+        """Of its micro-shards."""
+        return self.task.kind, self.task.source
 
 
 class ProcessExchange(Exchange):
@@ -91,7 +83,7 @@ class ProcessExchange(Exchange):
         workload: Network, rows and plans.
         lanes: For each process, how many threads of it compute: each counts as one worker.
         launcher: Starts them; closed with the exchange.
-        host: This machine's address for workers on others; None if there are none.
+        rules: How many there are to be.
 
     Raises:
         ClusterUnreachable: The workers did not start in time.
@@ -103,19 +95,15 @@ class ProcessExchange(Exchange):
         workload: Workload,
         lanes: Sequence[int],
         launcher: Launcher,
-        *,
-        host: str | None = None,
+        rules: CrewRules = CrewRules(),  # noqa: B008 - it is frozen
     ) -> None:
-        workers = len(lanes)
-        self.workers = sum(lanes)
-        self._lanes = list(lanes)
         self._workload = workload
-        self._launcher = launcher
-        self._fingerprint = take_fingerprint()
         self._layout = workload.network.layout
         self._dtype = workload.network.dtype
         self._blocks = Blocks(self._layout.size, os.cpu_count() or 1)
-        self._claims_memory, numbers = memory.create((workers, 2), "int64")
+        self._note = rules.note
+        places = len(lanes) + rules.extra
+        self._claims_memory, numbers = memory.create((places, 2), "int64")
         self._claims = Claims(numbers)
         #: Descriptors of our vectors, by their numbers; and the arrays, which keep their ids alive.
         self._descriptors: list[int] = []
@@ -123,47 +111,26 @@ class ProcessExchange(Exchange):
         #: Numbers of vectors that were released.
         self._free: list[int] = []
         self._serial = 0
-        #: Workers that ended while they computed a micro-shard, by step and micro-shard.
-        self._ended: Counter[tuple[int, int]] = Counter()
-        self._members: dict[int, _Member] = {}
-        self._selector = selectors.DefaultSelector()
-        self._door = Doorkeeper(host)
-        self._selector.register(self._door, selectors.EVENT_READ)
-        self._inbox = Inbox()
-        self._selector.register(self._inbox, selectors.EVENT_READ)
+        self._patience = Patience()
+        #: By worker; whoever is not here has nothing to do.
+        self._asked: dict[int, _Asked] = {}
+        self._watched = time.monotonic()
+        self._crew = Crew(lanes, launcher, self._introduce, self._room, rules)
         try:
-            for worker in range(workers):
-                self._start(worker)
-            self._await_workers(workers, "starting")
+            self._crew.start()
         except BaseException:
             self.close()
             raise
 
-    def _start(self, worker: int) -> None:
-        self._launcher.start(worker, self._door.address, self._door.secret)
-
-    def _await_workers(self, wanted: int, doing: str) -> None:
-        """Wait until so many workers are connected."""
-        deadline = time.monotonic() + START_DEADLINE_S
-        while len(self._members) < wanted:
-            for _ in self._events(_LOOK_S):
-                pass
-            for worker in set(range(len(self._lanes))) - set(self._members):
-                reason = self._launcher.ended(worker)
-                if reason is not None:
-                    raise WorkerLost(worker, doing, hint=reason)
-            if time.monotonic() > deadline:
-                missing = wanted - len(self._members)
-                raise ClusterUnreachable(
-                    f"{missing} of {len(self._lanes)} workers' processes did not start "
-                    f"within {START_DEADLINE_S:.0f} s",
-                    hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
-                )
+    @property
+    def workers(self) -> int:
+        """See `Exchange.workers`; those that are connected now."""
+        return self._crew.present
 
     @property
     def pids(self) -> dict[int, int]:
         """The process ids of the workers that are connected."""
-        return {worker: member.pid for worker, member in self._members.items()}
+        return {worker: member.pid for worker, member in self._crew.members.items()}
 
     # --- vectors
 
@@ -183,82 +150,29 @@ class ProcessExchange(Exchange):
         number = len(self._vectors)
         self._descriptors.append(descriptor)
         self._vectors.append(vector)
-        for member in self._members.values():
+        for member in self._crew.members.values():
             if member.channel.is_local:
                 # Whoever is gone is noticed where its end is heard of.
                 with contextlib.suppress(ChannelClosed):
                     member.channel.send(NewVector(number), [descriptor])
         return number
 
-    # --- connections
-
-    def _events(self, timeout: float | None) -> Iterator[tuple[int, Message | None]]:
-        """What happens within this time: a worker and its message, or None where it is gone."""
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._door:
-                for channel in self._door.admitted():
-                    self._selector.register(channel, selectors.EVENT_READ)
-                continue
-            if key.fileobj is self._inbox:
-                yield from self._brought()
-                continue
-            assert isinstance(key.fileobj, Channel)  # noqa: S101 - nothing else is registered
-            yield from self._heard(key.fileobj, key.data)
-
-    def _heard(self, channel: Channel, worker: int | None) -> Iterator[tuple[int, Message | None]]:
-        try:
-            for message in channel.pending():
-                if worker is None:
-                    worker = self._welcome(channel, expect(Hello, message))
-                    if self._members[worker].courier is not None:
-                        # The channel is the courier's from here on.
-                        yield worker, message
-                        return
-                elif isinstance(message, NewVector):
-                    self._attach(self._members[worker], message.vector)
-                    continue
-                yield worker, message
-        except ChannelClosed:
-            self._hang_up(channel)
-            if worker is not None:
-                del self._members[worker]
-                yield worker, None
-
-    def _brought(self) -> Iterator[tuple[int, Message | None]]:
-        """What a courier brought."""
-        worker, message = self._inbox.take()
-        if message is None:
-            self._members.pop(worker).hang_up()
-        yield worker, message
-
-    def _hang_up(self, channel: Channel) -> None:
-        self._selector.unregister(channel)
-        channel.close()
-
-    def _welcome(self, channel: Channel, hello: Hello) -> int:
-        theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
-        expect_same(self._fingerprint, theirs, hello.worker)
-        channel.send(Welcome(len(self._lanes)), [self._claims_memory] if channel.is_local else [])
+    def _introduce(self, channel: Channel) -> None:
+        """Tell a new worker of the memory that it shares."""
+        places = self._crew.places
+        channel.send(Welcome(places), [self._claims_memory] if channel.is_local else [])
         if channel.is_local:
             for number, descriptor in enumerate(self._descriptors):
                 channel.send(NewVector(number), [descriptor])
-        member = self._members[hello.worker] = _Member(channel, hello.pid)
-        if channel.is_local:
-            self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
-        else:
-            self._selector.unregister(channel)
-            room = functools.partial(self._room, member)
-            member.courier = Courier(hello.worker, channel, self._inbox, room)
-        return hello.worker
 
-    def _attach(self, member: _Member, number: int) -> None:
+    def _attach(self, member: Member, number: int) -> None:
         descriptor = member.channel.descriptor()
         try:
             member.vectors[number] = memory.attach(descriptor, (self._layout.size,), self._dtype)
         finally:
             os.close(descriptor)
 
-    def _room(self, member: _Member, message: Message) -> list[Array]:
+    def _room(self, member: Member, message: Message) -> list[Array]:
         """Vectors for the numbers that come with another machine's sums."""
         if not isinstance(message, Done):
             return []
@@ -286,40 +200,70 @@ class ProcessExchange(Exchange):
         self._serial += 1
         schedule = StepSchedule(range(plan.shards), self._claims)
         step = _Step(self._serial, task, vector, schedule)
-        if not self._members:
-            self._await_workers(1, str(task))
-        lanes = {worker: self._lanes[worker] for worker in sorted(self._members)}
+        self._watched = time.monotonic()
+        self._crew.look_after()
+        while self._crew.must_wait(str(task)):
+            self._listen(step, LOOK_S)
+        lanes = {w: n for w, n in self._crew.lanes.items() if w not in self._asked}
         for worker, shards in schedule.start(lanes).items():
             self._ask(step, worker, shards)
         while not schedule.complete:
-            for worker, message in self._events(_LOOK_S):
-                self._heed(step, worker, message)
-            if not self._members:
-                self._await_workers(1, str(task))
+            self._listen(step, self._alarm(step))
+            if not self._crew.members:
+                self._crew.must_wait(str(task))
             self._employ(step)
+        if self._asked:
+            # Whoever still computes has been overtaken by others.
+            self._claims.stop()
         return combine(schedule.nodes(), plan.shards, self._blocks).root(plan.rows)
 
-    def _heed(self, step: "_Step", worker: int, message: Message | None) -> None:
-        """What a worker's message, or its end, means for the step."""
-        if message is None:
-            self._lost(step, worker)
-        elif isinstance(message, Done) and message.serial == step.serial:
-            vectors = self._members[worker].vectors
-            step.schedule.deliver(worker, [node_of(node, vectors) for node in message.nodes])
-        elif isinstance(message, Failed) and message.serial == step.serial:
-            raise ShardFailed(worker, message.shard, str(step.task), message.cause)
+    def _listen(self, step: _Step, timeout: float) -> None:
+        """Hear what there is to hear, and look after those of whom there is nothing."""
+        for worker, message in self._crew.events(timeout):
+            if isinstance(message, NewVector):
+                self._attach(self._crew.members[worker], message.vector)
+            elif message is None:
+                self._lost(step, worker, "is gone")
+            else:
+                self._heed(step, worker, message)
+        self._watch(step)
+        self._crew.look_after()
 
-    def _employ(self, step: "_Step") -> None:
+    def _heed(self, step: _Step, worker: int, message: Message) -> None:
+        """What a worker's answer means for the step."""
+        asked = self._asked.pop(worker, None)
+        if not isinstance(message, Done | Failed) or message.serial != step.serial:
+            # An answer of a worker that was late for an earlier step.
+            return
+        if isinstance(message, Failed):
+            self._failed(step, worker, message)
+            return
+        vectors = self._crew.members[worker].vectors
+        nodes = [node_of(node, vectors) for node in message.nodes]
+        shards = step.schedule.deliver(worker, nodes)
+        if asked is not None and shards:
+            self._patience.measured(step.kind, time.monotonic() - asked.since, shards)
+
+    def _employ(self, step: _Step) -> None:
         """Give work to the workers that have none, as long as there is some."""
         if step.schedule.complete:
             return
-        for worker in sorted(set(self._members) - step.schedule.busy):
-            shards = step.schedule.next_for(worker)
+        for worker in self._idle(step):
+            shards = step.schedule.next_for(worker) or self._copy_for(step, worker)
             if shards is None:
                 return
             self._ask(step, worker, shards)
 
-    def _ask(self, step: "_Step", worker: int, shards: range) -> None:
+    def _idle(self, step: _Step) -> list[int]:
+        """Those who can be given something; who failed in this step only if there is no other."""
+        members = self._crew.members
+        if len(self._asked) == len(members):
+            return []
+        failed = {worker for causes in step.failures.values() for worker in causes}
+        idle = sorted(set(members) - set(self._asked))
+        return [w for w in idle if w not in failed] if set(members) - failed else idle
+
+    def _ask(self, step: _Step, worker: int, shards: range) -> None:
         task = step.task
         message = Compute(
             step.serial,
@@ -331,7 +275,9 @@ class ProcessExchange(Exchange):
             shards.stop,
             step.vector,
         )
-        member = self._members[worker]
+        member = self._crew.members[worker]
+        unseen = 1 if member.courier is None else len(shards)
+        self._asked[worker] = _Asked(step.serial, step.kind, unseen, time.monotonic(), shards.start)
         if member.courier is not None:
             self._claims.close(worker)
             member.courier.send(message, [self._vectors[step.vector]])
@@ -340,43 +286,82 @@ class ProcessExchange(Exchange):
         with contextlib.suppress(ChannelClosed):
             member.channel.send(message)
 
-    def _lost(self, step: "_Step", worker: int) -> None:
+    # --- workers who are late, frozen, failing or gone
+
+    def _alarm(self, step: _Step) -> float:
+        """Seconds until a worker will be late, if there is somebody to help it out."""
+        if not self._idle(step):
+            return LOOK_S
+        waits = [
+            self._patience.late(asked.kind, asked.shards) - asked.waited
+            for worker, asked in self._asked.items()
+            if worker in step.schedule.busy
+        ]
+        return max(0.001, min([LOOK_S, *waits]))
+
+    def _watch(self, step: _Step) -> None:
+        """Note who makes progress, and give up who has made none for far too long."""
+        now = time.monotonic()
+        # Were the driver itself frozen for a while, nobody else is to blame for it.
+        passed, self._watched = min(now - self._watched, 2 * LOOK_S), now
+        for worker, asked in list(self._asked.items()):
+            begun = self._claims.begun(worker)
+            if begun != asked.begun:
+                asked.begun, asked.waited = begun, 0.0
+                continue
+            asked.waited += passed
+            if asked.waited > self._patience.lost(asked.kind, asked.shards):
+                self._crew.give_up(worker)
+                self._lost(step, worker, f"has not answered for {asked.waited:.1f} s")
+
+    def _copy_for(self, step: _Step, worker: int) -> range | None:
+        """A copy of what a late worker has."""
+        for late, asked in self._asked.items():
+            if late in step.schedule.busy and asked.waited >= self._patience.late(
+                asked.kind, asked.shards
+            ):
+                shards = step.schedule.copy_for(worker, late)
+                if shards is not None:
+                    return shards
+        return None
+
+    def _failed(self, step: _Step, worker: int, failed: Failed) -> None:
+        """A worker raised: another one tries, unless that has been done."""
+        causes = step.failures[failed.shard]
+        causes[worker] = failed.cause
+        if len(causes) >= min(_FATAL_FAILURES, len(self._crew.members)):
+            raise self._fault(step, worker, failed.shard, failed.cause, failed.rows)
+        self._note(
+            f"worker {worker} failed on micro-shard {failed.shard} while {step.task}: "
+            f"{failed.cause}; another one tries"
+        )
+        step.schedule.lose(worker)
+
+    def _lost(self, step: _Step, worker: int, why: str) -> None:
         """A worker ended: the others take over, and another is started in its place."""
+        self._asked.pop(worker, None)
         if worker in step.schedule.busy:
             shard = self._claims.begun(worker)
-            self._ended[step.serial, shard] += 1
-            if self._ended[step.serial, shard] >= _FATAL:
-                cause = f"{_FATAL} workers ended while they computed it"
-                reason = self._launcher.ended(worker)
-                cause += f", the last because {reason}" if reason else ""
-                raise ShardFailed(worker, shard, str(step.task), cause)
+            step.deaths[shard] += 1
+            if step.deaths[shard] >= _FATAL_DEATHS:
+                cause = f"{_FATAL_DEATHS} workers ended or froze while they computed it"
+                rows = self._workload.plan(step.task).row_numbers(shard)
+                raise self._fault(step, worker, shard, cause, rows)
         step.schedule.lose(worker)
-        self._start(worker)
+        self._crew.lost(worker, why)
+
+    def _fault(
+        self, step: _Step, worker: int, shard: int, cause: str, rows: Sequence[int]
+    ) -> ShardFailed:
+        others = [str(other) for other in step.failures[shard] if other != worker]
+        if others:
+            cause += f" (worker {', '.join(others)} failed on it as well)"
+        return ShardFailed(worker, shard, str(step.task), cause, step.task.source, rows)
 
     def close(self) -> None:
         """End the workers' processes."""
-        self._door.close()
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, Channel):
-                self._hang_up(key.fileobj)
-        for member in self._members.values():
-            if member.courier is not None:
-                member.hang_up()
-        self._members = {}
-        self._selector.close()
-        self._inbox.close()
-        self._launcher.close()
+        self._crew.close()
         self._blocks.close()
         for descriptor in (self._claims_memory, *self._descriptors):
             os.close(descriptor)
         self._descriptors = []
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What is being computed."""
-
-    serial: int
-    task: Task
-    vector: int
-    schedule: StepSchedule

@@ -1,5 +1,7 @@
 """Gradient workers as Ray actors: Ray places, starts and watches them."""
 
+import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +17,15 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.channel import Address
+from cluster.crew import LOOK_S, CrewRules
 from cluster.errors import ClusterError, ClusterUnreachable
-from cluster.process_exchange import START_DEADLINE_S, ProcessExchange
+from cluster.process_exchange import ProcessExchange
 from cluster.serving import ServingWorker
 from cluster.worker import Workload
 from model.errors import SumgradError
+
+#: CPUs that were just given back may take so long to be free again, in seconds.
+_SETTLE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,12 @@ class Place:
 
     Attributes:
         lanes: Threads that compute in it.
-        bundle: Its bundle of the placement group, where there is one.
+        bundle: Its bundle of the placement group; None for one that goes where there is room.
         is_far: On another node than the driver.
     """
 
     lanes: int = 1
-    bundle: int = 0
+    bundle: int | None = 0
     is_far: bool = False
 
 
@@ -44,27 +50,47 @@ class Reservation:
     one process, so that their sums are added before they travel.
 
     Args:
-        workers: CPUs.
+        workers: CPUs; where others use some of them, fewer, but not fewer than the least.
+        rules: The least, how long to wait for them, and whom to tell.
 
     Raises:
-        ClusterUnreachable: The cluster does not give so many in time.
+        ClusterUnreachable: The cluster does not give so many in time, or it is time to stop.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.places = [Place()] * workers
+    def __init__(self, workers: int, rules: CrewRules) -> None:
         self.group: PlacementGroup | None = None
-        self.has_others = _nodes() > 1
+        self.has_others = _nodes() > 1 or rules.extra > 0
+        self.places = [Place()] * workers
+        #: Of the places, how many are for workers who come when there is room.
+        self.extra = 0
         if not self.has_others:
             return
-        self.group = placement_group([{"CPU": 1}] * workers, strategy="PACK")
-        if not self.group.wait(START_DEADLINE_S):
+        wanted = max(min(rules.least, workers), _free_cpus(workers))
+        self.group = placement_group([{"CPU": 1}] * wanted, strategy="PACK")
+        try:
+            self._await(self.group, wanted, rules)
+        except BaseException:
             self.close()
-            raise ClusterUnreachable(
-                f"the cluster had no {workers} CPUs free within {START_DEADLINE_S:.0f} s",
-                hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
-            )
+            raise
         table = placement_group_table(self.group)
-        self.places = places(table["bundles_to_node_id"], ray.get_runtime_context().get_node_id())
+        own = ray.get_runtime_context().get_node_id()
+        self.places = places(table["bundles_to_node_id"], own)
+        self.places += [Place(bundle=None)] * (workers - wanted + rules.extra)
+        self.extra = workers - wanted + rules.extra
+
+    def _await(self, group: PlacementGroup, workers: int, rules: CrewRules) -> None:
+        if group.wait(LOOK_S):
+            return
+        rules.note(f"waiting for {workers} free CPUs; for {rules.wait_s:.0f} s at most")
+        deadline = time.monotonic() + rules.wait_s
+        while not group.wait(LOOK_S):
+            if rules.is_stopping():
+                raise ClusterUnreachable(f"stopped while waiting for {workers} free CPUs")
+            if time.monotonic() > deadline:
+                raise ClusterUnreachable(
+                    f"the cluster had no {workers} CPUs free within {rules.wait_s:.0f} s",
+                    hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
+                )
 
     def close(self) -> None:
         """Give the CPUs back."""
@@ -120,6 +146,8 @@ class RayLauncher:
 
     def start(self, worker: int, address: Address, secret: bytes) -> None:
         """See `Launcher.start`."""
+        # One that no longer serves may still hold the place's CPU.
+        self.end(worker)
         place = self._reservation.places[worker]
         actor: Any = self._actor_class(place).remote(worker, self._workload, place.lanes)
         if place.is_far:
@@ -129,7 +157,7 @@ class RayLauncher:
 
     def _actor_class(self, place: Place) -> Any:
         strategy: Any = "DEFAULT"
-        if self._reservation.group is not None:
+        if self._reservation.group is not None and place.bundle is not None:
             strategy = PlacementGroupSchedulingStrategy(
                 self._reservation.group, placement_group_bundle_index=place.bundle
             )
@@ -153,11 +181,17 @@ class RayLauncher:
             return _cause(error)
         return "it stopped serving"
 
+    def end(self, worker: int) -> None:
+        """See `Launcher.end`."""
+        if worker in self._actors:
+            # Ray may know that it is gone.
+            with contextlib.suppress(RayError):
+                ray.kill(self._actors.pop(worker))
+
     def close(self) -> None:
         """See `Launcher.close`."""
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors = {}
+        for worker in list(self._actors):
+            self.end(worker)
         self._reservation.close()
 
 
@@ -166,8 +200,9 @@ class RayExchange(ProcessExchange):
 
     Args:
         workload: Network, rows and plans; the rows go into the object store, once.
-        workers: How many actors, each with one CPU.
+        workers: How many to start with, each with one CPU.
         env_vars: Environment of the workers' processes, where they do not inherit this one's.
+        rules: How few there may be, and who may join.
 
     Raises:
         ClusterUnreachable: The workers did not start in time.
@@ -175,21 +210,38 @@ class RayExchange(ProcessExchange):
     """
 
     def __init__(
-        self, workload: Workload, workers: int, *, env_vars: Mapping[str, str] | None = None
+        self,
+        workload: Workload,
+        workers: int,
+        *,
+        env_vars: Mapping[str, str] | None = None,
+        rules: CrewRules = CrewRules(),  # noqa: B008 - it is frozen
     ) -> None:
-        reservation = Reservation(workers)
+        reservation = Reservation(workers, rules)
+        # Only where there may be other nodes is a port opened to them.
+        host = _own_address() if reservation.has_others else None
         super().__init__(
             workload,
-            [place.lanes for place in reservation.places],
+            [place.lanes for place in reservation.places if place.bundle is not None],
             RayLauncher(workload, reservation, env_vars),
-            # Only where there are other nodes is a port opened to them.
-            host=_own_address() if reservation.has_others else None,
+            replace(rules, host=host, extra=reservation.extra),
         )
 
 
 def _own_address() -> str:
     """This machine's address as its neighbours know it."""
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray's
+
+
+def _free_cpus(wanted: int) -> int:
+    """CPUs that nobody uses, at most as many as wanted."""
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        free = int(resources.get("CPU", 0))
+        if free >= wanted or time.monotonic() > deadline:
+            return min(free, wanted)
+        time.sleep(0.1)
 
 
 def _nodes() -> int:

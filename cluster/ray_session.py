@@ -30,19 +30,20 @@ PROBE_TIMEOUT_S = 3.0
 
 
 @contextlib.contextmanager
-def ray_session(address: str, workers: int | None) -> Iterator[int]:
+def ray_session(address: str, workers: int | None, *, least: int | None = None) -> Iterator[int]:
     """Connect to Ray, and let go of it at the end.
 
     Args:
         address: ``local`` for an instance of our own on this machine, which ends with us, or the
             ``host:port`` of a cluster, or ``auto`` for the one that runs on this machine.
         workers: How many CPUs are wanted; None for all there are.
+        least: How few will do; by default no fewer than wanted.
 
     Yields:
         The number of workers to start.
 
     Raises:
-        ClusterUnreachable: Nothing answers there, or it has fewer CPUs than wanted.
+        ClusterUnreachable: Nothing answers there, or it has too few CPUs.
     """
     expect_answer(address)
     wanted = {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT, **_client_environment(address)}
@@ -54,9 +55,9 @@ def ray_session(address: str, workers: int | None) -> Iterator[int]:
     # would stand in for ours; so it is started from a folder that has nothing in it.
     with tempfile.TemporaryDirectory(prefix="sumgrad-", ignore_cleanup_errors=True) as empty:
         try:
-            with _current_folder(empty), own_termination():
-                _init(address, workers)
-            yield _available_workers(workers)
+            with _current_folder(empty), own_termination(), _own_output():
+                _init(address, workers if least is None else least)
+            yield _available_workers(workers, least)
         finally:
             ray.shutdown()
 
@@ -90,6 +91,23 @@ def own_termination() -> Iterator[None]:
         signal.signal = install
 
 
+@contextlib.contextmanager
+def _own_output() -> Iterator[None]:
+    """Keep Ray from printing what its daemons say, such as of workers that were killed.
+
+    It goes to stdout, where results are, and no option of Ray's turns it off. What it says of
+    workers is told by those who notice.
+    """
+    from ray._private import worker
+
+    listen = worker.listen_error_messages
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = listen
+
+
 def _init(address: str, workers: int | None) -> None:
     import ray
     from ray.exceptions import RayError
@@ -120,19 +138,19 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _available_workers(wanted: int | None) -> int:
+def _available_workers(wanted: int | None, least: int | None) -> int:
     import ray
+
+    least = least or wanted or 1
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
     cpus = int(resources.get("CPU", 0))
-    if wanted is not None and wanted > cpus:
+    if least > cpus:
         raise ClusterUnreachable(
-            f"the job needs {wanted} workers of one CPU each, the cluster has {cpus}",
-            hint=f"set cluster.workers to {cpus} or fewer, or add nodes",
+            f"the job needs {least} workers of one CPU each, the cluster has {cpus}",
+            hint=f"set cluster.workers to {cpus} or fewer, or add nodes" if cpus else "add nodes",
         )
-    if cpus < 1:
-        raise ClusterUnreachable("the cluster has no CPU to run a worker on")
-    return wanted or cpus
+    return min(wanted or cpus, cpus)
 
 
 def expect_answer(address: str) -> None:

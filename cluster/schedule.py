@@ -99,7 +99,8 @@ class Claims:
 class StepSchedule:
     """The micro-shards of one step, or of a part of it: given out, taken over, delivered.
 
-    At any time each of them has been delivered, or is assigned to a worker, or is left over.
+    At any time each of them has been delivered, or is assigned to a worker, or is left over. Where
+    a worker is late, another may be given a copy of what it has: whoever delivers first counts.
 
     Args:
         shards: What is to be computed.
@@ -115,14 +116,19 @@ class StepSchedule:
         self._assigned: dict[int, range] = {}
         #: Of workers that were lost.
         self._left_over: list[range] = []
+        #: Workers of whose micro-shards somebody else has a copy, and answers for them.
+        self._copied: set[int] = set()
         self._nodes: list[Node] = []
 
     def start(self, lanes: Mapping[int, int]) -> dict[int, range]:
         """The first shares; workers for whom there is nothing get none.
 
         Args:
-            lanes: Of each worker.
+            lanes: Of each worker; where there is none, all is left over for whoever comes.
         """
+        if not lanes:
+            self._left_over.append(self._shards)
+            return {}
         first = self._shards.start
         dealt = shares(len(self._shards), list(lanes.values()))
         for worker, share in zip(lanes, dealt, strict=True):
@@ -145,25 +151,39 @@ class StepSchedule:
         """Whether every micro-shard has been delivered."""
         return 0 not in self._delivered
 
-    def deliver(self, worker: int, nodes: Sequence[Node]) -> None:
-        """A worker is done with what it was given."""
+    def deliver(self, worker: int, nodes: Sequence[Node]) -> int:
+        """A worker is done with what it was given.
+
+        Returns:
+            How many micro-shards it has summed.
+        """
+        summed = 0
         for node in nodes:
-            leaves = node.leaves
-            for shard in range(leaves.start, min(leaves.stop, self._shards.stop)):
+            leaves = range(node.leaves.start, min(node.leaves.stop, self._shards.stop))
+            for shard in leaves:
                 self._delivered[shard - self._shards.start] = 1
+            summed += len(leaves)
         self._nodes.extend(nodes)
         self._release(worker)
+        return summed
 
     def lose(self, worker: int) -> None:
         """A worker is gone with all that it has not delivered."""
         self._release(worker)
 
     def _release(self, worker: int) -> None:
-        given = self._assigned.pop(worker, range(0))
+        missing = self._missing(worker)
+        if missing and worker not in self._copied:
+            self._left_over.append(missing)
+        self._assigned.pop(worker, None)
+        self._copied.discard(worker)
+
+    def _missing(self, worker: int) -> range:
+        """What a worker has of micro-shards that have not been delivered."""
+        given = self._assigned.get(worker, range(0))
         own = range(given.start, min(given.stop, self._claims.limit(worker)))
         missing = [s for s in own if not self._delivered[s - self._shards.start]]
-        if missing:
-            self._left_over.append(range(missing[0], missing[-1] + 1))
+        return range(missing[0], missing[-1] + 1) if missing else range(0)
 
     def next_for(self, worker: int) -> range | None:
         """Something for an idle worker: what a lost one left, or a part of another's share."""
@@ -173,6 +193,14 @@ class StepSchedule:
         if slowest is None or not self._claims.rest(slowest):
             return None
         return self._assign(worker, self._claims.take_over(slowest))
+
+    def copy_for(self, worker: int, late: int) -> range | None:
+        """For an idle worker a copy of what a late one has, unless somebody has one already."""
+        missing = self._missing(late)
+        if late in self._copied or not missing:
+            return None
+        self._copied.add(late)
+        return self._assign(worker, missing)
 
     def nodes(self) -> list[Node]:
         """The delivered nodes, every micro-shard once."""

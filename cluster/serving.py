@@ -115,7 +115,7 @@ class ServingWorker:
                 claimed = self._claims.claimed(worker.index, shards)
                 nodes = worker.compute_alone(task, claimed, flat)
         except ShardFailed as failure:
-            self._channel.send(Failed(asked.serial, failure.shard, failure.cause))
+            self._channel.send(Failed(asked.serial, failure.shard, failure.cause, failure.rows))
         else:
             self._deliver(asked.serial, nodes)
             # The driver is busy with the update now.

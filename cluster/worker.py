@@ -163,7 +163,9 @@ class GradientWorker:
                     total = self._sum_shard(task, plan, shard, parameters)
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
-                    raise ShardFailed(self.index, shard, str(task), cause) from error
+                    rows = self._to_blame(task, plan.row_numbers(shard), parameters)
+                    doing = str(task)
+                    raise ShardFailed(self.index, shard, doing, cause, task.source, rows) from error
                 tree.add(Node(0, shard, total))
         return tree.nodes()
 
@@ -175,8 +177,13 @@ class GradientWorker:
     def _sum_shard(
         self, task: Task, plan: StepPlan, shard: int, parameters: Parameters
     ) -> PartialSum:
-        network = self.workload.network
         x, d = self._fetch(task, plan, shard)
+        return self._sum(task, x, d, parameters)
+
+    def _sum(
+        self, task: Task, x: Array, d: NDArray[np.generic], parameters: Parameters
+    ) -> PartialSum:
+        network = self.workload.network
         cache = self._cache.first(len(x))
         if task.kind == "evaluation":
             seen = network.evaluation_sum(parameters, x, d, cache=cache)
@@ -184,6 +191,18 @@ class GradientWorker:
         into = self.vectors.take()
         summed = network.gradient_sum(parameters, x, d, into=into, cache=cache)
         return PartialSum(into.flat, summed.divergence, 0, summed.count)
+
+    def _to_blame(self, task: Task, rows: list[int], parameters: Parameters) -> list[int]:
+        """Of rows whose sum raised, the first that raises by itself; all of them if none does."""
+        source = self.workload.sources[task.source]
+        for row in rows:
+            try:
+                alone = self._sum(task, *source.fetch(np.array([row])), parameters)
+            except Exception:  # noqa: BLE001 - it is the one that was looked for
+                return [row]
+            if alone.gradient is not None:
+                self.vectors.give_back(alone.gradient)
+        return rows
 
     def _fetch(self, task: Task, plan: StepPlan, shard: int) -> Batch:
         if self._ahead is not None:

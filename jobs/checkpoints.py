@@ -194,8 +194,8 @@ class Checkpointer:
     written no other is begun, so that with a slow disk they come less often.
 
     Args:
-        open_folder: Gives the folder; waits until it is known which it is. None for a run that could
-            not begin, which is told elsewhere.
+        open_folder: Gives the folder; waits until it is known which it is. None for a run that
+            could not begin, which is told elsewhere.
         job: What the run is identified by.
         interval: When.
         warn: Takes a line when writing begins to fail, and one when it works again.

@@ -11,7 +11,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -224,16 +226,49 @@ class StopSpec(_Section):
     """Such as `{patience: 5}`: stop when the validation loss no longer falls, keep the best."""
 
 
+class WorkerRange(_Section):
+    """How many workers there may be."""
+
+    min: Count = 1
+    """With fewer, the run waits."""
+    max: Count | None = None
+    """More join, up to so many, when the cluster has room; default: all CPUs there are."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            facts = {"message": f"is less than min ({self.min})", "hint": "", "key": "max"}
+            raise PydanticCustomError("option", "{message}", facts)
+        return self
+
+
+WorkerCount = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[WorkerRange, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, dict | WorkerRange) else "number"),
+]
+
+
 class ClusterSpec(_Section):
     """Where it runs. The weights do not depend on any of this but `shard_rows`."""
 
     address: str = "local"
     """`inline` (this process, no Ray), `local` (Ray on this machine), or a cluster's address."""
-    workers: Count | None = None
-    """Gradient workers; default: one for each CPU."""
+    workers: WorkerCount | None = None
+    """Gradient workers: a number, or a range such as `{min: 2, max: 8}` within which the run may
+    shrink and grow; default: one for each CPU, and one at least."""
+    wait_seconds: NonNegative = 300.0
+    """With fewer workers than it needs a run waits so long for more, and then ends with exit code
+    3; `sumgrad resume` goes on."""
     shard_rows: Count | None = None
     """Rows of a micro-shard, the unit of work and of exact summing; default: half of a step's, but
     from 32 to 256."""
+
+    @property
+    def worker_range(self) -> WorkerRange:
+        """How many workers there may be, whichever way it was said."""
+        if isinstance(self.workers, int):
+            return WorkerRange(min=self.workers, max=self.workers)
+        return self.workers or WorkerRange()
 
 
 class CheckpointSpec(_Section):

@@ -222,6 +222,9 @@ def _path(fault: ErrorDetails) -> tuple[str | int, ...]:
             path.append(part)
             here = _item_section(here)
         elif isinstance(here, type) and issubclass(here, BaseModel):
+            is_unknown = fault["type"] == "extra_forbidden" and part == location[-1]
+            if part not in here.model_fields and not is_unknown:
+                continue
             path.append(part)
             field = here.model_fields.get(part)
             here = field.annotation if field else None

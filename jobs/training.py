@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session, usable_cpus
@@ -155,7 +156,7 @@ class _Training:
             job = in_background("data", lambda: assemble(spec, prepare(spec)))
             start = in_background("start", lambda: self._starting_point(job.result()))
             run = in_background("run", lambda: self._begin(job.result(), start, store))
-            with _truthful(run), _exchange(spec, job) as exchange:
+            with _truthful(run), _exchange(spec, job, reporter, stop) as exchange:
                 return self._train(job.result(), start.result(), run, exchange, stop)
 
     def _starting_point(self, job: Job) -> Snapshot | None:
@@ -204,19 +205,38 @@ def _expect_output(spec: JobSpec) -> None:
 
 
 @contextmanager
-def _exchange(spec: JobSpec, job: "Future[Job]") -> Iterator[Exchange]:
+def _exchange(
+    spec: JobSpec, job: "Future[Job]", reporter: Reporter, stop: StopRequest
+) -> Iterator[Exchange]:
     """An exchange at the place that the spec names."""
-    if spec.cluster.address == "inline":
-        lanes = spec.cluster.workers or usable_cpus()
+    address, wanted = spec.cluster.address, spec.cluster.worker_range
+    if address == "inline":
+        lanes = max(wanted.min, min(usable_cpus(), wanted.max or usable_cpus()))
         with InlineExchange(job.result().workload, lanes) as exchange:
             yield exchange
         return
-    with ray_session(spec.cluster.address, spec.cluster.workers) as workers:
+    with ray_session(address, wanted.max, least=wanted.min) as workers:
         from cluster.ray_exchange import RayExchange
 
-        # A local Ray's workers inherit this process's environment.
-        env_vars = None if spec.cluster.address == "local" else WORKER_ENVIRONMENT
-        with RayExchange(job.result().workload, workers, env_vars=env_vars) as exchange:
+        # A local Ray has the CPUs that it has, and its workers inherit this process's environment.
+        is_local = address == "local"
+        extra = max(0, (wanted.max or 0) - workers)
+        if extra:
+            reporter.note(
+                f"asked for up to {wanted.max} workers, the cluster has {workers} CPUs: begins "
+                f"with {workers}" + ("" if is_local else ", and more join when there is room")
+            )
+        rules = CrewRules(
+            least=wanted.min,
+            wait_s=spec.cluster.wait_seconds,
+            extra=0 if is_local else extra,
+            note=reporter.note,
+            is_stopping=lambda: stop.asked() is not None,
+        )
+        env_vars = None if is_local else WORKER_ENVIRONMENT
+        with RayExchange(
+            job.result().workload, workers, env_vars=env_vars, rules=rules
+        ) as exchange:
             yield exchange
 
 

@@ -11,7 +11,9 @@ from model.errors import SumgradError
 
 MADE: dict[str, SumgradError] = {
     "WorkerLost": cluster.errors.WorkerLost(2, "starting", hint="look"),
-    "ShardFailed": cluster.errors.ShardFailed(1, 4, "summing", "MemoryError: none left"),
+    "ShardFailed": cluster.errors.ShardFailed(
+        1, 4, "summing", "MemoryError: none left", "train", [7]
+    ),
     "Diverged": cluster.errors.Diverged(3, 40, "the loss", "eta is large", hint="lower it"),
     "DataError": jobs.errors.DataError("is null", file="a.csv", column="x", row=3, hint="fill"),
     "SpecError": jobs.errors.SpecError("unknown key", place="job.yaml, line 3: etaa"),

@@ -46,6 +46,9 @@ class ProcessLauncher:
         code = self.processes[worker].exitcode
         return None if code is None else f"its process ended with {code}"
 
+    def end(self, worker: int) -> None:
+        self.processes[worker].kill()
+
     def close(self) -> None:
         for process in self._all:
             process.kill()

@@ -27,10 +27,13 @@ class SeveralWorkers(Exchange):
     """Some workers whose answers arrive in a random order."""
 
     def __init__(self, job: SmallJob, workers: int) -> None:
-        self.workers = workers
         self._job = job
         self._workers = [GradientWorker(i, job.workload) for i in range(workers)]
         self._shuffle = random.Random(workers).shuffle
+
+    @property
+    def workers(self) -> int:
+        return len(self._workers)
 
     def answers(self, task: Task, flat: Array) -> list[Node]:
         """What the workers send, in the order of arrival."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
+from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import WorkerLost
 from cluster.exchange import Exchange, InlineExchange
@@ -97,7 +98,9 @@ def test_workers_of_other_machines_give_the_bits_of_inline(
     small_job: SmallJob, alone: Outcome, workers: int, far: set[int]
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset(far))
-    with ProcessExchange(small_job.workload, [1] * workers, launcher, host="127.0.0.1") as exchange:
+    with ProcessExchange(
+        small_job.workload, [1] * workers, launcher, CrewRules(host="127.0.0.1")
+    ) as exchange:
         before = exchange.pids
         outcome = train(small_job, exchange)
         assert exchange.pids == before
@@ -108,7 +111,9 @@ def test_lanes_of_other_machines_give_the_bits_of_inline(
     small_job: SmallJob, alone: Outcome
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset({0, 2}), lanes=3)
-    with ProcessExchange(small_job.workload, [3, 1, 3], launcher, host="127.0.0.1") as exchange:
+    with ProcessExchange(
+        small_job.workload, [3, 1, 3], launcher, CrewRules(host="127.0.0.1")
+    ) as exchange:
         assert exchange.workers == 7
         assert train(small_job, exchange).W.tobytes() == alone.W.tobytes()
 
@@ -117,7 +122,9 @@ def test_a_killed_worker_of_another_machine_costs_no_bit(
     small_job: SmallJob, alone: Outcome
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset({0, 1}))
-    with ProcessExchange(small_job.workload, [1] * 3, launcher, host="127.0.0.1") as exchange:
+    with ProcessExchange(
+        small_job.workload, [1] * 3, launcher, CrewRules(host="127.0.0.1")
+    ) as exchange:
         before = exchange.pids
 
         def kill(step: int) -> None:
@@ -208,7 +215,7 @@ def test_nothing_is_left_behind(small_job: SmallJob) -> None:
     with ProcessExchange(small_job.workload, [1, 1], launcher) as exchange:
         exchange.total(Task("gradient", "full"), small_job.W)
         pids = list(exchange.pids.values())
-        address = exchange._door.address
+        address = exchange._crew._door.address
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(address.local))
@@ -230,13 +237,13 @@ def test_vectors_are_used_again(small_job: SmallJob, started: Start) -> None:
 def test_workers_end_when_the_driver_is_gone(small_job: SmallJob, started: Start) -> None:
     exchange = started(small_job.workload, 2)
     pids = exchange.pids
-    for member in exchange._members.values():
+    for member in exchange._crew.members.values():
         member.channel.close()
     deadline = time.monotonic() + 20
     while any(running(pid) for pid in pids.values()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    exchange._members.clear()
+    exchange._crew.members.clear()
 
 
 def open_descriptors() -> int:

@@ -38,8 +38,10 @@ def nodes_of(shards: range | list[int], of: int) -> list[Node]:
 class Simulation:
     """Workers that compute one micro-shard at a time, in a random order, and may be lost."""
 
-    def __init__(self, shards: int, workers: int, seed: int) -> None:
+    def __init__(self, shards: int, workers: int, seed: int, *, late: bool = False) -> None:
+        """Where some are late, others are given copies of what they have."""
         self.shards = shards
+        self.late = late
         self.random = random.Random(seed)
         self.claims = Claims.of(workers)
         self.schedule = StepSchedule(range(shards), self.claims)
@@ -74,6 +76,9 @@ class Simulation:
             if self.schedule.complete:
                 return
             shards = self.schedule.next_for(worker)
+            if shards is None and self.late:
+                late = self.random.choice(sorted(self.running))
+                shards = self.schedule.copy_for(worker, late)
             if shards is not None:
                 self.idle.remove(worker)
                 self.running[worker] = (self.claims.claimed(worker, shards), [])
@@ -90,18 +95,19 @@ class Simulation:
     workers=st.integers(1, 9),
     seed=st.integers(0, 10**6),
     lose=st.booleans(),
+    late=st.booleans(),
 )
 def test_every_micro_shard_is_delivered_and_counted_once(
-    shards: int, workers: int, seed: int, lose: bool
+    shards: int, workers: int, seed: int, lose: bool, late: bool
 ) -> None:
-    simulation = Simulation(shards, workers, seed)
+    simulation = Simulation(shards, workers, seed, late=late)
     simulation.run(lose=lose)
     tree = TreeSum(shards)
     for node in simulation.schedule.nodes():
         tree.add(node)
     root = tree.root(shards)
     assert root.divergence == sum(float(1 << min(shard, 40)) for shard in range(shards))
-    if not lose:
+    if not (lose or late):
         assert simulation.computed == shards, "something was computed twice without need"
 
 
@@ -123,6 +129,31 @@ def test_nothing_is_taken_over_that_has_been_begun() -> None:
     schedule.deliver(1, nodes_of([1], 2))
     assert schedule.next_for(1) is None
     assert not schedule.complete
+
+
+def test_what_a_late_worker_has_is_copied_once_and_its_own_answer_counts_too() -> None:
+    claims = Claims.of(3)
+    schedule = StepSchedule(range(12), claims)
+    assert schedule.start({0: 1, 1: 1, 2: 1}) == {0: range(4), 1: range(4, 8), 2: range(8, 12)}
+    late = claims.claimed(0, range(4))
+    assert [next(late) for _ in range(4)] == [0, 1, 2, 3]
+    for worker in (1, 2):
+        schedule.deliver(worker, nodes_of(range(4 * worker, 4 * worker + 4), 12))
+    assert schedule.next_for(1) is None
+    assert schedule.copy_for(1, late=0) == range(4), "nothing of it has been delivered"
+    assert schedule.copy_for(2, late=0) is None
+    assert schedule.next_for(2) == range(2, 4), "but the copy is shared out as any other work"
+    schedule.lose(0)
+    schedule.deliver(1, nodes_of([0, 1], 12))
+    schedule.deliver(2, nodes_of([2, 3], 12))
+    assert schedule.complete
+    assert sum(node.sum.count for node in schedule.nodes()) == 12
+
+
+def test_everything_is_left_over_where_there_is_nobody_to_begin() -> None:
+    schedule = StepSchedule(range(3), Claims.of(1))
+    assert schedule.start({}) == {}
+    assert schedule.next_for(0) == range(3)
 
 
 def test_what_both_computed_is_counted_once() -> None:

@@ -2,15 +2,18 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cluster import process_exchange
+from cluster import crew, patience, process_exchange
 from cluster.blocks import Blocks
 from cluster.convergence import StopReason, StopRule
+from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
@@ -134,13 +137,13 @@ def test_a_worker_that_raises_is_named_with_its_micro_shard(ray_cpus: int) -> No
     assert "epoch 1, step 1" in str(outcome.failure)
 
 
-def test_a_micro_shard_that_ends_two_workers_ends_the_run(ray_cpus: int) -> None:
+def test_a_micro_shard_that_ends_three_workers_ends_the_run(ray_cpus: int) -> None:
     workload = faulty(die)
     with RayExchange(workload, 2) as exchange:
         outcome = train_without_validation(workload, exchange)
     assert isinstance(outcome.failure, ShardFailed)
     assert outcome.failure.shard == 6
-    assert "2 workers ended while they computed it" in str(outcome.failure)
+    assert "3 workers ended or froze while they computed it" in str(outcome.failure)
     assert outcome.W.tobytes() == initial_parameters(NETWORK, seed=6).flat.tobytes()
 
 
@@ -182,6 +185,47 @@ def test_a_killed_worker_is_replaced_and_no_bit_changes(ray_cpus: int) -> None:
     assert outcome.W.tobytes() == alone.W.tobytes()
 
 
+def test_a_frozen_worker_is_replaced_and_its_process_ended(
+    ray_cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_LOST_S", 1.0)
+    workload, notes = make_workload(90), list[str]()
+    steps = 0
+    with RayExchange(workload, 2, rules=CrewRules(note=notes.append)) as exchange:
+        before = exchange.pids
+
+        def freeze_one(step: int) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == 3:
+                os.kill(before[0], signal.SIGSTOP)
+
+        def is_replaced() -> StopReason | None:
+            replaced = exchange.pids.get(0) not in (None, before[0])
+            return StopReason.TERMINATED if replaced else None
+
+        recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(10**6))
+        plan = workload.plans["train"]
+        driver = ParameterDriver(
+            recipe, plan, exchange, on_step=freeze_one, should_stop=is_replaced
+        )
+        outcome = driver.run(initial_parameters(NETWORK, seed=6).flat)
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{before[0]}").exists():
+            assert time.monotonic() < deadline, "the frozen process is still there"
+            time.sleep(0.05)
+    assert outcome.reason is StopReason.TERMINATED, notes
+    left = iter(range(outcome.steps))
+    driver = ParameterDriver(
+        recipe,
+        plan,
+        InlineExchange(workload),
+        should_stop=lambda: None if next(left, None) is not None else StopReason.TERMINATED,
+    )
+    alone = driver.run(initial_parameters(NETWORK, seed=6).flat)
+    assert outcome.W.tobytes() == alone.W.tobytes()
+
+
 def train_without_validation(workload: Workload, exchange: Exchange) -> Outcome:
     recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(3))
     driver = ParameterDriver(recipe, workload.plans["train"], exchange)
@@ -192,6 +236,6 @@ def test_a_worker_with_another_arithmetic_is_refused(
     ray_cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = replace(take_fingerprint(), blas="another BLAS")
-    monkeypatch.setattr(process_exchange, "take_fingerprint", lambda: other)
+    monkeypatch.setattr(crew, "take_fingerprint", lambda: other)
     with pytest.raises(FingerprintMismatch, match=r"worker \d's blas"):
         RayExchange(make_workload(None), 1)

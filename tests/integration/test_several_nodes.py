@@ -2,13 +2,15 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from cluster.convergence import StopRule
+from cluster.convergence import StopReason, StopRule
+from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_exchange import RayExchange, places
@@ -86,3 +88,86 @@ def test_the_cpus_are_given_back(nodes: Cluster) -> None:
         with RayExchange(make_workload(90), 6):
             pass
     assert ray.cluster_resources().get("CPU") == 6  # type: ignore[no-untyped-call]
+
+
+def stop_after(steps: int) -> Callable[[], StopReason | None]:
+    """A reason to stop after so many steps."""
+    left = iter(range(steps))
+    return lambda: None if next(left, None) is not None else StopReason.TERMINATED
+
+
+def run(
+    workload: Workload, exchange: Exchange, should_stop: Callable[[], StopReason | None]
+) -> Outcome:
+    recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(10**6))
+    driver = ParameterDriver(recipe, workload.plans["train"], exchange, should_stop=should_stop)
+    return driver.run(initial_parameters(NETWORK, seed=6).flat)
+
+
+def expect_undisturbed(outcome: Outcome, workload: Workload) -> None:
+    """The bits are those of a run in which nothing happened."""
+    alone = run(workload, InlineExchange(workload), stop_after(outcome.steps))
+    assert outcome.failure is None
+    assert outcome.steps == alone.steps
+    assert outcome.W.tobytes() == alone.W.tobytes()
+
+
+def until(condition: Callable[[], bool], seconds: float) -> Callable[[], StopReason | None]:
+    """A reason to stop once it holds; or, as a fault, if it does not in time."""
+    deadline = time.monotonic() + seconds
+    looked = 0.0
+
+    def reason() -> StopReason | None:
+        nonlocal looked
+        now = time.monotonic()
+        if now - looked < 0.05:
+            return None
+        looked = now
+        if now > deadline:
+            return StopReason.INTERRUPTED
+        return StopReason.TERMINATED if condition() else None
+
+    return reason
+
+
+def test_a_node_that_goes_away_and_one_that_comes(nodes: Cluster) -> None:
+    """Work goes on with fewer workers, and with more again once there is room."""
+    workload, notes = make_workload(90), list[str]()
+    added = nodes.add_node(num_cpus=2)
+    while ray.cluster_resources().get("CPU") != 8:  # type: ignore[no-untyped-call]
+        time.sleep(0.1)
+    with RayExchange(workload, 8, rules=CrewRules(least=2, note=notes.append)) as exchange:
+        assert exchange.workers == 8
+        steps: list[str] = []
+
+        def events() -> bool:
+            if not steps:
+                steps.append("removed")
+                nodes.remove_node(added)
+            elif steps[-1] == "removed" and exchange.workers == 6:
+                steps.append("added")
+                nodes.add_node(num_cpus=2)
+            return steps[-1] == "added" and exchange.workers == 8
+
+        outcome = run(workload, exchange, until(events, 60))
+    assert outcome.reason is StopReason.TERMINATED, (steps, notes)
+    expect_undisturbed(outcome, workload)
+
+
+def test_workers_join_when_the_cluster_grows(nodes: Cluster) -> None:
+    workload, notes = make_workload(90), list[str]()
+    cpus = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
+    rules = CrewRules(least=1, extra=1, note=notes.append)
+    with RayExchange(workload, cpus, rules=rules) as exchange:
+        assert exchange.workers == cpus
+        added: list[object] = []
+
+        def events() -> bool:
+            if not added:
+                added.append(nodes.add_node(num_cpus=1))
+            return exchange.workers == cpus + 1
+
+        outcome = run(workload, exchange, until(events, 60))
+    assert outcome.reason is StopReason.TERMINATED, notes
+    assert notes == [f"worker {cpus - 3} joined: {cpus + 1} workers now"]
+    expect_undisturbed(outcome, workload)

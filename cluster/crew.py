@@ -1,0 +1,357 @@
+"""The processes of the workers: started, let in, heard, replaced when they end, waited for.
+
+A place is a number that a worker has; whoever takes a lost one's place has its number. Work goes on
+with the workers that are there. Only with fewer than the least number it waits, and says so.
+"""
+
+import selectors
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cluster.channel import Address, Channel
+from cluster.courier import Courier, Inbox
+from cluster.doorkeeper import Doorkeeper
+from cluster.errors import ChannelClosed, ClusterUnreachable, WorkerLost
+from cluster.fingerprint import Fingerprint, expect_same, take_fingerprint
+from cluster.messages import Hello, Message, expect
+from model.checks import Array
+
+#: How long workers may take to start before it is told that they do not, in seconds.
+START_DEADLINE_S = 60.0
+#: How often it is looked whether a worker that is starting has failed, in seconds.
+LOOK_S = 1.0
+#: So often in a row a worker may fail to start before that is an error, if there is no other.
+_MOST_TRIES = 3
+#: Pauses between such failures double from the first to the last of these, in seconds.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+#: So long lost workers' places may be empty before there are too few, in seconds.
+_REPLACEMENT_S = 10.0
+
+
+class Launcher(Protocol):
+    """Starts the processes of workers and watches them."""
+
+    def start(self, worker: int, address: Address, secret: bytes) -> None:
+        """Start a process in which a `ServingWorker` serves the driver at this address."""
+
+    def ended(self, worker: int) -> str | None:
+        """Why a worker's process is no more, or None while it is starting or running.
+
+        Raises:
+            SumgradError: What it raised itself.
+        """
+
+    def end(self, worker: int) -> None:
+        """End a worker's process, whatever it is doing."""
+
+    def close(self) -> None:
+        """End all processes."""
+
+
+@dataclass(frozen=True)
+class CrewRules:
+    """How many workers there are to be, and what to do without them.
+
+    Attributes:
+        least: With fewer, work does not go on.
+        wait_s: How long it waits for more, in seconds.
+        extra: Workers of one thread each that join when the cluster has room for them.
+        host: This machine's address for workers on others; None if there are none.
+        note: Takes a line about workers that come and go.
+        is_stopping: Asked while waiting; a wait that it ends raises.
+    """
+
+    least: int = 1
+    wait_s: float = 300.0
+    extra: int = 0
+    host: str | None = None
+    note: Callable[[str], None] = lambda _: None
+    is_stopping: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Member:
+    """A worker that is connected."""
+
+    channel: Channel
+    pid: int
+    #: Of a worker on another machine.
+    courier: Courier | None = None
+    vectors: dict[int, Array] = field(default_factory=dict)
+
+    def hang_up(self) -> None:
+        """End the connection."""
+        if self.courier is not None:
+            self.courier.close()
+        self.channel.close()
+
+
+@dataclass
+class _Vacancy:
+    """A place whose worker is starting, or is to be started again."""
+
+    tries: int = 1
+    #: When to try again; None while a process is starting.
+    again: float | None = None
+
+
+class Crew:
+    """See above.
+
+    Args:
+        lanes: For each worker to begin with, how many threads of its process compute.
+        launcher: Starts them; closed with the crew.
+        introduce: Sends a new worker what it needs to know.
+        room: Gives the places for the numbers of a message from another machine.
+        rules: How many there are to be.
+
+    Attributes:
+        members: Those that are connected, by their numbers.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[int],
+        launcher: Launcher,
+        introduce: Callable[[Channel], None],
+        room: Callable[[Member, Message], list[Array]],
+        rules: CrewRules,
+    ) -> None:
+        self.members: dict[int, Member] = {}
+        self._lanes = [*lanes, *[1] * rules.extra]
+        self._first = len(lanes)
+        self._launcher = launcher
+        self._introduce = introduce
+        self._room = room
+        self._rules = rules
+        self._fingerprint = take_fingerprint()
+        self._vacancies: dict[int, _Vacancy] = {}
+        #: When a look at them is due.
+        self._look = 0.0
+        #: Since when there are fewer than the least.
+        self._few_since: float | None = None
+        #: Whether that has been said.
+        self._told = False
+        self._inbox = Inbox()
+        self._door = Doorkeeper(rules.host)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._door, selectors.EVENT_READ)
+        self._selector.register(self._inbox, selectors.EVENT_READ)
+
+    def start(self) -> None:
+        """Start all workers but the extra ones, and wait for them.
+
+        Raises:
+            ClusterUnreachable: They did not start in time.
+            WorkerLost: One does not start at all.
+            FingerprintMismatch: A worker's arithmetic is not this process's.
+        """
+        for worker in range(self._first):
+            self._begin(worker, _Vacancy())
+        deadline = time.monotonic() + START_DEADLINE_S
+        while len(self.members) < self._first:
+            for _ in self.events(LOOK_S):
+                pass
+            self.look_after()
+            for worker, vacancy in self._vacancies.items():
+                if vacancy.tries >= _MOST_TRIES and vacancy.again is not None:
+                    raise WorkerLost(worker, "starting", hint=self._launcher.ended(worker) or "")
+            if time.monotonic() > deadline:
+                raise ClusterUnreachable(
+                    f"{self._first - len(self.members)} of {self._first} workers' processes did "
+                    f"not start within {START_DEADLINE_S:.0f} s",
+                    hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
+                )
+        self._invite()
+
+    @property
+    def places(self) -> int:
+        """How many workers there can be."""
+        return len(self._lanes)
+
+    @property
+    def lanes(self) -> dict[int, int]:
+        """Of the workers that are connected, how many threads compute."""
+        return {worker: self._lanes[worker] for worker in sorted(self.members)}
+
+    @property
+    def present(self) -> int:
+        """How many compute at a time, over all that are connected."""
+        return sum(self._lanes[worker] for worker in self.members)
+
+    # --- connections
+
+    def events(self, timeout: float | None) -> Iterator[tuple[int, Message | None]]:
+        """What happens within this time: a worker and its message, or None where it is gone."""
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._door:
+                for channel in self._door.admitted():
+                    self._selector.register(channel, selectors.EVENT_READ)
+            elif key.fileobj is self._inbox:
+                yield from self._brought()
+            else:
+                assert isinstance(key.fileobj, Channel)  # noqa: S101 - nothing else is registered
+                yield from self._heard(key.fileobj, key.data)
+
+    def _heard(self, channel: Channel, worker: int | None) -> Iterator[tuple[int, Message | None]]:
+        if channel.fileno() < 0:
+            # Closed by what was done about an event that came with this one.
+            return
+        try:
+            for message in channel.pending():
+                if worker is None:
+                    worker = self._welcome(channel, expect(Hello, message))
+                    if worker is None or self.members[worker].courier is not None:
+                        # It is not let in; or the channel is the courier's from here on.
+                        return
+                else:
+                    yield worker, message
+        except ChannelClosed:
+            self._hang_up(channel)
+            if worker is not None:
+                del self.members[worker]
+                yield worker, None
+
+    def _brought(self) -> Iterator[tuple[int, Message | None]]:
+        """What a courier brought."""
+        courier, message = self._inbox.take()
+        worker = courier.worker
+        member = self.members.get(worker)
+        if member is None or member.courier is not courier:
+            # Of a worker that was given up.
+            return
+        if message is None:
+            self.members.pop(worker).hang_up()
+        yield worker, message
+
+    def _hang_up(self, channel: Channel) -> None:
+        self._selector.unregister(channel)
+        channel.close()
+
+    def _welcome(self, channel: Channel, hello: Hello) -> int | None:
+        """Let a worker in; None if its place is taken, by a later one, or if it is gone already."""
+        theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
+        expect_same(self._fingerprint, theirs, hello.worker)
+        if hello.worker in self.members or not 0 <= hello.worker < self.places:
+            self._hang_up(channel)
+            return None
+        # Where it is gone, that is noticed when its place is looked after.
+        self._introduce(channel)
+        member = self.members[hello.worker] = Member(channel, hello.pid)
+        if channel.is_local:
+            self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
+        else:
+            self._selector.unregister(channel)
+            member.courier = Courier(
+                hello.worker, channel, self._inbox, lambda message: self._room(member, message)
+            )
+        self._joined(hello.worker)
+        return hello.worker
+
+    def _joined(self, worker: int) -> None:
+        self._vacancies.pop(worker, None)
+        if worker >= self._first:
+            self._rules.note(f"worker {worker} joined: {self.present} workers now")
+            self._invite()
+
+    def _invite(self) -> None:
+        """Ask for one more worker, who comes when the cluster has room."""
+        wanted = set(range(self._first, self.places)) - set(self.members)
+        if wanted and not wanted & set(self._vacancies):
+            self._begin(min(wanted), _Vacancy())
+
+    # --- processes
+
+    def _begin(self, worker: int, vacancy: _Vacancy) -> None:
+        self._vacancies[worker] = vacancy
+        self._launcher.start(worker, self._door.address, self._door.secret)
+
+    def lost(self, worker: int, why: str) -> None:
+        """A member ended, or was given up: another is started in its place."""
+        self._rules.note(f"worker {worker} {why}; another takes its place")
+        self._begin(worker, _Vacancy())
+
+    def give_up(self, worker: int) -> None:
+        """End a member that does not answer; what it may still say is not heard."""
+        member = self.members.pop(worker)
+        if member.courier is not None:
+            member.hang_up()
+        else:
+            self._hang_up(member.channel)
+        self._launcher.end(worker)
+
+    def look_after(self) -> None:
+        """Start those again whose processes ended before they joined; at most once a second."""
+        now = time.monotonic()
+        if not self._vacancies or now < self._look:
+            return
+        self._look = now + LOOK_S
+        for worker, vacancy in list(self._vacancies.items()):
+            if vacancy.again is not None:
+                if now >= vacancy.again:
+                    self._begin(worker, _Vacancy(vacancy.tries + 1))
+                continue
+            reason = self._launcher.ended(worker)
+            if reason is not None:
+                pause = min(_FIRST_PAUSE_S * 2 ** (vacancy.tries - 1), _LONGEST_PAUSE_S)
+                vacancy.again = now + pause
+                self._rules.note(f"worker {worker} did not start ({reason}); it is tried again")
+
+    def must_wait(self, doing: str) -> bool:
+        """Whether there are fewer workers than the least, and it is to be waited for more.
+
+        Those who were lost a moment ago are being replaced meanwhile, which is not waited for as
+        long as there is anybody.
+
+        Args:
+            doing: What waits, as a phrase.
+
+        Raises:
+            ClusterUnreachable: More did not come in time, or it is time to stop.
+        """
+        if self.present >= self._rules.least:
+            if self._told:
+                self._rules.note(f"{self.present} workers again: going on")
+            self._few_since, self._told = None, False
+            return False
+        now = time.monotonic()
+        if self._few_since is None:
+            self._few_since = now
+        waited = now - self._few_since
+        if self.members and waited < _REPLACEMENT_S:
+            return False
+        self._wait_on(doing, waited)
+        return True
+
+    def _wait_on(self, doing: str, waited: float) -> None:
+        """Say that it waits, and what for; and end it when it is time to."""
+        rules = self._rules
+        have = f"{self.present} of the {rules.least} workers that the job needs at least"
+        if rules.is_stopping():
+            raise ClusterUnreachable(f"stopped while waiting for workers: there are {have}")
+        if waited > rules.wait_s:
+            reasons = [self._launcher.ended(worker) for worker in self._vacancies]
+            raise ClusterUnreachable(
+                f"there are {have}, and no more came within {rules.wait_s:.0f} s",
+                hint=next(filter(None, reasons), "")
+                or "'sumgrad resume' goes on from here once there is room for them",
+            )
+        if waited > LOOK_S and not self._told:
+            rules.note(f"waiting, {doing}: there are {have}; for {rules.wait_s:.0f} s at most")
+            self._told = True
+
+    def close(self) -> None:
+        """End the workers' processes."""
+        self._door.close()
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, Channel):
+                self._hang_up(key.fileobj)
+        for member in self.members.values():
+            if member.courier is not None:
+                member.hang_up()
+        self.members = {}
+        self._selector.close()
+        self._inbox.close()
+        self._launcher.close()

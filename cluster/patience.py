@@ -1,0 +1,50 @@
+"""How long a worker may take before others help it out, and before it is given up.
+
+Both follow from what micro-shards of its kind usually take.
+"""
+
+from collections.abc import Hashable
+
+#: A worker without a sign of progress for so many times the usual time is late, in which case
+#: those who have nothing else to do compute what it has.
+_LATE_TIMES = 3.0
+#: And so many seconds, so that no hiccup of the operating system counts as that.
+_LATE_S = 0.02
+#: After so many times the usual time it is taken for frozen; but never before so many seconds.
+_LOST_TIMES = 30.0
+_LOST_S = 5.0
+#: As long as nothing of its kind has been measured.
+_LOST_UNMEASURED_S = 60.0
+#: Weight of a new measurement.
+_NEWEST = 0.1
+
+
+class Patience:
+    """What micro-shards take, by their kind, and what that allows for.
+
+    >>> patience = Patience()
+    >>> patience.late("training", 1), patience.lost("training", 1)
+    (inf, 60.0)
+    >>> patience.measured("training", 8.0, shards=4)
+    >>> patience.late("training", 1), patience.lost("training", 1), patience.lost("training", 3)
+    (6.02, 60.0, 180.0)
+    """
+
+    def __init__(self) -> None:
+        self._usual: dict[Hashable, float] = {}
+
+    def measured(self, kind: Hashable, seconds: float, shards: int) -> None:
+        """So long did these micro-shards take, in seconds."""
+        each = seconds / shards
+        usual = self._usual.get(kind, each)
+        self._usual[kind] = usual + _NEWEST * (each - usual)
+
+    def late(self, kind: Hashable, shards: int) -> float:
+        """Seconds after which a worker with so many micro-shards is late."""
+        usual = self._usual.get(kind)
+        return float("inf") if usual is None else _LATE_TIMES * usual * shards + _LATE_S
+
+    def lost(self, kind: Hashable, shards: int) -> float:
+        """Seconds after which a worker with so many micro-shards is given up."""
+        usual = self._usual.get(kind)
+        return _LOST_UNMEASURED_S if usual is None else max(_LOST_S, _LOST_TIMES * usual * shards)
