@@ -17,6 +17,10 @@ class StopReason(StrEnum):
     FAILED = "failed"
 
 
+#: A run that ended for one of these may be gone on with.
+RESUMABLE = (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.FAILED)
+
+
 @dataclass(frozen=True)
 class EarlyStopping:
     """Stop when the validation loss no longer falls.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.convergence import Progress, StopReason
+from cluster.convergence import RESUMABLE, Progress, StopReason
 from cluster.errors import ClusterError
 from cluster.exchange import Exchange
 from model.checks import Array
@@ -235,7 +235,6 @@ class Outcome:
     ) -> "Outcome":
         """The outcome of a run that is in this state now."""
         best = state.best
-        resumable = reason in (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.FAILED)
         return cls(
             W=(best if best is not None else state.W).copy(),
             reason=reason,
@@ -245,5 +244,5 @@ class Outcome:
             instances=state.instances,
             seconds=state.seconds,
             failure=failure,
-            snapshot=state.snapshot() if resumable else None,
+            snapshot=state.snapshot() if reason in RESUMABLE else None,
         )

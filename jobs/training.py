@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cluster.convergence import RESUMABLE, StopReason
 from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver
+from cluster.errors import ClusterError, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session, usable_cpus
 from cluster.state import EpochReport, Evaluation, Outcome, Snapshot
@@ -337,9 +339,16 @@ def _compute(
         checkpointer.close(last)
     curves.send()
     cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
-    if cut_short or "test" not in job.workload.sources:
-        return _Result(outcome)
-    return _Result(outcome, driver.evaluate("test", outcome.W))
+    test: Evaluation | None = None
+    if not cut_short and "test" in job.workload.sources:
+        try:
+            test = driver.evaluate("test", outcome.W)
+        except ClusterError as failure:
+            outcome = replace(outcome, reason=StopReason.FAILED, failure=failure)
+    if isinstance(outcome.failure, ShardFailed):
+        place = job.data.describe(outcome.failure.source, outcome.failure.rows)
+        outcome = replace(outcome, failure=outcome.failure.at(place))
+    return _Result(outcome, test)
 
 
 def _checkpointer(job: Job, run: "Future[Begun]", reporter: Reporter) -> Checkpointer:
@@ -401,7 +410,7 @@ def _keep(job: Job, result: _Result, begun: Begun) -> _Kept:
     }
     if outcome.failure:
         tags["sumgrad.error"] = str(outcome.failure)
-    can_resume = outcome.snapshot is not None
+    can_resume = outcome.reason in RESUMABLE
     ending = Ending(result.status, outcome.reason.value, tags, step, can_resume)
     # On disk first: whatever happens to MLflow, or to us, from here on can be made up for.
     folder.update(ending=ending, is_model_logged=False)

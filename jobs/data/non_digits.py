@@ -1,6 +1,7 @@
 """The rows of the reject class: each role's own non-digits, and the test's by kind."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def _make(
 ) -> RoleRows:
     x = make_non_digits(kind, digits.x, digits.labels, shape, count, generator=generator)
     labels = np.full(count, reject.label, dtype=object)
-    return RoleRows(x, labels, f"{kind} from {digits.source}")
+    made = replace(digits.origin, count=0)
+    return RoleRows(x, labels, f"{kind} from {digits.source}", made)
 
 
 def _joined(pieces: list[RoleRows]) -> RoleRows:
@@ -69,4 +71,5 @@ def _joined(pieces: list[RoleRows]) -> RoleRows:
         np.concatenate([piece.x.astype(dtype, copy=False) for piece in pieces]),
         np.concatenate([piece.labels.astype(object) for piece in pieces]),
         pieces[0].source,
+        pieces[0].origin,
     )

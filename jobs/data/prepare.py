@@ -1,5 +1,6 @@
 """From a spec to arrays that are ready for training: read, held out, encoded, scaled."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from jobs.data.digest import digest_sources
 from jobs.data.expectations import expect_in_range
 from jobs.data.non_digits import with_non_digits
+from jobs.data.origin import RowOrigin
 from jobs.data.reading import read_rows
 from jobs.data.roles import RoleRows, divide, read_sources
 from jobs.data.schema import DataSchema, Scaling
@@ -30,12 +32,14 @@ class Rows:
         d: Targets; see `jobs.data.schema.TargetKind`.
         source: Where they came from, for a person.
         digest: Of the raw rows, 32 hexadecimal digits.
+        origin: Where each row came from.
     """
 
     x: Array
     d: NDArray[np.generic]
     source: str
     digest: str
+    origin: RowOrigin
 
     @property
     def count(self) -> int:
@@ -64,6 +68,11 @@ class PreparedData:
     example: NDArray[Any]
     digest: str
     non_digits: dict[str, Rows] = field(default_factory=dict)
+
+    def describe(self, role: str, rows: Sequence[int]) -> str:
+        """Files and rows of some rows of a role."""
+        own = {"train": self.train, "validation": self.validation, "test": self.test}[role]
+        return "" if own is None else own.origin.describe(rows)
 
 
 def prepare(spec: JobSpec) -> PreparedData:
@@ -101,4 +110,4 @@ def prepare(spec: JobSpec) -> PreparedData:
 
 def _ready(raw: RoleRows, schema: DataSchema, dtype: str) -> Rows:
     x = schema.scaling.apply(raw.x, dtype)
-    return Rows(x, schema.encode(raw.labels, dtype), raw.source, raw.digest())
+    return Rows(x, schema.encode(raw.labels, dtype), raw.source, raw.digest(), raw.origin)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from jobs.data.digest import digest_values
 from jobs.data.expectations import expect_known, expect_width
 from jobs.data.labels import in_training_terms
+from jobs.data.origin import RowOrigin
 from jobs.data.reading import read_rows
 from jobs.data.rows import RawRows
 from jobs.data.schema import DataSchema
@@ -32,11 +33,13 @@ class RoleRows:
         x: Features, (N, D), not yet scaled.
         labels: As they stand, (N,) or (N, K).
         source: Where they came from, for a person.
+        origin: Where each of them came from.
     """
 
     x: NDArray[Any]
     labels: NDArray[Any]
     source: str
+    origin: RowOrigin
 
     def digest(self) -> str:
         """Of the values; 32 hexadecimal digits."""
@@ -80,7 +83,8 @@ def divide(spec: JobSpec, sources: dict[Role, RawRows]) -> dict[Role, RoleRows]:
     for role in _HELD_OUT:
         fraction = getattr(spec.data, role)
         if role in sources:
-            roles[role] = RoleRows(sources[role].x, sources[role].targets, fraction)
+            everything = np.arange(sources[role].count)
+            roles[role] = _take(sources[role], everything, fraction)
         elif fraction is not None:
             held, kept = _hold_out(spec, role, fraction, train.targets, kept)
             roles[role] = _take(train, held, f"{spec.data.train} ({role} rows)")
@@ -103,5 +107,7 @@ def _hold_out(
 
 def _take(read: RawRows, rows: Indices, source: str) -> RoleRows:
     if len(rows) == read.count:
-        return RoleRows(read.x, read.targets, source)
-    return RoleRows(read.x[rows], read.targets[rows], source)
+        origin = RowOrigin(read.parts, None, read.count)
+        return RoleRows(read.x, read.targets, source, origin)
+    origin = RowOrigin(read.parts, rows, len(rows))
+    return RoleRows(read.x[rows], read.targets[rows], source, origin)

@@ -81,16 +81,21 @@ class RawRows:
 
     def locate(self, row: int) -> tuple[str, int]:
         """File and row in it, from 1, of a row number from 0."""
-        for part in self.parts:
-            if row < part.rows:
-                return part.file, row + 1
-            row -= part.rows
-        raise IndexError(row)
+        return locate(self.parts, row)
 
     def error(self, message: str, row: int, column: str | None = None, hint: str = "") -> DataError:
         """An error about one row, counted from 0."""
         file, place = self.locate(row)
         return DataError(message, file=file, column=column, row=place, hint=hint)
+
+
+def locate(parts: tuple[Part, ...], row: int) -> tuple[str, int]:
+    """File and row in it, from 1, of a row number from 0 over all parts."""
+    for part in parts:
+        if row < part.rows:
+            return part.file, row + 1
+        row -= part.rows
+    raise IndexError(row)
 
 
 def pixel_names(height: int, width: int) -> tuple[str, ...]:

@@ -1,0 +1,55 @@
+"""What a worker fails on is named by file and row, and what was reached is saved."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import ShardFailed
+from cluster.plan import Rows
+from cluster.source import ArraySource
+from jobs.reporting import PlainReporter
+from jobs.run_folder import RunFolder
+from jobs.saved_model import load_model
+from jobs.spec_loader import load_spec
+from jobs.training import train
+from tests.integration.command_line import Folder
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row whose petal is 12345 and scaled accordingly raises wherever it is computed."""
+    fetch = ArraySource.fetch
+
+    def poisoned(self: ArraySource, rows: Rows) -> object:
+        x, d = fetch(self, rows)
+        if (x > 100).any():
+            raise MemoryError("no room for these rows")
+        return x, d
+
+    monkeypatch.setattr(ArraySource, "fetch", poisoned)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_the_row_is_named(role: str, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.path)
+    poisoned = folder.path / "more.csv"
+    poisoned.write_text("petal,sepal,kind\n4,1,lily\n1,5,rose\n12345,1,iris\n")
+    overrides = [f"data.{role}=more.csv", "data.scaling=none", "optimizer.eta=0.001"]
+    if role == "train":
+        overrides += ["data.test=null", "data.validation=null"]
+    with (folder.path / "log").open("w") as log:
+        summary, failure = train(load_spec("flowers.yaml", overrides).spec, PlainReporter(log))
+    assert isinstance(failure, ShardFailed)
+    assert f"({poisoned}, row 3)" in str(failure)
+    assert "MemoryError: no room for these rows" in str(failure)
+    assert failure.exit_code == 1
+    assert (summary.status, summary.stop_reason) == ("FAILED", "failed")
+    assert summary.checkpoint is not None
+    run = RunFolder.open(Path(summary.checkpoint).parent)
+    assert run.record.ending is not None
+    assert run.record.ending.can_resume
+    saved = load_model(run.model).parameters
+    assert saved.sha256() == summary.weights_sha256
+    assert np.isfinite(saved.flat).all()
