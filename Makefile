@@ -5,13 +5,14 @@ VENV ?= .venv
 EXTRAS ?= dev
 BIN = $(VENV)/bin
 
-.PHONY: help train test benchmark benchmark-hosts check format clean
+.PHONY: help train test chaos benchmark benchmark-hosts check format clean
 
 help:
 	@echo "make train   set up and run the main job: a digit recogniser on Ray workers"
 	@echo "make test    set up and run the tests"
 	@echo "make benchmark  compare with PyTorch DDP and scikit-learn: ten minutes; docs/benchmarks"
 	@echo "make benchmark-hosts  the same between network namespaces; needs root"
+	@echo "make chaos   kill a run a hundred times and go on with it: half an hour"
 	@echo "make check   formatter, linter and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make clean   remove what the targets above made, but no runs"
@@ -34,6 +35,10 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest
+
+# The tests do the same with three kills.
+chaos: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/python -u -m tests.integration.chaos --kills 100
 
 # The peers come with the extra `torch`; scikit-learn comes with MLflow.
 benchmark: $(VENV)/.installed-dev,torch

@@ -99,7 +99,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, record: RunRecord) -> None:
-        self.path = path
+        # The current folder is another one for a moment while Ray starts.
+        self.path = path.absolute()
         self.record = record
         self._updating = threading.Lock()
 
@@ -243,7 +244,7 @@ def find_run_folder(name: str, output: Path) -> RunFolder:
         RunNotFound: None, or several.
     """
     if (Path(name) / RECORD).is_file():
-        return RunFolder.open(Path(name).absolute())
+        return RunFolder.open(Path(name))
     if not re.fullmatch(rf"[0-9a-zA-Z_-]{{{SHORTEST_PREFIX},}}", name):
         raise RunNotFound(
             f"'{name}' is no run",

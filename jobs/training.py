@@ -4,7 +4,9 @@ What takes long to start goes on side by side: MLflow and the data in threads, R
 """
 
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -275,7 +277,8 @@ class _Curves:
 
     def __init__(self, run: "Future[Begun]") -> None:
         self._run = run
-        self._waiting: list[tuple[int, dict[str, float], int]] = []
+        self._sending = threading.Lock()
+        self._waiting: deque[tuple[int, dict[str, float], int]] = deque()
         self._send_what_waits()
 
     def log(self, report: EpochReport, *, accuracy: bool) -> None:
@@ -289,11 +292,12 @@ class _Curves:
             self.send()
 
     def send(self) -> None:
-        """Hand everything to the run; waits until it has started."""
+        """Hand everything to the run; waits until it has started. For any thread."""
         tracker = self._run.result().tracker
-        for epoch, metrics, timestamp_ms in self._waiting:
-            tracker.log_epoch(epoch, metrics, timestamp_ms)
-        self._waiting.clear()
+        with self._sending:
+            while self._waiting:
+                tracker.log_epoch(*self._waiting[0])
+                self._waiting.popleft()
 
 
 def _compute(
@@ -311,7 +315,7 @@ def _compute(
         curves.log(report, accuracy=job.is_classification)
         reporter.epoch(report, accuracy=job.is_classification)
 
-    checkpointer = _checkpointer(job, run, reporter)
+    checkpointer = _checkpointer(job, run, curves, reporter)
     driver = ParameterDriver(
         job.recipe,
         job.plan,
@@ -351,7 +355,9 @@ def _compute(
     return _Result(outcome, test)
 
 
-def _checkpointer(job: Job, run: "Future[Begun]", reporter: Reporter) -> Checkpointer:
+def _checkpointer(
+    job: Job, run: "Future[Begun]", curves: _Curves, reporter: Reporter
+) -> Checkpointer:
     rule = job.spec.checkpoint
 
     def ready() -> CheckpointFolder | None:
@@ -359,6 +365,8 @@ def _checkpointer(job: Job, run: "Future[Begun]", reporter: Reporter) -> Checkpo
         if run.exception() is not None:
             return None
         begun = run.result()
+        # A run that goes on from here does not give these epochs again.
+        curves.send()
         begun.journal.sync()
         return begun.folder.checkpoints(rule.keep)
 

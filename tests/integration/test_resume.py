@@ -1,0 +1,184 @@
+"""Runs that were ended go on: the same bits, the same run in MLflow, nothing missing or twice."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from jobs.run_folder import RunFolder, all_runs
+from jobs.saved_model import load_model
+from tests.integration import chaos
+from tests.integration.command_line import Finished, Folder
+from tests.integration.conftest import make_folder
+from tests.integration.test_endings import one_line, only_run
+
+EPOCHS = 300
+#: Some seconds long, with checkpoints all the way.
+LONG = (*chaos.SPEC, "--set", f"stop.max_epochs={EPOCHS}")
+
+
+def curves(folder: Folder) -> Mapping[str, list[tuple[int, float]]]:
+    """What MLflow has of the folder's only run: steps and values by curve, but for speeds."""
+    client, run = MlflowClient(folder.tracking_uri), only_run(folder)
+    return {
+        key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+        for key in run.data.metrics
+        if key != "samples_per_second"
+    }
+
+
+def run_of(folder: Folder) -> RunFolder:
+    (run,) = all_runs(folder.path / "runs")
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Folder:
+    """A folder in which the long job came to its end without an incident."""
+    folder = make_folder(tmp_path_factory.mktemp("undisturbed"), database)
+    assert folder.sumgrad("train", "flowers.yaml", *LONG).code == 0
+    return folder
+
+
+def expect_as_undisturbed(folder: Folder, undisturbed: Folder) -> None:
+    """Weights, curves and status are those of a run in which nothing happened."""
+    hashes = [load_model(run_of(f).model).parameters.sha256() for f in (folder, undisturbed)]
+    assert hashes[0] == hashes[1]
+    found = curves(folder)
+    assert [step for step, _ in found["train_loss"]] == list(range(1, EPOCHS + 1))
+    assert found == curves(undisturbed)
+    run = only_run(folder)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["sumgrad.stop_reason"] == "max_epochs"
+
+
+def end(folder: Folder, number: signal.Signals) -> Finished:
+    """Start the long job, and send it a signal once it has some checkpoints."""
+    process = folder.start("train", "flowers.yaml", *LONG)
+    wait_for_checkpoints(folder, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return Finished(process.returncode, out, err)
+
+
+def wait_for_checkpoints(folder: Folder, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.path.glob("runs/*/checkpoints/step-*/state.json"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_terminated_run_goes_on_with_more_workers_elsewhere(
+    folder: Folder, undisturbed: Folder
+) -> None:
+    ended = end(folder, signal.SIGTERM)
+    assert ended.code == 143, ended.err
+    run_id = run_of(folder).record.run_id
+    assert only_run(folder).info.status == "KILLED"
+    assert f"sumgrad resume {run_id[:8]}" in ended.out
+    listed = folder.sumgrad("list").out
+    assert "KILLED" in listed
+    assert "terminated" in listed
+    elsewhere = ("--set", "cluster.address=local", "--set", "cluster.workers=3")
+    done = folder.sumgrad("resume", run_id[:8], *elsewhere, "--json")
+    assert done.code == 0, done.err
+    assert "going on after step" in done.err
+    assert done.result["run_id"] == run_id
+    assert done.result["epochs"] == EPOCHS
+    expect_as_undisturbed(folder, undisturbed)
+    again = folder.sumgrad("resume", run_id[:8])
+    assert again.code == 2
+    assert "is over (max_epochs), and there is nothing to go on with" in one_line(again)
+
+
+def test_an_orphan_is_put_right_and_goes_on(folder: Folder, undisturbed: Folder) -> None:
+    assert end(folder, signal.SIGKILL).code == -signal.SIGKILL
+    run_id = run_of(folder).record.run_id
+    assert only_run(folder).info.status == "RUNNING", "nobody was left to say otherwise"
+    (row,) = folder.sumgrad("list", "--json").results
+    assert (row["run_id"], row["status"], row["can_resume"]) == (run_id, "KILLED", True)
+    assert only_run(folder).info.status == "KILLED"
+    done = folder.sumgrad("resume", run_id)
+    assert done.code == 0, done.err
+    expect_as_undisturbed(folder, undisturbed)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    folder: Folder, undisturbed: Folder
+) -> None:
+    end(folder, signal.SIGKILL)
+    run = run_of(folder)
+    newest, before, *_ = run.checkpoints().paths()
+    arrays = newest / "arrays.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:-7])
+    done = folder.sumgrad("resume", run.record.run_id, "--json")
+    assert done.code == 0, done.err
+    assert f"WARNING: {arrays} was altered" in done.err
+    assert f"going on after step {int(before.name[5:14]):,}" in done.err
+    expect_as_undisturbed(folder, undisturbed)
+
+
+def test_another_job_is_refused_with_the_difference(folder: Folder) -> None:
+    end(folder, signal.SIGKILL)
+    run = run_of(folder)
+    newest = next(iter(run.checkpoints().paths()))
+    kept = (newest / "state.json").read_bytes()
+    for override, difference in {
+        "optimizer.eta=0.1": "optimizer.eta was 0.01 and is 0.1",
+        "cluster.shard_rows=20": "shard_rows was 10 and is 20",
+        "model.layers[0].units=7": "model.layers.0.units was 800 and is 7",
+    }.items():
+        refused = folder.sumgrad("resume", run.record.run_id, "--set", override)
+        assert refused.code == 2, refused.err
+        assert difference in one_line(refused)
+    with (folder.path / "flowers.csv").open("a") as file:
+        file.write("1.0,5.0,rose\n")
+    refused = folder.sumgrad("resume", run.record.run_id)
+    assert refused.code == 2, refused.err
+    assert "data was " in one_line(refused)
+    assert only_run(folder).info.status == "RUNNING", "a refused run is not touched"
+    assert (newest / "state.json").read_bytes() == kept
+
+
+def test_two_drivers_on_one_run_are_one_too_many(folder: Folder) -> None:
+    process = folder.start("train", "flowers.yaml", *LONG, "--set", "stop.max_epochs=1000000")
+    wait_for_checkpoints(folder, process)
+    run_id = run_of(folder).record.run_id
+    second = folder.sumgrad("resume", run_id)
+    assert second.code == 2
+    assert f"run {run_id} is in hand of process {process.pid}" in one_line(second)
+    assert "RUNNING" in folder.sumgrad("list").out
+    assert process.poll() is None
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_a_second_signal_ends_at_once(folder: Folder) -> None:
+    process = folder.start("train", "flowers.yaml", *LONG, "--set", "stop.max_epochs=1000000")
+    wait_for_checkpoints(folder, process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert run_of(folder).status == "KILLED"
+
+
+@pytest.mark.parametrize("run", ["abcdef0123", "../..", "runs", "/etc"])
+def test_what_is_no_run_is_told(folder: Folder, run: str) -> None:
+    done = folder.sumgrad("resume", run)
+    assert done.code == 2
+    assert "no run" in one_line(done)
+
+
+def test_kills_at_random_moments(folder: Folder, undisturbed: Folder) -> None:
+    """The small form of ``python -m tests.integration.chaos``."""
+    survived = chaos.run_with_kills(folder, 3, seed=7, spec=LONG)
+    assert len(survived.moments) == 3
+    assert survived.epochs == list(range(1, EPOCHS + 1))
+    expect_as_undisturbed(folder, undisturbed)
