@@ -1,0 +1,156 @@
+"""A real MLflow server, and a gate before it that can be shut in several ways."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+#: What the gate does with requests: hands them on, keeps them waiting, answers 500; or nobody
+#: listens at its port, and connections that were open are reset.
+State = Literal["open", "hangs", "fails", "down"]
+_LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server((_LOOPBACK, 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[int]:
+    """Run ``mlflow server`` with a database and artifacts in a folder; gives its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", _LOOPBACK, "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        _wait_until_healthy(port, server)
+        yield port
+    finally:
+        # Its workers are processes of its session, which it ends with itself.
+        server.terminate()
+        server.wait(30)
+
+
+def _wait_until_healthy(port: int, server: "subprocess.Popen[bytes]") -> None:
+    for _ in range(600):
+        with suppress(OSError):
+            urllib.request.urlopen(f"http://{_LOOPBACK}:{port}/health", timeout=5).close()
+            return
+        assert server.poll() is None, "the MLflow server ended"
+        time.sleep(0.1)
+    raise AssertionError("the MLflow server does not answer")
+
+
+class Gate:
+    """What stands between sumgrad and an MLflow server.
+
+    Args:
+        behind: The server's port.
+
+    Attributes:
+        port: Its own.
+    """
+
+    def __init__(self, behind: int) -> None:
+        self.port = free_port()
+        self.behind = behind
+        self._changed = threading.Condition()
+        self._state: State = "down"
+        self._counts: dict[tuple[str, State], int] = {}
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def uri(self) -> str:
+        """For `tracking.uri`."""
+        return f"http://{_LOOPBACK}:{self.port}"
+
+    def turn(self, state: State) -> None:
+        """Change what it does, for open connections too."""
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()
+        if state == "down" and self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+        if state != "down" and self._server is None:
+            self._server = _Server(self)
+            threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def wait_for(self, path: str, state: State, count: int = 1) -> None:
+        """Wait until so many requests for a path have come in a state."""
+
+        def have_come() -> bool:
+            return self._counts.get((path, state), 0) >= count
+
+        with self._changed:
+            assert self._changed.wait_for(have_come, 60), (path, state, self._counts)
+
+    def meet(self, path: str) -> State:
+        """How a request fares; does not come back while the gate hangs."""
+        with self._changed:
+            met = self._state
+            key = path.partition("?")[0].removeprefix("/api/2.0/mlflow/"), met
+            self._counts[key] = self._counts.get(key, 0) + 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._state != "hangs")
+        return met
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    block_on_close = False
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        super().__init__((_LOOPBACK, gate.port), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def _pass(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        state = self.server.gate.meet(self.path)
+        if state in ("hangs", "down"):
+            self.close_connection = True
+        elif state == "fails":
+            self._answer(500, [], b"it is broken")
+        else:
+            behind = http.client.HTTPConnection(_LOOPBACK, self.server.gate.behind, timeout=60)
+            behind.request(self.command, self.path, body, dict(self.headers))
+            answer = behind.getresponse()
+            self._answer(answer.status, answer.getheaders(), answer.read())
+            behind.close()
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _pass  # noqa: N815 - the base's names
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        pass
