@@ -8,12 +8,19 @@ from pathlib import Path
 
 from cluster.state import Snapshot
 from jobs.assembly import Job
+from jobs.background import in_background
 from jobs.delivering import link_to, write_example
-from jobs.errors import CheckpointError, TrackingUnreachable
+from jobs.errors import CheckpointError, TrackingError, TrackingUnreachable
 from jobs.identity import expect_same_job, identity
 from jobs.run_facts import example_frame, run_facts
 from jobs.run_folder import RunFolder, RunRecord, facts_as_json, now
 from jobs.tracking import Journal, Link, RunTracker, Store, redact
+from jobs.tracking.link import Linked
+from jobs.tracking.location import is_server
+from jobs.tracking.store import prepare_mlflow
+
+#: A run that begins waits so long for a server; with `tracking.outage: fail`, for its own errors.
+PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,15 +55,7 @@ def begin(
     """
     facts, key = run_facts(job.spec, job.data, job.plan.shard_rows), uuid.uuid4().hex
     link = Link(open_store, facts, key)
-    try:
-        link.linked()
-    except TrackingUnreachable as error:
-        if job.spec.tracking.outage == "fail":
-            raise
-        warn(
-            f"WARNING: {error.message}; training goes on, and everything is kept for it "
-            "(tracking.outage=fail does not begin)"
-        )
+    _ask(job, link.linked, warn)
     record = RunRecord(
         run_id=link.run_id or key,
         key=key,
@@ -84,17 +83,46 @@ def go_on(
     folder.update(ending=None, is_delivered=False)
     link = link_to(folder, open_store)
     begun = _begun(folder, link, warn)
-    try:
-        begun.tracker.goes_on()
-    except TrackingUnreachable as error:
-        if job.spec.tracking.outage == "fail":
-            raise
-        warn(f"WARNING: {error.message}; training goes on, and everything is kept for it")
+    _ask(job, begun.tracker.goes_on, warn)
     return begun
 
 
+def _ask(job: Job, question: Callable[[], object], warn: Callable[[str], None]) -> None:
+    """Ask the store something; a server that does not answer may be gone on without.
+
+    Raises:
+        TrackingError: The store refuses; or does not answer, and the spec wants it to.
+    """
+    tracking = job.spec.tracking
+    patience = None
+    if is_server(tracking.uri) and tracking.outage == "spool":
+        patience = PATIENCE_SECONDS
+        prepare_mlflow()
+        import mlflow  # noqa: F401 - it takes seconds, which are not the server's
+    try:
+        in_background("ask", question).result(patience)
+    except (TrackingUnreachable, TimeoutError) as error:
+        if tracking.outage == "fail":
+            raise
+        why = (
+            error.message
+            if isinstance(error, TrackingError)
+            else f"the MLflow server at {redact(tracking.uri)} has not answered in {patience:g} s"
+        )
+        warn(
+            f"WARNING: {why}; training goes on, and everything is kept for it "
+            "(tracking.outage=fail does not begin)"
+        )
+
+
 def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
-    link.on_made = lambda linked: folder.update(mlflow_run_id=linked.run_id)
+    def note(linked: Linked) -> None:
+        folder.update(mlflow_run_id=linked.run_id)
+
+    # A late answer may come at this very moment.
+    link.on_made = note
+    if link.linked_now is not None:
+        note(link.linked_now)
     journal = Journal(folder.journal_path, warn)
     return Begun(folder, RunTracker(link, warn, journal), journal)
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, cast
 from jobs.errors import JobError, TrackingError
 from jobs.run_folder import Ending, RunFolder, facts_from_json
 from jobs.tracking import Journal, Link, RunTracker, Store, open_store
-from jobs.tracking.run import CLOSE_SECONDS, Status
+from jobs.tracking.run import PATIENCE_SECONDS, Status
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 #: What a run is given whose process was killed, and which nobody has gone on with.
 ORPHANED = Ending("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_resume=True)
-#: How long the delivery of one run may take when nothing else waits for it.
-_SYNC_SECONDS = 120.0
+#: How long `sync` waits for a store that takes nothing.
+_SYNC_SECONDS = 30.0
 
 
-def deliver(folder: RunFolder, tracker: RunTracker, *, timeout: float = CLOSE_SECONDS) -> bool:
+def deliver(folder: RunFolder, tracker: RunTracker, *, patience: float = PATIENCE_SECONDS) -> bool:
     """Give an ended run its model, tags and status in MLflow.
 
     Returns:
@@ -32,7 +32,7 @@ def deliver(folder: RunFolder, tracker: RunTracker, *, timeout: float = CLOSE_SE
         # A run that was told to end has only seconds left; its model is on disk.
         model_id = tracker.log_model(folder.model, read_example(folder), ending.step)
         folder.update(is_model_logged=model_id is not None)
-    delivery = tracker.finish(cast("Status", ending.status), ending.tags, timeout=timeout)
+    delivery = tracker.finish(cast("Status", ending.status), ending.tags, patience=patience)
     is_complete = delivery.is_status_set and folder.record.is_model_logged >= wants_model
     if is_complete:
         folder.update(is_delivered=True)
@@ -60,7 +60,7 @@ def sync(folder: RunFolder, tracking_uri: str, warn: Callable[[str], None]) -> b
         link = link_to(folder, lambda: open_store(tracking_uri))
         link.linked()
         tracker = RunTracker(link, warn, Journal(folder.journal_path, warn))
-        return deliver(folder, tracker, timeout=_SYNC_SECONDS)
+        return deliver(folder, tracker, patience=_SYNC_SECONDS)
 
 
 def link_to(folder: RunFolder, open_store: Callable[[], Store]) -> Link:

@@ -264,7 +264,7 @@ def _truthful(run: "Future[Begun]") -> Iterator[None]:
             begun.folder.update(ending=ending)
             # A second signal asks for an end at once.
             tags = ending.tags
-            begun.tracker.finish("FAILED" if is_failure else "KILLED", tags, timeout=2.0)
+            begun.tracker.finish("FAILED" if is_failure else "KILLED", tags, patience=2.0)
         raise
 
 

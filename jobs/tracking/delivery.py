@@ -106,18 +106,31 @@ class MetricQueue:
             if idle:  # else the sending thread knows that there is something
                 self._changed.notify_all()
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until everything queued is delivered, at most ``timeout`` seconds; whether it is."""
+    def flush(self, patience: float) -> bool:
+        """Wait until everything queued is delivered; give up after so long without any progress.
+
+        Args:
+            patience: Seconds.
+
+        Returns:
+            Whether everything is delivered.
+        """
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: not len(self._waiting), timeout)
-            self._hurry = False
-            return done
+            while left := len(self._waiting):
 
-    def close(self, timeout: float) -> Delivery:
-        """Deliver what is left, within ``timeout`` seconds, and stop. May be called again."""
-        self.flush(timeout)
+                def has_moved(before: int = left) -> bool:
+                    return len(self._waiting) < before
+
+                if not self._changed.wait_for(has_moved, patience):
+                    break
+            self._hurry = False
+            return not left
+
+    def close(self, patience: float) -> Delivery:
+        """Deliver what is left, as `flush` does, and stop. May be called again."""
+        self.flush(patience)
         with self._changed:
             self._closing = True
             self._changed.notify_all()

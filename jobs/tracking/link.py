@@ -76,9 +76,9 @@ class Link:
         return self._linked.run_id if self._linked is not None else self._run_id
 
     @property
-    def is_up(self) -> bool:
-        """Whether the run has been reached."""
-        return self._linked is not None
+    def linked_now(self) -> Linked | None:
+        """The run, if it has been reached; never waits."""
+        return self._linked
 
     def linked(self) -> Linked:
         """The run; found or made by the first call that reaches the store.
@@ -103,6 +103,7 @@ class Link:
             experiment_id = _experiment(store, self.facts)
             found = self._find(store, experiment_id) if self._made_before else None
             run_id = self._make(store, experiment_id) if found is None else found
+            self._describe(store, run_id)
         except (MlflowException, OSError) as error:
             what = f"no run could be started at {redact(store.uri)}"
             raise tracking_error(what, error, store.uri) from error
@@ -116,18 +117,20 @@ class Link:
         return str(runs[0].info.run_id) if runs else None
 
     def _make(self, store: Store, experiment_id: str) -> str:
+        self._made_before = True
+        tags = run_tags(self.facts) | {KEY_TAG: self._key}
+        run = store.client.create_run(experiment_id, tags=tags, run_name=self.facts.name)
+        return str(run.info.run_id)
+
+    def _describe(self, store: Store, run_id: str) -> None:
+        """Tell what the run is. The server may have gone away in the middle: twice is as once."""
         from mlflow.entities import Param
 
         client, facts = store.client, self.facts
-        self._made_before = True
-        tags = run_tags(facts) | {KEY_TAG: self._key}
-        run = client.create_run(experiment_id, tags=tags, run_name=facts.name)
-        run_id = str(run.info.run_id)
         # The client cuts these into batches of as many as a store takes.
         client.log_batch(run_id, params=[Param(k, v) for k, v in flatten(facts.spec)])
         client.log_inputs(run_id, dataset_inputs(facts.datasets))
         client.log_text(run_id, facts.spec_yaml, "spec.yaml")
-        return run_id
 
 
 def _experiment(store: Store, facts: RunFacts) -> str:

@@ -1,5 +1,6 @@
 """One MLflow run: started, fed, given its model, and ended with the status that is true."""
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-#: How long the end of a run waits for a store that does not answer.
-CLOSE_SECONDS = 15.0
+#: How long the end of a run waits for a store that takes nothing.
+PATIENCE_SECONDS = 10.0
 
 
 class RunTracker:
@@ -41,6 +42,8 @@ class RunTracker:
         self._link = link
         self._warn = warn
         self._queue = MetricQueue(_ClientSink(link), warn, backlog=backlog)
+        #: What is left of it: a store is waited for once.
+        self._patience = math.inf
 
     @classmethod
     def start(cls, store: Store, facts: RunFacts, warn: Callable[[str], None]) -> Self:
@@ -75,8 +78,9 @@ class RunTracker:
         Returns:
             The model's id, or None where it could not be logged, which is warned of.
         """
-        if not self._queue.flush(CLOSE_SECONDS):
+        if not self._queue.flush(PATIENCE_SECONDS):
             # The store does not answer, and asking for more would take as long again.
+            self._patience = 0.0
             return None
         try:
             linked = self._link.linked()
@@ -92,7 +96,7 @@ class RunTracker:
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
         *,
-        timeout: float = CLOSE_SECONDS,
+        patience: float = PATIENCE_SECONDS,
     ) -> Delivery:
         """Deliver what is left, then set the status. May be called again with a later truth.
 
@@ -101,13 +105,13 @@ class RunTracker:
             tags: Last tags, such as the stop reason.
             metrics: Last values, such as the test accuracy.
             step: The step of those.
-            timeout: How long to wait for the metrics' delivery, in seconds.
+            patience: How long to wait for a store that takes nothing, in seconds.
 
         Returns:
             What became of the metrics, and whether the status was set; what failed is warned of.
         """
         self._queue.put(step, metrics or {}, _now_ms())
-        delivery = self._queue.close(timeout)
+        delivery = self._queue.close(min(patience, self._patience))
         if delivery.undelivered:
             self._warn(f"{delivery.undelivered} metric values could not be delivered")
             if delivery.unanswered:

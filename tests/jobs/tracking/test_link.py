@@ -1,0 +1,58 @@
+"""The run in MLflow is made once and told whole, wherever its server goes away meanwhile."""
+
+from collections.abc import Callable
+
+import pytest
+
+from jobs.errors import TrackingError
+from jobs.tracking import Link, RunFacts, Store
+
+
+@pytest.mark.parametrize(
+    "call", ["get_experiment_by_name", "create_run", "log_batch", "log_inputs", "log_text"]
+)
+def test_an_outage_at_any_call_is_made_up_for(
+    store: Store, facts: RunFacts, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(lambda: store, facts, "key")
+    made: list[str] = []
+    link.on_made = lambda linked: made.append(linked.run_id)
+    with monkeypatch.context() as away:
+        away.setattr(store.client, call, _away(getattr(store.client, call)))
+        with pytest.raises(TrackingError, match="away"):
+            link.linked()
+    assert (link.linked_now, made) == (None, [])
+    linked = link.linked()
+    assert linked is link.linked_now
+    assert made == [linked.run_id]
+    (run,) = store.client.search_runs([linked.experiment_id])
+    assert run.info.run_id == linked.run_id
+    assert run.data.params["seed"] == "7"
+    assert run.inputs is not None
+    assert len(run.inputs.dataset_inputs) == 2
+    assert [file.path for file in store.client.list_artifacts(linked.run_id)] == ["spec.yaml"]
+
+
+def _away(call: Callable[..., object]) -> Callable[..., object]:
+    """The call's answer does not come back, whatever it did."""
+
+    def away(*arguments: object, **options: object) -> object:
+        call(*arguments, **options)
+        raise OSError("away")
+
+    return away
+
+
+def test_a_run_that_is_known_is_not_told_again(
+    store: Store, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = Link(lambda: store, facts, "key").linked().run_id
+    monkeypatch.setattr(store.client, "log_batch", _away(store.client.log_batch))
+    again = Link(lambda: store, facts, "key", run_id=run_id, made_before=True)
+    assert again.linked().run_id == run_id
+
+
+def test_a_run_that_another_process_made_is_found_by_its_key(store: Store, facts: RunFacts) -> None:
+    run_id = Link(lambda: store, facts, "key").linked().run_id
+    assert Link(lambda: store, facts, "key", made_before=True).linked().run_id == run_id
+    assert Link(lambda: store, facts, "other", made_before=True).linked().run_id != run_id
