@@ -5,7 +5,7 @@ VENV ?= .venv
 EXTRAS ?= dev
 BIN = $(VENV)/bin
 
-.PHONY: help train test chaos benchmark benchmark-hosts check format clean
+.PHONY: help train test chaos fuzz benchmark benchmark-hosts check format clean
 
 help:
 	@echo "make train   set up and run the main job: a digit recogniser on Ray workers"
@@ -13,6 +13,7 @@ help:
 	@echo "make benchmark  compare with PyTorch DDP and scikit-learn: ten minutes; docs/benchmarks"
 	@echo "make benchmark-hosts  the same between network namespaces; needs root"
 	@echo "make chaos   kill a run a hundred times and go on with it: half an hour"
+	@echo "make fuzz    hand in twenty times as much nonsense as the tests do: ten minutes"
 	@echo "make check   formatter, linter and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make clean   remove what the targets above made, but no runs"
@@ -39,6 +40,9 @@ test: $(VENV)/.installed-$(EXTRAS)
 # The tests do the same with three kills.
 chaos: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -u -m tests.integration.chaos --kills 100
+
+fuzz: $(VENV)/.installed-$(EXTRAS)
+	SUMGRAD_FUZZ=20 $(BIN)/python -m pytest tests/jobs
 
 # The peers come with the extra `torch`; scikit-learn comes with MLflow.
 benchmark: $(VENV)/.installed-dev,torch

@@ -8,6 +8,7 @@ from cluster.source import ArraySource
 from cluster.worker import Workload
 from jobs.building import build_evaluation_plan, build_network, build_plan, build_recipe
 from jobs.data.prepare import PreparedData
+from jobs.room import expect_room_for_network
 from jobs.spec import JobSpec
 from model.network import Network
 
@@ -56,9 +57,14 @@ class Job:
 
 
 def assemble(spec: JobSpec, data: PreparedData) -> Job:
-    """Put a spec and its data together."""
+    """Put a spec and its data together.
+
+    Raises:
+        SpecError: The network does not fit into this machine's memory.
+    """
     network = build_network(spec, data.schema.width)
     plan = build_plan(spec, data.train.count)
+    expect_room_for_network(network, plan.shard_rows)
     sources = {"train": ArraySource(data.train.x, data.train.d)}
     plans = {"train": plan}
     for role, rows in (("validation", data.validation), ("test", data.test)):

@@ -37,13 +37,16 @@ def build_plan(spec: JobSpec, rows: int) -> Plan:
     """The plan over the training rows."""
     size: Any = spec.optimizer.batch_size
     batch_rows = None if size == "full" or size >= rows else size
-    shard_rows = spec.cluster.shard_rows or default_shard_rows(batch_rows or rows)
+    step_rows = batch_rows or rows
+    # More rows than a step has are as many as it has, and buffers are made for this number.
+    shard_rows = min(spec.cluster.shard_rows or default_shard_rows(step_rows), step_rows)
     return Plan(rows, batch_rows, shard_rows, spec.seed)
 
 
 def build_evaluation_plan(spec: JobSpec, rows: int) -> Plan:
     """The plan over rows that are only evaluated: all in one step."""
-    return Plan(rows, None, spec.cluster.shard_rows or default_shard_rows(rows))
+    shard_rows = spec.cluster.shard_rows or default_shard_rows(rows)
+    return Plan(rows, None, min(shard_rows, rows))
 
 
 def build_recipe(spec: JobSpec, network: Network, steps_per_epoch: int) -> Recipe:

@@ -110,7 +110,7 @@ def load_model(folder: Path) -> SavedModel:
         name, facts = description["name"], description["facts"]
     except ModelNotFound:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError, SumgradError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, SumgradError) as error:
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: {error!r}") from error
     if (schema.width, schema.outputs) != (network.inputs, network.outputs):
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: schema and network do not fit")

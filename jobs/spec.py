@@ -30,8 +30,13 @@ from model.optimizers import make_optimizer
 Number = Annotated[float, Field(strict=True)]
 PositiveNumber = Annotated[float, Field(strict=True, gt=0.0)]
 NonNegative = Annotated[float, Field(strict=True, ge=0.0)]
+#: Three years: more than a clock's arithmetic can take is as good as never.
+Seconds = Annotated[float, Field(strict=True, ge=0.0, le=1e8)]
+PositiveSeconds = Annotated[float, Field(strict=True, gt=0.0, le=1e8)]
 Fraction = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(strict=True, gt=0)]
+#: What is an index or a size somewhere, so that it has to fit into a machine's word.
+Size = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
 #: A name, or a mapping of a name and its options.
 NameOrOptions = str | dict[str, Any]
 
@@ -119,7 +124,7 @@ class DataSpec(_Section):
 class LayerSpec(_Section):
     """One layer: an affine map and an activation."""
 
-    units: Count
+    units: Size
     """Outputs of the layer. (With `max` over subsets: its inputs; each subset gives one output.)"""
     activation: Annotated[NameOrOptions, _checked(make_activation)] = "identity"
     """A name, or a mapping such as `{name: leaky_relu, slope: 0.1}`."""
@@ -173,7 +178,7 @@ class OptimizerSpec(_Section):
     """gradient_descent, momentum, nesterov, rmsprop, adam or adamw."""
     eta: PositiveNumber = 0.1
     """The learning rate η."""
-    batch_size: Count | Literal["full"] = 64
+    batch_size: Size | Literal["full"] = 64
     """Instances per update over all workers together, or `full`: every row in each step."""
     weight_decay: Number | None = None
     """λ of the penalty (λ/2)·‖W‖², default 0; adamw decouples it, default 0.01."""
@@ -226,12 +231,17 @@ class StopSpec(_Section):
     """Such as `{patience: 5}`: stop when the validation loss no longer falls, keep the best."""
 
 
+#: Beyond it one parameter driver would be what all of them wait for.
+MOST_WORKERS = 1024
+Workers = Annotated[int, Field(strict=True, gt=0, le=MOST_WORKERS)]
+
+
 class WorkerRange(_Section):
     """How many workers there may be."""
 
-    min: Count = 1
+    min: Workers = 1
     """With fewer, the run waits."""
-    max: Count | None = None
+    max: Workers | None = None
     """More join, up to so many, when the cluster has room; default: all CPUs there are."""
 
     @model_validator(mode="after")
@@ -243,7 +253,7 @@ class WorkerRange(_Section):
 
 
 WorkerCount = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[WorkerRange, Tag("range")],
+    Annotated[Workers, Tag("number")] | Annotated[WorkerRange, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, dict | WorkerRange) else "number"),
 ]
 
@@ -256,10 +266,10 @@ class ClusterSpec(_Section):
     workers: WorkerCount | None = None
     """Gradient workers: a number, or a range such as `{min: 2, max: 8}` within which the run may
     shrink and grow; default: one for each CPU, and one at least."""
-    wait_seconds: NonNegative = 300.0
+    wait_seconds: Seconds = 300.0
     """With fewer workers than it needs a run waits so long for more, and then ends with exit code
     3; `sumgrad resume` goes on."""
-    shard_rows: Count | None = None
+    shard_rows: Size | None = None
     """Rows of a micro-shard, the unit of work and of exact summing; default: half of a step's, but
     from 32 to 256."""
 
@@ -274,7 +284,7 @@ class ClusterSpec(_Section):
 class CheckpointSpec(_Section):
     """How often a run is saved on the way, in its folder, so that `sumgrad resume` can go on."""
 
-    every_seconds: PositiveNumber | None = 60.0
+    every_seconds: PositiveSeconds | None = 60.0
     """After so many seconds; null for never."""
     every_steps: Count | None = None
     """And after so many steps; writing goes on beside training, which does not wait for it."""

@@ -17,7 +17,8 @@ class SumgradError(Exception):
     """Something went wrong in a way that we foresaw: one line, a hint, an exit code.
 
     Args:
-        message: One line that names the cause.
+        message: Names the cause. What a person or a file put into it cannot break the line, nor
+            send anything but text to a terminal.
         hint: What to do about it; empty where there is nothing to say.
     """
 
@@ -25,7 +26,7 @@ class SumgradError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
+        self.message = "".join(c if c.isprintable() else " " for c in message)
         self.hint = hint
 
     def __str__(self) -> str:

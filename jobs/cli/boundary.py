@@ -54,6 +54,9 @@ def _explain(error: Exception) -> int:
         return _tell("interrupted", "", 130)
     if isinstance(error, OSError) and error.filename:
         return _tell(f"{error.filename}: {error.strerror}", "", 1)
+    if isinstance(error, MemoryError):
+        reason = str(error) or "there is none left"
+        return _tell(f"out of memory: {reason}", "a smaller job, or a larger machine", 1)
     text = f"internal error: {type(error).__name__}: {error}"
     return _tell(text, "this is a defect of sumgrad; --debug shows where", 1)
 

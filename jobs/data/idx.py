@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jobs.data.labels import shaped_labels
 from jobs.data.rows import Part, RawRows, pixel_names
 from jobs.errors import DataError, DataNotFound
+from jobs.room import available_bytes, expect_room_for_rows
 
 _UNSIGNED_BYTE = 0x08
 _CHUNK = 1 << 24
@@ -132,7 +133,7 @@ def _parse(stream: BinaryIO, file: str, dimensions: int) -> NDArray[np.uint8]:
         raise DataError("ends in its header", file=file)
     shape = tuple(int(size) for size in np.frombuffer(header, ">u4"))
     expected_size = math.prod(shape)
-    values = b"".join(_chunks(stream, expected_size + 1))
+    values = b"".join(_chunks(stream, expected_size + 1, file))
     if len(values) != expected_size:
         more = "more than" if len(values) > expected_size else f"{len(values):,} of"
         raise DataError(
@@ -143,8 +144,12 @@ def _parse(stream: BinaryIO, file: str, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
-def _chunks(stream: BinaryIO, limit: int) -> Iterator[bytes]:
+def _chunks(stream: BinaryIO, limit: int, file: str) -> Iterator[bytes]:
     """What the file really holds, up to a limit: a header's promise allocates nothing."""
-    while limit > 0 and (chunk := stream.read(min(_CHUNK, limit))):
-        limit -= len(chunk)
+    free, held = available_bytes(), 0
+    while held < limit and (chunk := stream.read(min(_CHUNK, limit - held))):
+        if held:
+            # There is more than a few bytes, so that the promise may be meant.
+            expect_room_for_rows(limit, file, free=free)
+        held += len(chunk)
         yield chunk

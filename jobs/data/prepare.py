@@ -16,6 +16,7 @@ from jobs.data.roles import RoleRows, divide, read_sources
 from jobs.data.schema import DataSchema, Scaling
 from jobs.data.spec_checks import expect_sound, spec_features, spec_label
 from jobs.data.targets import schema_for
+from jobs.room import available_bytes, expect_room_for_rows
 from jobs.spec import JobSpec
 from model.checks import Array
 
@@ -81,6 +82,7 @@ def prepare(spec: JobSpec) -> PreparedData:
     Raises:
         DataNotFound: A file or a column is missing.
         DataError: Rows that cannot be trained on; names file, column and row.
+            or that memory has no room for.
         SpecError: Data and spec do not fit each other.
     """
     expect_sound(spec)
@@ -96,6 +98,8 @@ def prepare(spec: JobSpec) -> PreparedData:
     schema, dtype = replace(schema, scaling=scaling), spec.model.dtype
     for source in sources.values():
         expect_in_range(source, scaling, dtype)
+    size = sum(rows.x.size for rows in roles.values()) * np.dtype(dtype).itemsize
+    expect_room_for_rows(size, read.file, free=available_bytes())
     ready = {role: _ready(rows, schema, dtype) for role, rows in roles.items()}
     return PreparedData(
         schema=schema,

@@ -3,9 +3,9 @@
 NumPy and the standard library only, for a saved model needs nothing more to predict.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -193,8 +193,41 @@ class DataSchema:
             KeyError, TypeError, ValueError: It is not such a description.
         """
         values = {name: _tuple(value) for name, value in facts.items()}
-        scaling = {name: _tuple(value) for name, value in values.pop("scaling").items()}
-        return cls(**values, scaling=Scaling(**scaling))
+        scaling = {name: _tuple(value) for name, value in dict(values.pop("scaling")).items()}
+        schema = cls(**values, scaling=Scaling(**scaling))
+        odd = next(schema._odd(), None)
+        if odd is not None:
+            raise ValueError(f"its {odd} cannot be that")
+        return schema
+
+    def _odd(self) -> Iterator[str]:
+        """Names of attributes that no data of ours could have given."""
+        is_regression = self.kind == "numbers"
+        sizes, scaling = (1, len(self.features)), self.scaling
+        sound = {
+            "features": _all(self.features, str) and self.features,
+            "targets": _all(self.targets, str) if is_regression else self.targets is None,
+            "classes": self.classes is None if is_regression else _all(self.classes, int, str),
+            "list_column": isinstance(self.list_column, str | None),
+            "label": _all(self.label, str) and self.label,
+            "kind": self.kind in get_args(TargetKind),
+            "seen": _all(self.seen, int, str),
+            "positive": isinstance(self.positive, int | str | None),
+            "reject": isinstance(self.reject, str | None),
+            "image_shape": self.image_shape is None
+            or (_all(self.image_shape, int) and len(self.image_shape) == 2),
+            "scaling": scaling.kind in ("none", "unit", "standard")
+            and _all(scaling.offset, float)
+            and _all(scaling.factor, float)
+            and len(scaling.offset) == len(scaling.factor)
+            and len(scaling.offset) in sizes,
+        }
+        return (name for name, is_sound in sound.items() if not is_sound)
+
+
+def _all(values: object, *kinds: type) -> bool:
+    """Whether it is a tuple of values of these types alone."""
+    return isinstance(values, tuple) and all(type(value) in kinds for value in values)
 
 
 def _tuple(value: Any) -> Any:

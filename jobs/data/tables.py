@@ -1,16 +1,22 @@
 """Parquet, CSV, Arrow and Feather files as Arrow tables, with every fault told in our words."""
 
+import gzip
+import zlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import csv, ipc, parquet
 
 from jobs.errors import DataError, DataNotFound
+from jobs.room import available_bytes, expect_room_for_rows
 
 _PARQUET = (".parquet", ".pq")
 _CSV = {".csv": ",", ".tsv": "\t"}
 _ARROW = (".arrow", ".feather", ".ipc")
+#: Rows that are read before there is a look at how much memory is left, and bytes.
+_BATCH_ROWS, _CHUNK = 1 << 16, 1 << 24
 KNOWN = "Parquet, CSV, TSV, Arrow and Feather files, by their endings"
 
 
@@ -46,7 +52,7 @@ def read_table(path: Path) -> pa.Table:
         # A damaged Arrow file can hold offsets that point outside of it.
         table.validate(full=True)
         names = table.column_names
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(f"cannot be read: {first_line}", file=file) from None
     twice = [name for name, times in Counter(names).items() if times > 1]
@@ -60,19 +66,42 @@ def read_table(path: Path) -> pa.Table:
 def _read(path: Path) -> pa.Table:
     ending = _ending(path)
     if ending in _PARQUET:
-        return parquet.ParquetFile(path, page_checksum_verification=True).read()
+        with parquet.ParquetFile(path, page_checksum_verification=True) as source:
+            return _table(source.iter_batches(_BATCH_ROWS), source.schema_arrow, path)
     if ending in _CSV:
         return _read_csv(path, _CSV[ending])
     with pa.OSFile(str(path)) as source:
         try:
-            return ipc.open_file(source).read_all()
+            reader = ipc.open_file(source)
         except pa.ArrowInvalid:
             # Arrow's streaming form has the same ending as its file form.
             source.seek(0)
-            return ipc.open_stream(source).read_all()
+            stream = ipc.open_stream(source)
+            return _table(stream, stream.schema, path)
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        return _table(batches, reader.schema, path)
+
+
+def _table(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> pa.Table:
+    """Batches as one table, as long as there is room: a few bytes can stand for billions of rows.
+
+    Raises:
+        DataError: There is none.
+    """
+    return pa.Table.from_batches(_with_room(batches, path), schema)
+
+
+def _with_room(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:
+    free, held = available_bytes(), 0
+    for batch in batches:
+        held += batch.nbytes
+        expect_room_for_rows(held, str(path), free=free)
+        yield batch
 
 
 def _read_csv(path: Path, delimiter: str) -> pa.Table:
+    if path.suffix.lower() == ".gz":
+        _expect_room_unpacked(path)
     parse = csv.ParseOptions(delimiter=delimiter)
     try:
         return csv.read_csv(path, parse_options=parse)
@@ -82,6 +111,15 @@ def _read_csv(path: Path, delimiter: str) -> pa.Table:
         if "conversion error" in str(error):
             return _read_csv_as_texts(path, parse)
         raise
+
+
+def _expect_room_unpacked(path: Path) -> None:
+    """Raise if a packed file holds more than memory does; Arrow would unpack all of it."""
+    free, held = available_bytes(), 0
+    with gzip.open(path) as file:
+        while chunk := file.read(_CHUNK):
+            held += len(chunk)
+            expect_room_for_rows(held, str(path), free=free)
 
 
 def _raise_at_ragged_row(path: Path, delimiter: str) -> None:

@@ -71,6 +71,13 @@ def test_a_micro_shard_is_half_a_step_unless_the_spec_says_otherwise(
     assert build_plan(given, 100).shard_rows == build_evaluation_plan(given, 2000).shard_rows == 7
 
 
+def test_a_micro_shard_has_no_more_rows_than_there_are() -> None:
+    spec = make_spec(optimizer={"batch_size": 40}, cluster={"shard_rows": 10**9})
+    assert build_plan(spec, 100).shard_rows == 40
+    assert build_plan(spec, 30).shard_rows == 30
+    assert build_evaluation_plan(spec, 2000).shard_rows == 2000
+
+
 def test_the_recipe_has_the_optimizers_own_numbers() -> None:
     spec = make_spec(
         optimizer={"name": "adam", "eta": 0.01, "beta1": 0.8, "weight_decay": 0.1},

@@ -74,3 +74,8 @@ def test_facts_of_derived_errors_survive_pickling() -> None:
 def test_mutation_plain_pickling_loses_them() -> None:
     with pytest.raises(TypeError):
         pickle.loads(pickle.dumps(Forgetful("too wide", step=7)))
+
+
+def test_what_a_file_puts_into_a_message_stays_text() -> None:
+    error = SumgradError("no class 'a\nb\x1b[2Jü'")
+    assert str(error) == "no class 'a b [2Jü'"

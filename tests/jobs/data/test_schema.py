@@ -32,7 +32,8 @@ def test_unit_maps_training_rows_into_0_to_1(x: NDArray[np.float64], shared: boo
 @SETTINGS
 @given(matrices, st.sampled_from(["unit", "standard", "none"]), st.booleans())
 def test_a_scaling_survives_json(x: NDArray[np.float64], kind: str, shared: bool) -> None:
-    schema = DataSchema(("a",), scaling=Scaling.fit(kind, x, shared=shared))
+    names = tuple(f"x{i}" for i in range(x.shape[1]))
+    schema = DataSchema(names, classes=(0, 1), scaling=Scaling.fit(kind, x, shared=shared))
     assert DataSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
 
 

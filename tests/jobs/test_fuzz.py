@@ -1,0 +1,194 @@
+"""Whatever is handed in, only declared errors come out: specs, command lines, files of runs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.assembly import assemble
+from jobs.cli.boundary import run
+from jobs.data.prepare import prepare
+from jobs.data.schema import DataSchema
+from jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
+from jobs.run_folder import RECORD, RunFolder, RunRecord, all_runs
+from jobs.saved_model import DESCRIPTION, SavedModel, load_model, save_model
+from jobs.spec_loader import all_keys, example_names, load_spec, read_example
+from model import Layer, Network, make_activation, resolve_divergence
+from tests.fuzzing import cases, only
+
+Tree = Any
+NUMBERS = st.one_of(
+    st.integers(-3, 12),
+    st.sampled_from([2**31 - 1, 2**31, 2**63, 10**30, -(2**63), 0.5, 1e-300, 1e308, -0.0]),
+    st.floats(),
+)
+WORDS = st.sampled_from(
+    [
+        *("relu", "softmax", "sigmoid", "max", "kl", "l2", "adam", "full", "digits", "diabetes"),
+        *("none", "inline", "cosine", "unit", "float64", "../..", "/dev/null", "http://[", "\0"),
+        *("", "ü", "a" * 200),
+    ]
+)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.text(max_size=5))
+KEYS = st.sampled_from(
+    [key.rpartition(".")[2].removesuffix("[]") for key in all_keys()] + ["x", ""]
+)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn, original: Tree) -> Tree:
+    """A tree with one to three of its places changed, removed or added to."""
+    tree = json.loads(json.dumps(original))
+    for _ in range(draw(st.integers(1, 3))):
+        places = list(_places(tree))
+        here, key = draw(st.sampled_from(places))
+        what = draw(st.integers(0, 9))
+        if what == 0:
+            del here[key]
+        elif what == 1 and isinstance(here, dict):
+            here[draw(KEYS)] = draw(TREES)
+        elif what < 6:
+            here[key] = draw(SCALARS)
+        else:
+            here[key] = draw(TREES)
+        if not tree:
+            break
+    return tree
+
+
+def _places(tree: Tree) -> list[tuple[Any, Any]]:
+    """Every value of a tree as its container and its key there."""
+    items: list[Any] = []
+    if isinstance(tree, dict):
+        items = list(tree.items())
+    elif isinstance(tree, list):
+        items = list(enumerate(tree))
+    return [(tree, key) for key, _ in items] + [
+        place for _, inner in items for place in _places(inner)
+    ]
+
+
+SPECS = [yaml.safe_load(read_example(name)) for name in example_names() if name != "mnist"]
+CHANGED_SPECS = st.sampled_from(SPECS).flatmap(changed)
+
+
+@cases(1500)
+@given(tree=CHANGED_SPECS)
+def test_any_change_to_a_spec(tmp_path: Path, tree: Tree) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    with only(SpecError):
+        load_spec(str(path))
+
+
+@cases(800)
+@given(tree=CHANGED_SPECS)
+def test_what_is_loaded_is_put_together_or_refused(tmp_path: Path, tree: Tree) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    with only(JobError):
+        spec = load_spec(str(path)).spec
+        assemble(spec, prepare(spec))
+
+
+RECORD_OF_A_RUN = RunRecord(
+    run_id="0123456789abcdef",
+    key="k" * 32,
+    name="job",
+    began="2026-01-01T00:00:00+00:00",
+    tracking_uri="sqlite:///mlflow.db",
+    facts={
+        "name": "job",
+        "experiment": "e",
+        "spec": {"seed": 1},
+        "spec_yaml": "seed: 1\n",
+        "datasets": [{"context": "training", "name": "d", "source": "s", "digest": "x", "rows": 3}],
+        "tags": {},
+        "folder": "runs",
+    },
+)
+
+
+@cases(400)
+@given(data=st.data())
+def test_any_change_to_the_record_of_a_run(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "runs" / "0123456789abcdef"
+    shutil.rmtree(path, ignore_errors=True)
+    folder = RunFolder.create(path, RECORD_OF_A_RUN, "")
+    record = json.loads((folder.path / RECORD).read_text())
+    (folder.path / RECORD).write_text(json.dumps(data.draw(changed(record))))
+    for opened in all_runs(tmp_path / "runs"):
+        assert isinstance(opened.status, str)
+    with only(RunNotFound):
+        RunFolder.open(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = make_activation("softmax")
+    layers = (Layer(2, make_activation("relu")), Layer(2, output))
+    network = Network(2, layers, resolve_divergence("kl", output))
+    flat = np.arange(network.layout.size, dtype=np.float32)
+    schema = DataSchema(("a", "b"), classes=("x", "y"))
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_model(folder, SavedModel("m", network, network.parameters(flat), schema, {"seed": 7}))
+    return folder
+
+
+@cases(600)
+@given(data=st.data())
+def test_any_change_to_a_models_description(
+    model: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    folder = tmp_path / "model"
+    if not folder.exists():
+        shutil.copytree(model, folder)
+    description = json.loads((model / DESCRIPTION).read_text())
+    (folder / DESCRIPTION).write_text(json.dumps(data.draw(changed(description))))
+    with only(ModelNotFound):
+        load_model(folder)
+
+
+ARGUMENTS = st.lists(
+    st.sampled_from(
+        [
+            *("config", "show", "validate", "schema", "evaluate", "predict", "gradcheck", "list"),
+            *("sync", "init", "resume", "digits", "nothing.yaml", "rows.csv", "model", "runs"),
+            *("0123456789", "--set", "optimizer.eta=0.1", "seed=x", "=", "--json", "--out", "-o"),
+            *("--output", ".", "--features", "0", "3", "-1", "--keys", "--list", "-", "--", "ü\n"),
+            *("--tracking-uri", "sqlite:///no/x.db", "http://127.0.0.1:9", "--nonsense", "--help"),
+            *("/dev/null", ""),
+        ]
+    ),
+    max_size=6,
+)
+
+
+@cases(400)
+@given(arguments=ARGUMENTS)
+def test_any_command_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("x,label\n1,a\n")
+    code = run(arguments)
+    said = capsys.readouterr()
+    assert code in (0, 1, 2, 3), arguments
+    assert "internal error" not in said.err, arguments
+    assert "Traceback" not in said.err + said.out
+    if code:
+        assert said.err.startswith("error: ") or said.out, arguments
