@@ -55,7 +55,7 @@ def ray_session(address: str, workers: int | None, *, least: int | None = None) 
     # would stand in for ours; so it is started from a folder that has nothing in it.
     with tempfile.TemporaryDirectory(prefix="sumgrad-", ignore_cleanup_errors=True) as empty:
         try:
-            with _current_folder(empty), own_termination(), _own_output():
+            with _current_folder(empty), own_termination(), _own_output(), _loopback(address):
                 _init(address, workers if least is None else least)
             yield _available_workers(workers, least)
         finally:
@@ -106,6 +106,23 @@ def _own_output() -> Iterator[None]:
         yield
     finally:
         worker.listen_error_messages = listen
+
+
+@contextlib.contextmanager
+def _loopback(address: str) -> Iterator[None]:
+    """Have an instance of our own listen on loopback alone, as Ray does on other systems.
+
+    On Linux its dozen ports would be open to every network of the machine. Ray has a switch for
+    it, which it reads when it is imported; for a cluster it must stand as it was.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and address != "local"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _init(address: str, workers: int | None) -> None:
