@@ -20,6 +20,7 @@ from model.checks import Array
 from model.network import Network
 from model.parameters import Parameters
 
+_NO_ROWS: Array = np.empty((0, 0))
 #: Inputs and desired outputs of some rows.
 Batch = tuple[Array, NDArray[np.generic]]
 
@@ -190,6 +191,8 @@ class GradientWorker:
             return PartialSum(None, seen.divergence, seen.correct, seen.count)
         into = self.vectors.take()
         summed = network.gradient_sum(parameters, x, d, into=into, cache=cache)
+        # Let go of x, so that the next rows are fetched to the same memory, still in the cache.
+        cache.y[0] = _NO_ROWS
         return PartialSum(into.flat, summed.divergence, 0, summed.count)
 
     def _to_blame(self, task: Task, rows: list[int], parameters: Parameters) -> list[int]:

@@ -9,19 +9,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.activations.base import Activation
 from model.activations.scalar import Sigmoid, softplus
-from model.activations.vector import Softmax, largest
+from model.activations.vector import Softmax
 from model.checks import Array, as_numbers, expect_shape, nearest
 from model.errors import OptionError, ShapeError
 
 #: Desired outputs: (B, D) numbers, or for multi-class KL (B,) class indices.
-Targets = NDArray[np.generic]
+Targets = NDArray[Any]
 
 
 def x_log_x(d: Array) -> Array:
@@ -51,27 +51,27 @@ class Divergence(ABC):
     fused: ClassVar[type[Activation] | None] = None
 
     @abstractmethod
-    def targets(self, d: Targets, y: Array) -> Array:
-        """``d`` checked against y (B, D) and brought to its dtype, row-major.
+    def targets(self, d: Targets, y: Array) -> Targets:
+        """``d`` checked against y (B, D); numbers are brought to its dtype, row-major.
 
         Raises:
             ShapeError: A shape, a dtype, a class index or a number that does not fit.
         """
 
     @abstractmethod
-    def value(self, y: Array, d: Array) -> Array:
+    def value(self, y: Array, d: Targets) -> Array:
         """``Div(y, d)``, (B,): y (B, D), d as `targets` gives it."""
 
     @abstractmethod
-    def gradient(self, y: Array, d: Array) -> Array:
+    def gradient(self, y: Array, d: Targets) -> Array:
         """``∇_y Div``, (B, D)."""
 
-    def fused_value(self, z: Array, d: Array) -> Array:
-        """``Div(f(z), d)`` from the logits z of the fused activation f, (B,)."""
+    def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
+        """``Div(f(z), d)``, (B,), from the logits z of the fused activation f, and ``y = f(z)``."""
         raise NotImplementedError(f"{type(self).__name__} has no fused path")
 
-    def fused_gradient(self, y: Array, d: Array) -> Array:
-        """``∇_z Div(f(z), d)``, (B, D), where ``y = f(z)``."""
+    def fused_gradient(self, y: Array, d: Targets) -> Array:
+        """``∇_z Div(f(z), d)``, (B, D), where ``y = f(z)``; newly allocated."""
         raise NotImplementedError(f"{type(self).__name__} has no fused path")
 
 
@@ -79,15 +79,16 @@ class Divergence(ABC):
 class L2(Divergence):
     """``Div = ½ Σ_i (y_i − d_i)²``, ``∇_y = y − d``."""
 
-    def targets(self, d: Targets, y: Array) -> Array:
+    def targets(self, d: Targets, y: Array) -> Targets:
         return same_shape(d, y)
 
-    def value(self, y: Array, d: Array) -> Array:
+    def value(self, y: Array, d: Targets) -> Array:
         result: Array = 0.5 * np.sum(np.square(y - d), axis=1)
         return result
 
-    def gradient(self, y: Array, d: Array) -> Array:
-        return y - d
+    def gradient(self, y: Array, d: Targets) -> Array:
+        result: Array = y - d
+        return result
 
 
 @dataclass(frozen=True)
@@ -100,29 +101,29 @@ class TwoClassKL(Divergence):
 
     fused: ClassVar[type[Activation] | None] = Sigmoid
 
-    def targets(self, d: Targets, y: Array) -> Array:
+    def targets(self, d: Targets, y: Array) -> Targets:
         return within(same_shape(d, y), 0.0, 1.0)
 
     def _entropy(self, d: Array) -> Array:
         return x_log_x(d) + x_log_x(1 - d)
 
-    def value(self, y: Array, d: Array) -> Array:
+    def value(self, y: Array, d: Targets) -> Array:
         cross = d * finite_log(y) + (1 - d) * finite_log(1 - y)
         result: Array = np.sum(self._entropy(d) - cross, axis=1)
         return result
 
-    def gradient(self, y: Array, d: Array) -> Array:
+    def gradient(self, y: Array, d: Targets) -> Array:
         """``(1−d)/(1−y) − d/y``; finite at 0 and 1, see `finite_log`."""
         result: Array = (1 - d) * slope_of_log(1 - y) - d * slope_of_log(y)
         return result
 
-    def fused_value(self, z: Array, d: Array) -> Array:
+    def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
         # Products with softplus, not softplus(z) − d·z, which cancels to nothing for large z.
         terms = self._entropy(d) + d * softplus(-z) + (1 - d) * softplus(z)
         result: Array = np.sum(terms, axis=1)
         return result
 
-    def fused_gradient(self, y: Array, d: Array) -> Array:
+    def fused_gradient(self, y: Array, d: Targets) -> Array:
         return y - d
 
 
@@ -131,34 +132,48 @@ class MultiClassKL(Divergence):
     """``Div = Σ_i d_i log(d_i/y_i)``: KL for softmax outputs.
 
     Targets are class indices, (B,) whole numbers, or distributions, (B, D). For a class index c
-    it is ``−log y_c``. Fused with softmax: ``log y = z − logsumexp(z)``, ``∇_z = y·Σd − d``,
-    which is ``y − d`` for a distribution.
+    it is ``−log y_c``, whose ∇_y is 0 but at c. Fused with softmax: ``∇_z = y·Σd − d``, which is
+    ``y − d`` for a distribution.
     """
 
     fused: ClassVar[type[Activation] | None] = Softmax
 
-    def targets(self, d: Targets, y: Array) -> Array:
+    def targets(self, d: Targets, y: Array) -> Targets:
         if d.ndim != 1:
             return within(same_shape(d, y), 0.0, np.inf)
-        return one_hot(d, y)
+        return expect_classes(d, y)
 
-    def value(self, y: Array, d: Array) -> Array:
+    def value(self, y: Array, d: Targets) -> Array:
+        d = as_distributions(d, y)
         result: Array = np.sum(x_log_x(d) - d * finite_log(y), axis=1)
         return result
 
-    def gradient(self, y: Array, d: Array) -> Array:
+    def gradient(self, y: Array, d: Targets) -> Array:
         """``−d/y``; finite at 0, see `finite_log`."""
-        result: Array = -d * slope_of_log(y)
+        result: Array = -as_distributions(d, y) * slope_of_log(y)
         return result
 
-    def fused_value(self, z: Array, d: Array) -> Array:
-        shifted = z - largest(z)
-        log_y = shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
-        result: Array = np.sum(x_log_x(d) - d * log_y, axis=1)
+    def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
+        """With ``−log y_j = (z_* − z_j) − log y_*``, where * is the arg-max: y_* is at least 1/D.
+
+        So a y_j that has become 0 does no harm, and nothing is summed over the classes again.
+        """
+        top, log_y_top = z.max(axis=1), np.log(y.max(axis=1))
+        result: Array
+        if d.ndim == 1:
+            result = top - z[np.arange(len(z)), d] - log_y_top
+        else:
+            surprise = top[:, None] - z - log_y_top[:, None]
+            result = np.sum(x_log_x(d) + d * surprise, axis=1)
         return result
 
-    def fused_gradient(self, y: Array, d: Array) -> Array:
-        result: Array = y * np.sum(d, axis=1, keepdims=True) - d
+    def fused_gradient(self, y: Array, d: Targets) -> Array:
+        result: Array
+        if d.ndim == 1:
+            result = y.copy("K")
+            result[np.arange(len(y)), d] -= 1
+        else:
+            result = y * np.sum(d, axis=1, keepdims=True) - d
         return result
 
 
@@ -183,23 +198,29 @@ def within(d: Array, low: float, high: float) -> Array:
     return d
 
 
-def one_hot(classes: Targets, y: Array) -> Array:
-    """Class indices (B,) as distributions (B, D): 1 at the class, 0 elsewhere.
+def expect_classes(d: Targets, y: Array) -> Targets:
+    """Class indices, (B,), each of which is one of y's D columns.
 
     Raises:
         ShapeError: Indices that are no whole numbers, or not below D.
     """
-    expect_shape("the classes d", classes, len(y))
-    if not np.issubdtype(classes.dtype, np.integer):
-        raise ShapeError(f"class indices are {classes.dtype}, expected whole numbers")
-    indices = classes.astype(np.intp)
-    outside = (indices < 0) | (indices >= y.shape[1])
+    expect_shape("the classes d", d, len(y))
+    if d.dtype.kind not in "iu":
+        raise ShapeError(f"class indices are {d.dtype}, expected whole numbers")
+    # A negative one turns into a huge one.
+    outside = d.astype(np.uint64) >= y.shape[1]
     if outside.any():
-        wrong = classes[outside][0]
-        raise ShapeError(f"class index {wrong} in d, but y has {y.shape[1]} outputs")
-    d = np.zeros_like(y)
-    d[np.arange(len(y)), indices] = 1
-    return d
+        raise ShapeError(f"class index {d[outside][0]} in d, but y has {y.shape[1]} outputs")
+    return d.astype(np.intp, copy=False)
+
+
+def as_distributions(d: Targets, y: Array) -> Array:
+    """Class indices (B,) as (B, D), 1 at the class and 0 elsewhere; distributions as they are."""
+    if d.ndim != 1:
+        return np.asarray(d)
+    result = np.zeros_like(y)
+    result[np.arange(len(y)), d] = 1
+    return result
 
 
 #: Every divergence that a spec can name; `kl` stands for the one that fits the output layer.

@@ -1,6 +1,6 @@
 """The network: forward recursion, backward recursion, and sums over instances.
 
-Notation of the lecture, with batches row-major:
+Notation of the lecture, with batches of one instance a row:
 
     forward     y_0 = x
                 z_k = W_k y_{k-1} + b_k        Z = Y Wᵀ + b
@@ -10,6 +10,11 @@ Notation of the lecture, with batches row-major:
                 ∇_{y_{k-1}} = ∇_{z_k} W_k
                 ∇_{W_k} = (y_{k-1} ∇_{z_k})ᵀ    summed over the batch: ∇Zᵀ Y
                 ∇_{b_k} = ∇_{z_k}
+
+What is between x and the gradients, (B, D) for the reader, lies in memory as the lecture's column
+vectors: ``Zᵀ (D, B)`` is contiguous, and the product that is made is ``Zᵀ = W Yᵀ``. For few rows
+BLAS does that up to 1.7 times as fast as ``Z = Y Wᵀ``, and what goes over an instance's components,
+as softmax does, goes down columns.
 """
 
 from dataclasses import dataclass
@@ -65,11 +70,22 @@ class Cache:
     d_y: list[Array]
 
     def first(self, rows: int) -> "Cache":
-        """The same arrays for fewer rows: views on their beginnings."""
+        """The same memory for fewer rows."""
         if rows == len(self.z[0]):
             return self
         parts = (self.z, self.y, self.d_z, self.d_y)
-        return Cache(*([array[:rows] for array in part] for part in parts))
+        return Cache(*([_first(array, rows) for array in part] for part in parts))
+
+
+def _columns(rows: int, width: int, dtype: str) -> Array:
+    """(B, D), each instance a column in memory."""
+    return np.empty((width, rows), dtype).T
+
+
+def _first(array: Array, rows: int) -> Array:
+    """The beginning of the memory of `_columns`, as it would be made for fewer rows."""
+    width = array.shape[1]
+    return array.T.reshape(-1)[: rows * width].reshape(width, rows).T
 
 
 class GradientSum(NamedTuple):
@@ -104,8 +120,8 @@ class EvaluationSum(NamedTuple):
 class Network:
     """A feed-forward network and its divergence. Parameters live outside of it.
 
-    Its results are a pure function of the values and shapes of what it is given: memory order,
-    and whether `into` or `cache` is given, never change a bit.
+    Its results are a pure function of the values and shapes of what it is given: the memory order
+    of x and d, and whether `into` or `cache` is given, never change a bit.
 
     Args:
         inputs: D_0, the features of an instance.
@@ -165,7 +181,7 @@ class Network:
     def _expect_fitting(self, name: str, parameters: Parameters) -> None:
         """Raise unless parameters, or gradients, have this network's layout and dtype."""
         expect_dtype(name, parameters.flat, self.dtype)
-        if parameters.layout != self.layout:
+        if parameters.layout is not self.layout and parameters.layout != self.layout:
             raise ShapeError(f"{name} have another network's layout")
 
     def cache(self, rows: int, *, in_place: bool = False) -> Cache:
@@ -178,7 +194,7 @@ class Network:
         """
 
         def empty(width: int) -> Array:
-            return np.empty((rows, width), dtype=self.dtype)
+            return _columns(rows, width, self.dtype)
 
         cache = Cache(
             z=[empty(width) for _, width in self.layout.widths],
@@ -216,7 +232,7 @@ class Network:
         for k, (layer, W, b) in enumerate(
             zip(self.layers, parameters.W, parameters.b, strict=True)
         ):
-            np.matmul(y[k], W.T, out=z[k])
+            np.matmul(W, y[k].T, out=z[k].T)
             z[k] += b
             layer.activation.value_into(z[k], y[k + 1])
         return cache
@@ -226,7 +242,7 @@ class Network:
         return self.forward(parameters, x).y[-1]
 
     def backward(
-        self, parameters: Parameters, cache: Cache, d: Array, *, into: Parameters | None = None
+        self, parameters: Parameters, cache: Cache, d: Targets, *, into: Parameters | None = None
     ) -> Parameters:
         """The backward recursion, down to the weights.
 
@@ -250,12 +266,12 @@ class Network:
         for k in range(len(self.layers), 0, -1):
             d_z = cache.d_z[k - 1]
             np.matmul(d_z.T, cache.y[k - 1], out=gradients.W[k - 1])
-            np.sum(d_z, axis=0, out=gradients.b[k - 1])
+            np.add.reduce(d_z, axis=0, out=gradients.b[k - 1])
             if k > 1:
                 self._step_back(parameters, cache, k)
         return gradients
 
-    def _output_gradient(self, cache: Cache, d: Array) -> None:
+    def _output_gradient(self, cache: Cache, d: Targets) -> None:
         """``∇_{z_L}``, (B, D_L), into the cache."""
         y = cache.y[-1]
         if self.fused:
@@ -266,14 +282,15 @@ class Network:
 
     def _step_back(self, parameters: Parameters, cache: Cache, k: int) -> None:
         """From ``∇_{z_k}`` to ``∇_{y_{k-1}}`` and ``∇_{z_{k-1}}``, both in the cache."""
-        d_y = np.matmul(cache.d_z[k - 1], parameters.W[k - 1], out=cache.d_y[k - 2])
+        d_y = cache.d_y[k - 2]
+        np.matmul(parameters.W[k - 1].T, cache.d_z[k - 1].T, out=d_y.T)
         activation = self.layers[k - 2].activation
         activation.vjp_into(cache.z[k - 2], cache.y[k - 1], d_y, cache.d_z[k - 2])
 
-    def _divergences(self, cache: Cache, d: Array) -> Array:
+    def _divergences(self, cache: Cache, d: Targets) -> Array:
         """Div of each instance, (B,)."""
         if self.fused:
-            return self.divergence.fused_value(cache.z[-1], d)
+            return self.divergence.fused_value(cache.z[-1], cache.y[-1], d)
         return self.divergence.value(cache.y[-1], d)
 
     def gradient_sum(
@@ -303,7 +320,7 @@ class Network:
         cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
         gradients = self.backward(parameters, cache, targets, into=into)
-        divergence = np.sum(self._divergences(cache, targets), dtype=np.float64)
+        divergence = self._divergences(cache, targets).sum(dtype=np.float64)
         return GradientSum(float(divergence), gradients, len(x))
 
     def input_gradient(self, parameters: Parameters, x: Array, d: Targets) -> Array:
@@ -326,13 +343,18 @@ class Network:
         """Σ Div and the count of right answers over the rows of x; arguments as gradient_sum's."""
         cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
-        divergence = np.sum(self._divergences(cache, targets), dtype=np.float64)
+        divergence = self._divergences(cache, targets).sum(dtype=np.float64)
         hits = np.count_nonzero(decide(cache.y[-1]) == decide(targets))
         return EvaluationSum(float(divergence), int(hits), len(x))
 
 
-def decide(y: Array) -> NDArray[np.intp]:
-    """The class that outputs stand for, (B,): the largest component, or with one, whether y ≥ ½."""
+def decide(y: Targets) -> NDArray[np.intp]:
+    """The class that outputs stand for, (B,): the largest component, or with one, whether y ≥ ½.
+
+    Class indices stand for themselves.
+    """
+    if y.ndim == 1:
+        return y
     if y.shape[1] == 1:
         return (y[:, 0] >= 0.5).astype(np.intp)
     winner: NDArray[np.intp] = y.argmax(axis=1)

@@ -25,7 +25,7 @@ class Slot:
     shape: tuple[int, ...]
     offset: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Numbers in the array."""
         return math.prod(self.shape)
@@ -52,7 +52,7 @@ class Layout:
                 offset += math.prod(shape)
         return tuple(slots)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Numbers in the flat vector."""
         return sum((inputs + 1) * outputs for inputs, outputs in self.widths)
@@ -88,12 +88,11 @@ class Parameters:
             raise ShapeError("the parameter vector is not contiguous")
         self.layout = layout
         self.flat = flat
-        self._views = {
-            slot.name: flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for slot in layout.slots
-        }
-        self.W = tuple(self._views[f"W{k}"] for k in range(1, len(layout.widths) + 1))
-        self.b = tuple(self._views[f"b{k}"] for k in range(1, len(layout.widths) + 1))
+        views = [
+            flat[slot.offset : slot.offset + slot.size].reshape(slot.shape) for slot in layout.slots
+        ]
+        self.W = tuple(views[0::2])
+        self.b = tuple(views[1::2])
 
     @classmethod
     def zeros(cls, layout: Layout, dtype: DTypeLike) -> Self:
@@ -105,11 +104,13 @@ class Parameters:
         return type(self), (self.layout, self.flat)
 
     def __getitem__(self, name: str) -> Array:
-        return self._views[name]
+        return dict(self.items())[name]
 
     def items(self) -> list[tuple[str, Array]]:
         """Names and views, in layout order."""
-        return list(self._views.items())
+        pairs = zip(self.W, self.b, strict=True)
+        views = (view for pair in pairs for view in pair)
+        return [(slot.name, view) for slot, view in zip(self.layout.slots, views, strict=True)]
 
     def sha256(self) -> str:
         """SHA-256 of the flat vector's bytes, little-endian, as hexadecimal digits."""

@@ -16,15 +16,6 @@ from model.errors import OptionError, ShapeError
 from model.options import expect_count
 
 
-def largest(z: Array) -> Array:
-    """The largest component of each instance, (B, 1).
-
-    Taken down the columns of a transposed copy, as NumPy is slow along short rows.
-    """
-    result: Array = z.T.copy().max(axis=0)[:, None]
-    return result
-
-
 @dataclass(frozen=True)
 class Softmax(Activation):
     """``y_j = exp(z_j) / Σ_k exp(z_k)``; ``J_jk = y_j(δ_jk − y_k)``.
@@ -35,9 +26,14 @@ class Softmax(Activation):
     output: ClassVar[str] = "distribution"
 
     def value(self, z: Array) -> Array:
-        e = np.exp(z - largest(z))
-        result: Array = e / e.sum(axis=1, keepdims=True)
-        return result
+        y = np.empty_like(z)
+        self.value_into(z, y)
+        return y
+
+    def value_into(self, z: Array, out: Array) -> None:
+        np.subtract(z, z.max(axis=1, keepdims=True), out=out)
+        np.exp(out, out=out)
+        out /= out.sum(axis=1, keepdims=True)
 
     def jacobian(self, z: Array) -> Array:
         y = self.value(z)

@@ -12,7 +12,15 @@ from scipy import special
 from model import DIVERGENCES, Divergence, OptionError, ShapeError, resolve_divergence
 from model.activations.scalar import Identity, ReLU, Sigmoid
 from model.activations.vector import Softmax
-from model.divergences import L2, MultiClassKL, TwoClassKL, finite_log, slope_of_log
+from model.divergences import (
+    L2,
+    MultiClassKL,
+    Targets,
+    TwoClassKL,
+    as_distributions,
+    finite_log,
+    slope_of_log,
+)
 from tests.model.cases import some_targets
 from tests.model.oracles import FLOATS, STEP, DType, Floats, assert_near, numeric_jacobian
 
@@ -56,10 +64,16 @@ def check_gradient(divergence: Divergence, y: Floats, d: Floats) -> None:
     assert_near(divergence.gradient(y, d), numeric, 1e-8)
 
 
+def fused_value(divergence: Divergence, z: Floats, d: Floats) -> Floats:
+    """``Div(f(z), d)`` by the fused path."""
+    assert divergence.fused is not None
+    return divergence.fused_value(z, divergence.fused().value(z), d)
+
+
 def check_fused_gradient(divergence: Divergence, z: Floats, d: Floats) -> None:
     """The fused gradient is the derivative of exactly the fused value."""
     assert divergence.fused is not None
-    numeric = numeric_jacobian(lambda rows: divergence.fused_value(rows, d)[:, None], z)[:, 0]
+    numeric = numeric_jacobian(lambda rows: fused_value(divergence, rows, d)[:, None], z)[:, 0]
     assert_near(divergence.fused_gradient(divergence.fused().value(z), d), numeric, 1e-8)
 
 
@@ -67,13 +81,13 @@ def check_fused_gradient(divergence: Divergence, z: Floats, d: Floats) -> None:
 class WholeSquare(L2):
     """A value that is not what the gradient is the derivative of."""
 
-    def value(self, y: Floats, d: Floats) -> Floats:
+    def value(self, y: Floats, d: Targets) -> Floats:
         return np.asarray(np.sum(np.square(y - d), axis=1))
 
 
 @dataclass(frozen=True)
 class AveragedKL(MultiClassKL):
-    def fused_gradient(self, y: Floats, d: Floats) -> Floats:
+    def fused_gradient(self, y: Floats, d: Targets) -> Floats:
         return (y - d) / len(y)
 
 
@@ -99,7 +113,7 @@ def test_fused_path_equals_the_chain(name: str, seed: int) -> None:
     activation = divergence.fused()
     z = 2 * np.random.default_rng(seed).standard_normal(SHAPE)
     y, d = activation.value(z), some_targets(divergence, SHAPE, seed)
-    np.testing.assert_allclose(divergence.fused_value(z, d), divergence.value(y, d), rtol=1e-12)
+    np.testing.assert_allclose(fused_value(divergence, z, d), divergence.value(y, d), rtol=1e-12)
     chain = np.einsum("ij,ijk->ik", divergence.gradient(y, d), activation.jacobian(z))
     np.testing.assert_allclose(divergence.fused_gradient(y, d), chain, rtol=1e-12, atol=1e-14)
     check_fused_gradient(divergence, z, d)
@@ -127,7 +141,7 @@ def test_dtype_is_kept(name: str, dtype: DType) -> None:
     d = divergence.targets(some_targets(divergence, SHAPE, 0), y)
     results = [d, divergence.value(y, d), divergence.gradient(y, d)]
     if divergence.fused:
-        results += [divergence.fused_value(y, d), divergence.fused_gradient(y, d)]
+        results += [fused_value(divergence, y, d), divergence.fused_gradient(y, d)]
     assert {result.dtype for result in results} == {np.dtype(dtype)}
 
 
@@ -183,7 +197,7 @@ def test_two_class_logits_far_out(dtype: DType) -> None:
     z = np.array([[1e4], [1e4], [-1e4], [-1e4], [1e4]], dtype=dtype)
     d = np.array([[1], [0], [1], [0], [0.25]], dtype=dtype)
     entropy = 0.25 * np.log(0.25) + 0.75 * np.log(0.75)
-    value = TwoClassKL().fused_value(z, d)
+    value = fused_value(TwoClassKL(), z, d)
     np.testing.assert_allclose(value, [0, 1e4, 1e4, 0, 7500 + entropy], rtol=1e-6)
     gradient = TwoClassKL().fused_gradient(Sigmoid().value(z), d)
     np.testing.assert_array_equal(gradient[:, 0], [0, 1, -1, 0, 0.75])
@@ -193,14 +207,28 @@ def test_two_class_logits_far_out(dtype: DType) -> None:
 def test_a_small_two_class_divergence_is_right_to_the_last_digits(dtype: DType) -> None:
     # softplus(z) − d·z, the same by algebra, would be 0 here.
     z, d = np.array([[40.0], [-40.0]], dtype=dtype), np.array([[1], [0]], dtype=dtype)
-    np.testing.assert_allclose(TwoClassKL().fused_value(z, d), np.exp(-40), rtol=1e-6)
+    np.testing.assert_allclose(fused_value(TwoClassKL(), z, d), np.exp(-40), rtol=1e-6)
+
+
+def test_class_indices_equal_distributions() -> None:
+    z = 3 * np.random.default_rng(0).standard_normal((9, 4))
+    y, classes = Softmax().value(z), np.arange(9) % 4
+    kl, d = MultiClassKL(), np.eye(4)[classes]
+    for method, arguments in (
+        ("value", [y]),
+        ("gradient", [y]),
+        ("fused_value", [z, y]),
+        ("fused_gradient", [y]),
+    ):
+        by_index, by_distribution = (getattr(kl, method)(*arguments, each) for each in (classes, d))
+        np.testing.assert_array_equal(by_index, by_distribution)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_multi_class_logits_far_out(dtype: DType) -> None:
     z = np.array([[1e4, -1e4, 0], [1e4, -1e4, 0], [1e4, 1e4, -1e4]], dtype=dtype)
     d = np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]], dtype=dtype)
-    value = MultiClassKL().fused_value(z, d)
+    value = fused_value(MultiClassKL(), z, d)
     np.testing.assert_allclose(value, [0, 2e4, 0], rtol=1e-6, atol=1e-7)
     gradient = MultiClassKL().fused_gradient(Softmax().value(z), d)
     np.testing.assert_array_equal(gradient, [[0, 0, 0], [1, -1, 0], [0, 0, 0]])
@@ -225,7 +253,7 @@ def test_two_class_fused_value_against_extended_precision(z: float, d: float) ->
     for share, sign in ((want, 1), (1 - want, -1)):
         if share > 0:
             expected += share * (np.log(share) + np.log1p(np.exp(-sign * logit)))
-    value = TwoClassKL().fused_value(np.array([[z]]), np.array([[d]]))
+    value = fused_value(TwoClassKL(), np.array([[z]]), np.array([[d]]))
     assert value[0] == pytest.approx(float(expected), rel=1e-14, abs=1e-15)
 
 
@@ -234,8 +262,8 @@ def test_class_indices_are_one_hot_distributions(kind: str) -> None:
     y = outputs("kl_multi_class", 0)
     classes = np.array([0, 3, 1, 2, 2, 0, 3, 3, 1]).astype(kind)
     d = MultiClassKL().targets(classes, y)
-    np.testing.assert_array_equal(d, np.eye(4)[classes.astype(int)])
-    assert d.dtype == y.dtype
+    np.testing.assert_array_equal(as_distributions(d, y), np.eye(4)[classes.astype(int)])
+    assert as_distributions(d, y).dtype == y.dtype
 
 
 def test_two_class_targets_of_either_shape_are_the_same() -> None:
@@ -315,5 +343,6 @@ def test_an_unknown_divergence_gets_a_hint() -> None:
 
 @pytest.mark.parametrize("method", ["fused_value", "fused_gradient"])
 def test_l2_has_no_fused_path(method: str) -> None:
+    arguments = [np.zeros((1, 1))] * (3 if method == "fused_value" else 2)
     with pytest.raises(NotImplementedError, match="L2"):
-        getattr(L2(), method)(np.zeros((1, 1)), np.zeros((1, 1)))
+        getattr(L2(), method)(*arguments)

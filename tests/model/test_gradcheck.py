@@ -10,7 +10,7 @@ from model.activations.base import Activation
 from model.activations.scalar import Absolute, LeakyReLU, ReLU, Tanh
 from model.activations.vector import Max, Softmax
 from model.checks import Array
-from model.divergences import DIVERGENCES, L2, Divergence, MultiClassKL, TwoClassKL
+from model.divergences import DIVERGENCES, L2, Divergence, MultiClassKL, Targets, TwoClassKL
 from model.gradcheck import GradientCheck, check_gradients
 from model.initializers import initial_parameters
 from model.network import Layer, Network
@@ -86,7 +86,7 @@ class WrongInOnePlace(Tanh):
 class AverageL2(L2):
     """thinc's mistake: a gradient that is not the derivative of the value."""
 
-    def gradient(self, y: Array, d: Array) -> Array:
+    def gradient(self, y: Array, d: Targets) -> Array:
         return 2 * (y - d)
 
 
@@ -94,7 +94,7 @@ class AverageL2(L2):
 class UnfusedSoftmaxKL(MultiClassKL):
     """Forgets to subtract the target."""
 
-    def fused_gradient(self, y: Array, d: Array) -> Array:
+    def fused_gradient(self, y: Array, d: Targets) -> Array:
         return y
 
 
@@ -272,10 +272,10 @@ def test_mutation_a_wrong_vjp_of_any_activation_is_caught(case: str) -> None:
 def test_mutation_a_wrong_gradient_of_any_divergence_is_caught(name: str, fused: bool) -> None:
     kind: type[Divergence] = DIVERGENCES[name]
 
-    def gradient(self: Divergence, y: Array, d: Array) -> Array:
+    def gradient(self: Divergence, y: Array, d: Targets) -> Array:
         return kind.gradient(self, y, d) * 1.001
 
-    def fused_gradient(self: Divergence, y: Array, d: Array) -> Array:
+    def fused_gradient(self: Divergence, y: Array, d: Targets) -> Array:
         return kind.fused_gradient(self, y, d) * 1.001
 
     wrong = type("Wrong", (kind,), {"gradient": gradient, "fused_gradient": fused_gradient})

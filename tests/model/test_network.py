@@ -24,7 +24,7 @@ from model import (
 )
 from model.activations.scalar import Identity, ReLU, Sigmoid, Tanh
 from model.activations.vector import Max, Maxout, Softmax
-from model.divergences import L2, MultiClassKL, TwoClassKL
+from model.divergences import L2, MultiClassKL, Targets, TwoClassKL
 from model.network import decide
 from tests.model.cases import (
     ACTIVATION_CASES,
@@ -94,7 +94,7 @@ def check_sums(network: Network) -> None:
 @dataclass(frozen=True)
 class AveragingNetwork(Network):
     def backward(
-        self, parameters: Parameters, cache: Cache, d: Floats, *, into: Parameters | None = None
+        self, parameters: Parameters, cache: Cache, d: Targets, *, into: Parameters | None = None
     ) -> Parameters:
         gradients = super().backward(parameters, cache, d, into=into)
         gradients.flat /= len(d)
