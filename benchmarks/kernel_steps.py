@@ -1,7 +1,8 @@
 """The limit: a bare NumPy kernel in as many processes as there are cores, which never talk.
 
 Written for these networks alone, with nothing of sumgrad in it: ReLU, softmax with cross-entropy,
-plain sums of gradients, every array allocated once. ``python -m benchmarks.kernel_steps 2``.
+plain sums of gradients, every array allocated once, in the memory order that is faster for so many
+rows. ``python -m benchmarks.kernel_steps 2``.
 """
 
 import multiprocessing as mp
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from multiprocessing.connection import Connection
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,28 +19,33 @@ from numpy.typing import NDArray
 from benchmarks.cells import ROWS, Cell, data
 from benchmarks.contender import RunSteps, answer
 
+#: Below so many rows BLAS is faster with each instance a column of memory.
+COLUMNS_BELOW = 128
 #: Rows of a piece, as its activations then stay in the cache.
 PIECE = 256
 
 Floats = NDArray[np.float32]
 
 
-def kernel(cell: Cell, rows: int) -> Callable[[Floats, NDArray[np.int64]], None]:
-    """A function that computes the gradients' sums over so many rows."""
+def kernel(cell: Cell, rows: int) -> Callable[[Floats, NDArray[np.int64], NDArray[np.int64]], None]:
+    """A function that computes the gradients' sums over so many rows of all: x, classes, which."""
     generator = np.random.default_rng(0)
     sizes = list(pairwise(cell.widths))
     W = [generator.standard_normal((n, m), dtype=np.float32) * 0.05 for m, n in sizes]
     b = [np.zeros(n, np.float32) for _, n in sizes]
     d_W, d_b = [np.empty_like(w) for w in W], [np.empty_like(v) for v in b]
-    y = [np.empty((rows, n), np.float32) for _, n in sizes]
-    d_z = [np.empty((rows, n), np.float32) for _, n in sizes]
-    mask = [np.empty((rows, n), bool) for _, n in sizes]
+    order: Literal["F", "C"] = "F" if rows < COLUMNS_BELOW else "C"
+    y = [np.empty((rows, n), np.float32, order) for _, n in sizes]
+    d_z = [np.empty((rows, n), np.float32, order) for _, n in sizes]
+    mask = [np.empty((rows, n), bool, order) for _, n in sizes]
+    x_here = np.empty((rows, sizes[0][0]), np.float32)
     all_rows, last = np.arange(rows), len(sizes) - 1
 
-    def run(x: Floats, classes: NDArray[np.int64]) -> None:
+    def run(all_x: Floats, all_classes: NDArray[np.int64], picked: NDArray[np.int64]) -> None:
+        x, classes = np.take(all_x, picked, axis=0, out=x_here, mode="clip"), all_classes[picked]
         before = x
         for k in range(last + 1):
-            np.matmul(before, W[k].T, out=y[k])
+            np.matmul(W[k], before.T, out=y[k].T)
             y[k] += b[k]
             if k < last:
                 np.maximum(y[k], 0, out=y[k])
@@ -52,7 +59,7 @@ def kernel(cell: Cell, rows: int) -> Callable[[Floats, NDArray[np.int64]], None]
             np.matmul(d.T, x if k == 0 else y[k - 1], out=d_W[k])
             np.sum(d, axis=0, out=d_b[k])
             if k:
-                np.matmul(d, W[k], out=d_z[k - 1])
+                np.matmul(W[k].T, d.T, out=d_z[k - 1].T)
                 np.greater(y[k - 1], 0, out=mask[k - 1])
                 d = np.multiply(d_z[k - 1], mask[k - 1], out=d_z[k - 1])
 
@@ -74,8 +81,7 @@ def steps_of(cell: Cell, processes: int, rank: int) -> RunSteps:
             if position + share > ROWS:
                 order, position = generator.permutation(ROWS), 0
             for start in range(position, position + share, piece):
-                rows = order[start : start + piece]
-                compute(x[rows], classes[rows])
+                compute(x, classes, order[start : start + piece])
             position += share
             ends.append(time.perf_counter())
         return [after - before for before, after in pairwise(ends)]

@@ -10,9 +10,11 @@ what travels over them is not encrypted.
 import array
 import contextlib
 import hmac
+import os
 import secrets
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,18 +88,29 @@ class Channel:
         except OSError as error:
             raise ChannelClosed(str(error)) from None
 
-    def receive(self) -> Message:
+    def receive(self, look_s: float = 0.0) -> Message:
         """The next message; waits for it.
+
+        Args:
+            look_s: So many seconds it looks for the message again and again before it sleeps, and
+                lets whoever needs the core have it in between.
 
         Raises:
             ChannelClosed: The other end is gone.
             ProtocolError: What came is no message.
         """
+        until = time.perf_counter() + look_s if look_s else 0.0
         while True:
             message = self._next()
             if message is not None:
                 return message
-            self._read(0)
+            if look_s and time.perf_counter() < until:
+                try:
+                    self._read(socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    os.sched_yield()
+            else:
+                self._read(0)
 
     def pending(self) -> Iterator[Message]:
         """The messages that are here; waits for none.

@@ -94,6 +94,7 @@ Message = Hello | Welcome | NewVector | Compute | Done | Failed
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind for kind in (Hello, Welcome, NewVector, Compute, Done, Failed)
 }
+_FIELDS = {name: len(fields(kind)) for name, kind in _KINDS.items()}
 M = TypeVar("M", bound=Message)
 
 
@@ -111,7 +112,7 @@ def decode(data: bytes) -> Message:
     try:
         name, *values = json.loads(data)
         kind = _KINDS[name]
-        if len(values) != len(fields(kind)):
+        if len(values) != _FIELDS[name]:
             raise ProtocolError(f"a message of kind {name} with {len(values)} fields")
         message: Any = kind(*values)
     except (ValueError, KeyError, TypeError) as error:

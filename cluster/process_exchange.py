@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cluster import memory
+from cluster.batch_policy import batch_policy
 from cluster.blocks import Blocks
 from cluster.channel import Channel
 from cluster.crew import LOOK_S, Crew, CrewRules, Launcher, Member
@@ -207,11 +208,12 @@ class ProcessExchange(Exchange):
         lanes = {w: n for w, n in self._crew.lanes.items() if w not in self._asked}
         for worker, shards in schedule.start(lanes).items():
             self._ask(step, worker, shards)
-        while not schedule.complete:
-            self._listen(step, self._alarm(step))
-            if not self._crew.members:
-                self._crew.must_wait(str(task))
-            self._employ(step)
+        with batch_policy():
+            while not schedule.complete:
+                self._listen(step, self._alarm(step))
+                if not self._crew.members:
+                    self._crew.must_wait(str(task))
+                self._employ(step)
         if self._asked:
             # Whoever still computes has been overtaken by others.
             self._claims.stop()
@@ -364,4 +366,4 @@ class ProcessExchange(Exchange):
         self._blocks.close()
         for descriptor in (self._claims_memory, *self._descriptors):
             os.close(descriptor)
-        self._descriptors = []
+        self._descriptors, self._vectors = [], []

@@ -21,8 +21,14 @@ class ShardSource(Protocol):
     def rows(self) -> int:
         """How many instances there are."""
 
-    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
-        """Inputs (B, D_0), C-contiguous, and desired outputs (B, …) of these rows."""
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+        """Inputs (B, D_0), C-contiguous, and desired outputs (B, …) of these rows.
+
+        Args:
+            rows: Their numbers.
+            into: (B, D_0), where the inputs may be written, if that suits: it saves allocating
+                them, and is still in the core's cache.
+        """
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class ArraySource:
         """N."""
         return len(self.x)
 
-    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         """A view for a slice, a copy for row numbers."""
-        return self.x[rows], self.d[rows]
+        x, d = self.x, self.d[rows]
+        if isinstance(rows, slice) or into is None:
+            return x[rows], d
+        if into.dtype != x.dtype or into.shape != (len(rows), *x.shape[1:]):
+            return x[rows], d
+        # By any other mode NumPy would write to a copy first; d has noticed what is out of range.
+        return np.take(x, rows, axis=0, out=into, mode="clip"), d

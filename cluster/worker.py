@@ -20,7 +20,6 @@ from model.checks import Array
 from model.network import Network
 from model.parameters import Parameters
 
-_NO_ROWS: Array = np.empty((0, 0))
 #: Inputs and desired outputs of some rows.
 Batch = tuple[Array, NDArray[np.generic]]
 
@@ -134,6 +133,8 @@ class GradientWorker:
         self._ahead: tuple[Task, int, Batch] | None = None
         most = max(plan.shard_rows for plan in workload.plans.values())
         self._cache = workload.network.cache(most, in_place=True)
+        #: The inputs of the micro-shard that is computed, or that was fetched ahead.
+        self._x = np.empty((most, workload.network.inputs), workload.network.dtype)
 
     def fingerprint(self) -> Fingerprint:
         """This process's arithmetic."""
@@ -191,8 +192,6 @@ class GradientWorker:
             return PartialSum(None, seen.divergence, seen.correct, seen.count)
         into = self.vectors.take()
         summed = network.gradient_sum(parameters, x, d, into=into, cache=cache)
-        # Let go of x, so that the next rows are fetched to the same memory, still in the cache.
-        cache.y[0] = _NO_ROWS
         return PartialSum(into.flat, summed.divergence, 0, summed.count)
 
     def _to_blame(self, task: Task, rows: list[int], parameters: Parameters) -> list[int]:
@@ -213,7 +212,10 @@ class GradientWorker:
             self._ahead = None
             if (wanted, which) == (task, shard):
                 return batch
-        return self.workload.sources[task.source].fetch(plan.shard(shard))
+        rows = plan.shard(shard)
+        if isinstance(rows, slice):
+            return self.workload.sources[task.source].fetch(rows)
+        return self.workload.sources[task.source].fetch(rows, self._x[: len(rows)])
 
     def fetch_ahead(self, task: Task, shard: int) -> None:
         """Fetch rows of a micro-shard that may well be asked for next, while there is time.

@@ -53,7 +53,7 @@ def test_the_plot_is_drawn(tmp_path: Path) -> None:
 
 def test_the_bare_kernel_can_run_on_the_data() -> None:
     x, classes = data()
-    kernel(CELL, 32)(x[:32], classes[:32])
+    kernel(CELL, 32)(x, classes, np.arange(32))
     assert np.isfinite(x).all()
 
 

@@ -101,6 +101,19 @@ def test_descriptors_travel_with_their_messages(ends: tuple[Channel, Channel]) -
         right.descriptor()
 
 
+@pytest.mark.parametrize("look_s", [0.0, 0.02, 60.0])
+def test_a_message_is_received_looked_for_or_slept_for(look_s: float) -> None:
+    left, right = (Channel(end) for end in socket.socketpair())
+    later = threading.Timer(0.1, lambda: left.send(MESSAGES[1]))
+    later.start()
+    assert right.receive(look_s) == MESSAGES[1]
+    later.join()
+    left.close()
+    with pytest.raises(ChannelClosed):
+        right.receive(look_s)
+    right.close()
+
+
 @pytest.mark.parametrize("size", [0, 3, 300_000])
 def test_numbers_follow_their_message(size: int) -> None:
     left, right = (Channel(end) for end in connected_by_tcp())

@@ -249,7 +249,7 @@ def test_a_wrong_count_never_becomes_an_update(small_job: SmallJob) -> None:
     """The plan of the worker and the rows of the source disagree: refused, not averaged."""
 
     class Short(ArraySource):
-        def fetch(self, rows: object) -> tuple[Array, Array]:
+        def fetch(self, rows: object, into: Array | None = None) -> tuple[Array, Array]:
             x, d = super().fetch(rows)  # type: ignore[arg-type]
             return x[:-1], d[:-1]  # type: ignore[return-value]
 

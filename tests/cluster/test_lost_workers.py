@@ -236,11 +236,11 @@ class Stuck(ArraySource):
     row: int
     marker: str
 
-    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows]:
             with suppress(FileExistsError), Path(self.marker).open("x"):
                 threading.Event().wait()
-        return super().fetch(rows)
+        return super().fetch(rows, into)
 
 
 def with_source(job: SmallJob, kind: type[ArraySource], *facts: object) -> SmallJob:
@@ -275,13 +275,13 @@ class Faulty(ArraySource):
     row: int
     marker: str | None
 
-    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows]:
             if self.marker is None:
                 raise ValueError("this row is rotten")
             with suppress(FileExistsError), Path(self.marker).open("x"):
                 raise MemoryError("no room just now")
-        return super().fetch(rows)
+        return super().fetch(rows, into)
 
 
 def test_bad_rows_fail_on_two_workers_and_end_the_run(

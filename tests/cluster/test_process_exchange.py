@@ -1,6 +1,7 @@
 """Worker processes: the same bits through kills, delays and strangers; nothing left behind."""
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -37,14 +38,20 @@ class Slow(ArraySource):
     seconds: float
     marker: str
 
-    def fetch(self, rows: Rows) -> tuple[Array, NDArray[np.generic]]:
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         with contextlib.suppress(FileExistsError), Path(self.marker).open("x") as marker:
             marker.write(str(os.getpid()))
         if Path(self.marker).read_text() == str(os.getpid()):
             with Path(f"{self.marker}.fetched").open("a") as fetched:
                 fetched.write("x")
             time.sleep(self.seconds)
-        return super().fetch(rows)
+        return super().fetch(rows, into)
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def train(
@@ -201,6 +208,16 @@ def test_a_slow_worker_is_helped_and_no_bit_changes(
     assert burnt < seconds / 4
 
 
+def test_workers_that_wait_use_no_processor(small_job: SmallJob, started: Start) -> None:
+    exchange = started(small_job.workload, 2)
+    # Quick steps, after which they look for the next one for half a millisecond.
+    train(small_job, exchange)
+    before = [processor_seconds(pid) for pid in exchange.pids.values()]
+    time.sleep(1.0)
+    after = [processor_seconds(pid) for pid in exchange.pids.values()]
+    assert max(now - then for then, now in zip(before, after, strict=True)) < 0.05
+
+
 def test_a_worker_that_cannot_start_is_told(small_job: SmallJob) -> None:
     class Stillborn(ProcessLauncher):
         def start(self, worker: int, address: Address, secret: bytes) -> None:
@@ -211,6 +228,8 @@ def test_a_worker_that_cannot_start_is_told(small_job: SmallJob) -> None:
 
 
 def test_nothing_is_left_behind(small_job: SmallJob) -> None:
+    # What earlier tests let go of may still wait for the collector.
+    gc.collect()
     descriptors = open_descriptors()
     launcher = ProcessLauncher(small_job.workload)
     with ProcessExchange(small_job.workload, [1, 1], launcher) as exchange:
@@ -221,6 +240,7 @@ def test_nothing_is_left_behind(small_job: SmallJob) -> None:
     with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(address.local))
     del exchange
+    gc.collect()
     assert open_descriptors() <= descriptors
 
 

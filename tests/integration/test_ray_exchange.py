@@ -104,10 +104,12 @@ class Faulty(ArraySource):
     row: int
     act: Callable[[], None]
 
-    def fetch(self, rows: Rows) -> tuple[Array, "np.typing.NDArray[np.generic]"]:
+    def fetch(
+        self, rows: Rows, into: Array | None = None
+    ) -> tuple[Array, "np.typing.NDArray[np.generic]"]:
         if self.row in np.arange(ROWS)[rows]:
             self.act()
-        return super().fetch(rows)
+        return super().fetch(rows, into)
 
 
 def run_out_of_memory() -> None:
