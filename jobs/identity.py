@@ -16,8 +16,9 @@ _ELSEWHERE = {"name", "cluster", "tracking", "output", "checkpoint"}
 def identity(job: Job) -> dict[str, Any]:
     """The job as JSON can hold it; equal for two jobs if their weights must be.
 
-    Where the rows come from does not count: their digest does. The micro-shard's rows are those
-    that hold, whether the spec names them or not.
+    Where the rows come from does not count: their digest does. The micro-shards' rows are those
+    that hold, whether the spec names them or not; of evaluations too, whose sums may decide when
+    to stop.
     """
     spec = job.spec.model_dump(mode="json", exclude=_ELSEWHERE)
     for role in ("train", "validation", "test"):
@@ -26,7 +27,7 @@ def identity(job: Job) -> dict[str, Any]:
     return {
         "spec": spec,
         "data": job.data.digest,
-        "shard_rows": job.plan.shard_rows,
+        "shard_rows": {name: plan.shard_rows for name, plan in job.workload.plans.items()},
         "arithmetic": asdict(take_fingerprint()),
     }
 

@@ -130,7 +130,9 @@ def test_another_job_is_refused_with_the_difference(folder: Folder) -> None:
     kept = (newest / "state.json").read_bytes()
     for override, difference in {
         "optimizer.eta=0.1": "optimizer.eta was 0.01 and is 0.1",
-        "cluster.shard_rows=20": "shard_rows was 10 and is 20",
+        "cluster.shard_rows=3": "shard_rows.train was 4 and is 3",
+        # A step has 4 rows, so that only evaluations have larger micro-shards.
+        "cluster.shard_rows=20": "shard_rows.validation was 10 and is 20",
         "model.layers[0].units=7": "model.layers.0.units was 800 and is 7",
     }.items():
         refused = folder.sumgrad("resume", run.record.run_id, "--set", override)
