@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -55,6 +56,8 @@ def ray_session(address: str, workers: int | None, *, least: int | None = None) 
     # would stand in for ours; so it is started from a folder that has nothing in it.
     with tempfile.TemporaryDirectory(prefix="sumgrad-", ignore_cleanup_errors=True) as empty:
         try:
+            if address == "local":
+                keep_token_private()
             with _current_folder(empty), own_termination(), _own_output(), _loopback(address):
                 _init(address, workers if least is None else least)
             yield _available_workers(workers, least)
@@ -70,6 +73,27 @@ def _client_environment(address: str) -> Mapping[str, str]:
     """
     given = any(name in os.environ for name in _TOKEN_VARIABLES)
     return {"RAY_AUTH_MODE": "token"} if given and address != "local" else {}
+
+
+def keep_token_private() -> None:
+    """Make Ray's token file if there is none, readable by its owner alone.
+
+    A local Ray instance asks for a token, and makes the file itself with whatever rights new files
+    have. Whoever can read it can run code as its owner.
+    """
+    if any(name in os.environ for name in _TOKEN_VARIABLES):
+        return
+    # Where home cannot be written, Ray says so.
+    with contextlib.suppress(OSError, RuntimeError):
+        file = Path.home() / ".ray" / "auth_token"
+        file.parent.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            file.chmod(0o600)
+        else:
+            with os.fdopen(descriptor, "w") as new:
+                new.write(secrets.token_hex(32))
 
 
 @contextlib.contextmanager

@@ -1,14 +1,16 @@
-"""Addresses that cannot be a cluster are told at once; Ray's signal handlers do not outlast it."""
+"""Addresses that cannot be a cluster are told at once; Ray's handlers and token are kept in check."""
 
 import signal
 import socket
+import stat
 import sys
+from pathlib import Path
 
 import pytest
 
 from cluster import ray_session as ray_session_module
 from cluster.errors import ClusterUnreachable
-from cluster.ray_session import own_termination, ray_session
+from cluster.ray_session import keep_token_private, own_termination, ray_session
 
 
 def free_port() -> int:
@@ -69,3 +71,28 @@ def test_a_token_of_the_environment_is_shown_to_a_cluster(
     if variable:
         monkeypatch.setenv(variable, "x")
     assert ("RAY_AUTH_MODE" in ray_session_module._client_environment(address)) is shown
+
+
+def test_the_token_is_its_owners_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / ".ray" / "auth_token"
+    keep_token_private()
+    token = file.read_text()
+    assert len(token) == 64
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.chmod(0o644)
+    keep_token_private()
+    assert file.read_text() == token, "others may be using it"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_home_that_cannot_be_written_is_for_ray_to_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    keep_token_private()
+    assert not (tmp_path / "none").exists()

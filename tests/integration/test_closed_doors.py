@@ -1,0 +1,70 @@
+"""A local Ray instance: nobody but its owner gets in, and nobody from elsewhere can try."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.ray_session import ray_session
+
+pytestmark = pytest.mark.ray
+
+#: Loopback, as the kernel's tables have it.
+LOOPBACK = {
+    "0100007F",
+    "0000000000000000FFFF00000100007F",
+    "00000000000000000000000001000000",
+}
+_LISTENING = "0A"
+
+_ASK = """
+import sys
+from ray._raylet import GcsClient
+print(len(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", namespace=None, timeout=10)))
+"""
+
+
+def listening_addresses() -> set[str]:
+    """Addresses in hexadecimal on which processes of this machine listen for TCP."""
+    lines = [
+        line.split()
+        for file in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(file).read_text().splitlines()[1:]
+    ]
+    return {line[1] for line in lines if line[3] == _LISTENING}
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[set[str]]:
+    """Where the processes of a local instance listen."""
+    before = listening_addresses()
+    with ray_session("local", 1):
+        yield listening_addresses() - before
+
+
+def test_it_listens_on_loopback_alone(addresses: set[str]) -> None:
+    assert len(addresses) > 3, "Ray has a handful of ports"
+    assert {address.partition(":")[0] for address in addresses} <= LOOPBACK
+
+
+@pytest.mark.parametrize("knows_token", [True, False])
+def test_a_local_ray_is_closed_to_strangers(addresses: set[str], knows_token: bool) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    environment = os.environ | {"RAY_AUTH_MODE": "token"}
+    if not knows_token:
+        environment["RAY_AUTH_TOKEN"] = "x" * 64
+    asked = subprocess.run(
+        [sys.executable, "-c", _ASK, address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (asked.returncode == 0) is knows_token, asked.stderr
+    assert ("InvalidAuthToken" in asked.stderr or "auth" in asked.stderr) is not knows_token
