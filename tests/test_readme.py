@@ -71,6 +71,17 @@ def test_modules_that_the_documentation_names_exist() -> None:
             assert (ROOT / name).is_file(), f"{path.name}: {name}"
 
 
+def test_every_test_that_the_documentation_names_exists() -> None:
+    named = [
+        (path.name, *match)
+        for path in (ROOT / "docs").glob("*.md")
+        for match in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", path.read_text())
+    ]
+    assert len(named) > 40
+    for page, file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{page}: {file}::{test}"
+
+
 def test_no_address_of_an_index_and_no_path_of_a_machine_is_in_the_constraints() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""Addresses that cannot be a cluster are told at once; Ray's handlers and token are kept in check."""
+"""Addresses that cannot be a cluster are told at once; Ray is kept in check."""
 
 import signal
 import socket
