@@ -1,15 +1,17 @@
 """Beginning a run, or going on with one: its folder, its place in MLflow, its identity."""
 
+import re
+import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.state import Snapshot
 from jobs.assembly import Job
 from jobs.background import in_background
-from jobs.delivering import link_to, write_example
+from jobs.checkpoints import Checkpoint
+from jobs.delivering import example_text, link_to
 from jobs.errors import CheckpointError, TrackingError, TrackingUnreachable
 from jobs.identity import expect_same_job, identity
 from jobs.run_facts import example_frame, run_facts
@@ -19,6 +21,7 @@ from jobs.tracking.link import Linked
 from jobs.tracking.location import is_server
 from jobs.tracking.store import prepare_mlflow
 
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 #: A run that begins waits so long for a server; with `tracking.outage: fail`, for its own errors.
 PATIENCE_SECONDS = 10.0
 
@@ -41,7 +44,10 @@ class Begun:
 def begin(
     job: Job, open_store: Callable[[], Store], held: ExitStack, warn: Callable[[str], None]
 ) -> Begun:
-    """Make a new run, in MLflow if its store answers, and on disk.
+    """Make a new run, on disk first, and in MLflow if its store answers.
+
+    So there is no moment at which MLflow has a run that nobody here knows of: a process that is
+    killed now leaves a folder in which `sumgrad list` finds it.
 
     Args:
         job: What is to be run.
@@ -54,21 +60,28 @@ def begin(
         OSError: The folder cannot be written.
     """
     facts, key = run_facts(job.spec, job.data, job.plan.shard_rows), uuid.uuid4().hex
-    link = Link(open_store, facts, key)
-    _ask(job, link.linked, warn)
     record = RunRecord(
-        run_id=link.run_id or key,
+        run_id=key,
         key=key,
         name=job.spec.name,
         began=now(),
         tracking_uri=redact(job.spec.tracking.uri),
         facts=facts_as_json(facts),
-        mlflow_run_id=link.run_id,
         job=identity(job),
     )
-    folder = RunFolder.create(Path(job.spec.output) / record.run_id, record, facts.spec_yaml)
+    example = example_text(example_frame(job.data))
+    folder = RunFolder.create(Path(job.spec.output) / key, record, facts.spec_yaml, example)
     held.enter_context(folder.held())
-    write_example(folder, example_frame(job.data))
+    link = Link(open_store, facts, key)
+    try:
+        _ask(job, link.linked, warn)
+    except BaseException:
+        # It has not begun, and there is nothing to go on with.
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    # A server's answer becomes the name of a folder only if it is nothing but a name.
+    if link.run_id is not None and _NAME.fullmatch(link.run_id):
+        folder.rename(link.run_id)
     return _begun(folder, link, warn)
 
 
@@ -127,7 +140,7 @@ def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
     return Begun(folder, RunTracker(link, warn, journal), journal)
 
 
-def starting_point(job: Job, folder: RunFolder, warn: Callable[[str], None]) -> Snapshot | None:
+def starting_point(job: Job, folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
     """Where an earlier run was; None if it has no checkpoint yet.
 
     Raises:
@@ -145,4 +158,4 @@ def starting_point(job: Job, folder: RunFolder, warn: Callable[[str], None]) -> 
         for name, array in checkpoint.snapshot.arrays.items()
     ):
         raise CheckpointError(f"the checkpoint in {folder.path} is not of this network")
-    return checkpoint.snapshot
+    return checkpoint

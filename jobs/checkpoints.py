@@ -4,18 +4,23 @@ A checkpoint is a folder of two files: ``arrays.safetensors``, and ``state.json`
 else and the SHA-256 of both. It is written beside its place, brought to the disk and then renamed,
 so that it is whole or not there; and it is read back only if both checksums are right. Nothing is
 pickled. The folder's name says which step it is of, and whether it was the best so far:
-``step-000000120-epoch-000003``, ``step-000000120-epoch-000004.best``.
+``step-000000120-epoch-000003``, ``step-000000120-epoch-000004.best``. One that was found damaged is
+set aside as ``….damaged``.
 """
 
+import contextlib
 import hashlib
 import json
+import math
 import re
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +34,7 @@ from jobs.errors import CheckpointError
 FORMAT = 1
 ARRAYS = "arrays.safetensors"
 STATE = "state.json"
+_BEST = ".best"
 _NAME = re.compile(r"step-(\d{9,})-epoch-(\d{6,})(\.best)?")
 #: A state.json longer than this is none of ours.
 _LONGEST_STATE = 1 << 24
@@ -41,10 +47,14 @@ class Checkpoint:
     Attributes:
         snapshot: Arrays and position.
         job: What the run is identified by; see `jobs.identity`.
+        lowest_loss: Of the best checkpoint so far; infinite before the first.
+        run: Whose it is, for people and for a folder that is found alone: ids and the whole spec.
     """
 
     snapshot: Snapshot
     job: Mapping[str, Any]
+    lowest_loss: float = math.inf
+    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CheckpointFolder:
@@ -53,11 +63,15 @@ class CheckpointFolder:
     Args:
         folder: Made when the first one is written.
         keep: So many of the last ones are kept, and the best.
+        run: See `Checkpoint.run`.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 2, run: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self.folder = folder
         self._keep = keep
+        self._run = run
 
     def write(self, checkpoint: Checkpoint, *, is_best: bool = False) -> Path:
         """Write a checkpoint, and remove those that are not to be kept.
@@ -67,10 +81,14 @@ class CheckpointFolder:
         """
         snapshot = checkpoint.snapshot
         epoch = int(snapshot.facts["progress"]["epoch"])
-        name = f"step-{snapshot.step:09d}-epoch-{epoch:06d}{'.best' if is_best else ''}"
+        name = f"step-{snapshot.step:09d}-epoch-{epoch:06d}{_BEST if is_best else ''}"
         path = self.folder / name
-        write_folder(path, lambda place: _write(place, checkpoint))
-        self._prune()
+        if path.exists() and not _is_whole(path):
+            _set_aside(path)
+        if not path.exists():
+            # What is there already is of the same step of the same job, and so the same.
+            write_folder(path, lambda place: _write(place, replace(checkpoint, run=self._run)))
+        self._prune(path)
         return path
 
     def paths(self) -> list[Path]:
@@ -81,10 +99,10 @@ class CheckpointFolder:
         return [path for _, path in sorted(named, reverse=True)]
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that is as it was written.
+        """The newest checkpoint that is as it was written; others are set aside.
 
         Args:
-            warn: Takes a line for each that is not.
+            warn: Takes a line for each of those.
 
         Returns:
             None if there has been none.
@@ -93,11 +111,15 @@ class CheckpointFolder:
             CheckpointError: There are some, all of them damaged.
         """
         paths = self.paths()
-        for path in paths:
+        for place, path in enumerate(paths):
             try:
-                return read_checkpoint(path)
+                checkpoint = read_checkpoint(path)
             except CheckpointError as error:
                 warn(f"WARNING: {error.message}; the one before it is taken")
+                continue
+            for damaged in paths[:place]:
+                _set_aside(damaged)
+            return checkpoint
         if paths:
             raise CheckpointError(
                 f"none of the {len(paths)} checkpoints in {self.folder} can be used",
@@ -105,15 +127,29 @@ class CheckpointFolder:
             )
         return None
 
-    def _prune(self) -> None:
+    def _prune(self, written: Path) -> None:
         paths = self.paths()
-        best = [path for path in paths if path.suffix == ".best"]
-        for path in set(paths) - set(paths[: self._keep]) - set(best[:1]):
+        best = [path for path in paths if path.suffix == _BEST]
+        for path in set(paths) - set(paths[: self._keep]) - set(best[:1]) - {written}:
             shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.iterdir():
             if is_unfinished(path):
                 # Of a process that ended while it wrote: there is one writer at a time.
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _set_aside(path: Path) -> None:
+    """Take a damaged one out of the way, and leave it to whoever wants to look at it."""
+    with contextlib.suppress(OSError):
+        path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged"))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -144,7 +180,13 @@ def _read(path: Path) -> Checkpoint:
     for name, data in ((STATE, _canonical(content)), (ARRAYS, arrays)):
         if sums[name] != _sha256(data):
             raise CheckpointError(f"{path / name} was altered: its checksum is not right")
-    return Checkpoint(Snapshot(load(arrays), content["facts"]), content["job"])
+    lowest = content["lowest_loss"]
+    return Checkpoint(
+        Snapshot(load(arrays), content["facts"]),
+        content["job"],
+        math.inf if lowest is None else float(lowest),
+        content["run"],
+    )
 
 
 def _write(place: Path, checkpoint: Checkpoint) -> None:
@@ -152,7 +194,14 @@ def _write(place: Path, checkpoint: Checkpoint) -> None:
     # Not ascontiguousarray, which gives a number a dimension.
     arrays = {name: np.asarray(array, order="C") for name, array in snapshot.arrays.items()}
     save_file(arrays, place / ARRAYS)
-    content = {"job": dict(checkpoint.job), "facts": dict(snapshot.facts)}
+    lowest = checkpoint.lowest_loss
+    content = {
+        "job": dict(checkpoint.job),
+        "run": dict(checkpoint.run),
+        "facts": dict(snapshot.facts),
+        # JSON has no infinity.
+        "lowest_loss": lowest if math.isfinite(lowest) else None,
+    }
     sums = {
         ARRAYS: _sha256((place / ARRAYS).read_bytes()),
         STATE: _sha256(_canonical(content)),
@@ -213,21 +262,20 @@ class Checkpointer:
         self._interval = interval
         self._warn = warn
         self._last_step, self._last_time = 0, time.monotonic()
-        self._lowest_loss = float("inf")
+        self._lowest_loss = math.inf
         self._failing = False
         self._changed = threading.Condition()
         #: Guarded by `_changed`: what is to be written, the best apart from the latest.
-        self._waiting: dict[bool, Snapshot] = {}
+        self._waiting: dict[bool, Checkpoint] = {}
         self._writing = False
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def goes_on_from(self, snapshot: Snapshot) -> None:
+    def goes_on_from(self, checkpoint: Checkpoint) -> None:
         """The run begins here: nothing is due yet, and the best is what it was."""
-        self._last_step = snapshot.step
-        progress = snapshot.facts["progress"]
-        self._lowest_loss = float(min(progress["best_loss"], progress.get("loss", float("inf"))))
+        self._last_step = checkpoint.snapshot.step
+        self._lowest_loss = checkpoint.lowest_loss
 
     def boundary(self, state: TrainingState, report: EpochReport | None) -> None:
         """Take a snapshot if one is due; see `cluster.driver.ParameterDriver`."""
@@ -251,10 +299,20 @@ class Checkpointer:
             return self._writing or bool(self._waiting)
 
     def _put(self, state: TrainingState, *, is_best: bool) -> None:
-        snapshot = state.snapshot()
+        checkpoint = self._checkpoint(state.snapshot())
         self._last_step, self._last_time = state.step, time.monotonic()
         with self._changed:
-            self._waiting[is_best] = snapshot
+            self._waiting[is_best] = checkpoint
+            self._changed.notify_all()
+
+    def _checkpoint(self, snapshot: Snapshot) -> Checkpoint:
+        return Checkpoint(snapshot, self._job, self._lowest_loss)
+
+    def abandon(self) -> None:
+        """Write nothing more; whatever is being written is left to its thread."""
+        with self._changed:
+            self._waiting.clear()
+            self._closing = True
             self._changed.notify_all()
 
     def close(self, last: Snapshot | None = None) -> Path | None:
@@ -267,7 +325,7 @@ class Checkpointer:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        return None if last is None else self._write(last, is_best=False)
+        return None if last is None else self._write(self._checkpoint(last), is_best=False)
 
     def _run(self) -> None:
         while True:
@@ -279,20 +337,21 @@ class Checkpointer:
                     return
                 # The best may wait no longer, as the next best would take its place.
                 is_best = max(self._waiting)
-                snapshot = self._waiting.pop(is_best)
+                checkpoint = self._waiting.pop(is_best)
                 self._writing = True
-            self._write(snapshot, is_best=is_best)
+            self._write(checkpoint, is_best=is_best)
 
-    def _write(self, snapshot: Snapshot, *, is_best: bool) -> Path | None:
+    def _write(self, checkpoint: Checkpoint, *, is_best: bool) -> Path | None:
         try:
             folder = self._open_folder()
             if folder is None:
                 return None
-            path = folder.write(Checkpoint(snapshot, self._job), is_best=is_best)
-        except (OSError, SafetensorError) as error:
+            path = folder.write(checkpoint, is_best=is_best)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on without
             if not self._failing:
+                step = checkpoint.snapshot.step
                 self._warn(
-                    f"WARNING: the checkpoint of step {snapshot.step} could not be written: "
+                    f"WARNING: the checkpoint of step {step} could not be written: "
                     f"{_why(error)}; training goes on, and earlier checkpoints stand"
                 )
             self._failing = True
@@ -306,4 +365,4 @@ class Checkpointer:
 def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the disk'}: {error.strerror}"
-    return str(error).partition("\n")[0]
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 from jobs.errors import JobError, TrackingError
 from jobs.run_folder import Ending, RunFolder, facts_from_json
 from jobs.tracking import Journal, Link, RunTracker, Store, open_store
+from jobs.tracking.location import whole
+from jobs.tracking.redaction import is_redacted
 from jobs.tracking.run import PATIENCE_SECONDS, Status
 
 if TYPE_CHECKING:
@@ -18,8 +20,20 @@ ORPHANED = Ending("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_
 _SYNC_SECONDS = 30.0
 
 
-def deliver(folder: RunFolder, tracker: RunTracker, *, patience: float = PATIENCE_SECONDS) -> bool:
+def deliver(
+    folder: RunFolder,
+    tracker: RunTracker,
+    warn: Callable[[str], None],
+    *,
+    patience: float = PATIENCE_SECONDS,
+) -> bool:
     """Give an ended run its model, tags and status in MLflow.
+
+    Args:
+        folder: The run's.
+        tracker: Leads to MLflow.
+        warn: Takes a line where something is missing.
+        patience: How long to wait for a store that takes nothing, in seconds.
 
     Returns:
         Whether MLflow knows everything now; if not, `sync` can go on with it.
@@ -30,8 +44,11 @@ def deliver(folder: RunFolder, tracker: RunTracker, *, patience: float = PATIENC
     wants_model = ending.status != "KILLED" and folder.model.is_dir()
     if wants_model and not record.is_model_logged:
         # A run that was told to end has only seconds left; its model is on disk.
-        model_id = tracker.log_model(folder.model, read_example(folder), ending.step)
-        folder.update(is_model_logged=model_id is not None)
+        try:
+            model_id = tracker.log_model(folder.model, read_example(folder), ending.step)
+            folder.update(is_model_logged=model_id is not None)
+        except JobError as error:
+            warn(f"the model could not be logged to MLflow: {error.message}")
     delivery = tracker.finish(cast("Status", ending.status), ending.tags, patience=patience)
     is_complete = delivery.is_status_set and folder.record.is_model_logged >= wants_model
     if is_complete:
@@ -60,7 +77,7 @@ def sync(folder: RunFolder, tracking_uri: str, warn: Callable[[str], None]) -> b
         link = link_to(folder, lambda: open_store(tracking_uri))
         link.linked()
         tracker = RunTracker(link, warn, Journal(folder.journal_path, warn))
-        return deliver(folder, tracker, patience=_SYNC_SECONDS)
+        return deliver(folder, tracker, warn, patience=_SYNC_SECONDS)
 
 
 def link_to(folder: RunFolder, open_store: Callable[[], Store]) -> Link:
@@ -86,28 +103,42 @@ def link_to(folder: RunFolder, open_store: Callable[[], Store]) -> Link:
 
 
 def expect_whole(uri: str) -> str:
-    """The URI of a run's record, if nothing was taken from it.
+    """The URI of a run's record, with the secrets that the record does not keep.
+
+    Args:
+        uri: Of the record.
+
+    Returns:
+        It, or where it had secrets what the environment has instead.
 
     Raises:
-        TrackingError: It had a user and a password, which are not kept on disk.
+        TrackingError: It had a user, a password or the like, and the environment has none.
     """
-    if "://***@" in uri:
+    found = whole(uri)
+    if is_redacted(found):
         raise TrackingError(
             f"the run was tracked at {uri}, and its credentials are not kept",
-            hint="give the whole address again with --tracking-uri",
+            hint="put the whole address into MLFLOW_TRACKING_URI, or for a server user and "
+            "password into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
-    return uri
+    return found
 
 
-def write_example(folder: RunFolder, example: "DataFrame") -> None:
-    """Keep the rows that the model's signature in MLflow is made from."""
-    text = json.dumps({"columns": list(example.columns), "data": example.to_numpy().tolist()})
-    folder.example_path.write_text(text, encoding="utf-8")
+def example_text(example: "DataFrame") -> str:
+    """Rows that the model's signature in MLflow is made from, as a run's folder keeps them."""
+    return json.dumps({"columns": list(example.columns), "data": example.to_numpy().tolist()})
 
 
 def read_example(folder: RunFolder) -> "DataFrame":
-    """The rows that `write_example` kept."""
+    """The rows that `example_text` kept.
+
+    Raises:
+        JobError: They are not there, or damaged.
+    """
     from pandas import DataFrame
 
-    kept = json.loads(folder.example_path.read_text(encoding="utf-8"))
-    return DataFrame(kept["data"], columns=kept["columns"])
+    try:
+        kept = json.loads(folder.example_path.read_text(encoding="utf-8"))
+        return DataFrame(kept["data"], columns=kept["columns"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise JobError(f"{folder.example_path} is damaged: {error}") from error

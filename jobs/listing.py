@@ -1,6 +1,7 @@
 """Runs of a folder: listed, put right where their process was killed, and told to MLflow."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ def list_of_runs(output: Path, warn: Callable[[str], None]) -> list[dict[str, An
 
     A run whose process was killed is recorded as KILLED, in MLflow too if its store answers.
     """
-    return [_row(_put_right(run, warn)) for run in all_runs(output)]
+    runs = [_put_right(run, warn) for run in all_runs(output)]
+    behind = sum(run.record.ending is not None and not run.record.is_delivered for run in runs)
+    if behind:
+        warn(f"MLflow does not know all of {behind} of these: sumgrad sync tells it")
+    return [_row(run) for run in runs]
 
 
 def _put_right(run: RunFolder, warn: Callable[[str], None]) -> RunFolder:
@@ -29,7 +34,10 @@ def _put_right(run: RunFolder, warn: Callable[[str], None]) -> RunFolder:
     except RunBusy:
         pass  # Somebody has begun to go on with it.
     except SumgradError as error:
-        run.update(ending=ORPHANED)
+        with suppress(RunBusy), run.held():
+            run = RunFolder.open(run.path)
+            if run.record.ending is None:
+                run.update(ending=ORPHANED)
         warn(f"run {run.record.run_id}: MLflow still has it as running: {error.message}")
     return RunFolder.open(run.path)
 

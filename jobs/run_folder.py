@@ -25,15 +25,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jobs.checkpoints import CheckpointFolder
-from jobs.durable import write_text
+from jobs.durable import sync, write_folder, write_text
 from jobs.errors import RunBusy, RunNotFound
+from jobs.record_checks import expect_enclosed, expect_sound
+from jobs.room import read_small
 from jobs.tracking import DatasetFacts, RunFacts
 
 FORMAT = 1
 RECORD = "run.json"
 SPEC = "spec.yaml"
 MODEL = "model"
+EXAMPLE = "example.json"
 _LOCK = "lock"
+#: A run.json longer than this is none of ours.
+_LONGEST_RECORD = 1 << 24
 _TRIES, _PAUSE_S = 5, 0.05
 #: Shorter beginnings of run ids are not looked for.
 SHORTEST_PREFIX = 6
@@ -105,36 +110,67 @@ class RunFolder:
         self._updating = threading.Lock()
 
     @classmethod
-    def create(cls, path: Path, record: RunRecord, spec_yaml: str) -> "RunFolder":
-        """Make the folder of a new run.
+    def create(
+        cls, path: Path, record: RunRecord, spec_yaml: str, example: str = ""
+    ) -> "RunFolder":
+        """Make the folder of a new run, whole or not at all.
+
+        Args:
+            path: Where; nothing may be there.
+            record: What it is.
+            spec_yaml: The spec.
+            example: See `jobs.delivering.example_text`.
 
         Raises:
             OSError: It cannot be written.
         """
-        path.mkdir(parents=True)
-        (path / SPEC).write_text(spec_yaml, encoding="utf-8")
-        folder = cls(path, record)
-        folder.update()
-        return folder
+        texts = {SPEC: spec_yaml, EXAMPLE: example, RECORD: _as_text(record)}
+
+        def fill(place: Path) -> None:
+            for name, text in texts.items():
+                (place / name).write_text(text, encoding="utf-8")
+
+        write_folder(path, fill)
+        return cls(path, record)
+
+    def rename(self, run_id: str) -> None:
+        """Give the run another id, and its folder that name, if none is there.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self.update(run_id=run_id)
+        path = self.path.with_name(run_id)
+        if not path.exists():
+            self.path.rename(path)
+            sync(path.parent)
+            self.path = path
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """The folder of an earlier run.
 
         Raises:
-            RunNotFound: There is none, or it is damaged.
+            RunNotFound: There is none, or it is damaged, or has a link that leads out of it.
         """
         file = path / RECORD
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts = json.loads(read_small(file, _LONGEST_RECORD))
+            expect_sound(facts)
             if facts["format"] != FORMAT:
                 raise RunNotFound(f"{file} has format {facts['format']!r}, not {FORMAT}")
             ending = facts["ending"]
             record = RunRecord(**facts | {"ending": None if ending is None else Ending(**ending)})
         except FileNotFoundError:
             raise RunNotFound(f"no run at {path}: it has no {RECORD}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise RunNotFound(f"{file} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunNotFound(f"{file} is damaged: {error}") from error
+        try:
+            expect_enclosed(path)
+        except ValueError as error:
+            raise RunNotFound(f"{path} is not used: {error}") from None
         return cls(path, record)
 
     def update(self, **changes: Any) -> None:
@@ -145,7 +181,7 @@ class RunFolder:
         """
         with self._updating:
             record = replace(self.record, **changes)
-            write_text(self.path / RECORD, json.dumps(asdict(record), indent=1) + "\n")
+            write_text(self.path / RECORD, _as_text(record))
             self.record = record
 
     @property
@@ -156,7 +192,7 @@ class RunFolder:
     @property
     def example_path(self) -> Path:
         """Of the rows for the model's signature."""
-        return self.path / "example.json"
+        return self.path / EXAMPLE
 
     @property
     def model(self) -> Path:
@@ -165,7 +201,14 @@ class RunFolder:
 
     def checkpoints(self, keep: int = 2) -> CheckpointFolder:
         """Its checkpoints."""
-        return CheckpointFolder(self.path / "checkpoints", keep)
+        record = self.record
+        run = {
+            "run_id": record.run_id,
+            "mlflow_run_id": record.mlflow_run_id,
+            "name": record.name,
+            "spec": record.facts.get("spec_yaml"),
+        }
+        return CheckpointFolder(self.path / "checkpoints", keep, run)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -204,6 +247,10 @@ class RunFolder:
         return "RUNNING" if self.is_held else "KILLED"
 
 
+def _as_text(record: RunRecord) -> str:
+    return json.dumps(asdict(record), indent=1) + "\n"
+
+
 def _locked(lock: TextIO) -> bool:
     """Take a lock; whoever only looks whether it is taken holds it for a moment."""
     for _ in range(_TRIES):
@@ -225,12 +272,19 @@ def all_runs(output: Path) -> list[RunFolder]:
     """Every run below an output folder, the newest first; damaged ones are left out."""
     found = []
     for path in output.iterdir() if output.is_dir() else ():
-        if (path / RECORD).is_file():
+        if _has_record(path):
             try:
                 found.append(RunFolder.open(path))
             except RunNotFound:
                 continue
     return sorted(found, key=lambda run: run.record.began, reverse=True)
+
+
+def _has_record(path: Path) -> bool:
+    try:
+        return (path / RECORD).is_file()
+    except (OSError, ValueError):
+        return False  # One that may not be looked into, or whose name no file can have.
 
 
 def find_run_folder(name: str, output: Path) -> RunFolder:
@@ -243,7 +297,7 @@ def find_run_folder(name: str, output: Path) -> RunFolder:
     Raises:
         RunNotFound: None, or several.
     """
-    if (Path(name) / RECORD).is_file():
+    if _has_record(Path(name)):
         return RunFolder.open(Path(name))
     if not re.fullmatch(rf"[0-9a-zA-Z_-]{{{SHORTEST_PREFIX},}}", name):
         raise RunNotFound(

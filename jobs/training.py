@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from cluster.driver import ParameterDriver
 from cluster.errors import ClusterError, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session, usable_cpus
-from cluster.state import EpochReport, Evaluation, Outcome, Snapshot
+from cluster.state import EpochReport, Evaluation, Outcome
 from jobs.anchoring import anchored
 from jobs.assembly import Job, assemble
 from jobs.background import in_background
 from jobs.beginning import Begun, begin, go_on, starting_point
 from jobs.building import build_initial_parameters
-from jobs.checkpoints import Checkpointer, CheckpointFolder, Interval
+from jobs.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, Interval
 from jobs.data.prepare import prepare
 from jobs.delivering import deliver, expect_whole
 from jobs.errors import Interrupted, RunNotFound, SpecError
@@ -160,15 +160,19 @@ class _Training:
             job = in_background("data", lambda: assemble(spec, prepare(spec)))
             start = in_background("start", lambda: self._starting_point(job.result()))
             run = in_background("run", lambda: self._begin(job.result(), start, store))
-            with _truthful(run), _exchange(spec, job, reporter, stop) as exchange:
+            with (
+                _truthful(run, stop),
+                _told_to_stop(stop),
+                _exchange(spec, job, reporter, stop) as exchange,
+            ):
                 return self._train(job.result(), start.result(), run, exchange, stop)
 
-    def _starting_point(self, job: Job) -> Snapshot | None:
+    def _starting_point(self, job: Job) -> Checkpoint | None:
         if self._earlier is None:
             return None
         return starting_point(job, self._earlier, self._reporter.note)
 
-    def _begin(self, job: Job, start: "Future[Snapshot | None]", store: "Future[Store]") -> Begun:
+    def _begin(self, job: Job, start: "Future[Checkpoint | None]", store: "Future[Store]") -> Begun:
         # A run is not touched before it is clear that it can go on.
         start.result()
         first = [store]
@@ -183,14 +187,14 @@ class _Training:
     def _train(
         self,
         job: Job,
-        start: Snapshot | None,
+        start: Checkpoint | None,
         run: "Future[Begun]",
         exchange: Exchange,
         stop: StopRequest,
     ) -> tuple[Summary, SumgradError | None]:
         result = _compute(job, start, exchange, run, self._reporter, stop)
         begun = run.result()
-        kept = _keep(job, result, begun)
+        kept = _keep(job, result, begun, self._reporter)
         summary = _summary(job, result, kept, begun, time.monotonic() - self._began)
         return summary, result.error
 
@@ -245,27 +249,43 @@ def _exchange(
 
 
 @contextmanager
-def _truthful(run: "Future[Begun]") -> Iterator[None]:
+def _told_to_stop(stop: StopRequest) -> Iterator[None]:
+    """A cluster that could not be had because we were told to stop has not failed.
+
+    Raises:
+        Interrupted: In the place of that error.
+    """
+    try:
+        yield
+    except ClusterError as error:
+        reason = stop.asked()
+        if reason is None:
+            raise
+        message = f"the run was {reason} before its first step"
+        raise Interrupted(message, EXIT_CODES[reason]) from error
+
+
+@contextmanager
+def _truthful(run: "Future[Begun]", stop: StopRequest) -> Iterator[None]:
     """Whatever ends a run is recorded: one that failed never stays RUNNING."""
     try:
         yield
     except BaseException as error:
-        if run.exception() is None:
-            reason = f"{type(error).__name__}: {error}"
-            is_failure = isinstance(error, Exception)
-            ending = Ending(
-                "FAILED" if is_failure else "KILLED",
-                reason,
-                {"sumgrad.stop_reason": reason},
-                0,
-                can_resume=True,
-            )
-            begun = run.result()
-            begun.folder.update(ending=ending)
-            # A second signal asks for an end at once.
-            tags = ending.tags
-            begun.tracker.finish("FAILED" if is_failure else "KILLED", tags, patience=2.0)
+        if run.exception() is None and run.result().folder.record.ending is None:
+            reason = stop.asked() or f"{type(error).__name__}: {error}"
+            is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
+            _record_ending(run.result(), "FAILED" if is_failure else "KILLED", str(reason))
         raise
+
+
+def _record_ending(begun: Begun, status: Status, reason: str) -> None:
+    """Record on disk and in MLflow that a run ended before its time."""
+    tags = {"sumgrad.stop_reason": reason}
+    # A disk that is full must not keep MLflow from knowing.
+    with suppress(OSError):
+        begun.folder.update(ending=Ending(status, reason, tags, 0, can_resume=True))
+    # A second signal asks for an end at once.
+    begun.tracker.finish(status, tags, patience=2.0)
 
 
 class _Curves:
@@ -302,7 +322,7 @@ class _Curves:
 
 def _compute(
     job: Job,
-    start: Snapshot | None,
+    start: Checkpoint | None,
     exchange: Exchange,
     run: "Future[Begun]",
     reporter: Reporter,
@@ -330,17 +350,21 @@ def _compute(
         reporter.note(line)
     if start is not None:
         checkpointer.goes_on_from(start)
-        reporter.note(f"going on after step {start.step:,}")
+        reporter.note(f"going on after step {start.snapshot.step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
-    last: Snapshot | None = None
+    beginning = build_initial_parameters(job.spec, job.network).flat
     try:
-        outcome = driver.run(
-            build_initial_parameters(job.spec, job.network).flat if start is None else start
-        )
-        last = outcome.snapshot
+        outcome = driver.run(beginning if start is None else start.snapshot)
+    except Exception:
+        checkpointer.close()
+        raise
+    except BaseException:
+        # A second signal: the end is to come at once, and not after the disk.
+        checkpointer.abandon()
+        raise
     finally:
         reporter.end()
-        checkpointer.close(last)
+    checkpointer.close(outcome.snapshot)
     curves.send()
     cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
     test: Evaluation | None = None
@@ -389,7 +413,7 @@ def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:
     return metrics
 
 
-def _keep(job: Job, result: _Result, begun: Begun) -> _Kept:
+def _keep(job: Job, result: _Result, begun: Begun, reporter: Reporter) -> _Kept:
     """Save the model, record how the run ended, and tell MLflow."""
     outcome, folder = result.outcome, begun.folder
     saved = SavedModel(
@@ -422,7 +446,7 @@ def _keep(job: Job, result: _Result, begun: Begun) -> _Kept:
     ending = Ending(result.status, outcome.reason.value, tags, step, can_resume)
     # On disk first: whatever happens to MLflow, or to us, from here on can be made up for.
     folder.update(ending=ending, is_model_logged=False)
-    return _Kept(folder, deliver(folder, begun.tracker), rejection)
+    return _Kept(folder, deliver(folder, begun.tracker, reporter.note), rejection)
 
 
 def _final_metrics(job: Job, result: _Result, rejection: Rejection | None) -> dict[str, float]:

@@ -13,6 +13,7 @@ from jobs.run_folder import RunFolder
 from jobs.saved_model import load_model
 from jobs.spec_loader import load_spec
 from jobs.training import train
+from model.checks import Array
 from tests.integration.command_line import Folder
 
 
@@ -21,8 +22,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row whose petal is 12345 and scaled accordingly raises wherever it is computed."""
     fetch = ArraySource.fetch
 
-    def poisoned(self: ArraySource, rows: Rows) -> object:
-        x, d = fetch(self, rows)
+    def poisoned(self: ArraySource, rows: Rows, into: Array | None = None) -> object:
+        x, d = fetch(self, rows, into)
         if (x > 100).any():
             raise MemoryError("no room for these rows")
         return x, d

@@ -1,6 +1,8 @@
 """Runs that were ended go on: the same bits, the same run in MLflow, nothing missing or twice."""
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from mlflow import MlflowClient
 
 from jobs.run_folder import RunFolder, all_runs
 from jobs.saved_model import load_model
+from tests.disks import fill, small_disk
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
@@ -162,13 +165,132 @@ def test_two_drivers_on_one_run_are_one_too_many(folder: Folder) -> None:
 
 
 def test_a_second_signal_ends_at_once(folder: Folder) -> None:
-    process = folder.start("train", "flowers.yaml", *LONG, "--set", "stop.max_epochs=1000000")
-    wait_for_checkpoints(folder, process)
+    """In the middle of a step of many seconds, whose end the first signal would wait for."""
+    slow = (
+        *("--set", "model.layers[0].units=2500", "--set", "optimizer.batch_size=full"),
+        *("--set", 'model.layers[0].activation={"name": "tanh"}', "--set", "cluster.shard_rows=1"),
+        *("--set", "data.validation=null", "--set", "data.test=null"),
+    )
+    wide = folder.path / "wide.yaml"
+    layer = "    - {units: 2500, activation: tanh}\n"
+    spec = (folder.path / "flowers.yaml").read_text()
+    wide.write_text(spec.replace("  layers:\n", "  layers:\n" + layer))
+    process = folder.start("train", str(wide), *slow, "--json")
+    assert process.stderr is not None
+    while "training rows" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(1.0)
     process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode == 130
-    assert run_of(folder).status == "KILLED"
+    run = run_of(folder)
+    assert run.record.ending is not None
+    assert (run.status, run.record.ending.stop_reason) == ("KILLED", "interrupted")
+    assert not run.model.exists(), "a single signal has the weights saved"
+
+
+def test_a_run_killed_as_soon_as_mlflow_has_it_is_found(
+    folder: Folder, undisturbed: Folder
+) -> None:
+    process = folder.start("train", "flowers.yaml", *LONG)
+    deadline = time.monotonic() + 60
+    with contextlib.closing(sqlite3.connect(folder.path / "mlflow.db", timeout=60)) as database:
+        while not database.execute("select count(*) from runs").fetchone()[0]:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+    process.kill()
+    process.communicate()
+    (row,) = folder.sumgrad("list", "--json").results
+    assert row["status"] == "KILLED"
+    assert only_run(folder).info.status == "KILLED"
+    done = folder.sumgrad("resume", row["run_id"])
+    assert done.code == 0, done.err
+    expect_as_undisturbed(folder, undisturbed)
+
+
+def test_a_run_whose_example_is_gone_finishes_all_the_same(folder: Folder) -> None:
+    end(folder, signal.SIGKILL)
+    run = run_of(folder)
+    run.example_path.unlink()
+    done = folder.sumgrad("resume", run.record.run_id, "--json")
+    assert done.code == 0, done.err
+    assert done.result["status"] == "FINISHED"
+    assert f"{run.example_path} is damaged" in done.err
+    assert only_run(folder).info.status == "FINISHED"
+
+
+def test_another_blas_is_refused(folder: Folder) -> None:
+    end(folder, signal.SIGKILL)
+    other = Folder(folder.path, {"OPENBLAS_CORETYPE": "Nehalem"})
+    refused = other.sumgrad("resume", run_of(folder).record.run_id)
+    assert refused.code == 2, refused.err
+    assert "arithmetic.blas was " in one_line(refused)
+    assert "Nehalem" in one_line(refused)
+
+
+def test_a_driver_of_ray_workers_is_killed(folder: Folder, undisturbed: Folder) -> None:
+    ray = ("--set", "cluster.address=local", "--set", "cluster.workers=2")
+    process = folder.start("train", "flowers.yaml", *LONG, *ray)
+    wait_for_checkpoints(folder, process)
+    workers = serving(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while any(is_there(pid) for pid in workers):
+        assert time.monotonic() < deadline, "they outlive their driver"
+        time.sleep(0.1)
+    done = folder.sumgrad("resume", run_of(folder).record.run_id)
+    assert done.code == 0, done.err
+    expect_as_undisturbed(folder, undisturbed)
+
+
+def serving(driver: int) -> list[int]:
+    """The workers below a driver's process."""
+    parents, names = dict[int, int](), dict[int, str]()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = status.read_text().partition("(")[2].rpartition(")")
+            parents[int(status.parent.name)] = int(rest.split()[1])
+            names[int(status.parent.name)] = name
+
+    def is_below(pid: int) -> bool:
+        return pid == driver or (pid in parents and is_below(parents[pid]))
+
+    return [pid for pid, name in names.items() if "ServingWor" in name and is_below(pid)]
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process is more than an entry that nobody has asked for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_full_disk_at_the_end_is_told_and_mlflow_knows(folder: Folder, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2048) as disk:
+        output = ("--set", f"output={disk / 'runs'}")
+        process = folder.start("train", "flowers.yaml", *LONG, *output)
+        deadline = time.monotonic() + 60
+        while len(list(disk.glob("runs/*/checkpoints/step-*/state.json"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        filling = fill(disk)
+        out, err = process.communicate(timeout=120)
+        done = Finished(process.returncode, out, err)
+        assert done.code == 1, done.err
+        assert "No space left on device" in one_line(done)
+        assert only_run(folder).info.status == "FAILED"
+        filling.unlink()
+        (run,) = all_runs(disk / "runs")
+        resumed = folder.sumgrad("resume", str(run.path), *output)
+        assert resumed.code == 0, resumed.err
+        assert only_run(folder).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("run", ["abcdef0123", "../..", "runs", "/etc"])

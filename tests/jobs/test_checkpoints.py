@@ -1,8 +1,9 @@
 """Checkpoints: whole or not there, the newest that is as it was written, and the best."""
 
 import errno
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from jobs.checkpoints import (
     read_checkpoint,
 )
 from jobs.errors import CheckpointError
+from tests.disks import fill, small_disk
 from tests.fuzzing import cases, only
 
 JOB = {"data": "abc", "spec": {"seed": 3}}
@@ -85,7 +87,10 @@ def test_the_same_boundary_may_be_written_again(folder: CheckpointFolder) -> Non
     path = folder.write(checkpoint(2))
     (path / ARRAYS).write_bytes(b"")
     assert read_checkpoint(folder.write(checkpoint(2))).snapshot.step == 2
-    assert names(folder) == [path.name]
+    before = (path / STATE).stat().st_mtime_ns
+    folder.write(checkpoint(2))
+    assert (path / STATE).stat().st_mtime_ns == before, "it was whole, and is left alone"
+    assert [found.name for found in folder.paths()] == [path.name]
 
 
 def damage_cut(path: Path) -> None:
@@ -132,9 +137,30 @@ def test_a_damaged_newest_one_is_told_and_the_one_before_taken(
     (line,) = said
     assert line.startswith("WARNING: ")
     assert "step-000000002" in line
+    assert folder.paths() == [first], "the damaged one takes no other's place"
     damage(first) if damage is not damage_fact else damage_cut(first)
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
-        folder.newest(said.append)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+            folder.newest(said.append)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_that_went_back_keeps_what_it_writes(
+    tmp_path: Path, said: list[str], keep: int
+) -> None:
+    folder = CheckpointFolder(tmp_path, keep)
+    folder.write(checkpoint(1), is_best=True)
+    for step in (8, 9):
+        damage_cut(folder.write(checkpoint(step)))
+    assert folder.newest(said.append) is not None
+    written = [folder.write(checkpoint(step)) for step in (2, 3)]
+    assert folder.paths()[:keep] == written[::-1][:keep]
+
+
+def test_a_checkpoint_that_is_found_alone_says_whose_it_is(tmp_path: Path) -> None:
+    run = {"run_id": "abc", "mlflow_run_id": "def", "spec": "seed: 3"}
+    path = CheckpointFolder(tmp_path, run=run).write(checkpoint(1))
+    assert read_checkpoint(path).run == run
 
 
 @cases(600)
@@ -191,6 +217,88 @@ def test_the_best_epoch_is_kept_whatever_the_interval(
     assert names(folder)[-2:] == ["step-000000002-epoch-000000.best", "step-000000005-epoch-000000"]
 
 
+def test_a_run_that_goes_on_knows_its_best(folder: CheckpointFolder, said: list[str]) -> None:
+    writer = checkpointer(folder, said, Interval(None, None))
+    for step, loss in enumerate((3.0, 1.0, 2.0), start=1):
+        writer.boundary(state(step), report(loss))
+    writer.close(state(3).snapshot())
+    newest = folder.newest(said.append)
+    assert newest is not None
+    assert newest.lowest_loss == 1.0
+    writer = checkpointer(folder, said, Interval(None, None))
+    writer.goes_on_from(newest)
+    writer.boundary(state(4), report(1.5))
+    writer.close()
+    assert [int(name[5:14]) for name in names(folder) if name.endswith(".best")] == [2]
+    writer = checkpointer(folder, said, Interval(None, None))
+    writer.goes_on_from(newest)
+    writer.boundary(state(5), report(0.5))
+    writer.close()
+    assert [int(name[5:14]) for name in names(folder) if name.endswith(".best")] == [5]
+
+
+def test_whatever_keeps_one_from_being_written_the_next_is_tried(
+    folder: CheckpointFolder, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = checkpointer(folder, said, Interval(1, None))
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoints, "save_file", raise_memory_error)
+        writer.boundary(state(1), None)
+        while writer._is_busy():
+            threading.Event().wait(0.001)
+    assert "could not be written: MemoryError" in said[0]
+    writer.boundary(state(2), None)
+    writer.close()
+    assert [int(name[5:14]) for name in names(folder)] == [2]
+
+
+def raise_memory_error(*_: object) -> None:
+    raise MemoryError
+
+
+def test_who_is_in_a_hurry_does_not_wait_for_the_disk(
+    folder: CheckpointFolder, said: list[str]
+) -> None:
+    go_on, writing = threading.Event(), threading.Event()
+
+    def slow() -> CheckpointFolder:
+        writing.set()
+        assert go_on.wait(10)
+        return folder
+
+    writer = Checkpointer(slow, JOB, Interval(1, None), said.append)
+    writer.boundary(state(1), None)
+    assert writing.wait(10)
+    writer.abandon()
+    go_on.set()
+    writer._thread.join(10)
+    assert len(names(folder)) == 1
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 256) as place:
+        yield place
+
+
+def test_a_disk_that_is_really_full_or_read_only(disk: Path, said: list[str]) -> None:
+    folder = CheckpointFolder(disk / "checkpoints")
+    writer = checkpointer(folder, said, Interval(1, None))
+    first = writer.close(state(1).snapshot())
+    assert first is not None
+    filling = fill(disk)
+    assert checkpointer(folder, said, Interval(1, None)).close(state(2).snapshot()) is None
+    assert "No space left on device" in said[0]
+    assert names(folder) == [first.name]
+    assert read_checkpoint(first).snapshot.step == 1
+    filling.unlink()
+    assert checkpointer(folder, said, Interval(1, None)).close(state(3).snapshot()) is not None
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert checkpointer(folder, said, Interval(1, None)).close(state(4).snapshot()) is None
+    assert "Read-only file system" in said[1]
+    assert len(folder.paths()) == 2
+
+
 def test_training_waits_for_no_disk(folder: CheckpointFolder, said: list[str]) -> None:
     """While one is being written the others are left out, and the last one is not."""
     go_on, writing = threading.Event(), threading.Event()
@@ -222,11 +330,11 @@ def test_a_full_disk_is_told_once_and_leaves_earlier_ones(
     with monkeypatch.context() as broken:
         broken.setattr(checkpoints, "save_file", full)
         assert writer.close(state(2).snapshot()) is None
-        assert writer._write(state(3).snapshot(), is_best=False) is None
+        assert writer.close(state(3).snapshot()) is None
     (line,) = said
     assert "No space left on device" in line
     assert "earlier checkpoints stand" in line
     assert names(folder) == [first.name]
     assert read_checkpoint(first).snapshot.step == 1
-    assert writer._write(state(4).snapshot(), is_best=False) is not None
+    assert writer.close(state(4).snapshot()) is not None
     assert said[1:] == ["checkpoints are written again"]
