@@ -8,6 +8,11 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write or replace a file, in UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Write or replace a file.
 
     Raises:
@@ -15,7 +20,7 @@ def write_text(path: Path, text: str) -> None:
     """
     unfinished = _beside(path)
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(data)
         sync(unfinished)
         unfinished.rename(path)
     except BaseException:

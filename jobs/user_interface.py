@@ -12,7 +12,8 @@ from pathlib import Path
 import typer
 
 from jobs.errors import TrackingError
-from jobs.tracking import check_reachable, resolve_tracking_uri, ui_command
+from jobs.tracking import check_reachable, redact, resolve_tracking_uri, ui_command
+from jobs.tracking.redaction import without_user
 
 #: Seconds that a server may take to start.
 _PATIENCE_S = 60
@@ -34,7 +35,7 @@ def serve_ui(tracking_uri: str, port: int) -> int:
     uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     check_reachable(uri)
     page = ui_command(uri, port)
-    typer.echo(f"runs of {tracking_uri}: {page.address}")
+    typer.echo(f"runs of {redact(tracking_uri)}: {page.address}")
     threading.Thread(target=_open_when_it_answers, args=(page.address,), daemon=True).start()
     if not page.command:
         return 0
@@ -52,7 +53,7 @@ def _open_when_it_answers(address: str) -> None:
     for _ in range(_PATIENCE_S):
         with contextlib.suppress(TrackingError):
             check_reachable(address)
-            webbrowser.open(address)
+            webbrowser.open(without_user(address))
             return
         time.sleep(1)
 

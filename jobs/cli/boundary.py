@@ -38,7 +38,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         return code if isinstance(code, int) else 0
     except Exception as error:  # noqa: BLE001 - this is the boundary
         if debug:
-            traceback.print_exc()
+            _tell_line_by_line(traceback.format_exc())
         return _explain(error)
 
 
@@ -62,8 +62,14 @@ def _explain(error: Exception) -> int:
 
 
 def _tell(message: str, hint: str, code: int) -> int:
-    one_line = " ".join(message.split())
-    typer.echo(f"error: {one_line}", err=True)
+    _tell_line_by_line(f"error: {' '.join(message.split())}")
     if hint:
-        typer.echo(f"hint: {' '.join(hint.split())}", err=True)
+        _tell_line_by_line(f"hint: {' '.join(hint.split())}")
     return code
+
+
+def _tell_line_by_line(text: str) -> None:
+    """Print on stderr, without the secrets of any address, whoever wrote the text."""
+    from jobs.tracking import redact_text
+
+    typer.echo(redact_text(text.rstrip("\n")), err=True)

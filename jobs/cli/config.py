@@ -12,11 +12,15 @@ app = typer.Typer(rich_markup_mode=None, help="Look at a job spec without runnin
 
 @app.command()
 def show(spec: Spec, overrides: Set = None) -> None:
-    """Print the resolved spec, every default filled in, as YAML."""
+    """Print the resolved spec, every default filled in, as YAML; secrets of addresses as ***."""
     from jobs.spec_loader import load_spec
     from jobs.spec_text import spec_as_yaml
+    from jobs.tracking import redact, redact_text
 
-    typer.echo(spec_as_yaml(load_spec(spec, overrides or []).spec), nl=False)
+    loaded = load_spec(spec, overrides or []).spec
+    uri = redact(loaded.tracking.uri)
+    shown = loaded.model_copy(update={"tracking": loaded.tracking.model_copy(update={"uri": uri})})
+    typer.echo(redact_text(spec_as_yaml(shown)), nl=False)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from jobs.data.idx import idx_images_in, is_idx, read_idx
 from jobs.data.rows import RawRows, concatenate
 from jobs.data.shipped import read_shipped
 from jobs.errors import DataNotFound
+from jobs.tracking.redaction import redact
 
 #: Names that stand for data that comes along, not for paths.
 SHIPPED = ("digits", "diabetes")
@@ -38,7 +39,7 @@ def read_rows(
     if source in SHIPPED:
         return read_shipped(source, label, numbers=numbers).select(features)
     if "://" in source:
-        raise DataNotFound(f"{source}: data is read from this machine's files only")
+        raise DataNotFound(f"{redact(source)}: data is read from this machine's files only")
     path = Path(source).expanduser()
     images = idx_images_in(path, role) if path.is_dir() else path if is_idx(path) else None
     if images is not None:

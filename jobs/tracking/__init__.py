@@ -6,9 +6,10 @@ MLflow itself is imported at use; importing this package costs next to nothing.
 from jobs.tracking.backlog import Journal
 from jobs.tracking.delivery import Delivery
 from jobs.tracking.link import Link
-from jobs.tracking.location import check_reachable, redact, resolve_tracking_uri
+from jobs.tracking.location import check_reachable, resolve_tracking_uri
 from jobs.tracking.lookup import find_model
 from jobs.tracking.origin import DatasetFacts, RunFacts
+from jobs.tracking.redaction import redact, redact_text
 from jobs.tracking.run import RunTracker
 from jobs.tracking.store import Store, open_store
 from jobs.tracking.ui import UserInterface, ui_command
@@ -26,6 +27,7 @@ __all__ = [
     "find_model",
     "open_store",
     "redact",
+    "redact_text",
     "resolve_tracking_uri",
     "ui_command",
 ]

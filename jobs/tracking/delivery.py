@@ -4,6 +4,7 @@ Queueing and sending are two things. `MetricQueue` knows nothing of MLflow: it h
 `MetricSink`, asks again when that fails, and counts what could not be delivered.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jobs.tracking.backlog import Backlog, MemoryBacklog, Point
+from jobs.tracking.store import first_line
 
 #: MLflow refuses more in one call.
 BATCH = 1000
@@ -139,29 +141,48 @@ class MetricQueue:
             return Delivery(self._delivered, self._lost + waiting, dict(self._non_finite), waiting)
 
     def _run(self) -> None:
-        while batch := self._next_batch():
+        while self._wait_for_points():
             started = time.monotonic()
             try:
-                self._sink.send(batch)
-            except Refused as refusal:
-                self._settle(batch, delivered=False)
-                self._warn(f"{len(batch)} metric values were refused: {refusal}")
+                has_delivered = self._send_first()
             except Exception as error:  # noqa: BLE001 - tracking never fails a training
                 self._failures += 1
                 if self._failures == 1:
-                    self._warn(f"metrics cannot be delivered, trying again: {error}")
+                    self._say(f"metrics cannot be delivered, trying again: {first_line(error)}")
             else:
-                self._settle(batch, delivered=True)
-                if self._failures:
-                    self._warn("metrics are delivered again")
+                if has_delivered and self._failures:
+                    self._say("metrics are delivered again")
                 self._failures = 0
             self._pause(started)
 
-    def _next_batch(self) -> list[Point]:
-        """The oldest waiting points; none when there will be no more."""
+    def _wait_for_points(self) -> bool:
+        """Wait until there are some; False when there will be no more."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) or self._closing)
-            return [] if self._closing else self._waiting.first(BATCH)
+            return not self._closing
+
+    def _send_first(self) -> bool:
+        """Send the oldest waiting points; gives whether the sink has taken them.
+
+        Raises:
+            OSError: The backlog cannot be read now.
+            Exception: Whatever the sink raises.
+        """
+        with self._changed:
+            batch = self._waiting.first(BATCH)
+        try:
+            self._sink.send(batch)
+        except Refused as refusal:
+            self._settle(batch, delivered=False)
+            self._say(f"{len(batch)} metric values were refused: {first_line(refusal)}")
+            return False
+        self._settle(batch, delivered=True)
+        return True
+
+    def _say(self, line: str) -> None:
+        # Nobody may be listening any more, which is no reason to stop sending.
+        with contextlib.suppress(OSError, ValueError):
+            self._warn(line)
 
     def _settle(self, batch: list[Point], *, delivered: bool) -> None:
         with self._changed:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.errors import TrackingError
-from jobs.tracking.location import artifact_location, redact
+from jobs.tracking.location import artifact_location
 from jobs.tracking.origin import RunFacts, dataset_inputs, flatten, run_tags
+from jobs.tracking.redaction import redact
 from jobs.tracking.store import Store, tracking_error
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import ModelNotFound
-from jobs.tracking.location import redact
 from jobs.tracking.logged_model import ARTIFACT, MODEL_NAME
+from jobs.tracking.redaction import redact
 from jobs.tracking.store import Store, first_line, open_store
 
 if TYPE_CHECKING:

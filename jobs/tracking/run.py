@@ -1,27 +1,35 @@
 """One MLflow run: started, fed, given its model, and ended with the status that is true."""
 
+import concurrent.futures
 import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from jobs.errors import TrackingError
+from jobs.background import in_background
+from jobs.errors import TrackingError, TrackingUnreachable
 from jobs.tracking.backlog import Backlog, Point
 from jobs.tracking.delivery import Delivery, MetricQueue, Refused
 from jobs.tracking.link import Link
 from jobs.tracking.logged_model import log_model
 from jobs.tracking.origin import TAG_CHARACTERS, RunFacts
-from jobs.tracking.store import Store, first_line, is_about_us
+from jobs.tracking.redaction import redact
+from jobs.tracking.store import Store, first_line, is_refusal, tracking_error
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 #: How long the end of a run waits for a store that takes nothing.
 PATIENCE_SECONDS = 10.0
+#: How long a model may take to be made ready for MLflow and sent. How far a request has come is
+#: not to be seen, so a large model has longer, by what a slow line carries.
+MODEL_SECONDS = 60.0
+SLOWEST_BYTES_PER_S = 100_000
 
 
 class RunTracker:
@@ -78,16 +86,42 @@ class RunTracker:
         Returns:
             The model's id, or None where it could not be logged, which is warned of.
         """
-        if not self._queue.flush(PATIENCE_SECONDS):
+        if not self._queue.flush(min(PATIENCE_SECONDS, self._patience)):
             # The store does not answer, and asking for more would take as long again.
             self._patience = 0.0
             return None
-        try:
+
+        def log() -> str:
             linked = self._link.linked()
             return log_model(linked.store, linked.run_id, folder, example, step)
+
+        try:
+            # A small question first: who does not answer it will take no model.
+            self._ask(self._expect_run, PATIENCE_SECONDS)
+            return self._ask(log, MODEL_SECONDS + _size(folder) / SLOWEST_BYTES_PER_S)
         except Exception as error:  # noqa: BLE001 - the model stands on disk, whatever MLflow says
             self._warn(f"the model could not be logged to MLflow: {first_line(error)}")
             return None
+
+    def _expect_run(self) -> None:
+        linked = self._link.linked()
+        linked.client.get_run(linked.run_id)
+
+    def _ask(self, question: Callable[[], T], seconds: float) -> T:
+        """The store's answer; one that does not come is waited for once, and never again.
+
+        Raises:
+            TrackingUnreachable: It has not answered in time. The question stays asked.
+            Exception: Whatever the question raises.
+        """
+        seconds = min(seconds, self._patience)
+        if not seconds:
+            raise TrackingUnreachable("the store did not answer before")
+        answer = in_background("ask", question)
+        if not concurrent.futures.wait([answer], seconds).done:
+            self._patience = 0.0
+            raise TrackingUnreachable(f"no answer in {seconds:.3g} s")
+        return answer.result()
 
     def finish(
         self,
@@ -99,6 +133,8 @@ class RunTracker:
         patience: float = PATIENCE_SECONDS,
     ) -> Delivery:
         """Deliver what is left, then set the status. May be called again with a later truth.
+
+        It comes to its end although the store may not answer.
 
         Args:
             status: What became of the run.
@@ -120,11 +156,15 @@ class RunTracker:
             f"sumgrad.not_finite.{key}": f"from step {first}"
             for key, first in delivery.non_finite.items()
         }
-        try:
+
+        def end() -> None:
             linked = self._link.linked()
             for key, value in tags.items():
                 linked.client.set_tag(linked.run_id, key, value[:TAG_CHARACTERS])
             linked.client.set_terminated(linked.run_id, status=status)
+
+        try:
+            self._ask(end, patience)
         except Exception as error:  # noqa: BLE001 - the training is over, and its result stands
             self._warn(f"the run's status {status} could not be set: {first_line(error)}")
             return delivery
@@ -134,15 +174,18 @@ class RunTracker:
         """Say that the run is running again.
 
         Raises:
-            TrackingError: The store does not answer, or refuses.
+            TrackingUnreachable: The store does not answer now.
+            TrackingError: It refuses.
         """
         from mlflow.exceptions import MlflowException
 
         linked = self._link.linked()
         try:
             linked.client.update_run(linked.run_id, status="RUNNING")
-        except MlflowException as error:
-            raise TrackingError(first_line(error)) from error
+        except (MlflowException, OSError) as error:
+            uri = linked.store.uri
+            what = f"the run could not be gone on with at {redact(uri)}"
+            raise tracking_error(what, error, uri) from error
 
 
 class _ClientSink:
@@ -161,9 +204,14 @@ class _ClientSink:
         try:
             linked.client.log_batch(linked.run_id, metrics=metrics)
         except MlflowException as error:
-            if is_about_us(error):
+            if is_refusal(error):
                 raise Refused(first_line(error)) from error
             raise TrackingError(first_line(error)) from error
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _now_ms() -> int:

@@ -2,15 +2,17 @@
 
 import contextlib
 import os
-import re
 import textwrap
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import TrackingError, TrackingUnreachable
-from jobs.tracking.location import check_reachable, is_server, redact, sqlite_file
+from jobs.tracking.location import check_reachable, is_server, sqlite_file
+from jobs.tracking.redaction import redact, redact_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +33,11 @@ _ENVIRONMENT = {
     # Its git lookup prints a warning where there is no git; see jobs.tracking.origin.
     "GIT_PYTHON_REFRESH": "quiet",
 }
+
+#: Creating a database's tables takes seconds; whoever holds its lock for longer has been stopped.
+LOCK_SECONDS = 30.0
+_LOCK_PAUSE_S = 0.05
+_LINE_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,19 @@ def prepare_mlflow() -> None:
     warnings.filterwarnings("ignore", module=r"mlflow\b")
 
 
+def is_refusal(error: "MlflowException") -> bool:
+    """Whether a store will never take what it was sent, however often it is asked.
+
+    It says so of a value that is none. Whatever else it answers may be otherwise tomorrow: a
+    password that has expired, a proxy that takes no large requests, a run that is restored.
+    """
+    return str(error.error_code) == "INVALID_PARAMETER_VALUE"
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says, in one short line and without credentials."""
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return textwrap.shorten(re.sub(r"://[^/\s]*@", "://***@", line), 200, placeholder=" …")
+    """What an error says, in one short line and without secrets."""
+    line = redact_text(str(error).strip()).partition("\n")[0] or type(error).__name__
+    return textwrap.shorten(line, _LINE_CHARACTERS, placeholder=" …")
 
 
 @contextlib.contextmanager
@@ -115,6 +131,22 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
         return
     import fcntl
 
-    with database.with_name(f".{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    path = database.with_name(f".{database.name}.lock")
+    with path.open("w") as lock:
+        give_up = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise _never_let_go(path) from None
+                time.sleep(_LOCK_PAUSE_S)
         yield
+
+
+def _never_let_go(lock: Path) -> TrackingError:
+    return TrackingError(
+        f"another process has held {lock} for {LOCK_SECONDS:g} s",
+        hint=f"it may have been stopped: 'fuser {lock}' names it; let it go on, or end it",
+    )

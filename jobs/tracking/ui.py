@@ -6,7 +6,8 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobs.tracking.location import is_server, redact
+from jobs.tracking.location import is_server
+from jobs.tracking.redaction import redact
 
 
 @dataclass(frozen=True)

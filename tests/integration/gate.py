@@ -14,9 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-#: What the gate does with requests: hands them on, keeps them waiting, answers 500; or nobody
-#: listens at its port, and connections that were open are reset.
-State = Literal["open", "hangs", "fails", "down"]
+#: What the gate does with requests: hands them on, keeps them waiting, answers 500 or 403; or
+#: nobody listens at its port, and connections that were open are reset.
+State = Literal["open", "hangs", "fails", "forbids", "down"]
+_ANSWERS = {"fails": (500, b"it is broken"), "forbids": (403, b"who are you?")}
 _LOOPBACK = "127.0.0.1"
 
 
@@ -73,6 +74,7 @@ class Gate:
         self._changed = threading.Condition()
         self._state: State = "down"
         self._counts: dict[tuple[str, State], int] = {}
+        self._turns: dict[str, State] = {}
         self._server: ThreadingHTTPServer | None = None
 
     @property
@@ -93,6 +95,11 @@ class Gate:
             self._server = _Server(self)
             threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
+    def turn_at(self, path: str, state: Literal["hangs", "fails", "forbids"]) -> None:
+        """Change what it does as soon as a request for a path comes, beginning with that one."""
+        with self._changed:
+            self._turns[path] = state
+
     def wait_for(self, path: str, state: State, count: int = 1) -> None:
         """Wait until so many requests for a path have come in a state."""
 
@@ -105,8 +112,9 @@ class Gate:
     def meet(self, path: str) -> State:
         """How a request fares; does not come back while the gate hangs."""
         with self._changed:
-            met = self._state
-            key = path.partition("?")[0].removeprefix("/api/2.0/mlflow/"), met
+            name = path.partition("?")[0].removeprefix("/api/2.0/mlflow/")
+            met = self._state = self._turns.pop(name, self._state)
+            key = name, met
             self._counts[key] = self._counts.get(key, 0) + 1
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._state != "hangs")
@@ -132,8 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.server.gate.meet(self.path)
         if state in ("hangs", "down"):
             self.close_connection = True
-        elif state == "fails":
-            self._answer(500, [], b"it is broken")
+        elif state in _ANSWERS:
+            status, body = _ANSWERS[state]
+            self._answer(status, [], body)
         else:
             behind = http.client.HTTPConnection(_LOOPBACK, self.server.gate.behind, timeout=60)
             behind.request(self.command, self.path, body, dict(self.headers))

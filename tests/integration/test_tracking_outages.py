@@ -1,5 +1,6 @@
 """The tracking server is away: the run does not mind, and later MLflow has everything once."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
@@ -102,7 +103,7 @@ def start(folder: Folder, gate: Gate) -> Iterator[Start]:
         yield started
 
 
-@pytest.mark.parametrize("state", ["down", "hangs", "fails"])
+@pytest.mark.parametrize("state", ["down", "hangs", "fails", "forbids"])
 def test_a_server_that_goes_away_and_comes_back(start: Start, gate: Gate, state: State) -> None:
     gate.turn("open")
     job = start(f"comes-back-{state}")
@@ -132,6 +133,30 @@ def test_a_server_that_stays_away_is_told_later(folder: Folder, start: Start, ga
     early = folder.sumgrad("sync")
     assert early.code == 3
     assert "NOT delivered" in early.out
+    gate.turn("open")
+    late = folder.sumgrad("sync")
+    assert late.code == 0, late.out
+    job.expect_everything_once()
+    job.expect_nothing_left()
+
+
+@pytest.mark.parametrize("request_", ["runs/get", "runs/set-tag"])
+def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
+    folder: Folder, start: Start, gate: Gate, request_: str
+) -> None:
+    gate.turn("open")
+    job = start(f"hangs-at-{request_.rpartition('/')[2]}")
+    # The first one goes with the making of the run, which asks for it as well.
+    gate.wait_for(_BATCH, "open", 2)
+    gate.turn_at(request_, "hangs")
+    gate.wait_for(request_, "hangs")
+    began = time.monotonic()
+    finished = job.finished()
+    # Ten seconds, and what an end without a server takes.
+    assert time.monotonic() - began < 10 + 4
+    assert finished.code == 0, finished.err
+    assert "no answer in 10 s" in finished.err
+    assert "sumgrad sync" in finished.err
     gate.turn("open")
     late = folder.sumgrad("sync")
     assert late.code == 0, late.out

@@ -1,10 +1,11 @@
+import errno
 import threading
 import time
 from collections.abc import Sequence
 
 import pytest
 
-from jobs.tracking.backlog import Point
+from jobs.tracking.backlog import MemoryBacklog, Point
 from jobs.tracking.delivery import BATCH, MetricQueue, Refused
 
 
@@ -141,3 +142,62 @@ def test_a_point_after_the_end_is_lost_not_awaited(sink: Sink, said: list[str]) 
     metrics.close(1)
     metrics.put(1, {"loss": 1.0}, 0)
     assert metrics.close(1).undelivered == 1
+
+
+class Unreadable(MemoryBacklog):
+    """A backlog whose file cannot be opened, for a while."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self._method = method
+        self._failures = 3
+
+    def _fail(self, method: str) -> None:
+        if method == self._method and self._failures:
+            self._failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    def first(self, count: int) -> list[Point]:
+        self._fail("first")
+        return super().first(count)
+
+    def settle(self, count: int) -> None:
+        self._fail("settle")
+        super().settle(count)
+
+
+@pytest.mark.parametrize("method", ["first", "settle"])
+def test_a_backlog_that_cannot_be_read_for_a_while_is_no_end(
+    sink: Sink, said: list[str], method: str
+) -> None:
+    metrics = MetricQueue(sink, said.append, interval=0.01, backlog=Unreadable(method))
+    metrics.put(1, {"loss": 1.0}, 0)
+    delivery = metrics.close(5)
+    assert (delivery.delivered, delivery.undelivered) == (1, 0)
+    assert set(sink.points) == {Point("loss", 1.0, 1, 0)}
+    assert said == [
+        "metrics cannot be delivered, trying again: [Errno 24] Too many open files",
+        "metrics are delivered again",
+    ]
+
+
+def test_nobody_who_listens_is_no_reason_to_stop(sink: Sink) -> None:
+    def warn(line: str) -> None:
+        raise BrokenPipeError
+
+    sink.failures = 2
+    metrics = MetricQueue(sink, warn, interval=0.01)
+    metrics.put(1, {"loss": 1.0}, 0)
+    assert metrics.close(5).delivered == 1
+
+
+def test_what_a_failure_says_has_no_secrets(said: list[str]) -> None:
+    class Failing(Sink):
+        def send(self, points: Sequence[Point]) -> None:
+            raise OSError("POST http://me:pw@host/x failed")
+
+    metrics = queue(Failing(), said)
+    metrics.put(1, {"loss": 1.0}, 0)
+    metrics.close(0.1)
+    (line,) = said
+    assert line.endswith("POST http://***@host/x failed")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError, TrackingError
-from jobs.tracking import check_reachable, redact, resolve_tracking_uri
-from jobs.tracking.location import artifact_location
+from jobs.delivering import expect_whole
+from jobs.errors import SpecError, TrackingError, TrackingUnreachable
+from jobs.tracking import check_reachable, resolve_tracking_uri
+from jobs.tracking.location import artifact_location, whole
 
 
 @pytest.mark.parametrize(
@@ -33,10 +34,76 @@ def test_folders_and_nameless_databases_are_refused(uri: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_credentials_are_not_shown() -> None:
-    assert redact("postgresql://me:p@ss@db:1/x?y=z") == "postgresql://***@db:1/x?y=z"
-    assert redact("http://tracking:5000") == "http://tracking:5000"
-    assert redact("sqlite:////a b/x.db") == "sqlite:////a b/x.db"
+@pytest.mark.parametrize(
+    "uri", ["http://me:s3cret/x@host", "http://me:s3?cret@host", "https://me:#s3cret@h", "http://["]
+)
+def test_an_address_without_a_host_is_refused_without_the_password(uri: str) -> None:
+    with pytest.raises(SpecError, match="is no address of a server") as caught:
+        resolve_tracking_uri(uri, Path("/base"))
+    assert "s3" not in caught.value.message
+    assert "%2F" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("recorded", "environment", "found"),
+    [
+        ("http://***@h:1", {"MLFLOW_TRACKING_URI": "http://me:pw@h:1/"}, "http://me:pw@h:1"),
+        ("postgresql://***@h/x", {"MLFLOW_TRACKING_URI": "postgresql://u:p@h/x"}, None),
+        ("mysql://h?password=***", {"MLFLOW_TRACKING_URI": "mysql://h?password=p"}, None),
+        (
+            "http://***@h:1",
+            {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "pw"},
+            "http://h:1",
+        ),
+        ("http://***@h:1", {"MLFLOW_TRACKING_TOKEN": "t"}, "http://h:1"),
+    ],
+)
+def test_what_was_recorded_without_secrets_gets_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: str,
+    environment: dict[str, str],
+    found: str | None,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = found or environment["MLFLOW_TRACKING_URI"]
+    assert whole(recorded) == found
+    assert resolve_tracking_uri(recorded, Path("/base")) == found
+    assert expect_whole(recorded) == found
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"MLFLOW_TRACKING_URI": "http://me:pw@other:1"},
+        {"MLFLOW_TRACKING_URI": "http://h:1"},
+        {"MLFLOW_TRACKING_URI": "mlruns"},
+        {"MLFLOW_TRACKING_USERNAME": "me"},
+    ],
+)
+def test_secrets_that_nobody_gives_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrackingError, match="credentials are not kept") as caught:
+        expect_whole("http://***@h:1")
+    for name in ("URI", "USERNAME", "PASSWORD"):
+        assert f"MLFLOW_TRACKING_{name}" in caught.value.hint
+
+
+def test_what_is_whole_needs_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@h")
+    for uri in ("http://h", "http://you:pw@h", "sqlite:////***@h/x.db"):
+        assert expect_whole(uri) == uri
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment of the tests says of a tracking server does not count."""
+    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
 
 
 def test_artifacts_go_beside_the_database() -> None:
@@ -102,6 +169,22 @@ def test_a_server_that_is_ill_is_told_of_soon(
         check_reachable(f"http://me:pw@127.0.0.1:{server.server_port}/under")
     assert "pw" not in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_what_answers_but_is_no_web_server_is_told_of() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-x\r\n\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(TrackingUnreachable, match="does not answer"):
+            check_reachable(f"http://127.0.0.1:{other.getsockname()[1]}")
+        thread.join()
 
 
 def test_a_server_that_is_not_there_is_told_of() -> None:

@@ -1,16 +1,25 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException, get_error_code
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+)
 
-from jobs.errors import TrackingError
-from jobs.tracking import RunFacts, Store
+from jobs.errors import TrackingError, TrackingUnreachable
+from jobs.tracking import Journal, Link, RunFacts, RunTracker, Store
 from jobs.tracking.backlog import Point
+from jobs.tracking.delivery import Refused
 from jobs.tracking.location import artifact_location
 from jobs.tracking.origin import flatten, git_tags
 from jobs.tracking.run import _ClientSink
@@ -191,3 +200,164 @@ def test_more_than_a_batch_of_parameters(store: Store, facts: RunFacts) -> None:
     tracker = Tracker.start(store, many, print)
     tracker.finish("FINISHED")
     assert len(store.client.get_run(tracker.run_id).data.params) == 250
+
+
+def answering(status: int) -> Callable[..., None]:
+    """A call that a server answers with a status, as MLflow's client tells of it."""
+    code = get_error_code(status)  # type: ignore[no-untyped-call]
+
+    def call(*_: object, **__: object) -> None:
+        raise MlflowException(f"API request failed: {status}", error_code=code)
+
+    return call
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 503])
+def test_what_a_server_may_take_tomorrow_is_kept_for_it(
+    store: Store,
+    facts: RunFacts,
+    tmp_path: Path,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    link = Link(lambda: store, facts, "key")
+    tracker = RunTracker(link, said.append, Journal(path, said.append))
+    run_id = link.linked().run_id
+    with monkeypatch.context() as away:
+        away.setattr(store.client, "log_batch", answering(status))
+        tracker.log_epoch(1, {"loss": 0.5})
+        delivery = tracker.finish("FINISHED", patience=0.3)
+    assert (delivery.unanswered, delivery.is_status_set) == (1, False)
+    again = RunTracker(link, said.append, Journal(path, said.append))
+    assert again.finish("FINISHED").is_status_set
+    assert store.client.get_run(run_id).data.metrics == {"loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("code", "is_final"),
+    [(INVALID_PARAMETER_VALUE, True), (BAD_REQUEST, False), (PERMISSION_DENIED, False)],
+)
+def test_only_a_value_that_is_none_is_refused_for_ever(
+    store: Store,
+    start: Callable[[], Tracker],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    is_final: bool,
+) -> None:
+    tracker = start()
+
+    def call(*_: object, **__: object) -> None:
+        raise MlflowException("no", error_code=code)
+
+    monkeypatch.setattr(store.client, "log_batch", call)
+    with pytest.raises(Refused if is_final else TrackingError):
+        _ClientSink(tracker._link).send([Point("loss", 0.5, 1, 1000)])
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(500, TrackingUnreachable), (503, TrackingUnreachable), (403, None)]
+)
+def test_a_server_that_fails_when_a_run_goes_on_may_answer_later(
+    store: Store,
+    facts: RunFacts,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    kind: type[TrackingError] | None,
+) -> None:
+    # Whether waiting makes sense is a question that a file does not raise.
+    server = Store("http://me:pw@tracking", store.client)
+    link = Link(lambda: server, facts, "key")
+    monkeypatch.setattr(store.client, "update_run", answering(status))
+    with pytest.raises(TrackingError, match=f"{status}") as caught:
+        RunTracker(link, print).goes_on()
+    assert type(caught.value) is (kind or TrackingError)
+    assert "pw" not in caught.value.message
+
+
+@pytest.fixture
+def hanging() -> Iterator[Callable[..., None]]:
+    """A call that does not come back while the test goes on."""
+    leave = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        leave.wait(60)
+
+    yield hang
+    leave.set()
+
+
+@pytest.mark.parametrize("call", ["set_tag", "set_terminated"])
+def test_a_store_that_hangs_at_the_end_is_left_behind(
+    store: Store,
+    start: Callable[[], Tracker],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    hanging: Callable[..., None],
+    call: str,
+) -> None:
+    tracker = start()
+    tracker.log_epoch(1, {"loss": 0.5})
+    assert tracker._queue.flush(10)
+    monkeypatch.setattr(store.client, call, hanging)
+    began = time.monotonic()
+    delivery = tracker.finish("FINISHED", {"why": "x"}, patience=0.5)
+    assert time.monotonic() - began < 3
+    assert (delivery.delivered, delivery.is_status_set) == (1, False)
+    assert said == ["the run's status FINISHED could not be set: no answer in 0.5 s"]
+    # What has not answered once is not waited for again.
+    began = time.monotonic()
+    assert not tracker.finish("FINISHED", patience=10).is_status_set
+    assert time.monotonic() - began < 3
+
+
+def test_a_store_that_hangs_before_the_model_gets_none(
+    store: Store,
+    start: Callable[[], Tracker],
+    folder: Path,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    hanging: Callable[..., None],
+) -> None:
+    tracker = start()
+    monkeypatch.setattr("jobs.tracking.run.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(store.client, "get_run", hanging)
+    began = time.monotonic()
+    assert tracker.log_model(folder, None, 1) is None
+    assert not tracker.finish("FINISHED", patience=10).is_status_set
+    assert time.monotonic() - began < 3
+    assert said[0] == "the model could not be logged to MLflow: no answer in 0.5 s"
+
+
+def test_a_store_that_hangs_while_it_takes_the_model_is_left_behind(
+    start: Callable[[], Tracker],
+    folder: Path,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    hanging: Callable[..., None],
+) -> None:
+    tracker = start()
+    monkeypatch.setattr("jobs.tracking.run.MODEL_SECONDS", 0.5)
+    monkeypatch.setattr("jobs.tracking.run.log_model", hanging)
+    began = time.monotonic()
+    assert tracker.log_model(folder, None, 1) is None
+    assert time.monotonic() - began < 3
+    assert said[0].startswith("the model could not be logged to MLflow: no answer in 0.5")
+
+
+def test_a_large_model_has_longer(
+    start: Callable[[], Tracker],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = start()
+    monkeypatch.setattr("jobs.tracking.run.MODEL_SECONDS", 0.0)
+    monkeypatch.setattr("jobs.tracking.run.SLOWEST_BYTES_PER_S", 1)
+
+    def slow(*_: object) -> str:
+        time.sleep(0.5)
+        return "id"
+
+    monkeypatch.setattr("jobs.tracking.run.log_model", slow)
+    assert tracker.log_model(folder, None, 1) == "id"

@@ -1,8 +1,10 @@
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from jobs.errors import TrackingError
 from jobs.tracking import check_reachable, open_store, ui_command
+from jobs.tracking import store as store_module
 from jobs.tracking.location import SQLITE
 from jobs.tracking.store import first_line
 
@@ -40,6 +43,37 @@ def test_two_processes_may_create_one_database_quietly(tmp_path: Path) -> None:
     output = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], output
     assert output == ["", ""]
+
+
+HOLD = """
+import fcntl, sys, time
+with open(sys.argv[1], "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_that_a_stopped_process_holds_is_told_of(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / ".mlflow.db.lock"
+    monkeypatch.setattr(store_module, "LOCK_SECONDS", 0.5)
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            holder.send_signal(signal.SIGSTOP)
+            with pytest.raises(TrackingError, match=f"has held {lock} for 0.5 s") as caught:
+                open_store(uri)
+            assert f"fuser {lock}" in caught.value.hint
+            monkeypatch.setattr(store_module, "LOCK_SECONDS", 30.0)
+            # Whoever comes in time is let in.
+            threading.Timer(0.5, holder.kill).start()
+            open_store(uri)
+        finally:
+            holder.kill()
 
 
 def test_importing_it_needs_nothing_heavy() -> None:
@@ -76,7 +110,9 @@ def test_a_server_needs_no_user_interface_started() -> None:
     assert (ui.address, ui.command) == ("http://***@tracking:5000", ())
 
 
-def test_a_users_own_modules_do_not_break_the_user_interface(uri: str, tmp_path: Path) -> None:
+def test_the_user_interface_is_on_loopback_alone_and_minds_no_modules_of_the_user(
+    uri: str, tmp_path: Path
+) -> None:
     for name in ("model", "jobs", "types", "packaging"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
     with socket.socket() as free:
@@ -94,10 +130,22 @@ def test_a_users_own_modules_do_not_break_the_user_interface(uri: str, tmp_path:
     ) as server:
         try:
             assert answers(ui.address, server)
+            assert listening(port) == {"0100007F"}
         finally:
             server.terminate()
             output = server.communicate(timeout=30)[0]
     assert "the wrong module" not in output
+
+
+def listening(port: int) -> set[str]:
+    """The addresses, in the kernel's hexadecimal, at which somebody listens at a port."""
+    lines = [
+        line.split()
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+    ]
+    places = [line[1].split(":") for line in lines if line[3] == "0A"]
+    return {address for address, number in places if int(number, 16) == port}
 
 
 def answers(address: str, server: "subprocess.Popen[str]") -> bool:
