@@ -30,6 +30,7 @@ from safetensors.numpy import load, save_file
 from cluster.state import EpochReport, Snapshot, TrainingState
 from jobs.durable import is_unfinished, write_folder
 from jobs.errors import CheckpointError
+from jobs.room import expect_room_for_file, read_small
 
 FORMAT = 1
 ARRAYS = "arrays.safetensors"
@@ -168,14 +169,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    if (path / STATE).stat().st_size > _LONGEST_STATE:
-        raise CheckpointError(f"{path / STATE} is damaged: it is too long")
-    written = json.loads((path / STATE).read_text(encoding="utf-8"))
+    written = json.loads(read_small(path / STATE, _LONGEST_STATE))
     content, sums = written["content"], written["sha256"]
     if written["format"] != FORMAT:
         raise CheckpointError(
             f"{path / STATE} has format {written['format']!r}, this sumgrad reads {FORMAT}"
         )
+    expect_room_for_file(path / ARRAYS)
     arrays = (path / ARRAYS).read_bytes()
     for name, data in ((STATE, _canonical(content)), (ARRAYS, arrays)):
         if sums[name] != _sha256(data):

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 from jobs.checkpoints import CheckpointFolder
 from jobs.durable import sync, write_folder, write_text
 from jobs.errors import RunBusy, RunNotFound
-from jobs.record_checks import expect_enclosed, expect_sound
+from jobs.record_checks import expect_enclosed, expect_sound, in_one_line
 from jobs.room import read_small
 from jobs.tracking import DatasetFacts, RunFacts
 
@@ -159,8 +159,11 @@ class RunFolder:
             expect_sound(facts)
             if facts["format"] != FORMAT:
                 raise RunNotFound(f"{file} has format {facts['format']!r}, not {FORMAT}")
-            ending = facts["ending"]
-            record = RunRecord(**facts | {"ending": None if ending is None else Ending(**ending)})
+            ending = None if facts["ending"] is None else Ending(**facts["ending"])
+            if ending is not None:
+                # It may tell of any error, in any number of lines.
+                ending = replace(ending, stop_reason=in_one_line(ending.stop_reason))
+            record = RunRecord(**facts | {"ending": ending})
         except FileNotFoundError:
             raise RunNotFound(f"no run at {path}: it has no {RECORD}") from None
         except OSError as error:

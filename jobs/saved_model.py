@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from jobs.data.schema import DataSchema
 from jobs.durable import write_folder
 from jobs.errors import JobError, ModelNotFound
+from jobs.room import expect_room_for_file, read_small
 from model.activations import ACTIVATIONS, make_activation
 from model.checks import Array
 from model.divergences import DIVERGENCES, resolve_divergence
@@ -32,6 +33,21 @@ WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 #: Rows of one forward pass: memory stays bounded, and a row's bits do not depend on a caller's N.
 ROWS_AT_ONCE = 256
+#: A description longer than this is none of ours: it has a name and two numbers for each feature.
+#: As Python's lists of numbers and texts it takes many times as much.
+_LONGEST_DESCRIPTION, _AS_OBJECTS = 1 << 28, 24
+#: What safetensors writes about a tensor in its header, and about all of them, at most.
+_TENSOR_HEADER, _HEADER = 256, 4096
+#: What a description that is not ours can lead to.
+_DAMAGE = (
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    SumgradError,
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,7 @@ def load_model(folder: Path) -> SavedModel:
         name, facts = description["name"], description["facts"]
     except ModelNotFound:
         raise
-    except (AttributeError, LookupError, TypeError, ValueError, SumgradError) as error:
+    except _DAMAGE as error:
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: {error!r}") from error
     if (schema.width, schema.outputs) != (network.inputs, network.outputs):
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: schema and network do not fit")
@@ -162,8 +178,11 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelNotFound(f"no saved model at {folder}: it has no {DESCRIPTION}")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        expect_room_for_file(path, at_most=_LONGEST_DESCRIPTION, times=_AS_OBJECTS)
+        description = json.loads(read_small(path, _LONGEST_DESCRIPTION))
+    except OSError as error:
+        raise ModelNotFound(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ModelNotFound(f"{path} is damaged: {error}") from error
     if not isinstance(description, dict) or not isinstance(description.get("format"), int):
         raise ModelNotFound(f"{path} is damaged: it names no format")
@@ -185,11 +204,17 @@ def _network(facts: Mapping[str, Any]) -> Network:
 
 def _read_weights(path: Path, network: Network) -> Parameters:
     """The tensors, checked against the network, as one flat vector."""
+    layout = network.layout
+    header = _HEADER + _TENSOR_HEADER * len(layout.slots)
+    at_most = layout.size * np.dtype(network.dtype).itemsize + header
     try:
+        expect_room_for_file(path, at_most=at_most)
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path.parent} has no {path.name}") from error
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise ModelNotFound(f"{path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
         raise ModelNotFound(f"{path} is damaged: {error}") from error
     for problem in _misfits(tensors, network):
         raise ModelNotFound(f"{path} does not fit {DESCRIPTION}: {problem}")

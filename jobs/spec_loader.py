@@ -5,6 +5,7 @@ key or value.
 """
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import SpecError
+from jobs.room import read_small
 from jobs.spec import JobSpec
-from jobs.yaml_tree import YamlTree, parse_yaml
+from jobs.yaml_tree import MAX_BYTES, YamlTree, parse_yaml
 from model.checks import nearest
 
 #: Keys that people know by another name elsewhere.
@@ -55,7 +57,8 @@ _WORDS: Mapping[str, str] = {
     "tuple_type": "should be a list",
 }
 
-_PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+#: An index of more digits than any list has items is not one: Python reads no number of thousands.
+_PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,23 @@ def load_spec(name: str, overrides: Sequence[str] = ()) -> LoadedSpec:
 
 def _read(name: str) -> tuple[str, str, Path | None]:
     path = Path(name)
-    if not path.is_file() and name in example_names():
-        return read_example(name), f"example {name}", None
-    if path.suffix not in (".yaml", ".yml") and not path.exists():
-        hint = nearest(name, example_names())
-        raise SpecError(f"no spec file and no shipped example is named '{name}'", hint=hint)
     try:
-        if path.stat().st_size > 1 << 20:
-            raise SpecError("larger than 1 MiB; that is not a job spec", place=name)
-        return path.read_text(encoding="utf-8"), name, path.resolve().parent
+        if not path.is_file() and name in example_names():
+            return read_example(name), f"example {name}", None
+        if path.suffix not in (".yaml", ".yml") and not path.exists():
+            hint = nearest(name, example_names())
+            raise SpecError(f"no spec file and no shipped example is named '{name}'", hint=hint)
+        content = read_small(path, MAX_BYTES)
+        return content.decode("utf-8"), name, path.resolve().parent
     except UnicodeDecodeError:
         raise SpecError("not a text file in UTF-8", place=name) from None
     except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", place=name) from None
+        why = error.strerror
+        if error.errno == errno.EFBIG:
+            why = f"{why}; that is not a job spec"
+        raise SpecError(f"cannot be read: {why}", place=name) from None
+    except ValueError as error:
+        raise SpecError(f"cannot be read: {error}", place=name) from None
 
 
 def _default_tracking(value: dict[str, Any]) -> None:

@@ -27,10 +27,30 @@ Path = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads plain values as YAML 1.2 does: ``no`` is a text, ``1e-3`` a number."""
+    """SafeLoader that reads plain values as YAML 1.2 does: ``no`` is a text, ``1e-3`` a number.
+
+    Nodes are counted as they are composed: a document of a mebibyte can have half a million, which
+    would take half a minute, and be nested deeper than Python calls.
+    """
 
     # PyYAML keeps them here, and copies them when one is added to a subclass.
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__(text)
+        self._source = source
+        self._nodes = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node, unless there have been too many."""
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > 2 * MAX_NODES or self._depth > MAX_DEPTH + 2:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _too_large(mark, self._source)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 #: YAML 1.2's core schema: what is none of these is a text.
@@ -79,7 +99,7 @@ def parse_yaml(text: str, source: str) -> YamlTree:
     if len(text.encode(errors="replace")) > MAX_BYTES:
         raise SpecError(f"larger than {MAX_BYTES >> 20} MiB; that is not a job spec", place=source)
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, source)
         try:
             node = loader.get_single_node()
             return _Builder(loader, source).build(node)
@@ -92,6 +112,11 @@ def parse_yaml(text: str, source: str) -> YamlTree:
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         first_line = str(error).partition("\n")[0]
         raise SpecError(f"not YAML: {first_line}", place=source) from None
+
+
+def _too_large(mark: yaml.Mark, source: str) -> SpecError:
+    message = "nested too deeply or too large; that is not a job spec"
+    return SpecError(message, place=f"{source}, line {mark.line + 1}")
 
 
 class _Builder:
@@ -110,7 +135,7 @@ class _Builder:
     def _value(self, node: yaml.Node, path: Path) -> Any:
         self._nodes += 1
         if self._nodes > MAX_NODES or len(path) > MAX_DEPTH:
-            raise self._error(node, "nested too deeply or too large; that is not a job spec")
+            raise _too_large(node.start_mark, self._source)
         if node.tag not in _PLAIN_TAGS:
             raise self._error(node, f"the tag {node.tag} has no place in a job spec")
         self._lines.setdefault(path, node.start_mark.line + 1)

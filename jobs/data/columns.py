@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from jobs.data.labels import not_classes
 from jobs.data.rows import Part, RawRows
 from jobs.errors import DataError, DataNotFound
+from jobs.room import available_bytes, expect_room_for_names, expect_room_for_rows
 from model.checks import nearest
 
 #: Beyond it squares overflow, and with them every sum over the rows.
 _LARGEST = 1e150
 _SHOWN_CHARACTERS = 40
+#: A number of the widest kind, and a text as Python holds it besides its characters.
+_NUMBER_BYTES, _TEXT_BYTES = 8, 72
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class _Column:
 
     def expect_no_null(self) -> None:
         """Raise at the first missing value."""
+        if pa.types.is_null(self.type):
+            # They take no memory, so that there may be more of them than bits.
+            raise self.error("the value is missing (null)", 0)
         if self.values.null_count:
             place = int(np.flatnonzero(self.values.is_null().to_numpy())[0])
             raise self.error("the value is missing (null)", place)
@@ -72,19 +78,37 @@ def rows_of_table(
 
     Raises:
         DataNotFound: A column is missing.
-        DataError: A column holds what cannot be trained on; names column and row.
+        DataError: A column holds what cannot be trained on; names column and row. Or memory has no
+            room for it, which may take more than the table does.
     """
+    try:
+        return _rows(table, file, features, label, numbers=numbers, with_labels=with_labels)
+    except pa.ArrowException as error:
+        first_line = str(error).partition("\n")[0]
+        raise DataError(f"cannot be read: {first_line}", file=file) from None
+
+
+def _rows(
+    table: pa.Table,
+    file: str,
+    features: tuple[str, ...] | None,
+    label: tuple[str, ...],
+    *,
+    numbers: bool,
+    with_labels: bool,
+) -> RawRows:
     labels = _labels(table, file, label, numbers=numbers) if with_labels else None
     wanted = features or tuple(name for name in table.column_names if name not in label)
     if not wanted:
         raise DataNotFound(f"{file} has no column but the label")
-    columns = [_column(table, name, file) for name in wanted]
+    columns = _columns(table, wanted, file)
     list_column = wanted[0] if len(wanted) == 1 and _is_list(columns[0].type) else None
     if list_column is not None:
         x = _list_matrix(columns[0])
+        expect_room_for_names(x.shape[1], file)
         names = tuple(f"{list_column}_{i}" for i in range(x.shape[1]))
     else:
-        x = np.column_stack([_numbers(column) for column in columns])
+        x = _matrix(columns)
         names = wanted
     return RawRows(x, labels, names, label, (Part(file, len(x)),), list_column)
 
@@ -110,13 +134,35 @@ def expect_columns_of(table: pa.Table, file: str, first: RawRows) -> None:
         )
 
 
-def _column(table: pa.Table, name: str, file: str) -> _Column:
-    if name not in table.column_names:
-        raise DataNotFound(f"{file} has no column '{name}'", hint=nearest(name, table.column_names))
-    values = table.column(name)
+def _columns(table: pa.Table, wanted: tuple[str, ...], file: str) -> list[_Column]:
+    known = set(table.column_names)
+    for name in wanted:
+        if name not in known:
+            hint = nearest(name, table.column_names)
+            raise DataNotFound(f"{file} has no column '{name}'", hint=hint)
+    return [_column(table.column(name), name, file) for name in wanted]
+
+
+def _column(values: pa.ChunkedArray, name: str, file: str) -> _Column:
     if pa.types.is_dictionary(values.type):
+        _expect_room(_looked_up_bytes(values), file)
         values = values.cast(values.type.value_type)
     return _Column(values, file, name)
+
+
+def _expect_room(size: int, file: str) -> None:
+    expect_room_for_rows(size, file, free=available_bytes())
+
+
+def _looked_up_bytes(values: pa.ChunkedArray) -> int:
+    """What a column takes once its dictionary is looked up: each row its own copy of a value."""
+    if _is_text(values.type.value_type) or pa.types.is_binary(values.type.value_type):
+        lengths = (
+            pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
+            for chunk in values.chunks
+        )
+        return sum(lengths) + _NUMBER_BYTES * len(values)
+    return _NUMBER_BYTES * len(values)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -127,6 +173,21 @@ def _is_list(kind: pa.DataType) -> bool:
 def _is_text(kind: pa.DataType) -> bool:
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(test(kind) for test in tests)
+
+
+def _matrix(columns: list[_Column]) -> NDArray[Any]:
+    """Columns as (N, D), of a type that holds them all: a bit may become a number of 64."""
+    kind = np.result_type(*{_number_type(column.type) for column in columns})
+    _expect_room(len(columns) * len(columns[0].values) * kind.itemsize, columns[0].file)
+    return np.column_stack([_numbers(column) for column in columns])
+
+
+def _number_type(kind: pa.DataType) -> np.dtype[Any]:
+    """What `_numbers` makes of a column; the smallest of all where it makes nothing of it."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        number: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return number
+    return np.dtype("f8" if pa.types.is_decimal(kind) else "u1")
 
 
 def _numbers(column: _Column) -> NDArray[Any]:
@@ -167,7 +228,8 @@ def _type_fault(kind: pa.DataType) -> str:
 
 def _text_error(column: _Column) -> DataError:
     """Which text it is that is no number."""
-    for place, text in enumerate(column.values.to_pylist()):
+    for place, value in enumerate(column.values):
+        text = value.as_py()
         if text is None or not text.strip():
             return column.error("the value is missing (null)", place)
         try:
@@ -194,18 +256,19 @@ def _list_matrix(column: _Column) -> NDArray[Any]:
 
 
 def _labels(table: pa.Table, file: str, label: tuple[str, ...], *, numbers: bool) -> NDArray[Any]:
-    columns = [_column(table, name, file) for name in label]
+    columns = _columns(table, label, file)
     if not numbers:
         return _classes(columns[0])
     if len(columns) == 1 and _is_list(columns[0].type):
         return _list_matrix(columns[0]).astype(np.float64)
-    return np.column_stack([_numbers(column) for column in columns]).astype(np.float64)
+    return _matrix(columns).astype(np.float64)
 
 
 def _classes(column: _Column) -> NDArray[Any]:
     """A label column: texts as they are, whole numbers as such, also where stored as 3.0."""
     if _is_text(column.type):
         column.expect_no_null()
+        _expect_room(column.values.nbytes + _TEXT_BYTES * len(column.values), column.file)
         texts = np.array(column.values.to_pylist(), dtype=object)
         blank = np.flatnonzero(texts == "")
         if blank.size:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jobs.data.labels import shaped_labels
 from jobs.data.rows import Part, RawRows, pixel_names
 from jobs.errors import DataError, DataNotFound
-from jobs.room import available_bytes, expect_room_for_rows
+from jobs.room import available_bytes, expect_room_for_names, expect_room_for_rows
 
 _UNSIGNED_BYTE = 0x08
 _CHUNK = 1 << 24
@@ -66,6 +66,7 @@ def read_idx(images: Path, label: tuple[str, ...], *, numbers: bool, with_labels
     if not pixels.size:
         raise DataError("has no images", file=str(images))
     labels = _labels_of(images, count) if with_labels else None
+    expect_room_for_names(height * width, str(images))
     return RawRows(
         x=pixels.reshape(count, height * width),
         labels=None if labels is None else shaped_labels(labels, numbers=numbers),
@@ -106,9 +107,12 @@ def read_array(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     """The values of an IDX file of unsigned bytes.
 
     Raises:
-        DataNotFound: There is no such file.
+        DataNotFound: There is no such file, or it is a folder, a device or a pipe.
         DataError: Not IDX, truncated, longer than its header says, or damaged gzip.
     """
+    if path.exists() and not path.is_file():
+        # Opening a pipe would wait for somebody to write into it.
+        raise DataNotFound(f"{path} is no regular file")
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

@@ -98,8 +98,7 @@ def prepare(spec: JobSpec) -> PreparedData:
     schema, dtype = replace(schema, scaling=scaling), spec.model.dtype
     for source in sources.values():
         expect_in_range(source, scaling, dtype)
-    size = sum(rows.x.size for rows in roles.values()) * np.dtype(dtype).itemsize
-    expect_room_for_rows(size, read.file, free=available_bytes())
+    _expect_room(list(roles.values()), schema, dtype, read.file)
     ready = {role: _ready(rows, schema, dtype) for role, rows in roles.items()}
     return PreparedData(
         schema=schema,
@@ -110,6 +109,13 @@ def prepare(spec: JobSpec) -> PreparedData:
         digest=digest_sources(sources.items()),
         non_digits={kind: _ready(rows, schema, dtype) for kind, rows in non_digits.items()},
     )
+
+
+def _expect_room(roles: list[RoleRows], schema: DataSchema, dtype: str, file: str) -> None:
+    """Raise unless memory has room for scaled rows, and for their targets of one column a class."""
+    columns = schema.outputs if schema.kind == "one_hot" else 0
+    numbers = sum(rows.x.size + len(rows.x) * columns for rows in roles)
+    expect_room_for_rows(numbers * np.dtype(dtype).itemsize, file, free=available_bytes())
 
 
 def _ready(raw: RoleRows, schema: DataSchema, dtype: str) -> Rows:

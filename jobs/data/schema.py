@@ -152,7 +152,9 @@ class DataSchema:
         places = {label: index for index, label in enumerate(self.classes or ())}
         indices = np.array([places[label] for label in labels.tolist()], dtype=np.int64)
         if self.kind == "one_hot":
-            return np.eye(self.outputs, dtype=dtype)[indices]
+            one_hot = np.zeros((len(indices), self.outputs), dtype=dtype)
+            one_hot[np.arange(len(indices)), indices] = 1
+            return one_hot
         return indices
 
     def columns(self, y: Array) -> dict[str, NDArray[Any]]:

@@ -1,5 +1,7 @@
 """What can be wrong with a spec's data section before a single row is read."""
 
+from collections import Counter
+
 from jobs.data.reject import expect_kinds
 from jobs.errors import SpecError
 from jobs.spec import JobSpec
@@ -76,6 +78,6 @@ def _expect_reject(spec: JobSpec) -> None:
 
 
 def _expect_once(names: tuple[str, ...], place: str) -> None:
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise SpecError(f"'{name}' is named twice", place=place)

@@ -33,8 +33,7 @@ def hold_out(
     count = len(labels)
     groups = [np.arange(count)]
     if by_class:
-        _, group = np.unique(labels.astype(str), return_inverse=True)
-        groups = [np.flatnonzero(group == index) for index in range(group.max() + 1)]
+        groups = _rows_by_class(labels)
     held = np.zeros(count, dtype=bool)
     for rows in groups:
         share = round(len(rows) * fraction)
@@ -42,3 +41,12 @@ def hold_out(
             share = min(max(share, 1), len(rows) - 1)
         held[generator.permutation(rows)[:share]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _rows_by_class(labels: NDArray[Any]) -> list[Indices]:
+    """The rows of each class, ascending; the classes in the order of their texts."""
+    # A NumPy array of texts would give each the room of the longest.
+    texts = np.array([str(label) for label in labels.tolist()], dtype=object)
+    _, group, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    rows = np.argsort(group, kind="stable")
+    return np.split(rows, np.cumsum(counts)[:-1])

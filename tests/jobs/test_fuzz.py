@@ -1,7 +1,9 @@
 """Whatever is handed in, only declared errors come out: specs, command lines, files of runs."""
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from jobs.assembly import assemble
 from jobs.cli.boundary import run
 from jobs.data.prepare import prepare
 from jobs.data.schema import DataSchema
+from jobs.delivering import link_to
 from jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
-from jobs.run_folder import RECORD, RunFolder, RunRecord, all_runs
+from jobs.listing import list_of_runs, table
+from jobs.run_folder import RECORD, Ending, RunFolder, RunRecord, find_run_folder
 from jobs.saved_model import DESCRIPTION, SavedModel, load_model, save_model
 from jobs.spec_loader import all_keys, example_names, load_spec, read_example
 from model import Layer, Network, make_activation, resolve_divergence
@@ -107,7 +111,8 @@ RECORD_OF_A_RUN = RunRecord(
     key="k" * 32,
     name="job",
     began="2026-01-01T00:00:00+00:00",
-    tracking_uri="sqlite:///mlflow.db",
+    # Nobody listens there, so that a run whose process was killed is told of at once.
+    tracking_uri="http://127.0.0.1:9",
     facts={
         "name": "job",
         "experiment": "e",
@@ -115,23 +120,40 @@ RECORD_OF_A_RUN = RunRecord(
         "spec_yaml": "seed: 1\n",
         "datasets": [{"context": "training", "name": "d", "source": "s", "digest": "x", "rows": 3}],
         "tags": {},
-        "folder": "runs",
+        "folder": "/runs",
     },
+    mlflow_run_id="fedcba9876543210",
+    job={"spec": {"seed": 1}, "data": "x", "shard_rows": {"train": 32}},
+    ending=Ending("FINISHED", "converged", {"sumgrad.stop_reason": "converged"}, 3, False),
 )
+IDS = [f"{index:016x}" for index in range(3)]
 
 
-@cases(400)
+@cases(300)
 @given(data=st.data())
 def test_any_change_to_the_record_of_a_run(tmp_path: Path, data: st.DataObject) -> None:
-    path = tmp_path / "runs" / "0123456789abcdef"
-    shutil.rmtree(path, ignore_errors=True)
-    folder = RunFolder.create(path, RECORD_OF_A_RUN, "")
-    record = json.loads((folder.path / RECORD).read_text())
-    (folder.path / RECORD).write_text(json.dumps(data.draw(changed(record))))
-    for opened in all_runs(tmp_path / "runs"):
-        assert isinstance(opened.status, str)
-    with only(RunNotFound):
-        RunFolder.open(path)
+    output = tmp_path / "runs"
+    shutil.rmtree(output, ignore_errors=True)
+    for run_id in IDS:
+        folder = RunFolder.create(output / run_id, replace(RECORD_OF_A_RUN, run_id=run_id), "")
+        record = json.loads((folder.path / RECORD).read_text())
+        if data.draw(st.booleans()):
+            record = data.draw(changed(record))
+        (folder.path / RECORD).write_text(json.dumps(record))
+    listed = list_of_runs(output, _expect_line)
+    assert all(map(str.isprintable, table(listed)))
+    json.loads(json.dumps(listed))
+    for run_id in IDS:
+        with only(RunNotFound):
+            found = find_run_folder(run_id, output)
+            assert isinstance(found.status, str)
+            link_to(found, lambda: pytest.fail("asked the store"))
+        with only(RunNotFound):
+            RunFolder.open(output / run_id)
+
+
+def _expect_line(text: str) -> None:
+    assert text.isprintable()
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +190,7 @@ ARGUMENTS = st.lists(
             *("0123456789", "--set", "optimizer.eta=0.1", "seed=x", "=", "--json", "--out", "-o"),
             *("--output", ".", "--features", "0", "3", "-1", "--keys", "--list", "-", "--", "ü\n"),
             *("--tracking-uri", "sqlite:///no/x.db", "http://127.0.0.1:9", "--nonsense", "--help"),
-            *("/dev/null", ""),
+            *("/dev/null", "/dev/zero", "..", "../../x", "/etc/passwd", "pipe", ""),
         ]
     ),
     max_size=6,
@@ -185,6 +207,8 @@ def test_any_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").write_text("x,label\n1,a\n")
+    if not (tmp_path / "pipe").exists():
+        os.mkfifo(tmp_path / "pipe")
     code = run(arguments)
     said = capsys.readouterr()
     assert code in (0, 1, 2, 3), arguments

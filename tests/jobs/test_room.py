@@ -1,5 +1,6 @@
 """Too much for the machine is said before it is tried."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,49 @@ def test_memory_that_runs_out_all_the_same_is_no_defect(
     monkeypatch.setattr("jobs.spec_loader.load_spec", fail)
     assert run(["config", "show", "digits"]) == 1
     assert "error: out of memory: Unable to allocate 3 GiB" in capsys.readouterr().err
+
+
+def test_a_file_that_memory_has_just_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "arrays"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(OSError, match=r"has 1,024\.0 GiB, and this machine has .* free") as caught:
+        room.expect_room_for_file(path)
+    assert caught.value.filename == str(path)
+    monkeypatch.setattr(room, "available_bytes", lambda: 2 << 40)
+    room.expect_room_for_file(path)
+    room.expect_room_for_file(path, at_most=1 << 40)
+    with pytest.raises(OSError, match=r"has 1,099,511,627,776 bytes, expected at most 5"):
+        room.expect_room_for_file(path, at_most=5)
+    with pytest.raises(OSError, match="GiB of memory free"):
+        room.expect_room_for_file(path, times=3)
+    with pytest.raises(FileNotFoundError):
+        room.expect_room_for_file(tmp_path / "nothing")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero"), tmp_path):
+        for ask in (room.expect_room_for_file, lambda path: room.read_small(path, 10)):
+            with pytest.raises(OSError, match=r"it is (no regular file|a folder)"):
+                ask(path)
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(OSError):
+            room.read_small(pipe, 10)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before, "none stays open"
+
+
+def test_no_more_is_read_than_may_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert room.read_small(path, 5) == b"12345"
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        room.read_small(path, 4)
+    os.truncate(path, 1 << 42)
+    with pytest.raises(OSError, match="larger than 2 MiB"):
+        room.read_small(path, 1 << 21)

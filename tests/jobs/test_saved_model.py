@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -182,3 +183,69 @@ def test_harm_is_told_in_one_line(folder: Path, harm: Callable[[Path], None], wo
     with pytest.raises(ModelNotFound, match=words) as caught:
         load_model(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_larger_than_the_networks_are_not_read(folder: Path) -> None:
+    os.truncate(folder / WEIGHTS, 1 << 40)
+    with pytest.raises(ModelNotFound, match=r"safetensors cannot be read: has 1,099,511,627,776"):
+        load_model(folder)
+
+
+def test_a_network_of_the_size_of_its_sparse_weights_is_not_read(folder: Path) -> None:
+    """A description that was altered to fit."""
+    description = json.loads((folder / DESCRIPTION).read_text())
+    description["network"]["layers"][0]["units"] = 1 << 36
+    (folder / DESCRIPTION).write_text(json.dumps(description))
+    os.truncate(folder / WEIGHTS, 1 << 40)
+    with pytest.raises(ModelNotFound, match=r"has 1,024\.0 GiB, and this machine has"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1, "facts": ' * 50_000, "\0" * 99])
+def test_a_description_that_is_something_else(folder: Path, text: str) -> None:
+    (folder / DESCRIPTION).write_text(text)
+    with pytest.raises(ModelNotFound, match=r"model\.json is damaged"):
+        load_model(folder)
+
+
+def test_a_description_without_an_end_is_not_read(folder: Path) -> None:
+    os.truncate(folder / DESCRIPTION, 1 << 40)
+    with pytest.raises(ModelNotFound, match=r"model\.json cannot be read: has 1,099,511,627,776"):
+        load_model(folder)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
+def test_a_pipe_or_a_device_is_no_part_of_a_model(folder: Path, name: str) -> None:
+    path = folder / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelNotFound):
+        load_model(folder)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ModelNotFound):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../b"])
+def test_names_of_tensors_are_no_paths(folder: Path, saved: SavedModel, name: str) -> None:
+    tensors = {name if old == "W1" else old: value for old, value in saved.parameters.items()}
+    save_file(tensors, folder / WEIGHTS)
+    before = sorted(folder.parent.parent.rglob("*"))
+    with pytest.raises(ModelNotFound, match="does not fit"):
+        load_model(folder)
+    assert sorted(folder.parent.parent.rglob("*")) == before
+
+
+def test_a_model_is_not_written_through_a_link(
+    folder: Path, saved: SavedModel, tmp_path: Path
+) -> None:
+    """What takes its place is a folder; what it led to stays as it was."""
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    text = (folder / DESCRIPTION).read_text()
+    save_model(link, replace(saved, name="another"))
+    assert not link.is_symlink()
+    assert load_model(link).name == "another"
+    assert (folder / DESCRIPTION).read_text() == text

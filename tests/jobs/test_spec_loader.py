@@ -1,6 +1,8 @@
 """Specs are loaded with every default, and every fault is one line with a place and a hint."""
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,47 @@ def test_a_file_that_is_no_spec_is_refused(tmp_path: Path, content: bytes, messa
     path.write_bytes(content)
     with pytest.raises(SpecError, match=message):
         load_spec(str(path))
+
+
+def _sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 42)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("put_there", "why"),
+    [
+        (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+        (lambda path: path.symlink_to("/dev/null"), "it is no regular file"),
+        (os.mkfifo, "it is no regular file"),
+        (Path.mkdir, "it is a folder"),
+        (lambda path: path.write_bytes(b"#" * (1 << 20 | 1)), "larger than 1 MiB; that is not"),
+        (_sparse, "larger than 1 MiB; that is not"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    ],
+)
+@pytest.mark.parametrize("name", ["job.yaml", "job"])
+def test_what_is_no_file_of_a_specs_size_is_not_read(
+    tmp_path: Path, put_there: Callable[[Path], object], why: str, name: str
+) -> None:
+    path = tmp_path / name
+    put_there(path)
+    with pytest.raises(SpecError) as caught:
+        load_spec(str(path))
+    if path.exists() or name == "job.yaml":
+        assert caught.value.message.startswith(f"{path}: cannot be read: {why}")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/stdin/x", "x" * 5000, "a\0b", "", "..", "/"])
+def test_names_that_no_spec_has(name: str) -> None:
+    with only(SpecError):
+        load_spec(name)
+
+
+def test_an_index_of_thousands_of_digits_is_none() -> None:
+    with pytest.raises(SpecError, match="there is no"):
+        load_spec("digits", [f"model.layers[{'9' * 5000}].units=1"])
 
 
 def test_a_name_that_is_neither_file_nor_example_gets_the_nearest() -> None:

@@ -1,5 +1,7 @@
 """YAML is parsed strictly and safely: no bombs, no double keys, numbers as people write them."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,16 @@ def test_tags_and_odd_keys_are_refused(text: str) -> None:
 def test_a_file_too_large_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(SpecError, match="larger than 1 MiB"):
         parse_yaml("x" * (1 << 20 | 1), "f.yaml")
+
+
+@pytest.mark.parametrize("part", ["a,", "[", "{", "- ", "? ", "- a\n", "&a ", "[],"])
+def test_a_mebibyte_of_anything_is_soon_refused(part: str) -> None:
+    """The limit of nodes holds while they are made: half a million of them take half a minute."""
+    text = ("" if part.strip() in "-?&a" else "[") + part * ((1 << 20) // len(part) - 1)
+    began = time.process_time()
+    with pytest.raises(SpecError):
+        parse_yaml(text, "f.yaml")
+    assert time.process_time() - began < 10
 
 
 def test_two_documents_are_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from jobs.data import idx, tables
+from jobs.data import csv_source, idx, tables
 from jobs.data.idx import read_array
 from jobs.data.reading import read_rows
 from jobs.errors import DataError, DataNotFound
@@ -40,15 +40,45 @@ def test_any_damage_to_an_idx_file(
 
 
 @cases(1000)
-@given(place=st.integers(0, 2000), byte=st.integers(0, 255), cut=st.integers(0, 2000))
-def test_any_damage_to_an_arrow_file(tmp_path: Path, place: int, byte: int, cut: int) -> None:
+@given(
+    place=st.integers(0, 2000),
+    byte=st.integers(0, 255),
+    cut=st.integers(0, 2000),
+    packed=st.booleans(),
+)
+def test_any_damage_to_an_arrow_file(
+    tmp_path: Path, place: int, byte: int, cut: int, packed: bool
+) -> None:
     path = tmp_path / "rows.arrow"
-    table = pa.table({"x": [[1.0, 2.0], [3.0, 4.0]], "label": ["a", "b"]})
-    with ipc.new_file(str(path), table.schema) as writer:
+    labels = pa.array(["a", "b"])
+    table = pa.table(
+        {"x": [[1.0, 2.0], [3.0, 4.0]], "label": labels.dictionary_encode() if packed else labels}
+    )
+    options = ipc.IpcWriteOptions(compression="lz4" if packed else None)
+    with ipc.new_file(str(path), table.schema, options=options) as writer:
         writer.write_table(table)
     content = bytearray(path.read_bytes())
     content[place % len(content)] = byte
     path.write_bytes(content[: max(1, len(content) - cut)] if cut < 1000 else content)
+    with only(DataError, DataNotFound):
+        read(path)
+
+
+@cases(1000)
+@given(
+    ends=st.booleans(), place=st.integers(0, 4000), byte=st.integers(0, 255), lists=st.booleans()
+)
+def test_any_damage_to_a_parquet_file(
+    tmp_path: Path, ends: bool, place: int, byte: int, lists: bool
+) -> None:
+    """PyArrow ends the process if it is asked for metadata of columns that are damaged."""
+    path = tmp_path / "rows.parquet"
+    x = [[1.0, 2.0], [3.0]] if lists else [1.0, 2.0]
+    table = pa.table({"x": x * 5, "label": ["a", "b"] * 5})
+    parquet.write_table(table, path, row_group_size=4, compression="zstd")
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] = byte
+    path.write_bytes(content[: len(content) - place % 50] if ends else content)
     with only(DataError, DataNotFound):
         read(path)
 
@@ -122,7 +152,7 @@ class Bomb:
 )
 def test_a_bomb_is_not_unpacked(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = Bomb(tmp_path / name)
-    for module in (idx, tables):
+    for module in (idx, tables, csv_source):
         monkeypatch.setattr(module, "available_bytes", lambda: Bomb.FREE)
     before = pa.total_allocated_bytes()
     tracemalloc.start()
