@@ -12,8 +12,8 @@ help:
 	@echo "make test    set up and run the tests"
 	@echo "make benchmark  compare with PyTorch DDP and scikit-learn: ten minutes; docs/benchmarks"
 	@echo "make benchmark-hosts  the same between network namespaces; needs root"
-	@echo "make chaos   kill a run a hundred times and go on with it: half an hour"
-	@echo "make fuzz    hand in twenty times as much nonsense as the tests do: ten minutes"
+	@echo "make chaos   kill drivers and workers some two hundred times: half an hour"
+	@echo "make fuzz    hand in twenty times as much nonsense as the tests do: an hour"
 	@echo "make check   formatter, linter and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make clean   remove what the targets above made, but no runs"
@@ -37,7 +37,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest
 
-# The tests do the same with three kills.
+# The tests do the same with a few.
 chaos: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -u -m tests.integration.chaos --kills 100
 

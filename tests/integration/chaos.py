@@ -1,9 +1,11 @@
-"""Kills a run at random moments, and goes on with it, until it is through.
+"""Kills a run at random moments, and goes on with it; kills and freezes its workers.
 
-``python -m tests.integration.chaos --kills 100`` is the long form; a test does it in small.
+``python -m tests.integration.chaos --kills 100`` is the long form; tests do it in small.
 """
 
 import argparse
+import contextlib
+import os
 import random
 import signal
 import sys
@@ -27,7 +29,14 @@ SPEC = (
     *("--set", "optimizer.name=adam", "--set", "optimizer.eta=0.01"),
 )
 #: When a kill comes, in seconds after the start: from before there is anything to go on with.
-BETWEEN_S = (1.5, 5.0)
+BETWEEN_S = (0.5, 5.0)
+#: With Ray, which takes some seconds to start.
+BETWEEN_S_WITH_RAY = (3.0, 12.0)
+WITH_RAY = ("--set", "cluster.address=local", "--set", "cluster.workers=3")
+#: Seconds from one strike at workers to the next.
+STRIKES_S = (0.1, 1.5)
+#: Of so many strikes one freezes, and does not kill.
+_FREEZE_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,20 @@ def newest_step(folder: Folder) -> str:
     return names[-1] if names else "none"
 
 
-def run_with_kills(folder: Folder, kills: int, seed: int, spec: Sequence[str] = SPEC) -> Survived:
+def run_with_kills(
+    folder: Folder,
+    kills: int,
+    seed: int,
+    spec: Sequence[str] = SPEC,
+    between_s: tuple[float, float] = BETWEEN_S,
+) -> Survived:
     """Train in a folder, killed with SIGKILL at most so often at moments that the seed decides."""
     generator = random.Random(seed)
     moments: list[str] = []
     arguments: tuple[str, ...] = ("train", "flowers.yaml", *spec)
     while len(moments) < kills:
         process = folder.start(*arguments, "--json")
-        time.sleep(generator.uniform(*BETWEEN_S))
+        time.sleep(generator.uniform(*between_s))
         process.send_signal(signal.SIGKILL)
         _, err = process.communicate()
         if process.returncode == 0:
@@ -91,10 +106,53 @@ def run_with_kills(folder: Folder, kills: int, seed: int, spec: Sequence[str] = 
     return Survived(moments, run)
 
 
+def run_with_strikes(
+    folder: Folder, strikes: int, seed: int, spec: Sequence[str]
+) -> tuple[Survived, int]:
+    """Train with Ray workers, of which one or more are killed, or frozen, again and again.
+
+    Returns:
+        What came of it, and how many were struck before it was through.
+    """
+    generator = random.Random(seed)
+    struck = 0
+    process = folder.start("train", "flowers.yaml", *spec, *WITH_RAY, "--json")
+    while struck < strikes and process.poll() is None:
+        time.sleep(generator.uniform(*STRIKES_S))
+        workers = serving(process.pid)
+        for pid in generator.sample(workers, min(len(workers), generator.randint(1, 3))):
+            freezes = struck % _FREEZE_EVERY == _FREEZE_EVERY - 1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP if freezes else signal.SIGKILL)
+                struck += 1
+    _, err = process.communicate()
+    if process.returncode:
+        raise RuntimeError(err)
+    (run,) = all_runs(folder.path / "runs")
+    return Survived([], run), struck
+
+
+def serving(driver: int) -> list[int]:
+    """The workers below a driver's process."""
+    parents, names = dict[int, int](), dict[int, str]()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = status.read_text().partition("(")[2].rpartition(")")
+            parents[int(status.parent.name)] = int(rest.split()[1])
+            names[int(status.parent.name)] = name
+
+    def is_below(pid: int) -> bool:
+        return pid == driver or (pid in parents and is_below(parents[pid]))
+
+    return [pid for pid, name in names.items() if "ServingWor" in name and is_below(pid)]
+
+
 def main() -> None:
     """Kill and go on in rounds of ten, and compare every hash with an undisturbed run's."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="of drivers without Ray")
+    parser.add_argument("--kills-with-ray", type=int, default=20, help="of drivers with workers")
+    parser.add_argument("--strikes", type=int, default=100, help="at workers")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -107,23 +165,44 @@ def main() -> None:
             return make_folder(root / name, database)
 
         expected = fresh("whole").sumgrad("train", "flowers.yaml", *SPEC, "--json").result
+        sha256 = str(expected["weights_sha256"])
+        kinds = (
+            ("kills of drivers", asked.kills, ()),
+            ("kills of drivers of Ray workers", asked.kills_with_ray, WITH_RAY),
+        )
+        for what, wanted, more in kinds:
+            done, seed = 0, asked.seed
+            while done < wanted:
+                seed += 1
+                survived = run_with_kills(
+                    fresh(f"{what}-{seed}"),
+                    min(10, wanted - done),
+                    seed,
+                    (*SPEC, *more),
+                    BETWEEN_S_WITH_RAY if more else BETWEEN_S,
+                )
+                done += len(survived.moments)
+                moments = (name[5:14].lstrip("0") or name for name in survived.moments)
+                tell(f"{done} {what}", survived, sha256, "newest: " + ", ".join(moments))
         done, seed = 0, asked.seed
-        while done < asked.kills:
+        while done < asked.strikes:
             seed += 1
-            kills = min(10, asked.kills - done)
-            survived = run_with_kills(fresh(f"round-{seed}"), kills, seed)
-            done += len(survived.moments)
-            same = survived.weights_sha256 == expected["weights_sha256"]
-            same_curve = survived.epochs == list(range(1, EPOCHS + 1))
-            sys.stdout.write(
-                f"{done} kills, {'the same' if same else 'OTHER'} weights, "
-                f"{'every' if same_curve else 'NOT every'} epoch once; newest checkpoints: "
-                + ", ".join(name[5:14].lstrip("0") or name for name in survived.moments)
-                + "\n"
-            )
-            if not (same and same_curve):
-                raise SystemExit(1)
-        sys.stdout.write(f"{done} kills, every hash {expected['weights_sha256'][:16]}…\n")
+            wanted = min(40, asked.strikes - done)
+            survived, struck = run_with_strikes(fresh(f"strikes-{seed}"), wanted, seed, SPEC)
+            done += struck
+            tell(f"{done} strikes at workers", survived, sha256)
+
+
+def tell(what: str, survived: Survived, sha256: str, more: str = "") -> None:
+    """Say whether weights and curve are those of the undisturbed run; end if they are not."""
+    same = survived.weights_sha256 == sha256
+    same_curve = survived.epochs == list(range(1, EPOCHS + 1))
+    sys.stdout.write(
+        f"{what}: {'the same' if same else 'OTHER'} weights {survived.weights_sha256[:16]}…, "
+        f"{'every' if same_curve else 'NOT every'} epoch once; {more}\n"
+    )
+    if not (same and same_curve):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -234,7 +234,7 @@ def test_a_driver_of_ray_workers_is_killed(folder: Folder, undisturbed: Folder) 
     ray = ("--set", "cluster.address=local", "--set", "cluster.workers=2")
     process = folder.start("train", "flowers.yaml", *LONG, *ray)
     wait_for_checkpoints(folder, process)
-    workers = serving(process.pid)
+    workers = chaos.serving(process.pid)
     assert len(workers) == 2
     process.kill()
     process.communicate()
@@ -245,21 +245,6 @@ def test_a_driver_of_ray_workers_is_killed(folder: Folder, undisturbed: Folder) 
     done = folder.sumgrad("resume", run_of(folder).record.run_id)
     assert done.code == 0, done.err
     expect_as_undisturbed(folder, undisturbed)
-
-
-def serving(driver: int) -> list[int]:
-    """The workers below a driver's process."""
-    parents, names = dict[int, int](), dict[int, str]()
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, rest = status.read_text().partition("(")[2].rpartition(")")
-            parents[int(status.parent.name)] = int(rest.split()[1])
-            names[int(status.parent.name)] = name
-
-    def is_below(pid: int) -> bool:
-        return pid == driver or (pid in parents and is_below(parents[pid]))
-
-    return [pid for pid, name in names.items() if "ServingWor" in name and is_below(pid)]
 
 
 def is_there(pid: int) -> bool:
@@ -304,5 +289,13 @@ def test_kills_at_random_moments(folder: Folder, undisturbed: Folder) -> None:
     """The small form of ``python -m tests.integration.chaos``."""
     survived = chaos.run_with_kills(folder, 3, seed=7, spec=LONG)
     assert len(survived.moments) == 3
+    assert survived.epochs == list(range(1, EPOCHS + 1))
+    expect_as_undisturbed(folder, undisturbed)
+
+
+def test_strikes_at_ray_workers(folder: Folder, undisturbed: Folder) -> None:
+    """Killed and frozen while they compute, as real processes of a real job."""
+    survived, struck = chaos.run_with_strikes(folder, 8, seed=3, spec=LONG)
+    assert struck >= 3
     assert survived.epochs == list(range(1, EPOCHS + 1))
     expect_as_undisturbed(folder, undisturbed)
