@@ -6,7 +6,11 @@ yet is what woke it: with as many workers as cores, the first to be done would s
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
+
+#: Whether this thread's policy is of our making.
+_ours = threading.local()
 
 
 @contextlib.contextmanager
@@ -15,10 +19,27 @@ def batch_policy() -> Iterator[None]:
     if not _set("SCHED_OTHER", "SCHED_BATCH"):
         yield
         return
+    _ours.is_batch = True
     try:
         yield
     finally:
+        _ours.is_batch = False
         _set("SCHED_BATCH", "SCHED_OTHER")
+
+
+@contextlib.contextmanager
+def ordinary_policy() -> Iterator[None]:
+    """Within `batch_policy`, suspend it: threads and processes inherit the policy of their maker.
+
+    Those that are started in here are no batch tasks then, and stay none.
+    """
+    if not getattr(_ours, "is_batch", False) or not _set("SCHED_BATCH", "SCHED_OTHER"):
+        yield
+        return
+    try:
+        yield
+    finally:
+        _set("SCHED_OTHER", "SCHED_BATCH")
 
 
 def _set(before: str, after: str) -> bool:

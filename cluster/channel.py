@@ -25,7 +25,7 @@ from model.checks import Array
 
 #: Longest message, in bytes; a frame that promises more is not one of ours.
 LONGEST = 1 << 24
-#: How long a stranger may take to prove that it is none, in seconds.
+#: How long a stranger may take to prove that it is none, all in all, in seconds.
 HANDSHAKE_S = 5.0
 _LENGTHS = struct.Struct("<IQ")
 #: After so long a silence a machine is asked whether it is there, and given up if it is not: in
@@ -208,8 +208,10 @@ class Channel:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end, and descriptors that nobody has claimed."""
         self._socket.close()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
 
 
 @dataclass(frozen=True)
@@ -253,15 +255,14 @@ def connect(address: Address, secret: bytes) -> Channel:
     """
     connected = _reach(address)
     try:
-        connected.settimeout(HANDSHAKE_S)
         prove(connected, secret, "worker")
+        return _channel(connected)
     except OSError as error:
         connected.close()
         raise ChannelClosed(str(error)) from None
     except BaseException:
         connected.close()
         raise
-    return _channel(connected)
 
 
 def _reach(address: Address) -> socket.socket:
@@ -304,15 +305,14 @@ def admit(connected: socket.socket, secret: bytes) -> Channel:
         Intruder: It does not know it, or took too long.
     """
     try:
-        connected.settimeout(HANDSHAKE_S)
         prove(connected, secret, "driver")
+        return _channel(connected)
     except OSError as error:
         connected.close()
         raise Intruder(f"a connection was turned away: {error}") from None
     except BaseException:
         connected.close()
         raise
-    return _channel(connected)
 
 
 def prove(connected: socket.socket, secret: bytes, role: str) -> None:
@@ -323,15 +323,19 @@ def prove(connected: socket.socket, secret: bytes, role: str) -> None:
 
     Raises:
         Intruder: The other end does not know the secret.
+        OSError: It is gone, or took too long.
     """
+    until = time.monotonic() + HANDSHAKE_S
+    connected.settimeout(HANDSHAKE_S)
     peer = {"driver": "worker", "worker": "driver"}[role]
     ours = secrets.token_bytes(_NONCE_BYTES)
     connected.sendall(ours)
-    theirs = _exactly(connected, _NONCE_BYTES)
+    theirs = _exactly(connected, _NONCE_BYTES, until)
     numbers = {role: ours, peer: theirs}
     both = numbers["driver"] + numbers["worker"]
     connected.sendall(_proof(secret, role, both))
-    if not hmac.compare_digest(_exactly(connected, _PROOF_BYTES), _proof(secret, peer, both)):
+    proof = _exactly(connected, _PROOF_BYTES, until)
+    if not hmac.compare_digest(proof, _proof(secret, peer, both)):
         raise Intruder("a connection was turned away: it does not know the job's secret")
 
 
@@ -339,9 +343,11 @@ def _proof(secret: bytes, role: str, numbers: bytes) -> bytes:
     return hmac.digest(secret, role.encode() + numbers, "sha256")
 
 
-def _exactly(connected: socket.socket, count: int) -> bytes:
+def _exactly(connected: socket.socket, count: int, until: float) -> bytes:
     data = b""
     while len(data) < count:
+        # The deadline holds for all of it: else a byte now and then would be enough to stay.
+        connected.settimeout(max(1e-3, until - time.monotonic()))
         more = connected.recv(count - len(data))
         if not more:
             raise Intruder("a connection was turned away: it closed before it proved anything")

@@ -81,12 +81,15 @@ class Courier:
                 self._channel.send(carried[0], numbers=carried[1])
 
     def _fetch(self) -> None:
-        with contextlib.suppress(ChannelClosed, ProtocolError):
-            while True:
-                message = self._channel.receive()
-                self._channel.receive_numbers(self._room(message))
-                self._inbox.put(self, message)
-        self._inbox.put(self, None)
+        try:
+            with contextlib.suppress(ChannelClosed, ProtocolError):
+                while True:
+                    message = self._channel.receive()
+                    self._channel.receive_numbers(self._room(message))
+                    self._inbox.put(self, message)
+        finally:
+            # Whatever it was, the driver must not wait for somebody who is not heard any more.
+            self._inbox.put(self, None)
 
     def close(self) -> None:
         """End both ways."""

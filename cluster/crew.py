@@ -10,15 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cluster.batch_policy import ordinary_policy
 from cluster.channel import Address, Channel
 from cluster.courier import Courier, Inbox
 from cluster.doorkeeper import Doorkeeper
-from cluster.errors import ChannelClosed, ClusterUnreachable, WorkerLost
+from cluster.errors import (
+    ChannelClosed,
+    ClusterUnreachable,
+    FingerprintMismatch,
+    ProtocolError,
+    WorkerLost,
+)
 from cluster.fingerprint import Fingerprint, expect_same, take_fingerprint
 from cluster.messages import Hello, Message, expect
 from model.checks import Array
 
-#: How long workers may take to start before it is told that they do not, in seconds.
+#: How long workers may take to start, in seconds: the first ones before it is told that they do
+#: not, one that takes another's place before its process is ended and started again.
 START_DEADLINE_S = 60.0
 #: How often it is looked whether a worker that is starting has failed, in seconds.
 LOOK_S = 1.0
@@ -37,11 +45,7 @@ class Launcher(Protocol):
         """Start a process in which a `ServingWorker` serves the driver at this address."""
 
     def ended(self, worker: int) -> str | None:
-        """Why a worker's process is no more, or None while it is starting or running.
-
-        Raises:
-            SumgradError: What it raised itself.
-        """
+        """Why a worker's process is no more, or None while it is starting or running."""
 
     def end(self, worker: int) -> None:
         """End a worker's process, whatever it is doing."""
@@ -61,6 +65,8 @@ class CrewRules:
         host: This machine's address for workers on others; None if there are none.
         note: Takes a line about workers that come and go.
         is_stopping: Asked while waiting; a wait that it ends raises.
+        pends: Whether a worker's process has not been started yet for want of room, which is no
+            fault of its own.
     """
 
     least: int = 1
@@ -69,6 +75,7 @@ class CrewRules:
     host: str | None = None
     note: Callable[[str], None] = lambda _: None
     is_stopping: Callable[[], bool] = lambda: False
+    pends: Callable[[int], bool] = lambda _: False
 
 
 @dataclass
@@ -93,8 +100,19 @@ class _Vacancy:
     """A place whose worker is starting, or is to be started again."""
 
     tries: int = 1
+    #: Since when a process has been starting.
+    since: float = 0.0
     #: When to try again; None while a process is starting.
     again: float | None = None
+    #: Why the last try failed.
+    reason: str = ""
+
+    def failed(self, reason: str) -> None:
+        """The process did not start; it is tried again after a pause."""
+        # The exponent has its bound because no float holds two to the number of a long run's tries.
+        pause = _FIRST_PAUSE_S * 2 ** min(self.tries - 1, 10)
+        self.again = time.monotonic() + min(pause, _LONGEST_PAUSE_S)
+        self.reason = reason
 
 
 class Crew:
@@ -102,7 +120,7 @@ class Crew:
 
     Args:
         lanes: For each worker to begin with, how many threads of its process compute.
-        launcher: Starts them; closed with the crew.
+        launcher: Starts them.
         introduce: Sends a new worker what it needs to know.
         room: Gives the places for the numbers of a message from another machine.
         rules: How many there are to be.
@@ -128,14 +146,16 @@ class Crew:
         self._rules = rules
         self._fingerprint = take_fingerprint()
         self._vacancies: dict[int, _Vacancy] = {}
+        #: Whether `start` is at work, to which a worker that can never join is an error.
+        self._is_starting = False
         #: When a look at them is due.
         self._look = 0.0
         #: Since when there are fewer than the least.
         self._few_since: float | None = None
         #: Whether that has been said.
         self._told = False
-        self._inbox = Inbox()
         self._door = Doorkeeper(rules.host)
+        self._inbox = Inbox()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._door, selectors.EVENT_READ)
         self._selector.register(self._inbox, selectors.EVENT_READ)
@@ -144,27 +164,36 @@ class Crew:
         """Start all workers but the extra ones, and wait for them.
 
         Raises:
-            ClusterUnreachable: They did not start in time.
+            ClusterUnreachable: They did not start in time, or it is time to stop.
             WorkerLost: One does not start at all.
             FingerprintMismatch: A worker's arithmetic is not this process's.
         """
+        self._is_starting = True
         for worker in range(self._first):
             self._begin(worker, _Vacancy())
         deadline = time.monotonic() + START_DEADLINE_S
         while len(self.members) < self._first:
-            for _ in self.events(LOOK_S):
-                pass
+            self._expect_start(deadline)
+            for worker, message in self.events(LOOK_S):
+                if message is None:
+                    self.lost(worker, "is gone")
             self.look_after()
-            for worker, vacancy in self._vacancies.items():
-                if vacancy.tries >= _MOST_TRIES and vacancy.again is not None:
-                    raise WorkerLost(worker, "starting", hint=self._launcher.ended(worker) or "")
-            if time.monotonic() > deadline:
-                raise ClusterUnreachable(
-                    f"{self._first - len(self.members)} of {self._first} workers' processes did "
-                    f"not start within {START_DEADLINE_S:.0f} s",
-                    hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
-                )
+        self._is_starting = False
         self._invite()
+
+    def _expect_start(self, deadline: float) -> None:
+        """Raise if it makes no sense to wait for the first workers any longer."""
+        missing = f"{self._first - len(self.members)} of {self._first} workers' processes"
+        if self._rules.is_stopping():
+            raise ClusterUnreachable(f"stopped while {missing} were starting")
+        for worker, vacancy in self._vacancies.items():
+            if vacancy.tries >= _MOST_TRIES and vacancy.again is not None:
+                raise WorkerLost(worker, "starting", hint=vacancy.reason)
+        if time.monotonic() > deadline:
+            raise ClusterUnreachable(
+                f"{missing} did not start within {START_DEADLINE_S:.0f} s",
+                hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
+            )
 
     @property
     def places(self) -> int:
@@ -208,7 +237,8 @@ class Crew:
                         return
                 else:
                     yield worker, message
-        except ChannelClosed:
+        except (ChannelClosed, ProtocolError):
+            # Who says what no worker says is of no more use than who is gone.
             self._hang_up(channel)
             if worker is not None:
                 del self.members[worker]
@@ -231,11 +261,26 @@ class Crew:
         channel.close()
 
     def _welcome(self, channel: Channel, hello: Hello) -> int | None:
-        """Let a worker in; None if its place is taken, by a later one, or if it is gone already."""
-        theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
-        expect_same(self._fingerprint, theirs, hello.worker)
+        """Let a worker in; None if it is turned away.
+
+        Its place may have been taken by a later one. An arithmetic that is not ours is an error
+        before the run has begun; afterwards work goes on with the others.
+
+        Raises:
+            FingerprintMismatch: That of one of the first workers is another.
+            ChannelClosed: It is gone already.
+        """
         if hello.worker in self.members or not 0 <= hello.worker < self.places:
             self._hang_up(channel)
+            return None
+        theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
+        try:
+            expect_same(self._fingerprint, theirs, hello.worker)
+        except FingerprintMismatch as error:
+            if self._is_starting:
+                raise
+            self._hang_up(channel)
+            self._turn_away(hello.worker, str(error))
             return None
         # Where it is gone, that is noticed when its place is looked after.
         self._introduce(channel)
@@ -244,9 +289,10 @@ class Crew:
             self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
         else:
             self._selector.unregister(channel)
-            member.courier = Courier(
-                hello.worker, channel, self._inbox, lambda message: self._room(member, message)
-            )
+            with ordinary_policy():
+                member.courier = Courier(
+                    hello.worker, channel, self._inbox, lambda message: self._room(member, message)
+                )
         self._joined(hello.worker)
         return hello.worker
 
@@ -255,6 +301,8 @@ class Crew:
         if worker >= self._first:
             self._rules.note(f"worker {worker} joined: {self.present} workers now")
             self._invite()
+        if self.present >= self._rules.least:
+            self._go_on()
 
     def _invite(self) -> None:
         """Ask for one more worker, who comes when the cluster has room."""
@@ -265,8 +313,16 @@ class Crew:
     # --- processes
 
     def _begin(self, worker: int, vacancy: _Vacancy) -> None:
+        vacancy.since = time.monotonic()
         self._vacancies[worker] = vacancy
-        self._launcher.start(worker, self._door.address, self._door.secret)
+        with ordinary_policy():
+            self._launcher.start(worker, self._door.address, self._door.secret)
+
+    def _turn_away(self, worker: int, reason: str) -> None:
+        """End a process that cannot be used; its place is tried again later."""
+        self._launcher.end(worker)
+        self._vacancies.setdefault(worker, _Vacancy()).failed(reason)
+        self._rules.note(f"worker {worker} was turned away ({reason}); it is tried again")
 
     def lost(self, worker: int, why: str) -> None:
         """A member ended, or was given up: another is started in its place."""
@@ -283,7 +339,10 @@ class Crew:
         self._launcher.end(worker)
 
     def look_after(self) -> None:
-        """Start those again whose processes ended before they joined; at most once a second."""
+        """Start those again whose processes ended or hung before they joined.
+
+        It is looked at most once a second.
+        """
         now = time.monotonic()
         if not self._vacancies or now < self._look:
             return
@@ -291,13 +350,27 @@ class Crew:
         for worker, vacancy in list(self._vacancies.items()):
             if vacancy.again is not None:
                 if now >= vacancy.again:
-                    self._begin(worker, _Vacancy(vacancy.tries + 1))
+                    self._begin(worker, _Vacancy(vacancy.tries + 1, reason=vacancy.reason))
                 continue
             reason = self._launcher.ended(worker)
+            if reason is None and self._hangs(worker, vacancy, now):
+                self._launcher.end(worker)
+                reason = f"nothing was heard of it for {START_DEADLINE_S:.0f} s"
             if reason is not None:
-                pause = min(_FIRST_PAUSE_S * 2 ** (vacancy.tries - 1), _LONGEST_PAUSE_S)
-                vacancy.again = now + pause
+                vacancy.failed(reason)
                 self._rules.note(f"worker {worker} did not start ({reason}); it is tried again")
+
+    def _hangs(self, worker: int, vacancy: _Vacancy, now: float) -> bool:
+        """Whether a process has been starting for far too long.
+
+        Extra workers come when there is room for them, and may wait for that as long as it takes.
+        """
+        if self._is_starting or worker >= self._first or now - vacancy.since <= START_DEADLINE_S:
+            return False
+        if self._rules.pends(worker):
+            vacancy.since = now
+            return False
+        return True
 
     def must_wait(self, doing: str) -> bool:
         """Whether there are fewer workers than the least, and it is to be waited for more.
@@ -312,9 +385,7 @@ class Crew:
             ClusterUnreachable: More did not come in time, or it is time to stop.
         """
         if self.present >= self._rules.least:
-            if self._told:
-                self._rules.note(f"{self.present} workers again: going on")
-            self._few_since, self._told = None, False
+            self._go_on()
             return False
         now = time.monotonic()
         if self._few_since is None:
@@ -325,6 +396,12 @@ class Crew:
         self._wait_on(doing, waited)
         return True
 
+    def _go_on(self) -> None:
+        """There are enough workers; how long there were too few is of the past."""
+        if self._told:
+            self._rules.note(f"{self.present} workers again: going on")
+        self._few_since, self._told = None, False
+
     def _wait_on(self, doing: str, waited: float) -> None:
         """Say that it waits, and what for; and end it when it is time to."""
         rules = self._rules
@@ -332,7 +409,10 @@ class Crew:
         if rules.is_stopping():
             raise ClusterUnreachable(f"stopped while waiting for workers: there are {have}")
         if waited > rules.wait_s:
-            reasons = [self._launcher.ended(worker) for worker in self._vacancies]
+            reasons = [
+                vacancy.reason or self._launcher.ended(worker)
+                for worker, vacancy in self._vacancies.items()
+            ]
             raise ClusterUnreachable(
                 f"there are {have}, and no more came within {rules.wait_s:.0f} s",
                 hint=next(filter(None, reasons), "")
@@ -343,7 +423,7 @@ class Crew:
             self._told = True
 
     def close(self) -> None:
-        """End the workers' processes."""
+        """End all connections, upon which the workers end."""
         self._door.close()
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, Channel):
@@ -354,4 +434,3 @@ class Crew:
         self.members = {}
         self._selector.close()
         self._inbox.close()
-        self._launcher.close()

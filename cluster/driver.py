@@ -6,6 +6,7 @@ each epoch    Loss = (1/T) Σ Div       over the epoch's instances, as they were
               validation, a report, and the question whether to go on
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -118,7 +119,8 @@ class ParameterDriver:
         except _Stopped as stopped:
             return Outcome.of(state, stopped.reason)
         except Diverged as failure:
-            state.W = state.good
+            # Each of the exchange's vectors stays in its place, to be given back once.
+            state.W, state.good = state.good, state.W
             return Outcome.of(state, StopReason.DIVERGED, failure)
         except ClusterError as failure:
             reason = self._should_stop()
@@ -128,7 +130,12 @@ class ParameterDriver:
         return Outcome.of(state, state.progress.reason)
 
     def evaluate(self, source: str, W: Array) -> Evaluation:
-        """Loss and accuracy over all rows of a source, by the same exact sums."""
+        """Loss and accuracy over all rows of a source, by the same exact sums.
+
+        Raises:
+            ClusterError: A worker was lost or failed.
+            ValueError: The source's plan is not one of all rows at once.
+        """
         total = self._exchange.total(Task("evaluation", source), W)
         return Evaluation(
             total.divergence / total.count, float(total.correct / total.count), total.count
@@ -150,7 +157,7 @@ class ParameterDriver:
             epoch=number,
             step=state.step,
             train_loss=epoch.divergence / epoch.instances,
-            validation=self.evaluate("validation", state.W) if self._validate else None,
+            validation=self._validation(state, number) if self._validate else None,
             gradient_norm=epoch.norms / self._plan.steps_per_epoch,
             eta=epoch.eta,
             instances=epoch.instances,
@@ -159,6 +166,17 @@ class ParameterDriver:
         self._observe(state, report)
         state.report, state.epoch = report, EpochSoFar()
         return report
+
+    def _validation(self, state: TrainingState, epoch: int) -> Evaluation:
+        """Loss and accuracy on the validation rows.
+
+        Raises:
+            Diverged: The loss is not finite.
+        """
+        seen = self.evaluate("validation", state.W)
+        if not math.isfinite(seen.loss):
+            raise self._diverged(epoch, state.step, "the validation loss", state.epoch.eta)
+        return seen
 
     def _step(self, state: TrainingState, task: Task) -> None:
         """One sum and one update."""
@@ -207,8 +225,9 @@ class ParameterDriver:
         if np.isfinite(divergence) and np.isfinite(norm):
             return
         gradients = self._recipe.network.parameters(S).items()
-        bad = [name for name, array in gradients if not np.isfinite(array).all()]
-        what = "the loss" if not np.isfinite(divergence) else f"the gradient of {bad[0]}"
+        bad = (f"the gradient of {name}" for name, g in gradients if not np.isfinite(g).all())
+        what = "the norm of the gradient"
+        what = "the loss" if not np.isfinite(divergence) else next(bad, what)
         raise self._diverged(task.epoch, state.step + 1, what, eta)
 
     def _expect_finite_weights(self, state: TrainingState, epoch: int, eta: float) -> None:

@@ -43,7 +43,7 @@ class ShardFailed(ClusterError):
         cause: The exception as one line.
         source: Name of the source of rows.
         rows: The source's rows that it was about, from 0: the one to blame where that is known,
-            else all of the micro-shard.
+            else all of the micro-shard; none if it was not about rows.
         place: Where these rows are from, for a person.
     """
 

@@ -58,6 +58,12 @@ def take_fingerprint() -> Fingerprint:
 
 
 def _canary() -> str:
+    """The hash of what this process makes of fixed numbers.
+
+    The elementary functions are NumPy's own for some processors and types, and else those of the C
+    library, which rounds them by its version; over the ranges in which activations and divergences
+    use them.
+    """
     digest = hashlib.sha256()
     generator = np.random.Generator(np.random.Philox(2026))
     left = generator.standard_normal((67, 129))
@@ -65,6 +71,14 @@ def _canary() -> str:
     for dtype in ("float32", "float64"):
         product = left.astype(dtype) @ right.astype(dtype)
         for result in (product, product.sum(axis=0), np.exp(product), np.tanh(product)):
+            digest.update(result.tobytes())
+        # From what a softmax calls impossible up to large sums.
+        positive = np.logspace(-30, 4, 1021).astype(dtype)
+        exponents = np.linspace(-40, 2, 1021).astype(dtype)
+        for result in (
+            *(np.log(positive), np.log1p(positive), np.sqrt(positive)),
+            *(np.exp(exponents), np.expm1(exponents), np.tanh(exponents)),
+        ):
             digest.update(result.tobytes())
     return digest.hexdigest()
 

@@ -27,8 +27,12 @@ def create(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[int, NDArray[Any]]
     size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
     try:
         descriptor = _anonymous_file()
-        os.ftruncate(descriptor, size)
-        return descriptor, attach(descriptor, shape, dtype)
+        try:
+            os.ftruncate(descriptor, size)
+            return descriptor, attach(descriptor, shape, dtype)
+        except BaseException:
+            os.close(descriptor)
+            raise
     except OSError as error:
         raise ClusterError(
             f"no {size:,} bytes of shared memory to be had: {error.strerror}",

@@ -80,7 +80,7 @@ class Failed:
     """A micro-shard's computation raised.
 
     Attributes:
-        rows: Of the source: the one to blame where that is known, else all of the micro-shard.
+        rows: See `cluster.errors.ShardFailed`.
     """
 
     serial: int

@@ -3,6 +3,7 @@
 Both follow from what micro-shards of its kind usually take.
 """
 
+from collections import Counter
 from collections.abc import Hashable
 
 #: A worker without a sign of progress for so many times the usual time is late, in which case
@@ -13,7 +14,8 @@ _LATE_S = 0.02
 #: After so many times the usual time it is taken for frozen; but never before so many seconds.
 _LOST_TIMES = 30.0
 _LOST_S = 5.0
-#: As long as nothing of its kind has been measured.
+#: As long as nothing of its kind has been measured; twice as long after each that was given up, as
+#: some micro-shards honestly take their time.
 _LOST_UNMEASURED_S = 60.0
 #: Weight of a new measurement.
 _NEWEST = 0.1
@@ -25,6 +27,9 @@ class Patience:
     >>> patience = Patience()
     >>> patience.late("training", 1), patience.lost("training", 1)
     (inf, 60.0)
+    >>> patience.gave_up("training")
+    >>> patience.lost("training", 1)
+    120.0
     >>> patience.measured("training", 8.0, shards=4)
     >>> patience.late("training", 1), patience.lost("training", 1), patience.lost("training", 3)
     (6.02, 60.0, 180.0)
@@ -32,12 +37,18 @@ class Patience:
 
     def __init__(self) -> None:
         self._usual: dict[Hashable, float] = {}
+        #: By kind, how many were given up.
+        self._given_up: Counter[Hashable] = Counter()
 
     def measured(self, kind: Hashable, seconds: float, shards: int) -> None:
         """So long did these micro-shards take, in seconds."""
         each = seconds / shards
         usual = self._usual.get(kind, each)
         self._usual[kind] = usual + _NEWEST * (each - usual)
+
+    def gave_up(self, kind: Hashable) -> None:
+        """A worker took longer than it may."""
+        self._given_up[kind] += 1
 
     def late(self, kind: Hashable, shards: int) -> float:
         """Seconds after which a worker with so many micro-shards is late."""
@@ -47,4 +58,6 @@ class Patience:
     def lost(self, kind: Hashable, shards: int) -> float:
         """Seconds after which a worker with so many micro-shards is given up."""
         usual = self._usual.get(kind)
-        return _LOST_UNMEASURED_S if usual is None else max(_LOST_S, _LOST_TIMES * usual * shards)
+        if usual is None:
+            return _LOST_UNMEASURED_S * 2.0 ** self._given_up[kind]
+        return max(_LOST_S, _LOST_TIMES * usual * shards)

@@ -34,7 +34,9 @@ from model.checks import Array
 
 #: A micro-shard on which so many workers failed is itself to blame …
 _FATAL_FAILURES = 2
-#: … and so is one during which so many ended without a word, which may be bad luck.
+#: … and so is one on which they failed so often in all, where one worker is all there is …
+_FATAL_TRIES = 3
+#: … or one during which so many ended without a word, which may be bad luck.
 _FATAL_DEATHS = 3
 
 
@@ -67,8 +69,8 @@ class _Step:
     task: Task
     vector: int
     schedule: StepSchedule
-    #: By micro-shard: why workers failed on it, and how many ended with it.
-    failures: dict[int, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    #: By micro-shard: how often which worker failed on it, and how many ended with it.
+    failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     deaths: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -101,11 +103,7 @@ class ProcessExchange(Exchange):
         self._workload = workload
         self._layout = workload.network.layout
         self._dtype = workload.network.dtype
-        self._blocks = Blocks(self._layout.size, os.cpu_count() or 1)
         self._note = rules.note
-        places = len(lanes) + rules.extra
-        self._claims_memory, numbers = memory.create((places, 2), "int64")
-        self._claims = Claims(numbers)
         #: Descriptors of our vectors, by their numbers; and the arrays, which keep their ids alive.
         self._descriptors: list[int] = []
         self._vectors: list[Array] = []
@@ -116,12 +114,20 @@ class ProcessExchange(Exchange):
         #: By worker; whoever is not here has nothing to do.
         self._asked: dict[int, _Asked] = {}
         self._watched = time.monotonic()
-        self._crew = Crew(lanes, launcher, self._introduce, self._room, rules)
-        try:
+        with contextlib.ExitStack() as held:
+            held.callback(launcher.close)
+            held.callback(self._close_vectors)
+            self._blocks = Blocks(self._layout.size, os.cpu_count() or 1)
+            held.callback(self._blocks.close)
+            places = len(lanes) + rules.extra
+            self._claims_memory, numbers = memory.create((places, 2), "int64")
+            held.callback(os.close, self._claims_memory)
+            self._claims = Claims(numbers)
+            self._crew = Crew(lanes, launcher, self._introduce, self._room, rules)
+            held.callback(self._crew.close)
             self._crew.start()
-        except BaseException:
-            self.close()
-            raise
+            #: Whatever is to be closed, the latest first.
+            self._held = held.pop_all()
 
     @property
     def workers(self) -> int:
@@ -144,7 +150,12 @@ class ProcessExchange(Exchange):
 
     def release(self, vector: Array) -> None:
         """See `Exchange.release`."""
-        self._free.extend(n for n, own in enumerate(self._vectors) if own is vector)
+        # Given out twice, it would be two vectors to whoever writes to them.
+        self._free.extend(
+            number
+            for number, own in enumerate(self._vectors)
+            if own is vector and number not in self._free
+        )
 
     def _new_vector(self) -> int:
         descriptor, vector = memory.create((self._layout.size,), self._dtype)
@@ -206,17 +217,19 @@ class ProcessExchange(Exchange):
         while self._crew.must_wait(str(task)):
             self._listen(step, LOOK_S)
         lanes = {w: n for w, n in self._crew.lanes.items() if w not in self._asked}
-        for worker, shards in schedule.start(lanes).items():
-            self._ask(step, worker, shards)
-        with batch_policy():
-            while not schedule.complete:
-                self._listen(step, self._alarm(step))
-                if not self._crew.members:
-                    self._crew.must_wait(str(task))
-                self._employ(step)
-        if self._asked:
-            # Whoever still computes has been overtaken by others.
-            self._claims.stop()
+        try:
+            for worker, shards in schedule.start(lanes).items():
+                self._ask(step, worker, shards)
+            with batch_policy():
+                while not schedule.complete:
+                    self._listen(step, self._alarm(step))
+                    if not self._crew.members:
+                        self._crew.must_wait(str(task))
+                    self._employ(step)
+        finally:
+            if self._asked:
+                # Whoever still computes has been overtaken by others, or the step has failed.
+                self._claims.stop()
         return combine(schedule.nodes(), plan.shards, self._blocks).root(plan.rows)
 
     def _listen(self, step: _Step, timeout: float) -> None:
@@ -291,13 +304,17 @@ class ProcessExchange(Exchange):
     # --- workers who are late, frozen, failing or gone
 
     def _alarm(self, step: _Step) -> float:
-        """Seconds until a worker will be late, if there is somebody to help it out."""
+        """Seconds until a worker will be late, if there is somebody to help it out.
+
+        Who is late by now has been helped, or else somebody would not be idle.
+        """
         if not self._idle(step):
             return LOOK_S
         waits = [
-            self._patience.late(asked.kind, asked.shards) - asked.waited
+            wait
             for worker, asked in self._asked.items()
             if worker in step.schedule.busy
+            and (wait := self._patience.late(asked.kind, asked.shards) - asked.waited) > 0
         ]
         return max(0.001, min([LOOK_S, *waits]))
 
@@ -313,6 +330,7 @@ class ProcessExchange(Exchange):
                 continue
             asked.waited += passed
             if asked.waited > self._patience.lost(asked.kind, asked.shards):
+                self._patience.gave_up(asked.kind)
                 self._crew.give_up(worker)
                 self._lost(step, worker, f"has not answered for {asked.waited:.1f} s")
 
@@ -328,42 +346,52 @@ class ProcessExchange(Exchange):
         return None
 
     def _failed(self, step: _Step, worker: int, failed: Failed) -> None:
-        """A worker raised: another one tries, unless that has been done."""
-        causes = step.failures[failed.shard]
-        causes[worker] = failed.cause
-        if len(causes) >= min(_FATAL_FAILURES, len(self._crew.members)):
+        """A worker raised: another one tries, unless that has been done.
+
+        The only one there is tries again: its fault may pass, or another may come.
+        """
+        failures = step.failures[failed.shard]
+        failures[worker] += 1
+        step.schedule.lose(worker)
+        if len(failures) >= _FATAL_FAILURES or failures.total() >= _FATAL_TRIES:
             raise self._fault(step, worker, failed.shard, failed.cause, failed.rows)
+        who = "another one tries" if len(self._crew.members) > 1 else "it tries again"
         self._note(
             f"worker {worker} failed on micro-shard {failed.shard} while {step.task}: "
-            f"{failed.cause}; another one tries"
+            f"{failed.cause}; {who}"
         )
-        step.schedule.lose(worker)
 
     def _lost(self, step: _Step, worker: int, why: str) -> None:
         """A worker ended: the others take over, and another is started in its place."""
         self._asked.pop(worker, None)
-        if worker in step.schedule.busy:
-            shard = self._claims.begun(worker)
-            step.deaths[shard] += 1
-            if step.deaths[shard] >= _FATAL_DEATHS:
-                cause = f"{_FATAL_DEATHS} workers ended or froze while they computed it"
-                rows = self._workload.plan(step.task).row_numbers(shard)
-                raise self._fault(step, worker, shard, cause, rows)
+        shard = self._claims.begun(worker) if worker in step.schedule.busy else None
         step.schedule.lose(worker)
+        # Whatever becomes of this step, the next one needs workers.
         self._crew.lost(worker, why)
+        if shard is None:
+            return
+        step.deaths[shard] += 1
+        if step.deaths[shard] >= _FATAL_DEATHS:
+            cause = f"{_FATAL_DEATHS} workers ended or froze while they computed it"
+            rows = self._workload.plan(step.task).row_numbers(shard)
+            raise self._fault(step, worker, shard, cause, rows)
 
     def _fault(
         self, step: _Step, worker: int, shard: int, cause: str, rows: Sequence[int]
     ) -> ShardFailed:
-        others = [str(other) for other in step.failures[shard] if other != worker]
+        failures = step.failures[shard]
+        others = [str(other) for other in failures if other != worker]
         if others:
             cause += f" (worker {', '.join(others)} failed on it as well)"
+        elif failures[worker] > 1:
+            cause += f" (it failed on it {failures[worker]} times)"
         return ShardFailed(worker, shard, str(step.task), cause, step.task.source, rows)
 
     def close(self) -> None:
         """End the workers' processes."""
-        self._crew.close()
-        self._blocks.close()
-        for descriptor in (self._claims_memory, *self._descriptors):
+        self._held.close()
+
+    def _close_vectors(self) -> None:
+        for descriptor in self._descriptors:
             os.close(descriptor)
-        self._descriptors, self._vectors = [], []
+        self._descriptors, self._vectors, self._free = [], [], []

@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -20,6 +20,7 @@ from cluster.channel import Address
 from cluster.crew import LOOK_S, CrewRules
 from cluster.errors import ClusterError, ClusterUnreachable
 from cluster.process_exchange import ProcessExchange
+from cluster.ray_session import is_own_instance
 from cluster.serving import ServingWorker
 from cluster.worker import Workload
 from model.errors import SumgradError
@@ -47,7 +48,8 @@ class Reservation:
     """CPUs for the workers, and which processes make use of them.
 
     On the driver's node each worker has a process of its own. Those on another node are threads of
-    one process, so that their sums are added before they travel.
+    one process, so that their sums are added before they travel. An instance of our own has the
+    CPUs that were asked for, and nobody else to use them.
 
     Args:
         workers: CPUs; where others use some of them, fewer, but not fewer than the least.
@@ -59,43 +61,63 @@ class Reservation:
 
     def __init__(self, workers: int, rules: CrewRules) -> None:
         self.group: PlacementGroup | None = None
-        self.has_others = _nodes() > 1 or rules.extra > 0
         self.places = [Place()] * workers
         #: Of the places, how many are for workers who come when there is room.
         self.extra = 0
-        if not self.has_others:
+        #: Whether there may be workers on other nodes.
+        self.has_others = _nodes() > 1 or rules.extra > 0
+        if is_own_instance() and not self.has_others:
             return
-        wanted = max(min(rules.least, workers), _free_cpus(workers))
+        wanted = max(min(rules.least, workers), _free_cpus(workers, rules.is_stopping))
         self.group = placement_group([{"CPU": 1}] * wanted, strategy="PACK")
         try:
             self._await(self.group, wanted, rules)
         except BaseException:
             self.close()
             raise
+        if wanted < workers:
+            rules.note(
+                f"{wanted} of {workers} CPUs are free: begins with {wanted} workers, and more join "
+                "when there is room"
+            )
         table = placement_group_table(self.group)
         own = ray.get_runtime_context().get_node_id()
         self.places = places(table["bundles_to_node_id"], own)
-        self.places += [Place(bundle=None)] * (workers - wanted + rules.extra)
         self.extra = workers - wanted + rules.extra
+        self.places += [Place(bundle=None)] * self.extra
+        # Who comes later may come on a node that is not there yet.
+        self.has_others = self.has_others or self.extra > 0
 
     def _await(self, group: PlacementGroup, workers: int, rules: CrewRules) -> None:
-        if group.wait(LOOK_S):
-            return
-        rules.note(f"waiting for {workers} free CPUs; for {rules.wait_s:.0f} s at most")
         deadline = time.monotonic() + rules.wait_s
+        is_told = False
         while not group.wait(LOOK_S):
             if rules.is_stopping():
                 raise ClusterUnreachable(f"stopped while waiting for {workers} free CPUs")
+            if not is_told:
+                rules.note(f"waiting for {workers} free CPUs; for {rules.wait_s:.0f} s at most")
+                is_told = True
             if time.monotonic() > deadline:
                 raise ClusterUnreachable(
                     f"the cluster had no {workers} CPUs free within {rules.wait_s:.0f} s",
                     hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
                 )
 
+    def has_room(self, worker: int) -> bool:
+        """Whether a worker's CPU is there: not while its node is gone, and no other has been found.
+
+        Of workers that come when there is room it is not known.
+        """
+        bundle = self.places[worker].bundle
+        if self.group is None or bundle is None:
+            return self.group is None
+        return bool(placement_group_table(self.group)["bundles_to_node_id"].get(bundle))
+
     def close(self) -> None:
         """Give the CPUs back."""
         if self.group is not None:
             remove_placement_group(self.group)
+        self.group = None
 
 
 def places(nodes: Mapping[int, str], own: str) -> list[Place]:
@@ -168,16 +190,14 @@ class RayLauncher:
     def ended(self, worker: int) -> str | None:
         """See `Launcher.ended`."""
         serving = self._serving[worker]
-        ready, _ = ray.wait([serving], timeout=0)
-        if not ready:
-            return None
         try:
+            ready, _ = ray.wait([serving], timeout=0)
+            if not ready:
+                return None
             ray.get(serving)
         except RayTaskError as error:
-            if isinstance(error.cause, SumgradError):
-                raise error.cause from None
-            return repr(error.cause)
-        except RayActorError as error:
+            return str(error.cause) if isinstance(error.cause, SumgradError) else repr(error.cause)
+        except RayError as error:
             return _cause(error)
         return "it stopped serving"
 
@@ -190,9 +210,11 @@ class RayLauncher:
 
     def close(self) -> None:
         """See `Launcher.close`."""
-        for worker in list(self._actors):
-            self.end(worker)
-        self._reservation.close()
+        try:
+            for worker in list(self._actors):
+                self.end(worker)
+        finally:
+            self._reservation.close()
 
 
 class RayExchange(ProcessExchange):
@@ -218,14 +240,23 @@ class RayExchange(ProcessExchange):
         rules: CrewRules = CrewRules(),  # noqa: B008 - it is frozen
     ) -> None:
         reservation = Reservation(workers, rules)
-        # Only where there may be other nodes is a port opened to them.
-        host = _own_address() if reservation.has_others else None
-        super().__init__(
-            workload,
-            [place.lanes for place in reservation.places if place.bundle is not None],
-            RayLauncher(workload, reservation, env_vars),
-            replace(rules, host=host, extra=reservation.extra),
-        )
+        try:
+            # Only where there may be other nodes is a port opened to them.
+            host = _own_address() if reservation.has_others else None
+            super().__init__(
+                workload,
+                [place.lanes for place in reservation.places if place.bundle is not None],
+                RayLauncher(workload, reservation, env_vars),
+                replace(
+                    rules,
+                    host=host,
+                    extra=reservation.extra,
+                    pends=lambda worker: not reservation.has_room(worker),
+                ),
+            )
+        except BaseException:
+            reservation.close()
+            raise
 
 
 def _own_address() -> str:
@@ -233,13 +264,13 @@ def _own_address() -> str:
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray's
 
 
-def _free_cpus(wanted: int) -> int:
-    """CPUs that nobody uses, at most as many as wanted."""
+def _free_cpus(wanted: int, is_stopping: Callable[[], bool]) -> int:
+    """CPUs that nobody uses, at most as many as wanted; it waits a moment for them."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
         resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         free = int(resources.get("CPU", 0))
-        if free >= wanted or time.monotonic() > deadline:
+        if free >= wanted or time.monotonic() > deadline or is_stopping():
             return min(free, wanted)
         time.sleep(0.1)
 

@@ -26,6 +26,9 @@ _RAY_ENVIRONMENT: Mapping[str, str] = {
 #: Where Ray looks for a cluster's token, before it looks into a file.
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
+#: Ray's instances that were started by a session of this process, and have not ended; one at most.
+_own_instances: list[str] = []
+
 #: How long a cluster may take to answer a plain connection, in seconds.
 PROBE_TIMEOUT_S = 3.0
 
@@ -60,9 +63,17 @@ def ray_session(address: str, workers: int | None, *, least: int | None = None) 
                 keep_token_private()
             with _current_folder(empty), own_termination(), _own_output(), _loopback(address):
                 _init(address, workers if least is None else least)
+            if address == "local":
+                _own_instances.append(address)
             yield _available_workers(workers, least)
         finally:
+            _own_instances.clear()
             ray.shutdown()
+
+
+def is_own_instance() -> bool:
+    """Whether the Ray that this process is connected to is its own, and used by nobody else."""
+    return bool(_own_instances)
 
 
 def _client_environment(address: str) -> Mapping[str, str]:
@@ -101,7 +112,8 @@ def own_termination() -> Iterator[None]:
     """Keep the handler of SIGTERM that is there, where Ray would put its own in place.
 
     Ray's end the process by an exception from wherever it happens to be, which can leave a lock of
-    the logging module locked for ever, or be swallowed.
+    the logging module locked for ever, or be swallowed. Beneath Python it installs another, which
+    aborts a process that has not ended three seconds later.
     """
     install = signal.signal
 
@@ -113,6 +125,10 @@ def own_termination() -> Iterator[None]:
         yield
     finally:
         signal.signal = install
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None:
+            # What Python takes to be there is put there again.
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

@@ -55,5 +55,9 @@ class ArraySource:
             return x[rows], d
         if into.dtype != x.dtype or into.shape != (len(rows), *x.shape[1:]):
             return x[rows], d
+        if not (x.flags.c_contiguous and x.flags.aligned):
+            # `take` would make a copy of all of x first.
+            into[...] = x[rows]
+            return into, d
         # By any other mode NumPy would write to a copy first; d has noticed what is out of range.
         return np.take(x, rows, axis=0, out=into, mode="clip"), d

@@ -38,7 +38,7 @@ class Update:
             out: The next weights, (N,), apart from W.
 
         Returns:
-            ‖S‖; not a finite number if one of S is none.
+            ‖S‖; not a finite number if one of S is none, or if no float64 is large enough.
         """
         long = {name for name, array in state.items() if array.shape == W.shape}
 
@@ -53,7 +53,23 @@ class Update:
         results = self._blocks.run(update)
         _, after = results[0]
         state.update({name: array for name, array in after.items() if name not in long})
-        return math.sqrt(math.fsum(norm for norm, _ in results))
+        return self._norm(S, [squared for squared, _ in results])
+
+    def _norm(self, S: Array, squared: list[float]) -> float:
+        """‖S‖, given the squared norms of its blocks."""
+        try:
+            quick = math.sqrt(math.fsum(squared))
+        except OverflowError:
+            quick = math.inf
+        if math.isfinite(quick):
+            return quick
+        most = float(np.max(np.abs(S)))
+        if not math.isfinite(most):
+            return most
+        # In float64 squares overflow long before the numbers do.
+        return most * math.sqrt(
+            math.fsum(self._blocks.run(lambda block: _squared_norm(S[block] / most)))
+        )
 
     def close(self) -> None:
         """End the threads."""
@@ -61,7 +77,7 @@ class Update:
 
 
 def _squared_norm(S: Array) -> float:
-    """‖S‖²; infinite or not a number only where S is."""
+    """‖S‖²; of float32 infinite or not a number only where S is."""
     quick = float(np.dot(S, S))
     if math.isfinite(quick):
         return quick

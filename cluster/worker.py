@@ -4,6 +4,7 @@ A plain class. cluster.serving puts it into a process of its own; `inline` calls
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.errors import ShardFailed
+from cluster.errors import ClusterError, ShardFailed
 from cluster.fingerprint import Fingerprint, take_fingerprint
 from cluster.plan import Plan, StepPlan
 from cluster.source import ShardSource
@@ -19,6 +20,10 @@ from cluster.tree import Node, PartialSum, TreeSum
 from model.checks import Array
 from model.network import Network
 from model.parameters import Parameters
+
+#: So long it is looked for the row that is to blame for a failure, in seconds. Meanwhile the driver
+#: sees no progress, and would take the worker for frozen in the end.
+_LOOK_FOR_BLAME_S = 1.0
 
 #: Inputs and desired outputs of some rows.
 Batch = tuple[Array, NDArray[np.generic]]
@@ -67,8 +72,17 @@ class Workload:
     plans: Mapping[str, Plan]
 
     def plan(self, task: Task) -> StepPlan:
-        """The step plan that a task stands for."""
-        return self.plans[task.source].step(task.epoch, task.step)
+        """The step plan that a task stands for.
+
+        Raises:
+            ValueError: An evaluation is of all rows, and the source's plan has steps of some.
+        """
+        plan = self.plans[task.source]
+        if task.kind == "evaluation" and plan.batch_rows is not None:
+            raise ValueError(
+                f"the plan of '{task.source}' is not one for evaluations: it has steps"
+            )
+        return plan.step(task.epoch, task.step)
 
 
 class Vectors:
@@ -165,7 +179,7 @@ class GradientWorker:
                     total = self._sum_shard(task, plan, shard, parameters)
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
-                    rows = self._to_blame(task, plan.row_numbers(shard), parameters)
+                    rows = self._to_blame(error, task, plan.row_numbers(shard), parameters)
                     doing = str(task)
                     raise ShardFailed(self.index, shard, doing, cause, task.source, rows) from error
                 tree.add(Node(0, shard, total))
@@ -194,12 +208,26 @@ class GradientWorker:
         summed = network.gradient_sum(parameters, x, d, into=into, cache=cache)
         return PartialSum(into.flat, summed.divergence, 0, summed.count)
 
-    def _to_blame(self, task: Task, rows: list[int], parameters: Parameters) -> list[int]:
-        """Of rows whose sum raised, the first that raises by itself; all of them if none does."""
+    def _to_blame(
+        self, error: Exception, task: Task, rows: list[int], parameters: Parameters
+    ) -> list[int]:
+        """Of rows whose sum raised, the first that raises by itself.
+
+        Returns:
+            All of them if none does, or if it is not found soon; none where it is not about rows.
+        """
+        if isinstance(error, ClusterError):
+            # Such as no memory for a vector.
+            return []
         source = self.workload.sources[task.source]
+        until = time.monotonic() + _LOOK_FOR_BLAME_S
         for row in rows:
+            if time.monotonic() > until:
+                break
             try:
                 alone = self._sum(task, *source.fetch(np.array([row])), parameters)
+            except ClusterError:
+                break
             except Exception:  # noqa: BLE001 - it is the one that was looked for
                 return [row]
             if alone.gradient is not None:

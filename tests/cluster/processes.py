@@ -1,11 +1,14 @@
 """Worker processes without Ray: the engine's own behaviour, with processes that a test may kill."""
 
 import multiprocessing as mp
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
 from cluster import lanes as lanes_module
+from cluster import worker as worker_module
 from cluster.channel import Address
+from cluster.fingerprint import take_fingerprint
 from cluster.serving import ServingWorker
 from cluster.worker import Workload
 
@@ -16,8 +19,20 @@ def serve(worker: int, workload: Workload, lanes: int, address: Address, secret:
     ServingWorker(worker, workload, lanes).serve(address, secret)
 
 
+def serve_otherwise(
+    worker: int, workload: Workload, lanes: int, address: Address, secret: bytes
+) -> None:
+    """What a process does whose arithmetic is another."""
+    other = replace(take_fingerprint(), canary="another")
+    worker_module.take_fingerprint = lambda: other  # type: ignore[attr-defined]
+    serve(worker, workload, lanes, address, secret)
+
+
 class ProcessLauncher:
     """Starts workers with Python's own means. See `cluster.process_exchange.Launcher`."""
+
+    #: What the next process does.
+    target: Callable[..., None] = staticmethod(serve)
 
     def __init__(
         self, workload: Workload, *, far: frozenset[int] = frozenset(), lanes: int = 1
@@ -36,7 +51,7 @@ class ProcessLauncher:
         if worker in self._far:
             address, lanes = replace(address, local=None), self._lanes
         process = self._context.Process(
-            target=serve, args=(worker, self._workload, lanes, address, secret), daemon=True
+            target=self.target, args=(worker, self._workload, lanes, address, secret), daemon=True
         )
         process.start()
         self.processes[worker] = process

@@ -1,12 +1,14 @@
 """Messages over sockets: whole, in order, and only between those who know the secret."""
 
 import os
+import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import channel as module
-from cluster import memory
+from cluster import doorkeeper, memory
 from cluster.channel import Channel, connect, prove
+from cluster.courier import Courier, Inbox
 from cluster.doorkeeper import Doorkeeper
-from cluster.errors import ChannelClosed, Intruder, ProtocolError
+from cluster.errors import ChannelClosed, ClusterError, Intruder, ProtocolError
 from cluster.messages import Compute, Done, Hello, Message, NewVector, decode, encode, expect
+from model.checks import Array
 
 MESSAGES: list[Message] = [
     Hello(1, 2, "x86_64", "2.4", "OpenBLAS", "ab"),
@@ -99,6 +103,55 @@ def test_descriptors_travel_with_their_messages(ends: tuple[Channel, Channel]) -
     assert array[0] == 9
     with pytest.raises(ProtocolError, match="without the descriptor"):
         right.descriptor()
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_descriptors_that_nobody_claims_are_closed_with_the_channel() -> None:
+    before = open_descriptors()
+    left, right = (Channel(end) for end in socket.socketpair())
+    with Path("/dev/null").open() as file:
+        left.send(NewVector(0), [file.fileno()])
+    right.receive()
+    for one in (left, right):
+        one.close()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("call", ["os.ftruncate", "mmap.mmap"])
+def test_memory_that_cannot_be_had_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = open_descriptors()
+    monkeypatch.setattr(f"cluster.memory.{call}", refuse)
+    with pytest.raises(ClusterError, match="No space left"):
+        memory.create((3,), "float32")
+    assert open_descriptors() == before
+
+
+def test_a_courier_that_stumbles_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for one that is not heard any more, whatever it was."""
+    stumbled = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: stumbled.set())
+
+    def no_room(_: Message) -> list[Array]:
+        raise MemoryError
+
+    left, right = (Channel(end) for end in connected_by_tcp())
+    inbox = Inbox()
+    courier = Courier(3, right, inbox, no_room)
+    left.send(MESSAGES[3])
+    assert select.select([inbox], [], [], 10)[0], "nothing is told"
+    assert inbox.take() == (courier, None)
+    assert stumbled.wait(10)
+    courier.close()
+    for one in (left, right, inbox):
+        one.close()
 
 
 @pytest.mark.parametrize("look_s", [0.0, 0.02, 60.0])
@@ -235,6 +288,106 @@ def test_who_says_nothing_is_turned_away_and_holds_nobody_up(
         received = silent.recv(100)
     for one in (silent, channel, admitted):
         one.close()
+
+
+def test_who_says_a_little_now_and_then_is_turned_away_too(
+    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HANDSHAKE_S", 0.6)
+    slow = socket.socket(socket.AF_UNIX)
+    slow.connect(str(door.address.local))
+    slow.settimeout(0.2)
+    began, received = time.monotonic(), b"?"
+    while received:
+        assert time.monotonic() - began < 5, "it may stay as long as it says something"
+        try:
+            slow.send(b"x")
+            received = slow.recv(100)
+        except TimeoutError:
+            pass
+        except OSError:
+            break
+    slow.close()
+
+
+def test_where_the_door_is_full_the_oldest_has_to_go(
+    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorkeeper, "_MOST_AT_THE_DOOR", 3)
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+    for one in silent:
+        one.connect(str(door.address.local))
+    began = time.monotonic()
+    channel = connect(door.address, door.secret)
+    (admitted,) = wait_for(door)
+    assert time.monotonic() - began < module.HANDSHAKE_S / 2
+    silent[0].settimeout(1)
+    assert len(silent[0].recv(100)) == 32
+    assert silent[0].recv(100) == b"", "it came first"
+    silent[4].settimeout(0.1)
+    assert len(silent[4].recv(100)) == 32
+    with pytest.raises(TimeoutError):
+        silent[4].recv(100)
+    for end in silent:
+        end.close()
+    channel.close()
+    admitted.close()
+
+
+def test_one_connection_that_breaks_off_ends_nothing(
+    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = socket.socket.accept
+    broken: list[int] = []
+
+    def once_broken(listener: socket.socket) -> tuple[socket.socket, object]:
+        connected, address = accept(listener)
+        if not broken:
+            broken.append(connected.fileno())
+            connected.close()
+            raise ConnectionAbortedError
+        return connected, address
+
+    monkeypatch.setattr(socket.socket, "accept", once_broken)
+    # The listening thread is in the call that it made before.
+    connect(door.address, door.secret).close()
+    with pytest.raises((ChannelClosed, Intruder)):
+        connect(door.address, door.secret)
+    assert broken
+    channel = connect(door.address, door.secret)
+    channel.close()
+    for admitted in wait_for(door):
+        admitted.close()
+
+
+def test_where_there_can_be_no_thread_nobody_stays_at_the_door(
+    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    refused: list[object] = []
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    with pytest.raises((ChannelClosed, Intruder)):
+        connect(door.address, door.secret)
+    assert refused
+    assert door._at_the_door == {}
+    channel = connect(door.address, door.secret)
+    (admitted,) = wait_for(door)
+    admitted.close()
+    channel.close()
+
+
+def test_an_address_that_is_not_ours_cannot_be_listened_at() -> None:
+    before = open_descriptors()
+    with pytest.raises(ClusterError, match=r"cannot be listened for at 192\.0\.2\.1"):
+        Doorkeeper("192.0.2.1")
+    assert open_descriptors() == before
 
 
 def test_an_answer_sent_back_to_whom_it_came_from_proves_nothing(door: Doorkeeper) -> None:

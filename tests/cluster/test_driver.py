@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cluster import blocks
 from cluster.convergence import EarlyStopping, StopReason, StopRule
 from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import CountMismatch, Diverged, WorkerLost
@@ -14,6 +15,7 @@ from cluster.plan import Plan, row_order
 from cluster.source import ArraySource
 from cluster.state import EpochReport, Outcome
 from cluster.tree import PartialSum
+from cluster.update import Update
 from cluster.worker import Task, Workload
 from model.activations import make_activation
 from model.checks import Array
@@ -228,6 +230,75 @@ def test_large_float32_gradients_are_not_taken_for_infinite(tiny: tuple[Network,
     driver = ParameterDriver(recipe, plan, Large([]), on_epoch=reports.append)
     assert driver.run(np.zeros(2, np.float32)).failure is None
     assert reports[0].gradient_norm == pytest.approx(2**0.5 * 1e30)
+
+
+@pytest.mark.parametrize("size", [1e160, 1e300])
+def test_large_float64_gradients_are_not_taken_for_infinite(
+    tiny: tuple[Network, Plan], size: float
+) -> None:
+    """Their squares are."""
+    network, plan = tiny
+
+    class Large(Scripted):
+        def total(self, task: Task, flat: Array) -> PartialSum:
+            return PartialSum(np.array([size, -size]), 1.0, 0, 1)
+
+    reports: list[EpochReport] = []
+    recipe = Recipe(network, GradientDescent(), 1e-300, StopRule(1))
+    driver = ParameterDriver(recipe, plan, Large([]), on_epoch=reports.append)
+    assert driver.run(np.zeros(2)).failure is None
+    assert reports[0].gradient_norm == pytest.approx(2**0.5 * size)
+
+
+def test_a_norm_that_no_number_holds_is_told_as_that(tiny: tuple[Network, Plan]) -> None:
+    network, plan = tiny
+
+    class Largest(Scripted):
+        def total(self, task: Task, flat: Array) -> PartialSum:
+            return PartialSum(np.full_like(flat, np.finfo(np.float64).max), 1.0, 0, 1)
+
+    recipe = Recipe(network, GradientDescent(), 1e-300, StopRule(1))
+    outcome = ParameterDriver(recipe, plan, Largest([])).run(np.zeros(2))
+    assert isinstance(outcome.failure, Diverged)
+    assert "the norm of the gradient is not finite" in str(outcome.failure)
+
+
+def test_the_norms_of_blocks_whose_sum_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 1)
+    S = np.full(8, 1.2e154)
+    update = Update(GradientDescent(), 8)
+    norm = update.apply(np.zeros(8), S, 1, {}, 0.0, out=np.empty(8))
+    assert norm == pytest.approx(8**0.5 * 1.2e154)
+
+
+@pytest.mark.parametrize("best", [True, False])
+@pytest.mark.parametrize("loss", [np.inf, np.nan])
+def test_a_validation_loss_that_is_not_finite_ends_the_run(
+    tiny: tuple[Network, Plan], loss: float, best: bool
+) -> None:
+    network, plan = tiny
+    rule = StopRule(50, early_stopping=EarlyStopping(patience=9) if best else None)
+    driver = ParameterDriver(
+        Recipe(network, GradientDescent(), 1.0, rule),
+        plan,
+        Scripted([3.0, 4.0, 5.0, loss]),
+        validate=True,
+    )
+    outcome = driver.run(np.zeros(2))
+    assert outcome.reason is StopReason.DIVERGED
+    assert isinstance(outcome.failure, Diverged)
+    assert "the validation loss is not finite at epoch 4, step 4" in str(outcome.failure)
+    assert outcome.W.tolist() == ([-1.0, -1.0] if best else [-3.0, -3.0])
+
+
+def test_evaluating_by_a_plan_of_steps_is_refused(line: tuple[Array, Array]) -> None:
+    """It would see the first step's rows alone."""
+    workload, plan, network = linear_job(8, *line)
+    recipe = Recipe(network, GradientDescent(), ETA, StopRule(1))
+    driver = ParameterDriver(recipe, plan, InlineExchange(workload))
+    with pytest.raises(ValueError, match="the plan of 'train' is not one for evaluations"):
+        driver.evaluate("train", np.zeros(4))
+    assert driver.evaluate("validation", np.zeros(4)).count == 22
 
 
 def test_a_lost_worker_ends_the_run_with_what_was_reached(tiny: tuple[Network, Plan]) -> None:

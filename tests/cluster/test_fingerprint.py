@@ -1,10 +1,13 @@
 """A mixture of arithmetic is refused, and the BLAS is pinned."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
+from cluster import fingerprint
 from cluster.errors import FingerprintMismatch
 from cluster.fingerprint import expect_same, take_fingerprint
 
@@ -28,3 +31,22 @@ def test_any_difference_is_refused_and_named(field: str) -> None:
     ours = take_fingerprint()
     with pytest.raises(FingerprintMismatch, match=rf"worker 3's {field} is other"):
         expect_same(ours, replace(ours, **{field: "other"}), worker=3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "sqrt", "tanh"])
+def test_a_function_that_rounds_otherwise_once_is_noticed(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of another C library do."""
+    right: Callable[[np.ndarray], np.ndarray] = getattr(np, name)
+
+    def otherwise(x: np.ndarray) -> np.ndarray:
+        y = right(x)
+        if x.dtype == dtype:
+            y.flat[y.size // 3] = np.nextafter(y.flat[y.size // 3], np.inf, dtype=dtype)
+        return y
+
+    before = fingerprint._canary()
+    monkeypatch.setattr(np, name, otherwise)
+    assert fingerprint._canary() != before

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,17 @@ from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
 from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver, Recipe
-from cluster.errors import ClusterUnreachable, ShardFailed
+from cluster.errors import ClusterUnreachable, FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
+from cluster.messages import Done, Message
 from cluster.plan import Rows
-from cluster.process_exchange import ProcessExchange
+from cluster.process_exchange import ProcessExchange, _Step
 from cluster.source import ArraySource
 from cluster.state import Outcome
 from cluster.worker import Task
 from model.checks import Array
 from model.optimizers import Momentum
-from tests.cluster.processes import ProcessLauncher
+from tests.cluster.processes import ProcessLauncher, serve, serve_otherwise
 from tests.cluster.small_job import SmallJob
 
 TASK = Task("gradient", "full")
@@ -76,6 +78,28 @@ def workers(
     all_rules = replace(CrewRules(note=notes.append), **rules)  # type: ignore[arg-type]
     with ProcessExchange(job.workload, [1] * count, launcher, all_rules) as exchange:
         yield exchange
+
+
+def with_source(
+    job: SmallJob, kind: type[ArraySource], *facts: object, name: str = "full"
+) -> SmallJob:
+    """The job with another source for some of its rows."""
+    whole = job.workload.sources[name]
+    assert isinstance(whole, ArraySource)
+    sources = {**job.workload.sources, name: kind(whole.x, whole.d, *facts)}
+    return replace(job, workload=replace(job.workload, sources=sources))
+
+
+def sum_of(exchange: Exchange, job: SmallJob, task: Task = TASK) -> bytes:
+    total = exchange.total(task, job.W)
+    assert total.gradient is not None
+    return total.gradient.tobytes()
+
+
+def exact_sum(job: SmallJob) -> bytes:
+    """Where nothing happens."""
+    with InlineExchange(job.workload) as exchange:
+        return sum_of(exchange, job)
 
 
 def kill(pid: int) -> None:
@@ -148,6 +172,217 @@ def test_one_that_dies_while_it_starts_is_started_again(
     assert sum("did not start (its process ended with -9)" in note for note in notes) == 2
 
 
+@dataclass(frozen=True)
+class Deadly(ArraySource):
+    """Rows of which one kills so many processes that ask for it, in the middle of their work."""
+
+    row: int
+    deaths: int
+    folder: str
+
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+        if self.row in np.arange(len(self.x))[rows]:
+            for death in range(self.deaths):
+                with suppress(FileExistsError), Path(self.folder, str(death)).open("x") as marker:
+                    marker.write(str(os.getpid()))
+                    marker.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
+        with Path(self.folder, f"fetches-{os.getpid()}").open("a") as fetches:
+            fetches.write("x")
+        return super().fetch(rows, into)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_kill_in_the_middle_of_computing_costs_no_bit(
+    small_job: SmallJob, notes: list[str], tmp_path: Path, count: int
+) -> None:
+    """Row 100 is in the last but none of twelve micro-shards: the worker has summed others."""
+    job = with_source(small_job, Deadly, 100, 1, str(tmp_path))
+    with workers(job, count, notes) as exchange:
+        before = exchange.pids
+        assert sum_of(exchange, job) == exact_sum(small_job)
+        killed = (tmp_path / "0").read_text()
+        others = {worker: pid for worker, pid in before.items() if pid != int(killed)}
+        assert len(others) == count - 1
+        assert exchange.pids.items() >= others.items()
+    assert len((tmp_path / f"fetches-{killed}").read_text()) > 1, "it was killed at once"
+    assert len(notes) == 1
+    assert "is gone; another takes its place" in notes[0]
+
+
+def test_after_a_micro_shard_that_kills_its_workers_others_can_be_computed(
+    small_job: SmallJob, notes: list[str], tmp_path: Path
+) -> None:
+    job = with_source(small_job, Deadly, 100, 3, str(tmp_path))
+    with workers(job, 1, notes, wait_s=30) as exchange:
+        with pytest.raises(ShardFailed, match="3 workers ended or froze"):
+            exchange.total(TASK, job.W)
+        assert sum_of(exchange, job) == exact_sum(small_job)
+
+
+def test_one_that_dies_while_others_start_is_replaced(
+    small_job: SmallJob, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Staggered(ProcessLauncher):
+        """Starts worker 1 when worker 0 has joined for the second time."""
+
+        joined = 0
+        waiting: tuple[int, Address, bytes]
+
+        def start(self, worker: int, address: Address, secret: bytes) -> None:
+            if worker == 1 and self.joined < 2:
+                self.waiting = (worker, address, secret)
+            else:
+                super().start(worker, address, secret)
+
+        def ended(self, worker: int) -> str | None:
+            return super().ended(worker) if worker in self.processes else None
+
+        def has_joined(self) -> None:
+            self.joined += 1
+            if self.joined == 1:
+                self.processes[0].kill()
+            elif self.joined == 2:
+                self.start(*self.waiting)
+
+    launcher = Staggered(small_job.workload)
+    joined = crew.Crew._joined
+
+    def spy(self: crew.Crew, worker: int) -> None:
+        joined(self, worker)
+        if worker == 0:
+            launcher.has_joined()
+
+    monkeypatch.setattr(crew.Crew, "_joined", spy)
+    monkeypatch.setattr(crew, "START_DEADLINE_S", 20.0)
+    with workers(small_job, 2, notes, launcher) as exchange:
+        assert sorted(exchange.pids) == [0, 1]
+        assert sum_of(exchange, small_job) == exact_sum(small_job)
+    assert notes == ["worker 0 is gone; another takes its place"]
+
+
+class Hanging(ProcessLauncher):
+    """Freezes a process before it has said anything."""
+
+    starts = 0
+    hangs = 3
+
+    def start(self, worker: int, address: Address, secret: bytes) -> None:
+        super().start(worker, address, secret)
+        self.starts += 1
+        if self.starts == self.hangs:
+            os.kill(self.processes[worker].pid or 0, signal.SIGSTOP)
+
+
+def test_one_that_hangs_while_it_starts_is_started_again(
+    small_job: SmallJob, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = Hanging(small_job.workload)
+    with workers(small_job, 2, notes, launcher) as exchange:
+        before = exchange.pids
+        monkeypatch.setattr(crew, "START_DEADLINE_S", 5.0)
+
+        def strike() -> None:
+            if exchange.pids == before:
+                kill(before[1])
+
+        outcome = train(small_job, exchange, 10**6, strike, once(lambda: 1 in exchange.pids))
+        assert exchange.pids[0] == before[0]
+        assert exchange.pids[1] != before[1]
+    assert launcher.starts >= 4
+    assert "worker 1 did not start (nothing was heard of it for 5 s); it is tried again" in notes
+    assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
+
+
+def test_one_for_whom_there_is_no_room_is_waited_for(
+    small_job: SmallJob, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = Hanging(small_job.workload)
+    with workers(small_job, 2, notes, launcher, pends=lambda worker: worker == 1) as exchange:
+        monkeypatch.setattr(crew, "START_DEADLINE_S", 1.0)
+        kill(exchange.pids[1])
+        until = time.monotonic() + 4
+        train(small_job, exchange, 10**6, should_stop=once(lambda: time.monotonic() > until))
+        assert 1 not in exchange.pids
+    assert launcher.starts == 3
+    assert notes == ["worker 1 is gone; another takes its place"]
+
+
+def once(condition: Callable[[], bool]) -> Callable[[], StopReason | None]:
+    """A reason to stop when it holds, after it has not held."""
+    was_open = False
+
+    def reason() -> StopReason | None:
+        nonlocal was_open
+        holds = condition()
+        was_open = was_open or not holds
+        return StopReason.TERMINATED if was_open and holds else None
+
+    return reason
+
+
+def test_a_stop_is_met_while_workers_start(small_job: SmallJob, notes: list[str]) -> None:
+    launcher = Barren(small_job.workload)
+    launcher.is_barren = True
+    began = time.monotonic()
+    with (
+        pytest.raises(ClusterUnreachable, match="stopped while 2 of 2"),
+        workers(small_job, 2, notes, launcher, is_stopping=lambda: time.monotonic() > began + 0.5),
+    ):
+        pass
+    assert time.monotonic() - began < 3
+
+
+# --- of another arithmetic
+
+
+def test_a_worker_of_another_arithmetic_is_refused_at_the_start(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    launcher = ProcessLauncher(small_job.workload)
+    launcher.target = serve_otherwise
+    with (
+        pytest.raises(FingerprintMismatch, match="worker 0's canary is another"),
+        workers(small_job, 1, notes, launcher),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("extra", [0, 1], ids=["in another's place", "one more"])
+def test_one_of_another_arithmetic_that_comes_later_is_turned_away(
+    small_job: SmallJob, notes: list[str], extra: int
+) -> None:
+    class Mixed(ProcessLauncher):
+        starts = 0
+        strangers: list[BaseProcess]
+
+        def start(self, worker: int, address: Address, secret: bytes) -> None:
+            self.starts += 1
+            self.target = serve_otherwise if self.starts in (3, 4) else serve
+            super().start(worker, address, secret)
+            if self.starts in (3, 4):
+                self.strangers = [*getattr(self, "strangers", []), self.processes[worker]]
+
+    launcher = Mixed(small_job.workload)
+    with workers(small_job, 2, notes, launcher, extra=extra) as exchange:
+        before, place = exchange.pids, 2 if extra else 1
+
+        def strike() -> None:
+            if not extra and exchange.pids == before:
+                kill(before[1])
+
+        outcome = train(small_job, exchange, 10**6, strike, once(lambda: place in exchange.pids))
+        assert exchange.pids[0] == before[0]
+        assert [process.exitcode for process in launcher.strangers] == [-signal.SIGKILL] * 2
+    assert outcome.failure is None
+    assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
+    turned_away = [note for note in notes if "was turned away" in note]
+    assert len(turned_away) == 2
+    assert turned_away[0].startswith(
+        f"worker {place} was turned away (worker {place}'s canary is another, the driver's is "
+    )
+
+
 # --- frozen, wedged, slow
 
 
@@ -205,28 +440,84 @@ def after_steps(job: SmallJob, steps: int) -> bytes:
     return outcome.W.tobytes()
 
 
-def test_one_that_wakes_up_goes_on_and_its_old_answer_is_dropped(
-    small_job: SmallJob, notes: list[str]
-) -> None:
-    with workers(small_job, 2, notes) as exchange:
+@dataclass(frozen=True)
+class Sleepy(ArraySource):
+    """Rows of which one, while a file is there, freezes whoever asks for it; the file is gone then.
+
+    All of them take their time, so that there is time for an answer to come in between.
+    """
+
+    row: int
+    armed: str
+
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+        if self.row in np.arange(len(self.x))[rows]:
+            with suppress(FileNotFoundError):
+                Path(self.armed).unlink()
+                os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.01)
+        return super().fetch(rows, into)
+
+
+class Credulous(ProcessExchange):
+    """The mutation: whatever a worker answers is taken for an answer to the latest question."""
+
+    def _heed(self, step: _Step, worker: int, message: Message) -> None:
+        if isinstance(message, Done):
+            message = replace(message, serial=step.serial)
+        super()._heed(step, worker, message)
+
+
+def wake_one_up(
+    job: SmallJob, notes: list[str], armed: Path, kind: type[ProcessExchange]
+) -> tuple[bytes, bytes]:
+    """The sum of a step in whose beginning an answer to an earlier one comes, and the exact one.
+
+    Each step is another and has other weights, so that no old sum is right by chance.
+    """
+    row = int(job.workload.plans["train"].step(1, 0).row_numbers(1)[0])
+    sleepy = with_source(job, Sleepy, row, str(armed), name="train")
+    tasks = [Task("gradient", "train", epoch) for epoch in (9, 1, 2, 3, 4)]
+    rules = CrewRules(note=notes.append)
+    launcher = ProcessLauncher(sleepy.workload)
+    with (
+        InlineExchange(job.workload) as inline,
+        kind(sleepy.workload, [1, 1], launcher, rules) as exchange,
+    ):
         before = exchange.pids
-        exchange.total(TASK, small_job.W)
-        os.kill(before[1], signal.SIGSTOP)
-        for _ in range(5):
-            exchange.total(TASK, small_job.W)
-        assert set(exchange._asked) == {1}, "it has not answered the first of these"
-        asked = exchange._asked[1].serial
-        assert asked < exchange._serial
-        os.kill(before[1], signal.SIGCONT)
-        deadline = time.monotonic() + 10
-        while 1 in exchange._asked and exchange._asked[1].serial == asked:
-            assert time.monotonic() < deadline
-            total = exchange.total(TASK, small_job.W)
+        for number, task in enumerate(tasks):
+            if task.epoch == 1:
+                armed.touch()
+            elif task.epoch == 4:
+                (late,) = exchange._asked
+                assert exchange._asked[late].serial == 2, "it has not answered the second of these"
+                os.kill(before[late], signal.SIGCONT)
+                time.sleep(0.5)
+            W = job.W * np.float32(1 + number)
+            total, exact = exchange.total(task, W).gradient, inline.total(task, W).gradient
+            assert total is not None
+            assert exact is not None
+            found = total.tobytes(), exact.tobytes()
+            if task.epoch < 4:
+                assert found[0] == found[1]
         assert exchange.pids == before
-        outcome = train(small_job, exchange, 3)
-    assert total.gradient is not None
-    assert outcome.W.tobytes() == alone(small_job, 3)
+        assert not armed.exists()
+        return found
+
+
+def test_one_that_wakes_up_goes_on_and_its_old_answer_is_dropped(
+    small_job: SmallJob, notes: list[str], tmp_path: Path
+) -> None:
+    total, exact = wake_one_up(small_job, notes, tmp_path / "armed", ProcessExchange)
+    assert total == exact
     assert notes == []
+
+
+def test_mutation_an_old_answer_that_is_not_dropped_is_caught(
+    small_job: SmallJob, notes: list[str], tmp_path: Path
+) -> None:
+    total, exact = wake_one_up(small_job, notes, tmp_path / "armed", Credulous)
+    assert total != exact
 
 
 @dataclass(frozen=True)
@@ -243,14 +534,6 @@ class Stuck(ArraySource):
         return super().fetch(rows, into)
 
 
-def with_source(job: SmallJob, kind: type[ArraySource], *facts: object) -> SmallJob:
-    """The job with another source for its training rows."""
-    whole = job.workload.sources["full"]
-    assert isinstance(whole, ArraySource)
-    sources = {**job.workload.sources, "full": kind(whole.x, whole.d, *facts)}
-    return replace(job, workload=replace(job.workload, sources=sources))
-
-
 def test_a_wedged_worker_is_replaced(
     small_job: SmallJob, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +546,62 @@ def test_a_wedged_worker_is_replaced(
     assert total.gradient is not None
     assert exact.gradient is not None
     assert total.gradient.tobytes() == exact.gradient.tobytes()
+
+
+def test_a_micro_shard_that_takes_long_is_given_more_time(
+    small_job: SmallJob, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a worker may take before anything has been measured."""
+    monkeypatch.setattr(patience, "_LOST_UNMEASURED_S", 0.7)
+    job = with_source(small_job, Lengthy, 100, 2.5)
+    with workers(job, 1, notes) as exchange:
+        assert sum_of(exchange, job) == exact_sum(small_job)
+    assert len([note for note in notes if "has not answered for" in note]) == 2
+
+
+@dataclass(frozen=True)
+class Lengthy(ArraySource):
+    """Rows of which one takes its time."""
+
+    row: int
+    seconds: float
+
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+        if self.row in np.arange(len(self.x))[rows]:
+            time.sleep(self.seconds)
+        return super().fetch(rows, into)
+
+
+@dataclass(frozen=True)
+class StuckThenLengthy(Stuck):
+    """… and takes a second for the next ones who ask for it."""
+
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+        if self.row in np.arange(len(self.x))[rows] and Path(self.marker).exists():
+            time.sleep(1.0)
+        return super().fetch(rows, into)
+
+
+def test_while_a_copy_is_computed_the_driver_sleeps(
+    small_job: SmallJob, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "met"
+    job = with_source(small_job, StuckThenLengthy, 100, str(marker))
+    with workers(job, 3, notes) as exchange:
+        # Who has a copy is late itself only when this is over once more.
+        exchange._patience.measured(("gradient", "full"), 0.3, 1)
+        waits: list[float] = []
+        events = exchange._crew.events
+
+        def counted(timeout: float | None) -> Iterator[tuple[int, Message | None]]:
+            waits.append(timeout or 0.0)
+            return events(timeout)
+
+        monkeypatch.setattr(exchange._crew, "events", counted)
+        assert sum_of(exchange, job) == exact_sum(small_job)
+    assert marker.exists()
+    assert len(waits) < 50
+    assert notes == []
 
 
 # --- failing
@@ -317,6 +656,54 @@ def test_a_passing_fault_costs_no_bit(
     assert exact.gradient is not None
     assert disturbed == exact.gradient.tobytes()
     assert "MemoryError: no room just now" in notes[0]
+
+
+def test_a_passing_fault_of_the_only_worker_is_tried_again(
+    small_job: SmallJob, notes: list[str], tmp_path: Path
+) -> None:
+    """Two there are to be, but one of them is being replaced for as long as it takes."""
+    job = with_source(small_job, Faulty, 61, str(tmp_path / "met"))
+    launcher = Barren(job.workload)
+    with workers(job, 2, notes, launcher) as exchange:
+        launcher.is_barren = True
+        kill(exchange.pids[1])
+        assert sum_of(exchange, job) == exact_sum(small_job)
+    assert any(note.endswith("MemoryError: no room just now; it tries again") for note in notes)
+
+
+def test_bad_rows_fail_three_times_on_the_only_worker(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    job = with_source(small_job, Faulty, 61, None)
+    with (
+        workers(job, 1, notes) as exchange,
+        pytest.raises(ShardFailed, match="it failed on it 3 times") as caught,
+    ):
+        exchange.total(TASK, job.W)
+    assert list(caught.value.rows) == [61]
+    assert len(notes) == 2
+
+
+@dataclass(frozen=True)
+class FaultyAndSlow(Faulty):
+    """The other rows take their time."""
+
+    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+        if self.row not in np.arange(len(self.x))[rows]:
+            time.sleep(0.3)
+        return super().fetch(rows, into)
+
+
+def test_after_a_failure_nobody_begins_another_micro_shard(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    # Row 0 is in the first micro-shard of the first share: that fails while others compute.
+    job = with_source(small_job, FaultyAndSlow, 0, None)
+    with workers(job, 3, notes) as exchange:
+        with pytest.raises(ShardFailed):
+            exchange.total(TASK, job.W)
+        assert exchange._asked, "nobody is at work"
+        assert all(exchange._claims.limit(worker) == 0 for worker in exchange._asked)
 
 
 def test_inline_names_the_row_as_well(small_job: SmallJob) -> None:
@@ -379,6 +766,15 @@ def test_with_too_few_it_waits_and_goes_on_when_there_are_more(
 def done(notes: list[str]) -> StopReason | None:
     """A reason to stop once it has been waited."""
     return StopReason.TERMINATED if "2 workers again: going on" in notes else None
+
+
+def test_how_long_there_were_too_few_is_forgotten_when_there_are_enough(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    with workers(small_job, 1, notes) as exchange:
+        exchange._crew._few_since = time.monotonic() - 1000
+        exchange._crew._joined(0)
+        assert exchange._crew._few_since is None
 
 
 @pytest.mark.parametrize("left", [0, 1])

@@ -255,6 +255,105 @@ def test_vectors_are_used_again(small_job: SmallJob, started: Start) -> None:
     assert second.W.tobytes() == first.W.tobytes()
 
 
+def test_a_run_that_diverged_gives_each_vector_back_once(
+    small_job: SmallJob, started: Start
+) -> None:
+    exchange = started(small_job.workload, 1)
+    first = train(small_job, exchange)
+    recipe = Recipe(small_job.network, Momentum(), float("inf"), StopRule(3))
+    diverged = ParameterDriver(recipe, small_job.workload.plans["train"], exchange)
+    assert diverged.run(small_job.W).reason is StopReason.DIVERGED
+    assert sorted(exchange._free) == [0, 1, 2]
+    for vector in exchange._vectors * 2:
+        exchange.release(vector)
+    assert sorted(exchange._free) == [0, 1, 2]
+    assert train(small_job, exchange).W.tobytes() == first.W.tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux has such policies")
+def test_a_worker_that_is_started_while_others_compute_is_no_batch_task(
+    small_job: SmallJob, started: Start
+) -> None:
+    exchange = started(small_job.workload, 2)
+    before = exchange.pids
+    os.kill(before[1], signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while exchange.pids.get(1) in (None, before[1]):
+        assert time.monotonic() < deadline
+        exchange.total(Task("gradient", "full"), small_job.W)
+    assert os.sched_getscheduler(exchange.pids[1]) == os.SCHED_OTHER
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+class Closing(ProcessLauncher):
+    """Counts how often it is closed."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+        super().close()
+
+
+def test_closing_twice_is_as_closing_once(small_job: SmallJob) -> None:
+    launcher = Closing(small_job.workload)
+    exchange = ProcessExchange(small_job.workload, [1], launcher)
+    exchange.close()
+    exchange.close()
+    assert launcher.closed == 1
+
+
+@pytest.mark.parametrize(
+    "place", ["cluster.memory.create", "cluster.crew.Doorkeeper", "cluster.crew.Crew.start"]
+)
+def test_an_exchange_that_cannot_be_made_leaves_nothing(
+    small_job: SmallJob, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    gc.collect()
+    descriptors = open_descriptors()
+    launcher = Closing(small_job.workload)
+    monkeypatch.setattr(place, refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        ProcessExchange(small_job.workload, [1], launcher)
+    assert launcher.closed == 1
+    gc.collect()
+    assert open_descriptors() <= descriptors
+
+
+def test_a_slow_worker_of_another_machine_has_its_rest_copied(
+    small_job: SmallJob, tmp_path: Path
+) -> None:
+    whole, marker = small_job.workload.sources["full"], tmp_path / "slow"
+    assert isinstance(whole, ArraySource)
+    slow = Slow(whole.x, whole.d, 0.3, str(marker))
+    workload = replace(small_job.workload, sources={"full": slow})
+    launcher = ProcessLauncher(workload, far=frozenset({1}))
+    task, marker_of_nobody = Task("gradient", "full"), "0"
+    marker.write_text(marker_of_nobody)
+    with (
+        InlineExchange(small_job.workload) as inline,
+        ProcessExchange(workload, [1, 1], launcher, CrewRules(host="127.0.0.1")) as exchange,
+    ):
+        before = exchange.pids
+        exact = inline.total(task, small_job.W).gradient
+        assert exact is not None
+        exchange.total(task, small_job.W)
+        marker.write_text(str(before[1]))
+        for _ in range(3):
+            began = time.monotonic()
+            total = exchange.total(task, small_job.W)
+            seconds = time.monotonic() - began
+            assert total.gradient is not None
+            assert total.gradient.tobytes() == exact.tobytes()
+            # Its six micro-shards take it 1.8 s.
+            assert seconds < 1.0
+        assert exchange.pids == before, "it is slow, and not gone"
+        assert 1 in exchange._asked
+
+
 def test_workers_end_when_the_driver_is_gone(small_job: SmallJob, started: Start) -> None:
     exchange = started(small_job.workload, 2)
     pids = exchange.pids

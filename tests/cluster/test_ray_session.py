@@ -3,6 +3,7 @@
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def test_ray_s_handlers_of_termination_are_kept_out() -> None:
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
     signal.signal(signal.SIGUSR1, before[1])
     assert signal.getsignal(signal.SIGUSR1) is before[1]
+
+
+_TERMINATED = """
+import os, signal, time
+from cluster.ray_session import ray_session
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append("asked"))
+with ray_session("local", 1):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(4)
+    print(*asked)
+"""
+
+
+@pytest.mark.ray
+def test_a_process_that_is_terminated_has_the_time_that_it_needs() -> None:
+    """Ray would abort it after three seconds, in the middle of saving."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TERMINATED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "asked\n", "")
 
 
 @pytest.mark.parametrize(

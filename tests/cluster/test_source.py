@@ -35,3 +35,16 @@ def test_a_place_that_does_not_suit_is_left_alone(into: NDArray[np.float32] | No
 def test_a_row_that_is_not_there_is_no_other_row() -> None:
     with pytest.raises(IndexError):
         SOURCE.fetch(np.array([8]), np.empty((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("x", [X.T.copy().T, np.asfortranarray(X), X[:, :2], X[:, ::-1]])
+def test_rows_of_any_layout_are_written_where_they_shall_be(
+    x: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`take` would make a copy of all of them each time."""
+    monkeypatch.setattr(np, "take", None)
+    rows, into = np.array([7, 0, 7]), np.empty((3, x.shape[1]), np.float32)
+    fetched, d = ArraySource(x, np.arange(8)).fetch(rows, into)
+    assert fetched is into
+    assert fetched.tolist() == x[rows].tolist()
+    assert d.tolist() == [7, 0, 7]

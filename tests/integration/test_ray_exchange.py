@@ -1,5 +1,6 @@
 """Real Ray workers: the same bits for 1, 2, 3 and 5 of them, and clear words when one fails."""
 
+import contextlib
 import os
 import signal
 import time
@@ -9,9 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayError,
+    RuntimeEnvSetupError,
+)
 
 from cluster import crew, patience, process_exchange
 from cluster.blocks import Blocks
+from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
 from cluster.crew import CrewRules
 from cluster.driver import ParameterDriver, Recipe
@@ -19,7 +28,7 @@ from cluster.errors import FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
 from cluster.fingerprint import take_fingerprint
 from cluster.plan import Plan, Rows
-from cluster.ray_exchange import RayExchange
+from cluster.ray_exchange import RayExchange, RayLauncher, Reservation
 from cluster.source import ArraySource
 from cluster.state import Outcome
 from cluster.tree import Node, TreeSum
@@ -120,11 +129,11 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def faulty(act: Callable[[], None]) -> Workload:
+def faulty(act: Callable[[], None], row: int = 100) -> Workload:
     workload = make_workload(None)
     whole = workload.sources["train"]
     assert isinstance(whole, ArraySource)
-    return replace(workload, sources={"train": Faulty(whole.x, whole.d, 100, act)})
+    return replace(workload, sources={"train": Faulty(whole.x, whole.d, row, act)})
 
 
 def test_a_worker_that_raises_is_named_with_its_micro_shard(ray_cpus: int) -> None:
@@ -185,6 +194,102 @@ def test_a_killed_worker_is_replaced_and_no_bit_changes(ray_cpus: int) -> None:
     alone = driver.run(initial_parameters(NETWORK, seed=6).flat)
     assert alone.steps == outcome.steps
     assert outcome.W.tobytes() == alone.W.tobytes()
+
+
+@dataclass(frozen=True)
+class DieOnce:
+    """In the middle of the work of whoever comes first; it leaves its process id."""
+
+    marker: str
+
+    def __call__(self) -> None:
+        with contextlib.suppress(FileExistsError), Path(self.marker).open("x") as marker:
+            marker.write(str(os.getpid()))
+            marker.flush()
+            die()
+
+
+def test_a_kill_in_the_middle_of_computing_costs_no_bit(ray_cpus: int, tmp_path: Path) -> None:
+    """Row 290 is in the last but none of nineteen micro-shards: the worker has summed others."""
+    marker, notes = tmp_path / "killed", list[str]()
+    workload = faulty(DieOnce(str(marker)), row=290)
+    whole = make_workload(None)
+    alone = train_without_validation(whole, InlineExchange(whole))
+    with RayExchange(workload, 3, rules=CrewRules(note=notes.append)) as exchange:
+        before = exchange.pids
+        outcome = train_without_validation(workload, exchange)
+        killed = int(marker.read_text())
+        others = {worker: pid for worker, pid in before.items() if pid != killed}
+        assert len(others) == 2
+        assert exchange.pids.items() >= others.items()
+    assert outcome.failure is None
+    assert outcome.W.tobytes() == alone.W.tobytes()
+    assert "is gone; another takes its place" in notes[0]
+
+
+def test_one_that_does_not_get_through_at_first_is_started_again(
+    ray_cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A starting worker's connection that fails is no reason to end a run."""
+    workload, notes, starts = make_workload(90), list[str](), list[int]()
+    start = RayLauncher.start
+
+    def unlucky(self: RayLauncher, worker: int, address: Address, secret: bytes) -> None:
+        starts.append(worker)
+        start(self, worker, address, b"another" if len(starts) == 3 else secret)
+
+    monkeypatch.setattr(RayLauncher, "start", unlucky)
+    with RayExchange(workload, 2, rules=CrewRules(note=notes.append)) as exchange:
+        before = exchange.pids
+
+        def kill_one(step: int) -> None:
+            if exchange.pids == before:
+                os.kill(before[1], signal.SIGKILL)
+
+        def is_replaced() -> StopReason | None:
+            replaced = exchange.pids.get(1) not in (None, before[1])
+            return StopReason.TERMINATED if replaced else None
+
+        recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(10**6))
+        driver = ParameterDriver(
+            recipe, workload.plans["train"], exchange, on_step=kill_one, should_stop=is_replaced
+        )
+        outcome = driver.run(initial_parameters(NETWORK, seed=6).flat)
+        assert exchange.pids[0] == before[0]
+    assert outcome.failure is None
+    assert outcome.reason is StopReason.TERMINATED, notes
+    assert starts == [0, 1, 1, 1]
+    assert "worker 1 did not start (a connection was turned away" in notes[1]
+
+
+def test_an_instance_of_our_own_needs_no_reservation(ray_cpus: int) -> None:
+    reservation = Reservation(3, CrewRules())
+    assert reservation.group is None
+    assert len(reservation.places) == 3
+    assert not reservation.has_others
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("the node ran out of memory"),  # type: ignore[no-untyped-call]  # Ray's
+        RuntimeEnvSetupError("no environment"),
+        ActorUnschedulableError("no node for it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_ray_says_of_a_worker_is_a_reason(
+    ray_cpus: int, monkeypatch: pytest.MonkeyPatch, error: RayError
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    launcher = RayLauncher(make_workload(None), Reservation(1, CrewRules()))
+    launcher._serving[0] = ray.put(None)
+    monkeypatch.setattr(ray, "get", refuse)
+    reason = launcher.ended(0)
+    assert reason is not None
+    assert reason.split()[-1] in str(error)
 
 
 def test_a_frozen_worker_is_replaced_and_its_process_ended(

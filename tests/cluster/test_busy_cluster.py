@@ -1,0 +1,178 @@
+"""A Ray cluster that has not what a job asks for: told at once, begun with less, or waited for."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster import ray_exchange
+from cluster.convergence import StopReason, StopRule
+from cluster.crew import CrewRules
+from cluster.driver import ParameterDriver, Recipe
+from cluster.errors import ClusterError, ClusterUnreachable
+from cluster.exchange import Exchange, InlineExchange
+from cluster.ray_exchange import RayExchange
+from cluster.ray_session import is_own_instance, ray_session
+from cluster.state import Outcome
+from model.optimizers import Momentum
+from tests.cluster.small_job import SmallJob
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster of one node with four CPUs."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False}
+    )
+    yield cluster.address
+    cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def release(address: str) -> Iterator[Callable[[], None]]:
+    """We are connected, and two of the CPUs are somebody else's, who gives them back when told."""
+
+    class Other:
+        def is_there(self) -> bool:
+            return True
+
+    with ray_session(address, 4) as workers:
+        assert workers == 4
+        assert not is_own_instance()
+        other: Any = ray.remote(Other).options(num_cpus=2).remote()
+        assert ray.get(other.is_there.remote())
+        yield lambda: ray.kill(other)
+
+
+def free_cpus() -> float:
+    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return resources.get("CPU", 0)
+
+
+def expect_free(cpus: int) -> None:
+    """So many CPUs are nobody's, in a moment."""
+    deadline = time.monotonic() + 10
+    while free_cpus() != cpus:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def run(job: SmallJob, exchange: Exchange, should_stop: Callable[[], StopReason | None]) -> Outcome:
+    recipe = Recipe(job.network, Momentum(), 0.1, StopRule(10**6))
+    plan = job.workload.plans["train"]
+    return ParameterDriver(recipe, plan, exchange, should_stop=should_stop).run(job.W)
+
+
+def expect_undisturbed(job: SmallJob, outcome: Outcome) -> None:
+    """The bits are those of as many steps in which nothing happened."""
+    left = iter(range(outcome.steps))
+    with InlineExchange(job.workload) as inline:
+        alone = run(
+            job, inline, lambda: StopReason.TERMINATED if next(left, None) is None else None
+        )
+    assert outcome.failure is None
+    assert outcome.W.tobytes() == alone.W.tobytes()
+
+
+def test_a_cluster_that_is_too_small_is_told_at_once(address: str) -> None:
+    began = time.monotonic()
+    with (
+        pytest.raises(
+            ClusterUnreachable,
+            match="the job needs 8 workers of one CPU each, the cluster has 4",
+        ) as caught,
+        ray_session(address, 8),
+    ):
+        pass
+    assert time.monotonic() - began < 20
+    assert caught.value.exit_code == 3
+    assert caught.value.hint == "set cluster.workers to 4 or fewer, or add nodes"
+
+
+@pytest.mark.parametrize(("wanted", "least", "given"), [(8, 2, 4), (None, None, 4), (3, 1, 3)])
+def test_within_bounds_it_takes_what_there_is(
+    address: str, wanted: int | None, least: int | None, given: int
+) -> None:
+    with ray_session(address, wanted, least=least) as workers:
+        assert workers == given
+
+
+def test_a_busy_cluster_gives_what_is_free_and_more_when_there_is_more(
+    small_job: SmallJob, release: Callable[[], None]
+) -> None:
+    notes: list[str] = []
+    began = time.monotonic()
+    rules = CrewRules(least=1, note=notes.append)
+    with RayExchange(small_job.workload, 4, rules=rules) as exchange:
+        assert exchange.workers == 2
+        assert time.monotonic() - began < 20
+        deadline = time.monotonic() + 60
+
+        def grows() -> StopReason | None:
+            if exchange.workers == 2 and notes[-1].startswith("2 of 4"):
+                notes.append("released")
+                release()
+            if time.monotonic() > deadline:
+                return StopReason.INTERRUPTED
+            return StopReason.TERMINATED if exchange.workers == 4 else None
+
+        outcome = run(small_job, exchange, grows)
+    assert outcome.reason is StopReason.TERMINATED, notes
+    expect_undisturbed(small_job, outcome)
+    assert notes == [
+        "2 of 4 CPUs are free: begins with 2 workers, and more join when there is room",
+        "released",
+        "worker 2 joined: 3 workers now",
+        "worker 3 joined: 4 workers now",
+    ]
+    expect_free(4)
+
+
+def test_for_the_least_it_waits_and_says_so(
+    small_job: SmallJob, release: Callable[[], None]
+) -> None:
+    notes: list[str] = []
+    timer = threading.Timer(5.0, release)
+    timer.start()
+    rules = CrewRules(least=4, wait_s=60, note=notes.append)
+    with RayExchange(small_job.workload, 4, rules=rules) as exchange:
+        assert exchange.workers == 4
+    timer.join()
+    assert notes == ["waiting for 4 free CPUs; for 60 s at most"]
+
+
+@pytest.mark.usefixtures("release")
+def test_but_no_longer_than_it_may(small_job: SmallJob) -> None:
+    rules = CrewRules(least=3, wait_s=2)
+    with pytest.raises(ClusterUnreachable, match="had no 3 CPUs free within 2 s"):
+        RayExchange(small_job.workload, 4, rules=rules)
+    expect_free(2)
+
+
+@pytest.mark.usefixtures("release")
+def test_a_stop_is_met_while_it_waits_for_cpus(small_job: SmallJob) -> None:
+    asked = time.monotonic() + 4
+    rules = CrewRules(least=3, is_stopping=lambda: time.monotonic() > asked)
+    with pytest.raises(ClusterUnreachable, match="stopped while waiting for 3 free CPUs"):
+        RayExchange(small_job.workload, 4, rules=rules)
+    assert time.monotonic() - asked < 2
+    expect_free(2)
+
+
+@pytest.mark.usefixtures("release")
+def test_what_was_reserved_is_given_back_where_the_rows_do_not_fit(
+    small_job: SmallJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ClusterError("the rows do not fit into Ray's object store")
+
+    monkeypatch.setattr(ray_exchange, "_put", refuse)
+    with pytest.raises(ClusterError, match="do not fit"):
+        RayExchange(small_job.workload, 2)
+    expect_free(2)
