@@ -60,7 +60,10 @@ class Survived:
     def epochs(self) -> Sequence[int]:
         """Those of which MLflow has a loss, in order."""
         store = open_store(self.run.record.tracking_uri)
-        history = store.client.get_metric_history(self.run.record.run_id, "train_loss")
+        # Killed before MLflow had answered, a run has an id of its own.
+        run_id = self.run.record.mlflow_run_id
+        assert run_id is not None
+        history = store.client.get_metric_history(run_id, "train_loss")
         return [metric.step for metric in history]
 
 
