@@ -93,10 +93,16 @@ def go_on(
     Raises:
         TrackingError: The store refuses.
     """
+    before = folder.record
     folder.update(ending=None, is_delivered=False)
     link = link_to(folder, open_store)
     begun = _begun(folder, link, warn)
-    _ask(job, begun.tracker.goes_on, warn)
+    try:
+        _ask(job, begun.tracker.goes_on, warn)
+    except TrackingError:
+        # It does not go on, and is what it was.
+        folder.update(ending=before.ending, is_delivered=before.is_delivered)
+        raise
     return begun
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.delivering import ORPHANED, expect_whole, sync
 from jobs.errors import RunBusy
-from jobs.run_folder import RunFolder, all_runs, find_run_folder
+from jobs.run_folder import RECORD, SPEC, RunFolder, all_runs, find_run_folder
 from jobs.tracking.store import first_line
 from model.errors import SumgradError
 
@@ -20,10 +20,20 @@ def list_of_runs(output: Path, warn: Callable[[str], None]) -> list[dict[str, An
     A run whose process was killed is recorded as KILLED, in MLflow too if its store answers.
     """
     runs = [_put_right(run, warn) for run in all_runs(output)]
+    for path in set(_look_like_runs(output)) - {run.path for run in runs}:
+        warn(f"{path} is left out: its {RECORD} is missing or damaged")
     behind = sum(run.record.ending is not None and not run.record.is_delivered for run in runs)
     if behind:
         warn(f"MLflow does not know all of {behind} of these: sumgrad sync tells it")
     return [_row(run) for run in runs]
+
+
+def _look_like_runs(output: Path) -> list[Path]:
+    """Folders that a run has left something in."""
+    if not output.is_dir():
+        return []
+    names = (RECORD, SPEC, "checkpoints")
+    return [path.absolute() for path in output.iterdir() if any((path / n).exists() for n in names)]
 
 
 def _put_right(run: RunFolder, warn: Callable[[str], None]) -> RunFolder:
@@ -88,9 +98,11 @@ def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple
         runs = [find_run_folder(name, output)]
     else:
         runs = [r for r in all_runs(output) if not r.record.is_delivered and not r.is_held]
+    busy = [r.record.run_id[:8] for r in all_runs(output) if name is None and r.is_held]
+    lines = [f"{short} left out: it is in hand of a process" for short in busy]
     if not runs:
-        return ["MLflow knows everything"], True
-    lines, complete = [], True
+        return [*lines, "MLflow knows everything" + (" of the others" if busy else "")], True
+    complete = True
     for run in runs:
         short = run.record.run_id[:8]
         warnings: list[str] = []

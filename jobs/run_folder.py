@@ -310,7 +310,11 @@ def find_run_folder(name: str, output: Path) -> RunFolder:
     matching = [
         run
         for run in all_runs(output)
-        if run.record.run_id.startswith(name) or (run.record.mlflow_run_id or "").startswith(name)
+        # The key is what the run was called before MLflow had answered.
+        if any(
+            known.startswith(name)
+            for known in (run.record.run_id, run.record.key, run.record.mlflow_run_id or "")
+        )
     ]
     if not matching:
         raise RunNotFound(

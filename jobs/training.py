@@ -38,6 +38,7 @@ from jobs.signals import EXIT_CODES, StopRequest
 from jobs.spec import JobSpec
 from jobs.summary import Summary
 from jobs.tracking import Store, open_store, redact
+from jobs.tracking.location import check_reachable, is_server
 from jobs.tracking.run import Status
 from model.errors import SumgradError
 from model.parameters import weights_sha256
@@ -152,6 +153,8 @@ class _Training:
     def run(self) -> tuple[Summary, SumgradError | None]:
         """See `train`."""
         spec, reporter = self._spec, self._reporter
+        if not is_server(spec.tracking.uri):
+            check_reachable(spec.tracking.uri)
         if spec.cluster.address != "inline":
             expect_answer(spec.cluster.address)
             reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
@@ -353,6 +356,9 @@ def _compute(
         reporter.note(f"going on after step {start.snapshot.step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
     beginning = build_initial_parameters(job.spec, job.network).flat
+    if start is not None or job.spec.tracking.outage == "fail":
+        # What MLflow refuses is told before anything is computed again, or at all.
+        run.result()
     try:
         outcome = driver.run(beginning if start is None else start.snapshot)
     except Exception:

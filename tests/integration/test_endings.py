@@ -121,6 +121,17 @@ def test_a_tracking_server_that_hangs_is_told(folder: Folder, hanging_server: st
     done = folder.sumgrad("train", "flowers.yaml", *uri, "--set", "tracking.outage=fail")
     assert done.code == 3
     assert "does not answer" in one_line(done)
+    assert "epoch " not in done.out, "it does not begin"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////proc/x/mlflow.db", "sqlite:///flowers.csv/mlflow.db"])
+def test_a_store_that_cannot_be_there_is_told_before_anything_begins(
+    folder: Folder, uri: str
+) -> None:
+    done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={uri}")
+    assert done.code == 3
+    assert "there is no folder" in one_line(done)
+    assert done.out == ""
 
 
 class _Broken(http.server.BaseHTTPRequestHandler):

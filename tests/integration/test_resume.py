@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from jobs.run_folder import RunFolder, all_runs
+from jobs.run_folder import RunFolder, all_runs, find_run_folder
 from jobs.saved_model import load_model
 from tests.disks import fill, small_disk
 from tests.integration import chaos
@@ -299,3 +299,40 @@ def test_strikes_at_ray_workers(folder: Folder, undisturbed: Folder) -> None:
     assert struck >= 3
     assert survived.epochs == list(range(1, EPOCHS + 1))
     expect_as_undisturbed(folder, undisturbed)
+
+
+def test_what_mlflow_does_not_know_any_more_is_told_before_a_step(folder: Folder) -> None:
+    assert end(folder, signal.SIGTERM).code == 143
+    run = run_of(folder)
+    (folder.path / "mlflow.db").unlink()
+    refused = folder.sumgrad("resume", run.record.run_id)
+    assert refused.code == 3, refused.err
+    assert run.record.run_id in one_line(refused)
+    assert "epoch " not in refused.out, "nothing is computed for nobody"
+    after = run_of(folder)
+    assert after.record.ending == run.record.ending, "it is what it was"
+
+
+def test_a_run_is_found_by_what_it_was_called_at_first(folder: Folder) -> None:
+    end(folder, signal.SIGTERM)
+    run = run_of(folder)
+    assert run.record.key != run.record.run_id
+    assert find_run_folder(run.record.key[:8], folder.path / "runs").path == run.path
+
+
+def test_folders_that_are_left_out_are_named(folder: Folder) -> None:
+    end(folder, signal.SIGTERM)
+    run = run_of(folder)
+    (run.path / "run.json").write_text("")
+    listed = folder.sumgrad("list")
+    assert f"{run.path} is left out: its run.json is missing or damaged" in listed.err
+
+
+def test_sync_says_what_it_leaves_out(folder: Folder) -> None:
+    process = folder.start("train", "flowers.yaml", *LONG, "--set", "stop.max_epochs=1000000")
+    wait_for_checkpoints(folder, process)
+    done = folder.sumgrad("sync")
+    assert done.code == 0
+    assert "left out: it is in hand of a process" in done.out
+    process.terminate()
+    process.communicate(timeout=60)
