@@ -19,7 +19,7 @@ from cluster.driver import ParameterDriver
 from cluster.errors import ClusterError, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_session import WORKER_ENVIRONMENT, expect_answer, ray_session, usable_cpus
-from cluster.state import EpochReport, Evaluation, Outcome
+from cluster.state import EpochReport, Evaluation, Outcome, Snapshot
 from jobs.anchoring import anchored
 from jobs.assembly import Job, assemble
 from jobs.background import in_background
@@ -40,6 +40,7 @@ from jobs.summary import Summary
 from jobs.tracking import Store, open_store, redact
 from jobs.tracking.location import check_reachable, is_server
 from jobs.tracking.run import Status
+from model.checks import Array
 from model.errors import SumgradError
 from model.parameters import weights_sha256
 
@@ -332,6 +333,9 @@ def _compute(
     stop: StopRequest,
 ) -> _Result:
     """Train, then evaluate the test rows unless the run was cut short."""
+    if start is not None or job.spec.tracking.outage == "fail":
+        # What MLflow refuses is told before anything is computed again, or at all.
+        run.result()
     curves = _Curves(run)
 
     def on_epoch(report: EpochReport) -> None:
@@ -356,21 +360,10 @@ def _compute(
         reporter.note(f"going on after step {start.snapshot.step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
     beginning = build_initial_parameters(job.spec, job.network).flat
-    if start is not None or job.spec.tracking.outage == "fail":
-        # What MLflow refuses is told before anything is computed again, or at all.
-        run.result()
     try:
-        outcome = driver.run(beginning if start is None else start.snapshot)
-    except Exception:
-        checkpointer.close()
-        raise
-    except BaseException:
-        # A second signal: the end is to come at once, and not after the disk.
-        checkpointer.abandon()
-        raise
+        outcome = _outcome(driver, beginning if start is None else start.snapshot, checkpointer)
     finally:
         reporter.end()
-    checkpointer.close(outcome.snapshot)
     curves.send()
     cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
     test: Evaluation | None = None
@@ -383,6 +376,23 @@ def _compute(
         place = job.data.describe(outcome.failure.source, outcome.failure.rows)
         outcome = replace(outcome, failure=outcome.failure.at(place))
     return _Result(outcome, test)
+
+
+def _outcome(
+    driver: ParameterDriver, beginning: Array | Snapshot, checkpointer: Checkpointer
+) -> Outcome:
+    """Train; whatever comes of it, checkpoints that are due are written."""
+    try:
+        outcome = driver.run(beginning)
+    except Exception:
+        checkpointer.close()
+        raise
+    except BaseException:
+        # A second signal: the end is to come at once, and not after the disk.
+        checkpointer.abandon()
+        raise
+    checkpointer.close(outcome.snapshot)
+    return outcome
 
 
 def _checkpointer(
