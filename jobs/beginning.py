@@ -21,6 +21,7 @@ from jobs.tracking.link import Linked
 from jobs.tracking.location import is_server
 from jobs.tracking.store import prepare_mlflow
 
+#: What an id from MLflow has to look like to become the name of a folder.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 #: A run that begins waits so long for a server; with `tracking.outage: fail`, for its own errors.
 PATIENCE_SECONDS = 10.0

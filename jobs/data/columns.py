@@ -1,5 +1,7 @@
 """From a table's columns to arrays: features as numbers, labels as whole numbers or texts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,36 +83,31 @@ def rows_of_table(
         DataError: A column holds what cannot be trained on; names column and row. Or memory has no
             room for it, which may take more than the table does.
     """
+    with _arrow_s_errors_told(file):
+        labels = _labels(table, file, label, numbers=numbers) if with_labels else None
+        wanted = features or tuple(name for name in table.column_names if name not in label)
+        if not wanted:
+            raise DataNotFound(f"{file} has no column but the label")
+        columns = _columns(table, wanted, file)
+        list_column = wanted[0] if len(wanted) == 1 and _is_list(columns[0].type) else None
+        if list_column is not None:
+            x = _list_matrix(columns[0])
+            expect_room_for_names(x.shape[1], file)
+            names = tuple(f"{list_column}_{i}" for i in range(x.shape[1]))
+        else:
+            x = _matrix(columns)
+            names = wanted
+        return RawRows(x, labels, names, label, (Part(file, len(x)),), list_column)
+
+
+@contextmanager
+def _arrow_s_errors_told(file: str) -> Iterator[None]:
+    """What Arrow cannot do with a file's columns is the file's fault."""
     try:
-        return _rows(table, file, features, label, numbers=numbers, with_labels=with_labels)
+        yield
     except pa.ArrowException as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(f"cannot be read: {first_line}", file=file) from None
-
-
-def _rows(
-    table: pa.Table,
-    file: str,
-    features: tuple[str, ...] | None,
-    label: tuple[str, ...],
-    *,
-    numbers: bool,
-    with_labels: bool,
-) -> RawRows:
-    labels = _labels(table, file, label, numbers=numbers) if with_labels else None
-    wanted = features or tuple(name for name in table.column_names if name not in label)
-    if not wanted:
-        raise DataNotFound(f"{file} has no column but the label")
-    columns = _columns(table, wanted, file)
-    list_column = wanted[0] if len(wanted) == 1 and _is_list(columns[0].type) else None
-    if list_column is not None:
-        x = _list_matrix(columns[0])
-        expect_room_for_names(x.shape[1], file)
-        names = tuple(f"{list_column}_{i}" for i in range(x.shape[1]))
-    else:
-        x = _matrix(columns)
-        names = wanted
-    return RawRows(x, labels, names, label, (Part(file, len(x)),), list_column)
 
 
 def expect_columns_of(table: pa.Table, file: str, first: RawRows) -> None:
