@@ -90,13 +90,16 @@ class Reservation:
 
     def _await(self, group: PlacementGroup, workers: int, rules: CrewRules) -> None:
         deadline = time.monotonic() + rules.wait_s
-        is_told = False
+        told = ""
         while not group.wait(LOOK_S):
             if rules.is_stopping():
                 raise ClusterUnreachable(f"stopped while waiting for {workers} free CPUs")
-            if not is_told:
-                rules.note(f"waiting for {workers} free CPUs; for {rules.wait_s:.0f} s at most")
-                is_told = True
+            total = _cpus(ray.cluster_resources())  # type: ignore[no-untyped-call]  # Ray's
+            what = f"waiting for {workers} free CPUs: the cluster has {total} in all"
+            if what != told:
+                free = _cpus(ray.available_resources())  # type: ignore[no-untyped-call]
+                rules.note(f"{what}, {free} of them free; {_at_most(rules.wait_s)}")
+                told = what
             if time.monotonic() > deadline:
                 raise ClusterUnreachable(
                     f"the cluster had no {workers} CPUs free within {rules.wait_s:.0f} s",
@@ -268,11 +271,29 @@ def _free_cpus(wanted: int, is_stopping: Callable[[], bool]) -> int:
     """CPUs that nobody uses, at most as many as wanted; it waits a moment for them."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
-        resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        free = int(resources.get("CPU", 0))
+        free = _cpus(ray.available_resources())  # type: ignore[no-untyped-call]
         if free >= wanted or time.monotonic() > deadline or is_stopping():
             return min(free, wanted)
         time.sleep(0.1)
+
+
+def _at_most(seconds: float) -> str:
+    """A time to wait, in words.
+
+    >>> _at_most(300), _at_most(30 * 86_400)
+    ('for 300 s at most', 'for 30 days at most')
+    """
+    day = 86_400
+    return (
+        f"for {seconds:.0f} s at most"
+        if seconds < 2 * day
+        else f"for {seconds / day:.0f} days at most"
+    )
+
+
+def _cpus(resources: Mapping[str, float]) -> int:
+    """Whole CPUs among a cluster's resources."""
+    return int(resources.get("CPU", 0))
 
 
 def _nodes() -> int:

@@ -34,7 +34,13 @@ PROBE_TIMEOUT_S = 3.0
 
 
 @contextlib.contextmanager
-def ray_session(address: str, workers: int | None, *, least: int | None = None) -> Iterator[int]:
+def ray_session(
+    address: str,
+    workers: int | None,
+    *,
+    least: int | None = None,
+    waits_for_nodes: bool = False,
+) -> Iterator[int]:
     """Connect to Ray, and let go of it at the end.
 
     Args:
@@ -42,6 +48,7 @@ def ray_session(address: str, workers: int | None, *, least: int | None = None) 
             ``host:port`` of a cluster, or ``auto`` for the one that runs on this machine.
         workers: How many CPUs are wanted; None for all there are.
         least: How few will do; by default no fewer than wanted.
+        waits_for_nodes: Whether the cluster may get the least number only later.
 
     Yields:
         The number of workers to start.
@@ -65,7 +72,7 @@ def ray_session(address: str, workers: int | None, *, least: int | None = None) 
                 _init(address, workers if least is None else least)
             if address == "local":
                 _own_instances.append(address)
-            yield _available_workers(workers, least)
+            yield _available_workers(workers, least, waits_for_nodes=waits_for_nodes)
         finally:
             _own_instances.clear()
             ray.shutdown()
@@ -195,19 +202,19 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _available_workers(wanted: int | None, least: int | None) -> int:
+def _available_workers(wanted: int | None, least: int | None, *, waits_for_nodes: bool) -> int:
     import ray
 
     least = least or wanted or 1
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
     cpus = int(resources.get("CPU", 0))
-    if least > cpus:
+    if least > cpus and not waits_for_nodes:
         raise ClusterUnreachable(
             f"the job needs {least} workers of one CPU each, the cluster has {cpus}",
             hint=f"set cluster.workers to {cpus} or fewer, or add nodes" if cpus else "add nodes",
         )
-    return min(wanted or cpus, cpus)
+    return max(least, min(wanted or cpus, cpus))
 
 
 def expect_answer(address: str) -> None:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,15 @@ from pathlib import Path
 from jobs.assembly import Job
 from jobs.background import in_background
 from jobs.checkpoints import Checkpoint
-from jobs.delivering import example_text, link_to
+from jobs.delivering import link_to
 from jobs.errors import CheckpointError, TrackingError, TrackingUnreachable
 from jobs.identity import expect_same_job, identity
-from jobs.run_facts import example_frame, run_facts
+from jobs.run_facts import run_facts
 from jobs.run_folder import RunFolder, RunRecord, facts_as_json, now
-from jobs.tracking import Journal, Link, RunTracker, Store, redact
-from jobs.tracking.link import Linked
+from jobs.tracking import Journal, Link, RunTracker, redact
+from jobs.tracking.client import RunRef, TrackingClient
+from jobs.tracking.example import example_text
 from jobs.tracking.location import is_server
-from jobs.tracking.store import prepare_mlflow
 
 #: What an id from MLflow has to look like to become the name of a folder.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
@@ -43,7 +43,11 @@ class Begun:
 
 
 def begin(
-    job: Job, open_store: Callable[[], Store], held: ExitStack, warn: Callable[[str], None]
+    job: Job,
+    client: TrackingClient,
+    held: ExitStack,
+    warn: Callable[[str], None],
+    tags: Mapping[str, str] | None = None,
 ) -> Begun:
     """Make a new run, on disk first, and in MLflow if its store answers.
 
@@ -52,15 +56,16 @@ def begin(
 
     Args:
         job: What is to be run.
-        open_store: Opens its MLflow store.
+        client: Of its MLflow store.
         held: Lets go of the run's folder in the end.
         warn: Takes a line.
+        tags: More tags for MLflow.
 
     Raises:
         TrackingError: The store refuses; or does not answer, and the spec wants it to.
         OSError: The folder cannot be written.
     """
-    facts, key = run_facts(job.spec, job.data, job.plan.shard_rows), uuid.uuid4().hex
+    facts, key = run_facts(job.spec, job.data, job.plan.shard_rows, tags), uuid.uuid4().hex
     record = RunRecord(
         run_id=key,
         key=key,
@@ -70,12 +75,12 @@ def begin(
         facts=facts_as_json(facts),
         job=identity(job),
     )
-    example = example_text(example_frame(job.data))
+    example = example_text(job.data.example, job.data.schema)
     folder = RunFolder.create(Path(job.spec.output) / key, record, facts.spec_yaml, example)
     held.enter_context(folder.held())
-    link = Link(open_store, facts, key)
+    link = Link(client, facts, key)
     try:
-        _ask(job, link.linked, warn)
+        _ask(job, client, link.linked, warn)
     except BaseException:
         # It has not begun, and there is nothing to go on with.
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -87,7 +92,7 @@ def begin(
 
 
 def go_on(
-    job: Job, folder: RunFolder, open_store: Callable[[], Store], warn: Callable[[str], None]
+    job: Job, folder: RunFolder, client: TrackingClient, warn: Callable[[str], None]
 ) -> Begun:
     """Go on with a run that this process holds.
 
@@ -96,10 +101,10 @@ def go_on(
     """
     before = folder.record
     folder.update(ending=None, is_delivered=False)
-    link = link_to(folder, open_store)
+    link = link_to(folder, client)
     begun = _begun(folder, link, warn)
     try:
-        _ask(job, begun.tracker.goes_on, warn)
+        _ask(job, client, begun.tracker.goes_on, warn)
     except TrackingError:
         # It does not go on, and is what it was.
         folder.update(ending=before.ending, is_delivered=before.is_delivered)
@@ -107,7 +112,12 @@ def go_on(
     return begun
 
 
-def _ask(job: Job, question: Callable[[], object], warn: Callable[[str], None]) -> None:
+def _ask(
+    job: Job,
+    client: TrackingClient,
+    question: Callable[[], object],
+    warn: Callable[[str], None],
+) -> None:
     """Ask the store something; a server that does not answer may be gone on without.
 
     Raises:
@@ -117,9 +127,9 @@ def _ask(job: Job, question: Callable[[], object], warn: Callable[[str], None]) 
     patience = None
     if is_server(tracking.uri) and tracking.outage == "spool":
         patience = PATIENCE_SECONDS
-        prepare_mlflow()
-        import mlflow  # noqa: F401 - it takes seconds, which are not the server's
     try:
+        if patience is not None:
+            client.prepare()
         in_background("ask", question).result(patience)
     except (TrackingUnreachable, TimeoutError) as error:
         if tracking.outage == "fail":
@@ -136,7 +146,7 @@ def _ask(job: Job, question: Callable[[], object], warn: Callable[[str], None]) 
 
 
 def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
-    def note(linked: Linked) -> None:
+    def note(linked: RunRef) -> None:
         folder.update(mlflow_run_id=linked.run_id)
 
     # A late answer may come at this very moment.

@@ -1,18 +1,15 @@
 """Telling MLflow of a run that has ended: at once, or later from the run's folder."""
 
-import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from jobs.errors import JobError, TrackingError
 from jobs.run_folder import Ending, RunFolder, facts_from_json
-from jobs.tracking import Journal, Link, RunTracker, Store, open_store
+from jobs.tracking import DirectClient, Journal, Link, RunTracker, open_store
+from jobs.tracking.client import Status, TrackingClient
 from jobs.tracking.location import whole
 from jobs.tracking.redaction import is_redacted
-from jobs.tracking.run import PATIENCE_SECONDS, Status
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from jobs.tracking.run import PATIENCE_SECONDS
 
 #: What a run is given whose process was killed, and which nobody has gone on with.
 ORPHANED = Ending("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_resume=True)
@@ -41,11 +38,13 @@ def deliver(
     record = folder.record
     ending = record.ending
     assert ending is not None  # noqa: S101 - it has ended
+    # The process that has it may have been started a moment ago.
+    tracker.prepare()
     wants_model = ending.status != "KILLED" and folder.model.is_dir()
     if wants_model and not record.is_model_logged:
         # A run that was told to end has only seconds left; its model is on disk.
         try:
-            model_id = tracker.log_model(folder.model, read_example(folder), ending.step)
+            model_id = tracker.log_model(folder.model, folder.example_path, ending.step)
             folder.update(is_model_logged=model_id is not None)
         except JobError as error:
             warn(f"the model could not be logged to MLflow: {error.message}")
@@ -74,13 +73,13 @@ def sync(folder: RunFolder, tracking_uri: str, warn: Callable[[str], None]) -> b
     with folder.held():
         if folder.record.ending is None:
             folder.update(ending=ORPHANED, is_delivered=False)
-        link = link_to(folder, lambda: open_store(tracking_uri))
+        link = link_to(folder, DirectClient(lambda: open_store(tracking_uri)))
         link.linked()
         tracker = RunTracker(link, warn, Journal(folder.journal_path, warn))
         return deliver(folder, tracker, warn, patience=_SYNC_SECONDS)
 
 
-def link_to(folder: RunFolder, open_store: Callable[[], Store]) -> Link:
+def link_to(folder: RunFolder, client: TrackingClient) -> Link:
     """The link to an earlier run.
 
     Raises:
@@ -92,7 +91,7 @@ def link_to(folder: RunFolder, open_store: Callable[[], Store]) -> Link:
     except (KeyError, TypeError) as error:
         raise JobError(f"{folder.path}: run.json is damaged: {error}") from error
     link = Link(
-        open_store,
+        client,
         facts,
         record.key,
         run_id=record.mlflow_run_id,
@@ -122,23 +121,3 @@ def expect_whole(uri: str) -> str:
             "password into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     return found
-
-
-def example_text(example: "DataFrame") -> str:
-    """Rows that the model's signature in MLflow is made from, as a run's folder keeps them."""
-    return json.dumps({"columns": list(example.columns), "data": example.to_numpy().tolist()})
-
-
-def read_example(folder: RunFolder) -> "DataFrame":
-    """The rows that `example_text` kept.
-
-    Raises:
-        JobError: They are not there, or damaged.
-    """
-    from pandas import DataFrame
-
-    try:
-        kept = json.loads(folder.example_path.read_text(encoding="utf-8"))
-        return DataFrame(kept["data"], columns=kept["columns"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise JobError(f"{folder.example_path} is damaged: {error}") from error

@@ -1,16 +1,14 @@
 """What MLflow is told of a run when it starts."""
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jobs.data.prepare import PreparedData
 from jobs.spec import JobSpec
 from jobs.spec_text import spec_as_yaml
 from jobs.tracking import DatasetFacts, RunFacts, redact
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: A role of rows, and what MLflow calls it.
 _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
@@ -20,7 +18,9 @@ _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
 }
 
 
-def run_facts(spec: JobSpec, data: PreparedData, shard_rows: int) -> RunFacts:
+def run_facts(
+    spec: JobSpec, data: PreparedData, shard_rows: int, tags: Mapping[str, str] | None = None
+) -> RunFacts:
     """Parameters, tags and datasets of a run; no secrets of the tracking URI."""
     uri = redact(spec.tracking.uri)
     spec = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": uri})})
@@ -36,6 +36,7 @@ def run_facts(spec: JobSpec, data: PreparedData, shard_rows: int) -> RunFacts:
             "sumgrad.shard_rows": str(shard_rows),
             "sumgrad.address": spec.cluster.address,
             "sumgrad.data_digest": data.digest,
+            **(tags or {}),
         },
         folder=Path.cwd(),
     )
@@ -53,14 +54,3 @@ def _datasets(spec: JobSpec, data: PreparedData) -> list[DatasetFacts]:
         for role, context in _CONTEXTS.items()
         if (rows := getattr(data, role)) is not None
     ]
-
-
-def example_frame(data: PreparedData) -> "pd.DataFrame":
-    """A few raw rows as the model's users have them: named columns, or one list column."""
-    import pandas as pd
-
-    schema, rows = data.schema, data.example
-    if schema.list_column is not None:
-        return pd.DataFrame({schema.list_column: [row.tolist() for row in rows]})
-    # Numbers of any kind are taken as such: whole numbers in the example would bar others.
-    return pd.DataFrame(rows.astype("float64"), columns=list(schema.features))

@@ -85,8 +85,12 @@ class Summary:
         }
         return json.dumps({key: finite[key] for key in JSON_KEYS}, allow_nan=False)
 
-    def lines(self) -> list[str]:
-        """For a person."""
+    def lines(self, job_id: str | None = None) -> list[str]:
+        """For a person.
+
+        Args:
+            job_id: Of a job that was handed in: what to do next is done with that.
+        """
         rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
         steps = f"{_count(self.epochs, 'epoch')} ({_count(self.steps, 'step')})"
         lines = [f"{self.name} {_WHY[self.stop_reason]} after {steps} in {self.wall_s:.1f} s{rate}"]
@@ -101,6 +105,10 @@ class Summary:
             lines.append(f"  model     {from_here(self.checkpoint)}")
         if self.run_id:
             lines.append(f"  run       {self.run_id} in {from_here(self.tracking_uri)}")
+        if job_id is not None:
+            if self.can_resume:
+                lines.append(f"Go on with it:           sumgrad resume {job_id}")
+            return lines
         if self.run_id and self.can_resume:
             lines.append(f"Go on with it:           sumgrad resume {self.run_id[:8]}")
         if self.run_id and not self.is_delivered:

@@ -1,6 +1,7 @@
 """A training run from the spec to the summary: data, workers, driver, tracking, saved model.
 
-What takes long to start goes on side by side: MLflow and the data in threads, Ray in the main one.
+What takes long to start goes on side by side: MLflow in a process of its own, the data in a thread,
+Ray in the main one.
 """
 
 import os
@@ -29,6 +30,7 @@ from jobs.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, Interva
 from jobs.data.prepare import prepare
 from jobs.delivering import deliver, expect_whole
 from jobs.errors import Interrupted, RunNotFound, SpecError
+from jobs.hosting import Hosting
 from jobs.identity import identity
 from jobs.rejection import Rejection, measure_rejection
 from jobs.reporting import Reporter
@@ -37,12 +39,15 @@ from jobs.saved_model import SavedModel, save_model
 from jobs.signals import EXIT_CODES, StopRequest
 from jobs.spec import JobSpec
 from jobs.summary import Summary
-from jobs.tracking import Store, open_store, redact
+from jobs.tracking import ProcessClient, redact
+from jobs.tracking.client import Status, TrackingClient
 from jobs.tracking.location import check_reachable, is_server
-from jobs.tracking.run import Status
 from model.checks import Array
 from model.errors import SumgradError
 from model.parameters import weights_sha256
+
+#: A person's own run.
+_OWN = Hosting()
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,15 @@ class _Kept:
     rejection: Rejection | None
 
 
-def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | None]:
+def train(
+    spec: JobSpec, reporter: Reporter, hosting: Hosting = _OWN
+) -> tuple[Summary, SumgradError | None]:
     """Run a job to its end.
 
     Args:
         spec: The job.
         reporter: Told of everything that happens.
+        hosting: By whom it is run for whom.
 
     Returns:
         The summary, and the error that ended the run, where one did. What was reached is saved
@@ -98,11 +106,11 @@ def train(spec: JobSpec, reporter: Reporter) -> tuple[Summary, SumgradError | No
     """
     spec = anchored(spec, Path.cwd())
     _expect_output(spec)
-    return _Training(spec, reporter).run()
+    return _Training(spec, reporter, hosting).run()
 
 
 def resume(
-    folder: RunFolder, spec: JobSpec, reporter: Reporter
+    folder: RunFolder, spec: JobSpec, reporter: Reporter, hosting: Hosting = _OWN
 ) -> tuple[Summary, SumgradError | None]:
     """Go on with a run as if it had never been interrupted: the same bits, the same run in MLflow.
 
@@ -110,6 +118,7 @@ def resume(
         folder: Of the run.
         spec: The job, which has to be the same one; but it may run elsewhere.
         reporter: Told of everything that happens.
+        hosting: By whom it is run for whom.
 
     Returns:
         See `train`.
@@ -131,7 +140,7 @@ def resume(
                 "to go on with",
                 hint="" if folder.record.is_delivered else "sumgrad sync tells MLflow the rest",
             )
-        return _Training(spec, reporter, folder).run()
+        return _Training(spec, reporter, hosting, folder).run()
 
 
 class _Training:
@@ -140,12 +149,20 @@ class _Training:
     Args:
         spec: With absolute paths.
         reporter: Told of everything.
+        hosting: By whom it is run for whom.
         earlier: The folder of the run to go on with; None for a new one.
     """
 
-    def __init__(self, spec: JobSpec, reporter: Reporter, earlier: RunFolder | None = None) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        reporter: Reporter,
+        hosting: Hosting,
+        earlier: RunFolder | None = None,
+    ) -> None:
         self._spec = spec
         self._reporter = reporter
+        self._hosting = hosting
         self._earlier = earlier
         self._began = time.monotonic()
         #: Lets go of a new run's folder.
@@ -153,6 +170,11 @@ class _Training:
 
     def run(self) -> tuple[Summary, SumgradError | None]:
         """See `train`."""
+        # Before anything else: nothing takes longer until it is ready.
+        with ProcessClient(self._spec.tracking.uri) as client:
+            return self._run(client)
+
+    def _run(self, client: TrackingClient) -> tuple[Summary, SumgradError | None]:
         spec, reporter = self._spec, self._reporter
         if not is_server(spec.tracking.uri):
             check_reachable(spec.tracking.uri)
@@ -160,14 +182,13 @@ class _Training:
             expect_answer(spec.cluster.address)
             reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
         with StopRequest() as stop, self._held:
-            store = in_background("mlflow", lambda: open_store(spec.tracking.uri))
             job = in_background("data", lambda: assemble(spec, prepare(spec)))
             start = in_background("start", lambda: self._starting_point(job.result()))
-            run = in_background("run", lambda: self._begin(job.result(), start, store))
+            run = in_background("run", lambda: self._begin(job.result(), start, client))
             with (
                 _truthful(run, stop),
                 _told_to_stop(stop),
-                _exchange(spec, job, reporter, stop) as exchange,
+                _exchange(spec, job, reporter, stop, self._hosting) as exchange,
             ):
                 return self._train(job.result(), start.result(), run, exchange, stop)
 
@@ -176,17 +197,15 @@ class _Training:
             return None
         return starting_point(job, self._earlier, self._reporter.note)
 
-    def _begin(self, job: Job, start: "Future[Checkpoint | None]", store: "Future[Store]") -> Begun:
+    def _begin(self, job: Job, start: "Future[Checkpoint | None]", client: TrackingClient) -> Begun:
         # A run is not touched before it is clear that it can go on.
         start.result()
-        first = [store]
-
-        def open_again() -> Store:
-            return first.pop().result() if first else open_store(self._spec.tracking.uri)
-
         if self._earlier is None:
-            return begin(job, open_again, self._held, self._reporter.note)
-        return go_on(job, self._earlier, open_again, self._reporter.note)
+            begun = begin(job, client, self._held, self._reporter.note, self._hosting.tags)
+        else:
+            begun = go_on(job, self._earlier, client, self._reporter.note)
+        self._hosting.on_begun(begun.tracker)
+        return begun
 
     def _train(
         self,
@@ -218,7 +237,11 @@ def _expect_output(spec: JobSpec) -> None:
 
 @contextmanager
 def _exchange(
-    spec: JobSpec, job: "Future[Job]", reporter: Reporter, stop: StopRequest
+    spec: JobSpec,
+    job: "Future[Job]",
+    reporter: Reporter,
+    stop: StopRequest,
+    hosting: Hosting,
 ) -> Iterator[Exchange]:
     """An exchange at the place that the spec names."""
     address, wanted = spec.cluster.address, spec.cluster.worker_range
@@ -227,7 +250,9 @@ def _exchange(
         with InlineExchange(job.result().workload, lanes) as exchange:
             yield exchange
         return
-    with ray_session(address, wanted.max, least=wanted.min) as workers:
+    with ray_session(
+        address, wanted.max, least=wanted.min, waits_for_nodes=hosting.waits_for_nodes
+    ) as workers:
         from cluster.ray_exchange import RayExchange
 
         # A local Ray has the CPUs that it has, and its workers inherit this process's environment.

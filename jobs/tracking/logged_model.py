@@ -4,6 +4,7 @@
 global state. Here the same steps are taken with a client that is bound to one store.
 """
 
+import importlib
 import shutil
 import tempfile
 from importlib import metadata
@@ -29,6 +30,11 @@ _ENTRY = Path(__file__).parent.parent / "pyfunc_model.py"
 #: their values, so wider rows, such as large images, are typed as the example's.
 _UNTYPED_COLUMNS = 100
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors")
+
+
+def import_ahead() -> None:
+    """Import what `log_model` will need, while there is time."""
+    importlib.import_module("mlflow.pyfunc")
 
 
 def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) -> str:

@@ -5,25 +5,21 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 from jobs.background import in_background
-from jobs.errors import TrackingError, TrackingUnreachable
+from jobs.errors import TrackingUnreachable
 from jobs.tracking.backlog import Backlog, Point
-from jobs.tracking.delivery import Delivery, MetricQueue, Refused
+from jobs.tracking.client import Status, TrackingClient
+from jobs.tracking.delivery import Delivery, MetricQueue
 from jobs.tracking.link import Link
-from jobs.tracking.logged_model import log_model
-from jobs.tracking.origin import TAG_CHARACTERS, RunFacts
-from jobs.tracking.redaction import redact
-from jobs.tracking.store import Store, first_line, is_refusal, tracking_error
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from jobs.tracking.origin import RunFacts
+from jobs.tracking.store import first_line
 
 T = TypeVar("T")
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 #: How long the end of a run waits for a store that takes nothing.
 PATIENCE_SECONDS = 10.0
 #: How long a model may take to be made ready for MLflow and sent. How far a request has come is
@@ -34,9 +30,6 @@ SLOWEST_BYTES_PER_S = 100_000
 
 class RunTracker:
     """A run in an MLflow store. Once it was begun nothing here fails or delays a training.
-
-    The run is never MLflow's global active run, so its exit hook, which marks that one as
-    FINISHED whatever happened, does not know of it.
 
     Args:
         link: Leads to the run.
@@ -49,18 +42,18 @@ class RunTracker:
     ) -> None:
         self._link = link
         self._warn = warn
-        self._queue = MetricQueue(_ClientSink(link), warn, backlog=backlog)
+        self._queue = MetricQueue(_LinkedSink(link), warn, backlog=backlog)
         #: What is left of it: a store is waited for once.
         self._patience = math.inf
 
     @classmethod
-    def start(cls, store: Store, facts: RunFacts, warn: Callable[[str], None]) -> Self:
-        """A tracker of a new run in an open store.
+    def start(cls, client: TrackingClient, facts: RunFacts, warn: Callable[[str], None]) -> Self:
+        """A tracker of a new run in a store that answers.
 
         Raises:
-            TrackingError: The store refuses.
+            TrackingError: It does not answer, or refuses.
         """
-        link = Link(lambda: store, facts, uuid.uuid4().hex)
+        link = Link(client, facts, uuid.uuid4().hex)
         link.linked()
         return cls(link, warn)
 
@@ -75,12 +68,18 @@ class RunTracker:
         """Queue a step's values; returns at once. Values that are not finite are left out."""
         self._queue.put(step, metrics, timestamp_ms or _now_ms())
 
-    def log_model(self, folder: Path, example: "DataFrame | Any", step: int) -> str | None:
+    def prepare(self) -> None:
+        """Wait for MLflow to be imported, which takes seconds that no store is to blame for."""
+        # If it cannot be, what is asked next says so.
+        with suppress(TrackingUnreachable):
+            self._link.client.prepare()
+
+    def log_model(self, folder: Path, example: Path, step: int) -> str | None:
         """Log a saved model's folder as the run's MLflow model.
 
         Args:
             folder: As `jobs.saved_model.save_model` wrote it.
-            example: A few raw rows; see `jobs.tracking.logged_model`.
+            example: A file of a few raw rows; see `jobs.tracking.example`.
             step: The epoch that its weights come from; that epoch's metrics become the model's.
 
         Returns:
@@ -92,8 +91,8 @@ class RunTracker:
             return None
 
         def log() -> str:
-            linked = self._link.linked()
-            return log_model(linked.store, linked.run_id, folder, example, step)
+            run_id = self._link.linked().run_id
+            return self._link.client.log_model(run_id, folder, example, step)
 
         try:
             # A small question first: who does not answer it will take no model.
@@ -104,8 +103,7 @@ class RunTracker:
             return None
 
     def _expect_run(self) -> None:
-        linked = self._link.linked()
-        linked.client.get_run(linked.run_id)
+        self._link.client.get_run(self._link.linked().run_id)
 
     def _ask(self, question: Callable[[], T], seconds: float) -> T:
         """The store's answer; one that does not come is waited for once, and never again.
@@ -158,10 +156,7 @@ class RunTracker:
         }
 
         def end() -> None:
-            linked = self._link.linked()
-            for key, value in tags.items():
-                linked.client.set_tag(linked.run_id, key, value[:TAG_CHARACTERS])
-            linked.client.set_terminated(linked.run_id, status=status)
+            self._link.client.end_run(self._link.linked().run_id, tags, status)
 
         try:
             self._ask(end, patience)
@@ -170,6 +165,15 @@ class RunTracker:
             return delivery
         return replace(delivery, is_status_set=True)
 
+    def tell(self, tags: Mapping[str, str]) -> None:
+        """Set tags now, if the run has been reached; waits for the store.
+
+        Raises:
+            TrackingError: It does not answer, or refuses.
+        """
+        if self.run_id is not None:
+            self._link.client.set_tags(self.run_id, tags)
+
     def goes_on(self) -> None:
         """Say that the run is running again.
 
@@ -177,18 +181,10 @@ class RunTracker:
             TrackingUnreachable: The store does not answer now.
             TrackingError: It refuses.
         """
-        from mlflow.exceptions import MlflowException
-
-        linked = self._link.linked()
-        try:
-            linked.client.update_run(linked.run_id, status="RUNNING")
-        except (MlflowException, OSError) as error:
-            uri = linked.store.uri
-            what = f"the run could not be gone on with at {redact(uri)}"
-            raise tracking_error(what, error, uri) from error
+        self._link.client.continue_run(self._link.linked().run_id)
 
 
-class _ClientSink:
+class _LinkedSink:
     """Sends batches to a run. MLflow takes the same value twice for one, so resending is safe."""
 
     def __init__(self, link: Link) -> None:
@@ -196,17 +192,7 @@ class _ClientSink:
 
     def send(self, points: Sequence[Point]) -> None:
         """See `MetricSink`."""
-        from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
-
-        metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
-        linked = self._link.linked()
-        try:
-            linked.client.log_batch(linked.run_id, metrics=metrics)
-        except MlflowException as error:
-            if is_refusal(error):
-                raise Refused(first_line(error)) from error
-            raise TrackingError(first_line(error)) from error
+        self._link.client.log_metrics(self._link.linked().run_id, points)
 
 
 def _size(folder: Path) -> int:

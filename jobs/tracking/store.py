@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import TrackingError, TrackingUnreachable
+from jobs.tracking.database import create_database
 from jobs.tracking.location import check_reachable, is_server, sqlite_file
 from jobs.tracking.redaction import redact, redact_text
 
@@ -65,10 +66,13 @@ def open_store(uri: str) -> Store:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    database = sqlite_file(uri)
     try:
         with _one_at_a_time(uri):
+            if database is not None:
+                create_database(database)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            # The first question is what connects, and what creates the tables.
+            # The first question is what connects, and what creates the tables of other databases.
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         what = f"the MLflow store at {redact(uri)} cannot be used"

@@ -8,6 +8,7 @@ versions then also live in one process.
 """
 
 import ast
+import functools
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -73,6 +74,7 @@ def rewrite(source: str, package: str) -> str:
     return "".join(lines)
 
 
+@functools.cache
 def _our_imports(source: str) -> list[ast.ImportFrom]:
     nodes = list(ast.walk(ast.parse(source)))
     for node in nodes:

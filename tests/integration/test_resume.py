@@ -19,8 +19,8 @@ from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
 from tests.integration.test_endings import one_line, only_run
 
-EPOCHS = 300
-#: Some seconds long, with checkpoints all the way.
+EPOCHS = 1000
+#: Some seconds longer than MLflow takes to answer, with checkpoints all the way from there.
 LONG = (*chaos.SPEC, "--set", f"stop.max_epochs={EPOCHS}")
 
 

@@ -23,6 +23,7 @@ from jobs.listing import list_of_runs, table
 from jobs.run_folder import RECORD, Ending, RunFolder, RunRecord, find_run_folder
 from jobs.saved_model import DESCRIPTION, SavedModel, load_model, save_model
 from jobs.spec_loader import all_keys, example_names, load_spec, read_example
+from jobs.tracking import DirectClient
 from model import Layer, Network, make_activation, resolve_divergence
 from tests.fuzzing import cases, only
 
@@ -147,7 +148,7 @@ def test_any_change_to_the_record_of_a_run(tmp_path: Path, data: st.DataObject) 
         with only(RunNotFound):
             found = find_run_folder(run_id, output)
             assert isinstance(found.status, str)
-            link_to(found, lambda: pytest.fail("asked the store"))
+            link_to(found, DirectClient(lambda: pytest.fail("asked the store")))
         with only(RunNotFound):
             RunFolder.open(output / run_id)
 

@@ -1,7 +1,7 @@
 """Stores to track into, and a saved model to log."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,17 @@ import pytest
 
 from jobs.data.schema import DataSchema
 from jobs.saved_model import SavedModel, save_model
-from jobs.tracking import DatasetFacts, RunFacts, RunTracker, Store, open_store
+from jobs.tracking import (
+    DatasetFacts,
+    DirectClient,
+    ProcessClient,
+    RunFacts,
+    RunTracker,
+    Store,
+    open_store,
+)
+from jobs.tracking.client import TrackingClient
+from jobs.tracking.example import example_text
 from jobs.tracking.location import SQLITE
 from model import Layer, Network, make_activation, resolve_divergence
 
@@ -31,6 +41,21 @@ def uri(template: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def store(uri: str) -> Store:
     return open_store(uri)
+
+
+@pytest.fixture
+def direct(store: Store) -> DirectClient:
+    return DirectClient(lambda: store)
+
+
+@pytest.fixture(params=["direct", "process"])
+def client(request: pytest.FixtureRequest, direct: DirectClient) -> Iterator[TrackingClient]:
+    """Each kind of client, of the same store."""
+    if request.param == "direct":
+        yield direct
+    else:
+        with ProcessClient(direct.open().uri) as asking:
+            yield asking
 
 
 @pytest.fixture
@@ -69,8 +94,15 @@ class Tracker(RunTracker):
 
 
 @pytest.fixture
-def start(store: Store, facts: RunFacts, said: list[str]) -> Callable[[], Tracker]:
-    return lambda: Tracker.start(store, facts, said.append)
+def start(direct: DirectClient, facts: RunFacts, said: list[str]) -> Callable[[], Tracker]:
+    """Starts a run whose calls to MLflow a test can replace."""
+    return lambda: Tracker.start(direct, facts, said.append)
+
+
+@pytest.fixture
+def start_either(client: TrackingClient, facts: RunFacts, said: list[str]) -> Callable[[], Tracker]:
+    """Starts a run with each kind of client."""
+    return lambda: Tracker.start(client, facts, said.append)
 
 
 @pytest.fixture
@@ -93,3 +125,11 @@ def folder(saved: SavedModel, tmp_path: Path) -> Path:
 def rows() -> pd.DataFrame:
     values = np.random.default_rng(1).normal(size=(5, 3))
     return pd.DataFrame(values, columns=["a", "b", "c"])
+
+
+@pytest.fixture
+def example(rows: pd.DataFrame, saved: SavedModel, tmp_path: Path) -> Path:
+    """The rows as a run's folder has them."""
+    path = tmp_path / "example.json"
+    path.write_text(example_text(rows.to_numpy(), saved.schema))
+    return path

@@ -5,16 +5,21 @@ from collections.abc import Callable
 import pytest
 
 from jobs.errors import TrackingError
-from jobs.tracking import Link, RunFacts, Store
+from jobs.tracking import DirectClient, Link, RunFacts, Store
+from jobs.tracking.client import TrackingClient
 
 
 @pytest.mark.parametrize(
     "call", ["get_experiment_by_name", "create_run", "log_batch", "log_inputs", "log_text"]
 )
 def test_an_outage_at_any_call_is_made_up_for(
-    store: Store, facts: RunFacts, call: str, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    direct: DirectClient,
+    facts: RunFacts,
+    call: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    link = Link(lambda: store, facts, "key")
+    link = Link(direct, facts, "key")
     made: list[str] = []
     link.on_made = lambda linked: made.append(linked.run_id)
     with monkeypatch.context() as away:
@@ -44,15 +49,17 @@ def _away(call: Callable[..., object]) -> Callable[..., object]:
 
 
 def test_a_run_that_is_known_is_not_told_again(
-    store: Store, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
+    store: Store, direct: DirectClient, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = Link(lambda: store, facts, "key").linked().run_id
+    run_id = Link(direct, facts, "key").linked().run_id
     monkeypatch.setattr(store.client, "log_batch", _away(store.client.log_batch))
-    again = Link(lambda: store, facts, "key", run_id=run_id, made_before=True)
+    again = Link(direct, facts, "key", run_id=run_id, made_before=True)
     assert again.linked().run_id == run_id
 
 
-def test_a_run_that_another_process_made_is_found_by_its_key(store: Store, facts: RunFacts) -> None:
-    run_id = Link(lambda: store, facts, "key").linked().run_id
-    assert Link(lambda: store, facts, "key", made_before=True).linked().run_id == run_id
-    assert Link(lambda: store, facts, "other", made_before=True).linked().run_id != run_id
+def test_a_run_that_another_process_made_is_found_by_its_key(
+    client: TrackingClient, facts: RunFacts
+) -> None:
+    run_id = Link(client, facts, "key").linked().run_id
+    assert Link(client, facts, "key", made_before=True).linked().run_id == run_id
+    assert Link(client, facts, "other", made_before=True).linked().run_id != run_id

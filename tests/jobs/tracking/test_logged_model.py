@@ -12,6 +12,8 @@ import pytest
 from jobs.errors import ModelNotFound
 from jobs.saved_model import SavedModel, load_model, save_model
 from jobs.tracking import Store, find_model
+from jobs.tracking.example import example_text
+from jobs.tracking.logged_model import log_model
 from jobs.tracking.vendoring import closure
 from tests.jobs.tracking.conftest import Tracker
 
@@ -24,13 +26,13 @@ def expected(saved: SavedModel, rows: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture
 def logged(
-    start: Callable[[], Tracker], folder: Path, rows: pd.DataFrame, said: list[str]
+    start: Callable[[], Tracker], folder: Path, example: Path, said: list[str]
 ) -> tuple[str, str]:
     """The ids of a finished run and of its model."""
     tracker = start()
     tracker.log_epoch(1, {"train_loss": 0.5})
     tracker.log_epoch(2, {"train_loss": 0.25})
-    model_id = tracker.log_model(folder, rows, step=2)
+    model_id = tracker.log_model(folder, example, step=2)
     tracker.finish("FINISHED")
     assert said == []
     assert model_id is not None
@@ -171,9 +173,8 @@ def test_arrays_go_in_as_arrays(
     import mlflow
 
     tracker = start()
-    model_id = tracker.log_model(folder, rows.to_numpy(), step=1)
+    model_id = log_model(store, tracker.run_id, folder, rows.to_numpy(), step=1)
     tracker.finish("FINISHED")
-    assert model_id is not None
     loaded = mlflow.pyfunc.load_model(store.client.get_logged_model(model_id).artifact_location)
     got = loaded.predict(rows.to_numpy())
     pd.testing.assert_frame_equal(got, expected(saved, rows))
@@ -191,8 +192,10 @@ def test_a_list_column_goes_in_as_lists_or_arrays(
     listed = replace(saved, schema=replace(saved.schema, list_column="flower"))
     save_model(tmp_path / "listed", listed)
     frame = pd.DataFrame({"flower": [row.tolist() for row in rows.to_numpy()]})
+    listing = tmp_path / "listing.json"
+    listing.write_text(example_text(rows.to_numpy(), listed.schema))
     tracker = start()
-    model_id = tracker.log_model(tmp_path / "listed", frame, step=1)
+    model_id = tracker.log_model(tmp_path / "listed", listing, step=1)
     tracker.finish("FINISHED")
     assert model_id is not None
     loaded = mlflow.pyfunc.load_model(store.client.get_logged_model(model_id).artifact_location)
@@ -206,6 +209,7 @@ def test_a_list_column_goes_in_as_lists_or_arrays(
 
 
 def test_whole_number_columns_make_no_noise(
+    store: Store,
     start: Callable[[], Tracker],
     folder: Path,
     rows: pd.DataFrame,
@@ -213,7 +217,7 @@ def test_whole_number_columns_make_no_noise(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     tracker = start()
-    assert tracker.log_model(folder, (rows * 10).round().astype("int64"), step=1) is not None
+    log_model(store, tracker.run_id, folder, (rows * 10).round().astype("int64"), step=1)
     tracker.finish("FINISHED")
     assert capfd.readouterr() == ("", "")
     assert said == []
@@ -221,13 +225,13 @@ def test_whole_number_columns_make_no_noise(
 
 def test_a_model_that_cannot_be_logged_warns_and_fails_nothing(
     store: Store,
-    start: Callable[[], Tracker],
+    start_either: Callable[[], Tracker],
     tmp_path: Path,
-    rows: pd.DataFrame,
+    example: Path,
     said: list[str],
 ) -> None:
-    tracker = start()
-    assert tracker.log_model(tmp_path / "nothing", rows, step=1) is None
+    tracker = start_either()
+    assert tracker.log_model(tmp_path / "nothing", example, step=1) is None
     tracker.finish("FAILED")
     assert len(said) == 1
     assert "could not be logged" in said[0]

@@ -17,17 +17,19 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from jobs.errors import TrackingError, TrackingUnreachable
-from jobs.tracking import Journal, Link, RunFacts, RunTracker, Store
+from jobs.tracking import DirectClient, Journal, Link, RunFacts, RunTracker, Store
 from jobs.tracking.backlog import Point
 from jobs.tracking.delivery import Refused
 from jobs.tracking.location import artifact_location
 from jobs.tracking.origin import flatten, git_tags
-from jobs.tracking.run import _ClientSink
+from jobs.tracking.run import _LinkedSink
 from tests.jobs.tracking.conftest import Tracker
 
 
-def test_a_run_says_what_it_is(store: Store, start: Callable[[], Tracker], tmp_path: Path) -> None:
-    tracker = start()
+def test_a_run_says_what_it_is(
+    store: Store, start_either: Callable[[], Tracker], tmp_path: Path
+) -> None:
+    tracker = start_either()
     tracker.finish("FINISHED")
     run = store.client.get_run(tracker.run_id)
     assert run.info.run_name == "iris"
@@ -52,9 +54,9 @@ def test_a_run_says_what_it_is(store: Store, start: Callable[[], Tracker], tmp_p
 
 
 def test_curves_are_read_back_with_their_steps(
-    store: Store, start: Callable[[], Tracker], said: list[str]
+    store: Store, start_either: Callable[[], Tracker], said: list[str]
 ) -> None:
-    tracker = start()
+    tracker = start_either()
     for epoch in range(1, 4):
         tracker.log_epoch(epoch, {"train_loss": 1 / epoch, "gap": math.inf}, 1000 * epoch)
     delivery = tracker.finish("FINISHED", {"stop_reason": "converged"}, {"test_accuracy": 0.9}, 3)
@@ -73,16 +75,18 @@ def test_curves_are_read_back_with_their_steps(
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
 def test_the_status_is_what_was_said(
-    store: Store, start: Callable[[], Tracker], status: str
+    store: Store, start_either: Callable[[], Tracker], status: str
 ) -> None:
-    tracker = start()
+    tracker = start_either()
     tracker.finish(status)  # type: ignore[arg-type]  # parametrize knows no literals
     info = store.client.get_run(tracker.run_id).info
     assert (info.status, info.end_time is not None) == (status, True)
 
 
-def test_the_last_word_on_the_status_counts(store: Store, start: Callable[[], Tracker]) -> None:
-    tracker = start()
+def test_the_last_word_on_the_status_counts(
+    store: Store, start_either: Callable[[], Tracker]
+) -> None:
+    tracker = start_either()
     tracker.finish("FINISHED")
     tracker.finish("FAILED")
     assert store.client.get_run(tracker.run_id).info.status == "FAILED"
@@ -92,9 +96,9 @@ LEAVE = """
 import sys
 from pathlib import Path
 from typing import Any
-from jobs.tracking import RunFacts, RunTracker, open_store
+from jobs.tracking import DirectClient, RunFacts, RunTracker, open_store
 facts = RunFacts("r", "e", {}, "", [], {}, Path.cwd())
-tracker = RunTracker.start(open_store(sys.argv[1]), facts, print)
+tracker = RunTracker.start(DirectClient(lambda: open_store(sys.argv[1])), facts, print)
 tracker.log_epoch(1, {"loss": 0.5})
 print(tracker.run_id)
 tracker.finish("FAILED")
@@ -111,9 +115,11 @@ def test_leaving_the_process_does_not_change_it(store: Store) -> None:
     assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 0.5})
 
 
-def test_a_batch_that_is_sent_twice_counts_once(store: Store, start: Callable[[], Tracker]) -> None:
-    tracker = start()
-    sink = _ClientSink(tracker._link)
+def test_a_batch_that_is_sent_twice_counts_once(
+    store: Store, start_either: Callable[[], Tracker]
+) -> None:
+    tracker = start_either()
+    sink = _LinkedSink(tracker._link)
     points: Sequence[Point] = [Point("loss", 0.5, step, 1000) for step in range(3)]
     sink.send(points)
     sink.send(points)
@@ -122,9 +128,9 @@ def test_a_batch_that_is_sent_twice_counts_once(store: Store, start: Callable[[]
 
 
 def test_a_deleted_run_warns_and_fails_nothing(
-    store: Store, start: Callable[[], Tracker], said: list[str]
+    store: Store, start_either: Callable[[], Tracker], said: list[str]
 ) -> None:
-    tracker = start()
+    tracker = start_either()
     store.client.delete_run(tracker.run_id)
     tracker.log_epoch(1, {"loss": 0.5})
     assert tracker.finish("FINISHED").undelivered == 1
@@ -132,8 +138,8 @@ def test_a_deleted_run_warns_and_fails_nothing(
     assert all("\n" not in line for line in said)
 
 
-def test_two_runs_share_an_experiment(start: Callable[[], Tracker]) -> None:
-    first, second = start(), start()
+def test_two_runs_share_an_experiment(start_either: Callable[[], Tracker]) -> None:
+    first, second = start_either(), start_either()
     assert first.experiment_id == second.experiment_id
     assert first.run_id != second.run_id
     first.finish("FINISHED")
@@ -141,24 +147,24 @@ def test_two_runs_share_an_experiment(start: Callable[[], Tracker]) -> None:
 
 
 def test_losing_the_race_for_a_new_experiment_is_no_loss(
-    store: Store, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
+    store: Store, direct: DirectClient, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     location = artifact_location(store.uri, facts.folder)
     made = store.client.create_experiment(facts.experiment, location)
     answer = store.client.get_experiment_by_name(facts.experiment)
     answers = iter([None, answer])  # not there when asked, there when made
     monkeypatch.setattr(store.client, "get_experiment_by_name", lambda name: next(answers))
-    tracker = Tracker.start(store, facts, print)
+    tracker = Tracker.start(direct, facts, print)
     tracker.finish("FINISHED")
     assert tracker.experiment_id == made
 
 
-def test_a_deleted_experiment_is_told(store: Store, start: Callable[[], Tracker]) -> None:
-    tracker = start()
+def test_a_deleted_experiment_is_told(store: Store, start_either: Callable[[], Tracker]) -> None:
+    tracker = start_either()
     tracker.finish("FINISHED")
     store.client.delete_experiment(tracker.experiment_id)
     with pytest.raises(TrackingError, match="is deleted"):
-        start()
+        start_either()
 
 
 def test_the_commit_is_of_the_folder_that_the_job_was_started_from(tmp_path: Path) -> None:
@@ -195,9 +201,11 @@ def test_parameters_keep_their_meaning_as_text(facts: RunFacts) -> None:
     }
 
 
-def test_more_than_a_batch_of_parameters(store: Store, facts: RunFacts) -> None:
+def test_more_than_a_batch_of_parameters(
+    store: Store, direct: DirectClient, facts: RunFacts
+) -> None:
     many = replace(facts, spec={f"key{i}": i for i in range(250)})
-    tracker = Tracker.start(store, many, print)
+    tracker = Tracker.start(direct, many, print)
     tracker.finish("FINISHED")
     assert len(store.client.get_run(tracker.run_id).data.params) == 250
 
@@ -215,6 +223,7 @@ def answering(status: int) -> Callable[..., None]:
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 503])
 def test_what_a_server_may_take_tomorrow_is_kept_for_it(
     store: Store,
+    direct: DirectClient,
     facts: RunFacts,
     tmp_path: Path,
     said: list[str],
@@ -222,7 +231,7 @@ def test_what_a_server_may_take_tomorrow_is_kept_for_it(
     status: int,
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    link = Link(lambda: store, facts, "key")
+    link = Link(direct, facts, "key")
     tracker = RunTracker(link, said.append, Journal(path, said.append))
     run_id = link.linked().run_id
     with monkeypatch.context() as away:
@@ -253,7 +262,7 @@ def test_only_a_value_that_is_none_is_refused_for_ever(
 
     monkeypatch.setattr(store.client, "log_batch", call)
     with pytest.raises(Refused if is_final else TrackingError):
-        _ClientSink(tracker._link).send([Point("loss", 0.5, 1, 1000)])
+        _LinkedSink(tracker._link).send([Point("loss", 0.5, 1, 1000)])
 
 
 @pytest.mark.parametrize(
@@ -268,7 +277,7 @@ def test_a_server_that_fails_when_a_run_goes_on_may_answer_later(
 ) -> None:
     # Whether waiting makes sense is a question that a file does not raise.
     server = Store("http://me:pw@tracking", store.client)
-    link = Link(lambda: server, facts, "key")
+    link = Link(DirectClient(lambda: server), facts, "key")
     monkeypatch.setattr(store.client, "update_run", answering(status))
     with pytest.raises(TrackingError, match=f"{status}") as caught:
         RunTracker(link, print).goes_on()
@@ -316,6 +325,7 @@ def test_a_store_that_hangs_before_the_model_gets_none(
     store: Store,
     start: Callable[[], Tracker],
     folder: Path,
+    example: Path,
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
     hanging: Callable[..., None],
@@ -324,7 +334,7 @@ def test_a_store_that_hangs_before_the_model_gets_none(
     monkeypatch.setattr("jobs.tracking.run.PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(store.client, "get_run", hanging)
     began = time.monotonic()
-    assert tracker.log_model(folder, None, 1) is None
+    assert tracker.log_model(folder, example, 1) is None
     assert not tracker.finish("FINISHED", patience=10).is_status_set
     assert time.monotonic() - began < 3
     assert said[0] == "the model could not be logged to MLflow: no answer in 0.5 s"
@@ -333,15 +343,16 @@ def test_a_store_that_hangs_before_the_model_gets_none(
 def test_a_store_that_hangs_while_it_takes_the_model_is_left_behind(
     start: Callable[[], Tracker],
     folder: Path,
+    example: Path,
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
     hanging: Callable[..., None],
 ) -> None:
     tracker = start()
     monkeypatch.setattr("jobs.tracking.run.MODEL_SECONDS", 0.5)
-    monkeypatch.setattr("jobs.tracking.run.log_model", hanging)
+    monkeypatch.setattr("jobs.tracking.direct_client.log_model", hanging)
     began = time.monotonic()
-    assert tracker.log_model(folder, None, 1) is None
+    assert tracker.log_model(folder, example, 1) is None
     assert time.monotonic() - began < 3
     assert said[0].startswith("the model could not be logged to MLflow: no answer in 0.5")
 
@@ -349,6 +360,7 @@ def test_a_store_that_hangs_while_it_takes_the_model_is_left_behind(
 def test_a_large_model_has_longer(
     start: Callable[[], Tracker],
     folder: Path,
+    example: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tracker = start()
@@ -359,5 +371,5 @@ def test_a_large_model_has_longer(
         time.sleep(0.5)
         return "id"
 
-    monkeypatch.setattr("jobs.tracking.run.log_model", slow)
-    assert tracker.log_model(folder, None, 1) == "id"
+    monkeypatch.setattr("jobs.tracking.direct_client.log_model", slow)
+    assert tracker.log_model(folder, example, 1) == "id"
