@@ -1,11 +1,11 @@
 # The two commands of the README: `make train` and `make test`. Both set up everything they need.
 PYTHON ?= python3
 VENV ?= .venv
-# `EXTRAS=dev,torch make test` adds PyTorch as one more oracle.
-EXTRAS ?= dev
+# `EXTRAS=cluster,dev,torch make test` adds PyTorch as one more oracle.
+EXTRAS ?= cluster,dev
 BIN = $(VENV)/bin
 
-.PHONY: help train test chaos fuzz benchmark benchmark-hosts check format clean
+.PHONY: help train test chaos fuzz benchmark benchmark-hosts token end-to-end check format clean
 
 help:
 	@echo "make train   set up and run the main job: a digit recogniser on Ray workers"
@@ -14,6 +14,8 @@ help:
 	@echo "make benchmark-hosts  the same between network namespaces; needs root"
 	@echo "make chaos   kill drivers and workers some two hundred times: half an hour"
 	@echo "make fuzz    hand in twenty times as much nonsense as the tests do: an hour"
+	@echo "make token   make the secret that docker-compose.yml needs: once, docs/docker.md"
+	@echo "make end-to-end  build and run docker-compose.yml for real; needs a Docker engine"
 	@echo "make check   formatter, linter and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make clean   remove what the targets above made, but no runs"
@@ -52,6 +54,18 @@ benchmark: $(VENV)/.installed-dev,torch
 
 benchmark-hosts: $(VENV)/.installed-dev,torch
 	$(BIN)/python -m benchmarks.across_hosts --out docs/benchmarks
+
+# Containers have users of their own and must be able to read the file; other users of this machine
+# are kept out by the folder.
+token: secrets/ray_token
+secrets/ray_token:
+	mkdir -p data secrets && chmod 700 secrets
+	$(PYTHON) -I -c 'import secrets; print(secrets.token_hex(32), end="")' > $@.new
+	chmod 444 $@.new && mv $@.new $@
+
+# Which Compose: SUMGRAD_COMPOSE, or `docker compose`, or `docker-compose`.
+end-to-end: $(VENV)/.installed-$(EXTRAS)
+	SUMGRAD_END_TO_END=1 $(BIN)/python -m pytest -s tests/end_to_end
 
 check: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format --check .

@@ -1,0 +1,73 @@
+"""Whether a service of docker-compose.yml does its work: `healthy.py head`, `worker` or `mlflow`.
+
+It runs every few seconds in each container, so it needs nothing but Python.
+"""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+TIMEOUT_S = 5.0
+
+
+def main(service: str) -> None:
+    """Say what holds, or end with what is wrong and exit code 1."""
+    try:
+        print({"head": head, "worker": worker, "mlflow": mlflow}[service]())  # noqa: T201 - Docker keeps it
+    except (OSError, ValueError, LookupError) as error:
+        sys.exit(f"{service}: {error!r}")
+
+
+def head() -> str:
+    """The dashboard and Ray's GCS answer to who has the token, and to nobody else."""
+    dashboard = "http://127.0.0.1:8265"
+    try:
+        answer(f"{dashboard}/nodes?view=summary")
+    except HTTPError as refusal:
+        if refusal.code != 401:
+            raise
+    else:
+        raise ValueError("the dashboard answers without a token")
+    return f"{len(living_nodes(dashboard))} nodes"
+
+
+def worker() -> str:
+    """The cluster has this container among its living nodes."""
+    address = socket.gethostbyname(socket.gethostname())
+    nodes = living_nodes(os.environ["SUMGRAD_CLUSTER"])
+    if address not in nodes:
+        raise ValueError(f"{address} is not among the living nodes: {', '.join(sorted(nodes))}")
+    return f"{address} is one of {len(nodes)} nodes"
+
+
+def mlflow() -> str:
+    """The server answers, its database too, and it knows the name that containers call it by."""
+    server = "http://127.0.0.1:5000"
+    answer(f"{server}/health")
+    experiment = f"{server}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    return str(json.loads(answer(experiment, Host="mlflow:5000"))["experiment"]["name"])
+
+
+def living_nodes(dashboard: str) -> set[str]:
+    """The addresses of the cluster's nodes, as Ray's GCS has them at this moment."""
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+    found = answer(f"{dashboard}/nodes?view=summary", Authorization=f"Bearer {token}")
+    nodes: list[dict[str, Any]] = json.loads(found)["data"]["summary"]
+    return {node["ip"] for node in nodes if node["raylet"]["state"] == "ALIVE"}
+
+
+def answer(address: str, **headers: str) -> bytes:
+    """What a GET brings; only what is not an HTTP success is an error."""
+    request = Request(address, headers=headers)  # noqa: S310 - the addresses are those above
+    with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+        content: bytes = response.read()
+    return content
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,340 @@
+"""A Compose project of its own, with a transcript of every command and what came of it."""
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+ROOT = Path(__file__).parents[2]
+SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
+#: The image stays, so that the next run builds on it; it is not the one that users build.
+IMAGE = "sumgrad:end-to-end"
+#: Of the environment that the tests are run in, nothing may decide how they end.
+_OURS = ("COMPOSE_", "RAY_", "MLFLOW_", "SUMGRAD_", "XDG_")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command did; without a terminal, what it wrote to both streams is one text."""
+
+    code: int
+    out: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The JSON object on the last line that is one."""
+        lines = [line for line in self.out.splitlines() if line.startswith("{")]
+        value: dict[str, Any] = json.loads(lines[-1])
+        return value
+
+
+def say(text: str) -> None:
+    """A line of the transcript."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def run(
+    command: Sequence[str], environment: Mapping[str, str], *, shown: str, seconds: float = 120
+) -> Finished:
+    """Run a command to its end, and have it in the transcript."""
+    say(f"\n$ {shown}")
+    began = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+    )
+    say(_shortened(done.stdout))
+    say(f"[exit code {done.returncode} after {time.monotonic() - began:.1f} s]")
+    return Finished(done.returncode, done.stdout)
+
+
+def _shortened(text: str, most: int = 24) -> str:
+    lines = text.splitlines()
+    if len(lines) <= most:
+        return text
+    half = most // 2
+    left_out = f"    … {len(lines) - 2 * half} lines …"
+    return "\n".join([*lines[:half], left_out, *lines[-half:]])
+
+
+def why_not() -> str | None:
+    """Why these tests cannot be run here; None if they can."""
+    if shutil.which("docker") is None:
+        return "there is no docker command here"
+    answer = subprocess.run(
+        ["docker", "info", "--format", "{{.ServerVersion}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if answer.returncode or not answer.stdout.strip():
+        said = (answer.stderr.strip().splitlines() or ["it says nothing"])[0]
+        return f"no Docker engine answers here: {said}"
+    return None if find_compose() else "there is neither 'docker compose' nor docker-compose here"
+
+
+def find_compose() -> list[str]:
+    """The Compose to test with: SUMGRAD_COMPOSE, Docker's plugin, or docker-compose."""
+    if given := os.environ.get("SUMGRAD_COMPOSE"):
+        return shlex.split(given)
+    plugin = ["docker", "compose"]
+    asked = subprocess.run([*plugin, "version"], capture_output=True, check=False, timeout=60)
+    if asked.returncode == 0:
+        return plugin
+    return ["docker-compose"] if shutil.which("docker-compose") else []
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The services of docker-compose.yml, apart from any that a user has up.
+
+    Attributes:
+        folder: For the token, the data, and a user's home.
+        project: Its name with Compose.
+        dashboard_port: Of the host.
+        mlflow_port: Of the host.
+    """
+
+    folder: Path
+    project: str = field(default_factory=lambda: f"sumgrad-test-{secrets.token_hex(4)}")
+    dashboard_port: int = field(default_factory=free_port)
+    mlflow_port: int = field(default_factory=free_port)
+    _compose: list[str] = field(default_factory=find_compose)
+
+    @property
+    def dashboard(self) -> str:
+        """Ray's dashboard as the host reaches it."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow as the host reaches it."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def token_file(self) -> Path:
+        """What `make token` makes."""
+        return self.folder / "secrets" / "ray_token"
+
+    @property
+    def data(self) -> Path:
+        """The host's side of /data."""
+        return self.folder / "data"
+
+    @property
+    def _bare_environment(self) -> dict[str, str]:
+        found = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        return found | {"HOME": str(self.folder)}
+
+    def make_token(self) -> None:
+        """By the command that docs/docker.md names."""
+        rules = ["--no-print-directory", "-C", str(self.folder), "-f", str(ROOT / "Makefile")]
+        made = run(
+            ["make", *rules, f"PYTHON={sys.executable}", "token"],
+            self._bare_environment,
+            shown="make token",
+        )
+        assert made.code == 0
+
+    def compose(self, *arguments: str, seconds: float = 300) -> Finished:
+        """Run Compose on the project."""
+        environment = self._bare_environment | {
+            "HOME": os.environ.get("HOME", "/"),
+            "COMPOSE_PROJECT_NAME": self.project,
+            "SUMGRAD_IMAGE": IMAGE,
+            "SUMGRAD_TOKEN_FILE": str(self.token_file),
+            "SUMGRAD_DATA": str(self.data),
+            "SUMGRAD_DASHBOARD_PORT": str(self.dashboard_port),
+            "SUMGRAD_MLFLOW_PORT": str(self.mlflow_port),
+        }
+        command = [*self._compose, "--file", str(ROOT / "docker-compose.yml"), *arguments]
+        name = " ".join(Path(word).name for word in self._compose)
+        return run(command, environment, shown=f"{name} {shlex.join(arguments)}", seconds=seconds)
+
+    def inside(self, *arguments: str, seconds: float = 300) -> Finished:
+        """Run the command line in a container."""
+        return self.compose("run", "--rm", "-T", "cli", *arguments, seconds=seconds)
+
+    def _client(self, token: str | None) -> dict[str, str]:
+        shown = (
+            {"RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        )
+        where = {"SUMGRAD_CLUSTER": self.dashboard, "MLFLOW_TRACKING_URI": self.mlflow}
+        return self._bare_environment | where | shown
+
+    def sumgrad(self, *arguments: str, token: str | None = None, seconds: float = 300) -> Finished:
+        """Run the command line on the host.
+
+        Args:
+            arguments: Of `sumgrad`.
+            token: Another one than the cluster's.
+            seconds: How long it may take.
+        """
+        return run(
+            [str(SUMGRAD), *arguments],
+            self._client(token),
+            shown=f"{f'RAY_AUTH_TOKEN={token} ' if token else ''}sumgrad {shlex.join(arguments)}",
+            seconds=seconds,
+        )
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The cluster's jobs."""
+        listed = self.sumgrad("list", "--json")
+        assert listed.code == 0
+        found: list[dict[str, Any]] = json.loads(listed.out.splitlines()[-1])
+        return found
+
+    @contextmanager
+    def following(self, job_id: str) -> Iterator["Log"]:
+        """Follow a job's log beside everything else."""
+        arguments = ("logs", "-f", job_id)
+        say(f"\n$ sumgrad {shlex.join(arguments)} &")
+        process = subprocess.Popen(
+            [SUMGRAD, *arguments],
+            env=self._client(None),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        log = Log(process)
+        try:
+            yield log
+        finally:
+            process.kill()
+            log.wait(60)
+
+    def containers(self, service: str | None = None, *, also_stopped: bool = False) -> list[str]:
+        """The ids of the project's containers."""
+        wanted = [f"label=com.docker.compose.project={self.project}"]
+        if service:
+            wanted.append(f"label=com.docker.compose.service={service}")
+        filters = [word for one in wanted for word in ("--filter", one)]
+        return _docker("ps", "--quiet", *filters, *(["--all"] if also_stopped else [])).split()
+
+    def inspect(self, service: str) -> list[dict[str, Any]]:
+        """What Docker knows of a service's containers."""
+        found: list[dict[str, Any]] = json.loads(_docker("inspect", *self.containers(service)))
+        return found
+
+    def left_over(self) -> list[str]:
+        """Containers, volumes and networks of the project."""
+        mine = ("--quiet", "--filter", f"label=com.docker.compose.project={self.project}")
+        kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
+        return [name for kind in kinds for name in _docker(*kind, *mine).split()]
+
+    def docker(self, *arguments: str) -> None:
+        """Run docker, and have it in the transcript."""
+        done = run(["docker", *arguments], os.environ, shown=f"docker {shlex.join(arguments)}")
+        assert done.code == 0
+
+    def await_health(self, workers: int, seconds: float = 240) -> None:
+        """Wait until all services are healthy, with so many workers."""
+
+        def healths() -> list[str]:
+            found = [one for name in ("mlflow", "head", "worker") for one in self.inspect(name)]
+            return [str(one["State"]["Health"]["Status"]) for one in found]
+
+        await_that(lambda: healths() == ["healthy"] * (2 + workers), seconds, healths)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The cluster's living nodes, as Ray's dashboard tells who has the token; none without."""
+        shown = {"Authorization": f"Bearer {self.token_file.read_text()}"}
+        try:
+            code, text = ask(f"{self.dashboard}/nodes?view=summary", shown)
+        except OSError:
+            return []
+        found = json.loads(text)["data"]["summary"] if code == 200 else []
+        return [node for node in found if node["raylet"]["state"] == "ALIVE"]
+
+    def take_down(self) -> None:
+        """Containers, network and volumes."""
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20")
+
+
+class Log:
+    """What a command that goes on has printed so far."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.append(line.rstrip("\n"))
+                say(f"  | {self._lines[-1]}")
+
+    @property
+    def text(self) -> str:
+        """Everything so far."""
+        return "\n".join(self._lines)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the end; returns the exit code."""
+        code = self._process.wait(seconds)
+        self._reader.join(seconds)
+        return code
+
+
+def await_that(
+    holds: Callable[[], bool], seconds: float, what: Callable[[], object] | None = None
+) -> None:
+    """Wait until something holds, and fail when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what() if what else ''}"
+        time.sleep(1.0)
+
+
+def ask(address: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """The HTTP status and the text of a GET, whatever the status is."""
+    request = Request(address, headers=dict(headers or {}))
+    try:
+        with urlopen(request, timeout=30) as response:
+            return int(response.status), response.read().decode()
+    except HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+def _docker(*arguments: str) -> str:
+    return subprocess.run(
+        ["docker", *arguments], check=True, text=True, capture_output=True, timeout=120
+    ).stdout

@@ -1,0 +1,208 @@
+"""docker-compose.yml for real: built, brought up, used, struck at, and taken down.
+
+The tests build on each other, in this order. `make end-to-end` runs them and shows every command
+and what came of it.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.compose import Lab, ask, await_that, say, why_not
+
+if not os.environ.get("SUMGRAD_END_TO_END"):
+    pytest.skip(
+        "builds and runs containers for minutes: 'make end-to-end' does, or SUMGRAD_END_TO_END=1",
+        allow_module_level=True,
+    )
+
+#: A build from nothing installs a gigabyte, on two cores that may be busy.
+pytestmark = pytest.mark.timeout(1800)
+WORKERS = 3
+#: Long enough for a container to be killed, and to come back, in the middle.
+SECOND_JOB = """\
+name: second
+data:
+  train: file:///data/rows.csv
+  label: digit
+  validation: 0.1
+model:
+  layers:
+    - {units: 128, activation: relu}
+    - {units: 10, activation: softmax}
+optimizer: {eta: 0.2, batch_size: 96}
+cluster:
+  workers: {min: 2, max: 3}
+  shard_rows: 16                 # six micro-shards a step: work for three
+stop: {max_epochs: 1500, tolerance: 0}
+"""
+#: Kills one of Ray's daemons as a crash would, and leaves the container's first process alone.
+KILL = """
+import os, pathlib, sys
+for entry in pathlib.Path("/proc").glob("[0-9]*"):
+    if (entry / "cmdline").read_text().split("\\0")[0].endswith("/" + sys.argv[1]):
+        os.kill(int(entry.name), 9)
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Everything up; taken down whatever fails."""
+    if reason := why_not():
+        pytest.skip(reason)
+    lab = Lab(tmp_path_factory.mktemp("compose"))
+    say(f"\nproject {lab.project}")
+    lab.make_token()
+    _write_data(lab.data)
+    try:
+        assert lab.compose("version").code == 0
+        assert lab.compose("build", "head", seconds=1500).code == 0
+        up = lab.compose("up", "--detach", "--scale", f"worker={WORKERS}", seconds=600)
+        if up.code:
+            lab.compose("logs", "--tail", "30")
+        assert up.code == 0
+        yield lab
+    finally:
+        lab.take_down()
+
+
+def _write_data(folder: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    folder.mkdir(exist_ok=True)
+    with (folder / "rows.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["digit", *(f"pixel_{place // 8}_{place % 8}" for place in range(64))])
+        rows.writerows(
+            [int(digit), *map(int, row)] for digit, row in zip(digits, pixels, strict=True)
+        )
+    (folder / "second.yaml").write_text(SECOND_JOB)
+
+
+def test_all_of_it_comes_up_healthy(lab: Lab) -> None:
+    lab.await_health(WORKERS)
+    lab.compose("ps")
+    nodes = {node["ip"]: node["raylet"]["resourcesTotal"] for node in lab.nodes()}
+    say(f"nodes: {nodes}")
+    cpus = sorted(resources.get("CPU", 0.0) for resources in nodes.values())
+    assert cpus == [0.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("service", ["mlflow", "head", "worker"])
+def test_containers_are_limited(lab: Lab, service: str) -> None:
+    for container in lab.inspect(service):
+        limits: dict[str, Any] = container["HostConfig"]
+        assert container["Config"]["User"] == ("mlflow" if service == "mlflow" else "sumgrad")
+        assert limits["NanoCpus"] == 1_000_000_000
+        assert limits["Memory"] > 0
+        assert limits["PidsLimit"] > 0
+        assert limits["ReadonlyRootfs"]
+        assert limits["CapDrop"] == ["ALL"]
+        assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+        assert limits["Init"]
+        published = [one for ports in (limits["PortBindings"] or {}).values() for one in ports]
+        assert {one["HostIp"] for one in published} == (
+            set() if service == "worker" else {"127.0.0.1"}
+        )
+        secret = lab.token_file.read_text()
+        assert secret not in str(container["Config"])
+
+
+def test_who_has_no_token_is_refused(lab: Lab) -> None:
+    jobs = f"{lab.dashboard}/api/jobs/"
+    answers = {
+        "without a token": ask(jobs)[0],
+        "with another token": ask(jobs, {"Authorization": "Bearer " + "0" * 64})[0],
+        "with the token": ask(jobs, {"Authorization": f"Bearer {lab.token_file.read_text()}"})[0],
+    }
+    say(f"GET /api/jobs/: {answers}")
+    assert list(answers.values()) == [401, 403, 200]
+    refused = lab.sumgrad("submit", "digits", token="0" * 64)
+    assert refused.code not in (0, 1)
+    assert "token" in refused.out
+
+
+def test_mlflow_answers_to_its_own_names_alone(lab: Lab) -> None:
+    experiment = f"{lab.mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    port = lab.mlflow_port
+    names = (f"127.0.0.1:{port}", f"localhost:{port}", "mlflow:5000", "stranger.example")
+    answers = {name: ask(experiment, {"Host": name})[0] for name in names}
+    say(f"MLflow by the name of: {answers}")
+    assert list(answers.values()) == [200, 200, 200, 403]
+
+
+def test_a_job_from_the_host_gives_the_bits_of_an_inline_run(lab: Lab) -> None:
+    submitted = lab.sumgrad("submit", "digits", "--wait", "--json", seconds=600)
+    assert submitted.code == 0
+    result = submitted.result["result"]
+    inline = lab.inside(
+        "train", "digits", "--set", "cluster.address=inline", "--set", "output=/tmp/runs", "--json"
+    )
+    assert inline.code == 0
+    assert inline.result["weights_sha256"] == result["weights_sha256"]
+
+    status = lab.sumgrad("status", submitted.result["id"], "--json").result
+    assert status["state"] == "FINISHED"
+    assert status["run_id"] == result["run_id"]
+    assert status["differences"] == []
+    # The model is where MLflow's page and the host's clients find it, who never see the
+    # cluster's disk.
+    pages = f"{lab.mlflow}/ajax-api/2.0/mlflow"
+    found = json.loads(ask(f"{pages}/runs/get?run_id={result['run_id']}")[1])["run"]
+    model = found["outputs"]["model_outputs"][0]["model_id"]
+    listed = ask(f"{pages}/logged-models/{model}/artifacts/directories")[1]
+    files = [file["path"] for file in json.loads(listed)["files"]]
+    say(f"MLflow has {found['info']['artifact_uri']} and {model}: {files}")
+    assert found["info"]["artifact_uri"].startswith("mlflow-artifacts:/")
+    assert "MLmodel" in files
+    evaluated = lab.sumgrad("evaluate", result["run_id"], str(lab.data / "rows.csv"))
+    assert evaluated.code == 0
+
+
+def test_a_job_from_inside_outlives_a_killed_worker_container(lab: Lab) -> None:
+    submitted = lab.inside("submit", "second.yaml", "--json")
+    assert submitted.code == 0
+    job_id = submitted.result["id"]
+    victim = lab.containers("worker")[0]
+    with lab.following(job_id) as log:
+        await_that(lambda: bool(re.search(r"^epoch \d\d+/", log.text, re.MULTILINE)), 240)
+        lab.docker("kill", victim)
+        await_that(lambda: "is gone" in log.text, 120)
+        lab.docker("start", victim)
+        assert log.wait(900) == 0
+    text = lab.sumgrad("logs", job_id).out
+    results = re.findall(r"sha256 ([0-9a-f]{64})", text)
+    assert lab.sumgrad("wait", job_id).code == 0
+
+    inline = lab.inside(
+        *("train", "second.yaml", "--set", "data.train=/data/rows.csv"),
+        *("--set", "cluster.address=inline", "--set", "output=/tmp/runs", "--json"),
+        seconds=900,
+    )
+    assert inline.code == 0
+    assert results == [inline.result["weights_sha256"]]
+
+
+@pytest.mark.parametrize(("service", "daemon"), [("worker", "raylet"), ("head", "gcs_server")])
+def test_what_crashes_is_started_again(lab: Lab, service: str, daemon: str) -> None:
+    lab.await_health(WORKERS)
+    victim = lab.containers(service)[-1]
+    before = {job["job_id"] for job in lab.jobs()}
+    lab.docker("exec", victim, "python", "-c", KILL, daemon)
+    await_that(lambda: sum(one["RestartCount"] for one in lab.inspect(service)) > 0, 120)
+    await_that(lambda: len(lab.nodes()) == 1 + WORKERS, 180)
+    lab.await_health(WORKERS)
+    lab.docker("inspect", "--format", "{{.RestartCount}} {{.State.Health.Status}}", victim)
+    assert {job["job_id"] for job in lab.jobs()} == before != set()
+
+
+def test_nothing_is_left_of_it(lab: Lab) -> None:
+    lab.take_down()
+    assert lab.left_over() == []
