@@ -94,5 +94,6 @@ def expect_same(expected: Fingerprint, actual: Fingerprint, worker: int) -> None
         if theirs[name] != value:
             raise FingerprintMismatch(
                 f"worker {worker}'s {name} is {theirs[name]}, the driver's is {value}",
-                hint="install the same wheels on every node, or set OPENBLAS_CORETYPE on all",
+                hint="install the same wheels on every node; for a mixture of processors set "
+                "OPENBLAS_CORETYPE and NPY_DISABLE_CPU_FEATURES on all, see docs/machines.md",
             )

@@ -1,0 +1,53 @@
+"""docs/verbs.md: the verbs and options that it names exist, ours and Ray's."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from jobs.cli.commands import app
+
+PAGE = (Path(__file__).parents[1] / "docs" / "verbs.md").read_text()
+
+
+def named(program: str) -> list[str]:
+    """What follows a program's name, wherever the page has it."""
+    return re.findall(rf"`{program} ([^`]+)`", PAGE)
+
+
+def expect(group: Any, line: str) -> None:
+    """Every word that is no placeholder is a command, every option one of that command.
+
+    Args:
+        group: Of click, or of typer, which has its own copy of it.
+        line: What follows the program's name.
+    """
+    words, options = [], []
+    for word in line.partition(" -- ")[0].split():
+        if word.startswith("-"):
+            options.append(word)
+        elif word.islower():
+            words.append(word)
+    command = group
+    for word in words:
+        assert word in command.commands, line
+        command = command.commands[word]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert set(options) <= known, line
+
+
+def test_our_verbs_exist() -> None:
+    lines = named("sumgrad")
+    assert len(lines) > 10
+    for line in lines:
+        expect(typer.main.get_command(app), line)
+
+
+def test_rays_verbs_exist() -> None:
+    from ray.dashboard.modules.job.cli import job_cli_group
+
+    lines = named("ray job")
+    assert len(lines) > 5
+    for line in lines:
+        expect(job_cli_group, line)
