@@ -95,3 +95,21 @@ class Interrupted(JobError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.exit_code = code  # type: ignore[misc]  # this one's code is known only at run time
+
+
+class ContextError(JobError):
+    """No cluster was chosen, or what is known of it cannot be used."""
+
+
+class JobNotFound(JobError):
+    """The cluster has no job under that name, or several."""
+
+
+class SubmissionError(JobError):
+    """A job that cannot be sent as it is."""
+
+
+class ServiceUnreachable(JobError):
+    """The cluster takes no jobs now: it is away, refuses our token, or is another version."""
+
+    exit_code = 3

@@ -78,7 +78,12 @@ def table(runs: Sequence[dict[str, Any]]) -> list[str]:
         why = run["stop_reason"] or "-"
         began = run["began"][:19].replace("T", " ")
         rows.append((run["run_id"][:8], run["name"], run["status"], why, checkpoint, began))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines with their columns below each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

@@ -87,12 +87,14 @@ def read_example(name: str) -> str:
     return (resources.files("jobs") / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def load_spec(name: str, overrides: Sequence[str] = ()) -> LoadedSpec:
+def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = True) -> LoadedSpec:
     """Load and validate a spec.
 
     Args:
         name: A YAML file, or the name of a shipped example.
         overrides: ``key=value`` each, as in ``optimizer.eta=0.1`` or ``model.layers[0].units=32``.
+        environment: Whether this machine's environment stands in for what the spec does not say;
+            not for a job that runs elsewhere.
 
     Raises:
         SpecError: No such spec, not YAML, or keys and values that do not fit.
@@ -102,7 +104,8 @@ def load_spec(name: str, overrides: Sequence[str] = ()) -> LoadedSpec:
     if not isinstance(tree.value, dict):
         raise SpecError("a job spec is a mapping of keys to values", place=origin)
     set_paths = [_override(tree.value, item) for item in overrides]
-    _default_tracking(tree.value)
+    if environment:
+        _default_tracking(tree.value)
     try:
         spec = JobSpec.model_validate(tree.value)
     except ValidationError as error:

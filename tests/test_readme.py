@@ -32,8 +32,9 @@ def test_every_command_has_help_and_a_place_in_the_readme() -> None:
 
 
 def test_every_command_in_the_readme_exists() -> None:
-    named = set(re.findall(r"^(?:\$ )?sumgrad ((?:config )?[a-z]+)", README, re.MULTILINE))
-    named |= set(re.findall(r"`sumgrad ((?:config )?[a-z]+)", README))
+    command = r"sumgrad ((?:(?:config|cluster) )?[a-z]+)"
+    named = set(re.findall(rf"^(?:\$ )?{command}", README, re.MULTILINE))
+    named |= set(re.findall(rf"`{command}", README))
     assert named
     assert named <= commands()
 
@@ -55,7 +56,7 @@ def test_the_readmes_spec_is_valid() -> None:
 
 def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z]+)", README)) - {"and"}:
+    for target in set(re.findall(r"make ([a-z-]+)", README)) - {"and"}:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -13,11 +14,16 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 def main() -> NoReturn:
     """Run the command line and exit with the promised code."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("SUMGRAD_DEBUG"))
     sys.exit(run([item for item in arguments if item != "--debug"], debug=debug))
+
+
+def set_environment() -> None:
+    """Set what has to stand before NumPy is imported; whoever has set it is obeyed."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:
@@ -33,9 +39,23 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     from jobs.cli.commands import app
 
     command = typer.main.get_command(app)
-    try:
+
+    def work() -> int:
         code = command.main(arguments, prog_name="sumgrad", standalone_mode=False)
         return code if isinstance(code, int) else 0
+
+    return guarded(work, debug=debug)
+
+
+def guarded(work: Callable[[], int], *, debug: bool) -> int:
+    """Do something; whatever it raises becomes a line, a hint and an exit code.
+
+    Args:
+        work: Gives an exit code.
+        debug: Show tracebacks.
+    """
+    try:
+        return work()
     except Exception as error:  # noqa: BLE001 - this is the boundary
         if debug:
             _tell_line_by_line(traceback.format_exc())

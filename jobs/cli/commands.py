@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli import config
+from jobs.cli import cluster, config, service
 from jobs.cli.options import (
     DEFAULT_TRACKING_URI,
     Json,
@@ -30,6 +30,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config.app, name="config")
+app.add_typer(cluster.app, name="cluster")
+service.add_commands(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -83,18 +85,23 @@ def resume(
     overrides: Set = None,
     as_json: Json = False,
     output: Output = Path("runs"),
+    on_cluster: service.Where = None,
 ) -> None:
     """Go on with a run that was interrupted or killed, or failed for want of workers.
 
     The same bits, and the same run in MLflow, as if nothing had happened. More workers or another
     address are fine (--set cluster.workers=8); anything that would change the weights is refused.
-    Exit codes as for train.
+    Exit codes as for train. With --cluster, or for an id that no run of this folder has, it is a
+    job of the cluster that goes on, there.
     """
     from jobs.reporting import make_reporter
     from jobs.run_folder import SPEC, find_run_folder
     from jobs.spec_loader import load_spec
     from jobs.training import resume as go_on
 
+    if service.is_elsewhere(run, output, on_cluster):
+        service.resume_job(run, overrides or [], on_cluster, as_json)
+        return
     folder = find_run_folder(run, output)
     loaded = load_spec(str(folder.path / SPEC), overrides or [])
     reporter = make_reporter(sys.stderr if as_json else sys.stdout)
@@ -102,10 +109,22 @@ def resume(
 
 
 @app.command("list")
-def list_runs(as_json: Json = False, output: Output = Path("runs")) -> None:
-    """The runs of a folder, the newest first. One whose process was killed is put right."""
+def list_runs(
+    as_json: Json = False,
+    output: Output = Path("runs"),
+    on_cluster: service.Where = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="The runs of this folder, though a cluster is chosen.")
+    ] = False,
+) -> None:
+    """The runs of a folder, or the jobs of the cluster that was chosen; the newest first.
+
+    Of the runs of a folder one whose process was killed is put right.
+    """
     from jobs.listing import list_of_runs, table
 
+    if not local and service.list_jobs(on_cluster, as_json):
+        return
     runs = list_of_runs(output, lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(runs) if as_json else "\n".join(table(runs)))
 

@@ -1,0 +1,166 @@
+"""``sumgrad cluster``: clusters with names, and one on this machine."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli.options import Json
+
+if TYPE_CHECKING:
+    from jobs.service.contexts import Cluster
+
+app = typer.Typer(rich_markup_mode=None, help="Name clusters, and run one on this machine.")
+
+Name = Annotated[str, typer.Argument(help="A cluster's name.")]
+
+
+@app.command()
+def add(
+    name: Name,
+    address: Annotated[str, typer.Argument(help="Of its Ray dashboard: http://HOST:8265.")],
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="Its MLflow, as it is reached from here.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file that holds its token and nothing else.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificates to trust, for an https address.")
+    ] = None,
+) -> None:
+    """Give a cluster a name; an earlier one of that name is replaced."""
+    from jobs.service.contexts import (
+        Cluster,
+        contexts_file,
+        expect_name,
+        normal_address,
+        read_contexts,
+        write_contexts,
+    )
+
+    cluster = Cluster(
+        normal_address(address),
+        expect_name(name),
+        tracking_uri,
+        token_file.absolute() if token_file else None,
+        ca_file.absolute() if ca_file else None,
+    )
+    cluster.token()
+    write_contexts(read_contexts().with_cluster(cluster))
+    typer.echo(f"{name} is {cluster.address}, in {contexts_file()}")
+    typer.echo(f"Have commands mean it:  sumgrad cluster use {name}")
+
+
+@app.command()
+def use(name: Name) -> None:
+    """Have commands mean this cluster where none is named."""
+    from jobs.service.contexts import read_contexts, write_contexts
+
+    contexts = read_contexts().using(name)
+    write_contexts(contexts)
+    typer.echo(f"commands mean {contexts.clusters[name].label} now")
+
+
+@app.command()
+def unuse() -> None:
+    """Have no cluster be meant where none is named."""
+    from dataclasses import replace
+
+    from jobs.service.contexts import read_contexts, write_contexts
+
+    write_contexts(replace(read_contexts(), current=None))
+    typer.echo("no cluster is meant where none is named")
+
+
+@app.command()
+def remove(name: Name) -> None:
+    """Forget a cluster's name; the cluster is not touched."""
+    from jobs.service.contexts import read_contexts, write_contexts
+
+    write_contexts(read_contexts().without(name))
+    typer.echo(f"{name} is forgotten")
+
+
+@app.command("list")
+def list_clusters(as_json: Json = False) -> None:
+    """The named clusters; a star marks the one that is meant where none is named."""
+    from jobs.service.contexts import read_contexts
+
+    contexts = read_contexts()
+    if as_json:
+        typer.echo(json.dumps([_facts(c, contexts.current) for c in contexts.clusters.values()]))
+        return
+    if not contexts.clusters:
+        typer.echo("none yet; sumgrad cluster add NAME URL, or sumgrad cluster up")
+    for name, cluster in sorted(contexts.clusters.items()):
+        mark = "*" if name == contexts.current else " "
+        typer.echo(f"{mark} {name:<16} {cluster.address}  {cluster.tracking_uri or ''}".rstrip())
+
+
+def _facts(cluster: "Cluster", current: str | None) -> dict[str, Any]:
+    return {
+        "name": cluster.name,
+        "address": cluster.address,
+        "tracking_uri": cluster.tracking_uri,
+        "token_file": str(cluster.token_file) if cluster.token_file else None,
+        "is_current": cluster.name == current,
+    }
+
+
+@app.command()
+def up(
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs for jobs; by default all there are.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of Ray's dashboard.")] = 8265,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow.")] = 5000,
+) -> None:
+    """Start Ray and MLflow on this machine, and leave them running.
+
+    On loopback alone, and Ray asks for a token. Commands mean this cluster from then on.
+    """
+    from jobs.service.local_cluster import lines_of
+    from jobs.service.local_cluster import up as start
+
+    there, is_new = start(
+        lambda line: typer.echo(line, err=True), cpus=cpus, port=port, mlflow_port=mlflow_port
+    )
+    typer.echo("\n".join(lines_of(there)))
+    if not is_new:
+        typer.echo("It ran already.")
+    typer.echo("Hand a job in:  sumgrad submit digits --wait")
+    typer.echo("End it:         sumgrad cluster down")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """The cluster on this machine; exit code 3 if it does not run."""
+    from jobs.service.local_cluster import lines_of, running
+
+    there = running()
+    is_up = there is not None and there.ray.is_alive and there.mlflow.is_alive
+    if as_json:
+        address = there.address if there else None
+        tracking_uri = there.tracking_uri if there else None
+        facts = {"is_up": is_up, "address": address, "tracking_uri": tracking_uri}
+        typer.echo(json.dumps(facts))
+    elif there is None:
+        typer.echo("no cluster runs on this machine; sumgrad cluster up starts one")
+    else:
+        typer.echo("\n".join(lines_of(there)))
+    if not is_up:
+        raise typer.Exit(3)
+
+
+@app.command()
+def down() -> None:
+    """End the cluster on this machine; jobs are saved first, curves and runs stay."""
+    from jobs.service.local_cluster import down as end
+    from jobs.service.local_cluster import folder
+
+    if end(lambda line: typer.echo(line, err=True)):
+        typer.echo(f"ended; curves and runs stay in {folder()}")
+    else:
+        typer.echo("no cluster of ours runs on this machine")

@@ -1,0 +1,302 @@
+"""Commands about jobs on a cluster."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli.options import Json, Set, Spec
+
+if TYPE_CHECKING:
+    from jobs.service.ray_jobs import JobServer
+
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        "-c",
+        metavar="NAME|URL",
+        help="A cluster's name, or the address of its Ray dashboard; by default SUMGRAD_CLUSTER, "
+        "or the one of 'sumgrad cluster use'.",
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id; three characters may do.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    for command in (submit, status, logs, stop, wait, delete, doctor):
+        app.command()(command)
+
+
+def _server(where: str | None) -> "JobServer":
+    from jobs.service.contexts import chosen_cluster
+    from jobs.service.ray_jobs import JobServer
+
+    return JobServer(chosen_cluster(where))
+
+
+def _note(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def submit(
+    spec: Spec,
+    overrides: Set = None,
+    cluster: Where = None,
+    follow: Annotated[
+        bool, typer.Option("--wait", "-w", help="Show its log, and end with its exit code.")
+    ] = False,
+    job_id: Annotated[
+        str | None,
+        typer.Option("--id", help="The job's id. Handing the same job in twice is as once."),
+    ] = None,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send data files of this machine along, if small.")
+    ] = False,
+    code: Annotated[
+        str,
+        typer.Option(
+            help="Whose sumgrad computes: cluster, local, or auto: the cluster's own if it is "
+            "the same as this one."
+        ),
+    ] = "auto",
+    any_version: Annotated[
+        bool, typer.Option("--any-version", help="Send it although versions differ.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Hand a job in to a cluster, and return at once.
+
+    The job runs on the cluster and goes on without this machine. Relative paths and SQLite files
+    of this machine mean nothing there: --upload sends small data along, file:///PATH is a path on
+    the cluster's head.
+    """
+    from jobs.service.contexts import chosen_cluster
+    from jobs.service.submission import dry_run_lines, expect_code, prepare_submission
+    from jobs.service.submission import submit as send
+
+    whose = expect_code(code)
+    prepared = prepare_submission(spec, overrides or [], job_id=job_id, upload=upload)
+    if dry_run:
+        where = chosen_cluster(cluster)
+        if as_json:
+            _print_json(prepared.as_json(where))
+        else:
+            typer.echo("\n".join(dry_run_lines(prepared, where)))
+        return
+    server = _server(cluster)
+    sent = send(prepared, server, _note, code=whose, any_version=any_version)
+    option = f" --cluster {cluster}" if cluster else ""
+    said = "handed in" if sent.is_new else "is there already"
+    lines = [f"job {sent.job_id} {said}: {server.cluster.label}"]
+    if not follow:
+        lines += [
+            f"Follow it:     sumgrad logs -f {sent.job_id}{option}",
+            f"How it is:     sumgrad status {sent.job_id}{option}",
+            f"Stop it:       sumgrad stop {sent.job_id}{option}",
+        ]
+    typer.echo("\n".join(lines), err=as_json)
+    if follow:
+        _follow(server, sent.submission_id, sent.job_id, as_json)
+    elif as_json:
+        _print_json(
+            {
+                "id": sent.job_id,
+                "submission_id": sent.submission_id,
+                "is_new": sent.is_new,
+                "cluster": server.cluster.address,
+            }
+        )
+
+
+def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool) -> None:
+    """Show an attempt's log until it is over, and end as it did; Ctrl-C lets go of it."""
+    from jobs.service.actions import follow_job
+    from jobs.service.following import exit_code
+
+    stream = sys.stderr if as_json else sys.stdout
+
+    def write(text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+    try:
+        ended, result = follow_job(server, submission_id, write, _note)
+    except KeyboardInterrupt:
+        _note(f"\njob {job_id} goes on; sumgrad logs -f {job_id} follows it again")
+        raise typer.Exit(130) from None
+    code = exit_code(ended)
+    if as_json:
+        facts = {"id": job_id, "state": ended.state, "exit_code": code}
+        _print_json(facts | {"result": result})
+    elif code:
+        _note(f"job {job_id} is {ended.state}, exit code {code}")
+    if code:
+        raise typer.Exit(code)
+
+
+def status(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
+    """How a job is, from Ray, its run in MLflow and its own signs of life."""
+    from jobs.service.actions import status_of
+    from jobs.service.status import lines_of
+
+    server = _server(cluster)
+    found, run = status_of(server, job_id)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        typer.echo("\n".join(lines_of(found, run, server.cluster.label)))
+
+
+def logs(
+    job_id: JobId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job is over.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Of an earlier attempt; by default the newest.")
+    ] = None,
+    cluster: Where = None,
+    as_json: Json = False,
+) -> None:
+    """What a job has printed. With -f the exit code is the job's own; Ctrl-C does not stop it."""
+    from jobs.service.actions import attempt_of
+
+    server = _server(cluster)
+    job, which = attempt_of(server, job_id, attempt)
+    if follow:
+        _follow(server, which.submission_id, job.job_id, as_json)
+        return
+    text = server.log(which.submission_id)
+    if as_json:
+        _print_json({"id": job.job_id, "state": which.state, "log": text})
+    else:
+        typer.echo(text, nl=False)
+
+
+def stop(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
+    """Have a job end at its next step. It is saved, and 'sumgrad resume' goes on with it."""
+    from jobs.service.actions import stop_job
+
+    job, was_running = stop_job(_server(cluster), job_id)
+    if as_json:
+        _print_json({"id": job.job_id, "was_running": was_running})
+    elif was_running:
+        typer.echo(f"job {job.job_id} was told to end\nGo on with it:  sumgrad resume {job.job_id}")
+    else:
+        typer.echo(f"job {job.job_id} is over already ({job.newest.state})")
+
+
+def wait(
+    job_id: JobId,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds; after them the exit code is 124.")
+    ] = None,
+    cluster: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Wait until a job is over; the exit code is the job's own."""
+    from jobs.service.following import exit_code
+    from jobs.service.following import wait as wait_for
+    from jobs.service.jobs import find_job
+
+    server = _server(cluster)
+    job = find_job(server, job_id)
+    ended = wait_for(server, job.newest.submission_id, _note, seconds=timeout)
+    if ended is None:
+        code, state = 124, "not over"
+    else:
+        code, state = exit_code(ended), ended.state
+    if as_json:
+        _print_json({"id": job.job_id, "state": state, "exit_code": code})
+    else:
+        typer.echo(f"job {job.job_id} is {state}")
+    if code:
+        raise typer.Exit(code)
+
+
+def delete(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
+    """Have the cluster forget a job that is over; its curves, model and files stay."""
+    from jobs.service.actions import delete_job
+
+    job = delete_job(_server(cluster), job_id)
+    if as_json:
+        _print_json({"id": job.job_id, "deleted": len(job.attempts)})
+    else:
+        typer.echo(f"job {job.job_id} is forgotten")
+
+
+def is_elsewhere(run: str, output: Path, where: str | None) -> bool:
+    """Whether an id means a job of a cluster, and not a run of this machine."""
+    from jobs.errors import RunNotFound
+    from jobs.run_folder import find_run_folder
+    from jobs.service.contexts import cluster_if_chosen
+
+    if where is not None:
+        return True
+    try:
+        find_run_folder(run, output)
+    except RunNotFound:
+        return cluster_if_chosen(None) is not None
+    return False
+
+
+def resume_job(job_id: str, overrides: list[str], where: str | None, as_json: bool) -> None:
+    """Go on with a job on a cluster."""
+    from jobs.service.actions import resume_job as go_on
+
+    sent = go_on(_server(where), job_id, overrides, _note)
+    if as_json:
+        _print_json({"id": sent.job_id, "submission_id": sent.submission_id})
+    else:
+        typer.echo(f"job {sent.job_id} goes on\nFollow it:  sumgrad logs -f {sent.job_id}")
+
+
+def list_jobs(where: str | None, as_json: bool) -> bool:
+    """Print the jobs of the chosen cluster; False if none was chosen."""
+    from jobs.service.actions import job_table, list_of_jobs
+    from jobs.service.contexts import cluster_if_chosen
+    from jobs.service.ray_jobs import JobServer
+
+    chosen = cluster_if_chosen(where)
+    if chosen is None:
+        return False
+    jobs = list_of_jobs(JobServer(chosen))
+    if as_json:
+        _print_json([job.as_json() for job in jobs])
+    else:
+        typer.echo("\n".join(job_table(jobs, chosen.label)))
+    return True
+
+
+def doctor(
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="A path that the cluster should be able to read; repeatable."),
+    ] = None,
+    cluster: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything that a job needs from a cluster, and explain what is wrong."""
+    from dataclasses import asdict
+
+    from jobs.service.contexts import chosen_cluster
+    from jobs.service.doctor import examine, table
+
+    findings = examine(chosen_cluster(cluster), data or [])
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        typer.echo("\n".join(table(findings)))
+    if any(finding.verdict == "FAIL" for finding in findings):
+        raise typer.Exit(3)

@@ -1,0 +1,258 @@
+"""What the commands do with a job on a cluster."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import JobNotFound, SubmissionError
+from jobs.listing import aligned
+from jobs.service.code import Versions, copy_code
+from jobs.service.following import exit_code, follow, wait
+from jobs.service.heartbeat import SILENCE_S
+from jobs.service.identifiers import (
+    ATTEMPT_KEY,
+    JOB_KEY,
+    NAME_KEY,
+    expect_job_id,
+    submission_id,
+)
+from jobs.service.jobs import Job, find_job, jobs_in
+from jobs.service.preflight import cluster_versions
+from jobs.service.ray_jobs import Attempt, JobServer
+from jobs.service.request import RESULT, Request
+from jobs.service.run_view import RunView, look_up_runs
+from jobs.service.status import Status, reconcile, status_without_ray
+from jobs.service.submission import ENTRYPOINT, Submitted, expect_no_password
+
+
+#: A job that is stopped has so long to save itself, in seconds.
+_STOP_S = 40.0
+
+
+def status_of(server: JobServer, job_id: str) -> tuple[Status, RunView]:
+    """How a job is.
+
+    Raises:
+        JobNotFound: There is none.
+        ServiceUnreachable: The cluster does not answer.
+    """
+    try:
+        job = find_job(server, job_id)
+    except JobNotFound:
+        run = _run_of_forgotten(server, job_id)
+        return status_without_ray(job_id, run), run
+    run = look_up_runs(server.cluster, [job.job_id])[job.job_id]
+    return reconcile(job, run, time.time()), run
+
+
+def _run_of_forgotten(server: JobServer, job_id: str) -> RunView:
+    """The run of a job that only MLflow knows; inside of an ``except JobNotFound``.
+
+    Raises:
+        JobNotFound: MLflow does not know it either: the one that is being handled.
+    """
+    run = look_up_runs(server.cluster, [expect_job_id(job_id)])[job_id]
+    if run.run_id is None:
+        raise  # noqa: PLE0704 - see above
+    return run
+
+
+def list_of_jobs(server: JobServer) -> list[Status]:
+    """All jobs of a cluster, the newest first."""
+    jobs = jobs_in(server.attempts())
+    # Of jobs that are over Ray knows enough.
+    living = [job.job_id for job in jobs if not job.newest.is_over]
+    runs = look_up_runs(server.cluster, living)
+    unasked = RunView.unknown("it is over")
+    return [reconcile(job, runs.get(job.job_id, unasked), time.time()) for job in jobs]
+
+
+def job_table(jobs: Sequence[Status], cluster: str) -> list[str]:
+    """The jobs as lines for a person."""
+    if not jobs:
+        return [f"{cluster} has no jobs; hand one in with: sumgrad submit digits"]
+    rows = [("job", "name", "state", "why", "attempt", "began (UTC)")]
+    for job in jobs:
+        began = datetime.fromtimestamp(job.began, UTC) if job.began else None
+        when = f"{began:%Y-%m-%d %H:%M:%S}" if began else "-"
+        rows.append((job.job_id, job.name, job.state, job.reason, str(job.attempt), when))
+    return aligned(rows)
+
+
+@dataclass
+class Log:
+    """A job's log on its way to a person: the line with the result is kept back.
+
+    Attributes:
+        write: Takes text.
+        result: The run's result, once it has come.
+    """
+
+    write: Callable[[str], None]
+    result: dict[str, Any] | None = None
+    #: The beginning of a line that may be the one with the result.
+    _begun: str = ""
+    #: Whether the line's beginning has been written already.
+    _is_within: bool = False
+
+    def take(self, text: str) -> None:
+        """Take a piece of the log."""
+        for part in text.splitlines(keepends=True):
+            self._begun += part
+            is_whole = self._begun.endswith("\n")
+            if is_whole or self._is_within or not RESULT.startswith(self._begun[: len(RESULT)]):
+                self.close()
+                self._is_within = not is_whole
+
+    def close(self) -> None:
+        """There is no more."""
+        result = None if self._is_within else _result_in(self._begun)
+        if result is not None:
+            self.result = result
+        elif self._begun:
+            self.write(self._begun)
+        self._begun = ""
+
+
+def _result_in(line: str) -> dict[str, Any] | None:
+    if not line.startswith(RESULT):
+        return None
+    try:
+        value = json.loads(line.removeprefix(RESULT), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
+
+
+def follow_job(
+    server: JobServer,
+    attempt: str,
+    write: Callable[[str], None],
+    note: Callable[[str], None],
+) -> tuple[Attempt, dict[str, Any] | None]:
+    """Hand on what an attempt prints until it is over; gives how it ended, and its result."""
+    log = Log(write)
+    ended = follow(server, attempt, log.take, note)
+    log.close()
+    return ended, log.result
+
+
+def attempt_of(server: JobServer, job_id: str, number: int | None) -> tuple[Job, Attempt]:
+    """A job, and one of its attempts; by default the newest.
+
+    Raises:
+        JobNotFound: There is no such attempt.
+    """
+    job = find_job(server, job_id)
+    if number is None:
+        return job, job.newest
+    name = submission_id(job.job_id, number)
+    for attempt in job.attempts:
+        if attempt.submission_id == name:
+            return job, attempt
+    raise JobNotFound(f"job {job.job_id} has no attempt {number}")
+
+
+def stop_job(server: JobServer, job_id: str) -> tuple[Job, bool]:
+    """Ask a job to end at its next step; gives it, and whether it still ran."""
+    job = find_job(server, job_id)
+    if job.newest.is_over:
+        return job, False
+    server.stop(job.newest.submission_id)
+    return job, True
+
+
+def delete_job(server: JobServer, job_id: str) -> Job:
+    """Have the cluster forget a job that is over; its run in MLflow and its files stay.
+
+    Raises:
+        SubmissionError: It is not over.
+    """
+    job = find_job(server, job_id)
+    if not job.newest.is_over:
+        raise SubmissionError(
+            f"job {job.job_id} is {job.newest.state}", hint=f"sumgrad stop {job.job_id}"
+        )
+    for attempt in job.attempts:
+        server.delete(attempt.submission_id)
+    return job
+
+
+def resume_job(
+    server: JobServer, job_id: str, overrides: Sequence[str], note: Callable[[str], None]
+) -> Submitted:
+    """Hand a job in again, which goes on where it was; a run that is over is not run again.
+
+    Raises:
+        SubmissionError: It is still running, or came to its end; or a password would be sent.
+    """
+    for override in overrides:
+        expect_no_password(f"--set {override}")
+    job_id, name, number = _next_attempt(server, job_id, note)
+    here = Versions.here()
+    has_code = cluster_versions(server, server.describe()).code != here.code
+    request = Request(job_id, number, None, here, overrides=tuple(overrides), has_code=has_code)
+    metadata = {
+        JOB_KEY: job_id,
+        NAME_KEY: name,
+        ATTEMPT_KEY: str(request.attempt),
+        "sumgrad.version": here.sumgrad,
+    }
+    with tempfile.TemporaryDirectory(prefix="sumgrad-job-") as temporary:
+        folder = Path(temporary, "job")
+        folder.mkdir()
+        request.write(folder)
+        runtime_env: dict[str, Any] = {"working_dir": str(folder)}
+        if has_code:
+            note(f"the code of this sumgrad ({here.sumgrad}) goes along")
+            modules = Path(temporary, "code")
+            modules.mkdir()
+            runtime_env["py_modules"] = [str(module) for module in copy_code(modules)]
+        attempt = submission_id(job_id, number)
+        server.submit(attempt, ENTRYPOINT, runtime_env, metadata)
+    return Submitted(job_id, attempt, is_new=True)
+
+
+def _next_attempt(
+    server: JobServer, job_id: str, note: Callable[[str], None]
+) -> tuple[str, str, int]:
+    """Id and name of a job that can be gone on with, and the number of the attempt to do it.
+
+    Raises:
+        JobNotFound: Neither Ray nor MLflow know it.
+        SubmissionError: It is still running, or came to its end.
+    """
+    try:
+        job = find_job(server, job_id)
+    except JobNotFound:
+        # Ray has forgotten it, and with it how often it was tried. The cluster has its folder.
+        return job_id, status_without_ray(job_id, _run_of_forgotten(server, job_id)).name, 2
+    newest = job.newest
+    if not newest.is_over and _is_silent(server, job):
+        # A head that was started anew calls jobs RUNNING that ended with it, until it is asked to
+        # do something about them. One that lives, but cannot be heard, is saved by it.
+        note(f"job {job.job_id} gives no sign of life: it is stopped first")
+        server.stop(newest.submission_id)
+        newest = wait(server, newest.submission_id, note, seconds=_STOP_S) or newest
+    if not newest.is_over:
+        raise SubmissionError(
+            f"job {job.job_id} is {newest.state}", hint=f"sumgrad logs -f {job.job_id}"
+        )
+    if exit_code(newest) == 0:
+        raise SubmissionError(f"job {job.job_id} came to its end, there is nothing to go on with")
+    return job.job_id, job.name, job.next_number
+
+
+def _is_silent(server: JobServer, job: Job) -> bool:
+    """Whether a job that Ray calls RUNNING has begun a run, and says nothing any more."""
+    run = look_up_runs(server.cluster, [job.job_id])[job.job_id]
+    return run.heartbeat is not None and time.time() - run.heartbeat.at > SILENCE_S

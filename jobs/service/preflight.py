@@ -1,0 +1,112 @@
+"""What a cluster's machines have installed, asked before anything is sent to them.
+
+Ray's job server tells its own version alone. The rest is found out by a short job, once for each
+session of a cluster; the answer is kept in the user's cache.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from jobs.durable import write_text
+from jobs.errors import JobNotFound, ServiceUnreachable
+from jobs.room import read_small
+from jobs.service.code import Versions
+from jobs.service.ray_jobs import SUCCEEDED, JobServer, Server, wait_until_over
+
+#: The cluster's Python. Where Ray's is not the first on the path there, this variable names it.
+PYTHON = "${SUMGRAD_PYTHON:-python}"
+#: A line of the probe's answer begins so.
+_MARK = "sumgrad-probe:"
+#: How long a probe may take: a cluster that has just started needs half a minute for its first job.
+PROBE_S = 90.0
+
+#: Runs where there may be no sumgrad, or another one.
+_PROBE = f"""
+import json, platform
+from importlib import metadata
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+try:
+    from jobs.service.code import code_digest
+    code = code_digest()
+except ImportError:
+    code = "none"
+print({_MARK!r} + json.dumps({{
+    "sumgrad": version("sumgrad"),
+    "code": code,
+    "python": ".".join(platform.python_version_tuple()[:2]),
+    "libraries": {{name: version(name) for name in ("ray", "numpy", "mlflow", "pyarrow")}},
+}}))
+"""
+
+
+def cluster_versions(server: JobServer, described: Server) -> Versions:
+    """What the cluster's head has installed; 'none' where it has not.
+
+    Args:
+        server: The cluster's job server.
+        described: What it says of itself.
+
+    Raises:
+        ServiceUnreachable: It does not answer, or runs no jobs.
+    """
+    kept = _cache_file(described)
+    with suppress(OSError, ValueError, ServiceUnreachable):
+        return Versions.from_json(json.loads(read_small(kept, 1 << 16)))
+    versions = Versions.from_json(ask(server, f"{PYTHON} -P -c {shlex.quote(_PROBE)}"))
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(versions.as_json()))
+    return versions
+
+
+def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
+    """Run a short command on the cluster that prints an answer as JSON.
+
+    Raises:
+        ServiceUnreachable: It did not run, or gave no answer.
+    """
+    name = f"sumgrad-probe-{secrets.token_hex(4)}"
+    server.submit(name, command, runtime_env, {})
+    try:
+        attempt = wait_until_over(server, name, PROBE_S)
+        lines = server.log(name).splitlines()
+    finally:
+        with suppress(ServiceUnreachable, JobNotFound):
+            server.delete(name)
+    answers = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
+    if attempt.state != SUCCEEDED or not answers:
+        last = next((line for line in reversed(lines) if line.strip()), attempt.message)
+        raise ServiceUnreachable(
+            f"the cluster at {server.cluster.address} takes jobs, but cannot run one: {last[:200]}",
+            hint="SUMGRAD_PYTHON on the cluster's head names its Python, if that is not 'python'",
+        )
+    try:
+        return json.loads(answers[-1])
+    except (ValueError, RecursionError):
+        raise ServiceUnreachable(
+            f"the cluster at {server.cluster.address} gives an answer that cannot be understood: "
+            f"{answers[-1][:200]}"
+        ) from None
+
+
+def answer(value: Any) -> None:
+    """On the cluster: print an answer for `ask`."""
+    print(_MARK + json.dumps(value), flush=True)  # noqa: T201 - stdout is the way back
+
+
+def _cache_file(described: Server) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    # The name is the cluster's to choose, and no path.
+    digest = hashlib.sha256(described.session.encode()).hexdigest()[:24]
+    return folder / "sumgrad" / "clusters" / f"{digest}.json"

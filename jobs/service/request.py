@@ -1,0 +1,87 @@
+"""What travels to the cluster with a job: one JSON file, and data that were to come along.
+
+The file is read by `jobs.service.entry` on the cluster. It holds no secrets: Ray keeps what it is
+sent, and shows it to whoever has the cluster's token.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from jobs.errors import ServiceUnreachable, SubmissionError
+from jobs.room import read_small
+from jobs.service.code import Versions
+from jobs.service.identifiers import expect_job_id
+
+FILE = "job.json"
+#: A line of the log with the run's result as JSON begins so.
+RESULT = "result: "
+#: The folder of uploaded data beside it.
+DATA = "data"
+FORMAT = 1
+_LONGEST = 1 << 22
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job as it is handed in.
+
+    Attributes:
+        job_id: Its id.
+        attempt: From 1.
+        spec_yaml: What its owner said, without defaults: those of the cluster hold. None for an
+            attempt that goes on with an earlier one.
+        overrides: ``key=value`` for such an attempt.
+        versions: Of where it was handed in.
+        has_code: Whether sumgrad's own code travels along.
+        tags: For MLflow: who handed it in, from which commit.
+    """
+
+    job_id: str
+    attempt: int
+    spec_yaml: str | None
+    versions: Versions
+    overrides: tuple[str, ...] = ()
+    has_code: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def write(self, folder: Path) -> None:
+        """Write the file into a folder."""
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the file of a folder.
+
+        Raises:
+            SubmissionError: There is none, or it is another version's.
+        """
+        try:
+            value: dict[str, Any] = json.loads(read_small(folder / FILE, _LONGEST))
+            if value["format"] != FORMAT:
+                raise SubmissionError(f"{FILE} has format {value['format']}, not {FORMAT}")
+            value["versions"] = Versions.from_json(value["versions"])
+            value["overrides"] = tuple(value["overrides"])
+            request = cls(**value)
+            request._expect_sound()
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        ) as error:
+            raise SubmissionError(f"{folder / FILE} cannot be used: {error}") from None
+        except ServiceUnreachable as error:
+            raise SubmissionError(f"{folder / FILE} cannot be used: {error.message}") from None
+        return request
+
+    def _expect_sound(self) -> None:
+        # The id becomes the name of a folder.
+        expect_job_id(self.job_id)
+        texts = [*self.overrides, *self.tags, *self.tags.values()]
+        if self.spec_yaml is not None:
+            texts.append(self.spec_yaml)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("something in it is no text")
+        if type(self.attempt) is not int or self.attempt < 1 or type(self.has_code) is not bool:
+            raise TypeError("its numbers make no sense")

@@ -1,0 +1,103 @@
+"""A job's run in MLflow, as it is seen from here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from jobs.errors import SpecError, TrackingError
+from jobs.service.contexts import Cluster
+from jobs.service.heartbeat import TAG, Heartbeat
+from jobs.service.identifiers import JOB_TAG
+from jobs.tracking.location import is_server, resolve_tracking_uri
+from jobs.tracking.redaction import redact
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What MLflow knows of a job.
+
+    Attributes:
+        uri: Of the store, without secrets; empty where none is known here.
+        run_id: Of the job's newest run; None if it has none.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        heartbeat: The job's newest sign of life.
+        problem: Why nothing is known, if so.
+    """
+
+    uri: str = ""
+    run_id: str | None = None
+    status: str | None = None
+    heartbeat: Heartbeat | None = None
+    problem: str = ""
+
+    @classmethod
+    def unknown(cls, why: str, uri: str = "") -> Self:
+        """Nothing is known, and why."""
+        return cls(uri=uri, problem=why)
+
+
+#: So many runs are asked for at once, the newest first.
+_MOST_RUNS = 1000
+
+
+def look_up_runs(cluster: Cluster, job_ids: Sequence[str]) -> dict[str, RunView]:
+    """Ask the cluster's MLflow for the newest run of each job.
+
+    Whatever goes wrong is said by what is given, and not raised.
+    """
+    if not job_ids:
+        return {}
+    if cluster.tracking_uri is None:
+        nothing = RunView.unknown(
+            "where the cluster's MLflow is, is not known here (MLFLOW_TRACKING_URI, or the "
+            "context's tracking_uri)"
+        )
+        return dict.fromkeys(job_ids, nothing)
+    try:
+        uri = resolve_tracking_uri(cluster.tracking_uri, Path.cwd())
+        found = _ask(uri, job_ids)
+    except (TrackingError, SpecError) as error:
+        nothing = RunView.unknown(error.message, redact(cluster.tracking_uri))
+        return dict.fromkeys(job_ids, nothing)
+    return {job_id: found.get(job_id, RunView(uri=redact(uri))) for job_id in job_ids}
+
+
+def _ask(uri: str, job_ids: Sequence[str]) -> dict[str, RunView]:
+    from jobs.tracking.store import open_store, tracking_error
+
+    store = open_store(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiments = [found.experiment_id for found in store.client.search_experiments()]
+        runs = store.client.search_runs(
+            experiments,
+            f"tags.`{JOB_TAG}` {_which(job_ids)}",
+            max_results=_MOST_RUNS,
+            order_by=["attributes.start_time DESC"],
+        )
+    except (MlflowException, OSError) as error:
+        raise tracking_error(f"{redact(uri)} was asked in vain", error, uri) from error
+    views: dict[str, RunView] = {}
+    for run in runs:
+        view = RunView(
+            uri=redact(uri),
+            run_id=str(run.info.run_id),
+            status=str(run.info.status),
+            heartbeat=Heartbeat.from_json(run.data.tags.get(TAG, "")),
+        )
+        views.setdefault(run.data.tags[JOB_TAG], view)
+    return views
+
+
+def _which(job_ids: Sequence[str]) -> str:
+    """MLflow's search knows no list of tags."""
+    return f"= '{job_ids[0]}'" if len(job_ids) == 1 else "LIKE '%'"
+
+
+def page_of(view: RunView) -> str | None:
+    """Where a person sees the run, if its store is a server."""
+    if view.run_id is None or not is_server(view.uri):
+        return None
+    return f"{view.uri}/#/runs/{view.run_id}"

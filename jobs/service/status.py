@@ -1,0 +1,244 @@
+"""How a job is, from three witnesses: Ray, the run in MLflow, and the job's own signs of life.
+
+None of them is believed alone. Ray calls a job RUNNING that waits for room, MLflow calls a run
+RUNNING whose process was killed, and a job that says nothing may only have lost its way to MLflow.
+What they disagree in is said.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from jobs.service.heartbeat import SILENCE_S, Heartbeat
+from jobs.service.jobs import Job
+from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, Attempt
+from jobs.service.run_view import RunView
+
+FINISHED = "FINISHED"
+#: Exit codes of jobs that were told to end.
+_ASKED = (130, 143)
+_WHY = {
+    1: "the training failed",
+    2: "the job cannot be run as it is",
+    3: "workers or MLflow were not to be had",
+    130: "it was interrupted",
+    143: "it was told to end",
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a job is.
+
+    Attributes:
+        job_id: Its id.
+        name: Its spec's.
+        state: PENDING (nothing was computed yet), RUNNING, FINISHED, FAILED or STOPPED.
+        reason: Why, in a line.
+        attempt: The number of the attempt.
+        submission_id: Ray's name of it.
+        exit_code: Of the job, once it is over.
+        can_resume: Whether ``sumgrad resume`` makes sense.
+        run_id: In MLflow.
+        epoch: Epochs done, of ``epochs`` at most.
+        epochs: The budget.
+        loss: Of the training rows in the newest epoch.
+        heartbeat_age_s: Seconds since the job's last sign of life.
+        began: When it was handed in, in seconds since 1970.
+        ended: When it was over.
+        differences: What Ray, MLflow and the job disagree in.
+    """
+
+    job_id: str
+    name: str
+    state: str
+    reason: str
+    attempt: int
+    submission_id: str
+    exit_code: int | None = None
+    can_resume: bool = False
+    run_id: str | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    heartbeat_age_s: float | None = None
+    began: float | None = None
+    ended: float | None = None
+    differences: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def reconcile(job: Job, run: RunView, now: float) -> Status:
+    """What the three of them make together.
+
+    Args:
+        job: As Ray sees it.
+        run: As MLflow sees it, with the job's heartbeat.
+        now: In seconds since 1970.
+    """
+    attempt = job.newest
+    beat = _beat_of(job, run.heartbeat)
+    state, reason = _state(attempt, beat, is_known=not run.problem)
+    over = attempt.is_over
+    return Status(
+        job_id=job.job_id,
+        name=job.name,
+        state=state,
+        reason=reason,
+        attempt=job.next_number - 1,
+        submission_id=attempt.submission_id,
+        exit_code=_exit_code(attempt) if over else None,
+        can_resume=state in (STOPPED, FAILED) and attempt.exit_code not in (1, 2),
+        run_id=run.run_id,
+        epoch=beat.epoch if beat else None,
+        epochs=beat.epochs if beat else None,
+        loss=beat.loss if beat else None,
+        heartbeat_age_s=max(0.0, now - beat.at) if beat and not over else None,
+        began=attempt.began,
+        ended=attempt.ended,
+        differences=_differences(attempt, run, beat, now),
+    )
+
+
+def _beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
+    """The heartbeat, unless an earlier attempt has left it, or an earlier job of that id."""
+    began = job.newest.began
+    if beat is None or beat.attempt != job.next_number - 1:
+        return None
+    return None if began is not None and beat.at < began - SILENCE_S else beat
+
+
+def _state(attempt: Attempt, beat: Heartbeat | None, *, is_known: bool) -> tuple[str, str]:
+    if attempt.state == PENDING:
+        return PENDING, attempt.message or "Ray has not started it yet"
+    if attempt.state == RUNNING:
+        if beat is not None and beat.is_training:
+            return RUNNING, f"epoch {beat.epoch} of at most {beat.epochs} is done"
+        if beat is not None and beat.note:
+            return PENDING, beat.note
+        return (PENDING, "it is starting") if is_known else (RUNNING, "as far as Ray knows")
+    if attempt.state == SUCCEEDED:
+        return FINISHED, "it came to its end"
+    code = attempt.exit_code
+    if attempt.state == STOPPED or code in _ASKED:
+        return STOPPED, _WHY.get(code or 0, "it was told to end")
+    if code is None or code < 0:
+        return FAILED, f"its process was lost: {_first_line(attempt)}"
+    return FAILED, f"{_WHY.get(code, 'it failed')} (exit code {code})"
+
+
+def _first_line(attempt: Attempt) -> str:
+    lines = [line.strip() for line in attempt.message.splitlines() if line.strip()]
+    # What follows the comma is the log.
+    return lines[0].partition(", last available logs")[0][:200] if lines else "Ray does not say why"
+
+
+def _exit_code(attempt: Attempt) -> int:
+    from jobs.service.following import exit_code
+
+    return exit_code(attempt)
+
+
+#: What MLflow should say of an attempt that is over.
+_EXPECTED = {SUCCEEDED: ("FINISHED",), STOPPED: ("KILLED",), FAILED: ("FAILED", "KILLED")}
+
+
+def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float) -> list[str]:
+    if run.problem:
+        return [f"only Ray was asked: {run.problem}"]
+    if run.run_id is None:
+        if attempt.state == SUCCEEDED:
+            return [f"Ray has it as {SUCCEEDED}, and {run.uri} has no run of it"]
+        since = now - (attempt.began or now)
+        if attempt.state == RUNNING and since > SILENCE_S:
+            return [f"Ray has it as {RUNNING} for {since:.0f} s, and {run.uri} has no run of it"]
+        return []
+    if not attempt.is_over:
+        return _of_living(attempt, run, beat, now)
+    expected = _EXPECTED[attempt.state]
+    if run.status in expected:
+        return []
+    if run.status == "RUNNING":
+        why = "it was killed before it could say so, or MLflow was away at its end"
+        return [f"Ray has it as {attempt.state}, MLflow still as RUNNING: {why}"]
+    return [f"Ray has it as {attempt.state}, MLflow as {run.status}"]
+
+
+def _of_living(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float) -> list[str]:
+    found = []
+    if run.status != "RUNNING" and beat is not None:
+        found.append(f"MLflow has it as {run.status}, and Ray as {attempt.state}: it is ending")
+    if beat is None:
+        since = now - (attempt.began or now)
+        if attempt.state == RUNNING and since > SILENCE_S:
+            found.append(f"Ray has it as RUNNING, and it has given no sign for {since:.0f} s")
+    elif now - beat.at > SILENCE_S:
+        found.append(
+            f"Ray has it as {attempt.state}, and its last sign of life is {now - beat.at:.0f} s "
+            "old: it hangs, or its way to MLflow is cut"
+        )
+    elif now - beat.at < -SILENCE_S:
+        found.append(f"the cluster's clock is {beat.at - now:.0f} s ahead of this one")
+    return found
+
+
+#: What a run's status in MLflow says of a job that Ray has forgotten.
+_FORGOTTEN = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": STOPPED}
+
+
+def status_without_ray(job_id: str, run: RunView) -> Status:
+    """How a job is that Ray does not know: its head was started anew, or somebody deleted it.
+
+    Args:
+        job_id: Its id.
+        run: As MLflow sees it; there is one.
+    """
+    state = _FORGOTTEN.get(run.status or "", FAILED)
+    differences = [f"MLflow has it as {run.status}, and Ray does not know it"]
+    if run.status == "RUNNING":
+        differences.append("its process ended with the Ray that ran it, or Ray was asked elsewhere")
+    beat = run.heartbeat
+    return Status(
+        job_id=job_id,
+        name=job_id,
+        state=state,
+        reason="Ray has forgotten it: its head was started anew, or the job was deleted",
+        attempt=0,
+        submission_id="",
+        can_resume=run.status in ("KILLED", "RUNNING"),
+        run_id=run.run_id,
+        epoch=beat.epoch if beat else None,
+        epochs=beat.epochs if beat else None,
+        loss=beat.loss if beat else None,
+        differences=differences,
+    )
+
+
+def lines_of(status: Status, run: RunView, cluster: str) -> list[str]:
+    """For a person."""
+    from jobs.service.run_view import page_of
+
+    facts = [
+        ("cluster", cluster),
+        ("reason", status.reason),
+        (
+            "loss",
+            f"{status.loss:.4f} after epoch {status.epoch}" if status.loss is not None else "",
+        ),
+        ("heartbeat", _ago(status.heartbeat_age_s)),
+        ("run", f"{status.run_id} in {run.uri}" if status.run_id else ""),
+        ("page", page_of(run) or ""),
+    ]
+    attempt = f"  attempt {status.attempt}" if status.attempt else ""
+    lines = [f"{status.job_id}  {status.state}{attempt}"]
+    lines += [f"  {what:<10} {text}" for what, text in facts if text]
+    lines += [f"  differs    {text}" for text in status.differences]
+    if status.can_resume:
+        lines.append(f"Go on with it:  sumgrad resume {status.job_id}")
+    return lines
+
+
+def _ago(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} s ago"

@@ -1,0 +1,339 @@
+"""Handing a job in: checked here, sent through Ray Jobs, once for each id."""
+
+import getpass
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import yaml
+
+from jobs.data.spec_checks import expect_sound
+from jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
+from jobs.service.code import Versions, copy_code
+from jobs.service.contexts import Cluster
+from jobs.service.data_paths import Upload, with_upload
+from jobs.service.identifiers import (
+    ATTEMPT_KEY,
+    JOB_KEY,
+    NAME_KEY,
+    expect_job_id,
+    new_job_id,
+    submission_id,
+)
+from jobs.service.preflight import PYTHON, cluster_versions
+from jobs.service.ray_jobs import Attempt, JobServer
+from jobs.service.request import Request
+from jobs.spec import JobSpec
+from jobs.spec_loader import load_spec
+from jobs.tracking.location import resolve_tracking_uri
+from jobs.tracking.origin import git_tags
+from jobs.tracking.redaction import is_redacted, redact_text
+
+#: Whose sumgrad computes: the cluster's own, this one, or this one if the cluster has another.
+Code = Literal["auto", "cluster", "local"]
+#: What is run on the cluster, in a folder that holds the request.
+ENTRYPOINT = f"{PYTHON} -P -m jobs.service.entry"
+#: Metadata that tells two requests under one id from each other.
+DIGEST_KEY = "sumgrad.request"
+#: An upload may take so long besides, by what a slow line carries.
+_SLOWEST_BYTES_PER_S = 200_000
+#: Of these a difference may change the weights or keep a job from running.
+_MUST_AGREE = ("Python", "ray", "numpy")
+_NUMERIC = frozenset("+-.0123456789")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that is ready to be sent.
+
+    Attributes:
+        request: What it is.
+        name: The spec's.
+        upload: Data that go along.
+    """
+
+    request: Request
+    name: str
+    upload: Upload
+
+    @property
+    def digest(self) -> str:
+        """Of what was asked for, to tell a repeated submission from another job."""
+        digest = hashlib.sha256((self.request.spec_yaml or "").encode())
+        for name, file in sorted(self.upload.files.items()):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What Ray keeps beside the job and shows to everybody who may ask."""
+        return {
+            JOB_KEY: self.request.job_id,
+            NAME_KEY: self.name,
+            ATTEMPT_KEY: str(self.request.attempt),
+            DIGEST_KEY: self.digest,
+            "sumgrad.version": self.request.versions.sumgrad,
+        }
+
+    def as_json(self, cluster: Cluster) -> dict[str, Any]:
+        """What would be sent."""
+        return {
+            "id": self.request.job_id,
+            "cluster": cluster.address,
+            "entrypoint": ENTRYPOINT,
+            "spec": yaml.safe_load(self.request.spec_yaml or "{}"),
+            "files": {name: str(file) for name, file in self.upload.files.items()},
+            "upload_bytes": self.upload.size,
+            "metadata": self.metadata,
+            "tags": dict(self.request.tags),
+        }
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that the cluster has.
+
+    Attributes:
+        job_id: Its id.
+        submission_id: Of this attempt.
+        is_new: False if it was there already.
+    """
+
+    job_id: str
+    submission_id: str
+    is_new: bool
+
+
+def expect_code(text: str) -> Code:
+    """One of `Code`.
+
+    Raises:
+        SubmissionError: It is none.
+    """
+    if text not in get_args(Code):
+        raise SubmissionError(f"--code {text} is none of {', '.join(get_args(Code))}")
+    return cast("Code", text)
+
+
+def prepare_submission(
+    spec_name: str, overrides: Sequence[str], *, job_id: str | None = None, upload: bool = False
+) -> Submission:
+    """Check a job and put together what is sent; asks no cluster.
+
+    Args:
+        spec_name: A YAML file, or a shipped example.
+        overrides: ``key=value`` each.
+        job_id: An id that its owner chose.
+        upload: Whether data of this machine may go along.
+
+    Raises:
+        SpecError: It is no valid spec.
+        SubmissionError: It cannot run elsewhere as it is.
+        DataNotFound: Its data are not there.
+    """
+    spec = load_spec(spec_name, overrides, environment=False).spec
+    expect_sound(spec)
+    _expect_for_elsewhere(spec)
+    sources, files = with_upload(spec, upload=upload)
+    # Only what its owner said: for everything else the cluster has its own defaults.
+    said = spec.model_dump(mode="json", exclude_unset=True)
+    said["data"] |= sources
+    said.get("cluster", {}).pop("address", None)
+    text: str = yaml.dump(said, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    request = Request(
+        job_id=expect_job_id(job_id) if job_id is not None else new_job_id(spec.name),
+        attempt=1,
+        spec_yaml=text,
+        versions=Versions.here(),
+        tags=_origin_tags(),
+    )
+    return Submission(request, spec.name, files)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that begins as numbers do, for PyYAML has other ones than our specs.
+
+    And escapes line breaks, of which YAML makes one kind out of several.
+    """
+
+
+def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = '"' if not text.isprintable() else "'" if text[:1] in _NUMERIC else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)
+
+
+def _expect_for_elsewhere(spec: JobSpec) -> None:
+    uri = spec.tracking.uri
+    if "uri" in spec.tracking.model_fields_set:
+        if uri.startswith(("sqlite:", "sqlite+")):
+            raise SubmissionError(
+                f"tracking.uri: {uri} is a file of this machine, and the job runs on others",
+                hint="leave it out, and the cluster's own MLFLOW_TRACKING_URI holds",
+            )
+        if is_redacted(uri):
+            raise _has_password(f"tracking.uri: {uri}")
+        expect_no_password(f"tracking.uri: {uri}")
+        resolve_tracking_uri(uri, Path.cwd())
+    address = spec.cluster.address
+    if "address" in spec.cluster.model_fields_set and address not in ("local", "auto"):
+        raise SubmissionError(
+            f"cluster.address: the job runs on the cluster that it is sent to, not on '{address}'",
+            hint="leave it out; --cluster says where it is sent",
+        )
+
+
+def expect_no_password(text: str) -> None:
+    """Raise where an address in a text that is about to be sent has a password.
+
+    Raises:
+        SubmissionError: It has.
+    """
+    if redact_text(text) != text:
+        raise _has_password(redact_text(text))
+
+
+def _has_password(shown: str) -> SubmissionError:
+    return SubmissionError(
+        f"{shown} has a password, and Ray shows what it is sent",
+        hint="put it into the environment of the cluster's head: "
+        "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD",
+    )
+
+
+def _origin_tags() -> dict[str, str]:
+    tags = git_tags(Path.cwd())
+    with suppress(OSError, KeyError):
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def submit(
+    submission: Submission,
+    server: JobServer,
+    note: Callable[[str], None],
+    *,
+    code: Code = "auto",
+    any_version: bool = False,
+) -> Submitted:
+    """Send a job; one whose id the cluster has already is not sent again.
+
+    Args:
+        submission: What to send.
+        server: Where.
+        note: Takes a line.
+        code: Whose sumgrad computes.
+        any_version: Go on although versions differ.
+
+    Raises:
+        SubmissionError: The id is another job's.
+        ServiceUnreachable: The cluster does not answer, or has other versions.
+    """
+    described = server.describe()
+    request = submission.request
+    name = submission_id(request.job_id, request.attempt)
+    if (there := _attempt_of(server, name)) is not None:
+        return _same(submission, there)
+    has_code = _compare(
+        request.versions, cluster_versions(server, described), note, code, any_version=any_version
+    )
+    request = replace(request, has_code=has_code)
+    seconds = 60.0 + submission.upload.size / _SLOWEST_BYTES_PER_S
+    with tempfile.TemporaryDirectory(prefix="sumgrad-job-") as temporary:
+        folder = Path(temporary, "job")
+        folder.mkdir()
+        request.write(folder)
+        submission.upload.copy(folder)
+        runtime_env: dict[str, Any] = {"working_dir": str(folder)}
+        if has_code:
+            modules = Path(temporary, "code")
+            modules.mkdir()
+            runtime_env["py_modules"] = [str(module) for module in copy_code(modules)]
+        try:
+            server.submit(name, ENTRYPOINT, runtime_env, submission.metadata, seconds=seconds)
+        except ServiceUnreachable:
+            # The answer may have got lost, or somebody else may have been quicker.
+            there = _attempt_of(server, name)
+            if there is None:
+                raise
+            return replace(_same(submission, there), is_new=True)
+    return Submitted(request.job_id, name, is_new=True)
+
+
+def _attempt_of(server: JobServer, name: str) -> Attempt | None:
+    try:
+        return server.attempt(name)
+    except JobNotFound:
+        return None
+
+
+def _same(submission: Submission, there: Attempt) -> Submitted:
+    if there.metadata.get(DIGEST_KEY) != submission.digest:
+        raise SubmissionError(
+            f"the cluster has a job '{submission.request.job_id}' already, which is another one",
+            hint="choose another --id; 'sumgrad delete' has the cluster forget one that is over",
+        )
+    return Submitted(submission.request.job_id, there.submission_id, is_new=False)
+
+
+def _compare(
+    here: Versions,
+    there: Versions,
+    note: Callable[[str], None],
+    code: Code,
+    *,
+    any_version: bool,
+) -> bool:
+    """Whether sumgrad's code has to go along; refuses versions that do not fit."""
+    lacking = [name for name, version in there.libraries.items() if version == "none"]
+    if lacking:
+        raise ServiceUnreachable(
+            f"the cluster's machines lack {', '.join(lacking)}",
+            hint=f"install sumgrad {here.sumgrad} there: pip install 'sumgrad[cluster]'",
+        )
+    differences = here.differences(there)
+    serious = [line for line in differences if line.startswith(_MUST_AGREE)]
+    if serious and not any_version:
+        raise ServiceUnreachable(
+            f"the cluster has other versions: {'; '.join(serious)}",
+            hint="the weights may come out otherwise there, or the job not run at all; install "
+            "the same ones, or send it with --any-version",
+        )
+    for line in differences:
+        note(f"versions differ: {line}")
+    if code == "auto":
+        has_code = there.code != here.code
+        if has_code:
+            theirs = "no sumgrad" if there.code == "none" else f"another sumgrad ({there.sumgrad})"
+            note(f"the cluster has {theirs}: the code of this one ({here.sumgrad}) goes along")
+        return has_code
+    if code == "cluster" and there.code == "none":
+        raise ServiceUnreachable(
+            "the cluster has no sumgrad of its own", hint="--code auto sends this one along"
+        )
+    if code == "cluster" and there.code != here.code:
+        note(f"the cluster's own sumgrad computes: {there.sumgrad} there, {here.sumgrad} here")
+    return code == "local"
+
+
+def dry_run_lines(submission: Submission, cluster: Cluster) -> list[str]:
+    """What would be sent, for a person."""
+    facts = submission.as_json(cluster)
+    files = [f"  file       {name} ← {file}" for name, file in facts["files"].items()]
+    spec = [f"    {line}" for line in (submission.request.spec_yaml or "").splitlines()]
+    return [
+        f"would send to {cluster.label}:",
+        f"  id         {facts['id']}",
+        f"  runs       {ENTRYPOINT}",
+        f"  metadata   {json.dumps(facts['metadata'])}",
+        *files,
+        "  spec, as its owner said it (for the rest the cluster's defaults hold):",
+        *spec,
+    ]

@@ -1,0 +1,13 @@
+"""A user with an empty home, and nothing of the environment's clusters."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.service.environment import begin_anew
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of a user who has nothing yet; the current folder is another."""
+    return begin_anew(tmp_path, monkeypatch)

@@ -1,0 +1,511 @@
+"""Commands about clusters and their jobs: what they print, and what they end with."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.cli.boundary import run
+from jobs.errors import ServiceUnreachable
+from jobs.run_folder import RunFolder
+from jobs.service import code, doctor, following, local_cluster
+from jobs.service.contexts import Cluster, Contexts, read_contexts, write_contexts
+from jobs.service.doctor import Finding
+from jobs.service.local_cluster import LocalCluster, Process
+from jobs.service.ray_jobs import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
+from jobs.service.request import RESULT
+from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
+from tests.jobs.test_fuzz import RECORD_OF_A_RUN
+
+DIGEST = code.code_digest()
+COMMANDS = (
+    *(["submit"], ["status"], ["logs"], ["stop"], ["wait"], ["delete"], ["doctor"], ["list"]),
+    *(["resume"], ["cluster"], ["cluster", "add"], ["cluster", "use"], ["cluster", "unuse"]),
+    *(["cluster", "remove"], ["cluster", "list"], ["cluster", "up"], ["cluster", "status"]),
+    ["cluster", "down"],
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The only thing on stdout."""
+        (line,) = self.out.strip().splitlines()
+        return json.loads(line)
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def sumgrad(capsys: pytest.CaptureFixture[str]) -> Say:
+    def say(*arguments: str) -> Said:
+        capsys.readouterr()
+        ended = run(list(arguments))
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        assert "internal error" not in said.err
+        return Said(ended, said.out, said.err)
+
+    return say
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> JobServerInMemory:
+    """The job server of every cluster that is asked for."""
+    found = JobServerInMemory(
+        attempt("digits-1", STOPPED, exit_code=143, began=1.0),
+        attempt("digits-1.2", RUNNING, number=2, began=2.0),
+        attempt("mnist-1", SUCCEEDED, began=3.0),
+        attempt("bad-1", FAILED, exit_code=3, began=4.0),
+    )
+
+    def connect(cluster: Cluster) -> JobServerInMemory:
+        found.cluster = cluster
+        return found
+
+    monkeypatch.setattr("jobs.service.ray_jobs.JobServer", connect)
+    monkeypatch.setattr(code, "code_digest", lambda: DIGEST)
+    monkeypatch.setenv("SUMGRAD_CLUSTER", ADDRESS)
+    return found
+
+
+def one_line(said: Said) -> str:
+    """The error, which is one line, and a hint, which may be another."""
+    error, *hint = said.err.strip().splitlines()
+    assert error.startswith("error: ")
+    assert len(hint) <= 1
+    assert all(line.startswith("hint: ") for line in hint)
+    assert said.out == ""
+    return error
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: list[str], sumgrad: Say) -> None:
+    said = sumgrad(*command, "--help")
+    assert said.code == 0
+    assert f"Usage: sumgrad {' '.join(command)}" in said.out
+    assert said.err == ""
+
+
+NEED_A_CLUSTER = (
+    *(["submit", "digits"], ["status", "x-1"], ["logs", "x-1"], ["logs", "-f", "x-1"]),
+    *(["stop", "x-1"], ["wait", "x-1"], ["delete", "x-1"], ["doctor"]),
+    ["submit", "digits", "--dry-run"],
+)
+
+
+@pytest.mark.parametrize("command", NEED_A_CLUSTER, ids=" ".join)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_without_a_cluster(command: list[str], as_json: bool, sumgrad: Say) -> None:
+    said = sumgrad(*command, *(["--json"] if as_json else []))
+    assert said.code == 2
+    assert "no cluster is chosen" in one_line(said)
+    assert "sumgrad cluster up" in said.err
+
+
+@pytest.mark.parametrize("command", NEED_A_CLUSTER, ids=" ".join)
+@pytest.mark.parametrize("where", ["nobody", "ray://head:1", "http://me:s3cr3t@head", "http://[x"])
+def test_with_a_cluster_that_is_none(command: list[str], where: str, sumgrad: Say) -> None:
+    said = sumgrad(*command, "--cluster", where)
+    assert said.code == 2
+    assert "s3cr3t" not in one_line(said) + said.err
+
+
+@pytest.mark.parametrize(
+    "command", [each for each in NEED_A_CLUSTER if each[-1] not in ("doctor", "--dry-run")]
+)
+def test_with_a_cluster_that_is_away(
+    command: list[str], server: JobServerInMemory, sumgrad: Say
+) -> None:
+    server.memory.is_away = True
+    said = sumgrad(*command)
+    assert said.code == 3
+    assert "no cluster answers" in one_line(said)
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "stop", "wait", "delete", "resume"])
+def test_with_a_job_that_is_not_there(
+    command: str, server: JobServerInMemory, sumgrad: Say
+) -> None:
+    said = sumgrad(command, "gone-1")
+    assert said.code == 2
+    assert "has no job 'gone-1'" in one_line(said)
+    assert sumgrad(command).code == 2
+    assert sumgrad(command, "digits-1", "--nonsense").code == 2
+
+
+# submit
+
+
+def test_a_job_is_handed_in(server: JobServerInMemory, sumgrad: Say) -> None:
+    said = sumgrad("submit", "digits", "--id", "new-1", "--set", "seed=5", "-c", "http://h:1")
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        "job new-1 handed in: http://h:1",
+        "Follow it:     sumgrad logs -f new-1 --cluster http://h:1",
+        "How it is:     sumgrad status new-1 --cluster http://h:1",
+        "Stop it:       sumgrad stop new-1 --cluster http://h:1",
+    ]
+    assert yaml.safe_load(server.memory.sent[0].request["spec_yaml"])["seed"] == 5
+
+
+def test_a_job_is_handed_in_once(server: JobServerInMemory, sumgrad: Say) -> None:
+    new = sumgrad("submit", "digits", "--id", "new-1", "--json")
+    assert (new.code, new.json) == (
+        0,
+        {"id": "new-1", "submission_id": "new-1", "is_new": True, "cluster": ADDRESS},
+    )
+    assert sumgrad("submit", "digits", "--id", "new-1", "--json").json["is_new"] is False
+    assert "is there already" in sumgrad("submit", "digits", "--id", "new-1").out
+    other = sumgrad("submit", "digits", "--id", "new-1", "--set", "seed=5")
+    assert (other.code, len(server.memory.sent)) == (2, 1)
+    assert "which is another one" in one_line(other)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["digits", "--id", "../x"], ["digits", "--code", "mine"], ["nothing"], []),
+        *(["digits", "--set", "sed=1"], ["digits", "--set", "data.train=gone.csv"]),
+        *(["digits", "--set", "data.train=s3://k:s3cr3t@b/x"], ["digits", "more"]),
+        ["digits", "--set", "tracking.uri=http://me:s3cr3t@host"],
+        ["digits", "--set", "data.train=gone.csv", "--upload"],
+    ],
+)
+def test_a_job_that_cannot_be_handed_in(
+    arguments: list[str], server: JobServerInMemory, sumgrad: Say
+) -> None:
+    said = sumgrad("submit", *arguments)
+    assert said.code == 2
+    assert "s3cr3t" not in one_line(said) + said.err
+    assert server.memory.calls == []
+
+
+def test_a_dry_run_asks_nobody(server: JobServerInMemory, sumgrad: Say) -> None:
+    said = sumgrad("submit", "digits", "--id", "new-1", "--dry-run")
+    assert said.code == 0
+    assert said.out.startswith(f"would send to {ADDRESS}:\n  id         new-1\n")
+    as_json = sumgrad("submit", "digits", "--id", "new-1", "--dry-run", "--json").json
+    assert (as_json["id"], as_json["cluster"]) == ("new-1", ADDRESS)
+    assert server.memory.calls == []
+
+
+class Ending(JobServerInMemory):
+    """A cluster on which a job ends as soon as it is handed in."""
+
+    def __init__(self, state: str, exit_code: int | None) -> None:
+        super().__init__()
+        self._end = (state, exit_code)
+
+    def attempt(self, submission_id: str) -> Attempt:
+        found = super().attempt(submission_id)
+        if submission_id.startswith("sumgrad-probe-"):
+            return found
+        self.memory.logs[submission_id] = f'epoch 1\n{RESULT}{{"run_id": "ab"}}\nbye\n'
+        return replace(found, state=self._end[0], exit_code=self._end[1])
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "ended"),
+    [(SUCCEEDED, 0, 0), (FAILED, 1, 1), (FAILED, 3, 3), (FAILED, -9, 137), (STOPPED, None, 143)],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_who_waits_ends_as_the_job_does(
+    state: str,
+    given: int | None,
+    ended: int,
+    as_json: bool,
+    server: JobServerInMemory,
+    sumgrad: Say,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jobs.service.ray_jobs.JobServer", lambda _: Ending(state, given))
+    said = sumgrad("submit", "digits", "--id", "new-1", "--wait", *(["--json"] if as_json else []))
+    assert said.code == ended
+    if as_json:
+        facts = {"id": "new-1", "state": state, "exit_code": ended, "result": {"run_id": "ab"}}
+        assert said.json == facts
+        assert "epoch 1\nbye\n" in said.err
+    else:
+        assert said.out.endswith("epoch 1\nbye\n")
+        assert (f"exit code {ended}" in said.err) is (ended != 0)
+
+
+def test_who_lets_go_of_a_job_does_not_end_it(
+    server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.service.actions.follow", interrupted)
+    said = sumgrad("logs", "-f", "digits")
+    assert said.code == 130
+    assert "sumgrad logs -f digits-1 follows it again" in said.err
+    assert not any(call.startswith("stop") for call in server.memory.calls)
+
+
+# The others
+
+
+def test_a_status(server: JobServerInMemory, sumgrad: Say) -> None:
+    said = sumgrad("status", "digits")
+    assert said.code == 0
+    assert said.out.startswith("digits-1  RUNNING  attempt 2\n")
+    facts = sumgrad("status", "mnist-1", "--json").json
+    assert (facts["job_id"], facts["state"], facts["exit_code"]) == ("mnist-1", "FINISHED", 0)
+
+
+def test_a_log(server: JobServerInMemory, sumgrad: Say) -> None:
+    server.memory.logs = {"digits-1": "first\n", "digits-1.2": "second\nno end"}
+    assert sumgrad("logs", "digits").out == "second\nno end"
+    assert sumgrad("logs", "digits", "--attempt", "1").out == "first\n"
+    assert sumgrad("logs", "digits", "--json").json == {
+        "id": "digits-1",
+        "state": RUNNING,
+        "log": "second\nno end",
+    }
+    assert sumgrad("logs", "-f", "digits", "--attempt", "1").code == 143
+    assert sumgrad("logs", "digits", "--attempt", "3").code == 2
+    assert sumgrad("logs", "digits", "--attempt", "0").code == 2
+
+
+def test_a_job_is_stopped(server: JobServerInMemory, sumgrad: Say) -> None:
+    assert "Go on with it:  sumgrad resume digits-1" in sumgrad("stop", "digits").out
+    assert server.memory.calls[-1] == "stop digits-1.2"
+    assert sumgrad("stop", "digits", "--json").json == {"id": "digits-1", "was_running": True}
+    assert "is over already (SUCCEEDED)" in sumgrad("stop", "mnist").out
+    assert sumgrad("stop", "mnist", "--json").json["was_running"] is False
+
+
+@pytest.mark.parametrize(("job", "state", "ended"), [("mnist", SUCCEEDED, 0), ("bad", FAILED, 3)])
+def test_a_job_is_waited_for(
+    job: str, state: str, ended: int, server: JobServerInMemory, sumgrad: Say
+) -> None:
+    said = sumgrad("wait", job)
+    assert (said.code, said.out) == (ended, f"job {job}-1 is {state}\n")
+    as_json = sumgrad("wait", job, "--json")
+    assert as_json.code == ended
+    assert as_json.json == {"id": f"{job}-1", "state": state, "exit_code": ended}
+
+
+def test_a_job_is_not_waited_for_longer_than_said(server: JobServerInMemory, sumgrad: Say) -> None:
+    said = sumgrad("wait", "digits", "--timeout", "0")
+    assert (said.code, said.out) == (124, "job digits-1 is not over\n")
+    as_json = sumgrad("wait", "digits", "--timeout", "0", "--json")
+    assert (as_json.code, as_json.json["exit_code"]) == (124, 124)
+    assert sumgrad("wait", "digits", "--timeout", "-1").code == 2
+    assert sumgrad("wait", "digits", "--timeout", "x").code == 2
+
+
+def test_a_cluster_that_goes_away_while_it_is_waited_for(
+    server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> Attempt:
+        raise ServiceUnreachable("no cluster answers at http://head:8265")
+
+    monkeypatch.setattr(server, "attempt", away)
+    assert sumgrad("wait", "digits", "--timeout", "0.1").code == 124
+    monkeypatch.setattr(following, "PATIENCE_S", 0.0)
+    assert sumgrad("wait", "digits").code == 3
+
+
+def test_a_job_is_forgotten(server: JobServerInMemory, sumgrad: Say) -> None:
+    assert sumgrad("delete", "digits").code == 2
+    assert sumgrad("delete", "mnist", "--json").json == {"id": "mnist-1", "deleted": 1}
+    assert sumgrad("delete", "bad").out == "job bad-1 is forgotten\n"
+    assert sorted(server.memory.attempts) == ["digits-1", "digits-1.2"]
+
+
+@pytest.mark.parametrize(("verdict", "ended"), [("ok", 0), ("warn", 0), ("FAIL", 3)])
+def test_a_doctors_findings(
+    verdict: Any, ended: int, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Cluster, list[str]]] = []
+
+    def examine(cluster: Cluster, data: list[str]) -> list[Finding]:
+        asked.append((cluster, data))
+        return [Finding("room", verdict, "8 CPUs", "add more")]
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    said = sumgrad("doctor", "-c", "h:1", "--data", "/a", "--data", "/b")
+    assert said.code == ended
+    assert asked == [(Cluster("http://h:1"), ["/a", "/b"])]
+    assert "→ add more" in said.out
+    as_json = sumgrad("doctor", "-c", "h:1", "--json")
+    assert as_json.code == ended
+    assert as_json.json == [
+        {"what": "room", "verdict": verdict, "text": "8 CPUs", "hint": "add more"}
+    ]
+
+
+# A folder's runs, or a cluster's jobs
+
+RUN = "0123456789abcdef"
+
+
+@pytest.fixture
+def a_run() -> RunFolder:
+    record = replace(RECORD_OF_A_RUN, run_id=RUN, mlflow_run_id=RUN, is_delivered=True)
+    return RunFolder.create(Path("runs") / RUN, record, "name: x\n")
+
+
+def test_a_list_is_of_the_folder_unless_a_cluster_was_chosen(
+    a_run: RunFolder, server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [job["job_id"] for job in sumgrad("list", "--json").json] == [
+        *("bad-1", "mnist-1", "digits-1"),
+    ]
+    assert "mnist-1" in sumgrad("list").out
+    assert [each["run_id"] for each in sumgrad("list", "--local", "--json").json] == [RUN]
+    monkeypatch.delenv("SUMGRAD_CLUSTER")
+    assert [each["run_id"] for each in sumgrad("list", "--json").json] == [RUN]
+    assert len(sumgrad("list", "--json", "--cluster", ADDRESS).json) == 3
+    write_contexts(Contexts("lab", {"lab": Cluster(ADDRESS, "lab")}))
+    assert len(sumgrad("list", "--json").json) == 3
+    assert sumgrad("list", "--cluster", "gone").code == 2
+
+
+def test_resuming_is_of_the_folders_run_if_there_is_one(
+    a_run: RunFolder, server: JobServerInMemory, sumgrad: Say
+) -> None:
+    said = sumgrad("resume", RUN)
+    assert said.code == 2, "its spec is none"
+    assert "spec.yaml" in one_line(said)
+    assert server.memory.calls == []
+
+
+def test_resuming_is_of_the_clusters_job_otherwise(
+    a_run: RunFolder, server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = sumgrad("resume", "bad", "--set", "cluster.workers=8")
+    assert said.out == "job bad-1 goes on\nFollow it:  sumgrad logs -f bad-1\n"
+    assert server.memory.sent[0].request["overrides"] == ["cluster.workers=8"]
+    server.memory.attempts.pop("bad-1.2")
+    assert sumgrad("resume", "bad-1", "--json").json == {
+        "id": "bad-1",
+        "submission_id": "bad-1.2",
+    }
+    assert "is RUNNING" in one_line(sumgrad("resume", "digits-1"))
+    assert "came to its end" in one_line(sumgrad("resume", "mnist-1"))
+    monkeypatch.delenv("SUMGRAD_CLUSTER")
+    assert "no run bad-10000 in runs" in one_line(sumgrad("resume", "bad-10000"))
+    assert "has no job" in one_line(sumgrad("resume", RUN, "--cluster", ADDRESS))
+
+
+# sumgrad cluster
+
+
+def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cr3t")
+    token.chmod(0o600)
+    assert sumgrad("cluster", "list", "--json").json == []
+    assert sumgrad("cluster", "list").out.startswith("none yet")
+    added = sumgrad(
+        *("cluster", "add", "lab", "head:8265", "--tracking-uri", "http://mlflow:5000"),
+        *("--token-file", str(token)),
+    )
+    assert added.code == 0
+    assert added.out.startswith("lab is http://head:8265, in ")
+    assert sumgrad("cluster", "add", "home", "https://home").code == 0
+    assert "commands mean lab" in sumgrad("cluster", "use", "lab").out
+    assert sumgrad("cluster", "list").out.splitlines() == [
+        "  home             https://home",
+        "* lab              http://head:8265  http://mlflow:5000",
+    ]
+    lab = sumgrad("cluster", "list", "--json").json
+    assert next(each for each in lab if each["name"] == "lab") == {
+        "name": "lab",
+        "address": "http://head:8265",
+        "tracking_uri": "http://mlflow:5000",
+        "token_file": str(token),
+        "is_current": True,
+    }
+    assert sumgrad("cluster", "unuse").code == 0
+    assert read_contexts().current is None
+    assert sumgrad("cluster", "remove", "lab").out == "lab is forgotten\n"
+    assert sorted(read_contexts().clusters) == ["home"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["use", "gone"], ["remove", "gone"], ["add", "a b", "h:1"], ["add", "x", "ray://h:1"]),
+        *(["add", "x", "http://me:s3cr3t@h:1"], ["add", "x"], ["up", "--port", "0"], ["nothing"]),
+        *(["add", "x", "h:1", "--token-file", "gone"], ["up", "--cpus", "0"]),
+    ],
+)
+def test_a_name_that_cannot_be_given(arguments: list[str], sumgrad: Say) -> None:
+    said = sumgrad("cluster", *arguments)
+    assert said.code == 2
+    assert "s3cr3t" not in one_line(said) + said.err
+    assert read_contexts() == Contexts(None, {})
+
+
+def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = LocalCluster("http://h:1", "http://h:2", "/t", Process(2**22 + 1, 1), Process(2, 1))
+    monkeypatch.setattr(local_cluster, "up", lambda note, **_: (there, False))
+    said = sumgrad("cluster", "up")
+    assert said.code == 0
+    assert "It ran already." in said.out
+    assert "sumgrad cluster down" in said.out
+    for _ in range(2):
+        down = sumgrad("cluster", "down")
+        assert (down.code, down.out) == (0, "no cluster of ours runs on this machine\n")
+    status = sumgrad("cluster", "status")
+    assert (status.code, status.err) == (3, "")
+    assert "sumgrad cluster up" in status.out
+    as_json = sumgrad("cluster", "status", "--json")
+    assert as_json.code == 3
+    assert as_json.json == {"is_up": False, "address": None, "tracking_uri": None}
+    monkeypatch.setattr(local_cluster, "running", lambda: there)
+    assert "has died" in sumgrad("cluster", "status").out
+    assert sumgrad("cluster", "status", "--json").json["address"] == "http://h:1"
+
+
+def test_a_cluster_that_does_not_start(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ServiceUnreachable("ray did not start: no room", hint="/the/log")
+
+    monkeypatch.setattr(local_cluster, "up", fail)
+    said = sumgrad("cluster", "up")
+    assert said.code == 3
+    assert said.err == "error: ray did not start: no room\nhint: /the/log\n"
+
+
+# Answers in a blink
+
+HEAVY = ("ray", "mlflow", "numpy", "pyarrow", "pandas", "yaml", "sklearn")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import jobs.cli.service, jobs.cli.cluster",
+        "from jobs.cli.boundary import run; run(['--help'])",
+        *(
+            f"from jobs.cli.boundary import run; run(['{name}', '--help'])"
+            for name in ("submit", "cluster", "doctor", "logs")
+        ),
+    ],
+)
+def test_help_needs_nothing_heavy(program: str) -> None:
+    told = f"import sys; {program}; print('loaded:', *(m for m in {HEAVY} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip().splitlines()[-1] == "loaded:"

@@ -1,0 +1,25 @@
+"""Tests of the service have nothing of the user's own clusters, tokens and caches."""
+
+from pathlib import Path
+
+import pytest
+
+VARIABLES = (
+    *("SUMGRAD_CLUSTER", "SUMGRAD_CONFIG", "SUMGRAD_OUTPUT", "SUMGRAD_PYTHON"),
+    *("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_MODE"),
+    *("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    *("MLFLOW_TRACKING_TOKEN", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"),
+)
+
+
+def begin_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a home and a folder to work in, below a folder; gives the home."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    home, here = folder / "home", folder / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    return home

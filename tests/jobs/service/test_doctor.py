@@ -1,0 +1,188 @@
+"""What stands between a job and a cluster, finding by finding."""
+
+import json
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import JobNotFound, ServiceUnreachable
+from jobs.service import doctor
+from jobs.service.code import Versions
+from jobs.service.contexts import Cluster
+from jobs.service.doctor import Finding, examine, table
+from jobs.service.ray_jobs import JobServer, Server
+from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory
+
+HERE = Versions.here()
+GIB = 2**30
+
+
+def facts(**changes: object) -> dict[str, Any]:
+    """What a cluster of two machines says that is well."""
+    nodes = [node("head"), node("worker")]
+    return {
+        "nodes": nodes,
+        "cpus": 8.0,
+        "free_cpus": 6.0,
+        "memory": 16.0 * GIB,
+        "free_memory": 12.0 * GIB,
+        "mlflow_uri": "http://mlflow:5000",
+        "mlflow_problem": None,
+        "output": "/data/jobs",
+        "head": dict(nodes[0]),
+    } | changes
+
+
+class Examined:
+    """A cluster for the doctor, and what was found."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server = JobServerInMemory()
+        self.facts: object = facts()
+        self.admits_everybody = False
+        self.commands: list[str] = []
+        self.uri: str | None = f"sqlite:///{Path.cwd()}/mlflow.db"
+        examined = self
+
+        class Doctored(JobServer):
+            def describe(self) -> Server:
+                if isinstance(self.cluster, doctor._Anonymous) and not examined.admits_everybody:
+                    raise ServiceUnreachable("asks for a token")
+                return examined.server.describe()
+
+        def ask(server: JobServer, command: str, **_: object) -> object:
+            examined.commands.append(command)
+            if isinstance(examined.facts, Exception):
+                raise examined.facts
+            return json.loads(json.dumps(examined.facts))
+
+        monkeypatch.setattr(doctor, "JobServer", Doctored)
+        monkeypatch.setattr(doctor, "ask", ask)
+        monkeypatch.setattr(
+            doctor, "cluster_versions", lambda *_: self.server.memory.versions or HERE
+        )
+
+    def __call__(self, *data: str) -> dict[str, Finding]:
+        found = examine(Cluster(ADDRESS, "lab", tracking_uri=self.uri), data)
+        assert table(found)
+        return {finding.what: finding for finding in found}
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> Examined:
+    return Examined(monkeypatch)
+
+
+def test_a_cluster_that_is_well(examined: Examined) -> None:
+    found = examined("file:///data/x.csv", "/data/y.csv")
+    assert {finding.verdict for finding in found.values()} == {"ok"}
+    assert list(found) == [
+        *("cluster", "token", "MLflow here", "versions", "sumgrad"),
+        *("nodes", "room", "MLflow there", "data", "clocks", "runs"),
+    ]
+    assert '{"paths": ["/data/x.csv", "/data/y.csv"]}' in examined.commands[0]
+    assert found["room"].text == "6 of 8 CPUs are free, 12.0 of 16.0 GiB of memory"
+    assert "data" not in examined()
+
+
+def test_a_path_is_no_command(examined: Examined) -> None:
+    examined("/x'; touch /evil; '")
+    *_, question = shlex.split(examined.commands[0])
+    assert json.loads(question) == {"paths": ["/x'; touch /evil; '"]}
+
+
+def node(host: str, **changes: object) -> dict[str, object]:
+    whole = {"host": host, "problem": "", "time": time.time(), "numpy": "2.4.6", "unreadable": []}
+    return whole | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "verdict", "text"),
+    [
+        ({"cpus": 0.0}, "room", "FAIL", "the cluster has no CPUs"),
+        ({"free_cpus": 0.0}, "room", "warn", "0 of 8 CPUs"),
+        ({"free_cpus": 0.5}, "room", "warn", "0 of 8 CPUs"),
+        ({"output": ""}, "runs", "warn", "~/sumgrad"),
+        ({"mlflow_uri": ""}, "MLflow there", "warn", "names none"),
+        ({"mlflow_problem": "it is away"}, "MLflow there", "FAIL", "it is away"),
+        ({"mlflow_uri": "sqlite:////d/x.db"}, "MLflow there", "ok", "a database"),
+        (
+            {"nodes": [node("a"), {"host": "b", "problem": "does not answer"}]},
+            *("nodes", "FAIL", "b: does not answer"),
+        ),
+        ({"nodes": [node("a"), node("b", numpy="1.0")]}, "nodes", "FAIL", "1.0, 2.4.6"),
+        ({"nodes": [node("a"), node("b", time=1.0)]}, "clocks", "warn", "differs"),
+        ({"nodes": [node("a", time=time.time() + 1000)]}, "clocks", "warn", "differs"),
+        ({"head": node("a", unreadable=["/x"])}, "data", "FAIL", "the head cannot read /x"),
+        ({"nodes": [node("a"), node("b", unreadable=["/x"])]}, "data", "ok", "1 of 2 machines"),
+    ],
+)
+def test_what_a_cluster_may_lack(
+    changes: dict[str, object], what: str, verdict: str, text: str, examined: Examined
+) -> None:
+    examined.facts = facts(**changes)
+    finding = examined("/x")[what]
+    assert (finding.verdict, text in finding.text) == (verdict, True), finding
+
+
+def test_a_cluster_that_admits_everybody_is_warned_of(examined: Examined) -> None:
+    examined.admits_everybody = True
+    assert examined()["token"].verdict == "warn"
+
+
+def test_an_mlflow_that_is_not_known_or_away(examined: Examined) -> None:
+    examined.uri = None
+    assert examined()["MLflow here"].verdict == "warn"
+    examined.uri = "http://me:s3cr3t@127.0.0.1:1"
+    finding = examined()["MLflow here"]
+    assert finding.verdict == "FAIL"
+    assert "s3cr3t" not in finding.text
+    examined.uri = "http://[x"
+    assert examined()["MLflow here"].verdict == "FAIL"
+
+
+def test_other_versions(examined: Examined) -> None:
+    examined.server.memory.versions = replace(HERE, python="3.99", code="other")
+    found = examined()
+    assert found["versions"].verdict == "FAIL"
+    assert "--any-version" in found["versions"].hint
+    assert "goes along with jobs" in found["sumgrad"].text
+    assert "runs" in found, "the rest is looked at all the same"
+
+
+def test_what_builds_on_a_failure_is_left_out(examined: Examined) -> None:
+    examined.server.memory.versions = replace(HERE, libraries=HERE.libraries | {"ray": "none"})
+    found = examined()
+    assert "lacks ray" in found["versions"].text
+    assert "nodes" not in found
+    assert not examined.commands
+
+
+@pytest.mark.parametrize("error", [ServiceUnreachable("it ran out"), JobNotFound("gone")])
+def test_a_probe_that_fails_is_a_finding(error: Exception, examined: Examined) -> None:
+    examined.facts = error
+    found = examined()
+    assert found["cluster"] == Finding("cluster", "FAIL", str(error))
+    assert "versions" in found, "what was found before"
+
+
+def test_a_cluster_that_is_away_is_a_finding(examined: Examined) -> None:
+    examined.server.memory.is_away = True
+    found = examined()
+    assert list(found) == ["MLflow here", "cluster"]
+    assert found["cluster"].verdict == "FAIL"
+
+
+def test_a_token_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
+    found = examine(Cluster(ADDRESS, token_file=tmp_path / "gone"))
+    assert found[-1].verdict == "FAIL"
+    assert "cannot be read" in found[-1].text
+
+
+def test_the_table_has_hints_below() -> None:
+    lines = table([Finding("a", "ok", "fine"), Finding("longer", "FAIL", "bad", "do this")])
+    assert lines == ["ok    a       fine", "FAIL  longer  bad", "              → do this"]

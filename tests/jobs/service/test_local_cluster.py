@@ -1,0 +1,425 @@
+"""Servers that are started, watched and ended; small programs stand in for Ray and MLflow."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import ContextError, ServiceUnreachable
+from jobs.service import local_cluster
+from jobs.service.contexts import (
+    Cluster,
+    Contexts,
+    chosen_cluster,
+    contexts_file,
+    read_contexts,
+    write_contexts,
+)
+from jobs.service.local_cluster import (
+    NAME,
+    LocalCluster,
+    Process,
+    down,
+    folder,
+    lines_of,
+    running,
+    up,
+)
+from jobs.service.ray_jobs import RUNNING, STOPPED, Attempt
+from tests.jobs.service.stand_ins import JobServerInMemory, attempt, free_port
+
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+#: Answers as both servers do; what it starts says so in a file, and does not end by itself.
+SERVER = """
+import http.server, os, subprocess, sys
+port, name = int(sys.argv[1]), sys.argv[2]
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(f"{name}.child", "w").write(str(child.pid))
+if os.environ.get("RAY_AUTH_TOKEN"):
+    sys.exit("it was given another cluster's token")
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'{"ray_version": "2.60.0", "session_name": "s"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+#: Leaves something behind, and ends.
+DIES = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(f"{sys.argv[1]}.child", "w").write(str(child.pid))
+print("starting")
+print("no room for it")
+print()
+sys.exit(1)
+"""
+
+
+def python(program: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-S", "-c", program, *map(str, arguments)]
+
+
+class Commands:
+    """What is started in the place of Ray and MLflow."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ray: Callable[[int], list[str]] = lambda port: python(SERVER, port, "ray")
+        self.mlflow: Callable[[int], list[str]] = lambda port: python(SERVER, port, "mlflow")
+        self.port, self.mlflow_port = free_port(), free_port()
+        self.temporary = Path("temporary").absolute()
+        self.temporary.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(self.temporary))
+        monkeypatch.setattr(local_cluster, "_mlflow_command", lambda place, port: self.mlflow(port))
+        monkeypatch.setattr(local_cluster, "_ray_command", lambda port, cpus: self.ray(port))
+        monkeypatch.setattr(local_cluster, "_stop_jobs", lambda server, note: None)
+
+    def up(self, note: Callable[[str], None] = lambda _: None) -> tuple[LocalCluster, bool]:
+        return up(note, port=self.port, mlflow_port=self.mlflow_port)
+
+
+def is_alive(pid: int) -> bool:
+    return local_cluster._start_of(pid) is not None
+
+
+def child_of(name: str) -> int:
+    path = folder() / f"{name}.child"
+    give_up = time.monotonic() + 10
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Commands]:
+    yield Commands(monkeypatch)
+    for path in folder().glob("*.child"):
+        assert not is_alive(int(path.read_text())), f"{path.name} is left running"
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Starts programs, each in a session of its own, and ends them."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(program: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", program], start_new_session=True, stdout=subprocess.PIPE
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def of(process: subprocess.Popen[bytes]) -> Process:
+    found = local_cluster._stat_of(process.pid)
+    assert found is not None
+    return Process(process.pid, found.began)
+
+
+Starting = Callable[[str], "subprocess.Popen[bytes]"]
+
+
+def test_a_process_lives_until_it_ends(started: Starting) -> None:
+    process = started("input()")
+    ours, lives = of(process), [True]
+    lives.append(ours.is_alive)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    lives.append(ours.is_alive)
+    process.wait()
+    lives.append(ours.is_alive)
+    assert lives[1:] == [True, False, False], "its remains are no life"
+
+
+def test_another_process_with_its_number_is_not_taken_for_it(started: Starting) -> None:
+    process = started("import time; time.sleep(600)")
+    earlier = replace(of(process), began=of(process).began - 1)
+    assert not earlier.is_alive
+    earlier.end()
+    assert process.poll() is None, "it was not touched"
+    assert of(process).is_alive
+
+
+@pytest.mark.parametrize("name", ["a) Z 1 (b", "x y", "((("])
+def test_a_name_does_not_lead_astray(name: str, started: Starting) -> None:
+    process = started(
+        f"open('/proc/self/comm', 'w').write({name!r}); print(flush=True); "
+        "import time; time.sleep(600)"
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert Path(f"/proc/{process.pid}/comm").read_text().strip() == name
+    assert of(process).is_alive
+    assert local_cluster._stat_of(process.pid) == local_cluster._Stat(
+        process.pid, of(process).began, is_alive=True
+    )
+
+
+FAMILY = """
+import os, signal, subprocess, sys, time
+if {deaf}:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+more = {{"process_group": 0}} if {apart} else {{}}
+child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], **more)
+print(child.pid, flush=True)
+{then}
+"""
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("then", ["time.sleep(600)", "os._exit(1)"])
+def test_the_end_of_a_process_is_the_end_of_all_that_it_has_started(
+    deaf: bool, apart: bool, then: str, started: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_cluster, "_STOP_S", 0.3)
+    process = started(FAMILY.format(deaf=deaf, apart=apart, then=then))
+    ours = of(process)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    if "exit" in then:
+        process.wait()
+    assert is_alive(child)
+    ours.end()
+    assert not is_alive(child)
+    assert not ours.is_alive
+    ours.end()
+
+
+def test_what_is_started_and_ended(commands: Commands, home: Path) -> None:
+    notes: list[str] = []
+    there, is_new = commands.up(notes.append)
+    assert is_new
+    assert there == running()
+    assert there.address == f"http://127.0.0.1:{commands.port}"
+    assert there.tracking_uri == f"http://127.0.0.1:{commands.mlflow_port}"
+    assert Path(there.temporary).is_dir()
+    chosen = chosen_cluster(None)
+    assert chosen == there.cluster
+    assert chosen.token() == (folder() / "token").read_text()
+    assert len(chosen.token() or "") == 64
+    assert stat.S_IMODE((folder() / "token").stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder().stat().st_mode) == 0o700
+    assert folder() == home / ".local/state/sumgrad/cluster"
+    assert [line.split()[2] for line in lines_of(there)[:2]] == ["runs", "runs"]
+
+    assert commands.up() == (there, False)
+    assert down(notes.append)
+    assert running() is None
+    assert not there.ray.is_alive
+    assert not there.mlflow.is_alive
+    assert not Path(there.temporary).exists()
+    assert read_contexts() == Contexts(None, {})
+    assert not down()
+    assert "has died" in lines_of(there)[0]
+
+
+def test_the_token_stays_the_same(commands: Commands) -> None:
+    commands.up()
+    token = (folder() / "token").read_text()
+    down()
+    commands.up()
+    assert (folder() / "token").read_text() == token
+    down()
+
+
+def test_a_token_of_another_cluster_is_not_handed_on(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-another-cluster")
+    commands.up()
+    down()
+
+
+def test_other_clusters_names_are_kept(commands: Commands) -> None:
+    lab = Cluster("http://lab:1", "lab")
+    write_contexts(Contexts("lab", {"lab": lab}))
+    commands.up()
+    assert read_contexts().current == NAME
+    down()
+    assert read_contexts() == Contexts(None, {"lab": lab})
+
+
+def test_what_is_left_of_the_last_one_is_ended_first(commands: Commands) -> None:
+    there, _ = commands.up()
+    os.kill(there.ray.pid, signal.SIGKILL)
+    os.waitpid(there.ray.pid, 0)
+    orphan = child_of("ray")
+    assert is_alive(orphan)
+    assert not there.ray.is_alive
+    notes: list[str] = []
+    again, is_new = commands.up(notes.append)
+    assert is_new
+    assert notes[0] == "ending what is left of the last one"
+    assert not is_alive(orphan)
+    assert not there.mlflow.is_alive
+    assert again.mlflow.is_alive
+    down()
+
+
+@pytest.mark.parametrize("which", ["ray", "mlflow"])
+def test_a_server_that_dies_at_once(which: str, commands: Commands) -> None:
+    setattr(commands, which, lambda port: python(DIES, which))
+    with pytest.raises(ServiceUnreachable, match=f"{which} did not start: no room") as caught:
+        commands.up()
+    assert caught.value.hint == str(folder() / f"{which}.log")
+    assert caught.value.exit_code == 3
+    assert running() is None
+    assert read_contexts() == Contexts(None, {})
+    assert not is_alive(child_of(which))
+    assert not list(commands.temporary.iterdir())
+
+
+def test_a_program_that_is_not_there(commands: Commands) -> None:
+    commands.ray = lambda port: ["/nowhere/ray"]
+    with pytest.raises(OSError, match="/nowhere/ray"):
+        commands.up()
+    assert running() is None
+    assert not list(commands.temporary.iterdir())
+
+
+def test_a_server_that_never_answers_is_given_up(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_cluster, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(local_cluster, "_STOP_S", 2.0)
+    commands.ray = lambda port: python("import time; time.sleep(600)")
+    with pytest.raises(ServiceUnreachable, match="no cluster answers") as caught:
+        commands.up()
+    assert str(folder()) in caught.value.hint
+    assert running() is None
+
+
+@pytest.mark.parametrize("which", ["port", "mlflow_port"])
+def test_a_port_that_is_taken(which: str, commands: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        setattr(commands, which, number)
+        with pytest.raises(ServiceUnreachable, match=f"port {number}, for .* in use") as caught:
+            commands.up()
+    assert "--port" in caught.value.hint
+    assert not folder().exists()
+    assert running() is None
+
+
+def test_without_rays_dashboard(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: None if name == "aiohttp_cors" else find(name, *more),
+    )
+    with pytest.raises(ServiceUnreachable, match="is not installed here") as caught:
+        commands.up()
+    assert caught.value.hint == "pip install 'sumgrad[cluster]'"
+    assert not folder().exists()
+
+
+def test_a_damaged_file_of_names_is_told_before_anything_is_started(commands: Commands) -> None:
+    contexts_file().parent.mkdir(parents=True)
+    contexts_file().write_text("clusters: 3\n")
+    with pytest.raises(ContextError):
+        commands.up()
+    assert running() is None
+    assert not list(folder().glob("*.child"))
+
+
+SOUND = {
+    "address": "http://127.0.0.1:1",
+    "tracking_uri": "http://127.0.0.1:2",
+    "temporary": "/tmp/sumgrad-cluster-x",
+    "ray": {"pid": 2**22 + 1, "began": 1},
+    "mlflow": {"pid": 2**22 + 2, "began": 1},
+}
+
+
+def keep(text: str) -> None:
+    folder().mkdir(parents=True, exist_ok=True)
+    (folder() / "cluster.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "null", "{}", "[" * 100_000, json.dumps(SOUND | {"ray": None})),
+        *(json.dumps(SOUND | {"ray": {"pid": pid, "began": 1}}) for pid in (0, -1, 1, "x", None)),
+        *(json.dumps(SOUND | {"mlflow": {"pid": 5}}), json.dumps(SOUND | {"mlflow": [5, 6]})),
+        json.dumps({key: value for key, value in SOUND.items() if key != "temporary"}),
+    ],
+)
+def test_a_damaged_file_of_what_runs(text: str) -> None:
+    keep(text)
+    assert running() is None
+    assert not down()
+
+
+def test_a_file_of_processes_that_are_gone() -> None:
+    keep(json.dumps(SOUND))
+    there = running()
+    assert there is not None
+    assert not there.ray.is_alive
+    assert down()
+    assert running() is None
+
+
+def test_only_a_folder_of_ours_is_removed(tmp_path: Path) -> None:
+    kept = tmp_path / "precious"
+    kept.mkdir()
+    keep(json.dumps(SOUND | {"temporary": str(kept)}))
+    assert down()
+    assert kept.is_dir()
+
+
+class Stopping(JobServerInMemory):
+    """Jobs that end once they are told to."""
+
+    def stop(self, submission_id: str) -> None:
+        super().stop(submission_id)
+        found: Attempt = self.memory.attempts[submission_id]
+        self.memory.attempts[submission_id] = replace(found, state=STOPPED)
+
+
+def test_jobs_are_told_to_end_first() -> None:
+    server = Stopping(attempt("a-1", RUNNING), attempt("b-1", STOPPED), attempt("c-1", RUNNING))
+    notes: list[str] = []
+    local_cluster._stop_jobs(server, notes.append)
+    assert notes == ["stopping job a-1", "stopping job c-1"]
+    assert [call for call in server.memory.calls if call.startswith("stop")] == [
+        "stop a-1",
+        "stop c-1",
+    ]
+    assert server.memory.calls[-1] == "attempt c-1"
+
+
+def test_what_the_real_commands_say(tmp_path: Path) -> None:
+    ray = local_cluster._ray_command(8265, 3)
+    assert ray[ray.index("--dashboard-host") + 1] == "127.0.0.1"
+    assert ray[ray.index("--num-cpus") + 1] == "3"
+    assert "--num-cpus" not in local_cluster._ray_command(8265, None)
+    mlflow = local_cluster._mlflow_command(tmp_path, 5000)
+    assert mlflow[mlflow.index("--host") + 1] == "127.0.0.1"
+    token = tmp_path / "token"
+    environment = local_cluster._ray_environment(tmp_path, token, "http://127.0.0.1:5000")
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_AUTH_TOKEN_PATH"] == str(token)
+    ports = local_cluster._free_ports(3)
+    assert len(set(ports)) == 3

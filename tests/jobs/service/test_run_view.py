@@ -1,0 +1,115 @@
+"""A job's newest run in MLflow; whatever goes wrong is said, and not raised."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from jobs.service.contexts import Cluster
+from jobs.service.heartbeat import TAG, Heartbeat
+from jobs.service.identifiers import JOB_TAG
+from jobs.service.run_view import RunView, look_up_runs, page_of
+from jobs.tracking import open_store
+from tests.jobs.service.stand_ins import ADDRESS, Answer, free_port, site
+
+BEAT = Heartbeat(1000.0, True, "digits", 3, 20, 0.25)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised database: creating its tables takes seconds, copying them does not."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def uri(template: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(template, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+def add(client: MlflowClient, began: int, experiment: str = "0", **tags: str) -> str:
+    tags = {name.replace("_", "."): value for name, value in tags.items()}
+    run = client.create_run(experiment, start_time=began, tags=tags)
+    return str(run.info.run_id)
+
+
+def ask(uri: str | None, *job_ids: str) -> dict[str, RunView]:
+    return look_up_runs(Cluster(ADDRESS, tracking_uri=uri), job_ids)
+
+
+def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
+    other = client.create_experiment("other")
+    add(client, 100, sumgrad_job="digits-1")
+    newest = add(client, 300, other, **{JOB_TAG: "digits-1", TAG: BEAT.to_json()})
+    add(client, 200, sumgrad_job="digits-1")
+    second = add(client, 50, sumgrad_job="mnist-1")
+    client.set_terminated(second, "KILLED")
+    add(client, 900, sumgrad_job="digits-10")
+    add(client, 999)
+    both = {
+        "digits-1": RunView(uri, newest, "RUNNING", BEAT),
+        "mnist-1": RunView(uri, second, "KILLED", None),
+    }
+    assert ask(uri, "digits-1", "mnist-1") == both
+    assert ask(uri, "digits-1") == {"digits-1": both["digits-1"]}
+    assert ask(uri, "gone-1") == {"gone-1": RunView(uri)}
+
+
+def test_a_tag_that_is_no_heartbeat_is_none(client: MlflowClient, uri: str) -> None:
+    run = add(client, 1, **{JOB_TAG: "digits-1", TAG: '{"at": "yesterday"}'})
+    assert ask(uri, "digits-1") == {"digits-1": RunView(uri, run, "RUNNING", None)}
+
+
+def test_nobody_is_asked_for_nothing() -> None:
+    assert ask(f"http://127.0.0.1:{free_port()}") == {}
+
+
+def test_a_store_that_nobody_knows() -> None:
+    found = ask(None, "digits-1", "mnist-1")
+    assert set(found) == {"digits-1", "mnist-1"}
+    assert "is not known here" in found["digits-1"].problem
+    assert "MLFLOW_TRACKING_URI" in found["digits-1"].problem
+
+
+def test_a_server_that_is_away() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    view = ask(f"http://me:s3cr3t@{address}", "digits-1")["digits-1"]
+    assert "does not answer" in view.problem
+    assert view.uri == f"http://***@{address}"
+    assert "s3cr3t" not in repr(view)
+    assert view.run_id is None
+
+
+def test_a_server_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with site({"/health": Answer()}) as server:
+        view = ask(server.address, "digits-1")["digits-1"]
+    assert "cannot be used" in view.problem
+
+
+@pytest.mark.parametrize(
+    "uri", ["./mlruns", "file:///mlruns", "http://[x", "http://h:0", "sqlite://", "http://a:b:c@/"]
+)
+def test_what_is_no_store_is_said_too(uri: str) -> None:
+    view = ask(uri, "digits-1")["digits-1"]
+    assert view.problem
+    assert view.run_id is None
+
+
+def test_an_id_that_is_no_id_does_no_harm(client: MlflowClient, uri: str) -> None:
+    add(client, 1, sumgrad_job="digits-1")
+    view = ask(uri, "x' OR '1' = '1")["x' OR '1' = '1"]
+    assert view.run_id is None
+
+
+def test_where_a_person_sees_it() -> None:
+    assert page_of(RunView("http://mlflow:5000", "ab")) == "http://mlflow:5000/#/runs/ab"
+    assert page_of(RunView("http://mlflow:5000")) is None
+    assert page_of(RunView("sqlite:///x.db", "ab")) is None

@@ -1,0 +1,268 @@
+"""What Ray, MLflow and the job's own signs of life make together."""
+
+from dataclasses import replace
+
+import pytest
+
+from jobs.errors import JobNotFound
+from jobs.service.heartbeat import SILENCE_S, Heartbeat
+from jobs.service.jobs import Job, jobs_in
+from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
+from jobs.service.run_view import RunView
+from jobs.service.status import FINISHED, Status, lines_of, reconcile
+from tests.jobs.service.stand_ins import attempt
+
+BEGAN, NOW = 10_000.0, 10_600.0
+URI, RUN = "http://mlflow:5000", "0123456789abcdef"
+WAITING = Heartbeat(NOW - 5, note="waiting for 2 CPUs")
+TRAINING = Heartbeat(NOW - 5, is_training=True, note="digits", epoch=3, epochs=20, loss=0.25)
+STALE = replace(TRAINING, at=NOW - SILENCE_S - 1)
+EARLIER = replace(TRAINING, at=BEGAN - SILENCE_S - 1)
+FUTURE = replace(TRAINING, at=NOW + SILENCE_S + 1)
+MUTE = Heartbeat(NOW - 5)
+
+
+def job(state: str, exit_code: int | None = None, message: str = "") -> Job:
+    (found,) = jobs_in([attempt("job", state, exit_code=exit_code, message=message, began=BEGAN)])
+    return found
+
+
+def view(status: str | None, beat: Heartbeat | None = None) -> RunView:
+    return RunView(URI, RUN if status else None, status, beat)
+
+
+HANGS = "Ray has it as RUNNING, and its last sign of life is 61 s old: it hangs"
+LIVING = [
+    # Ray, run, heartbeat → state, reason, beginnings of the differences
+    (PENDING, None, None, PENDING, "Ray has not started it yet", []),
+    (PENDING, "RUNNING", EARLIER, PENDING, "Ray has not started it yet", []),
+    (PENDING, "KILLED", EARLIER, PENDING, "Ray has not started it yet", []),
+    (RUNNING, "RUNNING", WAITING, PENDING, "waiting for 2 CPUs", []),
+    (RUNNING, "RUNNING", MUTE, PENDING, "it is starting", []),
+    (RUNNING, "RUNNING", TRAINING, RUNNING, "epoch 3 of at most 20 is done", []),
+    (RUNNING, "RUNNING", STALE, RUNNING, "epoch 3 of at most 20 is done", [HANGS]),
+    (
+        *(RUNNING, "RUNNING", FUTURE, RUNNING, "epoch 3 of at most 20 is done"),
+        ["the cluster's clock is 61 s ahead"],
+    ),
+    (
+        *(RUNNING, "RUNNING", None, PENDING, "it is starting"),
+        ["Ray has it as RUNNING, and it has given no sign for 600 s"],
+    ),
+    (
+        *(RUNNING, "RUNNING", EARLIER, PENDING, "it is starting"),
+        ["Ray has it as RUNNING, and it has given no sign for 600 s"],
+    ),
+    (
+        *(RUNNING, None, None, PENDING, "it is starting"),
+        [f"Ray has it as RUNNING for 600 s, and {URI} has no run of it"],
+    ),
+    (
+        *(RUNNING, "FINISHED", TRAINING, RUNNING, "epoch 3 of at most 20 is done"),
+        ["MLflow has it as FINISHED, and Ray as RUNNING: it is ending"],
+    ),
+    (
+        *(RUNNING, "KILLED", STALE, RUNNING, "epoch 3 of at most 20 is done"),
+        ["MLflow has it as KILLED, and Ray as RUNNING: it is ending", HANGS],
+    ),
+]
+
+
+@pytest.mark.parametrize(("ray", "run", "beat", "state", "reason", "differences"), LIVING)
+def test_a_job_that_goes_on(
+    ray: str,
+    run: str | None,
+    beat: Heartbeat | None,
+    state: str,
+    reason: str,
+    differences: list[str],
+) -> None:
+    found = reconcile(job(ray), view(run, beat), NOW)
+    assert (found.state, found.reason) == (state, reason)
+    assert len(found.differences) == len(differences)
+    for told, expected in zip(found.differences, differences, strict=True):
+        assert told.startswith(expected)
+    assert found.exit_code is None
+    assert not found.can_resume
+    assert (found.heartbeat_age_s is None) is (beat in (None, EARLIER))
+
+
+KILLED = "it was killed before it could say so, or MLflow was away at its end"
+OVER = [
+    # Ray, code, run → state, exit code, can resume, reason, differences
+    (SUCCEEDED, 0, "FINISHED", FINISHED, 0, False, "it came to its end", []),
+    (
+        *(SUCCEEDED, 0, "RUNNING", FINISHED, 0, False, "it came to its end"),
+        [f"Ray has it as SUCCEEDED, MLflow still as RUNNING: {KILLED}"],
+    ),
+    (
+        *(SUCCEEDED, 0, "FAILED", FINISHED, 0, False, "it came to its end"),
+        ["Ray has it as SUCCEEDED, MLflow as FAILED"],
+    ),
+    (
+        *(SUCCEEDED, 0, None, FINISHED, 0, False, "it came to its end"),
+        [f"Ray has it as SUCCEEDED, and {URI} has no run of it"],
+    ),
+    (STOPPED, None, "KILLED", STOPPED, 143, True, "it was told to end", []),
+    (STOPPED, 143, "KILLED", STOPPED, 143, True, "it was told to end", []),
+    (STOPPED, 130, "KILLED", STOPPED, 130, True, "it was interrupted", []),
+    (STOPPED, -9, "KILLED", STOPPED, 137, True, "it was told to end", []),
+    (STOPPED, None, None, STOPPED, 143, True, "it was told to end", []),
+    (
+        *(STOPPED, None, "RUNNING", STOPPED, 143, True, "it was told to end"),
+        [f"Ray has it as STOPPED, MLflow still as RUNNING: {KILLED}"],
+    ),
+    (
+        *(STOPPED, None, "FINISHED", STOPPED, 143, True, "it was told to end"),
+        ["Ray has it as STOPPED, MLflow as FINISHED"],
+    ),
+    (FAILED, 143, "KILLED", STOPPED, 143, True, "it was told to end", []),
+    (FAILED, 130, "KILLED", STOPPED, 130, True, "it was interrupted", []),
+    (FAILED, 1, "FAILED", FAILED, 1, False, "the training failed (exit code 1)", []),
+    (FAILED, 2, None, FAILED, 2, False, "the job cannot be run as it is (exit code 2)", []),
+    (
+        *(FAILED, 3, "FAILED", FAILED, 3, True),
+        *("workers or MLflow were not to be had (exit code 3)", []),
+    ),
+    (FAILED, 77, "FAILED", FAILED, 77, True, "it failed (exit code 77)", []),
+    (
+        *(FAILED, -9, "RUNNING", FAILED, 137, True, "its process was lost: Ray does not say why"),
+        [f"Ray has it as FAILED, MLflow still as RUNNING: {KILLED}"],
+    ),
+    (FAILED, None, "FAILED", FAILED, 1, True, "its process was lost: Ray does not say why", []),
+    (
+        *(FAILED, 1, "FINISHED", FAILED, 1, False, "the training failed (exit code 1)"),
+        ["Ray has it as FAILED, MLflow as FINISHED"],
+    ),
+]
+
+
+@pytest.mark.parametrize("beat", [None, TRAINING, STALE])
+@pytest.mark.parametrize(
+    ("ray", "code", "run", "state", "exit_code", "can_resume", "reason", "differences"), OVER
+)
+def test_a_job_that_is_over(
+    ray: str,
+    code: int | None,
+    run: str | None,
+    state: str,
+    exit_code: int,
+    can_resume: bool,
+    reason: str,
+    differences: list[str],
+    beat: Heartbeat | None,
+) -> None:
+    found = reconcile(job(ray, code), view(run, beat), NOW)
+    assert (found.state, found.exit_code, found.reason) == (state, exit_code, reason)
+    assert found.can_resume is can_resume
+    assert found.differences == differences
+    assert found.heartbeat_age_s is None
+    assert found.epoch == (beat.epoch if beat else None)
+
+
+@pytest.mark.parametrize(
+    ("ray", "state", "reason"),
+    [
+        (PENDING, PENDING, "Ray has not started it yet"),
+        (RUNNING, RUNNING, "as far as Ray knows"),
+        (SUCCEEDED, FINISHED, "it came to its end"),
+        (STOPPED, STOPPED, "it was told to end"),
+    ],
+)
+def test_where_mlflow_cannot_be_asked_ray_alone_is_believed_and_that_is_said(
+    ray: str, state: str, reason: str
+) -> None:
+    found = reconcile(job(ray), RunView.unknown("it is away", URI), NOW)
+    assert (found.state, found.reason) == (state, reason)
+    assert found.differences == ["only Ray was asked: it is away"]
+    assert found.run_id is None
+
+
+def test_the_rest_is_passed_on() -> None:
+    found = reconcile(job(RUNNING), view("RUNNING", TRAINING), NOW)
+    assert found == Status(
+        job_id="job",
+        name="digits",
+        state=RUNNING,
+        reason="epoch 3 of at most 20 is done",
+        attempt=1,
+        submission_id="job",
+        run_id=RUN,
+        epoch=3,
+        epochs=20,
+        loss=0.25,
+        heartbeat_age_s=5.0,
+        began=BEGAN,
+    )
+    assert found.as_json()["heartbeat_age_s"] == 5.0
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
+def test_what_an_attempt_said_just_before_its_end_is_not_the_next_ones(status: str) -> None:
+    stopped = attempt("job", STOPPED, began=BEGAN - 100)
+    again = attempt("job.2", RUNNING, number=2, began=BEGAN)
+    (found,) = jobs_in([stopped, again])
+    last = replace(TRAINING, at=BEGAN - 1)
+    how = reconcile(found, view(status, last), BEGAN + 2)
+    assert (how.state, how.reason) == (PENDING, "it is starting")
+    assert (how.attempt, how.submission_id) == (2, "job.2")
+    assert how.differences == []
+    assert how.heartbeat_age_s is None
+    own = reconcile(found, view("RUNNING", replace(last, attempt=2)), BEGAN + 2)
+    assert own.state == RUNNING, "its own, by a clock that is a little behind"
+
+
+def test_a_job_without_a_beginning_is_no_trouble() -> None:
+    (found,) = jobs_in([attempt("job", RUNNING, began=None)])
+    assert reconcile(found, view("RUNNING"), NOW).differences == []
+    assert reconcile(found, view(None), NOW).differences == []
+    assert reconcile(found, view("RUNNING", TRAINING), NOW).state == RUNNING
+
+
+@pytest.mark.parametrize("age", [0.0, SILENCE_S])
+def test_a_short_silence_is_nothing(age: float) -> None:
+    for beat in (replace(TRAINING, at=NOW - age), replace(TRAINING, at=NOW + age)):
+        found = reconcile(job(RUNNING), view("RUNNING", beat), NOW)
+        assert found.differences == []
+        assert found.heartbeat_age_s == max(0.0, NOW - beat.at)
+    (young,) = jobs_in([attempt("job", RUNNING, began=NOW - age)])
+    assert reconcile(young, view("RUNNING"), NOW).differences == []
+    assert reconcile(young, view(None), NOW).differences == []
+
+
+def test_rays_words_are_cut_to_the_point() -> None:
+    message = "\nThe job's node died, last available logs (truncated):\nTraceback\n  lots\n"
+    found = reconcile(job(FAILED, None, message), view("RUNNING"), NOW)
+    assert found.reason == "its process was lost: The job's node died"
+    assert len(reconcile(job(FAILED, None, "x" * 9000), view(None), NOW).reason) < 300
+    waiting = reconcile(job(PENDING, None, "Waiting for resources"), view(None), NOW)
+    assert waiting.reason == "Waiting for resources"
+
+
+def test_lines_for_a_person() -> None:
+    run = view("RUNNING", replace(TRAINING, at=NOW - 61))
+    assert lines_of(reconcile(job(RUNNING), run, NOW), run, "lab (http://lab:8265)") == [
+        "job  RUNNING  attempt 1",
+        "  cluster    lab (http://lab:8265)",
+        "  reason     epoch 3 of at most 20 is done",
+        "  loss       0.2500 after epoch 3",
+        "  heartbeat  61 s ago",
+        f"  run        {RUN} in {URI}",
+        f"  page       {URI}/#/runs/{RUN}",
+        f"  differs    {HANGS}, or its way to MLflow is cut",
+    ]
+    nothing = view(None)
+    assert lines_of(reconcile(job(STOPPED), nothing, NOW), nothing, "lab") == [
+        "job  STOPPED  attempt 1",
+        "  cluster    lab",
+        "  reason     it was told to end",
+        "Go on with it:  sumgrad resume job",
+    ]
+
+
+def test_no_job_is_no_status() -> None:
+    from jobs.service.actions import status_of
+    from tests.jobs.service.stand_ins import JobServerInMemory
+
+    with pytest.raises(JobNotFound):
+        status_of(JobServerInMemory(), "job")
