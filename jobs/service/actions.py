@@ -26,9 +26,8 @@ from jobs.service.preflight import cluster_versions
 from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import RESULT, Request
 from jobs.service.run_view import RunView, look_up_runs
-from jobs.service.status import Status, reconcile, status_without_ray
+from jobs.service.status import Status, beat_of, reconcile, status_without_ray
 from jobs.service.submission import ENTRYPOINT, Submitted, expect_no_password
-
 
 #: A job that is stopped has so long to save itself, in seconds.
 _STOP_S = 40.0
@@ -235,7 +234,10 @@ def _next_attempt(
         job = find_job(server, job_id)
     except JobNotFound:
         # Ray has forgotten it, and with it how often it was tried. The cluster has its folder.
-        return job_id, status_without_ray(job_id, _run_of_forgotten(server, job_id)).name, 2
+        run = _run_of_forgotten(server, job_id)
+        if run.status == "FINISHED":
+            raise _is_finished(job_id) from None
+        return job_id, status_without_ray(job_id, run).name, 2
     newest = job.newest
     if not newest.is_over and _is_silent(server, job):
         # A head that was started anew calls jobs RUNNING that ended with it, until it is asked to
@@ -248,11 +250,17 @@ def _next_attempt(
             f"job {job.job_id} is {newest.state}", hint=f"sumgrad logs -f {job.job_id}"
         )
     if exit_code(newest) == 0:
-        raise SubmissionError(f"job {job.job_id} came to its end, there is nothing to go on with")
+        raise _is_finished(job.job_id)
     return job.job_id, job.name, job.next_number
 
 
+def _is_finished(job_id: str) -> SubmissionError:
+    return SubmissionError(f"job {job_id} came to its end, there is nothing to go on with")
+
+
 def _is_silent(server: JobServer, job: Job) -> bool:
-    """Whether a job that Ray calls RUNNING has begun a run, and says nothing any more."""
+    """Whether the newest attempt has given a sign of life, and gives none any more."""
     run = look_up_runs(server.cluster, [job.job_id])[job.job_id]
-    return run.heartbeat is not None and time.time() - run.heartbeat.at > SILENCE_S
+    # One that has just been handed in has given none yet: those before it are another's.
+    beat = beat_of(job, run.heartbeat)
+    return beat is not None and time.time() - beat.at > SILENCE_S

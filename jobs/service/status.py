@@ -79,7 +79,7 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
         now: In seconds since 1970.
     """
     attempt = job.newest
-    beat = _beat_of(job, run.heartbeat)
+    beat = beat_of(job, run.heartbeat)
     state, reason = _state(attempt, beat, is_known=not run.problem)
     over = attempt.is_over
     return Status(
@@ -102,7 +102,7 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
     )
 
 
-def _beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
+def beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
     """The heartbeat, unless an earlier attempt has left it, or an earlier job of that id."""
     began = job.newest.began
     if beat is None or beat.attempt != job.next_number - 1:

@@ -506,6 +506,11 @@ HEAVY = ("ray", "mlflow", "numpy", "pyarrow", "pandas", "yaml", "sklearn")
 def test_help_needs_nothing_heavy(program: str) -> None:
     told = f"import sys; {program}; print('loaded:', *(m for m in {HEAVY} if m in sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", told],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout.strip().splitlines()[-1] == "loaded:"

@@ -1,6 +1,7 @@
 """What the commands do with jobs: show, stop, forget, go on."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from jobs.service.request import RESULT
 from jobs.service.run_view import RunView
+from jobs.service.status import lines_of
 from jobs.service.submission import ENTRYPOINT
 from tests.fuzzing import cases
 from tests.jobs.service.stand_ins import JobServerInMemory, attempt
@@ -244,3 +246,107 @@ def test_a_cluster_that_is_away_is_told(server: JobServerInMemory) -> None:
     for ask in (list_of_jobs, lambda it: status_of(it, "digits"), lambda it: stop_job(it, "x")):
         with pytest.raises(ServiceUnreachable):
             ask(server)
+
+
+# A head that was started anew
+
+NOW = time.time()
+SILENT = Heartbeat(NOW - 3600, True, "", 3, 20, 0.5)
+
+
+class Stopping(JobServerInMemory):
+    """A cluster whose jobs end once they are told to, unless they are deaf."""
+
+    is_deaf = False
+
+    def stop(self, submission_id: str) -> None:
+        super().stop(submission_id)
+        found = self.memory.attempts[submission_id]
+        if not self.is_deaf:
+            self.memory.attempts[submission_id] = replace(found, state=STOPPED)
+
+
+def running(number: int = 1, began: float = NOW - 7200) -> Stopping:
+    name = "digits-1" if number == 1 else f"digits-1.{number}"
+    return Stopping(attempt(name, RUNNING, number=number, began=began))
+
+
+def test_a_job_that_is_silent_is_stopped_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "RUNNING", SILENT)})
+    server = running()
+    notes: list[str] = []
+    assert resume_job(server, "digits", [], notes.append).submission_id == "digits-1.2"
+    assert "stop digits-1" in server.memory.calls
+    assert notes == ["job digits-1 gives no sign of life: it is stopped first"]
+
+
+@pytest.mark.parametrize(
+    "beat",
+    [
+        None,
+        replace(SILENT, at=NOW),
+        replace(SILENT, attempt=2, at=NOW),
+        SILENT,
+        replace(SILENT, attempt=2, at=NOW - 90_000),
+    ],
+)
+@pytest.mark.parametrize("state", [PENDING, RUNNING])
+def test_a_job_that_was_just_handed_in_again_is_not_stopped(
+    state: str, beat: Heartbeat | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "KILLED", beat)})
+    server = running(2, began=NOW - 5)
+    found = server.memory.attempts["digits-1.2"]
+    server.memory.attempts["digits-1.2"] = replace(found, state=state)
+    with pytest.raises(SubmissionError, match=f"is {state}"):
+        resume_job(server, "digits-1", [], pytest.fail)
+    assert not server.memory.sent
+    assert "stop digits-1.2" not in server.memory.calls
+
+
+def test_a_silent_job_that_does_not_end_is_not_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "_STOP_S", 0.0)
+    looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "RUNNING", SILENT)})
+    server = running()
+    server.is_deaf = True
+    with pytest.raises(SubmissionError, match="is RUNNING"):
+        resume_job(server, "digits-1", [], lambda _: None)
+    assert not server.memory.sent
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "can_resume"),
+    [
+        ("RUNNING", FAILED, True),
+        ("KILLED", STOPPED, True),
+        ("FAILED", FAILED, False),
+        ("FINISHED", "FINISHED", False),
+    ],
+)
+def test_a_job_that_ray_has_forgotten(
+    status: str, state: str, can_resume: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_up(monkeypatch, {"digits-1": RunView("uri", "run", status, SILENT)})
+    server = JobServerInMemory()
+    found, run = status_of(server, "digits-1")
+    assert (found.state, found.can_resume, found.run_id) == (state, can_resume, "run")
+    assert found.differences[0] == f"MLflow has it as {status}, and Ray does not know it"
+    assert found.loss == 0.5
+    assert json.loads(json.dumps(found.as_json()))["attempt"] == 0
+    assert "attempt" not in lines_of(found, run, "lab")[0]
+    if status == "FINISHED":
+        with pytest.raises(SubmissionError, match="came to its end"):
+            resume_job(server, "digits-1", [], pytest.fail)
+        assert not server.memory.sent
+    else:
+        sent = resume_job(server, "digits-1", [], pytest.fail)
+        assert sent.submission_id == "digits-1.2"
+        assert server.memory.sent[0].metadata[JOB_KEY] == "digits-1"
+
+
+@pytest.mark.parametrize("run", [RunView("uri"), RunView.unknown("MLflow is away")])
+def test_a_job_that_nobody_knows(run: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking_up(monkeypatch, {"digits-1": run})
+    for ask in (status_of, lambda it, name: resume_job(it, name, [], pytest.fail)):
+        with pytest.raises(JobNotFound, match="has no job 'digits-1'"):
+            ask(JobServerInMemory(), "digits-1")

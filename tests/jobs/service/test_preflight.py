@@ -1,6 +1,7 @@
 """What a cluster has installed: asked once for each session, and never guessed."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -148,6 +149,7 @@ def run(program: str, folder: Path) -> Versions:
     done = subprocess.run(
         [sys.executable, "-P", "-c", program],
         cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         check=True,

@@ -251,6 +251,14 @@ def test_a_number_that_looks_like_a_refusal_is_none(dashboard: Site) -> None:
         server_at(dashboard.address).attempt("digits-4013")
 
 
+def test_of_rays_own_traceback_the_last_line_is_told(dashboard: Site) -> None:
+    body = "Traceback (most recent call last):\n  File x, line 1\nRuntimeError: no room\n"
+    dashboard.answers["/api/jobs/digits-1"] = Answer(500, body)
+    with pytest.raises(ServiceUnreachable, match=r"answers: RuntimeError: no room") as caught:
+        server_at(dashboard.address).attempt("digits-1")
+    assert "Traceback" not in caught.value.message
+
+
 @pytest.mark.parametrize("body", ["", "{", "[]", '{"status": "NEW"}', "null"])
 def test_an_answer_that_is_none_of_rays(body: str, dashboard: Site) -> None:
     dashboard.answers["/api/jobs/digits-1"] = Answer(body=body)
