@@ -87,6 +87,7 @@ def remove(name: Name) -> None:
 def list_clusters(as_json: Json = False) -> None:
     """The named clusters; a star marks the one that is meant where none is named."""
     from jobs.service.contexts import read_contexts
+    from jobs.tracking.redaction import redact
 
     contexts = read_contexts()
     if as_json:
@@ -96,14 +97,17 @@ def list_clusters(as_json: Json = False) -> None:
         typer.echo("none yet; sumgrad cluster add NAME URL, or sumgrad cluster up")
     for name, cluster in sorted(contexts.clusters.items()):
         mark = "*" if name == contexts.current else " "
-        typer.echo(f"{mark} {name:<16} {cluster.address}  {cluster.tracking_uri or ''}".rstrip())
+        tracking = redact(cluster.tracking_uri or "")
+        typer.echo(f"{mark} {name:<16} {cluster.address}  {tracking}".rstrip())
 
 
 def _facts(cluster: "Cluster", current: str | None) -> dict[str, Any]:
+    from jobs.tracking.redaction import redact
+
     return {
         "name": cluster.name,
         "address": cluster.address,
-        "tracking_uri": cluster.tracking_uri,
+        "tracking_uri": redact(cluster.tracking_uri) if cluster.tracking_uri else None,
         "token_file": str(cluster.token_file) if cluster.token_file else None,
         "is_current": cluster.name == current,
     }

@@ -259,7 +259,8 @@ def resume_job(job_id: str, overrides: list[str], where: str | None, as_json: bo
     if as_json:
         _print_json({"id": sent.job_id, "submission_id": sent.submission_id})
     else:
-        typer.echo(f"job {sent.job_id} goes on\nFollow it:  sumgrad logs -f {sent.job_id}")
+        option = f" --cluster {where}" if where else ""
+        typer.echo(f"job {sent.job_id} goes on\nFollow it:  sumgrad logs -f {sent.job_id}{option}")
 
 
 def list_jobs(where: str | None, as_json: bool) -> bool:

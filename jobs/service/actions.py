@@ -18,7 +18,7 @@ from jobs.service.identifiers import (
     ATTEMPT_KEY,
     JOB_KEY,
     NAME_KEY,
-    expect_job_id,
+    is_job_id,
     submission_id,
 )
 from jobs.service.jobs import Job, find_job, jobs_in
@@ -42,22 +42,24 @@ def status_of(server: JobServer, job_id: str) -> tuple[Status, RunView]:
     """
     try:
         job = find_job(server, job_id)
-    except JobNotFound:
-        run = _run_of_forgotten(server, job_id)
+    except JobNotFound as error:
+        run = _run_of_forgotten(server, job_id, error)
         return status_without_ray(job_id, run), run
     run = look_up_runs(server.cluster, [job.job_id])[job.job_id]
     return reconcile(job, run, time.time()), run
 
 
-def _run_of_forgotten(server: JobServer, job_id: str) -> RunView:
-    """The run of a job that only MLflow knows; inside of an ``except JobNotFound``.
+def _run_of_forgotten(server: JobServer, job_id: str, unknown: JobNotFound) -> RunView:
+    """The run of a job that Ray does not know, and MLflow does.
 
     Raises:
-        JobNotFound: MLflow does not know it either: the one that is being handled.
+        JobNotFound: MLflow does not know it either: the given one.
     """
-    run = look_up_runs(server.cluster, [expect_job_id(job_id)])[job_id]
+    if not is_job_id(job_id):
+        raise unknown
+    run = look_up_runs(server.cluster, [job_id])[job_id]
     if run.run_id is None:
-        raise  # noqa: PLE0704 - see above
+        raise unknown
     return run
 
 
@@ -232,9 +234,9 @@ def _next_attempt(
     """
     try:
         job = find_job(server, job_id)
-    except JobNotFound:
+    except JobNotFound as error:
         # Ray has forgotten it, and with it how often it was tried. The cluster has its folder.
-        run = _run_of_forgotten(server, job_id)
+        run = _run_of_forgotten(server, job_id, error)
         if run.status == "FINISHED":
             raise _is_finished(job_id) from None
         return job_id, status_without_ray(job_id, run).name, 2

@@ -28,13 +28,18 @@ def new_job_id(name: str) -> str:
     return f"{words}-{secrets.token_hex(4)}"
 
 
+def is_job_id(text: str) -> bool:
+    """Whether a job may have this id."""
+    return _ID.fullmatch(text) is not None
+
+
 def expect_job_id(text: str) -> str:
     """An id that a person chose.
 
     Raises:
         SubmissionError: It cannot be one.
     """
-    if not _ID.fullmatch(text):
+    if not is_job_id(text):
         raise SubmissionError(
             f"'{text}' cannot be a job's id",
             hint="3 to 63 letters, digits, dashes and underscores, a letter or a digit first",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.durable import write_text
-from jobs.errors import ServiceUnreachable, TrackingError
+from jobs.errors import ContextError, ServiceUnreachable, TrackingError
 from jobs.room import read_small
 from jobs.service.contexts import Cluster, read_contexts, write_contexts
 from jobs.service.following import wait
@@ -175,6 +175,8 @@ def up(
     _expect_parts()
     # Its name has to be written there in the end.
     read_contexts()
+    if port == mlflow_port:
+        raise ContextError(f"Ray's dashboard and MLflow cannot both have port {port}")
     for what, number in (("Ray's dashboard", port), ("MLflow", mlflow_port)):
         _expect_free(what, number)
     place = folder()

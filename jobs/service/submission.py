@@ -30,6 +30,7 @@ from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import Request
 from jobs.spec import JobSpec
 from jobs.spec_loader import load_spec
+from jobs.spec_text import as_yaml
 from jobs.tracking.location import resolve_tracking_uri
 from jobs.tracking.origin import git_tags
 from jobs.tracking.redaction import is_redacted, redact_text
@@ -44,7 +45,6 @@ DIGEST_KEY = "sumgrad.request"
 _SLOWEST_BYTES_PER_S = 200_000
 #: Of these a difference may change the weights or keep a job from running.
 _MUST_AGREE = ("Python", "ray", "numpy")
-_NUMERIC = frozenset("+-.0123456789")
 
 
 @dataclass(frozen=True)
@@ -144,30 +144,14 @@ def prepare_submission(
     said = spec.model_dump(mode="json", exclude_unset=True)
     said["data"] |= sources
     said.get("cluster", {}).pop("address", None)
-    text: str = yaml.dump(said, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     request = Request(
         job_id=expect_job_id(job_id) if job_id is not None else new_job_id(spec.name),
         attempt=1,
-        spec_yaml=text,
+        spec_yaml=as_yaml(said),
         versions=Versions.here(),
         tags=_origin_tags(),
     )
     return Submission(request, spec.name, files)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that begins as numbers do, for PyYAML has other ones than our specs.
-
-    And escapes line breaks, of which YAML makes one kind out of several.
-    """
-
-
-def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = '"' if not text.isprintable() else "'" if text[:1] in _NUMERIC else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _quoted)
 
 
 def _expect_for_elsewhere(spec: JobSpec) -> None:
