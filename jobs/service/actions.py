@@ -1,23 +1,18 @@
 """What the commands do with a job on a cluster."""
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from jobs.errors import JobNotFound, SubmissionError
 from jobs.listing import aligned
-from jobs.service.code import Versions, copy_code
+from jobs.service.code import Versions
 from jobs.service.following import exit_code, follow, wait
 from jobs.service.heartbeat import SILENCE_S
 from jobs.service.identifiers import (
-    ATTEMPT_KEY,
-    JOB_KEY,
-    NAME_KEY,
     is_job_id,
     submission_id,
 )
@@ -26,8 +21,9 @@ from jobs.service.preflight import cluster_versions
 from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import RESULT, Request
 from jobs.service.run_view import RunView, look_up_runs
+from jobs.service.sending import metadata_of, send
 from jobs.service.status import Status, beat_of, reconcile, status_without_ray
-from jobs.service.submission import ENTRYPOINT, Submitted, expect_no_password
+from jobs.service.submission import Submitted, expect_no_password
 
 #: A job that is stopped has so long to save itself, in seconds.
 _STOP_S = 40.0
@@ -202,24 +198,9 @@ def resume_job(
     here = Versions.here()
     has_code = cluster_versions(server, server.describe()).code != here.code
     request = Request(job_id, number, None, here, overrides=tuple(overrides), has_code=has_code)
-    metadata = {
-        JOB_KEY: job_id,
-        NAME_KEY: name,
-        ATTEMPT_KEY: str(request.attempt),
-        "sumgrad.version": here.sumgrad,
-    }
-    with tempfile.TemporaryDirectory(prefix="sumgrad-job-") as temporary:
-        folder = Path(temporary, "job")
-        folder.mkdir()
-        request.write(folder)
-        runtime_env: dict[str, Any] = {"working_dir": str(folder)}
-        if has_code:
-            note(f"the code of this sumgrad ({here.sumgrad}) goes along")
-            modules = Path(temporary, "code")
-            modules.mkdir()
-            runtime_env["py_modules"] = [str(module) for module in copy_code(modules)]
-        attempt = submission_id(job_id, number)
-        server.submit(attempt, ENTRYPOINT, runtime_env, metadata)
+    if has_code:
+        note(f"the code of this sumgrad ({here.sumgrad}) goes along")
+    attempt = send(server, request, metadata_of(request, name))
     return Submitted(job_id, attempt, is_new=True)
 
 

@@ -3,7 +3,6 @@
 import getpass
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,20 +13,18 @@ import yaml
 
 from jobs.data.spec_checks import expect_sound
 from jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
-from jobs.service.code import Versions, copy_code
+from jobs.service.code import Versions
 from jobs.service.contexts import Cluster
 from jobs.service.data_paths import Upload, with_upload
 from jobs.service.identifiers import (
-    ATTEMPT_KEY,
-    JOB_KEY,
-    NAME_KEY,
     expect_job_id,
     new_job_id,
     submission_id,
 )
-from jobs.service.preflight import PYTHON, cluster_versions
+from jobs.service.preflight import cluster_versions
 from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import Request
+from jobs.service.sending import ENTRYPOINT, metadata_of, send
 from jobs.spec import JobSpec
 from jobs.spec_loader import load_spec
 from jobs.spec_text import as_yaml
@@ -37,12 +34,8 @@ from jobs.tracking.redaction import is_redacted, redact_text
 
 #: Whose sumgrad computes: the cluster's own, this one, or this one if the cluster has another.
 Code = Literal["auto", "cluster", "local"]
-#: What is run on the cluster, in a folder that holds the request.
-ENTRYPOINT = f"{PYTHON} -P -m jobs.service.entry"
 #: Metadata that tells two requests under one id from each other.
 DIGEST_KEY = "sumgrad.request"
-#: An upload may take so long besides, by what a slow line carries.
-_SLOWEST_BYTES_PER_S = 200_000
 #: Of these a difference may change the weights or keep a job from running.
 _MUST_AGREE = ("Python", "ray", "numpy")
 
@@ -72,13 +65,7 @@ class Submission:
     @property
     def metadata(self) -> dict[str, str]:
         """What Ray keeps beside the job and shows to everybody who may ask."""
-        return {
-            JOB_KEY: self.request.job_id,
-            NAME_KEY: self.name,
-            ATTEMPT_KEY: str(self.request.attempt),
-            DIGEST_KEY: self.digest,
-            "sumgrad.version": self.request.versions.sumgrad,
-        }
+        return metadata_of(self.request, self.name) | {DIGEST_KEY: self.digest}
 
     def as_json(self, cluster: Cluster) -> dict[str, Any]:
         """What would be sent."""
@@ -229,25 +216,14 @@ def submit(
         request.versions, cluster_versions(server, described), note, code, any_version=any_version
     )
     request = replace(request, has_code=has_code)
-    seconds = 60.0 + submission.upload.size / _SLOWEST_BYTES_PER_S
-    with tempfile.TemporaryDirectory(prefix="sumgrad-job-") as temporary:
-        folder = Path(temporary, "job")
-        folder.mkdir()
-        request.write(folder)
-        submission.upload.copy(folder)
-        runtime_env: dict[str, Any] = {"working_dir": str(folder)}
-        if has_code:
-            modules = Path(temporary, "code")
-            modules.mkdir()
-            runtime_env["py_modules"] = [str(module) for module in copy_code(modules)]
-        try:
-            server.submit(name, ENTRYPOINT, runtime_env, submission.metadata, seconds=seconds)
-        except ServiceUnreachable:
-            # The answer may have got lost, or somebody else may have been quicker.
-            there = _attempt_of(server, name)
-            if there is None:
-                raise
-            return replace(_same(submission, there), is_new=True)
+    try:
+        send(server, request, submission.metadata, submission.upload)
+    except ServiceUnreachable:
+        # The answer may have got lost, or somebody else may have been quicker.
+        there = _attempt_of(server, name)
+        if there is None:
+            raise
+        return replace(_same(submission, there), is_new=True)
     return Submitted(request.job_id, name, is_new=True)
 
 

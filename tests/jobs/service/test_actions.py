@@ -29,8 +29,8 @@ from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from jobs.service.request import RESULT
 from jobs.service.run_view import RunView
+from jobs.service.sending import ENTRYPOINT
 from jobs.service.status import lines_of
-from jobs.service.submission import ENTRYPOINT
 from tests.fuzzing import cases
 from tests.jobs.service.stand_ins import JobServerInMemory, attempt
 

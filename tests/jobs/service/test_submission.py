@@ -18,9 +18,9 @@ from jobs.service.contexts import Cluster
 from jobs.service.data_paths import Upload
 from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.request import Request
+from jobs.service.sending import ENTRYPOINT
 from jobs.service.submission import (
     DIGEST_KEY,
-    ENTRYPOINT,
     Code,
     Submission,
     Submitted,
