@@ -1,7 +1,6 @@
 """Beginning a run, or going on with one: its folder, its place in MLflow, its identity."""
 
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -33,11 +32,13 @@ class Begun:
 
     Attributes:
         folder: On disk; held by this process.
-        tracker: To MLflow.
+        link: To MLflow's run.
+        tracker: Tells MLflow; what is told before there is that run waits.
         journal: Of its metrics.
     """
 
     folder: RunFolder
+    link: Link
     tracker: RunTracker
     journal: Journal
 
@@ -49,7 +50,7 @@ def begin(
     warn: Callable[[str], None],
     tags: Mapping[str, str] | None = None,
 ) -> Begun:
-    """Make a new run, on disk first, and in MLflow if its store answers.
+    """Make a new run on disk; MLflow is told by `reach`.
 
     So there is no moment at which MLflow has a run that nobody here knows of: a process that is
     killed now leaves a folder in which `sumgrad list` finds it.
@@ -62,7 +63,6 @@ def begin(
         tags: More tags for MLflow.
 
     Raises:
-        TrackingError: The store refuses; or does not answer, and the spec wants it to.
         OSError: The folder cannot be written.
     """
     facts, key = run_facts(job.spec, job.data, job.plan.shard_rows, tags), uuid.uuid4().hex
@@ -78,38 +78,62 @@ def begin(
     example = example_text(job.data.example, job.data.schema)
     folder = RunFolder.create(Path(job.spec.output) / key, record, facts.spec_yaml, example)
     held.enter_context(folder.held())
-    link = Link(client, facts, key)
+    return _begun(folder, Link(client, facts, key), warn)
+
+
+def reach(job: Job, begun: Begun, client: TrackingClient, warn: Callable[[str], None]) -> None:
+    """Make a new run in MLflow too, if its store answers; its folder gets MLflow's name for it.
+
+    Raises:
+        TrackingError: The store refuses; or does not answer, and the spec wants it to.
+        OSError: The folder cannot be written.
+    """
+    folder = begun.folder
     try:
-        _ask(job, client, link.linked, warn)
+        _ask(job, client, begun.link.linked, warn)
     except BaseException:
         # It has not begun, and there is nothing to go on with.
-        shutil.rmtree(folder.path, ignore_errors=True)
+        begun.tracker.abandon()
+        folder.remove()
         raise
+    run_id = begun.link.run_id
     # A server's answer becomes the name of a folder only if it is nothing but a name.
-    if link.run_id is not None and _NAME.fullmatch(link.run_id):
-        folder.rename(link.run_id)
-    return _begun(folder, link, warn)
+    if run_id is not None and _NAME.fullmatch(run_id):
+
+        def rename() -> Path:
+            folder.rename(run_id)
+            return folder.journal_path
+
+        with folder.in_place():
+            begun.journal.follow(rename)
 
 
-def go_on(
-    job: Job, folder: RunFolder, client: TrackingClient, warn: Callable[[str], None]
-) -> Begun:
-    """Go on with a run that this process holds.
+def go_on(folder: RunFolder, client: TrackingClient, warn: Callable[[str], None]) -> Begun:
+    """Go on with a run that this process holds; MLflow is told by `reach_again`.
+
+    Raises:
+        JobError: The run's record is damaged.
+    """
+    return _begun(folder, link_to(folder, client), warn)
+
+
+def reach_again(
+    job: Job, begun: Begun, client: TrackingClient, warn: Callable[[str], None]
+) -> None:
+    """Tell MLflow that a run goes on, and have its folder say so.
 
     Raises:
         TrackingError: The store refuses.
     """
+    folder = begun.folder
     before = folder.record
     folder.update(ending=None, is_delivered=False)
-    link = link_to(folder, client)
-    begun = _begun(folder, link, warn)
     try:
         _ask(job, client, begun.tracker.goes_on, warn)
     except TrackingError:
         # It does not go on, and is what it was.
         folder.update(ending=before.ending, is_delivered=before.is_delivered)
         raise
-    return begun
 
 
 def _ask(
@@ -154,7 +178,7 @@ def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
     if link.linked_now is not None:
         note(link.linked_now)
     journal = Journal(folder.journal_path, warn)
-    return Begun(folder, RunTracker(link, warn, journal), journal)
+    return Begun(folder, link, RunTracker(link, warn, journal), journal)
 
 
 def starting_point(job: Job, folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:

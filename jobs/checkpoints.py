@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -243,8 +244,8 @@ class Checkpointer:
     written no other is begun, so that with a slow disk they come less often.
 
     Args:
-        open_folder: Gives the folder; waits until it is known which it is. None for a run that
-            could not begin, which is told elsewhere.
+        open_folder: Gives the folder, which stays where it is meanwhile. None for a run that could
+            not begin, which is told elsewhere.
         job: What the run is identified by.
         interval: When.
         warn: Takes a line when writing begins to fail, and one when it works again.
@@ -252,7 +253,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        open_folder: Callable[[], CheckpointFolder | None],
+        open_folder: Callable[[], AbstractContextManager[CheckpointFolder | None]],
         job: Mapping[str, Any],
         interval: Interval,
         warn: Callable[[str], None],
@@ -343,10 +344,10 @@ class Checkpointer:
 
     def _write(self, checkpoint: Checkpoint, *, is_best: bool) -> Path | None:
         try:
-            folder = self._open_folder()
-            if folder is None:
-                return None
-            path = folder.write(checkpoint, is_best=is_best)
+            with self._open_folder() as folder:
+                if folder is None:
+                    return None
+                path = folder.write(checkpoint, is_best=is_best)
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on without
             if not self._failing:
                 step = checkpoint.snapshot.step

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -108,6 +109,9 @@ class RunFolder:
         self.path = path.absolute()
         self.record = record
         self._updating = threading.Lock()
+        #: Held while the folder gets another name, and by whoever needs it to keep the one it has.
+        self._moving = threading.RLock()
+        self._is_removed = False
 
     @classmethod
     def create(
@@ -140,11 +144,24 @@ class RunFolder:
             OSError: It cannot be written.
         """
         self.update(run_id=run_id)
-        path = self.path.with_name(run_id)
-        if not path.exists():
-            self.path.rename(path)
-            sync(path.parent)
-            self.path = path
+        with self._moving, self._updating:
+            path = self.path.with_name(run_id)
+            if not path.exists():
+                self.path.rename(path)
+                sync(path.parent)
+                self.path = path
+
+    @contextmanager
+    def in_place(self) -> Iterator[bool]:
+        """Have the folder stay where it is; gives whether it is there at all."""
+        with self._moving:
+            yield not self._is_removed
+
+    def remove(self) -> None:
+        """Remove all of it, for a run that never began."""
+        with self._moving:
+            self._is_removed = True
+            shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

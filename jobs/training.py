@@ -5,9 +5,7 @@ Ray in the main one.
 """
 
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,7 +22,7 @@ from cluster.state import EpochReport, Evaluation, Outcome, Snapshot
 from jobs.anchoring import anchored
 from jobs.assembly import Job, assemble
 from jobs.background import in_background
-from jobs.beginning import Begun, begin, go_on, starting_point
+from jobs.beginning import Begun, begin, go_on, reach, reach_again, starting_point
 from jobs.building import build_initial_parameters
 from jobs.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, Interval
 from jobs.data.prepare import prepare
@@ -184,13 +182,14 @@ class _Training:
         with StopRequest() as stop, self._held:
             job = in_background("data", lambda: assemble(spec, prepare(spec)))
             start = in_background("start", lambda: self._starting_point(job.result()))
-            run = in_background("run", lambda: self._begin(job.result(), start, client))
+            begun = in_background("begin", lambda: self._begin(job.result(), start, client))
+            run = in_background("run", lambda: self._reach(job.result(), begun, client))
             with (
                 _truthful(run, stop),
                 _told_to_stop(stop),
                 _exchange(spec, job, reporter, stop, self._hosting) as exchange,
             ):
-                return self._train(job.result(), start.result(), run, exchange, stop)
+                return self._train(job.result(), start.result(), begun, run, exchange, stop)
 
     def _starting_point(self, job: Job) -> Checkpoint | None:
         if self._earlier is None:
@@ -203,20 +202,26 @@ class _Training:
         if self._earlier is None:
             begun = begin(job, client, self._held, self._reporter.note, self._hosting.tags)
         else:
-            begun = go_on(job, self._earlier, client, self._reporter.note)
+            begun = go_on(self._earlier, client, self._reporter.note)
         self._hosting.on_begun(begun.tracker)
         return begun
+
+    def _reach(self, job: Job, begun: "Future[Begun]", client: TrackingClient) -> Begun:
+        reached = reach if self._earlier is None else reach_again
+        reached(job, begun.result(), client, self._reporter.note)
+        return begun.result()
 
     def _train(
         self,
         job: Job,
         start: Checkpoint | None,
+        beginning: "Future[Begun]",
         run: "Future[Begun]",
         exchange: Exchange,
         stop: StopRequest,
     ) -> tuple[Summary, SumgradError | None]:
-        result = _compute(job, start, exchange, run, self._reporter, stop)
-        begun = run.result()
+        begun = beginning.result()
+        result = _compute(job, start, exchange, begun, run, self._reporter, stop)
         kept = _keep(job, result, begun, self._reporter)
         summary = _summary(job, result, kept, begun, time.monotonic() - self._began)
         return summary, result.error
@@ -317,57 +322,38 @@ def _record_ending(begun: Begun, status: Status, reason: str) -> None:
     begun.tracker.finish(status, tags, patience=2.0)
 
 
-class _Curves:
-    """Epochs on their way to MLflow, which need not be ready yet: training does not wait for it.
-
-    Args:
-        run: The run, or what kept it from starting, which is raised as soon as it is known.
-    """
-
-    def __init__(self, run: "Future[Begun]") -> None:
-        self._run = run
-        self._sending = threading.Lock()
-        self._waiting: deque[tuple[int, dict[str, float], int]] = deque()
-        self._send_what_waits()
-
-    def log(self, report: EpochReport, *, accuracy: bool) -> None:
-        """Note an epoch's figures, with the time of now."""
-        now_ms = int(time.time() * 1000)
-        self._waiting.append((report.epoch, _metrics(report, accuracy=accuracy), now_ms))
-        self._send_what_waits()
-
-    def _send_what_waits(self) -> None:
-        if self._run.done():
-            self.send()
-
-    def send(self) -> None:
-        """Hand everything to the run; waits until it has started. For any thread."""
-        tracker = self._run.result().tracker
-        with self._sending:
-            while self._waiting:
-                tracker.log_epoch(*self._waiting[0])
-                self._waiting.popleft()
-
-
 def _compute(
     job: Job,
     start: Checkpoint | None,
     exchange: Exchange,
+    begun: Begun,
     run: "Future[Begun]",
     reporter: Reporter,
     stop: StopRequest,
 ) -> _Result:
-    """Train, then evaluate the test rows unless the run was cut short."""
+    """Train, then evaluate the test rows unless the run was cut short.
+
+    Args:
+        job: What to train.
+        start: Where to go on from.
+        exchange: Computes the steps.
+        begun: The run on disk.
+        run: The same once MLflow has it, which training does not wait for; what keeps it from being
+            there is raised as soon as it is known.
+        reporter: Told of everything.
+        stop: Asked at every step.
+    """
     if start is not None or job.spec.tracking.outage == "fail":
         # What MLflow refuses is told before anything is computed again, or at all.
         run.result()
-    curves = _Curves(run)
 
     def on_epoch(report: EpochReport) -> None:
-        curves.log(report, accuracy=job.is_classification)
+        if run.done():
+            run.result()
+        begun.tracker.log_epoch(report.epoch, _metrics(report, accuracy=job.is_classification))
         reporter.epoch(report, accuracy=job.is_classification)
 
-    checkpointer = _checkpointer(job, run, curves, reporter)
+    checkpointer = _checkpointer(job, begun, reporter)
     driver = ParameterDriver(
         job.recipe,
         job.plan,
@@ -389,7 +375,7 @@ def _compute(
         outcome = _outcome(driver, beginning if start is None else start.snapshot, checkpointer)
     finally:
         reporter.end()
-    curves.send()
+    run.result()
     cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
     test: Evaluation | None = None
     if not cut_short and "test" in job.workload.sources:
@@ -420,20 +406,19 @@ def _outcome(
     return outcome
 
 
-def _checkpointer(
-    job: Job, run: "Future[Begun]", curves: _Curves, reporter: Reporter
-) -> Checkpointer:
+def _checkpointer(job: Job, begun: Begun, reporter: Reporter) -> Checkpointer:
     rule = job.spec.checkpoint
 
-    def ready() -> CheckpointFolder | None:
-        """The folder, once the run has one and the curves up to here are on the disk."""
-        if run.exception() is not None:
-            return None
-        begun = run.result()
-        # A run that goes on from here does not give these epochs again.
-        curves.send()
-        begun.journal.sync()
-        return begun.folder.checkpoints(rule.keep)
+    @contextmanager
+    def ready() -> Iterator[CheckpointFolder | None]:
+        """The folder, with the curves up to here on the disk."""
+        with begun.folder.in_place() as is_there:
+            if not is_there:
+                yield None
+                return
+            # A run that goes on from here does not give these epochs again.
+            begun.journal.sync()
+            yield begun.folder.checkpoints(rule.keep)
 
     interval = Interval(rule.every_steps, rule.every_seconds)
     return Checkpointer(ready, identity(job), interval, reporter.note)

@@ -213,6 +213,16 @@ class Journal:
                 # Lost, it means that some are sent again.
                 self._sent_path.write_text(str(self._sent))
 
+    def follow(self, move: Callable[[], Path]) -> None:
+        """Have the file moved, while nobody uses it.
+
+        Args:
+            move: Moves it, and gives where it is then.
+        """
+        with self._lock:
+            self._path = move()
+            self._sent_path = self._path.with_suffix(".sent")
+
     def sync(self) -> None:
         """Have everything that was appended reach the disk.
 

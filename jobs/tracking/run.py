@@ -174,6 +174,10 @@ class RunTracker:
         if self.run_id is not None:
             self._link.client.set_tags(self.run_id, tags)
 
+    def abandon(self) -> None:
+        """Send nothing more: the run does not begin."""
+        self._queue.close(0.0)
+
     def goes_on(self) -> None:
         """Say that the run is running again.
 

@@ -144,7 +144,10 @@ def test_for_the_least_it_waits_and_says_so(
     with RayExchange(small_job.workload, 4, rules=rules) as exchange:
         assert exchange.workers == 4
     timer.join()
-    assert notes == ["waiting for 4 free CPUs; for 60 s at most"]
+    [note] = notes
+    assert note == (
+        "waiting for 4 free CPUs: the cluster has 4 in all, 2 of them free; for 60 s at most"
+    )
 
 
 @pytest.mark.usefixtures("release")

@@ -120,6 +120,9 @@ def run_with_strikes(
     generator = random.Random(seed)
     struck = 0
     process = folder.start("train", "flowers.yaml", *spec, *WITH_RAY, "--json")
+    while not has_begun(folder) and process.poll() is None:
+        # A job whose first workers all fail to start, again and again, is told so and ends.
+        time.sleep(0.05)
     while struck < strikes and process.poll() is None:
         time.sleep(generator.uniform(*STRIKES_S))
         workers = serving(process.pid)
@@ -133,6 +136,11 @@ def run_with_strikes(
         raise RuntimeError(err)
     (run,) = all_runs(folder.path / "runs")
     return Survived([], run), struck
+
+
+def has_begun(folder: Folder) -> bool:
+    """Whether the first epoch is done."""
+    return any(file.stat().st_size for file in folder.path.glob("runs/*/metrics.jsonl"))
 
 
 def serving(driver: int) -> list[int]:

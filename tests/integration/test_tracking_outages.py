@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 import pytest
 from mlflow import MlflowClient
 
+from jobs.run_folder import all_runs
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.gate import Gate, State, mlflow_server
@@ -192,3 +193,23 @@ def test_who_wants_a_server_gets_none_without(folder: Folder, gate: Gate) -> Non
     assert done.code == 3
     assert gate.uri in done.err
     assert not list((folder.path / "runs").glob("*"))
+
+
+def test_checkpoints_do_not_wait_for_mlflow(folder: Folder, start: Start, gate: Gate) -> None:
+    gate.turn("open")
+    # Its first question is whether the experiment is there; the server is healthy, and hangs then.
+    gate.turn_at("experiments/search", "hangs")
+    job = start("checkpoints")
+    gate.wait_for("experiments/search", "hangs")
+    give_up = time.monotonic() + 60
+    while not list(folder.path.glob("runs/*/checkpoints/step-*/state.json")):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    (waiting,) = all_runs(folder.path / "runs")
+    assert waiting.record.mlflow_run_id is None
+    gate.turn("open")
+    assert job.finished().code == 0
+    (run,) = all_runs(folder.path / "runs")
+    assert run.record.mlflow_run_id is not None
+    assert run.checkpoints().paths()
+    job.expect_everything_once()

@@ -4,6 +4,7 @@ import errno
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def report(loss: float) -> EpochReport:
 
 
 def checkpointer(folder: CheckpointFolder, said: list[str], interval: Interval) -> Checkpointer:
-    return Checkpointer(lambda: folder, JOB, interval, said.append)
+    return Checkpointer(lambda: nullcontext(folder), JOB, interval, said.append)
 
 
 def test_they_come_every_so_many_steps(folder: CheckpointFolder, said: list[str]) -> None:
@@ -261,10 +262,11 @@ def test_who_is_in_a_hurry_does_not_wait_for_the_disk(
 ) -> None:
     go_on, writing = threading.Event(), threading.Event()
 
-    def slow() -> CheckpointFolder:
+    @contextmanager
+    def slow() -> Iterator[CheckpointFolder]:
         writing.set()
         assert go_on.wait(10)
-        return folder
+        yield folder
 
     writer = Checkpointer(slow, JOB, Interval(1, None), said.append)
     writer.boundary(state(1), None)
@@ -303,10 +305,11 @@ def test_training_waits_for_no_disk(folder: CheckpointFolder, said: list[str]) -
     """While one is being written the others are left out, and the last one is not."""
     go_on, writing = threading.Event(), threading.Event()
 
-    def slow() -> CheckpointFolder:
+    @contextmanager
+    def slow() -> Iterator[CheckpointFolder]:
         writing.set()
         assert go_on.wait(10)
-        return folder
+        yield folder
 
     writer = Checkpointer(slow, JOB, Interval(1, None), said.append)
     writer.boundary(state(1), None)
