@@ -40,6 +40,7 @@ from jobs.summary import Summary
 from jobs.tracking import ProcessClient, redact
 from jobs.tracking.client import Status, TrackingClient
 from jobs.tracking.location import check_reachable, is_server
+from jobs.tracking.run import PATIENCE_SECONDS
 from model.checks import Array
 from model.errors import SumgradError
 from model.parameters import weights_sha256
@@ -184,6 +185,9 @@ class _Training:
             start = in_background("start", lambda: self._starting_point(job.result()))
             begun = in_background("begin", lambda: self._begin(job.result(), start, client))
             run = in_background("run", lambda: self._reach(job.result(), begun, client))
+            if self._earlier is not None:
+                # What cannot go on is told before it waits for workers.
+                start.result()
             with (
                 _truthful(run, stop),
                 _told_to_stop(stop),
@@ -308,18 +312,20 @@ def _truthful(run: "Future[Begun]", stop: StopRequest) -> Iterator[None]:
         if run.exception() is None and run.result().folder.record.ending is None:
             reason = stop.asked() or f"{type(error).__name__}: {error}"
             is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-            _record_ending(run.result(), "FAILED" if is_failure else "KILLED", str(reason))
+            # A second signal asks for an end at once.
+            patience = 2.0 if stop.asked() else PATIENCE_SECONDS
+            status: Status = "FAILED" if is_failure else "KILLED"
+            _record_ending(run.result(), status, str(reason), patience)
         raise
 
 
-def _record_ending(begun: Begun, status: Status, reason: str) -> None:
+def _record_ending(begun: Begun, status: Status, reason: str, patience: float) -> None:
     """Record on disk and in MLflow that a run ended before its time."""
     tags = {"sumgrad.stop_reason": reason}
     # A disk that is full must not keep MLflow from knowing.
     with suppress(OSError):
         begun.folder.update(ending=Ending(status, reason, tags, 0, can_resume=True))
-    # A second signal asks for an end at once.
-    begun.tracker.finish(status, tags, patience=2.0)
+    begun.tracker.finish(status, tags, patience=patience)
 
 
 def _compute(

@@ -155,7 +155,8 @@ def status(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(found.as_json())
     else:
-        typer.echo("\n".join(lines_of(found, run, server.cluster.label)))
+        option = f" --cluster {cluster}" if cluster else ""
+        typer.echo("\n".join(lines_of(found, run, server.cluster.label, option)))
 
 
 def logs(
@@ -170,7 +171,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """What a job has printed. With -f the exit code is the job's own; Ctrl-C does not stop it."""
-    from jobs.service.actions import attempt_of
+    from jobs.service.actions import Log, attempt_of
 
     server = _server(cluster)
     job, which = attempt_of(server, job_id, attempt)
@@ -181,7 +182,9 @@ def logs(
     if as_json:
         _print_json({"id": job.job_id, "state": which.state, "log": text})
     else:
-        typer.echo(text, nl=False)
+        log = Log(lambda piece: typer.echo(piece, nl=False))
+        log.take(text)
+        log.close()
 
 
 def stop(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
@@ -192,7 +195,9 @@ def stop(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
     if as_json:
         _print_json({"id": job.job_id, "was_running": was_running})
     elif was_running:
-        typer.echo(f"job {job.job_id} was told to end\nGo on with it:  sumgrad resume {job.job_id}")
+        option = f" --cluster {cluster}" if cluster else ""
+        typer.echo(f"job {job.job_id} was told to end")
+        typer.echo(f"Go on with it:  sumgrad resume {job.job_id}{option}")
     else:
         typer.echo(f"job {job.job_id} is over already ({job.newest.state})")
 
@@ -212,7 +217,9 @@ def wait(
 
     server = _server(cluster)
     job = find_job(server, job_id)
-    ended = wait_for(server, job.newest.submission_id, _note, seconds=timeout)
+    # One that was to go on with it, and was refused, is not what became of the job.
+    which = job.counting if job.newest.is_over else job.newest
+    ended = wait_for(server, which.submission_id, _note, seconds=timeout)
     if ended is None:
         code, state = 124, "not over"
     else:

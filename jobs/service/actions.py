@@ -25,6 +25,8 @@ from jobs.service.sending import metadata_of, send
 from jobs.service.status import Status, beat_of, reconcile, status_without_ray
 from jobs.service.submission import Submitted, expect_no_password
 
+#: The exit code of what was refused before it began.
+_REFUSED = 2
 #: A job that is stopped has so long to save itself, in seconds.
 _STOP_S = 40.0
 
@@ -60,13 +62,13 @@ def _run_of_forgotten(server: JobServer, job_id: str, unknown: JobNotFound) -> R
 
 
 def list_of_jobs(server: JobServer) -> list[Status]:
-    """All jobs of a cluster, the newest first."""
+    """All jobs of a cluster, the newest first; then what Ray has forgotten and can go on."""
     jobs = jobs_in(server.attempts())
-    # Of jobs that are over Ray knows enough.
-    living = [job.job_id for job in jobs if not job.newest.is_over]
-    runs = look_up_runs(server.cluster, living)
-    unasked = RunView.unknown("it is over")
-    return [reconcile(job, runs.get(job.job_id, unasked), time.time()) for job in jobs]
+    known = [job.job_id for job in jobs]
+    runs = look_up_runs(server.cluster, known, others=True)
+    found = [reconcile(job, runs[job.job_id], time.time()) for job in jobs]
+    forgotten = [status_without_ray(name, run) for name, run in runs.items() if name not in known]
+    return found + [status for status in forgotten if status.can_resume]
 
 
 def job_table(jobs: Sequence[Status], cluster: str) -> list[str]:
@@ -140,7 +142,19 @@ def follow_job(
     log = Log(write)
     ended = follow(server, attempt, log.take, note)
     log.close()
-    return ended, log.result
+    return ended, log.result if _is_its_own(log.result, exit_code(ended)) else None
+
+
+def _is_its_own(result: dict[str, Any] | None, code: int) -> bool:
+    """Whether a result is that of an attempt which ended so.
+
+    A log may begin with that of an earlier job of the same id, which was deleted.
+    """
+    return (
+        result is not None
+        and code != _REFUSED
+        and (result.get("status") == "FINISHED") == (not code)
+    )
 
 
 def attempt_of(server: JobServer, job_id: str, number: int | None) -> tuple[Job, Attempt]:
@@ -232,8 +246,11 @@ def _next_attempt(
         raise SubmissionError(
             f"job {job.job_id} is {newest.state}", hint=f"sumgrad logs -f {job.job_id}"
         )
-    if exit_code(newest) == 0:
-        raise _is_finished(job.job_id)
+    if exit_code(job.counting) == 0:
+        run = look_up_runs(server.cluster, [job.job_id])[job.job_id]
+        if run.problem or run.status == "FINISHED":
+            raise _is_finished(job.job_id)
+        note(f"job {job.job_id} came to its end, and MLflow is told what it does not know of it")
     return job.job_id, job.name, job.next_number
 
 

@@ -68,18 +68,18 @@ class Cluster:
     def token(self) -> str | None:
         """The cluster's token; None if there is none to show.
 
-        ``RAY_AUTH_TOKEN``, then ``RAY_AUTH_TOKEN_PATH``, then the context's file, then Ray's own
-        file in the home directory.
+        The context's file, for it is this cluster's; then ``RAY_AUTH_TOKEN``,
+        ``RAY_AUTH_TOKEN_PATH``, and Ray's own file in the home directory.
 
         Raises:
             ContextError: A file cannot be read, holds none, or can be written by others.
         """
+        if self.token_file is not None:
+            return _read_token(self.token_file, f"token_file of cluster '{self.name}'")
         if given := os.environ.get(TOKEN, "").strip():
             return _sound_token(given, TOKEN)
         if path := os.environ.get(TOKEN_PATH):
             return _read_token(_expanded(Path(path), TOKEN_PATH), TOKEN_PATH)
-        if self.token_file is not None:
-            return _read_token(self.token_file, f"token_file of cluster '{self.name}'")
         own = Path(os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111 - raises nothing
         return _read_token(own, "Ray's own token file") if own.is_file() else None
 
@@ -238,11 +238,17 @@ def cluster_if_chosen(given: str | None) -> Cluster | None:
             # Ray's second variable often names a GCS address, which takes no jobs.
             continue
         if "://" in value or (":" in value and value not in contexts.clusters):
-            return _with_environment(Cluster(normal_address(value)))
+            return _with_environment(_at(normal_address(value), contexts))
         return _with_environment(contexts.named(value))
     if contexts.current is None:
         return None
     return _with_environment(contexts.named(contexts.current))
+
+
+def _at(address: str, contexts: Contexts) -> Cluster:
+    """The cluster at an address: the only one that has a name, if there is one."""
+    named = [cluster for cluster in contexts.clusters.values() if cluster.address == address]
+    return named[0] if len(named) == 1 else Cluster(address)
 
 
 def _with_environment(cluster: Cluster) -> Cluster:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jobs.delivering import sync
 from jobs.errors import RunNotFound, SubmissionError
 from jobs.hosting import Hosting
 from jobs.reporting import PlainReporter
@@ -28,6 +29,7 @@ from jobs.service.identifiers import JOB_TAG, expect_job_id
 from jobs.service.request import DATA, RESULT, Request
 from jobs.spec import JobSpec
 from jobs.spec_loader import load_spec
+from jobs.tracking.location import resolve_tracking_uri
 from jobs.training import resume, train
 
 OUTPUT = "SUMGRAD_OUTPUT"
@@ -60,6 +62,8 @@ def run(request: Request) -> int:
         on_begun=lambda tracker: reporter.start(tracker.tell),
     )
     earlier = _earlier_run(home) if request.attempt > 1 else None
+    if earlier is not None and _is_only_untold(earlier):
+        return _tell_mlflow(earlier, spec)
     try:
         if earlier is None:
             summary, failure = train(spec, reporter, hosting)
@@ -73,6 +77,21 @@ def run(request: Request) -> int:
     if failure is not None:
         raise failure
     return 0
+
+
+def _is_only_untold(run: RunFolder) -> bool:
+    """Whether a run came to its end, and MLflow does not know all of it."""
+    ending = run.record.ending
+    return ending is not None and not ending.can_resume and not run.record.is_delivered
+
+
+def _tell_mlflow(run: RunFolder, spec: JobSpec) -> int:
+    """Deliver what MLflow lacks of a run; gives the exit code."""
+    uri = resolve_tracking_uri(spec.tracking.uri, Path.cwd())
+    is_complete = sync(run, uri, lambda line: print(line, flush=True))  # noqa: T201
+    said = "MLflow knows everything now" if is_complete else "MLflow does not know everything yet"
+    print(f"the run came to its end before; {said}", flush=True)  # noqa: T201
+    return 0 if is_complete else 3
 
 
 def job_folder(job_id: str) -> Path:
@@ -92,10 +111,9 @@ def _settle(request: Request, home: Path) -> None:
         SubmissionError: The folder is another job's.
         OSError: It cannot be written.
     """
-    if (home / RUNS).exists():
+    if (home / RUNS).is_dir() and any((home / RUNS).iterdir()):
         raise SubmissionError(
-            f"{home} has runs of an earlier job of that id",
-            hint="choose another --id, or 'sumgrad resume' that job",
+            f"{home} has runs of an earlier job of that id", hint="choose another --id"
         )
     home.mkdir(parents=True, exist_ok=True)
     (home / SPEC).write_text(request.spec_yaml or "", encoding="utf-8")

@@ -1,7 +1,8 @@
 """Names of jobs and of their attempts.
 
 A job keeps its id for life. Each time it is handed to Ray, which takes no id twice, is an attempt:
-the first has the job's own id, those that go on with it are ``<id>.2``, ``<id>.3``, ….
+the first has the job's own id, those that go on with it are ``<id>~2``, ``<id>~3``, ….
+With a dot, Ray would write into the first one's log what it does about the second.
 """
 
 import re
@@ -51,6 +52,6 @@ def submission_id(job_id: str, attempt: int) -> str:
     """Ray's name of an attempt.
 
     >>> submission_id("digits-1", 1), submission_id("digits-1", 2)
-    ('digits-1', 'digits-1.2')
+    ('digits-1', 'digits-1~2')
     """
-    return job_id if attempt == 1 else f"{job_id}.{attempt}"
+    return job_id if attempt == 1 else f"{job_id}~{attempt}"

@@ -9,6 +9,8 @@ from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.ray_jobs import Attempt, JobServer
 from model.checks import nearest
 
+#: The exit code of what cannot be run as it is.
+_REFUSED = 2
 #: Shorter beginnings of ids are not looked for.
 SHORTEST_PREFIX = 3
 
@@ -29,8 +31,23 @@ class Job:
 
     @property
     def newest(self) -> Attempt:
-        """The attempt that counts."""
+        """The last attempt."""
         return self.attempts[-1]
+
+    @property
+    def counting(self) -> Attempt:
+        """The attempt that says how the job is: the last one that was not refused.
+
+        One that was to go on with the job in another way, and was refused, has touched nothing.
+        """
+        first, *later = self.attempts
+        taken = [attempt for attempt in later if attempt.exit_code != _REFUSED]
+        return taken[-1] if taken else first
+
+    @property
+    def number(self) -> int:
+        """Of the attempt that counts."""
+        return _number(self.counting)
 
     @property
     def next_number(self) -> int:

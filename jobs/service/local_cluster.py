@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +170,19 @@ def up(
     Raises:
         ServiceUnreachable: It did not start.
     """
+    # Its name has to be written there in the end.
+    read_contexts()
+    _expect_parts()
     there = running()
-    if there is not None and there.ray.is_alive and there.mlflow.is_alive:
+    if there is not None and there.ray.is_alive:
+        # Jobs may be running.
+        there = _with_mlflow(there, note)
+        _await(there)
         _use(there.cluster)
         return there, False
     if there is not None:
-        note("ending what is left of the last one")
+        note("Ray has died: ending what is left of it")
         down(note)
-    _expect_parts()
-    # Its name has to be written there in the end.
-    read_contexts()
     if port == mlflow_port:
         raise ContextError(f"Ray's dashboard and MLflow cannot both have port {port}")
     for what, number in (("Ray's dashboard", port), ("MLflow", mlflow_port)):
@@ -210,14 +213,34 @@ def up(
     return started, True
 
 
+def _with_mlflow(there: LocalCluster, note: Callable[[str], None]) -> LocalCluster:
+    """The cluster with an MLflow server that runs, be it another one."""
+    if there.mlflow.is_alive:
+        return there
+    with suppress(TrackingError):
+        check_reachable(there.tracking_uri)
+        note(f"MLflow's process has died, and another answers at {there.tracking_uri}")
+        return there
+    note("MLflow has died: starting it again")
+    there.mlflow.end()
+    port = int(there.tracking_uri.rpartition(":")[2])
+    _expect_free("MLflow", port)
+    mlflow = _start("mlflow", _mlflow_command(folder(), port), _MLFLOW_ENVIRONMENT)
+    there = replace(there, mlflow=mlflow)
+    write_text(folder() / "cluster.json", json.dumps(asdict(there)))
+    return there
+
+
 def down(note: Callable[[str], None] = lambda _: None) -> bool:
     """End it; gives whether anything ran. Jobs are told to end first. Curves and runs stay."""
     there = running()
     if there is None:
         return False
     if there.ray.is_alive:
-        with suppress(SumgradError):
+        try:
             _stop_jobs(JobServer(there.cluster), note)
+        except SumgradError as error:
+            note(f"jobs could not be told to end, and end unsaved: {error.message}")
     there.ray.end()
     there.mlflow.end()
     (folder() / "cluster.json").unlink(missing_ok=True)

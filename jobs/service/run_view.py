@@ -41,12 +41,19 @@ class RunView:
 _MOST_RUNS = 1000
 
 
-def look_up_runs(cluster: Cluster, job_ids: Sequence[str]) -> dict[str, RunView]:
+def look_up_runs(
+    cluster: Cluster, job_ids: Sequence[str], *, others: bool = False
+) -> dict[str, RunView]:
     """Ask the cluster's MLflow for the newest run of each job.
 
     Whatever goes wrong is said by what is given, and not raised.
+
+    Args:
+        cluster: Whose MLflow.
+        job_ids: Which jobs.
+        others: Give also the jobs that are not named.
     """
-    if not job_ids:
+    if not job_ids and not others:
         return {}
     if cluster.tracking_uri is None:
         nothing = RunView.unknown(
@@ -56,11 +63,12 @@ def look_up_runs(cluster: Cluster, job_ids: Sequence[str]) -> dict[str, RunView]
         return dict.fromkeys(job_ids, nothing)
     try:
         uri = resolve_tracking_uri(cluster.tracking_uri, Path.cwd())
-        found = _ask(uri, job_ids)
+        found = _ask(uri, [] if others else job_ids)
     except (TrackingError, SpecError) as error:
         nothing = RunView.unknown(error.message, redact(cluster.tracking_uri))
         return dict.fromkeys(job_ids, nothing)
-    return {job_id: found.get(job_id, RunView(uri=redact(uri))) for job_id in job_ids}
+    named = {job_id: found.get(job_id, RunView(uri=redact(uri))) for job_id in job_ids}
+    return {**found, **named} if others else named
 
 
 def _ask(uri: str, job_ids: Sequence[str]) -> dict[str, RunView]:

@@ -5,6 +5,7 @@ RUNNING whose process was killed, and a job that says nothing may only have lost
 What they disagree in is said.
 """
 
+import signal
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +17,9 @@ from jobs.service.run_view import RunView
 FINISHED = "FINISHED"
 #: Exit codes of jobs that were told to end.
 _ASKED = (130, 143)
+#: As a shell has it, for a process that a signal has ended.
+_SIGNAL = 128
+_SIGNALS = frozenset(signal.Signals)
 _WHY = {
     1: "the training failed",
     2: "the job cannot be run as it is",
@@ -78,7 +82,7 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
         run: As MLflow sees it, with the job's heartbeat.
         now: In seconds since 1970.
     """
-    attempt = job.newest
+    attempt = job.counting
     beat = beat_of(job, run.heartbeat)
     state, reason = _state(attempt, beat, is_known=not run.problem)
     over = attempt.is_over
@@ -87,7 +91,7 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
         name=job.name,
         state=state,
         reason=reason,
-        attempt=job.next_number - 1,
+        attempt=job.number,
         submission_id=attempt.submission_id,
         exit_code=_exit_code(attempt) if over else None,
         can_resume=state in (STOPPED, FAILED) and attempt.exit_code not in (1, 2),
@@ -98,14 +102,20 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
         heartbeat_age_s=max(0.0, now - beat.at) if beat and not over else None,
         began=attempt.began,
         ended=attempt.ended,
-        differences=_differences(attempt, run, beat, now),
+        differences=[*_refused(job), *_differences(attempt, run, beat, now)],
     )
+
+
+def _refused(job: Job) -> list[str]:
+    if job.counting is job.newest:
+        return []
+    return [f"attempt {job.next_number - 1} to go on was refused: see 'sumgrad logs {job.job_id}'"]
 
 
 def beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
     """The heartbeat, unless an earlier attempt has left it, or an earlier job of that id."""
-    began = job.newest.began
-    if beat is None or beat.attempt != job.next_number - 1:
+    began = job.counting.began
+    if beat is None or beat.attempt != job.number:
         return None
     return None if began is not None and beat.at < began - SILENCE_S else beat
 
@@ -124,6 +134,9 @@ def _state(attempt: Attempt, beat: Heartbeat | None, *, is_known: bool) -> tuple
     code = attempt.exit_code
     if attempt.state == STOPPED or code in _ASKED:
         return STOPPED, _WHY.get(code or 0, "it was told to end")
+    if code is not None and code > _SIGNAL:
+        name = signal.Signals(code - _SIGNAL).name if code - _SIGNAL in _SIGNALS else "a signal"
+        return FAILED, f"its process was ended by {name}, perhaps for want of memory"
     if code is None or code < 0:
         return FAILED, f"its process was lost: {_first_line(attempt)}"
     return FAILED, f"{_WHY.get(code, 'it failed')} (exit code {code})"
@@ -150,7 +163,8 @@ def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: fl
         return [f"only Ray was asked: {run.problem}"]
     if run.run_id is None:
         if attempt.state == SUCCEEDED:
-            return [f"Ray has it as {SUCCEEDED}, and {run.uri} has no run of it"]
+            what = f"Ray has it as {SUCCEEDED}, and {run.uri} has no run of it"
+            return [f"{what}; 'sumgrad resume' tells it"]
         since = now - (attempt.began or now)
         if attempt.state == RUNNING and since > SILENCE_S:
             return [f"Ray has it as {RUNNING} for {since:.0f} s, and {run.uri} has no run of it"]
@@ -161,7 +175,7 @@ def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: fl
     if run.status in expected:
         return []
     if run.status == "RUNNING":
-        why = "it was killed before it could say so, or MLflow was away at its end"
+        why = "it was killed before it could say so, or MLflow was away; 'sumgrad resume' tells it"
         return [f"Ray has it as {attempt.state}, MLflow still as RUNNING: {why}"]
     return [f"Ray has it as {attempt.state}, MLflow as {run.status}"]
 
@@ -216,8 +230,15 @@ def status_without_ray(job_id: str, run: RunView) -> Status:
     )
 
 
-def lines_of(status: Status, run: RunView, cluster: str) -> list[str]:
-    """For a person."""
+def lines_of(status: Status, run: RunView, cluster: str, option: str = "") -> list[str]:
+    """For a person.
+
+    Args:
+        status: How the job is.
+        run: Its run.
+        cluster: What to call the cluster.
+        option: What has to follow a command for it to mean that cluster.
+    """
     from jobs.service.run_view import page_of
 
     facts = [
@@ -236,7 +257,7 @@ def lines_of(status: Status, run: RunView, cluster: str) -> list[str]:
     lines += [f"  {what:<10} {text}" for what, text in facts if text]
     lines += [f"  differs    {text}" for text in status.differences]
     if status.can_resume:
-        lines.append(f"Go on with it:  sumgrad resume {status.job_id}")
+        lines.append(f"Go on with it:  sumgrad resume {status.job_id}{option}")
     return lines
 
 

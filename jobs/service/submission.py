@@ -21,9 +21,11 @@ from jobs.service.identifiers import (
     new_job_id,
     submission_id,
 )
+from jobs.service.jobs import find_job
 from jobs.service.preflight import cluster_versions
 from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import Request
+from jobs.service.run_view import look_up_runs
 from jobs.service.sending import ENTRYPOINT, metadata_of, send
 from jobs.spec import JobSpec
 from jobs.spec_loader import load_spec
@@ -48,11 +50,13 @@ class Submission:
         request: What it is.
         name: The spec's.
         upload: Data that go along.
+        has_own_id: Whether its owner chose the id.
     """
 
     request: Request
     name: str
     upload: Upload
+    has_own_id: bool = False
 
     @property
     def digest(self) -> str:
@@ -138,7 +142,7 @@ def prepare_submission(
         versions=Versions.here(),
         tags=_origin_tags(),
     )
-    return Submission(request, spec.name, files)
+    return Submission(request, spec.name, files, has_own_id=job_id is not None)
 
 
 def _expect_for_elsewhere(spec: JobSpec) -> None:
@@ -211,7 +215,10 @@ def submit(
     request = submission.request
     name = submission_id(request.job_id, request.attempt)
     if (there := _attempt_of(server, name)) is not None:
-        return _same(submission, there)
+        same = _same(submission, there)
+        # It may have been gone on with since.
+        return replace(same, submission_id=find_job(server, request.job_id).newest.submission_id)
+    _expect_unused(server, submission)
     has_code = _compare(
         request.versions, cluster_versions(server, described), note, code, any_version=any_version
     )
@@ -227,6 +234,20 @@ def submit(
     return Submitted(request.job_id, name, is_new=True)
 
 
+def _expect_unused(server: JobServer, submission: Submission) -> None:
+    """Raise where Ray has forgotten a job of that id, and MLflow has not.
+
+    Raises:
+        SubmissionError: It has a run there, and a folder on the cluster.
+    """
+    job_id = submission.request.job_id
+    if submission.has_own_id and look_up_runs(server.cluster, [job_id])[job_id].run_id is not None:
+        raise SubmissionError(
+            f"there was a job '{job_id}' before, and MLflow has its run",
+            hint=f"choose another --id; 'sumgrad resume {job_id}' goes on with that one",
+        )
+
+
 def _attempt_of(server: JobServer, name: str) -> Attempt | None:
     try:
         return server.attempt(name)
@@ -238,7 +259,7 @@ def _same(submission: Submission, there: Attempt) -> Submitted:
     if there.metadata.get(DIGEST_KEY) != submission.digest:
         raise SubmissionError(
             f"the cluster has a job '{submission.request.job_id}' already, which is another one",
-            hint="choose another --id; 'sumgrad delete' has the cluster forget one that is over",
+            hint="choose another --id",
         )
     return Submitted(submission.request.job_id, there.submission_id, is_new=False)
 

@@ -133,7 +133,10 @@ def test_the_same_job_twice_is_one_job(service: Service) -> None:
     assert service.sumgrad("wait", "once").code == 0
     assert [job["job_id"] for job in service.sumgrad("list", "--json").results].count("once") == 1
     assert service.sumgrad("delete", "once").code == 0
-    assert service.sumgrad("status", "once").code == 2
+    assert "once" not in service.sumgrad("list").out
+    assert "Ray has forgotten it" in service.sumgrad("status", "once").out
+    again = service.sumgrad("submit", *THERE, "--id", "once")
+    assert (again.code, "there was a job 'once' before" in again.err) == (2, True)
 
 
 def test_a_job_waits_for_room_and_goes_on_after_it_was_stopped(

@@ -68,7 +68,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> JobServerInMemory:
     """The job server of every cluster that is asked for."""
     found = JobServerInMemory(
         attempt("digits-1", STOPPED, exit_code=143, began=1.0),
-        attempt("digits-1.2", RUNNING, number=2, began=2.0),
+        attempt("digits-1~2", RUNNING, number=2, began=2.0),
         attempt("mnist-1", SUCCEEDED, began=3.0),
         attempt("bad-1", FAILED, exit_code=3, began=4.0),
     )
@@ -215,7 +215,9 @@ class Ending(JobServerInMemory):
         found = super().attempt(submission_id)
         if submission_id.startswith("sumgrad-probe-"):
             return found
-        self.memory.logs[submission_id] = f'epoch 1\n{RESULT}{{"run_id": "ab"}}\nbye\n'
+        status = "FINISHED" if self._end[0] == SUCCEEDED else "FAILED"
+        result = f'{RESULT}{{"run_id": "ab", "status": "{status}"}}'
+        self.memory.logs[submission_id] = f"epoch 1\n{result}\nbye\n"
         return replace(found, state=self._end[0], exit_code=self._end[1])
 
 
@@ -237,7 +239,8 @@ def test_who_waits_ends_as_the_job_does(
     said = sumgrad("submit", "digits", "--id", "new-1", "--wait", *(["--json"] if as_json else []))
     assert said.code == ended
     if as_json:
-        facts = {"id": "new-1", "state": state, "exit_code": ended, "result": {"run_id": "ab"}}
+        result = {"run_id": "ab", "status": "FINISHED" if ended == 0 else "FAILED"}
+        facts = {"id": "new-1", "state": state, "exit_code": ended, "result": result}
         assert said.json == facts
         assert "epoch 1\nbye\n" in said.err
     else:
@@ -270,7 +273,7 @@ def test_a_status(server: JobServerInMemory, sumgrad: Say) -> None:
 
 
 def test_a_log(server: JobServerInMemory, sumgrad: Say) -> None:
-    server.memory.logs = {"digits-1": "first\n", "digits-1.2": "second\nno end"}
+    server.memory.logs = {"digits-1": "first\n", "digits-1~2": "second\nno end"}
     assert sumgrad("logs", "digits").out == "second\nno end"
     assert sumgrad("logs", "digits", "--attempt", "1").out == "first\n"
     assert sumgrad("logs", "digits", "--json").json == {
@@ -285,7 +288,7 @@ def test_a_log(server: JobServerInMemory, sumgrad: Say) -> None:
 
 def test_a_job_is_stopped(server: JobServerInMemory, sumgrad: Say) -> None:
     assert "Go on with it:  sumgrad resume digits-1" in sumgrad("stop", "digits").out
-    assert server.memory.calls[-1] == "stop digits-1.2"
+    assert server.memory.calls[-1] == "stop digits-1~2"
     assert sumgrad("stop", "digits", "--json").json == {"id": "digits-1", "was_running": True}
     assert "is over already (SUCCEEDED)" in sumgrad("stop", "mnist").out
     assert sumgrad("stop", "mnist", "--json").json["was_running"] is False
@@ -327,7 +330,7 @@ def test_a_job_is_forgotten(server: JobServerInMemory, sumgrad: Say) -> None:
     assert sumgrad("delete", "digits").code == 2
     assert sumgrad("delete", "mnist", "--json").json == {"id": "mnist-1", "deleted": 1}
     assert sumgrad("delete", "bad").out == "job bad-1 is forgotten\n"
-    assert sorted(server.memory.attempts) == ["digits-1", "digits-1.2"]
+    assert sorted(server.memory.attempts) == ["digits-1", "digits-1~2"]
 
 
 @pytest.mark.parametrize(("verdict", "ended"), [("ok", 0), ("warn", 0), ("FAIL", 3)])
@@ -394,10 +397,10 @@ def test_resuming_is_of_the_clusters_job_otherwise(
     said = sumgrad("resume", "bad", "--set", "cluster.workers=8")
     assert said.out == "job bad-1 goes on\nFollow it:  sumgrad logs -f bad-1\n"
     assert server.memory.sent[0].request["overrides"] == ["cluster.workers=8"]
-    server.memory.attempts.pop("bad-1.2")
+    server.memory.attempts.pop("bad-1~2")
     assert sumgrad("resume", "bad-1", "--json").json == {
         "id": "bad-1",
-        "submission_id": "bad-1.2",
+        "submission_id": "bad-1~2",
     }
     assert "is RUNNING" in one_line(sumgrad("resume", "digits-1"))
     assert "came to its end" in one_line(sumgrad("resume", "mnist-1"))

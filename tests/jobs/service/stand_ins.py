@@ -54,7 +54,7 @@ def attempt(
         began=began,
         ended=None,
         metadata={
-            JOB_KEY: job_id or submission_id.partition(".")[0],
+            JOB_KEY: job_id or submission_id.partition("~")[0],
             NAME_KEY: "digits",
             ATTEMPT_KEY: str(number),
         },

@@ -93,27 +93,34 @@ def test_what_is_no_result_is_shown_at_once() -> None:
 
 
 def test_following_gives_the_end_and_the_result() -> None:
-    server = JobServerInMemory(attempt("digits-1", FAILED, exit_code=1))
-    server.memory.logs["digits-1"] = f"epoch 1\n{LINE}\nerror: it diverged\n"
+    server = JobServerInMemory(attempt("digits-1", SUCCEEDED))
+    server.memory.logs["digits-1"] = f"epoch 1\n{LINE}\nbye\n"
     written: list[str] = []
     ended, result = follow_job(server, "digits-1", written.append, pytest.fail)
-    assert (ended.state, result) == (FAILED, FACTS)
-    assert "".join(written) == "epoch 1\nerror: it diverged\n"
+    assert (ended.state, result) == (SUCCEEDED, FACTS)
+    assert "".join(written) == "epoch 1\nbye\n"
+
+
+@pytest.mark.parametrize("code", [1, 2, 143])
+def test_the_result_of_an_earlier_job_of_that_id_is_not_taken_for_this_ones(code: int) -> None:
+    server = JobServerInMemory(attempt("digits-1", FAILED, exit_code=code))
+    server.memory.logs["digits-1"] = f"{LINE}\nerror: there are runs of an earlier job\n"
+    assert follow_job(server, "digits-1", lambda _: None, pytest.fail)[1] is None
 
 
 @pytest.fixture
 def server() -> JobServerInMemory:
     return JobServerInMemory(
         attempt("digits-1", STOPPED, exit_code=143, began=1.0),
-        attempt("digits-1.2", RUNNING, number=2, began=2.0),
+        attempt("digits-1~2", RUNNING, number=2, began=2.0),
         attempt("mnist-1", SUCCEEDED, began=3.0),
     )
 
 
 def test_an_attempt_is_found_by_its_number(server: JobServerInMemory) -> None:
-    assert attempt_of(server, "digits", None)[1].submission_id == "digits-1.2"
+    assert attempt_of(server, "digits", None)[1].submission_id == "digits-1~2"
     assert attempt_of(server, "digits", 1)[1].submission_id == "digits-1"
-    assert attempt_of(server, "digits", 2)[1].submission_id == "digits-1.2"
+    assert attempt_of(server, "digits", 2)[1].submission_id == "digits-1~2"
     for number in (0, 3, -1):
         with pytest.raises(JobNotFound, match=f"has no attempt {number}"):
             attempt_of(server, "digits", number)
@@ -124,7 +131,7 @@ def test_an_attempt_is_found_by_its_number(server: JobServerInMemory) -> None:
 def test_only_a_job_that_runs_is_stopped(server: JobServerInMemory) -> None:
     job, was_running = stop_job(server, "digits")
     assert (job.job_id, was_running) == ("digits-1", True)
-    assert server.memory.calls[-1] == "stop digits-1.2"
+    assert server.memory.calls[-1] == "stop digits-1~2"
     assert stop_job(server, "mnist")[1] is False
     assert not any(call == "stop mnist-1" for call in server.memory.calls)
 
@@ -133,7 +140,7 @@ def test_only_a_job_that_is_over_is_forgotten(server: JobServerInMemory) -> None
     with pytest.raises(SubmissionError, match="digits-1 is RUNNING") as caught:
         delete_job(server, "digits")
     assert caught.value.hint == "sumgrad stop digits-1"
-    server.memory.attempts["digits-1.2"] = attempt("digits-1.2", FAILED, number=2)
+    server.memory.attempts["digits-1~2"] = attempt("digits-1~2", FAILED, number=2)
     assert delete_job(server, "digits").job_id == "digits-1"
     assert list(server.memory.attempts) == ["mnist-1"], "every attempt of it, and nothing else"
 
@@ -144,9 +151,9 @@ def test_only_a_job_that_is_over_is_forgotten(server: JobServerInMemory) -> None
 def test_going_on_is_one_more_attempt(state: str, exit_code: int | None) -> None:
     server = JobServerInMemory(attempt("digits-1", state, exit_code=exit_code))
     sent = resume_job(server, "digits", ["cluster.workers=8"], pytest.fail)
-    assert (sent.job_id, sent.submission_id, sent.is_new) == ("digits-1", "digits-1.2", True)
+    assert (sent.job_id, sent.submission_id, sent.is_new) == ("digits-1", "digits-1~2", True)
     (found,) = server.memory.sent
-    assert (found.submission_id, found.entrypoint, found.modules) == ("digits-1.2", ENTRYPOINT, ())
+    assert (found.submission_id, found.entrypoint, found.modules) == ("digits-1~2", ENTRYPOINT, ())
     assert list(found.files) == ["job.json"]
     assert found.request["job_id"] == "digits-1"
     assert found.request["attempt"] == 2
@@ -155,10 +162,10 @@ def test_going_on_is_one_more_attempt(state: str, exit_code: int | None) -> None
     assert found.metadata[JOB_KEY] == "digits-1"
     assert found.metadata[NAME_KEY] == "digits"
     assert found.metadata[ATTEMPT_KEY] == "2"
-    server.memory.attempts["digits-1.2"] = replace(
-        attempt("digits-1.2", STOPPED, number=2), metadata=found.metadata
+    server.memory.attempts["digits-1~2"] = replace(
+        attempt("digits-1~2", STOPPED, number=2), metadata=found.metadata
     )
-    assert resume_job(server, "digits", [], pytest.fail).submission_id == "digits-1.3"
+    assert resume_job(server, "digits", [], pytest.fail).submission_id == "digits-1~3"
 
 
 @pytest.mark.parametrize("state", [PENDING, RUNNING])
@@ -205,9 +212,12 @@ def looking_up(
 ) -> Callable[[], list[list[str]]]:
     asked: list[list[str]] = []
 
-    def look_up(cluster: Cluster, job_ids: list[str]) -> dict[str, RunView]:
+    def look_up(
+        cluster: Cluster, job_ids: list[str], *, others: bool = False
+    ) -> dict[str, RunView]:
         asked.append(job_ids)
-        return {job_id: found.get(job_id, RunView("uri")) for job_id in job_ids}
+        named = {job_id: found.get(job_id, RunView("uri")) for job_id in job_ids}
+        return {**found, **named} if others else named
 
     monkeypatch.setattr(actions, "look_up_runs", look_up)
     return lambda: asked
@@ -223,13 +233,15 @@ def test_a_status_asks_all_three(
     assert found.reason == "epoch 3 of at most 20 is done"
 
 
-def test_a_list_asks_mlflow_for_the_living_alone(
+def test_a_list_has_also_what_ray_has_forgotten(
     server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = looking_up(monkeypatch, {})
+    lost = {"lost-1": RunView("uri", "ab", "KILLED"), "done-1": RunView("uri", "cd", "FINISHED")}
+    asked = looking_up(monkeypatch, lost)
     found = list_of_jobs(server)
-    assert [each.job_id for each in found] == ["mnist-1", "digits-1"]
-    assert asked() == [["digits-1"]]
+    assert [each.job_id for each in found] == ["mnist-1", "digits-1", "lost-1"]
+    assert (found[2].state, found[2].can_resume) == (STOPPED, True)
+    assert len(asked()) == 1
     lines = job_table(found, "lab")
     assert lines[0].split() == ["job", "name", "state", "why", "attempt", "began", "(UTC)"]
     assert "FINISHED" in lines[1]
@@ -267,7 +279,7 @@ class Stopping(JobServerInMemory):
 
 
 def running(number: int = 1, began: float = NOW - 7200) -> Stopping:
-    name = "digits-1" if number == 1 else f"digits-1.{number}"
+    name = "digits-1" if number == 1 else f"digits-1~{number}"
     return Stopping(attempt(name, RUNNING, number=number, began=began))
 
 
@@ -275,7 +287,7 @@ def test_a_job_that_is_silent_is_stopped_and_goes_on(monkeypatch: pytest.MonkeyP
     looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "RUNNING", SILENT)})
     server = running()
     notes: list[str] = []
-    assert resume_job(server, "digits", [], notes.append).submission_id == "digits-1.2"
+    assert resume_job(server, "digits", [], notes.append).submission_id == "digits-1~2"
     assert "stop digits-1" in server.memory.calls
     assert notes == ["job digits-1 gives no sign of life: it is stopped first"]
 
@@ -296,12 +308,12 @@ def test_a_job_that_was_just_handed_in_again_is_not_stopped(
 ) -> None:
     looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "KILLED", beat)})
     server = running(2, began=NOW - 5)
-    found = server.memory.attempts["digits-1.2"]
-    server.memory.attempts["digits-1.2"] = replace(found, state=state)
+    found = server.memory.attempts["digits-1~2"]
+    server.memory.attempts["digits-1~2"] = replace(found, state=state)
     with pytest.raises(SubmissionError, match=f"is {state}"):
         resume_job(server, "digits-1", [], pytest.fail)
     assert not server.memory.sent
-    assert "stop digits-1.2" not in server.memory.calls
+    assert "stop digits-1~2" not in server.memory.calls
 
 
 def test_a_silent_job_that_does_not_end_is_not_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +352,7 @@ def test_a_job_that_ray_has_forgotten(
         assert not server.memory.sent
     else:
         sent = resume_job(server, "digits-1", [], pytest.fail)
-        assert sent.submission_id == "digits-1.2"
+        assert sent.submission_id == "digits-1~2"
         assert server.memory.sent[0].metadata[JOB_KEY] == "digits-1"
 
 

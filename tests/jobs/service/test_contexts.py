@@ -290,11 +290,11 @@ def test_the_order_of_tokens(tmp_path: Path, home: Path, monkeypatch: pytest.Mon
     token_file(tmp_path / "own", " own \n")
     assert (own.token(), plain.token()) == ("own", "rays")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token_file(tmp_path / "named", "named")))
-    assert (own.token(), plain.token()) == ("named", "named")
+    assert (own.token(), plain.token()) == ("own", "named")
     monkeypatch.setenv("RAY_AUTH_TOKEN", " given ")
-    assert (own.token(), plain.token()) == ("given", "given")
+    assert (own.token(), plain.token()) == ("own", "given")
     monkeypatch.setenv("RAY_AUTH_TOKEN", " ")
-    assert own.token() == "named"
+    assert plain.token() == "named"
 
 
 @pytest.mark.parametrize(
@@ -357,3 +357,10 @@ def test_the_token_is_kept_to_itself(tmp_path: Path) -> None:
     assert yaml.safe_load(text)["clusters"]["lab"]["token_file"] == str(path)
     assert cluster.token() == TOKEN
     assert TOKEN not in text + repr(cluster) + repr(server) + str(server) + cluster.label
+
+
+def test_an_address_that_has_a_name_has_all_of_it(home: Path) -> None:
+    lab = Cluster("http://h:1", "lab", token_file=home / "token")
+    write_contexts(Contexts(None, {"lab": lab}))
+    assert chosen_cluster("h:1") == lab
+    assert chosen_cluster("http://h:2") == Cluster("http://h:2")

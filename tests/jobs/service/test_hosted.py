@@ -14,7 +14,7 @@ from cluster.convergence import StopReason
 from jobs.errors import Interrupted, RunNotFound, SpecError, SubmissionError
 from jobs.hosting import Hosting
 from jobs.reporting import Reporter
-from jobs.run_folder import RunFolder
+from jobs.run_folder import Ending, RunFolder
 from jobs.service import hosted
 from jobs.service.code import Versions
 from jobs.service.heartbeat import BeatingReporter
@@ -162,8 +162,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     return Trainings(monkeypatch)
 
 
-def run_of(home: Path, run_id: str, began: str) -> None:
-    record = replace(RECORD_OF_A_RUN, run_id=run_id, began=began)
+def run_of(home: Path, run_id: str, began: str, ending: Ending | None = None) -> None:
+    record = replace(RECORD_OF_A_RUN, run_id=run_id, began=began, ending=ending)
     RunFolder.create(home / "runs" / run_id, record, "")
 
 
@@ -201,6 +201,29 @@ def test_a_second_attempt_goes_on_with_the_newest_run(output: Path, trainings: T
     ((what, spec, _),) = trainings.asked
     assert what == f"resume {'2' * 16}"
     assert spec.cluster.workers == 8
+
+
+@pytest.mark.parametrize(("is_complete", "code"), [(True, 0), (False, 3)])
+def test_what_mlflow_lacks_of_a_run_that_is_over_is_told(
+    output: Path,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_complete: bool,
+    code: int,
+) -> None:
+    home = settled(output)
+    over = Ending("FINISHED", "converged", {}, 3, can_resume=False)
+    run_of(home, "1" * 16, "2026-01-01T00:00:00+00:00", over)
+    told: list[str] = []
+
+    def sync(run: RunFolder, uri: str, warn: object) -> bool:
+        told.append(run.record.run_id)
+        return is_complete
+
+    monkeypatch.setattr(hosted, "sync", sync)
+    assert hosted.run(request(number=2)) == code
+    assert (told, trainings.asked) == (["1" * 16], [])
 
 
 def test_a_second_attempt_begins_where_the_first_did_not(

@@ -44,7 +44,7 @@ def test_what_can_be_no_id(text: str) -> None:
 )
 def test_an_attempt_is_not_taken_for_a_job(job_id: str, number: int) -> None:
     name = submission_id(job_id, number)
-    assert name.partition(".")[0] == job_id
+    assert name.partition("~")[0] == job_id
     if number > 1:
         with pytest.raises(SubmissionError):
             expect_job_id(name)

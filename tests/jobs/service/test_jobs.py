@@ -7,21 +7,21 @@ import pytest
 from jobs.errors import JobNotFound
 from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY
 from jobs.service.jobs import find_job, jobs_in
-from jobs.service.ray_jobs import RUNNING
+from jobs.service.ray_jobs import FAILED, RUNNING, STOPPED
 from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
 
 
 def test_attempts_belong_to_their_job_the_newest_last() -> None:
     found = [
-        attempt("digits-1.10", number=10, began=40.0),
+        attempt("digits-1~10", number=10, began=40.0),
         attempt("digits-1", number=1, began=10.0),
-        attempt("digits-1.2", RUNNING, number=2, began=50.0),
+        attempt("digits-1~2", RUNNING, number=2, began=50.0),
     ]
     (job,) = jobs_in(found)
     assert [each.submission_id for each in job.attempts] == [
         "digits-1",
-        "digits-1.2",
-        "digits-1.10",
+        "digits-1~2",
+        "digits-1~10",
     ]
     assert job.newest is found[0]
     assert (job.job_id, job.name, job.next_number) == ("digits-1", "digits", 11)
@@ -77,3 +77,15 @@ def test_the_nearest_name_is_told(server: JobServerInMemory) -> None:
     with pytest.raises(JobNotFound) as caught:
         find_job(JobServerInMemory(), "mnist-1")
     assert caught.value.hint == "it has none at all"
+
+
+def test_an_attempt_that_was_refused_does_not_say_how_the_job_is() -> None:
+    stopped = attempt("digits-1", STOPPED, exit_code=143)
+    refused = attempt("digits-1~2", FAILED, number=2, exit_code=2)
+    (job,) = jobs_in([stopped, refused])
+    assert (job.newest, job.counting, job.number) == (refused, stopped, 1)
+    again = attempt("digits-1~3", RUNNING, number=3)
+    (job,) = jobs_in([stopped, refused, again])
+    assert (job.counting, job.number) == (again, 3)
+    (job,) = jobs_in([attempt("digits-1", FAILED, exit_code=2)])
+    assert job.counting is job.newest

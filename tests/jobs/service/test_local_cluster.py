@@ -270,10 +270,25 @@ def test_what_is_left_of_the_last_one_is_ended_first(commands: Commands) -> None
     notes: list[str] = []
     again, is_new = commands.up(notes.append)
     assert is_new
-    assert notes[0] == "ending what is left of the last one"
+    assert notes[0] == "Ray has died: ending what is left of it"
     assert not is_alive(orphan)
     assert not there.mlflow.is_alive
     assert again.mlflow.is_alive
+    down()
+
+
+def test_where_mlflow_alone_has_died_ray_goes_on(commands: Commands) -> None:
+    there, _ = commands.up()
+    os.kill(there.mlflow.pid, signal.SIGKILL)
+    os.waitpid(there.mlflow.pid, 0)
+    notes: list[str] = []
+    again, is_new = commands.up(notes.append)
+    assert (again.ray, is_new) == (there.ray, False)
+    assert again.ray.is_alive
+    assert again.mlflow.is_alive
+    assert again.mlflow != there.mlflow
+    assert running() == again
+    assert notes == ["MLflow has died: starting it again"]
     down()
 
 

@@ -87,7 +87,7 @@ def test_a_job_that_goes_on(
     assert (found.heartbeat_age_s is None) is (beat in (None, EARLIER))
 
 
-KILLED = "it was killed before it could say so, or MLflow was away at its end"
+KILLED = "it was killed before it could say so, or MLflow was away; 'sumgrad resume' tells it"
 OVER = [
     # Ray, code, run → state, exit code, can resume, reason, differences
     (SUCCEEDED, 0, "FINISHED", FINISHED, 0, False, "it came to its end", []),
@@ -101,7 +101,7 @@ OVER = [
     ),
     (
         *(SUCCEEDED, 0, None, FINISHED, 0, False, "it came to its end"),
-        [f"Ray has it as SUCCEEDED, and {URI} has no run of it"],
+        [f"Ray has it as SUCCEEDED, and {URI} has no run of it; 'sumgrad resume' tells it"],
     ),
     (STOPPED, None, "KILLED", STOPPED, 143, True, "it was told to end", []),
     (STOPPED, 143, "KILLED", STOPPED, 143, True, "it was told to end", []),
@@ -200,12 +200,12 @@ def test_the_rest_is_passed_on() -> None:
 @pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
 def test_what_an_attempt_said_just_before_its_end_is_not_the_next_ones(status: str) -> None:
     stopped = attempt("job", STOPPED, began=BEGAN - 100)
-    again = attempt("job.2", RUNNING, number=2, began=BEGAN)
+    again = attempt("job~2", RUNNING, number=2, began=BEGAN)
     (found,) = jobs_in([stopped, again])
     last = replace(TRAINING, at=BEGAN - 1)
     how = reconcile(found, view(status, last), BEGAN + 2)
     assert (how.state, how.reason) == (PENDING, "it is starting")
-    assert (how.attempt, how.submission_id) == (2, "job.2")
+    assert (how.attempt, how.submission_id) == (2, "job~2")
     assert how.differences == []
     assert how.heartbeat_age_s is None
     own = reconcile(found, view("RUNNING", replace(last, attempt=2)), BEGAN + 2)

@@ -18,6 +18,7 @@ from jobs.service.contexts import Cluster
 from jobs.service.data_paths import Upload
 from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.request import Request
+from jobs.service.run_view import RunView
 from jobs.service.sending import ENTRYPOINT
 from jobs.service.submission import (
     DIGEST_KEY,
@@ -32,7 +33,7 @@ from jobs.service.submission import (
 from jobs.spec import JobSpec
 from jobs.spec_loader import LoadedSpec, example_names, load_spec
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory
+from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
 
 HERE = Versions.here()
 CLUSTER = Cluster(ADDRESS, "lab")
@@ -447,7 +448,24 @@ def test_who_has_the_job_already_is_not_asked_for_versions() -> None:
     server.memory.versions = replace(HERE, python="2.7")
     server.memory.calls.clear()
     assert not submit(prepared(), server, pytest.fail).is_new
-    assert server.memory.calls == ["describe", "attempt digits-1"]
+    assert server.memory.calls == ["describe", "attempt digits-1", "attempts"]
+
+
+def test_the_newest_attempt_of_a_job_is_given() -> None:
+    server = JobServerInMemory()
+    first = submit(prepared(), server, pytest.fail)
+    server.memory.attempts["digits-1~2"] = attempt("digits-1~2", number=2)
+    again = submit(prepared(), server, pytest.fail)
+    assert (first.submission_id, again.submission_id) == ("digits-1", "digits-1~2")
+
+
+def test_an_id_that_mlflow_knows_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunView("uri", "ab", "FINISHED")
+    monkeypatch.setattr(submission, "look_up_runs", lambda *_: {"digits-1": run})
+    server = JobServerInMemory()
+    with pytest.raises(SubmissionError, match="there was a job 'digits-1' before"):
+        submit(prepared(), server, pytest.fail)
+    assert not server.memory.attempts
 
 
 def test_whose_code_it_is_has_three_answers() -> None:
