@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,12 +86,11 @@ def reach(job: Job, begun: Begun, client: TrackingClient, warn: Callable[[str], 
 
     Raises:
         TrackingError: The store refuses; or does not answer, and the spec wants it to.
-        OSError: The folder cannot be written.
     """
     folder = begun.folder
     try:
         _ask(job, client, begun.link.linked, warn)
-    except BaseException:
+    except TrackingError:
         # It has not begun, and there is nothing to go on with.
         begun.tracker.abandon()
         folder.remove()
@@ -104,7 +103,8 @@ def reach(job: Job, begun: Begun, client: TrackingClient, warn: Callable[[str], 
             folder.rename(run_id)
             return folder.journal_path
 
-        with folder.in_place():
+        # On a disk that is full it keeps the name that it has.
+        with folder.in_place(), suppress(OSError):
             begun.journal.follow(rename)
 
 
@@ -171,7 +171,9 @@ def _ask(
 
 def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
     def note(linked: RunRef) -> None:
-        folder.update(mlflow_run_id=linked.run_id)
+        # On a disk that is full nothing is noted, and the run is found again by its key.
+        with suppress(OSError):
+            folder.update(mlflow_run_id=linked.run_id)
 
     # A late answer may come at this very moment.
     link.on_made = note
