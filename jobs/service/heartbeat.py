@@ -15,6 +15,8 @@ from jobs.reporting import Reporter
 #: The tag.
 TAG = "sumgrad.heartbeat"
 EVERY_S = 10.0
+#: As long as MLflow has not answered yet; a short run is over soon after it has.
+_FIRST_S = 0.2
 #: Without a sign for so long something is wrong, with the job or with its way to MLflow.
 SILENCE_S = 60.0
 #: Characters; a tag has room for a few thousand.
@@ -88,18 +90,20 @@ class BeatingReporter(Reporter):
         self._wake = threading.Event()
         self._is_over = False
 
-    def start(self, tell: Callable[[dict[str, str]], None]) -> None:
+    def start(self, tell: Callable[[dict[str, str]], bool]) -> None:
         """Begin to send; from a thread of its own, as it may take long.
 
         Args:
-            tell: Sends tags; whatever it raises, the next beat is tried again.
+            tell: Sends tags, and gives whether there is somebody to send them to yet; whatever it
+                raises, the next beat is tried again.
         """
 
         def run() -> None:
             while True:
+                is_heard = True
                 with suppress(Exception):
-                    tell({TAG: self.beat().to_json()})
-                self._wake.wait(EVERY_S)
+                    is_heard = tell({TAG: self.beat().to_json()})
+                self._wake.wait(EVERY_S if is_heard else _FIRST_S)
                 self._wake.clear()
                 if self._is_over:
                     return

@@ -165,14 +165,19 @@ class RunTracker:
             return delivery
         return replace(delivery, is_status_set=True)
 
-    def tell(self, tags: Mapping[str, str]) -> None:
+    def tell(self, tags: Mapping[str, str]) -> bool:
         """Set tags now, if the run has been reached; waits for the store.
 
+        Returns:
+            Whether it has been reached.
+
         Raises:
-            TrackingError: It does not answer, or refuses.
+            TrackingError: The store does not answer, or refuses.
         """
-        if self.run_id is not None:
-            self._link.client.set_tags(self.run_id, tags)
+        if self.run_id is None:
+            return False
+        self._link.client.set_tags(self.run_id, tags)
+        return True
 
     def abandon(self) -> None:
         """Send nothing more: the run does not begin."""

@@ -117,13 +117,14 @@ class Sent:
         self.failing = failing
         self.tried = 0
 
-    def tell(self, tags: dict[str, str]) -> None:
+    def tell(self, tags: dict[str, str]) -> bool:
         self.tried += 1
         if self.tried <= self.failing:
             raise RuntimeError("MLflow is away")
         beat = Heartbeat.from_json(tags[TAG])
         assert beat is not None
         self.queue.put(beat)
+        return True
 
     def next(self) -> Heartbeat:
         return self.queue.get(timeout=10)
