@@ -194,16 +194,23 @@ def write_contexts(contexts: Contexts) -> None:
     """Write the file, readable by its owner alone.
 
     Raises:
-        OSError: It cannot be written.
+        ContextError: It cannot be written.
     """
     path = contexts_file()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     clusters = {}
     for name, cluster in contexts.clusters.items():
         facts = {key: str(value) for key, value in asdict(cluster).items() if value is not None}
         clusters[name] = {key: value for key, value in facts.items() if key != "name"}
-    write_text(path, yaml.safe_dump({"current": contexts.current, "clusters": clusters}))
-    path.chmod(0o600)
+    text = yaml.safe_dump({"current": contexts.current, "clusters": clusters})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_text(path, text)
+        path.chmod(0o600)
+    except OSError as error:
+        raise ContextError(
+            f"{path}, where clusters have their names, cannot be written: {error.strerror}",
+            hint="SUMGRAD_CONFIG names another file",
+        ) from None
 
 
 def chosen_cluster(given: str | None) -> Cluster:

@@ -171,7 +171,7 @@ def up(
         ServiceUnreachable: It did not start.
     """
     # Its name has to be written there in the end.
-    read_contexts()
+    write_contexts(read_contexts())
     _expect_parts()
     there = running()
     if there is not None and there.ray.is_alive:
@@ -246,9 +246,12 @@ def down(note: Callable[[str], None] = lambda _: None) -> bool:
     (folder() / "cluster.json").unlink(missing_ok=True)
     if Path(there.temporary).name.startswith(_TEMPORARY):
         shutil.rmtree(there.temporary, ignore_errors=True)
-    contexts = read_contexts()
-    if NAME in contexts.clusters:
-        write_contexts(contexts.without(NAME))
+    try:
+        contexts = read_contexts()
+        if NAME in contexts.clusters:
+            write_contexts(contexts.without(NAME))
+    except SumgradError as error:
+        note(f"it was ended, and its name stays: {error.message}")
     return True
 
 

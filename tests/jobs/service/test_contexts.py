@@ -364,3 +364,13 @@ def test_an_address_that_has_a_name_has_all_of_it(home: Path) -> None:
     write_contexts(Contexts(None, {"lab": lab}))
     assert chosen_cluster("h:1") == lab
     assert chosen_cluster("http://h:2") == Cluster("http://h:2")
+
+
+def test_a_file_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SUMGRAD_CONFIG", str(tmp_path / "file" / "clusters.yaml"))
+    with pytest.raises(ContextError, match="cannot be written: Not a directory") as caught:
+        write_contexts(Contexts(None, {}))
+    assert "SUMGRAD_CONFIG" in caught.value.hint

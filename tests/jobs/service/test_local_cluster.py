@@ -438,3 +438,12 @@ def test_what_the_real_commands_say(tmp_path: Path) -> None:
     assert environment["RAY_AUTH_TOKEN_PATH"] == str(token)
     ports = local_cluster._free_ports(3)
     assert len(set(ports)) == 3
+
+
+def test_a_damaged_file_of_names_does_not_keep_it_from_ending(commands: Commands) -> None:
+    there, _ = commands.up()
+    contexts_file().write_text("clusters: 3\n")
+    notes: list[str] = []
+    assert down(notes.append)
+    assert not there.ray.is_alive
+    assert notes[0].startswith("it was ended, and its name stays")
