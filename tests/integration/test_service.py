@@ -223,7 +223,8 @@ def test_logs_survive_cut_connections(service: Service) -> None:
 
 
 def test_who_has_no_token_is_refused(service: Service) -> None:
-    stranger = {**service.folder.environment, "HOME": "/nonexistent"}
+    nowhere = dict.fromkeys(("HOME", "XDG_CONFIG_HOME"), "/nonexistent")
+    stranger = {**service.folder.environment, **nowhere}
     url = f"127.0.0.1:{service.port}"
     for command in (("list",), ("submit", "digits"), ("stop", "once"), ("doctor",)):
         refused = Folder(service.folder.path, stranger).sumgrad(*command, "--cluster", url)

@@ -307,6 +307,7 @@ def test_a_job_that_was_just_handed_in_again_is_not_stopped(
     state: str, beat: Heartbeat | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "KILLED", beat)})
+    monkeypatch.setattr(time, "time", lambda: NOW)
     server = running(2, began=NOW - 5)
     found = server.memory.attempts["digits-1~2"]
     server.memory.attempts["digits-1~2"] = replace(found, state=state)

@@ -96,6 +96,14 @@ def is_alive(pid: int) -> bool:
     return local_cluster._start_of(pid) is not None
 
 
+def wait_for_end_of(pid: int) -> None:
+    """Wait until a process has ended, whoever has heard of it."""
+    give_up = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
 def child_of(name: str) -> int:
     path = folder() / f"{name}.child"
     give_up = time.monotonic() + 10
@@ -144,7 +152,7 @@ def test_a_process_lives_until_it_ends(started: Starting) -> None:
     ours, lives = of(process), [True]
     lives.append(ours.is_alive)
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    wait_for_end_of(process.pid)
     lives.append(ours.is_alive)
     process.wait()
     lives.append(ours.is_alive)
@@ -263,7 +271,7 @@ def test_other_clusters_names_are_kept(commands: Commands) -> None:
 def test_what_is_left_of_the_last_one_is_ended_first(commands: Commands) -> None:
     there, _ = commands.up()
     os.kill(there.ray.pid, signal.SIGKILL)
-    os.waitpid(there.ray.pid, 0)
+    wait_for_end_of(there.ray.pid)
     orphan = child_of("ray")
     assert is_alive(orphan)
     assert not there.ray.is_alive
@@ -280,7 +288,7 @@ def test_what_is_left_of_the_last_one_is_ended_first(commands: Commands) -> None
 def test_where_mlflow_alone_has_died_ray_goes_on(commands: Commands) -> None:
     there, _ = commands.up()
     os.kill(there.mlflow.pid, signal.SIGKILL)
-    os.waitpid(there.mlflow.pid, 0)
+    wait_for_end_of(there.mlflow.pid)
     notes: list[str] = []
     again, is_new = commands.up(notes.append)
     assert (again.ray, is_new) == (there.ray, False)
