@@ -105,13 +105,22 @@ def keep_token_private() -> None:
     with contextlib.suppress(OSError, RuntimeError):
         file = Path.home() / ".ray" / "auth_token"
         file.parent.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            file.chmod(0o600)
-        else:
-            with os.fdopen(descriptor, "w") as new:
-                new.write(secrets.token_hex(32))
+        make_token_file(file)
+
+
+def make_token_file(file: Path) -> None:
+    """Make a file with a new token, or keep the one there is; readable by its owner alone.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        file.chmod(0o600)
+    else:
+        with os.fdopen(descriptor, "w") as new:
+            new.write(secrets.token_hex(32))
 
 
 @contextlib.contextmanager

@@ -382,17 +382,24 @@ def _compute(
     finally:
         reporter.end()
     run.result()
-    cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
-    test: Evaluation | None = None
-    if not cut_short and "test" in job.workload.sources:
-        try:
-            test = driver.evaluate("test", outcome.W)
-        except ClusterError as failure:
-            outcome = replace(outcome, reason=StopReason.FAILED, failure=failure)
+    outcome, test = _tested(job, driver, outcome)
     if isinstance(outcome.failure, ShardFailed):
         place = job.data.describe(outcome.failure.source, outcome.failure.rows)
         outcome = replace(outcome, failure=outcome.failure.at(place))
     return _Result(outcome, test)
+
+
+def _tested(
+    job: Job, driver: ParameterDriver, outcome: Outcome
+) -> tuple[Outcome, Evaluation | None]:
+    """Evaluate the test rows, unless there are none or the run was cut short."""
+    cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
+    if cut_short or "test" not in job.workload.sources:
+        return outcome, None
+    try:
+        return outcome, driver.evaluate("test", outcome.W)
+    except ClusterError as failure:
+        return replace(outcome, reason=StopReason.FAILED, failure=failure), None
 
 
 def _outcome(

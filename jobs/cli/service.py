@@ -38,6 +38,11 @@ def _server(where: str | None) -> "JobServer":
     return JobServer(chosen_cluster(where))
 
 
+def _option(where: str | None) -> str:
+    """What has to follow a command for it to mean the same cluster."""
+    return f" --cluster {where}" if where else ""
+
+
 def _note(line: str) -> None:
     typer.echo(line, err=True)
 
@@ -96,7 +101,7 @@ def submit(
         return
     server = _server(cluster)
     sent = send(prepared, server, _note, code=whose, any_version=any_version)
-    option = f" --cluster {cluster}" if cluster else ""
+    option = _option(cluster)
     said = "handed in" if sent.is_new else "is there already"
     lines = [f"job {sent.job_id} {said}: {server.cluster.label}"]
     if not follow:
@@ -107,7 +112,7 @@ def submit(
         ]
     typer.echo("\n".join(lines), err=as_json)
     if follow:
-        _follow(server, sent.submission_id, sent.job_id, as_json)
+        _follow(server, sent.submission_id, sent.job_id, as_json, cluster)
     elif as_json:
         _print_json(
             {
@@ -119,7 +124,9 @@ def submit(
         )
 
 
-def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool) -> None:
+def _follow(
+    server: "JobServer", submission_id: str, job_id: str, as_json: bool, where: str | None
+) -> None:
     """Show an attempt's log until it is over, and end as it did; Ctrl-C lets go of it."""
     from jobs.service.actions import follow_job
     from jobs.service.following import exit_code
@@ -133,7 +140,7 @@ def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool)
     try:
         ended, result = follow_job(server, submission_id, write, _note)
     except KeyboardInterrupt:
-        _note(f"\njob {job_id} goes on; sumgrad logs -f {job_id} follows it again")
+        _note(f"\njob {job_id} goes on; sumgrad logs -f {job_id}{_option(where)} follows it again")
         raise typer.Exit(130) from None
     code = exit_code(ended)
     if as_json:
@@ -155,7 +162,7 @@ def status(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(found.as_json())
     else:
-        option = f" --cluster {cluster}" if cluster else ""
+        option = _option(cluster)
         typer.echo("\n".join(lines_of(found, run, server.cluster.label, option)))
 
 
@@ -176,7 +183,7 @@ def logs(
     server = _server(cluster)
     job, which = attempt_of(server, job_id, attempt)
     if follow:
-        _follow(server, which.submission_id, job.job_id, as_json)
+        _follow(server, which.submission_id, job.job_id, as_json, cluster)
         return
     text = server.log(which.submission_id)
     if as_json:
@@ -195,7 +202,7 @@ def stop(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
     if as_json:
         _print_json({"id": job.job_id, "was_running": was_running})
     elif was_running:
-        option = f" --cluster {cluster}" if cluster else ""
+        option = _option(cluster)
         typer.echo(f"job {job.job_id} was told to end")
         typer.echo(f"Go on with it:  sumgrad resume {job.job_id}{option}")
     else:
@@ -266,7 +273,7 @@ def resume_job(job_id: str, overrides: list[str], where: str | None, as_json: bo
     if as_json:
         _print_json({"id": sent.job_id, "submission_id": sent.submission_id})
     else:
-        option = f" --cluster {where}" if where else ""
+        option = _option(where)
         typer.echo(f"job {sent.job_id} goes on\nFollow it:  sumgrad logs -f {sent.job_id}{option}")
 
 

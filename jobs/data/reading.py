@@ -46,7 +46,7 @@ def read_rows(
         rows = read_idx(images, label, numbers=numbers, with_labels=with_labels)
         return rows.select(features)
     return _read_tables(
-        _files(path, source), label, features, numbers=numbers, with_labels=with_labels
+        table_files(path, source), label, features, numbers=numbers, with_labels=with_labels
     )
 
 
@@ -75,8 +75,16 @@ def _read_tables(
     return concatenate(pieces)
 
 
-def _files(path: Path, source: str) -> list[Path]:
-    """The table files that a source stands for, in the order of their names."""
+def table_files(path: Path, source: str) -> list[Path]:
+    """The table files that a source stands for, in the order of their names.
+
+    Args:
+        path: Of the source, with the home folder's name filled in.
+        source: As a spec names it: a file, a folder or a glob.
+
+    Raises:
+        DataNotFound: There are none.
+    """
     if path.is_file():
         return [path]
     if path.is_dir():

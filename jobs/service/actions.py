@@ -12,10 +12,7 @@ from jobs.listing import aligned
 from jobs.service.code import Versions
 from jobs.service.following import exit_code, follow, wait
 from jobs.service.heartbeat import SILENCE_S
-from jobs.service.identifiers import (
-    is_job_id,
-    submission_id,
-)
+from jobs.service.identifiers import is_job_id, submission_id
 from jobs.service.jobs import Job, find_job, jobs_in
 from jobs.service.preflight import cluster_versions
 from jobs.service.ray_jobs import Attempt, JobServer
@@ -23,7 +20,7 @@ from jobs.service.request import RESULT, Request
 from jobs.service.run_view import RunView, look_up_runs
 from jobs.service.sending import metadata_of, send
 from jobs.service.status import Status, beat_of, reconcile, status_without_ray
-from jobs.service.submission import Submitted, expect_no_password
+from jobs.service.submission import Submitted, compare_versions, expect_no_password
 
 #: The exit code of what was refused before it began.
 _REFUSED = 2
@@ -209,11 +206,10 @@ def resume_job(
     for override in overrides:
         expect_no_password(f"--set {override}")
     job_id, name, number = _next_attempt(server, job_id, note)
-    here = Versions.here()
-    has_code = cluster_versions(server, server.describe()).code != here.code
+    here, there = Versions.here(), cluster_versions(server, server.describe())
+    # Bits are safe: the run's own record refuses to go on with another arithmetic.
+    has_code = compare_versions(here, there, note, "auto", any_version=True)
     request = Request(job_id, number, None, here, overrides=tuple(overrides), has_code=has_code)
-    if has_code:
-        note(f"the code of this sumgrad ({here.sumgrad}) goes along")
     attempt = send(server, request, metadata_of(request, name))
     return Submitted(job_id, attempt, is_new=True)
 
@@ -234,17 +230,17 @@ def _next_attempt(
         run = _run_of_forgotten(server, job_id, error)
         if run.status == "FINISHED":
             raise _is_finished(job_id) from None
-        return job_id, status_without_ray(job_id, run).name, 2
-    newest = job.newest
-    if not newest.is_over and _is_silent(server, job):
+        return job_id, job_id, 2
+    if not job.newest.is_over and _is_silent(server, job):
         # A head that was started anew calls jobs RUNNING that ended with it, until it is asked to
         # do something about them. One that lives, but cannot be heard, is saved by it.
         note(f"job {job.job_id} gives no sign of life: it is stopped first")
-        server.stop(newest.submission_id)
-        newest = wait(server, newest.submission_id, note, seconds=_STOP_S) or newest
-    if not newest.is_over:
+        server.stop(job.newest.submission_id)
+        wait(server, job.newest.submission_id, note, seconds=_STOP_S)
+        job = find_job(server, job.job_id)
+    if not job.newest.is_over:
         raise SubmissionError(
-            f"job {job.job_id} is {newest.state}", hint=f"sumgrad logs -f {job.job_id}"
+            f"job {job.job_id} is {job.newest.state}", hint=f"sumgrad logs -f {job.job_id}"
         )
     if exit_code(job.counting) == 0:
         run = look_up_runs(server.cluster, [job.job_id])[job.job_id]

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jobs.durable import write_text
 from jobs.errors import ContextError
 from jobs.room import read_small
+from jobs.service.places import user_folder
 from jobs.tracking.redaction import redact
 from jobs.yaml_tree import MAX_BYTES, parse_yaml
 from model.checks import nearest
@@ -150,10 +151,7 @@ def contexts_file() -> Path:
     """The file: ``SUMGRAD_CONFIG``, or ``sumgrad/clusters.yaml`` below the user's configuration."""
     if given := os.environ.get("SUMGRAD_CONFIG"):
         return Path(given).expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME")
-    home = os.path.expanduser("~")  # noqa: PTH111 - raises nothing where there is none
-    folder = Path(base) if base and Path(base).is_absolute() else Path(home, ".config")
-    return folder / "sumgrad" / "clusters.yaml"
+    return user_folder("XDG_CONFIG_HOME", ".config") / "clusters.yaml"
 
 
 def read_contexts() -> Contexts:

@@ -1,6 +1,5 @@
 """The data that a submitted spec names: what the cluster can reach, and what is on this machine."""
 
-import glob
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.data.idx import idx_images_in, is_idx
-from jobs.data.reading import SHIPPED
+from jobs.data.reading import SHIPPED, table_files
 from jobs.errors import DataNotFound, SubmissionError
 from jobs.service.request import DATA
 from jobs.spec import JobSpec
@@ -114,18 +113,16 @@ def _files_of(source: str, role: str) -> tuple[str, dict[str, Path]]:
         images = idx_images_in(path, role)
         if images is not None:
             return "", {file.name: file for file in path.iterdir() if is_idx(file)}
-        found = {file.relative_to(path).as_posix(): file for file in _tables_in(path)}
-        if found:
-            return "", found
-        raise DataNotFound(f"data.{role}: the folder {path} has no data files")
-    files = _matching(path) if glob.has_magic(source) else []
-    if files:
-        # A folder for each, so that they keep their order whatever folders they come from.
-        digits = len(str(len(files)))
-        return "", {f"{i:0{digits}}/{file.name}": file for i, file in enumerate(files)}
-    raise DataNotFound(
-        f"data.{role}: there is no file or folder {path} on this machine", hint=_HINT
-    )
+    try:
+        files = table_files(path, source)
+    except DataNotFound as error:
+        where = f"data.{role}: {error.message} on this machine"
+        raise DataNotFound(where, hint=_HINT) from None
+    if path.is_dir():
+        return "", {file.relative_to(path).as_posix(): file for file in files}
+    # A folder for each, so that they keep their order whatever folders they come from.
+    digits = len(str(len(files)))
+    return "", {f"{i:0{digits}}/{file.name}": file for i, file in enumerate(files)}
 
 
 def _path(source: str, role: str) -> Path:
@@ -133,28 +130,6 @@ def _path(source: str, role: str) -> Path:
         return Path(source).expanduser()
     except RuntimeError:
         raise DataNotFound(f"data.{role}: {source} is in the home folder of nobody") from None
-
-
-def _tables_in(folder: Path) -> list[Path]:
-    """What a run would read of a folder: nothing that is hidden, and nothing but tables."""
-    from jobs.data.tables import is_table
-
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if is_table(file) and file.is_file() and not _is_hidden(file.relative_to(folder))
-    ]
-
-
-def _matching(pattern: Path) -> list[Path]:
-    names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - absolute patterns
-    return sorted(
-        file for file in map(Path, names) if file.is_file() and not _is_hidden(Path(file.name))
-    )
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(name.startswith((".", "_")) for name in path.parts)
 
 
 def on_this_machine(data: Mapping[str, Any]) -> dict[str, str]:

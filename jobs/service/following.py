@@ -85,9 +85,18 @@ def wait(
     note: Callable[[str], None],
     *,
     seconds: float | None = None,
+    every_s: float = _PAUSE_S,
     clock: Clock = time,
 ) -> Attempt | None:
     """Wait for a submission's end.
+
+    Args:
+        server: The cluster's.
+        submission_id: Which.
+        note: Takes a line about the connection.
+        seconds: How long; None for as long as it takes.
+        every_s: How often to ask.
+        clock: Of the world, or of a test.
 
     Returns:
         How it ended; None if it has not in time.
@@ -110,7 +119,7 @@ def wait(
         left = give_up - clock.monotonic()
         if left <= 0:
             return None
-        clock.sleep(min(_PAUSE_S, left))
+        clock.sleep(min(every_s, left))
 
 
 def exit_code(attempt: Attempt) -> int:

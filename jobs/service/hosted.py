@@ -51,6 +51,8 @@ def run(request: Request) -> int:
         f"sumgrad {here.sumgrad}{' of the submitter' if request.has_code else ''}",
         flush=True,
     )
+    for line in request.versions.differences(here):
+        print(f"versions differ from the submitter's: {line}", flush=True)  # noqa: T201
     home = job_folder(request.job_id)
     if request.attempt == 1:
         _settle(request, home)

@@ -6,7 +6,6 @@ Both listen on loopback alone, and Ray asks for a token. Everything they leave i
 import importlib.util
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -20,11 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.ray_session import make_token_file
 from jobs.durable import write_text
 from jobs.errors import ContextError, ServiceUnreachable, TrackingError
 from jobs.room import read_small
 from jobs.service.contexts import Cluster, read_contexts, write_contexts
 from jobs.service.following import wait
+from jobs.service.places import user_folder
 from jobs.service.ray_jobs import JobServer
 from jobs.tracking.location import check_reachable
 from model.errors import SumgradError
@@ -121,9 +122,7 @@ class LocalCluster:
 
 def folder() -> Path:
     """Where it keeps its token, logs, curves and runs."""
-    base = os.environ.get("XDG_STATE_HOME")
-    state = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
-    return state / "sumgrad" / "cluster"
+    return user_folder("XDG_STATE_HOME", ".local/state") / "cluster"
 
 
 def running() -> LocalCluster | None:
@@ -190,10 +189,7 @@ def up(
     place = folder()
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = place / "token"
-    if not token.exists():
-        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+    make_token_file(token)
     tracking_uri = f"http://{HOST}:{mlflow_port}"
     note(f"starting Ray and MLflow on {HOST}; logs in {place}")
     temporary = tempfile.mkdtemp(prefix=_TEMPORARY)

@@ -6,7 +6,6 @@ session of a cluster; the answer is kept in the user's cache.
 
 import hashlib
 import json
-import os
 import secrets
 import shlex
 from contextlib import suppress
@@ -17,7 +16,9 @@ from jobs.durable import write_text
 from jobs.errors import JobNotFound, ServiceUnreachable
 from jobs.room import read_small
 from jobs.service.code import Versions
-from jobs.service.ray_jobs import SUCCEEDED, JobServer, Server, wait_until_over
+from jobs.service.following import wait
+from jobs.service.places import user_folder
+from jobs.service.ray_jobs import SUCCEEDED, JobServer, Server
 
 #: The cluster's Python. Where Ray's is not the first on the path there, this variable names it.
 PYTHON = "${SUMGRAD_PYTHON:-python}"
@@ -25,6 +26,7 @@ PYTHON = "${SUMGRAD_PYTHON:-python}"
 _MARK = "sumgrad-probe:"
 #: How long a probe may take: a cluster that has just started needs half a minute for its first job.
 PROBE_S = 90.0
+_LOOK_S = 0.3
 
 #: Runs where there may be no sumgrad, or another one.
 _PROBE = f"""
@@ -78,7 +80,12 @@ def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
     name = f"sumgrad-probe-{secrets.token_hex(4)}"
     server.submit(name, command, runtime_env, {})
     try:
-        attempt = wait_until_over(server, name, PROBE_S)
+        attempt = wait(server, name, lambda _: None, seconds=PROBE_S, every_s=_LOOK_S)
+        if attempt is None:
+            raise ServiceUnreachable(
+                f"the cluster at {server.cluster.address} has not run a short job in {PROBE_S:g} s",
+                hint="look at 'ray job list' and the head's logs",
+            )
         lines = server.log(name).splitlines()
     finally:
         with suppress(ServiceUnreachable, JobNotFound):
@@ -105,8 +112,6 @@ def answer(value: Any) -> None:
 
 
 def _cache_file(described: Server) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
     # The name is the cluster's to choose, and no path.
     digest = hashlib.sha256(described.session.encode()).hexdigest()[:24]
-    return folder / "sumgrad" / "clusters" / f"{digest}.json"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "clusters" / f"{digest}.json"

@@ -9,7 +9,6 @@ import queue
 import re
 import ssl
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -328,24 +327,6 @@ def _quiet_ray() -> None:
     for name in ("dashboard_sdk", "job.sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
-
-
-def wait_until_over(
-    server: JobServer, submission_id: str, seconds: float, every_s: float = 0.3
-) -> Attempt:
-    """Wait for a short submission's end.
-
-    Raises:
-        ServiceUnreachable: It is not over in time.
-    """
-    give_up = time.monotonic() + seconds
-    while not (attempt := server.attempt(submission_id)).is_over:
-        if time.monotonic() > give_up:
-            raise ServiceUnreachable(
-                f"{submission_id} is {attempt.state} for {seconds:g} s: {attempt.message}"
-            )
-        time.sleep(every_s)
-    return attempt
 
 
 def _attempt(details: "JobDetails") -> Attempt:

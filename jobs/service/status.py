@@ -9,10 +9,11 @@ import signal
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jobs.service.following import exit_code as exit_code_of
 from jobs.service.heartbeat import SILENCE_S, Heartbeat
 from jobs.service.jobs import Job
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, Attempt
-from jobs.service.run_view import RunView
+from jobs.service.run_view import RunView, page_of
 
 FINISHED = "FINISHED"
 #: Exit codes of jobs that were told to end.
@@ -93,7 +94,7 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
         reason=reason,
         attempt=job.number,
         submission_id=attempt.submission_id,
-        exit_code=_exit_code(attempt) if over else None,
+        exit_code=exit_code_of(attempt) if over else None,
         can_resume=state in (STOPPED, FAILED) and attempt.exit_code not in (1, 2),
         run_id=run.run_id,
         epoch=beat.epoch if beat else None,
@@ -146,12 +147,6 @@ def _first_line(attempt: Attempt) -> str:
     lines = [line.strip() for line in attempt.message.splitlines() if line.strip()]
     # What follows the comma is the log.
     return lines[0].partition(", last available logs")[0][:200] if lines else "Ray does not say why"
-
-
-def _exit_code(attempt: Attempt) -> int:
-    from jobs.service.following import exit_code
-
-    return exit_code(attempt)
 
 
 #: What MLflow should say of an attempt that is over.
@@ -239,8 +234,6 @@ def lines_of(status: Status, run: RunView, cluster: str, option: str = "") -> li
         cluster: What to call the cluster.
         option: What has to follow a command for it to mean that cluster.
     """
-    from jobs.service.run_view import page_of
-
     facts = [
         ("cluster", cluster),
         ("reason", status.reason),

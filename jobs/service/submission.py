@@ -16,11 +16,7 @@ from jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
 from jobs.service.code import Versions
 from jobs.service.contexts import Cluster
 from jobs.service.data_paths import Upload, with_upload
-from jobs.service.identifiers import (
-    expect_job_id,
-    new_job_id,
-    submission_id,
-)
+from jobs.service.identifiers import expect_job_id, new_job_id, submission_id
 from jobs.service.jobs import find_job
 from jobs.service.preflight import cluster_versions
 from jobs.service.ray_jobs import Attempt, JobServer
@@ -219,7 +215,7 @@ def submit(
         # It may have been gone on with since.
         return replace(same, submission_id=find_job(server, request.job_id).newest.submission_id)
     _expect_unused(server, submission)
-    has_code = _compare(
+    has_code = compare_versions(
         request.versions, cluster_versions(server, described), note, code, any_version=any_version
     )
     request = replace(request, has_code=has_code)
@@ -264,7 +260,7 @@ def _same(submission: Submission, there: Attempt) -> Submitted:
     return Submitted(submission.request.job_id, there.submission_id, is_new=False)
 
 
-def _compare(
+def compare_versions(
     here: Versions,
     there: Versions,
     note: Callable[[str], None],
@@ -272,7 +268,18 @@ def _compare(
     *,
     any_version: bool,
 ) -> bool:
-    """Whether sumgrad's code has to go along; refuses versions that do not fit."""
+    """Whether sumgrad's code has to go along.
+
+    Args:
+        here: Of this machine.
+        there: Of the cluster's head.
+        note: Takes a line for what differs.
+        code: Whose sumgrad is to compute.
+        any_version: Go on although versions differ.
+
+    Raises:
+        ServiceUnreachable: Versions do not fit.
+    """
     lacking = [name for name, version in there.libraries.items() if version == "none"]
     if lacking:
         raise ServiceUnreachable(

@@ -116,7 +116,7 @@ def test_an_answer_that_makes_no_sense(text: str) -> None:
 def test_a_probe_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "PROBE_S", -1.0)
     server = Failing(RUNNING, "", "waiting for workers")
-    with pytest.raises(ServiceUnreachable, match=r"is RUNNING .*: waiting for workers"):
+    with pytest.raises(ServiceUnreachable, match="has not run a short job in"):
         cluster_versions(server, SESSION)
     assert server.memory.calls[-1].startswith("delete sumgrad-probe-")
 

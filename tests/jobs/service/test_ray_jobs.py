@@ -16,12 +16,9 @@ from jobs.service import ray_jobs
 from jobs.service.contexts import Cluster
 from jobs.service.ray_jobs import (
     FAILED,
-    RUNNING,
-    SUCCEEDED,
     Attempt,
     JobServer,
     Server,
-    wait_until_over,
 )
 from model.errors import SumgradError
 from tests.jobs.service.stand_ins import Answer, Site, free_port, site, socket_that
@@ -363,15 +360,6 @@ def test_a_log_of_a_server_that_is_away_ends_at_once() -> None:
 
 def details(state: str) -> Answer:
     return Answer(body=json.dumps(DETAILS | {"status": state}))
-
-
-def test_a_short_job_is_waited_for(dashboard: Site) -> None:
-    server = server_at(dashboard.address)
-    dashboard.answers["/api/jobs/digits-1"] = details(SUCCEEDED)
-    assert wait_until_over(server, "digits-1", 5.0).state == SUCCEEDED
-    dashboard.answers["/api/jobs/digits-1"] = details(RUNNING)
-    with pytest.raises(ServiceUnreachable, match=r"digits-1 is RUNNING for 0\.01 s: it failed"):
-        wait_until_over(server, "digits-1", 0.01, every_s=0.005)
 
 
 def test_a_token_that_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
