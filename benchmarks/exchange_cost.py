@@ -55,9 +55,7 @@ def milliseconds(width: int, *, far: bool) -> tuple[int, float]:
     workers = frozenset(range(WORKERS)) if far else frozenset()
     launcher = ProcessLauncher(workload, far=workers)
     seconds = []
-    with ProcessExchange(
-        workload, [1] * WORKERS, launcher, CrewRules(host="127.0.0.1")
-    ) as exchange:
+    with ProcessExchange(workload, WORKERS, launcher, CrewRules(host="127.0.0.1")) as exchange:
         W = exchange.vector(np.zeros(network.layout.size, np.float32))
         for _ in range(200):
             began = time.perf_counter()

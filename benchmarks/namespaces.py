@@ -75,6 +75,10 @@ class NamespaceLauncher:
         """See `Launcher.end`."""
         self._processes[worker].kill()
 
+    def release(self, worker: int) -> None:
+        """See `Launcher.release`."""
+        self.end(worker)
+
     def close(self) -> None:
         """See `Launcher.close`."""
         for process in self._processes.values():

@@ -65,7 +65,7 @@ def exchange_at(place: str, workload: Workload, workers: int) -> Exchange:
         from benchmarks.namespaces import DRIVER, NamespaceLauncher
 
         return ProcessExchange(
-            workload, [1] * workers, NamespaceLauncher(workload), CrewRules(host=DRIVER)
+            workload, workers, NamespaceLauncher(workload), CrewRules(host=DRIVER)
         )
     return InlineExchange(workload, workers)
 

@@ -5,8 +5,9 @@ with the workers that are there. Only with fewer than the least number it waits,
 """
 
 import selectors
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from cluster.errors import (
 )
 from cluster.fingerprint import Fingerprint, expect_same, take_fingerprint
 from cluster.messages import Hello, Message, expect
+from cluster.sharing import leaving
 from model.checks import Array
 
 #: How long workers may take to start, in seconds: the first ones before it is told that they do
@@ -50,6 +52,9 @@ class Launcher(Protocol):
     def end(self, worker: int) -> None:
         """End a worker's process, whatever it is doing."""
 
+    def release(self, worker: int) -> None:
+        """End a worker's process, and give back what it ran on."""
+
     def close(self) -> None:
         """End all processes."""
 
@@ -61,12 +66,14 @@ class CrewRules:
     Attributes:
         least: With fewer, work does not go on.
         wait_s: How long it waits for more, in seconds.
-        extra: Workers of one thread each that join when the cluster has room for them.
+        extra: How many more may join when the cluster has room for them.
         host: This machine's address for workers on others; None if there are none.
         note: Takes a line about workers that come and go.
         is_stopping: Asked while waiting; a wait that it ends raises.
         pends: Whether a worker's process has not been started yet for want of room, which is no
             fault of its own.
+        is_kept: Whether a worker's place is one of the least; others may be given back.
+        share: How many workers the job may have now, as others want some too.
     """
 
     least: int = 1
@@ -76,6 +83,8 @@ class CrewRules:
     note: Callable[[str], None] = lambda _: None
     is_stopping: Callable[[], bool] = lambda: False
     pends: Callable[[int], bool] = lambda _: False
+    is_kept: Callable[[int], bool] = lambda _: True
+    share: Callable[[], int] = lambda: sys.maxsize
 
 
 @dataclass
@@ -84,6 +93,8 @@ class Member:
 
     channel: Channel
     pid: int
+    #: Threads of it that compute.
+    lanes: int = 1
     #: Of a worker on another machine.
     courier: Courier | None = None
     vectors: dict[int, Array] = field(default_factory=dict)
@@ -100,6 +111,8 @@ class _Vacancy:
     """A place whose worker is starting, or is to be started again."""
 
     tries: int = 1
+    #: Whether it is for one more worker, and not for one that was lost.
+    is_new: bool = False
     #: Since when a process has been starting.
     since: float = 0.0
     #: When to try again; None while a process is starting.
@@ -119,7 +132,7 @@ class Crew:
     """See above.
 
     Args:
-        lanes: For each worker to begin with, how many threads of its process compute.
+        first: How many workers there are to begin with.
         launcher: Starts them.
         introduce: Sends a new worker what it needs to know.
         room: Gives the places for the numbers of a message from another machine.
@@ -127,19 +140,23 @@ class Crew:
 
     Attributes:
         members: Those that are connected, by their numbers.
+        places: How many there can be.
     """
 
     def __init__(
         self,
-        lanes: Sequence[int],
+        first: int,
         launcher: Launcher,
         introduce: Callable[[Channel], None],
         room: Callable[[Member, Message], list[Array]],
         rules: CrewRules,
     ) -> None:
         self.members: dict[int, Member] = {}
-        self._lanes = [*lanes, *[1] * rules.extra]
-        self._first = len(lanes)
+        self._first = first
+        #: How many places there can be.
+        self.places = first + rules.extra
+        #: Threads of the worker that was in a place last.
+        self._lanes: dict[int, int] = {}
         self._launcher = launcher
         self._introduce = introduce
         self._room = room
@@ -196,19 +213,14 @@ class Crew:
             )
 
     @property
-    def places(self) -> int:
-        """How many workers there can be."""
-        return len(self._lanes)
-
-    @property
     def lanes(self) -> dict[int, int]:
         """Of the workers that are connected, how many threads compute."""
-        return {worker: self._lanes[worker] for worker in sorted(self.members)}
+        return {worker: self.members[worker].lanes for worker in sorted(self.members)}
 
     @property
     def present(self) -> int:
         """How many compute at a time, over all that are connected."""
-        return sum(self._lanes[worker] for worker in self.members)
+        return sum(member.lanes for member in self.members.values())
 
     # --- connections
 
@@ -256,6 +268,12 @@ class Crew:
             self.members.pop(worker).hang_up()
         yield worker, message
 
+    def _hang_up_member(self, member: Member) -> None:
+        if member.courier is not None:
+            member.hang_up()
+        else:
+            self._hang_up(member.channel)
+
     def _hang_up(self, channel: Channel) -> None:
         self._selector.unregister(channel)
         channel.close()
@@ -263,14 +281,14 @@ class Crew:
     def _welcome(self, channel: Channel, hello: Hello) -> int | None:
         """Let a worker in; None if it is turned away.
 
-        Its place may have been taken by a later one. An arithmetic that is not ours is an error
-        before the run has begun; afterwards work goes on with the others.
+        Its place may have been taken by a later one, or given back. An arithmetic that is not ours
+        is an error before the run has begun; afterwards work goes on with the others.
 
         Raises:
             FingerprintMismatch: That of one of the first workers is another.
             ChannelClosed: It is gone already.
         """
-        if hello.worker in self.members or not 0 <= hello.worker < self.places:
+        if hello.worker in self.members or hello.worker not in self._vacancies:
             self._hang_up(channel)
             return None
         theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
@@ -284,7 +302,8 @@ class Crew:
             return None
         # Where it is gone, that is noticed when its place is looked after.
         self._introduce(channel)
-        member = self.members[hello.worker] = Member(channel, hello.pid)
+        member = self.members[hello.worker] = Member(channel, hello.pid, hello.lanes)
+        self._lanes[hello.worker] = hello.lanes
         if channel.is_local:
             self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
         else:
@@ -297,18 +316,52 @@ class Crew:
         return hello.worker
 
     def _joined(self, worker: int) -> None:
-        self._vacancies.pop(worker, None)
-        if worker >= self._first:
+        if self._vacancies.pop(worker).is_new:
             self._rules.note(f"worker {worker} joined: {self.present} workers now")
-            self._invite()
         if self.present >= self._rules.least:
             self._go_on()
 
+    # --- as many as it may have
+
+    def _claimed(self) -> int:
+        """How many workers there are, with those that are starting or wait for room."""
+        return sum(self._lanes.get(worker, 1) for worker in {*self.members, *self._vacancies})
+
     def _invite(self) -> None:
-        """Ask for one more worker, who comes when the cluster has room."""
-        wanted = set(range(self._first, self.places)) - set(self.members)
-        if wanted and not wanted & set(self._vacancies):
-            self._begin(min(wanted), _Vacancy())
+        """Ask for more workers, who come when the cluster has room; or no longer for so many."""
+        more = self._rules.share() - self._claimed()
+        for worker in sorted(self._vacancies, reverse=True):
+            if more < 0 and self._vacancies[worker].is_new and self._rules.pends(worker):
+                self._dismiss(worker)
+                more += 1
+        free = set(range(self.places)) - set(self.members) - set(self._vacancies)
+        for worker in sorted(free)[: max(0, more)]:
+            self._begin(worker, _Vacancy(is_new=True))
+
+    def give_back(self) -> list[int]:
+        """Between two steps: have workers leave where others are short of their share.
+
+        Returns:
+            Who has left.
+        """
+        excess = self.present - self._rules.share()
+        if excess <= 0:
+            return []
+        left = leaving({w: n for w, n in self.lanes.items() if not self._rules.is_kept(w)}, excess)
+        for worker in left:
+            self._hang_up_member(self.members.pop(worker))
+            self._dismiss(worker)
+        if left:
+            self._rules.note(
+                f"gives CPUs to other jobs that wait for them: {self.present} workers now"
+            )
+        return left
+
+    def _dismiss(self, worker: int) -> None:
+        """End a worker's process and give its place back."""
+        self._launcher.release(worker)
+        self._vacancies.pop(worker, None)
+        self._lanes.pop(worker, None)
 
     # --- processes
 
@@ -331,26 +384,23 @@ class Crew:
 
     def give_up(self, worker: int) -> None:
         """End a member that does not answer; what it may still say is not heard."""
-        member = self.members.pop(worker)
-        if member.courier is not None:
-            member.hang_up()
-        else:
-            self._hang_up(member.channel)
+        self._hang_up_member(self.members.pop(worker))
         self._launcher.end(worker)
 
     def look_after(self) -> None:
-        """Start those again whose processes ended or hung before they joined.
+        """Start those again whose processes ended or hung before they joined, and ask for more.
 
         It is looked at most once a second.
         """
         now = time.monotonic()
-        if not self._vacancies or now < self._look:
+        if now < self._look:
             return
         self._look = now + LOOK_S
         for worker, vacancy in list(self._vacancies.items()):
             if vacancy.again is not None:
                 if now >= vacancy.again:
-                    self._begin(worker, _Vacancy(vacancy.tries + 1, reason=vacancy.reason))
+                    again = _Vacancy(vacancy.tries + 1, vacancy.is_new, reason=vacancy.reason)
+                    self._begin(worker, again)
                 continue
             reason = self._launcher.ended(worker)
             if reason is None and self._hangs(worker, vacancy, now):
@@ -359,13 +409,15 @@ class Crew:
             if reason is not None:
                 vacancy.failed(reason)
                 self._rules.note(f"worker {worker} did not start ({reason}); it is tried again")
+        if not self._is_starting:
+            self._invite()
 
     def _hangs(self, worker: int, vacancy: _Vacancy, now: float) -> bool:
         """Whether a process has been starting for far too long.
 
-        Extra workers come when there is room for them, and may wait for that as long as it takes.
+        It may wait for room as long as it takes.
         """
-        if self._is_starting or worker >= self._first or now - vacancy.since <= START_DEADLINE_S:
+        if self._is_starting or now - vacancy.since <= START_DEADLINE_S:
             return False
         if self._rules.pends(worker):
             vacancy.since = now

@@ -11,10 +11,15 @@ from cluster.tree import Node, PartialSum
 
 @dataclass(frozen=True)
 class Hello:
-    """A worker's first words: who it is, and the arithmetic of its process."""
+    """A worker's first words: who it is, and the arithmetic of its process.
+
+    Attributes:
+        lanes: Threads of it that compute.
+    """
 
     worker: int
     pid: int
+    lanes: int
     machine: str
     numpy: str
     blas: str

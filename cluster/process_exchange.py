@@ -84,7 +84,8 @@ class ProcessExchange(Exchange):
 
     Args:
         workload: Network, rows and plans.
-        lanes: For each process, how many threads of it compute: each counts as one worker.
+        workers: How many processes to begin with. Each says how many threads of it compute, and
+            counts as so many workers.
         launcher: Starts them; closed with the exchange.
         rules: How many there are to be.
 
@@ -96,7 +97,7 @@ class ProcessExchange(Exchange):
     def __init__(
         self,
         workload: Workload,
-        lanes: Sequence[int],
+        workers: int,
         launcher: Launcher,
         rules: CrewRules = CrewRules(),  # noqa: B008 - it is frozen
     ) -> None:
@@ -119,11 +120,11 @@ class ProcessExchange(Exchange):
             held.callback(self._close_vectors)
             self._blocks = Blocks(self._layout.size, os.cpu_count() or 1)
             held.callback(self._blocks.close)
-            places = len(lanes) + rules.extra
+            places = workers + rules.extra
             self._claims_memory, numbers = memory.create((places, 2), "int64")
             held.callback(os.close, self._claims_memory)
             self._claims = Claims(numbers)
-            self._crew = Crew(lanes, launcher, self._introduce, self._room, rules)
+            self._crew = Crew(workers, launcher, self._introduce, self._room, rules)
             held.callback(self._crew.close)
             self._crew.start()
             #: Whatever is to be closed, the latest first.
@@ -213,6 +214,8 @@ class ProcessExchange(Exchange):
         schedule = StepSchedule(range(plan.shards), self._claims)
         step = _Step(self._serial, task, vector, schedule)
         self._watched = time.monotonic()
+        for worker in self._crew.give_back():
+            self._asked.pop(worker, None)
         self._crew.look_after()
         while self._crew.must_wait(str(task)):
             self._listen(step, LOOK_S)

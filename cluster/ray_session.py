@@ -29,6 +29,8 @@ _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 #: Ray's instances that were started by a session of this process, and have not ended; one at most.
 _own_instances: list[str] = []
 
+#: Places to run at that are no addresses of a host.
+NO_HOST = ("inline", "local", "auto")
 #: How long a cluster may take to answer a plain connection, in seconds.
 PROBE_TIMEOUT_S = 3.0
 
@@ -232,19 +234,10 @@ def expect_answer(address: str) -> None:
     Raises:
         ClusterUnreachable: Not an address, or nothing answers.
     """
-    if address in ("local", "auto"):
+    expect_address(address)
+    if address in NO_HOST:
         return
-    if address.startswith("ray://"):
-        raise ClusterUnreachable(
-            "Ray Client addresses (ray://) are not supported",
-            hint="run on a machine of the cluster, with its GCS address: host:6379",
-        )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ClusterUnreachable(
-            f"cluster.address '{address}' is not inline, local, auto or host:port",
-            hint="a Ray head's address is often host:6379",
-        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
@@ -252,6 +245,28 @@ def expect_answer(address: str) -> None:
             f"no Ray cluster answers at '{address}': {error}",
             hint="check cluster.address, or use local",
         ) from None
+
+
+def expect_address(address: str) -> None:
+    """Raise where a text cannot be a place to run at, whoever answers there; asks nobody.
+
+    Raises:
+        ClusterUnreachable: It is none.
+    """
+    if address in NO_HOST:
+        return
+    if address.startswith("ray://"):
+        raise ClusterUnreachable(
+            "Ray Client addresses (ray://) are not supported",
+            hint="run on a machine of the cluster, with its GCS address: host:6379",
+        )
+    host, _, port = address.rpartition(":")
+    # Of other digits than these `int` makes a number too, and no port.
+    if not host or not (port.isascii() and port.isdigit()):
+        raise ClusterUnreachable(
+            f"cluster.address '{address}' is not inline, local, auto or host:port",
+            hint="a Ray head's address is often host:6379",
+        )
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class ServingWorker:
 
     def __init__(self, index: int, workload: Workload, lanes: int = 1) -> None:
         self._worker = Lanes(index, workload, lanes, self._new_vector)
+        self._lanes = lanes
         self._size = workload.network.layout.size
         self._dtype = workload.network.dtype
         #: The step that is being computed, and how many vectors have travelled for it.
@@ -71,7 +72,7 @@ class ServingWorker:
         self._untold: list[tuple[int, int]] = []
         arithmetic = asdict(self._worker.fingerprint())
         with contextlib.closing(channel), contextlib.suppress(ChannelClosed):
-            channel.send(Hello(self._worker.index, os.getpid(), **arithmetic))
+            channel.send(Hello(self._worker.index, os.getpid(), self._lanes, **arithmetic))
             welcome = expect(Welcome, channel.receive())
             #: Ours and the others'; None on another machine, where nobody sees them.
             self._claims: Claims | None = None

@@ -64,6 +64,9 @@ class ProcessLauncher:
     def end(self, worker: int) -> None:
         self.processes[worker].kill()
 
+    def release(self, worker: int) -> None:
+        self.end(worker)
+
     def close(self) -> None:
         for process in self._all:
             process.kill()

@@ -76,7 +76,7 @@ def workers(
 ) -> Iterator[ProcessExchange]:
     launcher = launcher or ProcessLauncher(job.workload)
     all_rules = replace(CrewRules(note=notes.append), **rules)  # type: ignore[arg-type]
-    with ProcessExchange(job.workload, [1] * count, launcher, all_rules) as exchange:
+    with ProcessExchange(job.workload, count, launcher, all_rules) as exchange:
         yield exchange
 
 
@@ -482,7 +482,7 @@ def wake_one_up(
     launcher = ProcessLauncher(sleepy.workload)
     with (
         InlineExchange(job.workload) as inline,
-        kind(sleepy.workload, [1, 1], launcher, rules) as exchange,
+        kind(sleepy.workload, 2, launcher, rules) as exchange,
     ):
         before = exchange.pids
         for number, task in enumerate(tasks):
@@ -773,6 +773,7 @@ def test_how_long_there_were_too_few_is_forgotten_when_there_are_enough(
 ) -> None:
     with workers(small_job, 1, notes) as exchange:
         exchange._crew._few_since = time.monotonic() - 1000
+        exchange._crew._vacancies[0] = crew._Vacancy()
         exchange._crew._joined(0)
         assert exchange._crew._few_since is None
 
@@ -835,5 +836,101 @@ def test_more_join_when_there_is_room(small_job: SmallJob, notes: list[str]) -> 
             10**6,
             should_stop=lambda: StopReason.TERMINATED if exchange.workers == 3 else None,
         )
-    assert notes == ["worker 1 joined: 2 workers now", "worker 2 joined: 3 workers now"]
+    assert sorted(note.partition(":")[0] for note in notes) == [
+        "worker 1 joined",
+        "worker 2 joined",
+    ]
+    assert notes[-1].endswith(": 3 workers now")
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
+
+
+# --- given back
+
+
+def test_workers_leave_and_come_back_as_others_want_some_and_want_none(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    left = iter([1, 3, 2, 4, 1])
+    share = 4
+    launcher = ProcessLauncher(small_job.workload)
+    with workers(
+        small_job, 4, notes, launcher, is_kept=lambda worker: worker == 0, share=lambda: share
+    ) as exchange:
+        kept = exchange.pids[0]
+        first = dict(launcher.processes)
+
+        def strike() -> None:
+            nonlocal share
+            if exchange.workers == share:
+                share = next(left, 0)
+
+        outcome = train(small_job, exchange, 10**6, strike, once(lambda: share == 0))
+        # It never has fewer than it needs.
+        assert exchange.pids == {0: kept}
+        for worker in (1, 2, 3):
+            first[worker].join(10)
+            assert first[worker].exitcode is not None
+    assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
+    assert [note for note in notes if note.startswith("gives")] == [
+        f"gives CPUs to other jobs that wait for them: {number} workers now" for number in (1, 2, 1)
+    ]
+    assert all("joined" in note or note.startswith("gives") for note in notes)
+
+
+def test_as_many_leave_as_have_the_cpus_that_others_want(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    """A process of three threads has three CPUs; to give back one, a smaller one leaves."""
+    share = 5
+    launcher = ProcessLauncher(small_job.workload, far=frozenset({1}), lanes=3)
+    with workers(
+        *(small_job, 3, notes, launcher),
+        host="127.0.0.1",
+        is_kept=lambda worker: worker == 0,
+        share=lambda: share,
+    ) as exchange:
+        assert exchange.workers == 5
+        present: list[list[int]] = []
+
+        def strike() -> None:
+            nonlocal share
+            if not present or sorted(exchange.pids) != present[-1]:
+                present.append(sorted(exchange.pids))
+                share -= 1
+
+        outcome = train(small_job, exchange, 10**6, strike, once(lambda: len(present) == 3))
+    assert present == [[0, 1, 2], [0, 1], [0]]
+    assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
+
+
+def test_who_was_invited_and_waits_for_room_is_no_longer_asked_for(
+    small_job: SmallJob, notes: list[str], barren: Barren, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = 3
+    barren.is_barren = True
+    released: list[int] = []
+    monkeypatch.setattr(barren, "release", released.append)
+    with workers(*(small_job, 0, notes, barren), least=0, extra=3, share=lambda: share) as exchange:
+        assert len(barren.waiting) == 3
+        exchange._crew._rules = replace(exchange._crew._rules, pends=lambda _: True)
+        share = 1
+        exchange._crew._look = 0.0
+        exchange._crew.look_after()
+        assert released == [2, 1]
+
+
+def test_one_who_comes_after_it_was_given_up_is_not_let_in(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    share = 2
+    with workers(small_job, 1, notes, extra=1, is_kept=lambda n: n == 0, share=lambda: share) as (
+        exchange
+    ):
+        # It is starting, and not wanted any more by the time that it is there.
+        assert 1 in exchange._crew._vacancies
+        del exchange._crew._vacancies[1]
+        share = 1
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            sum_of(exchange, small_job)
+        assert list(exchange.pids) == [0]

@@ -75,7 +75,7 @@ def started() -> Iterator[Callable[[Workload, int], ProcessExchange]]:
     exchanges: list[ProcessExchange] = []
 
     def start(workload: Workload, workers: int) -> ProcessExchange:
-        exchanges.append(ProcessExchange(workload, [1] * workers, ProcessLauncher(workload)))
+        exchanges.append(ProcessExchange(workload, workers, ProcessLauncher(workload)))
         return exchanges[-1]
 
     yield start
@@ -108,7 +108,7 @@ def test_workers_of_other_machines_give_the_bits_of_inline(
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset(far))
     with ProcessExchange(
-        small_job.workload, [1] * workers, launcher, CrewRules(host="127.0.0.1")
+        small_job.workload, workers, launcher, CrewRules(host="127.0.0.1")
     ) as exchange:
         before = exchange.pids
         outcome = train(small_job, exchange)
@@ -120,9 +120,7 @@ def test_lanes_of_other_machines_give_the_bits_of_inline(
     small_job: SmallJob, alone: Outcome
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset({0, 2}), lanes=3)
-    with ProcessExchange(
-        small_job.workload, [3, 1, 3], launcher, CrewRules(host="127.0.0.1")
-    ) as exchange:
+    with ProcessExchange(small_job.workload, 3, launcher, CrewRules(host="127.0.0.1")) as exchange:
         assert exchange.workers == 7
         assert train(small_job, exchange).W.tobytes() == alone.W.tobytes()
 
@@ -131,9 +129,7 @@ def test_a_killed_worker_of_another_machine_costs_no_bit(
     small_job: SmallJob, alone: Outcome
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset({0, 1}))
-    with ProcessExchange(
-        small_job.workload, [1] * 3, launcher, CrewRules(host="127.0.0.1")
-    ) as exchange:
+    with ProcessExchange(small_job.workload, 3, launcher, CrewRules(host="127.0.0.1")) as exchange:
         before = exchange.pids
 
         def kill(step: int) -> None:
@@ -224,7 +220,7 @@ def test_a_worker_that_cannot_start_is_told(small_job: SmallJob) -> None:
             super().start(worker, address, b"another secret")
 
     with pytest.raises(WorkerLost, match="worker 0 was lost while starting"):
-        ProcessExchange(small_job.workload, [1], Stillborn(small_job.workload))
+        ProcessExchange(small_job.workload, 1, Stillborn(small_job.workload))
 
 
 def test_nothing_is_left_behind(small_job: SmallJob) -> None:
@@ -232,7 +228,7 @@ def test_nothing_is_left_behind(small_job: SmallJob) -> None:
     gc.collect()
     descriptors = open_descriptors()
     launcher = ProcessLauncher(small_job.workload)
-    with ProcessExchange(small_job.workload, [1, 1], launcher) as exchange:
+    with ProcessExchange(small_job.workload, 2, launcher) as exchange:
         exchange.total(Task("gradient", "full"), small_job.W)
         pids = list(exchange.pids.values())
         address = exchange._crew._door.address
@@ -297,7 +293,7 @@ class Closing(ProcessLauncher):
 
 def test_closing_twice_is_as_closing_once(small_job: SmallJob) -> None:
     launcher = Closing(small_job.workload)
-    exchange = ProcessExchange(small_job.workload, [1], launcher)
+    exchange = ProcessExchange(small_job.workload, 1, launcher)
     exchange.close()
     exchange.close()
     assert launcher.closed == 1
@@ -317,7 +313,7 @@ def test_an_exchange_that_cannot_be_made_leaves_nothing(
     launcher = Closing(small_job.workload)
     monkeypatch.setattr(place, refuse)
     with pytest.raises(OSError, match="Too many open files"):
-        ProcessExchange(small_job.workload, [1], launcher)
+        ProcessExchange(small_job.workload, 1, launcher)
     assert launcher.closed == 1
     gc.collect()
     assert open_descriptors() <= descriptors
@@ -335,7 +331,7 @@ def test_a_slow_worker_of_another_machine_has_its_rest_copied(
     marker.write_text(marker_of_nobody)
     with (
         InlineExchange(small_job.workload) as inline,
-        ProcessExchange(workload, [1, 1], launcher, CrewRules(host="127.0.0.1")) as exchange,
+        ProcessExchange(workload, 2, launcher, CrewRules(host="127.0.0.1")) as exchange,
     ):
         before = exchange.pids
         exact = inline.total(task, small_job.W).gradient

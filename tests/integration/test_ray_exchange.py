@@ -28,7 +28,8 @@ from cluster.errors import FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
 from cluster.fingerprint import take_fingerprint
 from cluster.plan import Plan, Rows
-from cluster.ray_exchange import RayExchange, RayLauncher, Reservation
+from cluster.ray_exchange import RayExchange, RayLauncher
+from cluster.reservation import Reservation
 from cluster.source import ArraySource
 from cluster.state import Outcome
 from cluster.tree import Node, TreeSum
@@ -265,7 +266,8 @@ def test_one_that_does_not_get_through_at_first_is_started_again(
 def test_an_instance_of_our_own_needs_no_reservation(ray_cpus: int) -> None:
     reservation = Reservation(3, CrewRules())
     assert reservation.group is None
-    assert len(reservation.places) == 3
+    assert (reservation.first, reservation.extra, reservation.share()) == (3, 0, 3)
+    assert all(map(reservation.is_kept, range(3)))
     assert not reservation.has_others
 
 
