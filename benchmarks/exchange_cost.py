@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.cells import Cell
 from benchmarks.sumgrad_steps import network_of
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.plan import Plan
 from cluster.process_exchange import ProcessExchange
 from cluster.source import ArraySource

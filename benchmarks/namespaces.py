@@ -51,7 +51,7 @@ def hosts() -> Iterator[None]:
 
 @dataclass
 class NamespaceLauncher:
-    """Starts each worker on a host of its own. See `cluster.process_exchange.Launcher`."""
+    """Starts each worker on a host of its own. See `cluster.crew_rules.Launcher`."""
 
     workload: Workload
     _processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from benchmarks.cells import ETA, Cell, data
 from benchmarks.contender import RunSteps, answer
 from cluster.convergence import StopRule
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.exchange import Exchange, InlineExchange
 from cluster.plan import Plan, default_shard_rows

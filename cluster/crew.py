@@ -4,106 +4,28 @@ A place is a number that a worker has; whoever takes a lost one's place has its 
 with the workers that are there. Only with fewer than the least number it waits, and says so.
 """
 
-import selectors
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 from cluster.batch_policy import ordinary_policy
-from cluster.channel import Address, Channel
-from cluster.courier import Courier, Inbox
-from cluster.doorkeeper import Doorkeeper
-from cluster.errors import (
-    ChannelClosed,
-    ClusterUnreachable,
-    FingerprintMismatch,
-    ProtocolError,
-    WorkerLost,
-)
+from cluster.channel import Channel
+from cluster.connections import Connections, Member
+from cluster.crew_rules import LOOK_S, CrewRules, Launcher
+from cluster.errors import ClusterUnreachable, FingerprintMismatch, WorkerLost
 from cluster.fingerprint import Fingerprint, expect_same, take_fingerprint
-from cluster.messages import Hello, Message, expect
+from cluster.messages import Hello, Message
+from cluster.quorum import Quorum
 from cluster.sharing import leaving
 from model.checks import Array
 
 #: How long workers may take to start, in seconds: the first ones before it is told that they do
 #: not, one that takes another's place before its process is ended and started again.
 START_DEADLINE_S = 60.0
-#: How often it is looked whether a worker that is starting has failed, in seconds.
-LOOK_S = 1.0
 #: So often in a row a worker may fail to start before that is an error, if there is no other.
 _MOST_TRIES = 3
 #: Pauses between such failures double from the first to the last of these, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-#: So long lost workers' places may be empty before there are too few, in seconds.
-_REPLACEMENT_S = 10.0
-
-
-class Launcher(Protocol):
-    """Starts the processes of workers and watches them."""
-
-    def start(self, worker: int, address: Address, secret: bytes) -> None:
-        """Start a process in which a `ServingWorker` serves the driver at this address."""
-
-    def ended(self, worker: int) -> str | None:
-        """Why a worker's process is no more, or None while it is starting or running."""
-
-    def end(self, worker: int) -> None:
-        """End a worker's process, whatever it is doing."""
-
-    def release(self, worker: int) -> None:
-        """End a worker's process, and give back what it ran on."""
-
-    def close(self) -> None:
-        """End all processes."""
-
-
-@dataclass(frozen=True)
-class CrewRules:
-    """How many workers there are to be, and what to do without them.
-
-    Attributes:
-        least: With fewer, work does not go on.
-        wait_s: How long it waits for more, in seconds.
-        extra: How many more may join when the cluster has room for them.
-        host: This machine's address for workers on others; None if there are none.
-        note: Takes a line about workers that come and go.
-        is_stopping: Asked while waiting; a wait that it ends raises.
-        pends: Whether a worker's process has not been started yet for want of room, which is no
-            fault of its own.
-        is_kept: Whether a worker's place is one of the least; others may be given back.
-        share: How many workers the job may have now, as others want some too.
-    """
-
-    least: int = 1
-    wait_s: float = 300.0
-    extra: int = 0
-    host: str | None = None
-    note: Callable[[str], None] = lambda _: None
-    is_stopping: Callable[[], bool] = lambda: False
-    pends: Callable[[int], bool] = lambda _: False
-    is_kept: Callable[[int], bool] = lambda _: True
-    share: Callable[[], int] = lambda: sys.maxsize
-
-
-@dataclass
-class Member:
-    """A worker that is connected."""
-
-    channel: Channel
-    pid: int
-    #: Threads of it that compute.
-    lanes: int = 1
-    #: Of a worker on another machine.
-    courier: Courier | None = None
-    vectors: dict[int, Array] = field(default_factory=dict)
-
-    def hang_up(self) -> None:
-        """End the connection."""
-        if self.courier is not None:
-            self.courier.close()
-        self.channel.close()
 
 
 @dataclass
@@ -151,7 +73,6 @@ class Crew:
         room: Callable[[Member, Message], list[Array]],
         rules: CrewRules,
     ) -> None:
-        self.members: dict[int, Member] = {}
         self._first = first
         #: How many places there can be.
         self.places = first + rules.extra
@@ -159,7 +80,6 @@ class Crew:
         self._lanes: dict[int, int] = {}
         self._launcher = launcher
         self._introduce = introduce
-        self._room = room
         self._rules = rules
         self._fingerprint = take_fingerprint()
         self._vacancies: dict[int, _Vacancy] = {}
@@ -167,15 +87,9 @@ class Crew:
         self._is_starting = False
         #: When a look at them is due.
         self._look = 0.0
-        #: Since when there are fewer than the least.
-        self._few_since: float | None = None
-        #: Whether that has been said.
-        self._told = False
-        self._door = Doorkeeper(rules.host)
-        self._inbox = Inbox()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._door, selectors.EVENT_READ)
-        self._selector.register(self._inbox, selectors.EVENT_READ)
+        self._quorum = Quorum(rules)
+        self._connections = Connections(rules.host, self._admit, room)
+        self.members = self._connections.members
 
     def start(self) -> None:
         """Start all workers but the extra ones, and wait for them.
@@ -222,64 +136,18 @@ class Crew:
         """How many compute at a time, over all that are connected."""
         return sum(member.lanes for member in self.members.values())
 
-    # --- connections
+    # --- who is there
 
     def events(self, timeout: float | None) -> Iterator[tuple[int, Message | None]]:
         """What happens within this time: a worker and its message, or None where it is gone."""
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._door:
-                for channel in self._door.admitted():
-                    self._selector.register(channel, selectors.EVENT_READ)
-            elif key.fileobj is self._inbox:
-                yield from self._brought()
+        for worker, message in self._connections.events(timeout):
+            if isinstance(message, Hello):
+                self._joined(worker)
             else:
-                assert isinstance(key.fileobj, Channel)  # noqa: S101 - nothing else is registered
-                yield from self._heard(key.fileobj, key.data)
+                yield worker, message
 
-    def _heard(self, channel: Channel, worker: int | None) -> Iterator[tuple[int, Message | None]]:
-        if channel.fileno() < 0:
-            # Closed by what was done about an event that came with this one.
-            return
-        try:
-            for message in channel.pending():
-                if worker is None:
-                    worker = self._welcome(channel, expect(Hello, message))
-                    if worker is None or self.members[worker].courier is not None:
-                        # It is not let in; or the channel is the courier's from here on.
-                        return
-                else:
-                    yield worker, message
-        except (ChannelClosed, ProtocolError):
-            # Who says what no worker says is of no more use than who is gone.
-            self._hang_up(channel)
-            if worker is not None:
-                del self.members[worker]
-                yield worker, None
-
-    def _brought(self) -> Iterator[tuple[int, Message | None]]:
-        """What a courier brought."""
-        courier, message = self._inbox.take()
-        worker = courier.worker
-        member = self.members.get(worker)
-        if member is None or member.courier is not courier:
-            # Of a worker that was given up.
-            return
-        if message is None:
-            self.members.pop(worker).hang_up()
-        yield worker, message
-
-    def _hang_up_member(self, member: Member) -> None:
-        if member.courier is not None:
-            member.hang_up()
-        else:
-            self._hang_up(member.channel)
-
-    def _hang_up(self, channel: Channel) -> None:
-        self._selector.unregister(channel)
-        channel.close()
-
-    def _welcome(self, channel: Channel, hello: Hello) -> int | None:
-        """Let a worker in; None if it is turned away.
+    def _admit(self, channel: Channel, hello: Hello) -> bool:
+        """Whether a worker is let in; it is told what it needs to know then.
 
         Its place may have been taken by a later one, or given back. An arithmetic that is not ours
         is an error before the run has begun; afterwards work goes on with the others.
@@ -289,37 +157,24 @@ class Crew:
             ChannelClosed: It is gone already.
         """
         if hello.worker in self.members or hello.worker not in self._vacancies:
-            self._hang_up(channel)
-            return None
+            return False
         theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
         try:
             expect_same(self._fingerprint, theirs, hello.worker)
         except FingerprintMismatch as error:
             if self._is_starting:
                 raise
-            self._hang_up(channel)
             self._turn_away(hello.worker, str(error))
-            return None
+            return False
         # Where it is gone, that is noticed when its place is looked after.
         self._introduce(channel)
-        member = self.members[hello.worker] = Member(channel, hello.pid, hello.lanes)
-        self._lanes[hello.worker] = hello.lanes
-        if channel.is_local:
-            self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
-        else:
-            self._selector.unregister(channel)
-            with ordinary_policy():
-                member.courier = Courier(
-                    hello.worker, channel, self._inbox, lambda message: self._room(member, message)
-                )
-        self._joined(hello.worker)
-        return hello.worker
+        return True
 
     def _joined(self, worker: int) -> None:
+        self._lanes[worker] = self.members[worker].lanes
         if self._vacancies.pop(worker).is_new:
             self._rules.note(f"worker {worker} joined: {self.present} workers now")
-        if self.present >= self._rules.least:
-            self._go_on()
+        self._quorum.reached(self.present)
 
     # --- as many as it may have
 
@@ -349,7 +204,7 @@ class Crew:
             return []
         left = leaving({w: n for w, n in self.lanes.items() if not self._rules.is_kept(w)}, excess)
         for worker in left:
-            self._hang_up_member(self.members.pop(worker))
+            self._connections.hang_up(worker)
             self._dismiss(worker)
         if left:
             self._rules.note(
@@ -369,7 +224,7 @@ class Crew:
         vacancy.since = time.monotonic()
         self._vacancies[worker] = vacancy
         with ordinary_policy():
-            self._launcher.start(worker, self._door.address, self._door.secret)
+            self._launcher.start(worker, self._connections.address, self._connections.secret)
 
     def _turn_away(self, worker: int, reason: str) -> None:
         """End a process that cannot be used; its place is tried again later."""
@@ -384,18 +239,23 @@ class Crew:
 
     def give_up(self, worker: int) -> None:
         """End a member that does not answer; what it may still say is not heard."""
-        self._hang_up_member(self.members.pop(worker))
+        self._connections.hang_up(worker)
         self._launcher.end(worker)
 
     def look_after(self) -> None:
         """Start those again whose processes ended or hung before they joined, and ask for more.
 
         It is looked at most once a second.
+
+        Raises:
+            ClusterUnreachable: There will be no workers any more.
         """
         now = time.monotonic()
         if now < self._look:
             return
         self._look = now + LOOK_S
+        if (failure := self._rules.failure()) is not None:
+            raise ClusterUnreachable(failure, hint="'sumgrad resume' goes on from here")
         for worker, vacancy in list(self._vacancies.items()):
             if vacancy.again is not None:
                 if now >= vacancy.again:
@@ -425,64 +285,13 @@ class Crew:
         return True
 
     def must_wait(self, doing: str) -> bool:
-        """Whether there are fewer workers than the least, and it is to be waited for more.
-
-        Those who were lost a moment ago are being replaced meanwhile, which is not waited for as
-        long as there is anybody.
-
-        Args:
-            doing: What waits, as a phrase.
-
-        Raises:
-            ClusterUnreachable: More did not come in time, or it is time to stop.
-        """
-        if self.present >= self._rules.least:
-            self._go_on()
-            return False
-        now = time.monotonic()
-        if self._few_since is None:
-            self._few_since = now
-        waited = now - self._few_since
-        if self.members and waited < _REPLACEMENT_S:
-            return False
-        self._wait_on(doing, waited)
-        return True
-
-    def _go_on(self) -> None:
-        """There are enough workers; how long there were too few is of the past."""
-        if self._told:
-            self._rules.note(f"{self.present} workers again: going on")
-        self._few_since, self._told = None, False
-
-    def _wait_on(self, doing: str, waited: float) -> None:
-        """Say that it waits, and what for; and end it when it is time to."""
-        rules = self._rules
-        have = f"{self.present} of the {rules.least} workers that the job needs at least"
-        if rules.is_stopping():
-            raise ClusterUnreachable(f"stopped while waiting for workers: there are {have}")
-        if waited > rules.wait_s:
-            reasons = [
-                vacancy.reason or self._launcher.ended(worker)
-                for worker, vacancy in self._vacancies.items()
-            ]
-            raise ClusterUnreachable(
-                f"there are {have}, and no more came within {rules.wait_s:.0f} s",
-                hint=next(filter(None, reasons), "")
-                or "'sumgrad resume' goes on from here once there is room for them",
-            )
-        if waited > LOOK_S and not self._told:
-            rules.note(f"waiting, {doing}: there are {have}; for {rules.wait_s:.0f} s at most")
-            self._told = True
+        """See `Quorum.must_wait`."""
+        reasons = (
+            vacancy.reason or self._launcher.ended(worker)
+            for worker, vacancy in self._vacancies.items()
+        )
+        return self._quorum.must_wait(self.present, doing, reasons)
 
     def close(self) -> None:
         """End all connections, upon which the workers end."""
-        self._door.close()
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, Channel):
-                self._hang_up(key.fileobj)
-        for member in self.members.values():
-            if member.courier is not None:
-                member.hang_up()
-        self.members = {}
-        self._selector.close()
-        self._inbox.close()
+        self._connections.close()

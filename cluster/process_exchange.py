@@ -22,7 +22,9 @@ from cluster import memory
 from cluster.batch_policy import batch_policy
 from cluster.blocks import Blocks
 from cluster.channel import Channel
-from cluster.crew import LOOK_S, Crew, CrewRules, Launcher, Member
+from cluster.connections import Member
+from cluster.crew import Crew
+from cluster.crew_rules import LOOK_S, CrewRules, Launcher
 from cluster.errors import ChannelClosed, ShardFailed
 from cluster.exchange import Exchange
 from cluster.messages import Compute, Done, Failed, Message, NewVector, Welcome, node_of

@@ -9,9 +9,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.channel import Address
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.errors import ClusterError
 from cluster.process_exchange import ProcessExchange
+from cluster.ray_session import own_instance_failure
 from cluster.reservation import Reservation
 from cluster.serving import ServingWorker
 from cluster.worker import Workload
@@ -140,6 +141,7 @@ class RayExchange(ProcessExchange):
                     extra=reservation.extra,
                     pends=lambda worker: not reservation.has_room(worker),
                     is_kept=reservation.is_kept,
+                    failure=own_instance_failure,
                     share=reservation.share,
                 ),
             )

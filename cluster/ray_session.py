@@ -85,6 +85,18 @@ def is_own_instance() -> bool:
     return bool(_own_instances)
 
 
+def own_instance_failure() -> str | None:
+    """What has ended of this process's own instance, which cannot go on without it."""
+    if not is_own_instance():
+        return None
+    from ray._private import worker
+
+    # Nothing public of Ray's says so; and some seconds later it ends the process, unsaved.
+    node: Any = worker._global_node  # noqa: SLF001
+    ended = [str(name) for name, _ in node.dead_processes()] if node is not None else []
+    return f"Ray's {ended[0]} on this machine has ended" if ended else None
+
+
 def _client_environment(address: str) -> Mapping[str, str]:
     """What a client of a running cluster needs in its environment before Ray is imported.
 
@@ -185,7 +197,6 @@ def _loopback(address: str) -> Iterator[None]:
 
 def _init(address: str, workers: int | None) -> None:
     import ray
-    from ray.exceptions import RayError
 
     local = address == "local"
     cpus = max(workers or 1, usable_cpus()) if local else None
@@ -197,7 +208,8 @@ def _init(address: str, workers: int | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (RuntimeError, OSError, ValueError, RayError) as error:
+    except Exception as error:
+        # Ray raises all kinds of errors here, a daemon that does not start as a bare `Exception`.
         first_line = str(error).strip().partition("\n")[0]
         if local:
             raise ClusterUnreachable(f"Ray did not start here: {first_line}") from error

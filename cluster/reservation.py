@@ -18,15 +18,18 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.crew import LOOK_S, CrewRules
+from cluster.crew_rules import LOOK_S, CrewRules
 from cluster.errors import ClusterUnreachable
 from cluster.ray_session import is_own_instance
 from cluster.sharing import Claim, claims, share_of
 
 #: CPUs that were just given back may take so long to be free again, in seconds.
 _SETTLE_S = 2.0
-#: How often a job looks what others want, in seconds.
+#: How often a job looks what others want, in seconds …
 _WATCH_S = 2.0
+#: … unless a look takes more than this part of the time: Ray's table has all groups of a cluster's
+#: life, and 2,000 of them take 66 ms to read.
+_WATCH_PART = 1 / 50
 #: How long a last look may take once the job is over, in seconds.
 _LAST_LOOK_S = 5.0
 
@@ -134,16 +137,16 @@ class Reservation:
         told = ""
         while not group.wait(LOOK_S):
             if rules.is_stopping():
-                raise ClusterUnreachable(f"stopped while waiting for {workers} free CPUs")
+                raise ClusterUnreachable(f"stopped while waiting for {_free(workers)}")
             total = _cpus(ray.cluster_resources())  # type: ignore[no-untyped-call]  # Ray's
-            what = f"waiting for {workers} free CPUs: the cluster has {total} in all"
+            what = f"waiting for {_free(workers)}: the cluster has {total} in all"
             if what != told:
                 free = _cpus(ray.available_resources())  # type: ignore[no-untyped-call]
                 rules.note(f"{what}, {free} of them free; {_at_most(rules.wait_s)}")
                 told = what
             if time.monotonic() > deadline:
                 raise ClusterUnreachable(
-                    f"the cluster had no {workers} CPUs free within {rules.wait_s:.0f} s",
+                    f"the cluster did not have {_free(workers)} within {rules.wait_s:.0f} s",
                     hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
                 )
 
@@ -253,6 +256,8 @@ class _Watch:
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
         self.share = claim.most
+        #: How long the last look took, in seconds.
+        self._took = 0.0
         self._ended = threading.Event()
         self._look()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -260,15 +265,17 @@ class _Watch:
             self._thread.start()
 
     def _run(self) -> None:
-        while not self._ended.wait(_WATCH_S):
+        while not self._ended.wait(max(_WATCH_S, self._took / _WATCH_PART)):
             # A head that is away is noticed where it matters.
             with contextlib.suppress(RayError, OSError, RuntimeError):
                 self._look()
 
     def _look(self) -> None:
+        began = time.monotonic()
         groups: Mapping[str, Mapping[str, Any]] = placement_group_table()
         free = _cpus(ray.available_resources())  # type: ignore[no-untyped-call]  # Ray's
         self.share = share_of(self._claim, claims(groups.values()), free)
+        self._took = time.monotonic() - began
 
     def close(self) -> None:
         """Look no more."""
@@ -290,6 +297,11 @@ def _free_cpus(wanted: int, is_stopping: Callable[[], bool]) -> int:
         if free >= wanted or time.monotonic() > deadline or is_stopping():
             return min(free, wanted)
         time.sleep(0.1)
+
+
+def _free(cpus: int) -> str:
+    """So many, in words."""
+    return f"{cpus} free {'CPU' if cpus == 1 else 'CPUs'}"
 
 
 def _at_most(seconds: float) -> str:

@@ -29,7 +29,7 @@ def serve_otherwise(
 
 
 class ProcessLauncher:
-    """Starts workers with Python's own means. See `cluster.process_exchange.Launcher`."""
+    """Starts workers with Python's own means. See `cluster.crew_rules.Launcher`."""
 
     #: What the next process does.
     target: Callable[..., None] = staticmethod(serve)

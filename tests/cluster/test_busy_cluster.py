@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from cluster import ray_exchange
 from cluster.convergence import StopReason, StopRule
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import ClusterError, ClusterUnreachable
 from cluster.exchange import Exchange, InlineExchange
@@ -155,7 +155,7 @@ def test_for_the_least_it_waits_and_says_so(
 @pytest.mark.usefixtures("release")
 def test_but_no_longer_than_it_may(small_job: SmallJob) -> None:
     rules = CrewRules(least=3, wait_s=2)
-    with pytest.raises(ClusterUnreachable, match="had no 3 CPUs free within 2 s"):
+    with pytest.raises(ClusterUnreachable, match="did not have 3 free CPUs within 2 s"):
         RayExchange(small_job.workload, 4, rules=rules)
     expect_free(2)
 

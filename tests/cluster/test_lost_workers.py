@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cluster import crew, patience
+from cluster import crew, patience, quorum
 from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import ClusterUnreachable, FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange
@@ -746,7 +746,7 @@ def barren(small_job: SmallJob) -> Barren:
 def test_with_too_few_it_waits_and_goes_on_when_there_are_more(
     small_job: SmallJob, notes: list[str], barren: Barren, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "_REPLACEMENT_S", 0.5)
+    monkeypatch.setattr(quorum, "_REPLACEMENT_S", 0.5)
     with workers(small_job, 2, notes, barren, least=2, wait_s=60) as exchange:
         before = exchange.pids
 
@@ -772,10 +772,10 @@ def test_how_long_there_were_too_few_is_forgotten_when_there_are_enough(
     small_job: SmallJob, notes: list[str]
 ) -> None:
     with workers(small_job, 1, notes) as exchange:
-        exchange._crew._few_since = time.monotonic() - 1000
+        exchange._crew._quorum._few_since = time.monotonic() - 1000
         exchange._crew._vacancies[0] = crew._Vacancy()
         exchange._crew._joined(0)
-        assert exchange._crew._few_since is None
+        assert exchange._crew._quorum._few_since is None
 
 
 @pytest.mark.parametrize("left", [0, 1])
@@ -786,7 +786,7 @@ def test_with_too_few_for_too_long_it_ends_with_a_snapshot(
     left: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(crew, "_REPLACEMENT_S", 0.5)
+    monkeypatch.setattr(quorum, "_REPLACEMENT_S", 0.5)
     with workers(small_job, 2, notes, barren, least=2, wait_s=2) as exchange:
 
         def strike() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import WorkerLost
 from cluster.exchange import Exchange, InlineExchange
@@ -231,7 +231,7 @@ def test_nothing_is_left_behind(small_job: SmallJob) -> None:
     with ProcessExchange(small_job.workload, 2, launcher) as exchange:
         exchange.total(Task("gradient", "full"), small_job.W)
         pids = list(exchange.pids.values())
-        address = exchange._crew._door.address
+        address = exchange._crew._connections.address
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(address.local))
@@ -300,7 +300,7 @@ def test_closing_twice_is_as_closing_once(small_job: SmallJob) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["cluster.memory.create", "cluster.crew.Doorkeeper", "cluster.crew.Crew.start"]
+    "place", ["cluster.memory.create", "cluster.connections.Doorkeeper", "cluster.crew.Crew.start"]
 )
 def test_an_exchange_that_cannot_be_made_leaves_nothing(
     small_job: SmallJob, monkeypatch: pytest.MonkeyPatch, place: str

@@ -1,12 +1,14 @@
 """Every way a command can end: its exit code, its one line, and what MLflow says of the run."""
 
 import http.server
+import os
 import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,36 @@ def one_line(done: Finished) -> str:
     assert len(errors) == 1, done.err
     assert "Traceback" not in done.err
     return errors[0]
+
+
+def raylet_of(driver: int) -> int:
+    """The process id of the daemon of a run's own Ray instance."""
+    for status in Path("/proc").glob("[1-9]*/stat"):
+        with suppress(OSError):
+            name, _, fields = status.read_text().partition("(")[2].rpartition(")")
+            if name == "raylet" and int(fields.split()[1]) == driver:
+                return int(status.parent.name)
+    raise AssertionError(f"process {driver} has no Ray instance")
+
+
+@pytest.mark.ray
+def test_a_ray_instance_of_its_own_that_dies_ends_the_run_at_once(folder: Folder) -> None:
+    """No worker can come any more, so nothing is waited for; and the run can go on."""
+    endless = ("--set", "stop.max_epochs=1000000", "--set", "stop.tolerance=1e-300")
+    process = folder.start("train", "flowers.yaml", *endless, "--set", "cluster.address=local")
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.poll() is None, process.communicate()
+    killed = time.monotonic()
+    os.kill(raylet_of(process.pid), signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    done = Finished(process.returncode, out, err)
+    assert done.code == 3, err
+    assert "Ray's raylet on this machine has ended" in one_line(done)
+    assert time.monotonic() - killed < 60
+    assert only_run(folder).info.status == "FAILED"
+    [checkpoints] = (folder.path / "runs").glob("*/checkpoints")
+    assert list(checkpoints.iterdir())
 
 
 @pytest.mark.parametrize(

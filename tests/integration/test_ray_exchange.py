@@ -22,7 +22,7 @@ from cluster import crew, patience, process_exchange
 from cluster.blocks import Blocks
 from cluster.channel import Address
 from cluster.convergence import StopReason, StopRule
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.errors import FingerprintMismatch, ShardFailed
 from cluster.exchange import Exchange, InlineExchange

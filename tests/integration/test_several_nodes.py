@@ -10,7 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.convergence import StopReason, StopRule
-from cluster.crew import CrewRules
+from cluster.crew_rules import CrewRules
 from cluster.driver import ParameterDriver, Recipe
 from cluster.exchange import Exchange, InlineExchange
 from cluster.ray_exchange import RayExchange
