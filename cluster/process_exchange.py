@@ -30,6 +30,7 @@ from cluster.exchange import Exchange
 from cluster.messages import Compute, Done, Failed, Message, NewVector, Welcome, node_of
 from cluster.patience import Patience
 from cluster.schedule import Claims, StepSchedule
+from cluster.shared_vectors import SharedVectors
 from cluster.tree import PartialSum, combine
 from cluster.worker import Task, Workload
 from model.checks import Array
@@ -107,11 +108,7 @@ class ProcessExchange(Exchange):
         self._layout = workload.network.layout
         self._dtype = workload.network.dtype
         self._note = rules.note
-        #: Descriptors of our vectors, by their numbers; and the arrays, which keep their ids alive.
-        self._descriptors: list[int] = []
-        self._vectors: list[Array] = []
-        #: Numbers of vectors that were released.
-        self._free: list[int] = []
+        self._vectors = SharedVectors(self._layout.size, self._dtype, self._tell)
         self._serial = 0
         self._patience = Patience()
         #: By worker; whoever is not here has nothing to do.
@@ -119,7 +116,7 @@ class ProcessExchange(Exchange):
         self._watched = time.monotonic()
         with contextlib.ExitStack() as held:
             held.callback(launcher.close)
-            held.callback(self._close_vectors)
+            held.callback(self._vectors.close)
             self._blocks = Blocks(self._layout.size, os.cpu_count() or 1)
             held.callback(self._blocks.close)
             places = workers + rules.extra
@@ -146,38 +143,26 @@ class ProcessExchange(Exchange):
 
     def vector(self, like: Array) -> Array:
         """See `Exchange.vector`; every worker of this machine maps it."""
-        number = self._free.pop() if self._free else self._new_vector()
-        vector = self._vectors[number]
-        vector[...] = like
-        return vector
+        return self._vectors.take(like)
 
     def release(self, vector: Array) -> None:
         """See `Exchange.release`."""
-        # Given out twice, it would be two vectors to whoever writes to them.
-        self._free.extend(
-            number
-            for number, own in enumerate(self._vectors)
-            if own is vector and number not in self._free
-        )
+        self._vectors.give_back(vector)
 
-    def _new_vector(self) -> int:
-        descriptor, vector = memory.create((self._layout.size,), self._dtype)
-        number = len(self._vectors)
-        self._descriptors.append(descriptor)
-        self._vectors.append(vector)
+    def _tell(self, number: int, descriptor: int) -> None:
+        """All workers of this machine are told of a new vector."""
         for member in self._crew.members.values():
             if member.channel.is_local:
                 # Whoever is gone is noticed where its end is heard of.
                 with contextlib.suppress(ChannelClosed):
                     member.channel.send(NewVector(number), [descriptor])
-        return number
 
     def _introduce(self, channel: Channel) -> None:
         """Tell a new worker of the memory that it shares."""
         places = self._crew.places
         channel.send(Welcome(places), [self._claims_memory] if channel.is_local else [])
         if channel.is_local:
-            for number, descriptor in enumerate(self._descriptors):
+            for number, descriptor in enumerate(self._vectors.descriptors):
                 channel.send(NewVector(number), [descriptor])
 
     def _attach(self, member: Member, number: int) -> None:
@@ -201,9 +186,9 @@ class ProcessExchange(Exchange):
 
     def total(self, task: Task, flat: Array) -> PartialSum:
         """See `Exchange.total`."""
-        for number, own in enumerate(self._vectors):
-            if own is flat:
-                return self._total(task, number)
+        number = self._vectors.number(flat)
+        if number is not None:
+            return self._total(task, number)
         copy = self.vector(flat)
         try:
             return self.total(task, copy)
@@ -300,7 +285,7 @@ class ProcessExchange(Exchange):
         self._asked[worker] = _Asked(step.serial, step.kind, unseen, time.monotonic(), shards.start)
         if member.courier is not None:
             self._claims.close(worker)
-            member.courier.send(message, [self._vectors[step.vector]])
+            member.courier.send(message, [self._vectors.arrays[step.vector]])
             return
         # Whoever is gone is noticed where its end is heard of.
         with contextlib.suppress(ChannelClosed):
@@ -395,8 +380,3 @@ class ProcessExchange(Exchange):
     def close(self) -> None:
         """End the workers' processes."""
         self._held.close()
-
-    def _close_vectors(self) -> None:
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors, self._vectors, self._free = [], [], []

@@ -13,7 +13,8 @@ from cluster.state import EpochReport, Evaluation, Outcome, Snapshot
 from jobs.assembly import Job
 from jobs.beginning import Begun
 from jobs.building import build_initial_parameters
-from jobs.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, Interval
+from jobs.checkpointer import Checkpointer, Interval
+from jobs.checkpoints import Checkpoint, CheckpointFolder
 from jobs.errors import Interrupted
 from jobs.identity import identity
 from jobs.reporting import Reporter

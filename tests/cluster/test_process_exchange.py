@@ -244,10 +244,10 @@ def test_vectors_are_used_again(small_job: SmallJob, started: Start) -> None:
     exchange = started(small_job.workload, 2)
     first = train(small_job, exchange)
     exchange.total(Task("gradient", "full"), small_job.W)
-    vectors = len(exchange._vectors)
+    vectors = len(exchange._vectors.arrays)
     second = train(small_job, exchange)
     exchange.total(Task("gradient", "full"), small_job.W)
-    assert len(exchange._vectors) == vectors == 3
+    assert len(exchange._vectors.arrays) == vectors == 3
     assert second.W.tobytes() == first.W.tobytes()
 
 
@@ -259,10 +259,10 @@ def test_a_run_that_diverged_gives_each_vector_back_once(
     recipe = Recipe(small_job.network, Momentum(), float("inf"), StopRule(3))
     diverged = ParameterDriver(recipe, small_job.workload.plans["train"], exchange)
     assert diverged.run(small_job.W).reason is StopReason.DIVERGED
-    assert sorted(exchange._free) == [0, 1, 2]
-    for vector in exchange._vectors * 2:
+    assert sorted(exchange._vectors._free) == [0, 1, 2]
+    for vector in exchange._vectors.arrays * 2:
         exchange.release(vector)
-    assert sorted(exchange._free) == [0, 1, 2]
+    assert sorted(exchange._vectors._free) == [0, 1, 2]
     assert train(small_job, exchange).W.tobytes() == first.W.tobytes()
 
 
