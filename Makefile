@@ -14,7 +14,7 @@ help:
 	@echo "make benchmark-hosts  the same between network namespaces; needs root"
 	@echo "make chaos   kill drivers and workers some two hundred times: half an hour"
 	@echo "make fuzz    hand in twenty times as much nonsense as the tests do: an hour"
-	@echo "make token   make the secret that docker-compose.yml needs: once, docs/docker.md"
+	@echo "make token   make the one secret that docker-compose.yml needs: once, docs/docker.md"
 	@echo "make end-to-end  build and run docker-compose.yml for real; needs a Docker engine"
 	@echo "make check   formatter, linter and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
@@ -57,8 +57,8 @@ benchmark-hosts: $(VENV)/.installed-dev,torch
 
 # Containers have users of their own and must be able to read the file; other users of this machine
 # are kept out by the folder.
-token: secrets/ray_token
-secrets/ray_token:
+token: secrets/cluster_token
+secrets/cluster_token:
 	mkdir -p data secrets && chmod 700 secrets
 	$(PYTHON) -I -c 'import secrets; print(secrets.token_hex(32), end="")' > $@.new
 	chmod 444 $@.new && mv $@.new $@

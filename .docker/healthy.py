@@ -3,6 +3,7 @@
 It runs every few seconds in each container, so it needs nothing but Python.
 """
 
+import base64
 import json
 import os
 import socket
@@ -26,13 +27,7 @@ def main(service: str) -> None:
 def head() -> str:
     """The dashboard and Ray's GCS answer to who has the token, and to nobody else."""
     dashboard = "http://127.0.0.1:8265"
-    try:
-        answer(f"{dashboard}/nodes?view=summary")
-    except HTTPError as refusal:
-        if refusal.code != 401:
-            raise
-    else:
-        raise ValueError("the dashboard answers without a token")
+    expect_closed(f"{dashboard}/nodes?view=summary")
     return f"{len(living_nodes(dashboard))} nodes"
 
 
@@ -46,19 +41,36 @@ def worker() -> str:
 
 
 def mlflow() -> str:
-    """The server answers, its database too, and it knows the name that containers call it by."""
-    server = "http://127.0.0.1:5000"
-    answer(f"{server}/health")
-    experiment = f"{server}/api/2.0/mlflow/experiments/get?experiment_id=0"
-    return str(json.loads(answer(experiment, Host="mlflow:5000"))["experiment"]["name"])
+    """The server and its database answer to who has the token, by the name that containers use."""
+    experiment = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get?experiment_id=0"
+    expect_closed(experiment)
+    login = base64.b64encode(f"sumgrad:{token('SUMGRAD_TRACKING_TOKEN_FILE')}".encode()).decode()
+    found = answer(experiment, Host="mlflow:5000", Authorization=f"Basic {login}")
+    return str(json.loads(found)["experiment"]["name"])
 
 
 def living_nodes(dashboard: str) -> set[str]:
     """The addresses of the cluster's nodes, as Ray's GCS has them at this moment."""
-    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
-    found = answer(f"{dashboard}/nodes?view=summary", Authorization=f"Bearer {token}")
+    shown = f"Bearer {token('RAY_AUTH_TOKEN_PATH')}"
+    found = answer(f"{dashboard}/nodes?view=summary", Authorization=shown)
     nodes: list[dict[str, Any]] = json.loads(found)["data"]["summary"]
     return {node["ip"] for node in nodes if node["raylet"]["state"] == "ALIVE"}
+
+
+def token(variable: str) -> str:
+    """The content of the file that a variable names."""
+    return Path(os.environ[variable]).read_text().strip()
+
+
+def expect_closed(address: str) -> None:
+    """Raise unless who shows nothing is refused."""
+    try:
+        answer(address)
+    except HTTPError as refusal:
+        if refusal.code != 401:
+            raise
+    else:
+        raise ValueError(f"{address} answers without a token")
 
 
 def answer(address: str, **headers: str) -> bytes:

@@ -84,16 +84,21 @@ class TrackingUnreachable(TrackingError):
     """The MLflow store does not answer now, and may do so later."""
 
 
+class LoginRefused(TrackingError):
+    """The MLflow server wants another login than it was shown, or gives this one no right to it."""
+
+
 class Interrupted(JobError):
     """The run was asked to stop by a signal.
 
     Args:
         message: What was interrupted.
         code: 130 for an interrupt from the keyboard, 143 for a termination.
+        hint: What to do next.
     """
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, code: int, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = code  # type: ignore[misc]  # this one's code is known only at run time
 
 

@@ -13,6 +13,7 @@ import typer
 
 from jobs.errors import TrackingError
 from jobs.tracking import check_reachable, redact, resolve_tracking_uri, ui_command
+from jobs.tracking.login import USER, login_for
 from jobs.tracking.redaction import without_user
 
 #: Seconds that a server may take to start.
@@ -36,6 +37,8 @@ def serve_ui(tracking_uri: str, port: int) -> int:
     check_reachable(uri)
     page = ui_command(uri, port)
     typer.echo(f"runs of {redact(tracking_uri)}: {page.address}")
+    if login := login_for(uri):
+        typer.echo(f"It asks for the user '{USER}' and a password: the token in {login.token_file}")
     threading.Thread(target=_open_when_it_answers, args=(page.address,), daemon=True).start()
     if not page.command:
         return 0

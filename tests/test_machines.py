@@ -223,8 +223,27 @@ def test_volumes_lead_somewhere(name: str) -> None:
         for volume in volumes.values():
             if "configMap" in volume:
                 assert volume["configMap"]["name"] in maps
+            elif "secret" in volume:
+                assert volume["secret"] == {
+                    "secretName": cluster_of(name)["authOptions"]["secretName"]
+                }
             else:
                 assert volume["persistentVolumeClaim"]["claimName"] in claims
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_mlflow_is_shown_the_token_by_the_head_alone(name: str) -> None:
+    head, *workers = ray_pods(name)
+    (container,) = head["containers"]
+    mounts = {each["name"]: each for each in container["volumeMounts"]}
+    assert mounts["token"]["readOnly"] is True
+    file = Path(environment(head)["SUMGRAD_TRACKING_TOKEN_FILE"])
+    assert file == Path(mounts["token"]["mountPath"]) / "auth_token"
+    # It is the key that the page makes the Secret with.
+    page = (ROOT / "docs" / "machines.md").read_text()
+    assert f"--from-file={file.name}=" in page
+    for worker in workers:
+        assert "SUMGRAD_TRACKING_TOKEN_FILE" not in environment(worker)
 
 
 def test_the_job_of_the_manifest_is_a_valid_job() -> None:

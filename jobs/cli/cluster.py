@@ -29,16 +29,22 @@ def add(
     ca_file: Annotated[
         Path | None, typer.Option(help="Certificates to trust, for an https address.")
     ] = None,
+    tracking_token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file that holds its MLflow's token; it may be the same one."),
+    ] = None,
 ) -> None:
     """Give a cluster a name; an earlier one of that name is replaced."""
     from jobs.service.contexts import (
         Cluster,
         contexts_file,
         expect_name,
+        expect_owner,
         normal_address,
         read_contexts,
         write_contexts,
     )
+    from jobs.tokens import read_token
 
     cluster = Cluster(
         normal_address(address),
@@ -46,8 +52,11 @@ def add(
         tracking_uri,
         token_file.absolute() if token_file else None,
         ca_file.absolute() if ca_file else None,
+        tracking_token_file.absolute() if tracking_token_file else None,
     )
     cluster.token()
+    if path := expect_owner(cluster).tracking_token_file:
+        read_token(path, "--tracking-token-file")
     write_contexts(read_contexts().with_cluster(cluster))
     typer.echo(f"{name} is {cluster.address}, in {contexts_file()}")
     typer.echo(f"Have commands mean it:  sumgrad cluster use {name}")
@@ -109,6 +118,9 @@ def _facts(cluster: "Cluster", current: str | None) -> dict[str, Any]:
         "address": cluster.address,
         "tracking_uri": redact(cluster.tracking_uri) if cluster.tracking_uri else None,
         "token_file": str(cluster.token_file) if cluster.token_file else None,
+        "tracking_token_file": (
+            str(cluster.tracking_token_file) if cluster.tracking_token_file else None
+        ),
         "is_current": cluster.name == current,
     }
 
@@ -118,12 +130,17 @@ def up(
     cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs for jobs; by default all there are.")
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of Ray's dashboard.")] = 8265,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow.")] = 5000,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Of Ray's dashboard.", show_default="8265"),
+    ] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of MLflow.", show_default="5000")
+    ] = None,
 ) -> None:
     """Start Ray and MLflow on this machine, and leave them running.
 
-    On loopback alone, and Ray asks for a token. Commands mean this cluster from then on.
+    On loopback alone, and with a token. Commands mean this cluster from then on.
     """
     from jobs.service.local_cluster import lines_of
     from jobs.service.local_cluster import up as start
@@ -148,8 +165,9 @@ def status(as_json: Json = False) -> None:
     if as_json:
         address = there.address if there else None
         tracking_uri = there.tracking_uri if there else None
+        token_file = str(there.cluster.token_file) if there else None
         facts = {"is_up": is_up, "address": address, "tracking_uri": tracking_uri}
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps({**facts, "token_file": token_file}))
     elif there is None:
         typer.echo("no cluster runs on this machine; sumgrad cluster up starts one")
     else:

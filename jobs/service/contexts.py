@@ -8,11 +8,11 @@
         address: http://127.0.0.1:8265       # Ray's dashboard, which takes jobs
         tracking_uri: http://127.0.0.1:5000  # MLflow, as it is reached from here
         token_file: /home/ada/lab.token
+        tracking_token_file: /home/ada/lab.token  # for that MLflow alone
 """
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jobs.durable import write_text
 from jobs.errors import ContextError
 from jobs.room import read_small
+from jobs.service.context_faults import MEND, context_error, place
 from jobs.service.places import user_folder
+from jobs.tokens import expanded, read_token, sound_token
+from jobs.tracking.login import Login
 from jobs.tracking.redaction import redact
 from jobs.yaml_tree import MAX_BYTES, parse_yaml
 from model.checks import nearest
@@ -48,6 +51,7 @@ class Cluster:
         tracking_uri: Its MLflow; None where only the cluster knows it.
         token_file: A file that holds nothing but its token.
         ca_file: Certificates to trust, for an https address.
+        tracking_token_file: A file that holds nothing but the token of its MLflow.
     """
 
     address: str
@@ -55,6 +59,7 @@ class Cluster:
     tracking_uri: str | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
+    tracking_token_file: Path | None = None
 
     @property
     def label(self) -> str:
@@ -66,6 +71,14 @@ class Cluster:
         """What to type after ``--cluster``."""
         return self.name or self.address
 
+    @property
+    def login(self) -> Login | None:
+        """For its MLflow alone; None if the context names none."""
+        if self.tracking_uri is None or self.tracking_token_file is None:
+            return None
+        what = f"tracking_token_file of cluster '{self.name}'"
+        return Login(self.tracking_uri, self.tracking_token_file, what)
+
     def token(self) -> str | None:
         """The cluster's token; None if there is none to show.
 
@@ -76,13 +89,13 @@ class Cluster:
             ContextError: A file cannot be read, holds none, or can be written by others.
         """
         if self.token_file is not None:
-            return _read_token(self.token_file, f"token_file of cluster '{self.name}'")
+            return read_token(self.token_file, f"token_file of cluster '{self.name}'")
         if given := os.environ.get(TOKEN, "").strip():
-            return _sound_token(given, TOKEN)
+            return sound_token(given, TOKEN)
         if path := os.environ.get(TOKEN_PATH):
-            return _read_token(_expanded(Path(path), TOKEN_PATH), TOKEN_PATH)
+            return read_token(Path(path), TOKEN_PATH)
         own = Path(os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111 - raises nothing
-        return _read_token(own, "Ray's own token file") if own.is_file() else None
+        return read_token(own, "Ray's own token file") if own.is_file() else None
 
 
 class _Section(BaseModel):
@@ -94,6 +107,7 @@ class _Context(_Section):
     tracking_uri: str | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
+    tracking_token_file: Path | None = None
 
 
 class _File(_Section):
@@ -169,23 +183,32 @@ def read_contexts() -> Contexts:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ContextError(f"{path} cannot be read: {why}") from None
+    tree = parse_yaml(text, str(path))
     try:
-        file = _File.model_validate(parse_yaml(text, str(path)).value or {})
+        file = _File.model_validate({} if tree.value is None else tree.value)
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise ContextError(f"{path}: {place}: {fault['msg']}") from None
-    clusters = {
-        name: Cluster(
-            normal_address(context.address),
-            name,
-            context.tracking_uri,
-            context.token_file and _expanded(context.token_file, f"token_file of '{name}'"),
-            context.ca_file and _expanded(context.ca_file, f"ca_file of '{name}'"),
-        )
-        for name, context in file.clusters.items()
-    }
+        raise context_error(error, path, tree, _Context) from None
+    clusters = {}
+    for name, context in file.clusters.items():
+        try:
+            clusters[name] = _cluster(name, context)
+        except ContextError as error:
+            where = place(path, tree, ("clusters", name))
+            raise ContextError(f"{where}: {error.message}", hint=error.hint or MEND) from None
     return Contexts(file.current, clusters)
+
+
+def _cluster(name: str, context: _Context) -> Cluster:
+    """A context as it is used.
+
+    Raises:
+        ContextError: Its address is none, a path leads nowhere, or a token is nobody's.
+    """
+    files = ("token_file", "ca_file", "tracking_token_file")
+    found = {key: path and expanded(path, key) for key in files if (path := getattr(context, key))}
+    return expect_owner(
+        Cluster(normal_address(context.address), name, context.tracking_uri, **found)
+    )
 
 
 def write_contexts(contexts: Contexts) -> None:
@@ -262,6 +285,24 @@ def _with_environment(cluster: Cluster) -> Cluster:
     return cluster
 
 
+def expect_owner(cluster: Cluster) -> Cluster:
+    """A cluster whose tokens are each for somebody.
+
+    Raises:
+        ContextError: It has a token for an MLflow server that it does not name, or that is shown
+            another login.
+    """
+    if cluster.tracking_token_file is None:
+        return cluster
+    if cluster.login is None or not cluster.login.is_for(cluster.login.uri):
+        raise ContextError(
+            "a tracking_token_file is for the MLflow server at tracking_uri, and there is none "
+            "without a user of its own",
+            hint="--tracking-uri, or tracking_uri in the file: http://HOST:5000",
+        )
+    return cluster
+
+
 def expect_name(name: str) -> str:
     """A name that a cluster may have.
 
@@ -303,29 +344,3 @@ def normal_address(address: str) -> str:
             hint=f"its token goes into {TOKEN_PATH}, or a file that token_file names",
         )
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
-
-
-def _read_token(path: Path, what: str) -> str:
-    try:
-        is_open = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-        token = read_small(path, 1 << 16).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise ContextError(f"{path} ({what}) cannot be read: {why}") from None
-    _sound_token(token, f"{path} ({what})")
-    if is_open & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ContextError(f"{path} ({what}) can be written by others", hint=f"chmod 600 {path}")
-    return token
-
-
-def _sound_token(token: str, where: str) -> str:
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ContextError(f"{where} holds no token")
-    return token
-
-
-def _expanded(path: Path, what: str) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ContextError(f"{path} ({what}) is in the home folder of nobody") from None

@@ -13,7 +13,7 @@ from jobs.errors import ContextError, JobNotFound, ServiceUnreachable
 from jobs.service.code import Versions, copy_code
 from jobs.service.contexts import Cluster
 from jobs.service.data_paths import ON_CLUSTER
-from jobs.service.mlflow_check import mlflow_problem
+from jobs.service.mlflow_check import asks_for_login, mlflow_problem
 from jobs.service.preflight import PYTHON, ask, cluster_versions
 from jobs.service.ray_jobs import JobServer, Server
 from jobs.tracking.location import is_server
@@ -48,7 +48,7 @@ def examine(cluster: Cluster, data: Sequence[str] = ()) -> list[Finding]:
         cluster: Which.
         data: Paths that the cluster's machines should be able to read.
     """
-    findings = [_mlflow_here(cluster)]
+    findings = _mlflow_here(cluster)
     try:
         server = JobServer(cluster)
         described = server.describe()
@@ -89,19 +89,34 @@ class _Anonymous(Cluster):
         return None
 
 
-def _mlflow_here(cluster: Cluster) -> Finding:
+def _mlflow_here(cluster: Cluster) -> list[Finding]:
     uri = cluster.tracking_uri
     if uri is None:
-        return Finding(
-            "MLflow here",
-            "warn",
-            "not known here, so 'sumgrad status' can ask Ray alone",
-            "MLFLOW_TRACKING_URI, or sumgrad cluster add NAME URL --tracking-uri URI",
-        )
-    problem = mlflow_problem(uri)
-    if problem is None:
-        return Finding("MLflow here", "ok", f"{redact(uri)} answers")
-    return Finding("MLflow here", "FAIL", problem)
+        return [
+            Finding(
+                "MLflow here",
+                "warn",
+                "not known here, so 'sumgrad status' can ask Ray alone",
+                "MLFLOW_TRACKING_URI, or sumgrad cluster add NAME URL --tracking-uri URI",
+            )
+        ]
+    problem = mlflow_problem(uri, cluster.login)
+    if problem is not None:
+        return [Finding("MLflow here", "FAIL", problem)]
+    found = Finding("MLflow here", "ok", f"{redact(uri)} answers")
+    return [found, _login(uri)] if is_server(uri) else [found]
+
+
+def _login(uri: str) -> Finding:
+    """Of a server that takes ours, if it asks for one."""
+    if asks_for_login(uri):
+        return Finding("login", "ok", "ours is accepted by MLflow, and who has none is refused")
+    return Finding(
+        "login",
+        "warn",
+        "MLflow asks for none: who reaches it reads, changes and deletes runs and models",
+        "python -P -m jobs.service.mlflow_server in the place of 'mlflow server'; docs/machines.md",
+    )
 
 
 def _versions(here: Versions, there: Versions) -> list[Finding]:

@@ -1,19 +1,13 @@
 """A cluster on this machine for people without one: Ray's head and an MLflow server that stay.
 
-Both listen on loopback alone, and Ray asks for a token. Everything they leave is in one folder.
+Both listen on loopback alone, and ask for a token. Everything they leave is in one folder.
 """
 
-import importlib.util
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,76 +17,23 @@ from cluster.ray_session import make_token_file
 from jobs.durable import write_text
 from jobs.errors import ContextError, ServiceUnreachable, TrackingError
 from jobs.room import read_small
+from jobs.service import local_servers as servers
 from jobs.service.contexts import Cluster, read_contexts, write_contexts
 from jobs.service.following import wait
+from jobs.service.local_servers import HOST
 from jobs.service.places import user_folder
+from jobs.service.processes import Process, start
 from jobs.service.ray_jobs import JobServer
 from jobs.tracking.location import check_reachable
+from jobs.tracking.login import USER
 from model.errors import SumgradError
 
 _TEMPORARY = "sumgrad-cluster-"
 #: The name of its context.
 NAME = "local"
-HOST = "127.0.0.1"
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
 #: Both servers need seconds to start, on a busy machine many.
 PATIENCE_S = 120.0
-_STOP_S = 20.0
-#: As long as Ray itself waits before it kills them.
-_STOP_JOB_S = 30.0
-#: MLflow would start four more processes, a gigabyte in all, for evaluations that nobody here has.
-_MLFLOW_ENVIRONMENT = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-#: With this Ray uses loopback alone, as it does on other systems by default.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
-
-@dataclass(frozen=True)
-class Process:
-    """A server of ours.
-
-    Attributes:
-        pid: Its process id; it leads a session of its own, which all that it starts belongs to.
-        began: Its start as the kernel counts it, so that no other process is taken for it.
-    """
-
-    pid: int
-    began: int
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it still runs."""
-        return _start_of(self.pid) == self.began
-
-    def end(self) -> None:
-        """End it and all that it has started, also what has outlived it."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in self._session():
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-            give_up = time.monotonic() + _STOP_S
-            while self._session() and time.monotonic() < give_up:
-                with suppress(ChildProcessError):
-                    os.waitpid(self.pid, os.WNOHANG)
-                time.sleep(0.05)
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-
-    def _session(self) -> list[int]:
-        """What is alive of its session; nothing where another process has got its number."""
-        leader = _stat_of(self.pid)
-        if leader is not None and leader.began != self.began:
-            return []
-        found = []
-        for place in Path("/proc").glob("[1-9]*"):
-            process = _stat_of(int(place.name))
-            if process is None or process.session != self.pid or process.began < self.began:
-                continue
-            if process.is_alive:
-                found.append(int(place.name))
-        return found
 
 
 @dataclass(frozen=True)
@@ -104,6 +45,7 @@ class LocalCluster:
         tracking_uri: Of the MLflow server.
         ray: The head.
         mlflow: The server.
+        cpus: That jobs may use; None for all.
         temporary: Ray's own files. The folder's name is short, for Ray puts sockets there, and it
             is no other instance's: Ray's jobs find their cluster by a file in it.
     """
@@ -113,11 +55,15 @@ class LocalCluster:
     temporary: str
     ray: Process
     mlflow: Process
+    cpus: int | None = None
 
     @property
     def cluster(self) -> Cluster:
         """As its context has it."""
-        return Cluster(self.address, NAME, self.tracking_uri, folder() / "token")
+        token = folder() / "token"
+        return Cluster(
+            self.address, NAME, self.tracking_uri, token_file=token, tracking_token_file=token
+        )
 
 
 def folder() -> Path:
@@ -135,6 +81,7 @@ def running() -> LocalCluster | None:
             str(value["temporary"]),
             _process(value["ray"]),
             _process(value["mlflow"]),
+            None if value.get("cpus") is None else int(value["cpus"]),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -152,28 +99,30 @@ def up(
     note: Callable[[str], None],
     *,
     cpus: int | None = None,
-    port: int = DASHBOARD_PORT,
-    mlflow_port: int = MLFLOW_PORT,
+    port: int | None = None,
+    mlflow_port: int | None = None,
 ) -> tuple[LocalCluster, bool]:
     """Start it, and have commands mean it from now on.
 
     Args:
         note: Takes a line.
         cpus: CPUs that jobs may use; by default all.
-        port: Of the dashboard.
-        mlflow_port: Of MLflow.
+        port: Of the dashboard; 8265 where nothing is said.
+        mlflow_port: Of MLflow; 5000 where nothing is said.
 
     Returns:
         The cluster, and whether it is new.
 
     Raises:
         ServiceUnreachable: It did not start.
+        ContextError: It runs, and not as it is wanted; or the file of names is damaged.
     """
     # Its name has to be written there in the end.
     write_contexts(read_contexts())
-    _expect_parts()
+    servers.expect_parts()
     there = running()
     if there is not None and there.ray.is_alive:
+        _expect_same(there, cpus, port, mlflow_port)
         # Jobs may be running.
         there = _with_mlflow(there, note)
         _await(there)
@@ -182,47 +131,81 @@ def up(
     if there is not None:
         note("Ray has died: ending what is left of it")
         down(note)
+    started = _new(note, cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT)
+    _use(started.cluster)
+    return started, True
+
+
+def _expect_same(
+    there: LocalCluster, cpus: int | None, port: int | None, mlflow_port: int | None
+) -> None:
+    """Raise if something else is wanted than what runs."""
+    pairs = (
+        ("--port", port, _port(there.address)),
+        ("--mlflow-port", mlflow_port, _port(there.tracking_uri)),
+        ("--cpus", cpus, there.cpus),
+    )
+    others = [(name, has) for name, wanted, has in pairs if wanted is not None and wanted != has]
+    if others:
+        has = ", ".join(f"{name} {value or 'for all of them'}" for name, value in others)
+        raise ContextError(
+            f"a cluster runs on this machine already, with {has}",
+            hint="'sumgrad cluster down' ends it, and saves its jobs; then 'sumgrad cluster up' "
+            "anew. Without options 'up' leaves it as it is",
+        )
+
+
+def _port(uri: str) -> int:
+    return int(uri.rpartition(":")[2])
+
+
+def _new(
+    note: Callable[[str], None], cpus: int | None, port: int, mlflow_port: int
+) -> LocalCluster:
+    """Start both servers; neither is left if one does not answer."""
     if port == mlflow_port:
         raise ContextError(f"Ray's dashboard and MLflow cannot both have port {port}")
     for what, number in (("Ray's dashboard", port), ("MLflow", mlflow_port)):
-        _expect_free(what, number)
+        servers.expect_free(what, number)
     place = folder()
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = place / "token"
     make_token_file(token)
-    tracking_uri = f"http://{HOST}:{mlflow_port}"
+    uri = f"http://{HOST}:{mlflow_port}"
     note(f"starting Ray and MLflow on {HOST}; logs in {place}")
     temporary = tempfile.mkdtemp(prefix=_TEMPORARY)
     with ExitStack() as undoing:
         undoing.callback(shutil.rmtree, temporary, ignore_errors=True)
-        mlflow = _start("mlflow", _mlflow_command(place, mlflow_port), _MLFLOW_ENVIRONMENT)
+        mlflow = _start_mlflow(mlflow_port)
         undoing.callback(mlflow.end)
-        command = [*_ray_command(port, cpus), "--temp-dir", temporary]
-        ray = _start("ray", command, _ray_environment(place, token, tracking_uri))
+        command = [*servers.ray_command(port, cpus), "--temp-dir", temporary]
+        environment = servers.ray_environment(place, token, uri)
+        ray = start(command, environment, place, place / "ray.log")
         undoing.callback(ray.end)
-        started = LocalCluster(f"http://{HOST}:{port}", tracking_uri, temporary, ray, mlflow)
+        started = LocalCluster(f"http://{HOST}:{port}", uri, temporary, ray, mlflow, cpus)
         undoing.callback((place / "cluster.json").unlink, missing_ok=True)
         write_text(place / "cluster.json", json.dumps(asdict(started)))
         _await(started)
         undoing.pop_all()
-    _use(started.cluster)
-    return started, True
+    return started
+
+
+def _start_mlflow(port: int) -> Process:
+    place = folder()
+    command = servers.mlflow_command(place, place / "token", port)
+    return start(command, servers.mlflow_environment(), place, place / "mlflow.log")
 
 
 def _with_mlflow(there: LocalCluster, note: Callable[[str], None]) -> LocalCluster:
     """The cluster with an MLflow server that runs, be it another one."""
     if there.mlflow.is_alive:
         return there
-    with suppress(TrackingError):
-        check_reachable(there.tracking_uri)
-        note(f"MLflow's process has died, and another answers at {there.tracking_uri}")
-        return there
     note("MLflow has died: starting it again")
     there.mlflow.end()
-    port = int(there.tracking_uri.rpartition(":")[2])
-    _expect_free("MLflow", port)
-    mlflow = _start("mlflow", _mlflow_command(folder(), port), _MLFLOW_ENVIRONMENT)
-    there = replace(there, mlflow=mlflow)
+    port = _port(there.tracking_uri)
+    # Whoever may have its port by now is not shown the token.
+    servers.expect_free("MLflow", port)
+    there = replace(there, mlflow=_start_mlflow(port))
     write_text(folder() / "cluster.json", json.dumps(asdict(there)))
     return there
 
@@ -258,94 +241,11 @@ def _stop_jobs(server: JobServer, note: Callable[[str], None]) -> None:
         note(f"stopping job {name}")
         server.stop(name)
     for name in living:
-        wait(server, name, note, seconds=_STOP_JOB_S)
+        wait(server, name, note, seconds=servers.STOP_JOB_S)
 
 
 def _use(cluster: Cluster) -> None:
     write_contexts(read_contexts().with_cluster(cluster).using(NAME))
-
-
-def _expect_parts() -> None:
-    """Raise unless Ray's dashboard is installed, which it leaves out by default."""
-    if any(importlib.util.find_spec(name) is None for name in ("aiohttp_cors", "opencensus")):
-        raise ServiceUnreachable(
-            "Ray's dashboard, which takes jobs, is not installed here",
-            hint="pip install 'sumgrad[cluster]'",
-        )
-
-
-def _expect_free(what: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ServiceUnreachable(
-                f"port {port}, for {what}, cannot be had: {error.strerror}",
-                hint="--port and --mlflow-port choose others",
-            ) from None
-
-
-def _mlflow_command(place: Path, port: int) -> list[str]:
-    return [
-        *(sys.executable, "-P", "-m", "mlflow", "server"),
-        *("--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}"),
-        *("--artifacts-destination", (place / "mlartifacts").as_uri()),
-        *("--allowed-hosts", f"{HOST}:{port},localhost:{port}"),
-    ]
-
-
-def _ray_command(port: int, cpus: int | None) -> list[str]:
-    # Every port that Ray would take by default is one that another instance may have.
-    client, agent, gcs = _free_ports(3)
-    return [
-        *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--port", str(gcs), "--disable-usage-stats"),
-        *("--dashboard-host", HOST, "--dashboard-port", str(port)),
-        *("--ray-client-server-port", str(client), "--dashboard-agent-listen-port", str(agent)),
-        *(("--num-cpus", str(cpus)) if cpus else ()),
-    ]
-
-
-def _ray_environment(place: Path, token: Path, tracking_uri: str) -> dict[str, str]:
-    return {
-        **_LOOPBACK,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        # A job that is stopped saves itself.
-        "RAY_JOB_STOP_WAIT_TIME_S": f"{_STOP_JOB_S:.0f}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "MLFLOW_TRACKING_URI": tracking_uri,
-        "SUMGRAD_OUTPUT": str(place / "jobs"),
-        "SUMGRAD_PYTHON": sys.executable,
-    }
-
-
-def _free_ports(count: int) -> list[int]:
-    with_ports = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in with_ports]
-    for each in with_ports:
-        each.close()
-    return ports
-
-
-def _start(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
-    # A token of the caller's own is for another cluster.
-    ours = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_TOKEN"}
-    with (folder() / f"{name}.log").open("ab") as log:
-        started = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=folder(),
-            env=ours | dict(environment),
-            start_new_session=True,
-        )
-    # One that has died at once is there as long as nobody has asked for its exit code.
-    found = _stat_of(started.pid)
-    return Process(started.pid, found.began if found is not None else 0)
 
 
 def _await(started: LocalCluster) -> None:
@@ -374,31 +274,6 @@ def _last_line(log: Path) -> str:
     return "it left no log"
 
 
-@dataclass(frozen=True)
-class _Stat:
-    """What the kernel says of a process: its session, its start in ticks, whether it runs."""
-
-    session: int
-    began: int
-    is_alive: bool
-
-
-def _stat_of(pid: int) -> _Stat | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The name before it may hold anything, also blanks and brackets.
-    fields = text.rpartition(")")[2].split()
-    return _Stat(int(fields[3]), int(fields[19]), is_alive=fields[0] not in "ZX")
-
-
-def _start_of(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks; None if there is none, or only its remains."""
-    found = _stat_of(pid)
-    return found.began if found is not None and found.is_alive else None
-
-
 def lines_of(there: LocalCluster) -> list[str]:
     """For a person."""
 
@@ -409,5 +284,6 @@ def lines_of(there: LocalCluster) -> list[str]:
         f"Ray      {there.address}  {state(there.ray)} (process {there.ray.pid})",
         f"MLflow   {there.tracking_uri}  {state(there.mlflow)} (process {there.mlflow.pid})",
         f"token    {folder() / 'token'}",
+        f"login    MLflow's page asks for the user '{USER}' and a password: that token",
         f"files    {folder()}",
     ]

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from jobs.background import in_background
 from jobs.errors import SpecError, TrackingError
 from jobs.service.contexts import Cluster
 from jobs.service.heartbeat import TAG, Heartbeat
 from jobs.service.identifiers import JOB_TAG
 from jobs.tracking.location import is_server, resolve_tracking_uri
+from jobs.tracking.login import Login
 from jobs.tracking.redaction import redact
+from model.errors import SumgradError
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class RunView:
         return cls(uri=uri, problem=why)
 
 
+#: MLflow's own client would wait for a minute, in seconds.
+PATIENCE_S = 20.0
 #: So many runs are asked for at once, the newest first.
 _MOST_RUNS = 1000
 
@@ -63,7 +68,7 @@ def look_up_runs(
         return dict.fromkeys(job_ids, nothing)
     try:
         uri = resolve_tracking_uri(cluster.tracking_uri, Path.cwd())
-        found = _ask(uri, [] if others else job_ids)
+        found = _ask_in_time(uri, cluster.login, [] if others else job_ids)
     except (TrackingError, SpecError) as error:
         nothing = RunView.unknown(error.message, redact(cluster.tracking_uri))
         return dict.fromkeys(job_ids, nothing)
@@ -71,10 +76,28 @@ def look_up_runs(
     return {**found, **named} if others else named
 
 
-def _ask(uri: str, job_ids: Sequence[str]) -> dict[str, RunView]:
+def _ask_in_time(uri: str, login: Login | None, job_ids: Sequence[str]) -> dict[str, RunView]:
+    """What `_ask` gives.
+
+    Raises:
+        TrackingError: It takes too long, or the answer is none of MLflow's.
+    """
+    answer = in_background("mlflow", lambda: _ask(uri, login, job_ids))
+    try:
+        return answer.result(PATIENCE_S)
+    except TimeoutError:
+        raise TrackingError(f"{redact(uri)} has not answered in {PATIENCE_S:g} s") from None
+    except SumgradError:
+        raise
+    except Exception as error:
+        # MLflow's client raises of every kind where somebody else answers.
+        raise TrackingError(f"what answers at {redact(uri)} is no MLflow server") from error
+
+
+def _ask(uri: str, login: Login | None, job_ids: Sequence[str]) -> dict[str, RunView]:
     from jobs.tracking.store import open_store, tracking_error
 
-    store = open_store(uri)
+    store = open_store(uri, login)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -86,7 +109,7 @@ def _ask(uri: str, job_ids: Sequence[str]) -> dict[str, RunView]:
             order_by=["attributes.start_time DESC"],
         )
     except (MlflowException, OSError) as error:
-        raise tracking_error(f"{redact(uri)} was asked in vain", error, uri) from error
+        raise tracking_error(f"{redact(uri)} was asked in vain", error, uri, login) from error
     views: dict[str, RunView] = {}
     for run in runs:
         view = RunView(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import TrackingError
+from jobs.errors import LoginRefused, TrackingError
 from jobs.tracking.backlog import Point
 from jobs.tracking.client import RunDescription, RunRef, Status
 from jobs.tracking.delivery import Refused
@@ -55,8 +55,7 @@ class DirectClient:
 
     def create_run(self, run: RunDescription, *, may_exist: bool) -> RunRef:
         """See `TrackingClient.create_run`."""
-        store = self.open()
-        with _explained("no run could be started", store):
+        with self._asking("no run could be started") as store:
             experiment_id = _experiment(store, run)
             found = _find(store, run, experiment_id) if may_exist else None
             run_id = _make(store, run, experiment_id) if found is None else found
@@ -65,58 +64,68 @@ class DirectClient:
 
     def get_run(self, run_id: str) -> RunRef:
         """See `TrackingClient.get_run`."""
-        store = self.open()
-        with _explained("the run could not be asked for", store):
+        with self._asking("the run could not be asked for") as store:
             return RunRef(run_id, store.client.get_run(run_id).info.experiment_id)
 
     def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """See `TrackingClient.log_metrics`."""
-        client = self.open().client
-        from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
+        with self._asking("values were not taken") as store:
+            from mlflow.entities import Metric
+            from mlflow.exceptions import MlflowException
 
-        metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
-        try:
-            client.log_batch(run_id, metrics=metrics)
-        except MlflowException as error:
-            kind = Refused if is_refusal(error) else TrackingError
-            raise kind(first_line(error)) from error
+            metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
+            try:
+                store.client.log_batch(run_id, metrics=metrics)
+            except MlflowException as error:
+                if is_refusal(error):
+                    raise Refused(first_line(error)) from error
+                raise
 
     def log_model(self, run_id: str, folder: Path, example: Path, step: int) -> str:
         """See `TrackingClient.log_model`."""
-        return log_model(self.open(), run_id, folder, read_example(example), step)
+        with self._asking("the model was not taken") as store:
+            return log_model(store, run_id, folder, read_example(example), step)
 
     def end_run(self, run_id: str, tags: Mapping[str, str], status: Status) -> None:
         """See `TrackingClient.end_run`."""
         self.set_tags(run_id, tags)
-        self.open().client.set_terminated(run_id, status=status)
+        with self._asking("the status was not taken") as store:
+            store.client.set_terminated(run_id, status=status)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """See `TrackingClient.set_tags`."""
-        client = self.open().client
-        for key, value in tags.items():
-            client.set_tag(run_id, key, value[:TAG_CHARACTERS])
+        with self._asking("tags were not taken") as store:
+            for key, value in tags.items():
+                store.client.set_tag(run_id, key, value[:TAG_CHARACTERS])
 
     def continue_run(self, run_id: str) -> None:
         """See `TrackingClient.continue_run`."""
-        store = self.open()
-        with _explained("the run could not be gone on with", store):
+        with self._asking("the run could not be gone on with") as store:
             store.client.update_run(run_id, status="RUNNING")
 
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[Store]:
+        """The open store; MLflow's errors become ours, with the place where they happened.
 
-@contextmanager
-def _explained(what: str, store: Store) -> Iterator[None]:
-    """MLflow's errors as ours, with the place where they happened.
+        Raises:
+            TrackingError: In the place of MLflow's.
+        """
+        store = self.open()
+        from mlflow.exceptions import MlflowException
 
-    Raises:
-        TrackingError: In the place of MLflow's.
-    """
-    from mlflow.exceptions import MlflowException
+        try:
+            yield store
+        except (MlflowException, OSError) as error:
+            told = tracking_error(f"{what} at {redact(store.uri)}", error, store.uri)
+            if isinstance(told, LoginRefused):
+                self._forget(store)
+            raise told from error
 
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise tracking_error(f"{what} at {redact(store.uri)}", error, store.uri) from error
+    def _forget(self, store: Store) -> None:
+        """Have it opened anew by the next question: with the token that its file has by then."""
+        with self._opening:
+            if self._store is store:
+                self._store = None
 
 
 def _experiment(store: Store, run: RunDescription) -> str:

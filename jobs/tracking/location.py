@@ -16,8 +16,8 @@ PROBE_SECONDS = 2.0
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SQLITE_HINT = "use a database file, such as sqlite:///mlflow.db, or a server's http address"
 #: MLflow's own names: the address, and what stands in for a user and a password in it.
-_URI = "MLFLOW_TRACKING_URI"
-_LOGINS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("MLFLOW_TRACKING_TOKEN",))
+URI = "MLFLOW_TRACKING_URI"
+LOGINS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("MLFLOW_TRACKING_TOKEN",))
 
 
 def resolve_tracking_uri(uri: str, base: Path) -> str:
@@ -95,12 +95,12 @@ def whole(uri: str) -> str:
     """
     if not is_redacted(uri):
         return uri
-    given = os.environ.get(_URI, "")
+    given = os.environ.get(URI, "")
     # Only servers and databases have secrets, and of those nothing else is resolved.
     given = given.rstrip("/") if is_server(given) else given
     if redact(given) == uri:
         return given
-    if is_server(uri) and any(all(map(os.environ.get, names)) for names in _LOGINS):
+    if is_server(uri) and any(all(map(os.environ.get, names)) for names in LOGINS):
         return without_user(uri)
     return uri
 

@@ -45,7 +45,7 @@ def find_model(run_id: str, uri: str) -> Path:
         found = download_artifacts(
             artifact_uri=f"{location}/artifacts/{ARTIFACT}",
             dst_path=None if location.startswith("file:") else _temporary_folder(),
-            tracking_uri=store.uri,
+            tracking_uri=store.address,
         )
     except (MlflowException, OSError) as error:
         raise ModelNotFound(

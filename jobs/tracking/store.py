@@ -6,13 +6,14 @@ import textwrap
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import TrackingError, TrackingUnreachable
 from jobs.tracking.database import create_database
 from jobs.tracking.location import check_reachable, is_server, sqlite_file
+from jobs.tracking.login import Login, login_for, refusal, with_login
 from jobs.tracking.redaction import redact, redact_text
 
 if TYPE_CHECKING:
@@ -48,14 +49,20 @@ class Store:
     Args:
         uri: Resolved; see `jobs.tracking.location.resolve_tracking_uri`.
         client: Bound to that URI. MLflow's global URI is never set.
+        address: The URI with the login that the store asks for; for MLflow, and for nobody's eyes.
     """
 
     uri: str
     client: "MlflowClient"
+    address: str = field(repr=False)
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, login: Login | None = None) -> Store:
     """Connect, and where a SQLite database is new, create its tables.
+
+    Args:
+        uri: Resolved.
+        login: For that server; by default the one that is known to be for it.
 
     Raises:
         TrackingError: It cannot be reached, or is no store of this MLflow.
@@ -67,29 +74,39 @@ def open_store(uri: str) -> Store:
     from sqlalchemy.exc import SQLAlchemyError
 
     database = sqlite_file(uri)
+    login = login or login_for(uri)
+    address = with_login(uri, login)
     try:
         with _one_at_a_time(uri):
             if database is not None:
                 create_database(database)
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client = MlflowClient(tracking_uri=address, registry_uri=address)
             # The first question is what connects, and what creates the tables of other databases.
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         what = f"the MLflow store at {redact(uri)} cannot be used"
-        raise tracking_error(what, error, uri) from error
-    return Store(uri, client)
+        raise tracking_error(what, error, uri, login) from error
+    return Store(uri, client, address)
 
 
-def tracking_error(what: str, error: Exception, uri: str) -> TrackingError:
+def tracking_error(
+    what: str, error: Exception, uri: str, login: Login | None = None
+) -> TrackingError:
     """The error that says whether asking again later makes sense.
 
     Args:
         what: What failed.
         error: What MLflow raised.
         uri: Of the store.
+        login: What was shown to it; by default what is known to be for it.
     """
     from mlflow.exceptions import MlflowException
 
+    if is_server(uri) and isinstance(error, MlflowException) and not _is_about_the_name(error):
+        code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+        refused = refusal(code, uri, login or login_for(uri))
+        if refused is not None:
+            return refused
     kind = TrackingError
     if is_server(uri) and not (isinstance(error, MlflowException) and is_about_us(error)):
         kind = TrackingUnreachable
@@ -100,6 +117,11 @@ def is_about_us(error: "MlflowException") -> bool:
     """Whether a store refuses what it was sent: 4xx, but for a timeout and 'too many'."""
     code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     return 400 <= code < 500 and code not in (408, 429)
+
+
+def _is_about_the_name(error: "MlflowException") -> bool:
+    """Whether a server refuses to be called by this name, which is no matter of logins."""
+    return "Host header" in str(error)
 
 
 def prepare_mlflow() -> None:

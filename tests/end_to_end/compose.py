@@ -1,5 +1,6 @@
 """A Compose project of its own, with a transcript of every command and what came of it."""
 
+import base64
 import json
 import os
 import secrets
@@ -146,7 +147,7 @@ class Lab:
     @property
     def token_file(self) -> Path:
         """What `make token` makes."""
-        return self.folder / "secrets" / "ray_token"
+        return self.folder / "secrets" / "cluster_token"
 
     @property
     def data(self) -> Path:
@@ -158,8 +159,14 @@ class Lab:
         found = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         return found | {"HOME": str(self.folder)}
 
+    @property
+    def token(self) -> str:
+        """What opens Ray and MLflow."""
+        return self.token_file.read_text()
+
     def make_token(self) -> None:
-        """By the command that docs/docker.md names."""
+        """By the commands that docs/docker.md names."""
+        self.token_file.unlink(missing_ok=True)
         rules = ["--no-print-directory", "-C", str(self.folder), "-f", str(ROOT / "Makefile")]
         made = run(
             ["make", *rules, f"PYTHON={sys.executable}", "token"],
@@ -191,7 +198,11 @@ class Lab:
         shown = (
             {"RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_TOKEN_PATH": str(self.token_file)}
         )
-        where = {"SUMGRAD_CLUSTER": self.dashboard, "MLFLOW_TRACKING_URI": self.mlflow}
+        where = {
+            "SUMGRAD_CLUSTER": self.dashboard,
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "SUMGRAD_TRACKING_TOKEN_FILE": str(self.token_file),
+        }
         return self._bare_environment | where | shown
 
     def sumgrad(self, *arguments: str, token: str | None = None, seconds: float = 300) -> Finished:
@@ -272,7 +283,7 @@ class Lab:
 
     def nodes(self) -> list[dict[str, Any]]:
         """The cluster's living nodes, as Ray's dashboard tells who has the token; none without."""
-        shown = {"Authorization": f"Bearer {self.token_file.read_text()}"}
+        shown = {"Authorization": f"Bearer {self.token}"}
         try:
             code, text = ask(f"{self.dashboard}/nodes?view=summary", shown)
         except OSError:
@@ -332,6 +343,12 @@ def ask(address: str, headers: Mapping[str, str] | None = None) -> tuple[int, st
     except HTTPError as refusal:
         with refusal:
             return refusal.code, refusal.read().decode()
+
+
+def login(password: str, user: str = "sumgrad") -> dict[str, str]:
+    """What MLflow is shown."""
+    shown = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {shown}"}
 
 
 def _docker(*arguments: str) -> str:

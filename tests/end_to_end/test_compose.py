@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.compose import Lab, ask, await_that, say, why_not
+from tests.end_to_end.compose import Lab, ask, await_that, login, say, why_not
 
 if not os.environ.get("SUMGRAD_END_TO_END"):
     pytest.skip(
@@ -25,6 +25,7 @@ if not os.environ.get("SUMGRAD_END_TO_END"):
 #: A build from nothing installs a gigabyte, on two cores that may be busy.
 pytestmark = pytest.mark.timeout(1800)
 WORKERS = 3
+EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 #: Long enough for a container to be killed, and to come back, in the middle.
 SECOND_JOB = """\
 name: second
@@ -111,8 +112,7 @@ def test_containers_are_limited(lab: Lab, service: str) -> None:
         assert {one["HostIp"] for one in published} == (
             set() if service == "worker" else {"127.0.0.1"}
         )
-        secret = lab.token_file.read_text()
-        assert secret not in str(container["Config"])
+        assert lab.token not in str(container["Config"])
 
 
 def test_who_has_no_token_is_refused(lab: Lab) -> None:
@@ -120,7 +120,7 @@ def test_who_has_no_token_is_refused(lab: Lab) -> None:
     answers = {
         "without a token": ask(jobs)[0],
         "with another token": ask(jobs, {"Authorization": "Bearer " + "0" * 64})[0],
-        "with the token": ask(jobs, {"Authorization": f"Bearer {lab.token_file.read_text()}"})[0],
+        "with the token": ask(jobs, {"Authorization": f"Bearer {lab.token}"})[0],
     }
     say(f"GET /api/jobs/: {answers}")
     assert list(answers.values()) == [401, 403, 200]
@@ -129,11 +129,25 @@ def test_who_has_no_token_is_refused(lab: Lab) -> None:
     assert "token" in refused.out
 
 
+def test_the_same_token_opens_mlflow(lab: Lab) -> None:
+    page, artifacts = f"{lab.mlflow}/", f"{lab.mlflow}/api/2.0/mlflow-artifacts/artifacts"
+    for address in (f"{lab.mlflow}{EXPERIMENT}", page, artifacts):
+        answers = {
+            "without a login": ask(address)[0],
+            "with another token": ask(address, login("0" * 64))[0],
+            "with MLflow's old default": ask(address, login("password1234", "admin"))[0],
+            "with the token": ask(address, login(lab.token))[0],
+        }
+        say(f"GET {address.removeprefix(lab.mlflow)}: {answers}")
+        assert list(answers.values()) == [401, 401, 401, 200]
+    assert ask(f"{lab.mlflow}/health")[0] == 200
+
+
 def test_mlflow_answers_to_its_own_names_alone(lab: Lab) -> None:
-    experiment = f"{lab.mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    experiment, shown = f"{lab.mlflow}{EXPERIMENT}", login(lab.token)
     port = lab.mlflow_port
     names = (f"127.0.0.1:{port}", f"localhost:{port}", "mlflow:5000", "stranger.example")
-    answers = {name: ask(experiment, {"Host": name})[0] for name in names}
+    answers = {name: ask(experiment, {"Host": name, **shown})[0] for name in names}
     say(f"MLflow by the name of: {answers}")
     assert list(answers.values()) == [200, 200, 200, 403]
 
@@ -155,15 +169,21 @@ def test_a_job_from_the_host_gives_the_bits_of_an_inline_run(lab: Lab) -> None:
     # The model is where MLflow's page and the host's clients find it, who never see the
     # cluster's disk.
     pages = f"{lab.mlflow}/ajax-api/2.0/mlflow"
-    found = json.loads(ask(f"{pages}/runs/get?run_id={result['run_id']}")[1])["run"]
+    shown = login(lab.token)
+    found = json.loads(ask(f"{pages}/runs/get?run_id={result['run_id']}", shown)[1])["run"]
     model = found["outputs"]["model_outputs"][0]["model_id"]
-    listed = ask(f"{pages}/logged-models/{model}/artifacts/directories")[1]
+    listed = ask(f"{pages}/logged-models/{model}/artifacts/directories", shown)[1]
     files = [file["path"] for file in json.loads(listed)["files"]]
     say(f"MLflow has {found['info']['artifact_uri']} and {model}: {files}")
     assert found["info"]["artifact_uri"].startswith("mlflow-artifacts:/")
     assert "MLmodel" in files
     evaluated = lab.sumgrad("evaluate", result["run_id"], str(lab.data / "rows.csv"))
     assert evaluated.code == 0
+    inside = lab.inside("evaluate", result["run_id"], "/data/rows.csv")
+    assert inside.code == 0
+    doctor = lab.sumgrad("doctor", "--json")
+    verdicts = {each["what"]: each["verdict"] for each in json.loads(doctor.out.splitlines()[-1])}
+    assert (verdicts["token"], verdicts["login"], verdicts["MLflow there"]) == ("ok", "ok", "ok")
 
 
 def test_a_job_from_inside_outlives_a_killed_worker_container(lab: Lab) -> None:
@@ -201,6 +221,25 @@ def test_what_crashes_is_started_again(lab: Lab, service: str, daemon: str) -> N
     lab.await_health(WORKERS)
     lab.docker("inspect", "--format", "{{.RestartCount}} {{.State.Health.Status}}", victim)
     assert {job["job_id"] for job in lab.jobs()} == before != set()
+
+
+def test_another_token_takes_the_place_of_the_first(lab: Lab) -> None:
+    before, runs = lab.token, {job["run_id"] for job in lab.jobs()}
+    lab.make_token()
+    assert lab.token != before
+    again = ("up", "--detach", "--force-recreate", "--scale", f"worker={WORKERS}")
+    assert lab.compose(*again, seconds=600).code == 0
+    lab.await_health(WORKERS)
+    experiment, jobs = f"{lab.mlflow}{EXPERIMENT}", f"{lab.dashboard}/api/jobs/"
+    answers = {
+        "MLflow with the first": ask(experiment, login(before))[0],
+        "MLflow with the new one": ask(experiment, login(lab.token))[0],
+        "Ray with the first": ask(jobs, {"Authorization": f"Bearer {before}"})[0],
+        "Ray with the new one": ask(jobs, {"Authorization": f"Bearer {lab.token}"})[0],
+    }
+    say(f"after the change of the token: {answers}")
+    assert list(answers.values()) == [401, 200, 403, 200]
+    assert {job["run_id"] for job in lab.jobs()} == runs
 
 
 def test_nothing_is_left_of_it(lab: Lab) -> None:

@@ -14,10 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-#: What the gate does with requests: hands them on, keeps them waiting, answers 500 or 403; or
+#: What the gate does with requests: hands them on, keeps them waiting, answers 500, 403 or 401; or
 #: nobody listens at its port, and connections that were open are reset.
-State = Literal["open", "hangs", "fails", "forbids", "down"]
-_ANSWERS = {"fails": (500, b"it is broken"), "forbids": (403, b"who are you?")}
+State = Literal["open", "hangs", "fails", "forbids", "asks", "down"]
+_ANSWERS = {
+    "fails": (500, b"it is broken"),
+    "forbids": (403, b"you may not"),
+    "asks": (401, b"who are you?"),
+}
 _LOOPBACK = "127.0.0.1"
 
 
@@ -28,14 +32,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[int]:
-    """Run ``mlflow server`` with a database and artifacts in a folder; gives its port."""
+def mlflow_server(folder: Path, token: Path | None = None) -> Iterator[int]:
+    """Run an MLflow server with a database and artifacts in a folder; gives its port.
+
+    Args:
+        folder: For all that it keeps.
+        token: The file with the password of our own server; None for one that asks for no login.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", _LOOPBACK, "--port", str(port)]
+    ours = ["-P", "-m", "jobs.service.mlflow_server", str(token), str(folder)]
+    command = [sys.executable, *(ours if token else ["-m", "mlflow", "server"])]
+    command += ["--host", _LOOPBACK, "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("w") as log:
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
         )

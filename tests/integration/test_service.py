@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from mlflow import MlflowClient
 
 from jobs.service.actions import status_of
 from jobs.service.contexts import Cluster
@@ -19,6 +21,9 @@ from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
 from tests.integration.gate import free_port
 from tests.integration.relay import Relay
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 pytestmark = pytest.mark.ray
 #: Flowers on the cluster: the spec of the folder says inline.
@@ -37,15 +42,35 @@ class Service:
     @property
     def server(self) -> JobServer:
         """Its job server."""
-        state = Path(self.folder.environment["XDG_STATE_HOME"])
         return JobServer(
             Cluster(
                 f"http://127.0.0.1:{self.port}",
                 "local",
-                f"http://127.0.0.1:{self.mlflow_port}",
-                state / "sumgrad" / "cluster" / "token",
+                self.mlflow,
+                token_file=self.token_file,
+                tracking_token_file=self.token_file,
             )
         )
+
+    @property
+    def mlflow(self) -> str:
+        """Its MLflow server."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def state(self) -> Path:
+        """All that it keeps."""
+        return Path(self.folder.environment["XDG_STATE_HOME"]) / "sumgrad" / "cluster"
+
+    @property
+    def token_file(self) -> Path:
+        """What opens Ray and MLflow."""
+        return self.state / "token"
+
+    def run_of(self, run_id: str) -> "Run":
+        """A run, as MLflow has it."""
+        user = f"sumgrad:{self.token_file.read_text()}"
+        return MlflowClient(self.mlflow.replace("://", f"://{user}@")).get_run(run_id)
 
     def sumgrad(self, *arguments: str) -> Finished:
         """Run a command."""
@@ -115,13 +140,68 @@ def test_a_job_that_was_handed_in_has_the_bits_of_inline(
 ) -> None:
     sent = service.sumgrad("submit", *THERE, "--wait", "--json")
     assert sent.code == 0, sent.err
-    assert sent.result["state"] == "SUCCEEDED"
+    assert (sent.result["state"], sent.result["ray_state"]) == ("FINISHED", "SUCCEEDED")
     result = sent.result["result"]
     assert result["weights_sha256"] == inline_hash
     assert result["tracking_uri"] == f"http://127.0.0.1:{service.mlflow_port}"
     status = service.sumgrad("status", sent.result["id"], "--json").result
     assert (status["state"], status["run_id"]) == ("FINISHED", result["run_id"])
     assert status["differences"] == []
+
+
+def test_the_token_opens_mlflow_for_whoever_has_it_and_is_told_to_nobody(service: Service) -> None:
+    sent = service.sumgrad("submit", *THERE, "--wait", "--json", "--id", "secret")
+    assert sent.code == 0, sent.err
+    run_id = sent.result["result"]["run_id"]
+    run = service.run_of(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.outputs is not None
+    assert len(run.outputs.model_outputs) == 1
+    assert len(run.data.metrics) > 3
+    fetched = service.sumgrad("evaluate", run_id, "flowers.csv", "--tracking-uri", service.mlflow)
+    assert fetched.code == 0, fetched.err
+    token = service.token_file.read_text()
+    asked = [attempt for attempt in service.server.attempts() if "secret" in attempt.submission_id]
+    told = [
+        *(service.sumgrad("status", "secret").out, service.sumgrad("logs", "secret").out),
+        *(service.sumgrad("cluster", "list", "--json").out, sent.out, sent.err, fetched.out),
+        *(service.sumgrad("cluster", "status").out, service.sumgrad("doctor", "--json").out),
+        *(service.sumgrad("submit", *THERE, "--dry-run").out, str(asked), str(run.to_dictionary())),
+    ]
+    assert not [text for text in told if token in text]
+    assert "the user 'sumgrad' and a password: that token" in told[6]
+    files = [file for file in service.state.rglob("*") if file.is_file()]
+    assert [file for file in files if token.encode() in file.read_bytes()] == [service.token_file]
+    everybody = [entry / "cmdline" for entry in Path("/proc").glob("[1-9]*")]
+    assert not [file for file in everybody if token.encode() in content(file)]
+
+
+def content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_who_does_not_know_the_token_of_mlflow_is_told_so(service: Service) -> None:
+    nowhere = {"SUMGRAD_CONFIG": "/nonexistent", "HOME": "/nonexistent"}
+    stranger = Folder(service.folder.path, {**service.folder.environment, **nowhere})
+    refused = stranger.sumgrad("evaluate", "0123456789", "x.csv", "--tracking-uri", service.mlflow)
+    assert refused.code == 3
+    assert f"the MLflow server at {service.mlflow} asks for a login" in refused.err
+    named = service.server.cluster
+    told = Folder(service.folder.path, {**service.folder.environment, "SUMGRAD_CONFIG": "lab.yaml"})
+    mlflow = ("--tracking-uri", service.mlflow)
+    token = ("--token-file", str(service.token_file))
+    assert told.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token).code == 0
+    doctor = told.sumgrad("doctor", "--cluster", "lab")
+    assert doctor.code == 3
+    assert "asks for a login, and none is known here" in doctor.out
+    status = told.sumgrad("status", "secret", "--cluster", "lab")
+    assert "asks for a login" in status.out + status.err
+    both = ("--tracking-token-file", str(service.token_file))
+    assert told.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token, *both).code == 0
+    assert told.sumgrad("doctor", "--cluster", "lab").code == 0
 
 
 def test_the_same_job_twice_is_one_job(service: Service) -> None:
@@ -164,6 +244,8 @@ def test_a_killed_job_goes_on_with_the_same_bits(service: Service) -> None:
     budget = ("--set", "stop.max_epochs=300", "--set", "checkpoint.every_steps=1")
     expected = service.sumgrad("train", "flowers.yaml", *budget[:2], "--json").result
     service.sumgrad("submit", *THERE, *budget, "--id", "victim")
+    # It may compute before MLflow knows of it, and what it does not know it cannot have as running.
+    service.wait_for("victim", lambda status: status.heartbeat_age_s is not None)
     service.wait_for("victim", lambda status: status.state == "RUNNING")
     driver = driver_of("victim")
     os.kill(driver, signal.SIGKILL)
@@ -272,7 +354,7 @@ def test_the_doctor_finds_a_sound_cluster_and_a_missing_file(service: Service) -
     assert sound.code == 0, sound.out
     verdicts = {finding["what"]: finding["verdict"] for finding in sound.results}
     assert set(verdicts.values()) == {"ok"}, sound.out
-    assert {"token", "versions", "nodes", "room", "MLflow there", "clocks"} <= set(verdicts)
+    assert {"token", "login", "versions", "nodes", "room", "MLflow there"} <= set(verdicts)
     missing = service.sumgrad("doctor", "--data", "/nonexistent/rows.csv")
     assert (missing.code, "cannot read /nonexistent/rows.csv" in missing.out) == (3, True)
 
@@ -280,5 +362,7 @@ def test_the_doctor_finds_a_sound_cluster_and_a_missing_file(service: Service) -
 def test_up_again_is_the_same_cluster(service: Service) -> None:
     again = service.sumgrad("cluster", "up")
     assert (again.code, "It ran already" in again.out) == (0, True)
+    other = service.sumgrad("cluster", "up", "--cpus", "3")
+    assert (other.code, "already, with --cpus 2" in other.err) == (2, True)
     listed = service.sumgrad("cluster", "list", "--json").results
     assert [(each["name"], each["is_current"]) for each in listed] == [("local", True)]

@@ -208,20 +208,36 @@ def test_a_file_that_says_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n", "valid dictionary"),
-        ("hello", "valid dictionary"),
-        ("clusters: 3\n", "clusters: "),
-        ("clusters: {lab: http://lab:8265}\n", "clusters.lab: "),
-        ("clusters: {lab: {}}\n", "clusters.lab.address: Field required"),
-        ("clusters: {lab: {address: 3}}\n", "clusters.lab.address: "),
-        ("clusters: {lab: {address: 'http://h:1', token: x}}\n", "clusters.lab.token: "),
-        ("clusters: {'a b': {address: 'http://h:1'}}\n", "clusters.a b"),
-        ("curent: lab\n", "curent: "),
-        ("clusters: {lab: {address: 'ray://h:1'}}\n", "is no cluster's address"),
+        ("- a\n", ": what it holds should be keys and values"),
+        ("hello", ": what it holds should be keys and values"),
+        ("0", ": what it holds should be keys and values"),
+        ("current: 3\n", "line 1: current should be a text"),
+        ("clusters: 3\n", "line 1: clusters should be names with what belongs to each"),
+        ("clusters:\n  lab: http://lab:8265\n", "line 2: clusters.lab should be keys and values"),
+        ("clusters: {lab: {}}\n", "line 1: clusters.lab.address is missing"),
+        ("clusters: {lab: {address: 3}}\n", "clusters.lab.address should be a text"),
+        (
+            "clusters: {lab: {address: 'http://h:1', ca_file: 3}}\n",
+            "clusters.lab.ca_file should be the path of a file",
+        ),
+        (
+            "clusters: {lab: {address: 'http://h:1', token: x}}\n",
+            "clusters.lab.token is no key that is known there",
+        ),
+        ("clusters: {'a b': {address: 'http://h:1'}}\n", "clusters.a b cannot be a cluster's name"),
+        ("curent: lab\n", "line 1: curent is no key that is known there"),
+        (
+            "clusters: {lab: {address: 'ray://h:1'}}\n",
+            "clusters.lab: 'ray://h:1' is no cluster's address",
+        ),
         ("clusters: {lab: {address: 'http://me:s3cr3t@h:1'}}\n", "no user and no password"),
         (
             "clusters: {lab: {address: 'http://h:1', token_file: '~nobody-there/x'}}",
             "home folder of nobody",
+        ),
+        (
+            "clusters: {lab: {address: 'http://h:1', tracking_token_file: '/x'}}",
+            "clusters.lab: a tracking_token_file is for the MLflow server at tracking_uri",
         ),
     ],
 )
@@ -230,7 +246,27 @@ def test_a_damaged_file_is_refused(text: str, message: str) -> None:
     with pytest.raises(ContextError) as caught:
         read_contexts()
     assert message in caught.value.message
+    assert caught.value.message.startswith(str(contexts_file()))
+    assert caught.value.hint
     assert "s3cr3t" not in str(caught.value)
+    assert "pydantic" not in caught.value.message + caught.value.hint
+    assert "Input" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("curent: lab\n", "did you mean 'current'?"),
+        ("clusters: {lab: {adress: 'http://h:1'}}\n", "did you mean 'address'?"),
+        ("clusters: {lab: {address: 'http://h:1', toke_file: /x}}\n", "did you mean 'token_file'?"),
+        ("clusters: 3\n", "sumgrad cluster add NAME URL"),
+    ],
+)
+def test_a_damaged_file_is_told_with_what_to_do(text: str, hint: str) -> None:
+    write(text)
+    with pytest.raises(ContextError) as caught:
+        read_contexts()
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["{", "a: b: c", "a: 1\na: 2\n", "[" * 200, "&a [*a, *a]"])
@@ -357,6 +393,19 @@ def test_the_token_is_kept_to_itself(tmp_path: Path) -> None:
     assert yaml.safe_load(text)["clusters"]["lab"]["token_file"] == str(path)
     assert cluster.token() == TOKEN
     assert TOKEN not in text + repr(cluster) + repr(server) + str(server) + cluster.label
+
+
+def test_the_token_of_its_mlflow_is_noted_and_read_again(tmp_path: Path) -> None:
+    path = token_file(tmp_path / "token", TOKEN)
+    lab = Cluster("http://h:1", "lab", "http://h:5000", tracking_token_file=path)
+    write_contexts(Contexts("lab", {"lab": lab}))
+    found = chosen_cluster(None)
+    assert found == lab
+    assert found.token() is None, "it is not the cluster's own"
+    assert found.login is not None
+    assert found.login.password() == TOKEN
+    assert TOKEN not in contexts_file().read_text() + repr(found) + repr(found.login)
+    assert LAB.login is None
 
 
 def test_an_address_that_has_a_name_has_all_of_it(home: Path) -> None:

@@ -15,6 +15,7 @@ from jobs.service.code import Versions
 from jobs.service.contexts import Cluster
 from jobs.service.doctor import Finding, examine, table
 from jobs.service.ray_jobs import JobServer, Server
+from jobs.tracking.login import Login
 from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory
 
 HERE = Versions.here()
@@ -45,6 +46,7 @@ class Examined:
         self.facts: object = facts()
         self.admits_everybody = False
         self.commands: list[str] = []
+        self.token_file: Path | None = None
         self.uri: str | None = f"sqlite:///{Path.cwd()}/mlflow.db"
         examined = self
 
@@ -67,7 +69,15 @@ class Examined:
         )
 
     def __call__(self, *data: str) -> dict[str, Finding]:
-        found = examine(Cluster(ADDRESS, "lab", tracking_uri=self.uri), data)
+        found = examine(
+            Cluster(
+                ADDRESS,
+                "lab",
+                tracking_uri=self.uri,
+                tracking_token_file=self.token_file,
+            ),
+            data,
+        )
         assert table(found)
         return {finding.what: finding for finding in found}
 
@@ -143,6 +153,22 @@ def test_an_mlflow_that_is_not_known_or_away(examined: Examined) -> None:
     assert "s3cr3t" not in finding.text
     examined.uri = "http://[x"
     assert examined()["MLflow here"].verdict == "FAIL"
+
+
+@pytest.mark.parametrize(("asks", "verdict"), [(True, "ok"), (False, "warn")])
+def test_whether_mlflow_asks_for_a_login(
+    asks: bool, verdict: str, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Login | None] = []
+    monkeypatch.setattr(doctor, "mlflow_problem", lambda uri, login: shown.append(login))
+    monkeypatch.setattr(doctor, "asks_for_login", lambda uri: asks)
+    examined.uri, examined.token_file = "http://mlflow:5000", Path("/lab.token")
+    found = examined()
+    assert list(found)[:4] == ["cluster", "token", "MLflow here", "login"]
+    assert (found["MLflow here"].verdict, found["login"].verdict) == ("ok", verdict)
+    (login,) = shown
+    assert login is not None
+    assert login.token_file == Path("/lab.token")
 
 
 def test_other_versions(examined: Examined) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ContextError, ServiceUnreachable
-from jobs.service import local_cluster
+from jobs.service import local_cluster, local_servers, processes
 from jobs.service.contexts import (
     Cluster,
     Contexts,
@@ -28,15 +27,15 @@ from jobs.service.contexts import (
 from jobs.service.local_cluster import (
     NAME,
     LocalCluster,
-    Process,
     down,
     folder,
     lines_of,
     running,
     up,
 )
+from jobs.service.processes import start_of
 from jobs.service.ray_jobs import RUNNING, STOPPED, Attempt
-from tests.jobs.service.stand_ins import JobServerInMemory, attempt, free_port
+from tests.jobs.service.stand_ins import Answer, JobServerInMemory, attempt, free_port, site
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
@@ -84,8 +83,10 @@ class Commands:
         self.temporary = Path("temporary").absolute()
         self.temporary.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(self.temporary))
-        monkeypatch.setattr(local_cluster, "_mlflow_command", lambda place, port: self.mlflow(port))
-        monkeypatch.setattr(local_cluster, "_ray_command", lambda port, cpus: self.ray(port))
+        monkeypatch.setattr(
+            local_servers, "mlflow_command", lambda place, token, port: self.mlflow(port)
+        )
+        monkeypatch.setattr(local_servers, "ray_command", lambda port, cpus: self.ray(port))
         monkeypatch.setattr(local_cluster, "_stop_jobs", lambda server, note: None)
 
     def up(self, note: Callable[[str], None] = lambda _: None) -> tuple[LocalCluster, bool]:
@@ -93,7 +94,7 @@ class Commands:
 
 
 def is_alive(pid: int) -> bool:
-    return local_cluster._start_of(pid) is not None
+    return start_of(pid) is not None
 
 
 def wait_for_end_of(pid: int) -> None:
@@ -120,100 +121,6 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Commands]:
         assert not is_alive(int(path.read_text())), f"{path.name} is left running"
 
 
-@pytest.fixture
-def started() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts programs, each in a session of its own, and ends them."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(program: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-S", "-c", program], start_new_session=True, stdout=subprocess.PIPE
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def of(process: subprocess.Popen[bytes]) -> Process:
-    found = local_cluster._stat_of(process.pid)
-    assert found is not None
-    return Process(process.pid, found.began)
-
-
-Starting = Callable[[str], "subprocess.Popen[bytes]"]
-
-
-def test_a_process_lives_until_it_ends(started: Starting) -> None:
-    process = started("input()")
-    ours, lives = of(process), [True]
-    lives.append(ours.is_alive)
-    process.kill()
-    wait_for_end_of(process.pid)
-    lives.append(ours.is_alive)
-    process.wait()
-    lives.append(ours.is_alive)
-    assert lives[1:] == [True, False, False], "its remains are no life"
-
-
-def test_another_process_with_its_number_is_not_taken_for_it(started: Starting) -> None:
-    process = started("import time; time.sleep(600)")
-    earlier = replace(of(process), began=of(process).began - 1)
-    assert not earlier.is_alive
-    earlier.end()
-    assert process.poll() is None, "it was not touched"
-    assert of(process).is_alive
-
-
-@pytest.mark.parametrize("name", ["a) Z 1 (b", "x y", "((("])
-def test_a_name_does_not_lead_astray(name: str, started: Starting) -> None:
-    process = started(
-        f"open('/proc/self/comm', 'w').write({name!r}); print(flush=True); "
-        "import time; time.sleep(600)"
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    assert Path(f"/proc/{process.pid}/comm").read_text().strip() == name
-    assert of(process).is_alive
-    assert local_cluster._stat_of(process.pid) == local_cluster._Stat(
-        process.pid, of(process).began, is_alive=True
-    )
-
-
-FAMILY = """
-import os, signal, subprocess, sys, time
-if {deaf}:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-more = {{"process_group": 0}} if {apart} else {{}}
-child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], **more)
-print(child.pid, flush=True)
-{then}
-"""
-
-
-@pytest.mark.parametrize("deaf", [False, True])
-@pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("then", ["time.sleep(600)", "os._exit(1)"])
-def test_the_end_of_a_process_is_the_end_of_all_that_it_has_started(
-    deaf: bool, apart: bool, then: str, started: Starting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_cluster, "_STOP_S", 0.3)
-    process = started(FAMILY.format(deaf=deaf, apart=apart, then=then))
-    ours = of(process)
-    assert process.stdout is not None
-    child = int(process.stdout.readline())
-    if "exit" in then:
-        process.wait()
-    assert is_alive(child)
-    ours.end()
-    assert not is_alive(child)
-    assert not ours.is_alive
-    ours.end()
-
-
 def test_what_is_started_and_ended(commands: Commands, home: Path) -> None:
     notes: list[str] = []
     there, is_new = commands.up(notes.append)
@@ -229,7 +136,13 @@ def test_what_is_started_and_ended(commands: Commands, home: Path) -> None:
     assert stat.S_IMODE((folder() / "token").stat().st_mode) == 0o600
     assert stat.S_IMODE(folder().stat().st_mode) == 0o700
     assert folder() == home / ".local/state/sumgrad/cluster"
+    assert chosen.login is not None
+    assert chosen.login.is_for(there.tracking_uri)
+    assert chosen.login.password() == chosen.token()
     assert [line.split()[2] for line in lines_of(there)[:2]] == ["runs", "runs"]
+    told = "\n".join(lines_of(there))
+    assert "the user 'sumgrad' and a password: that token" in told
+    assert chosen.login.password() not in told + (folder() / "cluster.json").read_text()
 
     assert commands.up() == (there, False)
     assert down(notes.append)
@@ -300,6 +213,52 @@ def test_where_mlflow_alone_has_died_ray_goes_on(commands: Commands) -> None:
     down()
 
 
+def test_where_mlflow_has_died_a_stranger_at_its_port_is_not_shown_the_token(
+    commands: Commands,
+) -> None:
+    there, _ = commands.up()
+    os.kill(there.mlflow.pid, signal.SIGKILL)
+    wait_for_end_of(there.mlflow.pid)
+    os.kill(child_of("mlflow"), signal.SIGKILL)
+    with site({"/health": Answer()}, commands.mlflow_port) as stranger:
+        with pytest.raises(ServiceUnreachable, match=f"port {commands.mlflow_port}, for MLflow"):
+            commands.up()
+        assert stranger.asked == []
+    down()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"port": 1}, "--port {0.port}"),
+        ({"mlflow_port": 2}, "--mlflow-port {0.mlflow_port}"),
+        ({"cpus": 3}, "--cpus for all of them"),
+        ({"port": 1, "cpus": 3}, "--port {0.port}, --cpus for all of them"),
+    ],
+)
+def test_one_that_runs_otherwise_than_it_is_wanted(
+    wanted: dict[str, int], told: str, commands: Commands
+) -> None:
+    there, _ = commands.up()
+    with pytest.raises(ContextError) as caught:
+        up(lambda _: None, **wanted)
+    assert caught.value.message.endswith(f"already, with {told.format(commands)}")
+    assert "sumgrad cluster down" in caught.value.hint
+    assert caught.value.exit_code == 2
+    assert up(lambda _: None) == (there, False), "what is not said may be anything"
+    assert commands.up() == (there, False)
+    down()
+
+
+def test_the_cpus_of_one_that_runs_are_known(commands: Commands) -> None:
+    ours = {"port": commands.port, "mlflow_port": commands.mlflow_port}
+    there, _ = up(lambda _: None, cpus=2, **ours)
+    assert up(lambda _: None, cpus=2) == (there, False)
+    with pytest.raises(ContextError, match="with --cpus 2"):
+        up(lambda _: None, cpus=3)
+    down()
+
+
 @pytest.mark.parametrize("which", ["ray", "mlflow"])
 def test_a_server_that_dies_at_once(which: str, commands: Commands) -> None:
     setattr(commands, which, lambda port: python(DIES, which))
@@ -325,7 +284,7 @@ def test_a_server_that_never_answers_is_given_up(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_cluster, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(local_cluster, "_STOP_S", 2.0)
+    monkeypatch.setattr(processes, "STOP_S", 2.0)
     commands.ray = lambda port: python("import time; time.sleep(600)")
     with pytest.raises(ServiceUnreachable, match="no cluster answers") as caught:
         commands.up()
@@ -385,6 +344,7 @@ def keep(text: str) -> None:
     [
         *("", "{", "[]", "null", "{}", "[" * 100_000, json.dumps(SOUND | {"ray": None})),
         *(json.dumps(SOUND | {"ray": {"pid": pid, "began": 1}}) for pid in (0, -1, 1, "x", None)),
+        json.dumps(SOUND | {"cpus": "many"}),
         *(json.dumps(SOUND | {"mlflow": {"pid": 5}}), json.dumps(SOUND | {"mlflow": [5, 6]})),
         json.dumps({key: value for key, value in SOUND.items() if key != "temporary"}),
     ],
@@ -431,21 +391,6 @@ def test_jobs_are_told_to_end_first() -> None:
         "stop c-1",
     ]
     assert server.memory.calls[-1] == "attempt c-1"
-
-
-def test_what_the_real_commands_say(tmp_path: Path) -> None:
-    ray = local_cluster._ray_command(8265, 3)
-    assert ray[ray.index("--dashboard-host") + 1] == "127.0.0.1"
-    assert ray[ray.index("--num-cpus") + 1] == "3"
-    assert "--num-cpus" not in local_cluster._ray_command(8265, None)
-    mlflow = local_cluster._mlflow_command(tmp_path, 5000)
-    assert mlflow[mlflow.index("--host") + 1] == "127.0.0.1"
-    token = tmp_path / "token"
-    environment = local_cluster._ray_environment(tmp_path, token, "http://127.0.0.1:5000")
-    assert environment["RAY_AUTH_MODE"] == "token"
-    assert environment["RAY_AUTH_TOKEN_PATH"] == str(token)
-    ports = local_cluster._free_ports(3)
-    assert len(set(ports)) == 3
 
 
 def test_a_damaged_file_of_names_does_not_keep_it_from_ending(commands: Commands) -> None:

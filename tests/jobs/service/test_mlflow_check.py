@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from jobs.service import mlflow_check
-from jobs.service.mlflow_check import mlflow_problem
+from jobs.service.mlflow_check import asks_for_login, mlflow_problem
+from jobs.tracking.login import Login
 from tests.jobs.service.stand_ins import Answer, free_port, site, socket_that
 
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+SEARCH = "/api/2.0/mlflow/experiments/search"
 INVALID_HOST = "Invalid Host header - possible DNS rebinding attack detected"
 
 
@@ -22,10 +24,41 @@ def problem(code: int, body: str = "", *, prefix: str = "", user: str = "") -> s
     return found
 
 
-@pytest.mark.parametrize("code", [200, 401, 404])
+@pytest.mark.parametrize("code", [200, 404])
 def test_a_server_that_can_be_used(code: int) -> None:
     assert problem(code, "{}") is None
     assert problem(code, "{}", prefix="/mlflow") is None
+
+
+def test_a_server_that_takes_our_login(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("t0ken-of-the-lab")
+    token.chmod(0o600)
+    answers = {"/health": Answer(), EXPERIMENT: Answer(401), SEARCH: Answer(body="{}")}
+    with site(answers) as server:
+        assert mlflow_problem(server.address, Login(server.address, token, "test")) is None
+        assert asks_for_login(server.address)
+        *_, search, stranger = server.asked
+    assert search.headers["Authorization"].startswith("Basic ")
+    assert "Authorization" not in stranger.headers
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(401, "asks for a login, and none is known"), (403, "may not do that")]
+)
+def test_a_server_that_takes_no_login_of_ours(code: int, text: str) -> None:
+    with site({"/health": Answer(), EXPERIMENT: Answer(401), SEARCH: Answer(code)}) as server:
+        found = mlflow_problem(server.address)
+    assert found is not None
+    assert f"at {server.address} " in found
+    assert text in found
+    assert ("--tracking-token-file" in found) is (code == 401), "and what to do"
+
+
+@pytest.mark.parametrize("code", [200, 404, 500])
+def test_a_server_that_asks_nobody_for_a_login(code: int) -> None:
+    with site({EXPERIMENT: Answer(code)}) as server:
+        assert not asks_for_login(server.address)
 
 
 def test_a_server_that_does_not_know_its_own_name() -> None:

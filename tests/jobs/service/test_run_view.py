@@ -1,11 +1,13 @@
 """A job's newest run in MLflow; whatever goes wrong is said, and not raised."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from jobs.service import run_view
 from jobs.service.contexts import Cluster
 from jobs.service.heartbeat import TAG, Heartbeat
 from jobs.service.identifiers import JOB_TAG
@@ -113,3 +115,22 @@ def test_where_a_person_sees_it() -> None:
     assert page_of(RunView("http://mlflow:5000", "ab")) == "http://mlflow:5000/#/runs/ab"
     assert page_of(RunView("http://mlflow:5000")) is None
     assert page_of(RunView("sqlite:///x.db", "ab")) is None
+
+
+@pytest.mark.parametrize("body", ['{"experiments": 3}', '{"experiments": [{"experiment_id": []}]}'])
+def test_an_answer_that_is_none_of_mlflows_is_said(body: str) -> None:
+    path = "/api/2.0/mlflow/experiments/search"
+    with site({"/health": Answer(body="OK"), path: Answer(body=body)}) as server:
+        found = ask(server.address, "digits-1")["digits-1"]
+    assert found == RunView.unknown(
+        f"what answers at {server.address} is no MLflow server", server.address
+    )
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_view, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(run_view, "_ask", lambda *_: time.sleep(1.0))
+    began = time.monotonic()
+    found = ask("http://mlflow:5000", "digits-1")["digits-1"]
+    assert found.problem == "http://mlflow:5000 has not answered in 0.05 s"
+    assert time.monotonic() - began < 0.9

@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import (
     PERMISSION_DENIED,
 )
 
-from jobs.errors import TrackingError, TrackingUnreachable
+from jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from jobs.tracking import DirectClient, Journal, Link, RunFacts, RunTracker, Store
 from jobs.tracking.backlog import Point
 from jobs.tracking.delivery import Refused
@@ -266,7 +266,8 @@ def test_only_a_value_that_is_none_is_refused_for_ever(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(500, TrackingUnreachable), (503, TrackingUnreachable), (403, None)]
+    ("status", "kind"),
+    [(500, TrackingUnreachable), (503, TrackingUnreachable), (403, LoginRefused), (404, None)],
 )
 def test_a_server_that_fails_when_a_run_goes_on_may_answer_later(
     store: Store,
@@ -276,7 +277,7 @@ def test_a_server_that_fails_when_a_run_goes_on_may_answer_later(
     kind: type[TrackingError] | None,
 ) -> None:
     # Whether waiting makes sense is a question that a file does not raise.
-    server = Store("http://me:pw@tracking", store.client)
+    server = Store("http://me:pw@tracking", store.client, "http://me:pw@tracking")
     link = Link(DirectClient(lambda: server), facts, "key")
     monkeypatch.setattr(store.client, "update_run", answering(status))
     with pytest.raises(TrackingError, match=f"{status}") as caught:

@@ -1,0 +1,315 @@
+"""MLflow's server with a login: closed to everybody but who has the token, at every address."""
+
+import base64
+import json
+import os
+import re
+import secrets
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from jobs.service.mlflow_server import SETTINGS, USERS
+from tests.integration import chaos
+from tests.integration.command_line import Finished, Folder
+from tests.integration.gate import Gate, mlflow_server
+
+TOKEN = secrets.token_hex(32)
+ADA = ("ada", "hers-and-long-enough")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the server, and one with its token beside it."""
+    place = tmp_path_factory.mktemp("server")
+    (place / "kept").mkdir()
+    write_token(place, TOKEN)
+    return place
+
+
+def write_token(place: Path, token: str) -> None:
+    path = place / "token"
+    path.write_text(token)
+    path.chmod(0o600)
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[int]:
+    with mlflow_server(place / "kept", place / "token") as port:
+        yield port
+
+
+def code(
+    port: int,
+    path: str,
+    login: tuple[str, str] | None = None,
+    *,
+    method: str = "GET",
+    body: Mapping[str, Any] | None = None,
+) -> int:
+    """The HTTP status that a request is answered with."""
+    headers = {"Content-Type": "application/json"}
+    if login is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
+    data = json.dumps(body).encode() if body is not None else None
+    request = Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
+    try:
+        with urlopen(request, timeout=60) as response:
+            return int(response.status)
+    except HTTPError as refusal:
+        with refusal:
+            return refusal.code
+
+
+EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+CREATE_USER = "/api/2.0/mlflow/users/create"
+#: Everybody may know whether it is well, and what a page that asks for the password looks like.
+OPEN = re.compile(r"/health|/static-files/.*|/favicon.ico|/(ajax-)?api/3.0/mlflow/server-info")
+#: All that it serves: what it has of Flask, and what of FastAPI.
+ROUTES = """
+import json, os, sys
+from pathlib import Path
+from jobs.service.mlflow_server import settle
+settle(Path(sys.argv[1]))
+os.environ["_MLFLOW_SGI_NAME"] = "uvicorn"
+from mlflow.server import auth, app as flask
+auth.store.init_db(auth.auth_config.database_uri)
+auth.store.create_user("sumgrad", "long enough a password")
+native = auth.create_app().routes
+found = [(method, rule.rule) for rule in flask.url_map.iter_rules() for method in rule.methods]
+todo = list(native)
+while todo:
+    route = todo.pop()
+    todo += getattr(getattr(route, "original_router", None), "routes", [])
+    found += [(method, route.path) for method in getattr(route, "methods", None) or ()]
+print(json.dumps(sorted(set(found))))
+"""
+
+
+def routes(folder: Path) -> list[tuple[str, str]]:
+    """Every method and path, with something in the place of what it leaves open."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ROUTES, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    return [(method, re.sub(r"<[^>]*>|\{[^}]*\}", "1", path)) for method, path in found]
+
+
+def test_nothing_that_it_serves_is_open_to_who_has_no_login(server: int, tmp_path: Path) -> None:
+    asked = [(m, path) for m, path in routes(tmp_path) if m not in ("HEAD", "OPTIONS")]
+    assert len(asked) > 200
+    parts = ("/graphql", "/mlflow-artifacts/", "/ajax-api/", "/v1/traces", "/gateway/", "/signup")
+    for part in parts:
+        assert any(part in path for _, path in asked), part
+    assert ("GET", "/") in asked
+
+    def answers(route: tuple[str, str]) -> tuple[int, ...]:
+        method, path = route
+        return tuple(
+            code(server, path, login, method=method)
+            for login in (None, ("sumgrad", "0" * 64), ("admin", "password1234"))
+        )
+
+    with ThreadPoolExecutor(4) as several:
+        found = dict(zip(asked, several.map(answers, asked), strict=True))
+    closed = {route: codes for route, codes in found.items() if not OPEN.fullmatch(route[1])}
+    assert {route: codes for route, codes in closed.items() if set(codes) != {401}} == {}
+
+
+def test_its_health_is_everybodys_business(server: int) -> None:
+    assert code(server, "/health") == 200
+    assert code(server, "/health/../api/2.0/mlflow/experiments/get?experiment_id=0") in (401, 404)
+    assert code(server, "/static-files/%2e%2e/%2e%2e/users.db") == 404
+
+
+def test_who_has_the_token_is_let_in(server: int) -> None:
+    for path in (EXPERIMENT, EXPERIMENT.replace("/api", "/ajax-api"), "/", "/version"):
+        assert code(server, path, ("sumgrad", TOKEN)) == 200
+    assert code(server, EXPERIMENT, ("admin", TOKEN)) == 401
+
+
+def test_nobody_else_on_the_machine_reads_the_token(server: int, place: Path) -> None:
+    kept = place / "kept"
+    for file in (kept / USERS, kept / SETTINGS, kept / "mlflow.db"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    # It is in no file of the server, no command line and no environment of its processes.
+    assert not [file for file in kept.rglob("*") if file.is_file() and holds_token(file)]
+    here = [entry for entry in Path("/proc").glob("[1-9]*") if str(kept) in command(entry)]
+    assert here
+    for entry in here:
+        assert not holds_token(entry / "cmdline")
+        assert not holds_token(entry / "environ")
+
+
+def holds_token(file: Path) -> bool:
+    return TOKEN.encode() in file.read_bytes()
+
+
+def command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def knowing(folder: Folder, place: Path, server: int, tmp_path: Path) -> Folder:
+    """Somebody who has the token in a file, and nothing else of a cluster."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {
+        "HOME": str(home),
+        "SUMGRAD_CONFIG": str(home / "clusters.yaml"),
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server}",
+        "SUMGRAD_TRACKING_TOKEN_FILE": str(place / "token"),
+    }
+    return replace(folder, environment=environment)
+
+
+def quiet(done: Finished) -> Finished:
+    """A command that has not said the token."""
+    assert TOKEN not in done.out + done.err
+    return done
+
+
+def test_a_run_is_tracked_and_its_model_fetched(knowing: Folder, place: Path, server: int) -> None:
+    done = quiet(knowing.sumgrad("train", "flowers.yaml", "--json", "--debug"))
+    assert done.code == 0, done.err
+    assert done.result["tracking_uri"] == f"http://127.0.0.1:{server}"
+    uri = ("--tracking-uri", f"http://127.0.0.1:{server}")
+    evaluated = quiet(knowing.sumgrad("evaluate", done.result["run_id"], "flowers.csv", *uri))
+    assert evaluated.code == 0, evaluated.err
+    shown = quiet(knowing.sumgrad("config", "show", "flowers.yaml"))
+    assert "uri: http://127.0.0.1" in shown.out
+    assert quiet(knowing.sumgrad("sync")).code == 0
+    ui = quiet(knowing.sumgrad("ui", *uri))
+    assert f"the token in {place / 'token'}" in ui.out
+    kept = [file for top in (knowing.path, place / "kept") for file in top.rglob("*")]
+    assert not [file for file in kept if file.is_file() and holds_token(file)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"SUMGRAD_TRACKING_TOKEN_FILE": ""}, "asks for a login, and none is known here"),
+        ({"SUMGRAD_TRACKING_TOKEN_FILE": "wrong"}, "does not take the token in wrong"),
+        ({"SUMGRAD_TRACKING_TOKEN_FILE": "missing"}, "missing (SUMGRAD_TRACKING_TOKEN_FILE)"),
+        (
+            {
+                "SUMGRAD_TRACKING_TOKEN_FILE": "",
+                "MLFLOW_TRACKING_USERNAME": "ada",
+                "MLFLOW_TRACKING_PASSWORD": "guessed",
+            },
+            "does not take the login that it was shown",
+        ),
+    ],
+)
+def test_who_has_no_token_is_told_so_before_a_step(
+    knowing: Folder, server: int, environment: dict[str, str], told: str
+) -> None:
+    (knowing.path / "wrong").write_text("0" * 64)
+    (knowing.path / "wrong").chmod(0o600)
+    stranger = replace(knowing, environment={**knowing.environment, **environment})
+    uri = ("--tracking-uri", f"http://127.0.0.1:{server}")
+    for arguments in (("train", "flowers.yaml"), ("evaluate", "0123456789", "flowers.csv", *uri)):
+        refused = stranger.sumgrad(*arguments)
+        assert refused.code == 3, refused.err
+        (line,) = [each for each in refused.err.splitlines() if each.startswith("error: ")]
+        assert told in line
+        assert "Traceback" not in refused.err
+    assert not list((knowing.path / "runs").glob("*"))
+
+
+def test_whoever_the_administrator_lets_in_may_not_do_everything(
+    knowing: Folder, server: int
+) -> None:
+    body = dict(zip(("username", "password"), ADA, strict=True))
+    assert code(server, CREATE_USER, method="POST", body=body) == 401
+    assert code(server, CREATE_USER, ("sumgrad", TOKEN), method="POST", body=body) == 200
+    assert code(server, CREATE_USER, ADA, method="POST", body=body) == 403
+    assert code(server, EXPERIMENT, ADA) == 200
+    own = {
+        "SUMGRAD_TRACKING_TOKEN_FILE": "",
+        "MLFLOW_TRACKING_USERNAME": ADA[0],
+        "MLFLOW_TRACKING_PASSWORD": ADA[1],
+    }
+    ada = replace(knowing, environment={**knowing.environment, **own})
+    made = knowing.sumgrad("train", "flowers.yaml", "--set", "tracking.experiment=ours")
+    assert made.code == 0, made.err
+    refused = ada.sumgrad("train", "flowers.yaml", "--set", "tracking.experiment=ours")
+    assert refused.code == 3
+    assert "answers 403: this user may not do that" in refused.err
+    hers = ada.sumgrad("train", "flowers.yaml", "--set", "tracking.experiment=hers", "--json")
+    assert hers.code == 0, hers.err
+
+
+def test_a_token_is_changed_by_its_file_and_a_start(place: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    write_token(tmp_path, "the-first-one-of-all")
+    with mlflow_server(kept, tmp_path / "token") as port:
+        first = ("sumgrad", "the-first-one-of-all")
+        body = dict(zip(("username", "password"), ADA, strict=True))
+        assert code(port, CREATE_USER, first, method="POST", body=body) == 200
+    write_token(tmp_path, "the-next-one-of-all")
+    with mlflow_server(kept, tmp_path / "token") as port:
+        assert code(port, EXPERIMENT, first) == 401
+        assert code(port, EXPERIMENT, ("sumgrad", "the-next-one-of-all")) == 200
+        assert code(port, EXPERIMENT, ADA) == 200, "who was let in before still is"
+
+
+@pytest.mark.parametrize("content", ["", "too-short", None])
+def test_without_a_token_nothing_is_served(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        write_token(tmp_path, content)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "jobs.service.mlflow_server", "token", ".", "--port", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert "too-short" not in done.stderr
+    assert not (tmp_path / USERS).exists()
+
+
+def test_a_server_that_takes_the_token_no_more_does_not_fail_a_run(
+    knowing: Folder, server: int
+) -> None:
+    gate = Gate(server)
+    gate.turn("open")
+    environment = {**knowing.environment, "MLFLOW_TRACKING_URI": gate.uri}
+    through = replace(knowing, environment=environment)
+    process = through.start("train", "flowers.yaml", *chaos.SPEC, "--set", "stop.max_epochs=300")
+    # The first one goes with the making of the run.
+    gate.wait_for("runs/log-batch", "open", 2)
+    gate.turn("asks")
+    out, err = process.communicate(timeout=120)
+    done = quiet(Finished(process.returncode, out, err))
+    assert done.code == 0, done.err
+    assert f"the MLflow server at {gate.uri} does not take the token in" in done.out
+    assert "sumgrad sync" in done.out
+    early = quiet(through.sumgrad("sync"))
+    assert early.code == 3
+    assert "does not take the token in" in early.out
+    gate.turn("open")
+    late = quiet(through.sumgrad("sync"))
+    gate.turn("down")
+    assert late.code == 0, late.out
