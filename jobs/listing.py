@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.delivering import ORPHANED, expect_whole, sync
 from jobs.errors import RunBusy
-from jobs.run_folder import RECORD, SPEC, RunFolder, all_runs, find_run_folder
+from jobs.run_folder import EXAMPLE, RECORD, RunFolder, all_runs, find_run_folder
 from jobs.tracking.store import first_line
 from model.errors import SumgradError
 
@@ -29,10 +29,10 @@ def list_of_runs(output: Path, warn: Callable[[str], None]) -> list[dict[str, An
 
 
 def _look_like_runs(output: Path) -> list[Path]:
-    """Folders that a run has left something in."""
+    """Folders that a run has left something in; a job's of a cluster has a spec, and no example."""
     if not output.is_dir():
         return []
-    names = (RECORD, SPEC, "checkpoints")
+    names = (RECORD, EXAMPLE, "checkpoints")
     return [path.absolute() for path in output.iterdir() if any((path / n).exists() for n in names)]
 
 

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from cluster.errors import ClusterUnreachable
+from cluster.ray_session import expect_address
 from model.activations import make_activation
 from model.divergences import resolve_divergence
 from model.errors import OptionError
@@ -77,6 +79,17 @@ def _checked(make: Callable[[NameOrOptions], object]) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _expect_address(address: str) -> str:
+    """What cannot be an address is told before anything is begun, in the words of who uses it."""
+    try:
+        expect_address(address)
+    except ClusterUnreachable as error:
+        message = error.message.removeprefix("cluster.address ")
+        facts = {"message": message, "hint": error.hint, "key": ""}
+        raise PydanticCustomError("option", "{message}", facts) from None
+    return address
 
 
 PathOrFraction = Fraction | str | None
@@ -261,11 +274,13 @@ WorkerCount = Annotated[
 class ClusterSpec(_Section):
     """Where it runs. The weights do not depend on any of this but `shard_rows`."""
 
-    address: str = "local"
-    """`inline` (this process, no Ray), `local` (Ray on this machine), or a cluster's address."""
+    address: Annotated[str, AfterValidator(_expect_address)] = "local"
+    """`inline` (this process, no Ray), `local` (Ray on this machine), `auto` (the cluster that this
+    machine is one of), or a cluster's address, `host:port`."""
     workers: WorkerCount | None = None
     """Gradient workers: a number, or a range such as `{min: 2, max: 8}` within which the run may
-    shrink and grow; default: one for each CPU, and one at least."""
+    shrink and grow; default: one for each CPU, and one at least. On a cluster, workers beyond the
+    least make room for other jobs."""
     wait_seconds: Seconds = 300.0
     """With fewer workers than it needs a run waits so long for more, and then ends with exit code
     3; `sumgrad resume` goes on."""
@@ -319,7 +334,8 @@ class JobSpec(_Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: TrackingSpec = TrackingSpec()
     output: str = "runs"
-    """The folder that gets a sub-folder for each run, with its checkpoints and its model."""
+    """The folder that gets a sub-folder for each run, with its checkpoints and its model; default:
+    what `SUMGRAD_OUTPUT` in the environment names, or `runs`."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

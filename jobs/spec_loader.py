@@ -24,6 +24,8 @@ from jobs.spec import JobSpec
 from jobs.yaml_tree import MAX_BYTES, YamlTree, parse_yaml
 from model.checks import nearest
 
+#: Names the folder of the runs where neither spec nor option does.
+OUTPUT_VARIABLE = "SUMGRAD_OUTPUT"
 #: Keys that people know by another name elsewhere.
 SYNONYMS: Mapping[str, str] = {
     "accuracy": "stop.tolerance",
@@ -106,6 +108,7 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
     set_paths = [_override(tree.value, item) for item in overrides]
     if environment:
         _default_tracking(tree.value)
+        _default_output(tree.value)
     try:
         spec = JobSpec.model_validate(tree.value)
     except ValidationError as error:
@@ -115,6 +118,8 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
 
 def _read(name: str) -> tuple[str, str, Path | None]:
     path = Path(name)
+    if not name:
+        raise SpecError("'' is no file and no shipped example", hint=nearest(name, example_names()))
     try:
         if not path.is_file() and name in example_names():
             return read_example(name), f"example {name}", None
@@ -140,6 +145,16 @@ def _default_tracking(value: dict[str, Any]) -> None:
     tracking = value.setdefault("tracking", {})
     if uri and isinstance(tracking, dict):
         tracking.setdefault("uri", uri)
+
+
+def _default_output(value: dict[str, Any]) -> None:
+    """And one of ours for the folder of the runs."""
+    value.setdefault("output", default_output())
+
+
+def default_output() -> str:
+    """The folder of the runs where neither spec nor option names one."""
+    return os.environ.get(OUTPUT_VARIABLE) or str(JobSpec.model_fields["output"].default)
 
 
 def split_key(key: str) -> list[str | int]:

@@ -2,11 +2,18 @@
 
 import json
 import math
+import os
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.convergence import StopReason
+from jobs.errors import SpecError
+from jobs.spec import TrackingSpec
+from jobs.spec_loader import default_output
+from jobs.tracking.location import resolve_tracking_uri
+from jobs.tracking.redaction import is_redacted, redact
 
 #: The keys of ``--json``, in this order; scripts rely on them.
 JSON_KEYS = (
@@ -85,11 +92,12 @@ class Summary:
         }
         return json.dumps({key: finite[key] for key in JSON_KEYS}, allow_nan=False)
 
-    def lines(self, job_id: str | None = None) -> list[str]:
+    def lines(self, *, is_here: bool = True) -> list[str]:
         """For a person.
 
         Args:
-            job_id: Of a job that was handed in: what to do next is done with that.
+            is_here: Whether the commands that come next are given where the run is; of a job that
+                was handed in, whoever follows it says what comes next.
         """
         rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
         steps = f"{_count(self.epochs, 'epoch')} ({_count(self.steps, 'step')})"
@@ -105,18 +113,44 @@ class Summary:
             lines.append(f"  model     {from_here(self.checkpoint)}")
         if self.run_id:
             lines.append(f"  run       {self.run_id} in {from_here(self.tracking_uri)}")
-        if job_id is not None:
-            if self.can_resume:
-                lines.append(f"Go on with it:           sumgrad resume {job_id}")
-            return lines
-        if self.run_id and self.can_resume:
-            lines.append(f"Go on with it:           sumgrad resume {self.run_id[:8]}")
-        if self.run_id and not self.is_delivered:
-            lines.append(f"Tell MLflow the rest:    sumgrad sync {self.run_id[:8]}")
-        elif self.run_id:
-            lines.append("Compare runs in MLflow:  sumgrad ui")
-            lines.append(f"Predict with it:         sumgrad predict {self.run_id[:8]} FILE")
-        return lines
+        return lines + self._next_commands() if is_here and self.run_id else lines
+
+    def _next_commands(self) -> list[str]:
+        """What may come next, each as it can be typed in the current folder."""
+        run, store = self._run_argument(), self._store_option()
+        lines = [f"Go on with it:           sumgrad resume {run}"] if self.can_resume else []
+        if not self.is_delivered:
+            return [*lines, f"Tell MLflow the rest:    sumgrad sync {run}"]
+        if store is None:
+            return [*lines, f"Predict with it:         sumgrad predict {self._model()} FILE"]
+        return [
+            *lines,
+            f"Compare runs in MLflow:  sumgrad ui{store}",
+            f"Predict with it:         sumgrad predict {(self.run_id or '')[:8]} FILE{store}",
+        ]
+
+    def _run_argument(self) -> str:
+        """The beginning of the id, if the run is where commands look for it; else its folder."""
+        folder = Path(self.run_folder) if self.run_folder else None
+        if folder is None or folder.parent == Path(default_output()).expanduser().absolute():
+            return (self.run_id or "")[:8]
+        return shlex.quote(from_here(str(folder)))
+
+    def _store_option(self) -> str | None:
+        """What names the store, if commands would look in another one; None if nothing may."""
+        meant = os.environ.get("MLFLOW_TRACKING_URI") or TrackingSpec().uri
+        try:
+            is_meant = redact(resolve_tracking_uri(meant, Path.cwd())) == self.tracking_uri
+        except SpecError:
+            is_meant = False
+        if is_meant:
+            return ""
+        if is_redacted(self.tracking_uri):
+            return None
+        return f" --tracking-uri {shlex.quote(from_here(self.tracking_uri))}"
+
+    def _model(self) -> str:
+        return shlex.quote(from_here(self.checkpoint or ""))
 
 
 def _count(number: int, what: str) -> str:

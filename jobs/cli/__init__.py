@@ -3,6 +3,18 @@
 Nothing heavy is imported here: ``sumgrad --help`` answers in a blink.
 """
 
-from jobs.cli.boundary import main
+import sys
+from typing import NoReturn
 
 __all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the promised code, however early it is interrupted."""
+    try:
+        from jobs.cli.boundary import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)

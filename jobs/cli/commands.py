@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.cli import cluster, config, service
+from jobs.cli.boundary import Commands, ResultPrinted
 from jobs.cli.options import (
+    DEFAULT_OUTPUT,
     DEFAULT_TRACKING_URI,
     Json,
     Model,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from model.errors import SumgradError
 
 app = typer.Typer(
+    cls=Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -75,8 +78,11 @@ def _tell(
         reporter.note(line)
     if as_json:
         typer.echo(summary.to_json())
-    if failure is not None:
-        raise failure
+    if failure is None:
+        return
+    if as_json:
+        raise ResultPrinted from failure
+    raise failure
 
 
 @app.command()
@@ -84,7 +90,7 @@ def resume(
     run: Run,
     overrides: Set = None,
     as_json: Json = False,
-    output: Output = Path("runs"),
+    output: Output = DEFAULT_OUTPUT,
     on_cluster: service.Where = None,
 ) -> None:
     """Go on with a run that was interrupted or killed, or failed for want of workers.
@@ -111,7 +117,7 @@ def resume(
 @app.command("list")
 def list_runs(
     as_json: Json = False,
-    output: Output = Path("runs"),
+    output: Output = DEFAULT_OUTPUT,
     on_cluster: service.Where = None,
     local: Annotated[
         bool, typer.Option("--local", help="The runs of this folder, though a cluster is chosen.")
@@ -123,6 +129,8 @@ def list_runs(
     """
     from jobs.listing import list_of_runs, table
 
+    if local and on_cluster is not None:
+        raise typer.BadParameter("--local and --cluster mean two different lists")
     if not local and service.list_jobs(on_cluster, as_json):
         return
     runs = list_of_runs(output, lambda line: typer.echo(line, err=True))
@@ -134,7 +142,7 @@ def sync(
     run: Annotated[
         str | None, typer.Argument(help="A run; by default all of which MLflow lacks something.")
     ] = None,
-    output: Output = Path("runs"),
+    output: Output = DEFAULT_OUTPUT,
     tracking_uri: Annotated[
         str | None,
         typer.Option("--tracking-uri", help="Another address than the one of the run's spec."),

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,17 @@ Model = Annotated[
     typer.Argument(help="A run id of MLflow (six characters may do), or a saved model's folder."),
 ]
 Run = Annotated[str, typer.Argument(help="A run's id (six characters may do), or its folder.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="The folder that the runs are in.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="SUMGRAD_OUTPUT",
+        callback=lambda folder: Path(os.path.expanduser(folder)),  # noqa: PTH111 - raises nothing
+        help="The folder that the runs are in.",
+    ),
+]
+DEFAULT_OUTPUT = Path("runs")
 TrackingUri = Annotated[
     str,
     typer.Option(

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +12,10 @@ import typer
 from jobs.cli.options import Json, Set, Spec
 
 if TYPE_CHECKING:
-    from jobs.service.ray_jobs import JobServer
+    from jobs.service.ray_jobs import Attempt, JobServer
 
+#: As timeout(1) has it: what was waited for has not come in time.
+_IN_VAIN = 124
 Where = Annotated[
     str | None,
     typer.Option(
@@ -38,9 +42,19 @@ def _server(where: str | None) -> "JobServer":
     return JobServer(chosen_cluster(where))
 
 
-def _option(where: str | None) -> str:
-    """What has to follow a command for it to mean the same cluster."""
-    return f" --cluster {where}" if where else ""
+@contextmanager
+def _let_go(message: str, hint: str) -> Iterator[None]:
+    """What Ctrl-C means where a job goes on without us.
+
+    Raises:
+        Interrupted: In its place.
+    """
+    from jobs.errors import Interrupted
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(message, 130, hint=hint) from None
 
 
 def _note(line: str) -> None:
@@ -89,7 +103,10 @@ def submit(
     from jobs.service.contexts import chosen_cluster
     from jobs.service.submission import dry_run_lines, expect_code, prepare_submission
     from jobs.service.submission import submit as send
+    from jobs.service.typed import cluster_option
 
+    if dry_run and follow:
+        raise typer.BadParameter("--dry-run sends nothing, so there is nothing to --wait for")
     whose = expect_code(code)
     prepared = prepare_submission(spec, overrides or [], job_id=job_id, upload=upload)
     if dry_run:
@@ -100,8 +117,10 @@ def submit(
             typer.echo("\n".join(dry_run_lines(prepared, where)))
         return
     server = _server(cluster)
-    sent = send(prepared, server, _note, code=whose, any_version=any_version)
-    option = _option(cluster)
+    option = cluster_option(server.cluster)
+    known = f"sumgrad status {prepared.request.job_id}{option}"
+    with _let_go("interrupted", f"whether the cluster has the job says: {known}"):
+        sent = send(prepared, server, _note, code=whose, any_version=any_version)
     said = "handed in" if sent.is_new else "is there already"
     lines = [f"job {sent.job_id} {said}: {server.cluster.label}"]
     if not follow:
@@ -112,7 +131,7 @@ def submit(
         ]
     typer.echo("\n".join(lines), err=as_json)
     if follow:
-        _follow(server, sent.submission_id, sent.job_id, as_json, cluster)
+        _follow(server, sent.submission_id, sent.job_id, as_json)
     elif as_json:
         _print_json(
             {
@@ -124,45 +143,59 @@ def submit(
         )
 
 
-def _follow(
-    server: "JobServer", submission_id: str, job_id: str, as_json: bool, where: str | None
-) -> None:
+def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool) -> None:
     """Show an attempt's log until it is over, and end as it did; Ctrl-C lets go of it."""
     from jobs.service.actions import follow_job
-    from jobs.service.following import exit_code
+    from jobs.service.states import can_go_on
+    from jobs.service.typed import cluster_option
 
+    option = cluster_option(server.cluster)
     stream = sys.stderr if as_json else sys.stdout
 
     def write(text: str) -> None:
         stream.write(text)
         stream.flush()
 
-    try:
+    again = f"sumgrad logs -f {job_id}{option}"
+    with _let_go(f"job {job_id} is no longer followed, and goes on", f"follow it again: {again}"):
         ended, result = follow_job(server, submission_id, write, _note)
-    except KeyboardInterrupt:
-        _note(f"\njob {job_id} goes on; sumgrad logs -f {job_id}{_option(where)} follows it again")
-        raise typer.Exit(130) from None
-    code = exit_code(ended)
+    facts = _facts(job_id, ended)
+    code = facts["exit_code"]
     if as_json:
-        facts = {"id": job_id, "state": ended.state, "exit_code": code}
         _print_json(facts | {"result": result})
     elif code:
-        _note(f"job {job_id} is {ended.state}, exit code {code}")
+        _note(f"job {job_id} is {facts['state']}, exit code {code}")
+        if can_go_on(ended):
+            _note(f"Go on with it:  sumgrad resume {job_id}{option}")
     if code:
         raise typer.Exit(code)
+
+
+def _facts(job_id: str, attempt: "Attempt") -> dict[str, Any]:
+    """How an attempt is, for JSON: in our words, and in Ray's own."""
+    from jobs.service.states import exit_code, state_of
+
+    code = exit_code(attempt) if attempt.is_over else None
+    return {
+        "id": job_id,
+        "state": state_of(attempt),
+        "ray_state": attempt.state,
+        "exit_code": code,
+    }
 
 
 def status(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
     """How a job is, from Ray, its run in MLflow and its own signs of life."""
     from jobs.service.actions import status_of
     from jobs.service.status import lines_of
+    from jobs.service.typed import cluster_option
 
     server = _server(cluster)
     found, run = status_of(server, job_id)
     if as_json:
         _print_json(found.as_json())
     else:
-        option = _option(cluster)
+        option = cluster_option(server.cluster)
         typer.echo("\n".join(lines_of(found, run, server.cluster.label, option)))
 
 
@@ -183,11 +216,11 @@ def logs(
     server = _server(cluster)
     job, which = attempt_of(server, job_id, attempt)
     if follow:
-        _follow(server, which.submission_id, job.job_id, as_json, cluster)
+        _follow(server, which.submission_id, job.job_id, as_json)
         return
     text = server.log(which.submission_id)
     if as_json:
-        _print_json({"id": job.job_id, "state": which.state, "log": text})
+        _print_json(_facts(job.job_id, which) | {"log": text})
     else:
         log = Log(lambda piece: typer.echo(piece, nl=False))
         log.take(text)
@@ -197,16 +230,19 @@ def logs(
 def stop(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
     """Have a job end at its next step. It is saved, and 'sumgrad resume' goes on with it."""
     from jobs.service.actions import stop_job
+    from jobs.service.states import state_of
+    from jobs.service.typed import cluster_option
 
-    job, was_running = stop_job(_server(cluster), job_id)
+    server = _server(cluster)
+    job, was_running = stop_job(server, job_id)
     if as_json:
         _print_json({"id": job.job_id, "was_running": was_running})
     elif was_running:
-        option = _option(cluster)
+        option = cluster_option(server.cluster)
         typer.echo(f"job {job.job_id} was told to end")
         typer.echo(f"Go on with it:  sumgrad resume {job.job_id}{option}")
     else:
-        typer.echo(f"job {job.job_id} is over already ({job.newest.state})")
+        typer.echo(f"job {job.job_id} is over already ({state_of(job.counting)})")
 
 
 def wait(
@@ -218,36 +254,40 @@ def wait(
     as_json: Json = False,
 ) -> None:
     """Wait until a job is over; the exit code is the job's own."""
-    from jobs.service.following import exit_code
     from jobs.service.following import wait as wait_for
     from jobs.service.jobs import find_job
+    from jobs.service.typed import cluster_option
 
     server = _server(cluster)
     job = find_job(server, job_id)
     # One that was to go on with it, and was refused, is not what became of the job.
     which = job.counting if job.newest.is_over else job.newest
-    ended = wait_for(server, which.submission_id, _note, seconds=timeout)
-    if ended is None:
-        code, state = 124, "not over"
-    else:
-        code, state = exit_code(ended), ended.state
+    again = f"sumgrad wait {job.job_id}{cluster_option(server.cluster)}"
+    with _let_go(f"job {job.job_id} goes on", f"wait for it again: {again}"):
+        ended = wait_for(server, which.submission_id, _note, seconds=timeout)
+    facts = _facts(job.job_id, ended or which)
+    code = facts["exit_code"] if ended is not None else _IN_VAIN
     if as_json:
-        _print_json({"id": job.job_id, "state": state, "exit_code": code})
+        _print_json(facts | {"exit_code": code})
     else:
-        typer.echo(f"job {job.job_id} is {state}")
+        typer.echo(f"job {job.job_id} is {'not over' if ended is None else facts['state']}")
     if code:
         raise typer.Exit(code)
 
 
 def delete(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
-    """Have the cluster forget a job that is over; its curves, model and files stay."""
-    from jobs.service.actions import delete_job
+    """Have the cluster forget a job that is over; its run in MLflow and its folder stay.
+
+    The folder has the id as its name, on the cluster's head below SUMGRAD_OUTPUT (~/sumgrad where
+    that is not set). So the id is used: another job needs another --id.
+    """
+    from jobs.service.actions import delete_job, what_stays
 
     job = delete_job(_server(cluster), job_id)
     if as_json:
         _print_json({"id": job.job_id, "deleted": len(job.attempts)})
     else:
-        typer.echo(f"job {job.job_id} is forgotten")
+        typer.echo("\n".join([f"job {job.job_id} is forgotten", *what_stays(job.job_id)]))
 
 
 def is_elsewhere(run: str, output: Path, where: str | None) -> bool:
@@ -268,12 +308,14 @@ def is_elsewhere(run: str, output: Path, where: str | None) -> bool:
 def resume_job(job_id: str, overrides: list[str], where: str | None, as_json: bool) -> None:
     """Go on with a job on a cluster."""
     from jobs.service.actions import resume_job as go_on
+    from jobs.service.typed import cluster_option
 
-    sent = go_on(_server(where), job_id, overrides, _note)
+    server = _server(where)
+    sent = go_on(server, job_id, overrides, _note)
     if as_json:
         _print_json({"id": sent.job_id, "submission_id": sent.submission_id})
     else:
-        option = _option(where)
+        option = cluster_option(server.cluster)
         typer.echo(f"job {sent.job_id} goes on\nFollow it:  sumgrad logs -f {sent.job_id}{option}")
 
 
@@ -282,6 +324,7 @@ def list_jobs(where: str | None, as_json: bool) -> bool:
     from jobs.service.actions import job_table, list_of_jobs
     from jobs.service.contexts import cluster_if_chosen
     from jobs.service.ray_jobs import JobServer
+    from jobs.service.typed import cluster_option
 
     chosen = cluster_if_chosen(where)
     if chosen is None:
@@ -290,7 +333,7 @@ def list_jobs(where: str | None, as_json: bool) -> bool:
     if as_json:
         _print_json([job.as_json() for job in jobs])
     else:
-        typer.echo("\n".join(job_table(jobs, chosen.label)))
+        typer.echo("\n".join(job_table(jobs, chosen.label, cluster_option(chosen))))
     return True
 
 

@@ -3,14 +3,16 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.errors import JobNotFound, SubmissionError
+from jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
 from jobs.listing import aligned
 from jobs.service.code import Versions
-from jobs.service.following import exit_code, follow, wait
+from jobs.service.expectation import ANSWER_KEY, answer_digest, expected_of
+from jobs.service.following import follow, wait
 from jobs.service.heartbeat import SILENCE_S
 from jobs.service.identifiers import is_job_id, submission_id
 from jobs.service.jobs import Job, find_job, jobs_in
@@ -19,11 +21,15 @@ from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import RESULT, Request
 from jobs.service.run_view import RunView, look_up_runs
 from jobs.service.sending import metadata_of, send
-from jobs.service.status import Status, beat_of, reconcile, status_without_ray
+from jobs.service.states import exit_code
+from jobs.service.status import Status, beat_of, needs_log, reconcile, status_without_ray
 from jobs.service.submission import Submitted, compare_versions, expect_no_password
+from jobs.service.typed import cluster_option
 
 #: The exit code of what was refused before it began.
 _REFUSED = 2
+#: A log that takes longer is too long to be read for a line about how a job is, in seconds.
+_LOG_S = 5.0
 #: A job that is stopped has so long to save itself, in seconds.
 _STOP_S = 40.0
 
@@ -41,7 +47,16 @@ def status_of(server: JobServer, job_id: str) -> tuple[Status, RunView]:
         run = _run_of_forgotten(server, job_id, error)
         return status_without_ray(job_id, run), run
     run = look_up_runs(server.cluster, [job.job_id])[job.job_id]
-    return reconcile(job, run, time.time()), run
+    return _reconciled(server, job, run), run
+
+
+def _reconciled(server: JobServer, job: Job, run: RunView) -> Status:
+    """How a job is, with what its log says where nothing else can say it."""
+    log, now = None, time.time()
+    if needs_log(job, run, now):
+        with suppress(ServiceUnreachable, JobNotFound):
+            log = server.log(job.counting.submission_id, seconds=_LOG_S)
+    return reconcile(job, run, now, log)
 
 
 def _run_of_forgotten(server: JobServer, job_id: str, unknown: JobNotFound) -> RunView:
@@ -63,15 +78,21 @@ def list_of_jobs(server: JobServer) -> list[Status]:
     jobs = jobs_in(server.attempts())
     known = [job.job_id for job in jobs]
     runs = look_up_runs(server.cluster, known, others=True)
-    found = [reconcile(job, runs[job.job_id], time.time()) for job in jobs]
+    found = [_reconciled(server, job, runs[job.job_id]) for job in jobs]
     forgotten = [status_without_ray(name, run) for name, run in runs.items() if name not in known]
     return found + [status for status in forgotten if status.can_resume]
 
 
-def job_table(jobs: Sequence[Status], cluster: str) -> list[str]:
-    """The jobs as lines for a person."""
+def job_table(jobs: Sequence[Status], cluster: str, option: str = "") -> list[str]:
+    """The jobs as lines for a person.
+
+    Args:
+        jobs: How they are.
+        cluster: What to call the cluster.
+        option: What has to follow a command for it to mean that cluster.
+    """
     if not jobs:
-        return [f"{cluster} has no jobs; hand one in with: sumgrad submit digits"]
+        return [f"{cluster} has no jobs; hand one in with: sumgrad submit digits{option}"]
     rows = [("job", "name", "state", "why", "attempt", "began (UTC)")]
     for job in jobs:
         began = datetime.fromtimestamp(job.began, UTC) if job.began else None
@@ -187,12 +208,22 @@ def delete_job(server: JobServer, job_id: str) -> Job:
     """
     job = find_job(server, job_id)
     if not job.newest.is_over:
+        option = cluster_option(server.cluster)
         raise SubmissionError(
-            f"job {job.job_id} is {job.newest.state}", hint=f"sumgrad stop {job.job_id}"
+            f"job {job.job_id} is not over", hint=f"sumgrad stop {job.job_id}{option}"
         )
     for attempt in job.attempts:
         server.delete(attempt.submission_id)
     return job
+
+
+def what_stays(job_id: str) -> list[str]:
+    """What there still is of a job that was deleted, for a person."""
+    place = f"the folder '{job_id}' on the cluster's head, below SUMGRAD_OUTPUT"
+    return [
+        f"What stays:  its run in MLflow, and {place} (~/sumgrad where that is not set)",
+        f"So the id '{job_id}' is used: another job needs another --id",
+    ]
 
 
 def resume_job(
@@ -209,8 +240,17 @@ def resume_job(
     here, there = Versions.here(), cluster_versions(server, server.describe())
     # Bits are safe: the run's own record refuses to go on with another arithmetic.
     has_code = compare_versions(here, there, note, "auto", any_version=True)
-    request = Request(job_id, number, None, here, overrides=tuple(overrides), has_code=has_code)
-    attempt = send(server, request, metadata_of(request, name))
+    request = Request(
+        job_id,
+        number,
+        None,
+        here,
+        overrides=tuple(overrides),
+        has_code=has_code,
+        expected=expected_of(here, there, has_code=has_code),
+    )
+    metadata = metadata_of(request, name) | {ANSWER_KEY: answer_digest(there)}
+    attempt = send(server, request, metadata)
     return Submitted(job_id, attempt, is_new=True)
 
 
@@ -239,8 +279,9 @@ def _next_attempt(
         wait(server, job.newest.submission_id, note, seconds=_STOP_S)
         job = find_job(server, job.job_id)
     if not job.newest.is_over:
+        option = cluster_option(server.cluster)
         raise SubmissionError(
-            f"job {job.job_id} is {job.newest.state}", hint=f"sumgrad logs -f {job.job_id}"
+            f"job {job.job_id} is not over", hint=f"sumgrad logs -f {job.job_id}{option}"
         )
     if exit_code(job.counting) == 0:
         run = look_up_runs(server.cluster, [job.job_id])[job.job_id]

@@ -16,6 +16,8 @@ PACKAGES = ("model", "cluster", "jobs")
 _DIGEST_CHARACTERS = 12
 #: Libraries whose versions are told; a mixture of NumPys is refused by the workers' fingerprints.
 _LIBRARIES = ("ray", "numpy", "mlflow", "pyarrow")
+#: Of these a difference may change the weights or keep a job from running.
+MUST_AGREE = ("Python", "ray", "numpy")
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,16 @@ class Versions:
         >>> here.differences(Versions("0.1.0", "ab", "3.12", {"ray": "2.59.0"}))
         ['Python 3.11 here, 3.12 there', 'ray 2.60.0 here, 2.59.0 there']
         """
-        pairs = [("Python", self.python, there.python)]
+        return [f"{what} {one} here, {other} there" for what, one, other in self.differing(there)]
+
+    def differing(self, other: "Versions") -> list[tuple[str, str, str]]:
+        """What is not the same, but for sumgrad itself: its name, and how it is in both."""
+        pairs = [("Python", self.python, other.python)]
         pairs += [
-            (name, version, there.libraries.get(name, "none"))
+            (name, version, other.libraries.get(name, "none"))
             for name, version in self.libraries.items()
         ]
-        return [f"{what} {one} here, {other} there" for what, one, other in pairs if one != other]
+        return [pair for pair in pairs if pair[1] != pair[2]]
 
 
 def package_folders() -> list[Path]:

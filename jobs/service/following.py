@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from jobs.errors import ServiceUnreachable
-from jobs.service.ray_jobs import STOPPED, SUCCEEDED, Attempt, JobServer
+from jobs.service.ray_jobs import Attempt, JobServer
 
 T = TypeVar("T")
 #: A job server may be away for so long before we give up; the job goes on without us.
 PATIENCE_S = 600.0
 _PAUSE_S = 1.0
-#: As a shell has it: 128 and the signal's number.
-_TERMINATED = 143
 
 
 class Clock(Protocol):
@@ -120,16 +118,6 @@ def wait(
         if left <= 0:
             return None
         clock.sleep(min(every_s, left))
-
-
-def exit_code(attempt: Attempt) -> int:
-    """What a command that waited for it ends with: the job's own code where there is one."""
-    if attempt.state == SUCCEEDED:
-        return 0
-    if attempt.exit_code:
-        # Ray has the negative number of a signal for a process that one has ended.
-        return attempt.exit_code if attempt.exit_code > 0 else 128 - attempt.exit_code
-    return _TERMINATED if attempt.state == STOPPED else 1
 
 
 class _Patient:

@@ -19,6 +19,8 @@ EVERY_S = 10.0
 _FIRST_S = 0.2
 #: Without a sign for so long something is wrong, with the job or with its way to MLflow.
 SILENCE_S = 60.0
+#: A line of the log, for whoever cannot ask MLflow: from here on steps are computed.
+BEGUN = "training begins"
 #: Characters; a tag has room for a few thousand.
 _LONGEST_NOTE = 500
 
@@ -134,6 +136,7 @@ class BeatingReporter(Reporter):
         """See `Reporter.begin`."""
         self._now(is_training=True, epochs=epochs)
         self._wake.set()
+        self._inner.note(BEGUN)
         self._inner.begin(epochs, steps_per_epoch)
 
     def step(self, step: int) -> None:

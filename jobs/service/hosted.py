@@ -24,6 +24,7 @@ from jobs.reporting import PlainReporter
 from jobs.run_folder import RunFolder, all_runs
 from jobs.service.code import Versions
 from jobs.service.data_paths import ROLES, on_this_machine
+from jobs.service.expectation import expect_unchanged
 from jobs.service.heartbeat import BeatingReporter
 from jobs.service.identifiers import JOB_TAG, expect_job_id
 from jobs.service.request import DATA, RESULT, Request
@@ -56,6 +57,9 @@ def run(request: Request) -> int:
     home = job_folder(request.job_id)
     if request.attempt == 1:
         _settle(request, home)
+    # The job is kept before, so that it can be gone on with.
+    if request.expected is not None:
+        expect_unchanged(request.expected, here)
     spec = spec_of(home, request.overrides)
     reporter = BeatingReporter(PlainReporter(sys.stdout, every_s=1.0), request.attempt)
     hosting = Hosting(
@@ -73,7 +77,7 @@ def run(request: Request) -> int:
             summary, failure = resume(earlier, spec, reporter, hosting)
     finally:
         reporter.stop()
-    for line in summary.lines(job_id=request.job_id):
+    for line in summary.lines(is_here=False):
         reporter.note(line)
     print(RESULT + summary.to_json(), flush=True)  # noqa: T201
     if failure is not None:
@@ -115,7 +119,9 @@ def _settle(request: Request, home: Path) -> None:
     """
     if (home / RUNS).is_dir() and any((home / RUNS).iterdir()):
         raise SubmissionError(
-            f"{home} has runs of an earlier job of that id", hint="choose another --id"
+            f"{home} has runs of an earlier job of that id",
+            hint="'sumgrad delete' leaves a job's folder: hand this one in under another --id, or "
+            "remove that folder on the cluster's head",
         )
     home.mkdir(parents=True, exist_ok=True)
     (home / SPEC).write_text(request.spec_yaml or "", encoding="utf-8")

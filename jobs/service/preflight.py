@@ -8,6 +8,7 @@ import hashlib
 import json
 import secrets
 import shlex
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jobs.durable import write_text
 from jobs.errors import JobNotFound, ServiceUnreachable
 from jobs.room import read_small
 from jobs.service.code import Versions
+from jobs.service.expectation import is_outdated
 from jobs.service.following import wait
 from jobs.service.places import user_folder
 from jobs.service.ray_jobs import SUCCEEDED, JobServer, Server
@@ -27,6 +29,14 @@ _MARK = "sumgrad-probe:"
 #: How long a probe may take: a cluster that has just started needs half a minute for its first job.
 PROBE_S = 90.0
 _LOOK_S = 0.3
+#: One that is told to end has so long for it, in seconds.
+_STOP_S = 10.0
+#: After its end Ray has so long to see it, in seconds.
+_SETTLE_S = 2.0
+#: And one that is so old has nobody any more who waits for it: who asked it was ended.
+_LEFT_S = 600.0
+#: Ray's names of probes begin so.
+_PROBES = "sumgrad-probe-"
 
 #: Runs where there may be no sumgrad, or another one.
 _PROBE = f"""
@@ -54,6 +64,8 @@ print({_MARK!r} + json.dumps({{
 def cluster_versions(server: JobServer, described: Server) -> Versions:
     """What the cluster's head has installed; 'none' where it has not.
 
+    The answer is kept for its session, until a job finds that it does not hold any more.
+
     Args:
         server: The cluster's job server.
         described: What it says of itself.
@@ -63,7 +75,9 @@ def cluster_versions(server: JobServer, described: Server) -> Versions:
     """
     kept = _cache_file(described)
     with suppress(OSError, ValueError, ServiceUnreachable):
-        return Versions.from_json(json.loads(read_small(kept, 1 << 16)))
+        answer = Versions.from_json(json.loads(read_small(kept, 1 << 16)))
+        if not is_outdated(answer, server.attempts()):
+            return answer
     versions = Versions.from_json(ask(server, f"{PYTHON} -P -c {shlex.quote(_PROBE)}"))
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +91,7 @@ def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
     Raises:
         ServiceUnreachable: It did not run, or gave no answer.
     """
-    name = f"sumgrad-probe-{secrets.token_hex(4)}"
+    name = f"{_PROBES}{secrets.token_hex(4)}"
     server.submit(name, command, runtime_env, {})
     try:
         attempt = wait(server, name, lambda _: None, seconds=PROBE_S, every_s=_LOOK_S)
@@ -88,8 +102,7 @@ def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
             )
         lines = server.log(name).splitlines()
     finally:
-        with suppress(ServiceUnreachable, JobNotFound):
-            server.delete(name)
+        _forget(server, name)
     answers = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
     if attempt.state != SUCCEEDED or not answers:
         last = next((line for line in reversed(lines) if line.strip()), attempt.message)
@@ -104,6 +117,43 @@ def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
             f"the cluster at {server.cluster.address} gives an answer that cannot be understood: "
             f"{answers[-1][:200]}"
         ) from None
+
+
+def _forget(server: JobServer, name: str) -> None:
+    """Have the cluster forget a probe, and others that nobody has taken away."""
+    with suppress(ServiceUnreachable, JobNotFound):
+        _end(server, name)
+        for left in _left_behind(server, name):
+            _end(server, left)
+            server.delete(left)
+    # Ray looks after its jobs once a second. One that is forgotten before it has seen that it is
+    # over, it takes for one that has died, and has again.
+    time.sleep(_SETTLE_S)
+    with suppress(ServiceUnreachable, JobNotFound):
+        server.delete(name)
+
+
+def _end(server: JobServer, name: str) -> None:
+    """Stop a probe if it has not ended, for Ray forgets none before."""
+    if not server.attempt(name).is_over:
+        server.stop(name)
+        wait(server, name, lambda _: None, seconds=_STOP_S, every_s=_LOOK_S)
+
+
+def _left_behind(server: JobServer, name: str) -> list[str]:
+    """Probes that nobody asks any more, by the cluster's own clock."""
+    probes = [each for each in server.attempts() if each.submission_id.startswith(_PROBES)]
+    began = next((each.began for each in probes if each.submission_id == name), None)
+    return [
+        each.submission_id
+        for each in probes
+        # One that has never begun is what Ray has again of one that was forgotten.
+        if each.submission_id != name
+        and (
+            (each.is_over and each.began is None)
+            or (began is not None and (each.began or began) < began - _LEFT_S)
+        )
+    ]
 
 
 def answer(value: Any) -> None:

@@ -1,4 +1,7 @@
-"""Ray's job server, as far as we use it: every call has a deadline, every failure one line."""
+"""Ray's job server, as far as we use it: every call has a deadline, every failure one line.
+
+Ray's own client takes a second to be imported, so only uploads and logs that are followed are its.
+"""
 
 import asyncio
 import contextlib
@@ -10,6 +13,7 @@ import re
 import ssl
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -18,11 +22,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobs.background import in_background
 from jobs.errors import ContextError, JobNotFound, ServiceUnreachable
+from jobs.record_checks import in_one_line
 from jobs.service.contexts import TOKEN_PATH, Cluster
+from jobs.service.typed import cluster_option
 from model.errors import SumgradError
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobDetails, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 
 T = TypeVar("T")
 #: Whoever does not answer a small question for so long is away, in seconds.
@@ -33,6 +39,12 @@ CALL_S = 30.0
 PENDING, RUNNING, STOPPED = "PENDING", "RUNNING", "STOPPED"
 SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
 OVER = frozenset({STOPPED, SUCCEEDED, FAILED})
+_STATES = OVER | {PENDING, RUNNING}
+#: Of an answer that is not a log, or the list of very many jobs, nobody needs more.
+_MOST_BYTES = 1 << 28
+_JOBS = "/api/jobs/"
+#: The year 9999 in seconds since 1970, which is the last one that has a date.
+_END_OF_TIME_S = 253_370_764_800
 #: Before any other address, also the one that it is given, Ray's client takes this one.
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
 #: Guards that variable while it is changed.
@@ -104,6 +116,8 @@ class JobServer:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._ca_file = cluster.ca_file
         self._client: JobSubmissionClient | None = None
+        #: Whether it is known that a dashboard of Ray's is there.
+        self._is_met = False
 
     def describe(self) -> Server:
         """Ask who is there; the first question to any cluster, answered within seconds.
@@ -112,44 +126,80 @@ class JobServer:
             ServiceUnreachable: Nobody, nobody who takes jobs, or somebody who refuses our token.
         """
         try:
-            facts = json.loads(self._in_time("/api/version"))
-            return Server(str(facts["ray_version"]), str(facts["session_name"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ServiceUnreachable(
-                f"what answers at {self.cluster.address} is no Ray dashboard",
-                hint="its port is often 8265",
-            ) from None
-
-    def _in_time(self, path: str) -> bytes:
-        answer = in_background("ray-jobs", lambda: self._get(path))
-        try:
             # Somebody who sends a byte now and then keeps every other deadline.
-            return answer.result(2 * PROBE_S)
-        except TimeoutError:
-            raise self._away(f"no answer in {2 * PROBE_S:g} s") from None
+            facts = self._in_time("GET", "/api/version", 2 * PROBE_S)
+            server = Server(str(facts["ray_version"]), str(facts["session_name"]))
+        except (KeyError, TypeError):
+            raise self._no_dashboard() from None
+        self._is_met = True
+        return server
 
-    def _get(self, path: str) -> bytes:
-        request = urllib.request.Request(self.cluster.address + path)  # noqa: S310 - http(s) only, see `normal_address`
+    def _no_dashboard(self) -> ServiceUnreachable:
+        return ServiceUnreachable(
+            f"what answers at {self.cluster.address} is no Ray dashboard",
+            hint="its port is often 8265",
+        )
+
+    def _asked(self, method: str, path: str, seconds: float = CALL_S) -> Any:
+        """What the server answers, as JSON."""
+        if not self._is_met:
+            # Who is away, or somebody else, is found out within seconds.
+            self.describe()
+        return self._in_time(method, path, seconds)
+
+    def _in_time(self, method: str, path: str, seconds: float) -> Any:
+        answer = in_background("ray-jobs", lambda: self._read(method, path, seconds))
+        try:
+            return json.loads(answer.result(seconds))
+        except TimeoutError:
+            raise self._away(f"no answer in {seconds:g} s") from None
+        except (ValueError, RecursionError):
+            raise self._no_dashboard() from None
+
+    def _read(self, method: str, path: str, seconds: float) -> bytes:
+        request = urllib.request.Request(self.cluster.address + path, method=method)  # noqa: S310 - http(s) only, see `normal_address`
         for name, value in self._headers.items():
             # Whoever we are sent on to has no right to our token.
             request.add_unredirected_header(name, value)
+        patience = max(PROBE_S, seconds) if self._is_met else PROBE_S
         context = self._trusted()
         try:
-            with urllib.request.urlopen(request, timeout=PROBE_S, context=context) as answer:  # noqa: S310
-                content: bytes = answer.read(1 << 20)
-                return content
+            with urllib.request.urlopen(request, timeout=patience, context=context) as answer:  # noqa: S310
+                content: bytes = answer.read(_MOST_BYTES)
         except urllib.error.HTTPError as error:
-            error.close()
-            if error.code in (401, 403):
-                raise self._refused() from None
-            raise ServiceUnreachable(
-                f"the cluster at {self.cluster.address} answers {error.code} to {path}",
-                hint="is it Ray's dashboard? Its port is often 8265",
-            ) from None
+            raise self._refusal(error, path) from None
         except (OSError, ValueError) as error:
             raise self._away(str(getattr(error, "reason", error))) from None
         except http.client.HTTPException:
             raise self._away("what answers there does not speak HTTP") from None
+        if len(content) == _MOST_BYTES:
+            raise self._said(f"more than {_MOST_BYTES >> 20} MiB to {path}")
+        return content
+
+    def _refusal(
+        self, error: urllib.error.HTTPError, path: str
+    ) -> ServiceUnreachable | JobNotFound:
+        """What a code of HTTP's means, and what was said with it."""
+        text = ""
+        with error, contextlib.suppress(OSError, http.client.HTTPException):
+            text = error.read(1 << 16).decode(errors="replace").strip()
+        if error.code in (401, 403):
+            return self._refused()
+        if error.code == 404 and "does not exist" in text:
+            return JobNotFound("the cluster knows no such job")
+        if self._is_met and text and not text.startswith("<"):
+            return self._said(text)
+        return ServiceUnreachable(
+            f"the cluster at {self.cluster.address} answers {error.code} to {path}",
+            hint="is it Ray's dashboard? Its port is often 8265",
+        )
+
+    def _said(self, text: str) -> ServiceUnreachable:
+        if "Traceback (most recent call last)" in text:
+            # One of Ray's own: of its many lines the last one says what went wrong.
+            text = next(line for line in reversed(text.splitlines()) if line.strip(" .\n"))
+        said = " ".join(text.split())[:300]
+        return ServiceUnreachable(f"the cluster at {self.cluster.address} answers: {said}")
 
     def _trusted(self) -> ssl.SSLContext | None:
         if self._ca_file is None:
@@ -167,9 +217,10 @@ class JobServer:
         )
 
     def _away(self, why: str) -> ServiceUnreachable:
+        doctor = f"sumgrad doctor{cluster_option(self.cluster)}"
         return ServiceUnreachable(
             f"no cluster answers at {self.cluster.address}: {why}",
-            hint="'sumgrad doctor' looks closer; 'sumgrad cluster up' starts one on this machine",
+            hint=f"'{doctor}' looks closer; 'sumgrad cluster up' starts one on this machine",
         )
 
     def submit(
@@ -203,7 +254,8 @@ class JobServer:
             JobNotFound: Nothing.
             ServiceUnreachable: The cluster does not answer.
         """
-        return _attempt(self._ask(lambda client: client.get_job_info(submission_id)))
+        answer = self._asked("GET", _path(submission_id))
+        return self._understood(lambda: _attempt(answer))
 
     def attempts(self) -> list[Attempt]:
         """All submissions that Ray knows of, the oldest first.
@@ -211,21 +263,35 @@ class JobServer:
         Raises:
             ServiceUnreachable: The cluster does not answer.
         """
-        found = self._ask(lambda client: client.list_jobs())
-        ours = [_attempt(details) for details in found if details.submission_id]
-        return sorted(ours, key=lambda attempt: attempt.began or 0.0)
+        answer = self._asked("GET", _JOBS)
+        # The others are drivers that nobody has submitted.
+        found = self._understood(lambda: [_attempt(each) for each in answer if _name(each)])
+        return sorted(found, key=lambda attempt: attempt.began or 0.0)
+
+    def _understood(self, read: Callable[[], T]) -> T:
+        """What an answer says, read in a way that raises where it is none of Ray's."""
+        try:
+            return read()
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            raise ServiceUnreachable(
+                f"the cluster at {self.cluster.address} tells of jobs in a way that is not "
+                "understood",
+                hint="is its Ray a version that this sumgrad knows? 'sumgrad doctor' compares them",
+            ) from None
 
     def stop(self, submission_id: str) -> None:
         """Ask a submission to end: SIGTERM now, SIGKILL later."""
-        self._ask(lambda client: client.stop_job(submission_id))
+        self._asked("POST", f"{_path(submission_id)}/stop")
 
     def delete(self, submission_id: str) -> None:
         """Have Ray forget a submission that has ended."""
-        self._ask(lambda client: client.delete_job(submission_id))
+        self._asked("DELETE", _path(submission_id))
 
-    def log(self, submission_id: str) -> str:
+    def log(self, submission_id: str, *, seconds: float = CALL_S) -> str:
         """What a submission has printed so far."""
-        return str(self._ask(lambda client: client.get_job_logs(submission_id)))
+        answer = self._asked("GET", f"{_path(submission_id)}/logs", seconds)
+        text = answer.get("logs") if isinstance(answer, dict) else None
+        return text if isinstance(text, str) else ""
 
     def tail(self, submission_id: str, is_wanted: Callable[[], bool]) -> Iterator[str]:
         """What a submission prints, from its beginning on, until the connection ends.
@@ -275,18 +341,13 @@ class JobServer:
         except Exception as error:  # Ray's client raises of every kind, requests' among them
             raise self._explained(error) from error
 
-    def _explained(self, error: Exception) -> ServiceUnreachable | JobNotFound:
+    def _explained(self, error: Exception) -> ServiceUnreachable:
         text = " ".join(str(error).split())
-        if "404" in text and "does not exist" in text:
-            return JobNotFound("the cluster knows no such job")
         if type(error).__name__ == "AuthenticationError" or _REFUSED.search(text):
             return self._refused()
         if isinstance(error, OSError):
             return self._away(text)
-        if "Traceback (most recent call last)" in text:
-            # One of Ray's own: of its many lines the last one says what went wrong.
-            text = next(line for line in reversed(str(error).splitlines()) if line.strip(" .\n"))
-        return ServiceUnreachable(f"the cluster at {self.cluster.address} answers: {text[:300]}")
+        return self._said(str(error))
 
     def _connected(self) -> "JobSubmissionClient":
         if self._client is None:
@@ -329,14 +390,39 @@ def _quiet_ray() -> None:
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
 
 
-def _attempt(details: "JobDetails") -> Attempt:
+def _path(submission_id: str) -> str:
+    """Where a submission is. It may be called by any name, and may not lead elsewhere."""
+    return _JOBS + urllib.parse.quote(submission_id, safe="")
+
+
+def _attempt(details: Mapping[str, Any]) -> Attempt:
+    """An attempt as Ray's answer has it; raises what `JobServer._understood` expects."""
+    if details["status"] not in _STATES:
+        raise ValueError(details["status"])
+    code = details.get("driver_exit_code")
+    given = details.get("metadata") or {}
     return Attempt(
-        submission_id=str(details.submission_id),
-        state=str(details.status.value),
-        message=str(details.message or ""),
-        error=details.error_type,
-        exit_code=details.driver_exit_code,
-        began=details.start_time / 1000 if details.start_time else None,
-        ended=details.end_time / 1000 if details.end_time else None,
-        metadata=dict(details.metadata or {}),
+        submission_id=_name(details),
+        state=str(details["status"]),
+        message=str(details.get("message") or ""),
+        error=details.get("error_type"),
+        exit_code=None if code is None else int(code),
+        began=_seconds(details.get("start_time")),
+        ended=_seconds(details.get("end_time")),
+        metadata={str(key): in_one_line(str(text)) for key, text in given.items()},
     )
+
+
+def _name(details: Mapping[str, Any]) -> str:
+    """A submission's; whoever chose it may have thought of the terminals of others."""
+    return in_one_line(str(details["submission_id"] or ""))
+
+
+def _seconds(milliseconds: Any) -> float | None:
+    """A time that a calendar has."""
+    if not milliseconds:
+        return None
+    seconds = float(milliseconds) / 1000
+    if not 0 <= seconds < _END_OF_TIME_S:
+        raise ValueError(milliseconds)
+    return seconds

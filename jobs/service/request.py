@@ -36,6 +36,7 @@ class Request:
         overrides: ``key=value`` for such an attempt.
         versions: Of where it was handed in.
         has_code: Whether sumgrad's own code travels along.
+        expected: What it has to find where it runs; None if any versions will do.
         tags: For MLflow: who handed it in, from which commit.
     """
 
@@ -45,6 +46,7 @@ class Request:
     versions: Versions
     overrides: tuple[str, ...] = ()
     has_code: bool = False
+    expected: Versions | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -64,6 +66,8 @@ class Request:
             if value["format"] != FORMAT:
                 raise SubmissionError(f"{FILE} has format {value['format']}, not {FORMAT}")
             value["versions"] = Versions.from_json(value["versions"])
+            if value.get("expected") is not None:
+                value["expected"] = Versions.from_json(value["expected"])
             value["overrides"] = tuple(value["overrides"])
             request = cls(**value)
             request._expect_sound()

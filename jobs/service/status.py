@@ -1,23 +1,29 @@
 """How a job is, from three witnesses: Ray, the run in MLflow, and the job's own signs of life.
 
 None of them is believed alone. Ray calls a job RUNNING that waits for room, MLflow calls a run
-RUNNING whose process was killed, and a job that says nothing may only have lost its way to MLflow.
-What they disagree in is said.
+RUNNING whose process was killed, and a job that says nothing may only have lost its way to MLflow:
+then its log, which comes by Ray, says what it does. What they disagree in is said.
 """
 
+import re
 import signal
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jobs.service.following import exit_code as exit_code_of
-from jobs.service.heartbeat import SILENCE_S, Heartbeat
+from jobs.record_checks import in_one_line
+from jobs.service.expectation import has_found_a_change
+from jobs.service.heartbeat import BEGUN, EVERY_S, SILENCE_S, Heartbeat
 from jobs.service.jobs import Job
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, Attempt
 from jobs.service.run_view import RunView, page_of
+from jobs.service.states import FINISHED, can_go_on, state_of
+from jobs.service.states import exit_code as exit_code_of
 
-FINISHED = "FINISHED"
-#: Exit codes of jobs that were told to end.
-_ASKED = (130, 143)
+#: A sign of life that is older says what the job did then, and not what it does.
+_CURRENT_S = 3 * EVERY_S
+#: A line of the log about an epoch that is done.
+_EPOCH = re.compile(r"epoch (\d+)/(\d+)  ")
+_LONGEST_REASON = 200
 #: As a shell has it, for a process that a signal has ended.
 _SIGNAL = 128
 _SIGNALS = frozenset(signal.Signals)
@@ -41,6 +47,7 @@ class Status:
         reason: Why, in a line.
         attempt: The number of the attempt.
         submission_id: Ray's name of it.
+        ray_state: Ray's own word for how it is; empty for one that Ray has forgotten.
         exit_code: Of the job, once it is over.
         can_resume: Whether ``sumgrad resume`` makes sense.
         run_id: In MLflow.
@@ -59,6 +66,7 @@ class Status:
     reason: str
     attempt: int
     submission_id: str
+    ray_state: str = ""
     exit_code: int | None = None
     can_resume: bool = False
     run_id: str | None = None
@@ -75,17 +83,18 @@ class Status:
         return asdict(self)
 
 
-def reconcile(job: Job, run: RunView, now: float) -> Status:
+def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Status:
     """What the three of them make together.
 
     Args:
         job: As Ray sees it.
         run: As MLflow sees it, with the job's heartbeat.
         now: In seconds since 1970.
+        log: What the attempt has printed, if it was asked for; see `needs_log`.
     """
     attempt = job.counting
     beat = beat_of(job, run.heartbeat)
-    state, reason = _state(attempt, beat, is_known=not run.problem)
+    state, reason = _state(attempt, beat, now, log)
     over = attempt.is_over
     return Status(
         job_id=job.job_id,
@@ -94,8 +103,9 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
         reason=reason,
         attempt=job.number,
         submission_id=attempt.submission_id,
+        ray_state=attempt.state,
         exit_code=exit_code_of(attempt) if over else None,
-        can_resume=state in (STOPPED, FAILED) and attempt.exit_code not in (1, 2),
+        can_resume=can_go_on(attempt),
         run_id=run.run_id,
         epoch=beat.epoch if beat else None,
         epochs=beat.epochs if beat else None,
@@ -110,7 +120,7 @@ def reconcile(job: Job, run: RunView, now: float) -> Status:
 def _refused(job: Job) -> list[str]:
     if job.counting is job.newest:
         return []
-    return [f"attempt {job.next_number - 1} to go on was refused: see 'sumgrad logs {job.job_id}'"]
+    return [f"attempt {job.next_number - 1} to go on was refused: its log says why"]
 
 
 def beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
@@ -121,32 +131,70 @@ def beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
     return None if began is not None and beat.at < began - SILENCE_S else beat
 
 
-def _state(attempt: Attempt, beat: Heartbeat | None, *, is_known: bool) -> tuple[str, str]:
+def needs_log(job: Job, run: RunView, now: float) -> bool:
+    """Whether only its log can say what a job does: it runs, and MLflow has no current sign."""
+    beat = beat_of(job, run.heartbeat)
+    return job.counting.state == RUNNING and not (beat and _is_believed(beat, now))
+
+
+def _is_believed(beat: Heartbeat, now: float) -> bool:
+    """Whether a sign of life says what a job does now: who computes does not wait any more."""
+    return beat.is_training or now - beat.at <= _CURRENT_S
+
+
+def _state(
+    attempt: Attempt, beat: Heartbeat | None, now: float, log: str | None
+) -> tuple[str, str]:
     if attempt.state == PENDING:
-        return PENDING, attempt.message or "Ray has not started it yet"
+        return PENDING, _short(attempt.message) or "Ray has not started it yet"
     if attempt.state == RUNNING:
-        if beat is not None and beat.is_training:
-            return RUNNING, f"epoch {beat.epoch} of at most {beat.epochs} is done"
-        if beat is not None and beat.note:
-            return PENDING, beat.note
-        return (PENDING, "it is starting") if is_known else (RUNNING, "as far as Ray knows")
+        return _running(beat, now, log)
     if attempt.state == SUCCEEDED:
         return FINISHED, "it came to its end"
     code = attempt.exit_code
-    if attempt.state == STOPPED or code in _ASKED:
+    if state_of(attempt) == STOPPED:
         return STOPPED, _WHY.get(code or 0, "it was told to end")
     if code is not None and code > _SIGNAL:
         name = signal.Signals(code - _SIGNAL).name if code - _SIGNAL in _SIGNALS else "a signal"
         return FAILED, f"its process was ended by {name}, perhaps for want of memory"
     if code is None or code < 0:
         return FAILED, f"its process was lost: {_first_line(attempt)}"
+    if has_found_a_change(attempt):
+        return FAILED, "its cluster had changed since it was asked, and nothing was computed"
     return FAILED, f"{_WHY.get(code, 'it failed')} (exit code {code})"
 
 
+def _running(beat: Heartbeat | None, now: float, log: str | None) -> tuple[str, str]:
+    """What an attempt does whose process runs."""
+    if beat is not None and _is_believed(beat, now):
+        if beat.is_training:
+            return RUNNING, f"epoch {beat.epoch} of at most {beat.epochs} is done"
+        return PENDING, _short(beat.note) or "it is starting"
+    # What is not known is not claimed; how long it has been silent stands among the differences.
+    return _by_log(log) if log is not None else (RUNNING, "as far as Ray knows")
+
+
+def _by_log(log: str) -> tuple[str, str]:
+    lines = [line for line in log.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if found := _EPOCH.match(line):
+            return RUNNING, f"epoch {found[1]} of at most {found[2]} is done, says its log"
+        if line == BEGUN:
+            return RUNNING, "the first epoch is being computed, says its log"
+    return PENDING, _short(lines[-1]) if lines else "it is starting"
+
+
+def _short(text: str) -> str:
+    """Somebody else's words as a reason, for a terminal."""
+    return in_one_line(text)[:_LONGEST_REASON]
+
+
 def _first_line(attempt: Attempt) -> str:
-    lines = [line.strip() for line in attempt.message.splitlines() if line.strip()]
+    lines = [line for line in attempt.message.splitlines() if line.strip()]
     # What follows the comma is the log.
-    return lines[0].partition(", last available logs")[0][:200] if lines else "Ray does not say why"
+    return (
+        _short(lines[0].partition(", last available logs")[0]) if lines else "Ray does not say why"
+    )
 
 
 #: What MLflow should say of an attempt that is over.

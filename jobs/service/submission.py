@@ -13,9 +13,10 @@ import yaml
 
 from jobs.data.spec_checks import expect_sound
 from jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
-from jobs.service.code import Versions
+from jobs.service.code import MUST_AGREE, Versions
 from jobs.service.contexts import Cluster
 from jobs.service.data_paths import Upload, with_upload
+from jobs.service.expectation import ANSWER_KEY, answer_digest, expected_of
 from jobs.service.identifiers import expect_job_id, new_job_id, submission_id
 from jobs.service.jobs import find_job
 from jobs.service.preflight import cluster_versions
@@ -23,6 +24,7 @@ from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import Request
 from jobs.service.run_view import look_up_runs
 from jobs.service.sending import ENTRYPOINT, metadata_of, send
+from jobs.service.typed import cluster_option
 from jobs.spec import JobSpec
 from jobs.spec_loader import load_spec
 from jobs.spec_text import as_yaml
@@ -34,8 +36,6 @@ from jobs.tracking.redaction import is_redacted, redact_text
 Code = Literal["auto", "cluster", "local"]
 #: Metadata that tells two requests under one id from each other.
 DIGEST_KEY = "sumgrad.request"
-#: Of these a difference may change the weights or keep a job from running.
-_MUST_AGREE = ("Python", "ray", "numpy")
 
 
 @dataclass(frozen=True)
@@ -210,23 +210,24 @@ def submit(
     described = server.describe()
     request = submission.request
     name = submission_id(request.job_id, request.attempt)
-    if (there := _attempt_of(server, name)) is not None:
-        same = _same(submission, there)
+    if (earlier := _attempt_of(server, name)) is not None:
+        same = _same(submission, earlier)
         # It may have been gone on with since.
         return replace(same, submission_id=find_job(server, request.job_id).newest.submission_id)
     _expect_unused(server, submission)
-    has_code = compare_versions(
-        request.versions, cluster_versions(server, described), note, code, any_version=any_version
-    )
-    request = replace(request, has_code=has_code)
+    here, there = request.versions, cluster_versions(server, described)
+    has_code = compare_versions(here, there, note, code, any_version=any_version)
+    expected = None if any_version else expected_of(here, there, has_code=has_code)
+    request = replace(request, has_code=has_code, expected=expected)
+    metadata = submission.metadata | {ANSWER_KEY: answer_digest(there)}
     try:
-        send(server, request, submission.metadata, submission.upload)
+        send(server, request, metadata, submission.upload)
     except ServiceUnreachable:
         # The answer may have got lost, or somebody else may have been quicker.
-        there = _attempt_of(server, name)
-        if there is None:
+        earlier = _attempt_of(server, name)
+        if earlier is None:
             raise
-        return replace(_same(submission, there), is_new=True)
+        return replace(_same(submission, earlier), is_new=True)
     return Submitted(request.job_id, name, is_new=True)
 
 
@@ -240,7 +241,8 @@ def _expect_unused(server: JobServer, submission: Submission) -> None:
     if submission.has_own_id and look_up_runs(server.cluster, [job_id])[job_id].run_id is not None:
         raise SubmissionError(
             f"there was a job '{job_id}' before, and MLflow has its run",
-            hint=f"choose another --id; 'sumgrad resume {job_id}' goes on with that one",
+            hint="its folder is on the cluster, so choose another --id; to go on with that one: "
+            f"sumgrad resume {job_id}{cluster_option(server.cluster)}",
         )
 
 
@@ -287,7 +289,7 @@ def compare_versions(
             hint=f"install sumgrad {here.sumgrad} there: pip install 'sumgrad[cluster]'",
         )
     differences = here.differences(there)
-    serious = [line for line in differences if line.startswith(_MUST_AGREE)]
+    serious = [line for line in differences if line.startswith(MUST_AGREE)]
     if serious and not any_version:
         raise ServiceUnreachable(
             f"the cluster has other versions: {'; '.join(serious)}",

@@ -104,3 +104,60 @@ def test_places_below_the_current_folder_are_shown_as_one_would_type_them(
     text = "\n".join(summary.lines())
     assert "model     /elsewhere/a" in text
     assert "in http://tracking:5000" in text
+
+
+@pytest.fixture
+def ended(summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Summary:
+    """A run where commands look for it: in `runs`, and in the default store."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "SUMGRAD_OUTPUT"):
+        monkeypatch.delenv(name, raising=False)
+    summary.run_id, summary.can_resume = "a" * 32, True
+    summary.run_folder = str(tmp_path / "runs" / summary.run_id)
+    summary.checkpoint = f"{summary.run_folder}/model"
+    summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
+    return summary
+
+
+def commands(summary: Summary) -> list[str]:
+    """What comes next, without what it is for."""
+    return [
+        line.partition("  sumgrad ")[2].strip() for line in summary.lines() if "sumgrad" in line
+    ]
+
+
+def test_what_comes_next_can_be_typed(ended: Summary) -> None:
+    assert commands(ended) == ["resume aaaaaaaa", "ui", "predict aaaaaaaa FILE"]
+    ended.is_delivered = False
+    assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
+    assert not any("sumgrad" in line for line in ended.lines(is_here=False))
+
+
+def test_a_run_elsewhere_is_named_by_its_folder(
+    ended: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended.run_folder = str(tmp_path / "my runs" / "b")
+    assert commands(ended)[0] == "resume 'my runs/b'"
+    ended.is_delivered = False
+    assert commands(ended)[1] == "sync 'my runs/b'"
+    monkeypatch.setenv("SUMGRAD_OUTPUT", str(tmp_path / "my runs"))
+    assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
+
+
+def test_another_store_is_named(ended: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended.tracking_uri = "http://tracking:5000"
+    there = " --tracking-uri http://tracking:5000"
+    assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000/")
+    assert commands(ended)[1:] == ["ui", "predict aaaaaaaa FILE"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense")
+    assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
+
+
+def test_a_store_with_a_password_is_not_named(
+    ended: Summary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended.tracking_uri = "http://***@tracking:5000"
+    assert commands(ended)[1:] == [f"predict runs/{'a' * 32}/model FILE"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t@tracking:5000")
+    assert commands(ended)[1:] == ["ui", "predict aaaaaaaa FILE"]

@@ -11,6 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.errors import ClusterUnreachable
+from cluster.ray_session import expect_answer
 from jobs.errors import SpecError
 from jobs.spec import JobSpec
 from jobs.spec_loader import all_keys, example_names, load_spec, split_key
@@ -301,3 +303,48 @@ VALUES = st.text(alphabet="ab01.-e[]{}:, \n'\"&*", max_size=12)
 def test_whatever_is_set_only_declared_errors_come_out(key: str, value: str) -> None:
     with only(SpecError):
         load_spec("digits", [f"{key}={value}"])
+
+
+@pytest.mark.parametrize("address", ["inline", "local", "auto", "head:6379", "[::1]:6379"])
+def test_a_place_to_run_at_is_taken(short: str, address: str) -> None:
+    assert load_spec(short, [f"cluster.address='{address}'"]).spec.cluster.address == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "somewhere", "head:", ":6379", "head:port", "head:²", "ray://head:10001", "Local"],
+)
+def test_what_is_no_place_to_run_at_is_refused_in_the_words_of_who_runs_there(
+    tmp_path: Path, address: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{SHORT}cluster:\n  address: '{address}'\n")
+    with pytest.raises(SpecError) as refused:
+        load_spec(str(path))
+    with pytest.raises(ClusterUnreachable) as expected:
+        expect_answer(address)
+    words = expected.value.message.removeprefix("cluster.address ")
+    assert refused.value.message == f"{path}, line 8: cluster.address: {words}"
+    assert refused.value.hint == expected.value.hint
+
+
+def test_the_environment_says_where_runs_are_kept(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUMGRAD_OUTPUT", raising=False)
+    assert load_spec(short).spec.output == "runs"
+    monkeypatch.setenv("SUMGRAD_OUTPUT", "")
+    assert load_spec(short).spec.output == "runs"
+    monkeypatch.setenv("SUMGRAD_OUTPUT", "/runs")
+    assert load_spec(short).spec.output == "/runs"
+    assert load_spec(short, environment=False).spec.output == "runs", "it runs elsewhere"
+    assert load_spec(short, ["output=mine"]).spec.output == "mine"
+    path = tmp_path / "own.yaml"
+    path.write_text(f"{SHORT}output: own\n")
+    assert load_spec(str(path)).spec.output == "own"
+
+
+def test_the_reference_of_the_spec_tells_of_the_environment() -> None:
+    described = JobSpec.model_json_schema()["properties"]["output"]["description"]
+    assert "SUMGRAD_OUTPUT" in described
+    assert "SUMGRAD_OUTPUT" in starting_spec()

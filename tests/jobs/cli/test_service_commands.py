@@ -17,7 +17,8 @@ from jobs.run_folder import RunFolder
 from jobs.service import code, doctor, following, local_cluster
 from jobs.service.contexts import Cluster, Contexts, read_contexts, write_contexts
 from jobs.service.doctor import Finding
-from jobs.service.local_cluster import LocalCluster, Process
+from jobs.service.local_cluster import LocalCluster
+from jobs.service.processes import Process
 from jobs.service.ray_jobs import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from jobs.service.request import RESULT
 from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
@@ -83,13 +84,25 @@ def server(monkeypatch: pytest.MonkeyPatch) -> JobServerInMemory:
     return found
 
 
-def one_line(said: Said) -> str:
-    """The error, which is one line, and a hint, which may be another."""
+def one_line(said: Said, *, as_json: bool = False) -> str:
+    """The error, which is one line, and a hint, which may be another; for a script on stdout too.
+
+    Args:
+        said: By a command.
+        as_json: Whether it was to say it as JSON.
+    """
     error, *hint = said.err.strip().splitlines()
     assert error.startswith("error: ")
     assert len(hint) <= 1
     assert all(line.startswith("hint: ") for line in hint)
-    assert said.out == ""
+    if as_json:
+        assert said.json == {
+            "error": error.removeprefix("error: "),
+            "hint": hint[0].removeprefix("hint: ") if hint else None,
+            "exit_code": said.code,
+        }
+    else:
+        assert said.out == ""
     return error
 
 
@@ -113,7 +126,7 @@ NEED_A_CLUSTER = (
 def test_without_a_cluster(command: list[str], as_json: bool, sumgrad: Say) -> None:
     said = sumgrad(*command, *(["--json"] if as_json else []))
     assert said.code == 2
-    assert "no cluster is chosen" in one_line(said)
+    assert "no cluster is chosen" in one_line(said, as_json=as_json)
     assert "sumgrad cluster up" in said.err
 
 
@@ -125,16 +138,17 @@ def test_with_a_cluster_that_is_none(command: list[str], where: str, sumgrad: Sa
     assert "s3cr3t" not in one_line(said) + said.err
 
 
+@pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize(
     "command", [each for each in NEED_A_CLUSTER if each[-1] not in ("doctor", "--dry-run")]
 )
 def test_with_a_cluster_that_is_away(
-    command: list[str], server: JobServerInMemory, sumgrad: Say
+    command: list[str], as_json: bool, server: JobServerInMemory, sumgrad: Say
 ) -> None:
     server.memory.is_away = True
-    said = sumgrad(*command)
+    said = sumgrad(*command, *(["--json"] if as_json else []))
     assert said.code == 3
-    assert "no cluster answers" in one_line(said)
+    assert "no cluster answers" in one_line(said, as_json=as_json)
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "stop", "wait", "delete", "resume"])
@@ -195,6 +209,37 @@ def test_a_job_that_cannot_be_handed_in(
     assert server.memory.calls == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "digits", "--dry-run", "--wait"),
+        ("list", "--local", "--cluster", ADDRESS),
+        ("list", "--local", "--cluster", "nobody"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    arguments: tuple[str, ...], server: JobServerInMemory, sumgrad: Say
+) -> None:
+    said = sumgrad(*arguments)
+    assert said.code == 2
+    assert ("--wait" if arguments[0] == "submit" else "--local") in one_line(said)
+    assert server.memory.calls == []
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "stop", "wait", "delete"])
+@pytest.mark.parametrize(
+    "job_id", ["", " ", "../../etc", "a/b", "ü", "x" * 5000, "a\nb", "\x1b[2J", "%00", "*", "di"]
+)
+def test_an_id_that_is_none(
+    command: str, job_id: str, server: JobServerInMemory, sumgrad: Say
+) -> None:
+    said = sumgrad(command, "--", job_id)
+    assert said.code == 2
+    assert len(one_line(said)) < 1100
+    assert said.err.replace("\n", "").isprintable()
+    assert server.memory.calls == ["attempts"]
+
+
 def test_a_dry_run_asks_nobody(server: JobServerInMemory, sumgrad: Say) -> None:
     said = sumgrad("submit", "digits", "--id", "new-1", "--dry-run")
     assert said.code == 0
@@ -222,14 +267,19 @@ class Ending(JobServerInMemory):
 
 
 @pytest.mark.parametrize(
-    ("state", "given", "ended"),
-    [(SUCCEEDED, 0, 0), (FAILED, 1, 1), (FAILED, 3, 3), (FAILED, -9, 137), (STOPPED, None, 143)],
+    ("state", "given", "ended", "word"),
+    [
+        *((SUCCEEDED, 0, 0, "FINISHED"), (FAILED, 1, 1, "FAILED"), (FAILED, 3, 3, "FAILED")),
+        *((FAILED, -9, 137, "FAILED"), (FAILED, 143, 143, "STOPPED")),
+        (STOPPED, None, 143, "STOPPED"),
+    ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
 def test_who_waits_ends_as_the_job_does(
     state: str,
     given: int | None,
     ended: int,
+    word: str,
     as_json: bool,
     server: JobServerInMemory,
     sumgrad: Say,
@@ -240,25 +290,53 @@ def test_who_waits_ends_as_the_job_does(
     assert said.code == ended
     if as_json:
         result = {"run_id": "ab", "status": "FINISHED" if ended == 0 else "FAILED"}
-        facts = {"id": "new-1", "state": state, "exit_code": ended, "result": result}
-        assert said.json == facts
+        facts = {"id": "new-1", "state": word, "ray_state": state, "exit_code": ended}
+        assert said.json == facts | {"result": result}
         assert "epoch 1\nbye\n" in said.err
     else:
         assert said.out.endswith("epoch 1\nbye\n")
-        assert (f"exit code {ended}" in said.err) is (ended != 0)
+        assert (f"job new-1 is {word}, exit code {ended}" in said.err) is (ended != 0)
+        assert ("Go on with it:  sumgrad resume new-1\n" in said.err) is (ended > 2)
 
 
 def test_who_lets_go_of_a_job_does_not_end_it(
     server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("jobs.service.actions.follow", interrupted)
-    said = sumgrad("logs", "-f", "digits")
-    assert said.code == 130
-    assert "sumgrad logs -f digits-1 follows it again" in said.err
+    monkeypatch.setattr(following, "wait", interrupted)
+    for command in (["logs", "-f", "digits"], ["wait", "digits"]):
+        said = sumgrad(*command)
+        assert said.code == 130
+        assert "job digits-1" in one_line(said)
+        assert "goes on" in one_line(said)
+        assert said.err.endswith(f": sumgrad {' '.join(command)}-1\n"), "what is typed to go on"
+        elsewhere = sumgrad(*command, "--cluster", "http://other:1", "--json")
+        one_line(elsewhere, as_json=True)
+        assert elsewhere.err.endswith(f"{' '.join(command)}-1 --cluster http://other:1\n")
     assert not any(call.startswith("stop") for call in server.memory.calls)
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_who_is_interrupted_while_a_job_is_sent_is_told_how_to_find_out(
+    server: JobServerInMemory, sumgrad: Say
+) -> None:
+    server.memory.refuses = interrupted
+    said = sumgrad("submit", "digits", "--id", "new-1", "-c", "http://h:1")
+    assert said.code == 130
+    assert one_line(said) == "error: interrupted"
+    assert said.err.endswith("sumgrad status new-1 --cluster http://h:1\n")
+
+
+def test_an_interrupt_is_told_wherever_it_comes(
+    server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "attempts", interrupted)
+    for as_json in (False, True):
+        said = sumgrad("status", "digits", *(["--json"] if as_json else []))
+        assert (said.code, one_line(said, as_json=as_json)) == (130, "error: interrupted")
 
 
 # The others
@@ -267,9 +345,12 @@ def test_who_lets_go_of_a_job_does_not_end_it(
 def test_a_status(server: JobServerInMemory, sumgrad: Say) -> None:
     said = sumgrad("status", "digits")
     assert said.code == 0
-    assert said.out.startswith("digits-1  RUNNING  attempt 2\n")
+    assert said.out.startswith("digits-1  PENDING  attempt 2\n")
+    server.memory.logs["digits-1~2"] = "training begins\n"
+    assert sumgrad("status", "digits").out.startswith("digits-1  RUNNING  attempt 2\n")
     facts = sumgrad("status", "mnist-1", "--json").json
     assert (facts["job_id"], facts["state"], facts["exit_code"]) == ("mnist-1", "FINISHED", 0)
+    assert facts["ray_state"] == SUCCEEDED
 
 
 def test_a_log(server: JobServerInMemory, sumgrad: Say) -> None:
@@ -279,8 +360,12 @@ def test_a_log(server: JobServerInMemory, sumgrad: Say) -> None:
     assert sumgrad("logs", "digits", "--json").json == {
         "id": "digits-1",
         "state": RUNNING,
+        "ray_state": RUNNING,
+        "exit_code": None,
         "log": "second\nno end",
     }
+    over = sumgrad("logs", "mnist", "--json").json
+    assert (over["state"], over["ray_state"], over["exit_code"]) == ("FINISHED", SUCCEEDED, 0)
     assert sumgrad("logs", "-f", "digits", "--attempt", "1").code == 143
     assert sumgrad("logs", "digits", "--attempt", "3").code == 2
     assert sumgrad("logs", "digits", "--attempt", "0").code == 2
@@ -290,19 +375,23 @@ def test_a_job_is_stopped(server: JobServerInMemory, sumgrad: Say) -> None:
     assert "Go on with it:  sumgrad resume digits-1" in sumgrad("stop", "digits").out
     assert server.memory.calls[-1] == "stop digits-1~2"
     assert sumgrad("stop", "digits", "--json").json == {"id": "digits-1", "was_running": True}
-    assert "is over already (SUCCEEDED)" in sumgrad("stop", "mnist").out
+    assert "is over already (FINISHED)" in sumgrad("stop", "mnist").out
     assert sumgrad("stop", "mnist", "--json").json["was_running"] is False
 
 
-@pytest.mark.parametrize(("job", "state", "ended"), [("mnist", SUCCEEDED, 0), ("bad", FAILED, 3)])
+@pytest.mark.parametrize(
+    ("job", "state", "ended", "word"),
+    [("mnist", SUCCEEDED, 0, "FINISHED"), ("bad", FAILED, 3, "FAILED")],
+)
 def test_a_job_is_waited_for(
-    job: str, state: str, ended: int, server: JobServerInMemory, sumgrad: Say
+    job: str, state: str, ended: int, word: str, server: JobServerInMemory, sumgrad: Say
 ) -> None:
     said = sumgrad("wait", job)
-    assert (said.code, said.out) == (ended, f"job {job}-1 is {state}\n")
+    assert (said.code, said.out) == (ended, f"job {job}-1 is {word}\n")
     as_json = sumgrad("wait", job, "--json")
     assert as_json.code == ended
-    assert as_json.json == {"id": f"{job}-1", "state": state, "exit_code": ended}
+    facts = {"id": f"{job}-1", "state": word, "ray_state": state, "exit_code": ended}
+    assert as_json.json == facts
 
 
 def test_a_job_is_not_waited_for_longer_than_said(server: JobServerInMemory, sumgrad: Say) -> None:
@@ -310,6 +399,7 @@ def test_a_job_is_not_waited_for_longer_than_said(server: JobServerInMemory, sum
     assert (said.code, said.out) == (124, "job digits-1 is not over\n")
     as_json = sumgrad("wait", "digits", "--timeout", "0", "--json")
     assert (as_json.code, as_json.json["exit_code"]) == (124, 124)
+    assert as_json.json["state"] == RUNNING
     assert sumgrad("wait", "digits", "--timeout", "-1").code == 2
     assert sumgrad("wait", "digits", "--timeout", "x").code == 2
 
@@ -329,7 +419,10 @@ def test_a_cluster_that_goes_away_while_it_is_waited_for(
 def test_a_job_is_forgotten(server: JobServerInMemory, sumgrad: Say) -> None:
     assert sumgrad("delete", "digits").code == 2
     assert sumgrad("delete", "mnist", "--json").json == {"id": "mnist-1", "deleted": 1}
-    assert sumgrad("delete", "bad").out == "job bad-1 is forgotten\n"
+    told = sumgrad("delete", "bad").out.splitlines()
+    assert told[0] == "job bad-1 is forgotten"
+    assert all(what in told[1] for what in ("MLflow", "'bad-1'", "SUMGRAD_OUTPUT", "~/sumgrad"))
+    assert "another --id" in told[2]
     assert sorted(server.memory.attempts) == ["digits-1", "digits-1~2"]
 
 
@@ -402,7 +495,7 @@ def test_resuming_is_of_the_clusters_job_otherwise(
         "id": "bad-1",
         "submission_id": "bad-1~2",
     }
-    assert "is RUNNING" in one_line(sumgrad("resume", "digits-1"))
+    assert "is not over" in one_line(sumgrad("resume", "digits-1"))
     assert "came to its end" in one_line(sumgrad("resume", "mnist-1"))
     monkeypatch.delenv("SUMGRAD_CLUSTER")
     assert "no run bad-10000 in runs" in one_line(sumgrad("resume", "bad-10000"))
@@ -420,7 +513,7 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
     assert sumgrad("cluster", "list").out.startswith("none yet")
     added = sumgrad(
         *("cluster", "add", "lab", "head:8265", "--tracking-uri", "http://mlflow:5000"),
-        *("--token-file", str(token)),
+        *("--token-file", str(token), "--tracking-token-file", str(token)),
     )
     assert added.code == 0
     assert added.out.startswith("lab is http://head:8265, in ")
@@ -436,6 +529,7 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
         "address": "http://head:8265",
         "tracking_uri": "http://mlflow:5000",
         "token_file": str(token),
+        "tracking_token_file": str(token),
         "is_current": True,
     }
     assert sumgrad("cluster", "unuse").code == 0
@@ -444,12 +538,18 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
     assert sorted(read_contexts().clusters) == ["home"]
 
 
+URIS = ("http://me:s3cr3t@h:2", "http://me@h:2", "h:2", "http://[h")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         *(["use", "gone"], ["remove", "gone"], ["add", "a b", "h:1"], ["add", "x", "ray://h:1"]),
         *(["add", "x", "http://me:s3cr3t@h:1"], ["add", "x"], ["up", "--port", "0"], ["nothing"]),
         *(["add", "x", "h:1", "--token-file", "gone"], ["up", "--cpus", "0"]),
+        ["add", "x", "h:1", "--tracking-token-file", "/dev/null"],
+        ["add", "x", "h:1", "--tracking-uri", "sqlite:///x", "--tracking-token-file", "/dev/null"],
+        *(["add", "x", "h:1", "--tracking-token-file", "t", "--tracking-uri", uri] for uri in URIS),
     ],
 )
 def test_a_name_that_cannot_be_given(arguments: list[str], sumgrad: Say) -> None:
@@ -474,10 +574,43 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     assert "sumgrad cluster up" in status.out
     as_json = sumgrad("cluster", "status", "--json")
     assert as_json.code == 3
-    assert as_json.json == {"is_up": False, "address": None, "tracking_uri": None}
+    nothing = dict.fromkeys(("address", "tracking_uri", "token_file"))
+    assert as_json.json == {"is_up": False, **nothing}
     monkeypatch.setattr(local_cluster, "running", lambda: there)
-    assert "has died" in sumgrad("cluster", "status").out
-    assert sumgrad("cluster", "status", "--json").json["address"] == "http://h:1"
+    status = sumgrad("cluster", "status")
+    assert "has died" in status.out
+    assert "the user 'sumgrad' and a password" in status.out
+    facts = sumgrad("cluster", "status", "--json").json
+    assert (facts["address"], facts["tracking_uri"]) == ("http://h:1", "http://h:2")
+    assert facts["token_file"] in status.out
+
+
+def test_options_that_are_not_said_are_not_wanted(
+    sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[dict[str, int | None]] = []
+
+    def up(_: object, **options: int | None) -> None:
+        wanted.append(options)
+        raise ServiceUnreachable("no room")
+
+    monkeypatch.setattr(local_cluster, "up", up)
+    sumgrad("cluster", "up")
+    sumgrad("cluster", "up", "--port", "8265")
+    nothing = {"cpus": None, "port": None, "mlflow_port": None}
+    assert wanted == [nothing, {**nothing, "port": 8265}]
+
+
+def test_an_mlflow_token_without_a_server_is_refused(sumgrad: Say, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cr3t")
+    (tmp_path / "token").chmod(0o600)
+    given = ("--tracking-token-file", str(tmp_path / "token"))
+    said = sumgrad("cluster", "add", "lab", "h:1", *given)
+    assert (said.code, "there is none" in said.err) == (2, True)
+    missing = ("--tracking-uri", "http://h:2", "--tracking-token-file", "gone")
+    said = sumgrad("cluster", "add", "lab", "h:1", *missing)
+    assert (said.code, "gone (--tracking-token-file) cannot be read" in said.err) == (2, True)
+    assert read_contexts() == Contexts(None, {})
 
 
 def test_a_cluster_that_does_not_start(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs.service import preflight
 from tests.jobs.service.environment import begin_anew
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of a user who has nothing yet; the current folder is another."""
+    monkeypatch.setattr(preflight, "_SETTLE_S", 0.0)
     return begin_anew(tmp_path, monkeypatch)

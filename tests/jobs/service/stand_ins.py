@@ -159,7 +159,7 @@ class JobServerInMemory(JobServer):
         self._call(f"delete {submission_id}")
         del self.memory.attempts[submission_id]
 
-    def log(self, submission_id: str) -> str:
+    def log(self, submission_id: str, *, seconds: float = 30.0) -> str:
         self._call(f"log {submission_id}")
         return self.memory.logs.get(submission_id, "")
 
@@ -209,7 +209,7 @@ class ScriptedServer(JobServer):
         self.asked.append(replace(self.ended, state=state))
         return self.asked[-1]
 
-    def log(self, submission_id: str) -> str:
+    def log(self, submission_id: str, *, seconds: float = 30.0) -> str:
         self._answer()
         return self._text
 
@@ -267,8 +267,8 @@ class Site:
 
 
 @contextmanager
-def site(answers: Mapping[str, Answer] | None = None) -> Iterator[Site]:
-    """A real HTTP server on a port of loopback."""
+def site(answers: Mapping[str, Answer] | None = None, port: int = 0) -> Iterator[Site]:
+    """A real HTTP server on a port of loopback, by default any that is free."""
 
     class Handler(BaseHTTPRequestHandler):
         def _respond(self) -> None:
@@ -289,7 +289,7 @@ def site(answers: Mapping[str, Answer] | None = None) -> Iterator[Site]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         found = Site(f"http://127.0.0.1:{server.server_port}", dict(answers or {}))
         thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01))
         thread.start()

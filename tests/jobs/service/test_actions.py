@@ -24,7 +24,8 @@ from jobs.service.actions import (
 )
 from jobs.service.code import Versions
 from jobs.service.contexts import Cluster
-from jobs.service.heartbeat import Heartbeat
+from jobs.service.expectation import ANSWER_KEY, answer_digest
+from jobs.service.heartbeat import BEGUN, Heartbeat
 from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from jobs.service.request import RESULT
@@ -32,7 +33,7 @@ from jobs.service.run_view import RunView
 from jobs.service.sending import ENTRYPOINT
 from jobs.service.status import lines_of
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import JobServerInMemory, attempt
+from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
 
 FACTS = {"run_id": "ab", "status": "FINISHED", "test_accuracy": None}
 LINE = RESULT + json.dumps(FACTS)
@@ -137,9 +138,9 @@ def test_only_a_job_that_runs_is_stopped(server: JobServerInMemory) -> None:
 
 
 def test_only_a_job_that_is_over_is_forgotten(server: JobServerInMemory) -> None:
-    with pytest.raises(SubmissionError, match="digits-1 is RUNNING") as caught:
+    with pytest.raises(SubmissionError, match="digits-1 is not over") as caught:
         delete_job(server, "digits")
-    assert caught.value.hint == "sumgrad stop digits-1"
+    assert caught.value.hint == f"sumgrad stop digits-1 --cluster {ADDRESS}"
     server.memory.attempts["digits-1~2"] = attempt("digits-1~2", FAILED, number=2)
     assert delete_job(server, "digits").job_id == "digits-1"
     assert list(server.memory.attempts) == ["mnist-1"], "every attempt of it, and nothing else"
@@ -162,6 +163,8 @@ def test_going_on_is_one_more_attempt(state: str, exit_code: int | None) -> None
     assert found.metadata[JOB_KEY] == "digits-1"
     assert found.metadata[NAME_KEY] == "digits"
     assert found.metadata[ATTEMPT_KEY] == "2"
+    assert found.request["expected"] == Versions.here().as_json()
+    assert found.metadata[ANSWER_KEY] == answer_digest(Versions.here())
     server.memory.attempts["digits-1~2"] = replace(
         attempt("digits-1~2", STOPPED, number=2), metadata=found.metadata
     )
@@ -171,9 +174,9 @@ def test_going_on_is_one_more_attempt(state: str, exit_code: int | None) -> None
 @pytest.mark.parametrize("state", [PENDING, RUNNING])
 def test_a_job_that_goes_on_is_not_handed_in_again(state: str) -> None:
     server = JobServerInMemory(attempt("digits-1", state))
-    with pytest.raises(SubmissionError, match=f"is {state}") as caught:
+    with pytest.raises(SubmissionError, match="is not over") as caught:
         resume_job(server, "digits-1", [], pytest.fail)
-    assert caught.value.hint == "sumgrad logs -f digits-1"
+    assert caught.value.hint == f"sumgrad logs -f digits-1 --cluster {ADDRESS}"
     assert not server.memory.sent
 
 
@@ -233,6 +236,33 @@ def test_a_status_asks_all_three(
     assert found.reason == "epoch 3 of at most 20 is done"
 
 
+@pytest.mark.parametrize("run", [RunView("uri"), RunView.unknown("MLflow is away")])
+def test_what_mlflow_cannot_say_its_log_does(
+    run: RunView, server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_up(monkeypatch, dict.fromkeys(("digits-1", "mnist-1"), run))
+    server.memory.logs = {"digits-1": f"{BEGUN}\n", "digits-1~2": "waiting for 2 CPUs\n"}
+    for found in (status_of(server, "digits")[0], list_of_jobs(server)[1]):
+        assert (found.state, found.reason) == (PENDING, "waiting for 2 CPUs")
+    server.memory.logs["digits-1~2"] += f"{BEGUN}\n"
+    for found in (status_of(server, "digits")[0], list_of_jobs(server)[1]):
+        assert found.state == RUNNING
+    assert "log mnist-1" not in server.memory.calls, "it is over"
+
+
+@pytest.mark.parametrize("error", [ServiceUnreachable("slow"), JobNotFound("gone")])
+def test_what_nobody_can_say_is_not_claimed(
+    error: Exception, server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log(*_: object, **__: object) -> str:
+        raise error
+
+    looking_up(monkeypatch, {})
+    monkeypatch.setattr(server, "log", log)
+    found, _ = status_of(server, "digits")
+    assert (found.state, found.reason) == (RUNNING, "as far as Ray knows")
+
+
 def test_a_list_has_also_what_ray_has_forgotten(
     server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +280,9 @@ def test_a_list_has_also_what_ray_has_forgotten(
 
 def test_an_empty_list_says_what_to_do() -> None:
     assert list_of_jobs(JobServerInMemory()) == []
-    assert job_table([], "lab") == ["lab has no jobs; hand one in with: sumgrad submit digits"]
+    say = "lab has no jobs; hand one in with: sumgrad submit digits"
+    assert job_table([], "lab") == [say]
+    assert job_table([], "lab", " --cluster lab") == [f"{say} --cluster lab"]
 
 
 def test_a_cluster_that_is_away_is_told(server: JobServerInMemory) -> None:
@@ -311,7 +343,7 @@ def test_a_job_that_was_just_handed_in_again_is_not_stopped(
     server = running(2, began=NOW - 5)
     found = server.memory.attempts["digits-1~2"]
     server.memory.attempts["digits-1~2"] = replace(found, state=state)
-    with pytest.raises(SubmissionError, match=f"is {state}"):
+    with pytest.raises(SubmissionError, match="is not over"):
         resume_job(server, "digits-1", [], pytest.fail)
     assert not server.memory.sent
     assert "stop digits-1~2" not in server.memory.calls
@@ -322,7 +354,7 @@ def test_a_silent_job_that_does_not_end_is_not_run_twice(monkeypatch: pytest.Mon
     looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "RUNNING", SILENT)})
     server = running()
     server.is_deaf = True
-    with pytest.raises(SubmissionError, match="is RUNNING"):
+    with pytest.raises(SubmissionError, match="is not over"):
         resume_job(server, "digits-1", [], lambda _: None)
     assert not server.memory.sent
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import JobNotFound, ServiceUnreachable
-from jobs.service.following import PATIENCE_S, exit_code, follow, wait
-from jobs.service.ray_jobs import FAILED, OVER, PENDING, RUNNING, STOPPED, SUCCEEDED, Attempt
+from jobs.service.following import PATIENCE_S, follow, wait
+from jobs.service.ray_jobs import OVER, PENDING, RUNNING, SUCCEEDED, Attempt
 from tests.fuzzing import cases
 from tests.jobs.service.stand_ins import Clock, ScriptedServer, attempt
 
@@ -198,30 +198,6 @@ def test_waiting_outlasts_a_server_that_comes_back() -> None:
     notes: list[str] = []
     assert wait(server, "job", notes.append, seconds=100.0, clock=clock) == server.ended
     assert notes[-1] == "connected again"
-
-
-@pytest.mark.parametrize(
-    ("state", "given", "code"),
-    [
-        (SUCCEEDED, None, 0),
-        (SUCCEEDED, 0, 0),
-        (FAILED, None, 1),
-        (FAILED, 0, 1),
-        (FAILED, 1, 1),
-        (FAILED, 2, 2),
-        (FAILED, 3, 3),
-        (FAILED, 130, 130),
-        (FAILED, -9, 137),
-        (FAILED, -15, 143),
-        (STOPPED, None, 143),
-        (STOPPED, 0, 143),
-        (STOPPED, 143, 143),
-        (STOPPED, 1, 1),
-        (STOPPED, -9, 137),
-    ],
-)
-def test_the_exit_code_is_the_jobs_own(state: str, given: int | None, code: int) -> None:
-    assert exit_code(attempt("job", state, exit_code=given)) == code
 
 
 @pytest.mark.parametrize("state", [*OVER, PENDING, RUNNING])

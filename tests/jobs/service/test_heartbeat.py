@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster.state import EpochReport
 from jobs.reporting import Reporter
 from jobs.service import heartbeat
-from jobs.service.heartbeat import TAG, BeatingReporter, Heartbeat
+from jobs.service.heartbeat import BEGUN, TAG, BeatingReporter, Heartbeat
 from tests.fuzzing import cases
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -87,7 +87,8 @@ def test_everything_is_passed_on_and_noted() -> None:
     reporter.epoch(report(1, 0.25), accuracy=True)
     reporter.end()
     beat = reporter.beat()
-    assert inner.told == ["note waiting for\nroom", "begin 20 5", "step 1", "epoch 1 True", "end"]
+    begun = [f"note {BEGUN}", "begin 20 5"]
+    assert inner.told == ["note waiting for\nroom", *begun, "step 1", "epoch 1 True", "end"]
     assert (beat.is_training, beat.epoch, beat.epochs, beat.loss) == (True, 1, 20, 0.25)
     assert beat.attempt == 3
     assert before <= beat.at <= time.time()

@@ -11,11 +11,17 @@ import pytest
 import yaml
 
 from cluster.convergence import StopReason
-from jobs.errors import Interrupted, RunNotFound, SpecError, SubmissionError
+from jobs.errors import (
+    Interrupted,
+    RunNotFound,
+    ServiceUnreachable,
+    SpecError,
+    SubmissionError,
+)
 from jobs.hosting import Hosting
 from jobs.reporting import Reporter
 from jobs.run_folder import Ending, RunFolder
-from jobs.service import hosted
+from jobs.service import code, hosted
 from jobs.service.code import Versions
 from jobs.service.heartbeat import BeatingReporter
 from jobs.service.hosted import WAIT_S, job_folder, spec_of
@@ -26,6 +32,7 @@ from jobs.summary import Summary
 from model.errors import SumgradError
 from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
+HERE = Versions.here()
 SPEC: dict[str, Any] = {
     "name": "flowers",
     "data": {"train": "digits"},
@@ -35,7 +42,13 @@ SPEC: dict[str, Any] = {
 
 def request(job_id: str = "flowers-1", number: int = 1, **spec: object) -> Request:
     text = yaml.safe_dump(SPEC | spec) if number == 1 else None
-    return Request(job_id, number, text, Versions.here(), tags={"mlflow.user": "ada"})
+    return Request(job_id, number, text, HERE, tags={"mlflow.user": "ada"})
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading all of our own code takes a while, and gives the same each time."""
+    monkeypatch.setattr(code, "code_digest", lambda: HERE.code)
 
 
 @pytest.fixture
@@ -185,6 +198,7 @@ def test_a_first_attempt_settles_and_trains(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("job flowers-1, attempt 1, on ")
     assert lines[-1].startswith(RESULT)
+    assert not any("sumgrad " in line for line in lines[1:]), "it knows no name of its cluster"
     assert json.loads(lines[-1].removeprefix(RESULT))["status"] == "FINISHED"
 
 
@@ -246,7 +260,8 @@ def test_the_runs_of_an_earlier_job_are_not_touched(output: Path, trainings: Tra
     before = (home / "spec.yaml").read_text()
     with pytest.raises(SubmissionError, match="has runs of an earlier job") as caught:
         hosted.run(request())
-    assert "--id" in caught.value.hint
+    assert "another --id" in caught.value.hint
+    assert "sumgrad delete" in caught.value.hint
     assert (home / "spec.yaml").read_text() == before
     assert not trainings.asked
 
@@ -257,6 +272,44 @@ def test_a_first_attempt_that_did_not_come_far_is_made_again(
     settled(output, seed=7)
     hosted.run(request(seed=8))
     assert trainings.asked[0][1].seed == 8
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"code": "older"}, "sumgrad was .* \\(older\\) and is "),
+        ({"python": "3.99"}, r"Python was 3\.99 and is "),
+        ({"libraries": HERE.libraries | {"numpy": "1.0"}}, r"numpy was 1\.0 and is "),
+        ({"libraries": HERE.libraries | {"ray": "1.0"}}, r"ray was 1\.0 and is "),
+    ],
+)
+def test_a_cluster_that_has_changed_computes_nothing(
+    output: Path, trainings: Trainings, number: int, changes: dict[str, Any], told: str
+) -> None:
+    settled(output)
+    sent = replace(request(number=number), expected=replace(HERE, **changes))
+    with pytest.raises(ServiceUnreachable, match=f"has changed since it was asked: {told}") as said:
+        hosted.run(sent)
+    assert (said.value.exit_code, trainings.asked) == (3, [])
+    assert "sumgrad resume" in said.value.hint
+    # What was sent is kept, so that it can be gone on with.
+    hosted.run(replace(request(number=2), expected=HERE))
+    assert len(trainings.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["mlflow", "pyarrow"])
+def test_what_changes_no_weights_may_have_changed(
+    output: Path, trainings: Trainings, name: str
+) -> None:
+    other = replace(HERE, libraries=HERE.libraries | {name: "0.1"})
+    hosted.run(replace(request(), expected=other))
+    assert len(trainings.asked) == 1
+
+
+def test_where_any_version_will_do_none_is_expected(output: Path, trainings: Trainings) -> None:
+    hosted.run(replace(request(), versions=replace(HERE, code="x", python="2.7"), expected=None))
+    assert len(trainings.asked) == 1
 
 
 @pytest.mark.parametrize("is_raised", [False, True])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,10 @@ from jobs.errors import JobNotFound, ServiceUnreachable
 from jobs.service import preflight
 from jobs.service.code import Versions
 from jobs.service.preflight import _MARK, _PROBE, answer, ask, cluster_versions
-from jobs.service.ray_jobs import FAILED, RUNNING, SUCCEEDED, Attempt, Server
+from jobs.service.ray_jobs import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt, Server
 from tests.jobs.service.stand_ins import JobServerInMemory, attempt
 
+NOW = 10_000.0
 SESSION = Server("2.60.0", "session_1")
 
 
@@ -82,7 +84,7 @@ class Failing(JobServerInMemory):
         state, _, message = self._how
         return replace(attempt(submission_id, state), message=message)
 
-    def log(self, submission_id: str) -> str:
+    def log(self, submission_id: str, *, seconds: float = 30.0) -> str:
         return self._how[1]
 
 
@@ -113,12 +115,73 @@ def test_an_answer_that_makes_no_sense(text: str) -> None:
         cluster_versions(server, SESSION)
 
 
-def test_a_probe_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+class Hanging(JobServerInMemory):
+    """A cluster whose probes run until they are stopped, and which forgets none before."""
+
+    def submit(self, submission_id: str, *arguments: Any, **named: Any) -> None:
+        super().submit(submission_id, *arguments, **named)
+        self.memory.attempts[submission_id] = attempt(submission_id, RUNNING, began=NOW)
+
+    def stop(self, submission_id: str) -> None:
+        super().stop(submission_id)
+        found = self.memory.attempts[submission_id]
+        self.memory.attempts[submission_id] = replace(found, state=STOPPED)
+
+    def delete(self, submission_id: str) -> None:
+        if not self.memory.attempts[submission_id].is_over:
+            raise ServiceUnreachable("the job is not over")
+        super().delete(submission_id)
+
+
+def test_a_probe_is_not_forgotten_before_ray_has_seen_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = JobServerInMemory()
+    slept: list[tuple[float, str]] = []
+    monkeypatch.setattr(preflight, "_SETTLE_S", 2.0)
+    monkeypatch.setattr(
+        "time.sleep", lambda seconds: slept.append((seconds, server.memory.calls[-1]))
+    )
+    ask(server, "command")
+    assert slept == [(2.0, "attempts")]
+    assert server.memory.calls[-1].startswith("delete sumgrad-probe-")
+
+
+def test_a_probe_that_does_not_end_is_ended_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "PROBE_S", -1.0)
-    server = Failing(RUNNING, "", "waiting for workers")
+    server = Hanging()
     with pytest.raises(ServiceUnreachable, match="has not run a short job in"):
         cluster_versions(server, SESSION)
-    assert server.memory.calls[-1].startswith("delete sumgrad-probe-")
+    assert server.memory.attempts == {}
+
+
+def test_a_probe_that_nobody_waits_for_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **named: float) -> None:
+        if named["seconds"] == preflight.PROBE_S:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(preflight, "wait", interrupted)
+    server = Hanging()
+    with pytest.raises(KeyboardInterrupt):
+        cluster_versions(server, SESSION)
+    assert server.memory.attempts == {}
+
+
+def test_what_an_earlier_probe_has_left_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "PROBE_S", -1.0)
+    old, young = NOW - preflight._LEFT_S - 1, NOW - preflight._LEFT_S + 1
+    server = Hanging(
+        attempt("sumgrad-probe-old", RUNNING, began=old),
+        attempt("sumgrad-probe-over", FAILED, began=old),
+        attempt("sumgrad-probe-again", FAILED, began=None),
+        attempt("sumgrad-probe-new", RUNNING, began=None),
+        attempt("sumgrad-probe-anothers", RUNNING, began=young),
+        attempt("sumgrad-1", SUCCEEDED, began=old),
+    )
+    with pytest.raises(ServiceUnreachable):
+        ask(server, "command")
+    left = ["sumgrad-probe-new", "sumgrad-probe-anothers", "sumgrad-1"]
+    assert list(server.memory.attempts) == left
 
 
 @pytest.mark.parametrize("error", [ServiceUnreachable("away"), JobNotFound("gone")])

@@ -4,7 +4,10 @@ import json
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,7 +181,7 @@ def test_a_certificate_that_nobody_vouches_for(monkeypatch: pytest.MonkeyPatch) 
         server_at("https://127.0.0.1:1").describe()
 
 
-# Ray's own client, before a server that is none of Ray's
+# What it says of jobs, and what somebody says who is none of Ray's
 
 
 DETAILS = {
@@ -256,11 +259,124 @@ def test_of_rays_own_traceback_the_last_line_is_told(dashboard: Site) -> None:
     assert "Traceback" not in caught.value.message
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", '{"status": "NEW"}', "null"])
+STRANGE: list[dict[str, Any]] = [
+    {"status": "NEW"},
+    {"status": None},
+    {"status": ["FAILED"]},
+    {"metadata": [1]},
+    {"metadata": "x"},
+    {"driver_exit_code": "x"},
+    {"driver_exit_code": float("inf")},
+    {"driver_exit_code": {}},
+    {"start_time": "soon"},
+    {"start_time": [1]},
+    {"start_time": float("nan")},
+    {"end_time": 10**400},
+    {"end_time": 1e300},
+    {"end_time": -5},
+]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            "",
+            "{",
+            "[]",
+            "[3]",
+            "3",
+            '"x"',
+            "null",
+            "{}",
+            "[null]",
+            "[[]]",
+            "<html>",
+            "[" * 100_000,
+        ),
+        *(json.dumps(DETAILS | each) for each in STRANGE),
+    ],
+)
 def test_an_answer_that_is_none_of_rays(body: str, dashboard: Site) -> None:
     dashboard.answers["/api/jobs/digits-1"] = Answer(body=body)
+    dashboard.answers["/api/jobs/"] = Answer(body=body if body in ("[]", "{}") else f"[{body}]")
+    server = server_at(dashboard.address)
+    with pytest.raises(ServiceUnreachable) as caught:
+        server.attempt("digits-1")
+    assert len(caught.value.message) < 200
+    if body not in ("[]", "{}", "", "[[]]"):
+        with pytest.raises(ServiceUnreachable):
+            server.attempts()
+
+
+def test_what_others_call_their_jobs_is_text(dashboard: Site) -> None:
+    evil = DETAILS | {"submission_id": "a\x1b[2Jb", "metadata": {"sumgrad.name": "x\n\x1b]0;y\x07"}}
+    dashboard.answers["/api/jobs/"] = Answer(body=json.dumps([evil]))
+    (found,) = server_at(dashboard.address).attempts()
+    assert found.submission_id.isprintable()
+    assert found.metadata["sumgrad.name"] == "x ]0;y"
+
+
+@pytest.mark.parametrize("name", ["../version", "a/b", "?x=1", "#", "ü", "%2e%2e", "digits-1~2"])
+def test_a_name_does_not_lead_elsewhere(name: str, dashboard: Site) -> None:
     with pytest.raises(ServiceUnreachable):
-        server_at(dashboard.address).attempt("digits-1")
+        server_at(dashboard.address).attempt(name)
+    path = dashboard.asked[-1].path
+    assert path.count("/") == 3
+    assert urllib.parse.unquote(path) == f"/api/jobs/{name}"
+
+
+@pytest.mark.parametrize("page", ["", "<html><body>Bad gateway</body></html>"])
+def test_a_page_of_somebody_in_between_is_told_by_its_code(page: str, dashboard: Site) -> None:
+    dashboard.answers["/api/jobs/"] = Answer(502, page)
+    with pytest.raises(ServiceUnreachable, match=r"answers 502 to /api/jobs/$"):
+        server_at(dashboard.address).attempts()
+
+
+def test_an_answer_without_an_end_is_not_taken(
+    dashboard: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = server_at(dashboard.address)
+    server.describe()
+    monkeypatch.setattr(ray_jobs, "_MOST_BYTES", 1 << 20)
+    dashboard.answers["/api/jobs/digits-1/logs"] = Answer(body="x" * (1 << 20))
+    with pytest.raises(ServiceUnreachable, match="more than 1 MiB"):
+        server.log("digits-1")
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", '{"logs": 3}', "null", '"x"'])
+def test_a_log_that_is_none_is_empty(body: str, dashboard: Site) -> None:
+    dashboard.answers["/api/jobs/digits-1/logs"] = Answer(body=body)
+    assert server_at(dashboard.address).log("digits-1") == ""
+
+
+def test_small_questions_need_nothing_of_rays() -> None:
+    program = (
+        "import sys; from jobs.service.contexts import Cluster; "
+        "from jobs.service.ray_jobs import JobServer; server = JobServer(Cluster(sys.argv[1])); "
+        "server.attempts(), server.stop('x'), server.delete('x'), server.log('x'); "
+        "print(*(name for name in ('ray', 'mlflow') if name in sys.modules))"
+    )
+    answers = {path: Answer(body="{}") for path in ("/api/jobs/x", "/api/jobs/x/stop")}
+    logs = {"/api/jobs/x/logs": Answer(body="{}"), "/api/jobs/": Answer(body="[]")}
+    with site({"/api/version": Answer(body=VERSION), **answers, **logs}) as found:
+        done = subprocess.run(
+            [sys.executable, "-c", program, found.address],
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    assert done.stdout == "\n"
+    methods = [(asked.method, asked.path) for asked in found.asked]
+    assert methods == [
+        ("GET", "/api/version"),
+        ("GET", "/api/jobs/"),
+        ("POST", "/api/jobs/x/stop"),
+        ("DELETE", "/api/jobs/x"),
+        ("GET", "/api/jobs/x/logs"),
+    ]
 
 
 def test_a_job_is_handed_in(dashboard: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,11 +407,13 @@ def test_a_job_is_handed_in(dashboard: Site, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_cluster_that_was_chosen_is_asked_whatever_rays_variables_say(
     name: str, form: str, dashboard: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dashboard.answers["/api/jobs/"] = Answer(body="[]")
+    answer = {"job_id": "digits-1", "submission_id": "digits-1"}
+    dashboard.answers["/api/jobs/"] = Answer(body=json.dumps(answer))
     with site({"/api/version": Answer(body=VERSION)}) as other:
         value = form.format(other.address)
         monkeypatch.setenv(name, value)
-        assert server_at(dashboard.address).attempts() == []
+        server_at(dashboard.address).submit("digits-1", "true", {}, {})
+        assert dashboard.asked[-1].method == "POST"
         assert other.asked == []
     assert os.environ[name] == value
     assert os.environ.get("RAY_API_SERVER_ADDRESS") == (value if "API" in name else None)
@@ -376,5 +494,5 @@ def test_no_error_is_another_kind(dashboard: Site, monkeypatch: pytest.MonkeyPat
 
         monkeypatch.setattr(server, "_connected", fail)
         with pytest.raises(SumgradError) as caught:
-            server.attempts()
+            server.submit("x", "true", {}, {})
         assert len(caught.value.message) < 400

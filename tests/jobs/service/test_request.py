@@ -27,7 +27,8 @@ def written(folder: Path) -> dict[str, Any]:
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    for request in (REQUEST, Request("abc", 1, "name: ü\n", VERSIONS)):
+    expecting = Request("abc", 1, "name: ü\n", VERSIONS, expected=VERSIONS)
+    for request in (REQUEST, Request("abc", 1, "name: ü\n", VERSIONS), expecting):
         request.write(tmp_path)
         assert Request.read(tmp_path) == request
 
@@ -49,6 +50,8 @@ def test_an_id_that_could_lead_elsewhere_is_refused(job_id: object, tmp_path: Pa
     "change",
     [
         {"attempt": 0},
+        {"expected": 3},
+        {"expected": {}},
         {"attempt": -1},
         {"attempt": "2"},
         {"attempt": 1.5},

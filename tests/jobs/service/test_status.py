@@ -5,17 +5,19 @@ from dataclasses import replace
 import pytest
 
 from jobs.errors import JobNotFound
-from jobs.service.heartbeat import SILENCE_S, Heartbeat
+from jobs.service.heartbeat import BEGUN, SILENCE_S, Heartbeat
 from jobs.service.jobs import Job, jobs_in
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from jobs.service.run_view import RunView
-from jobs.service.status import FINISHED, Status, lines_of, reconcile
+from jobs.service.states import FINISHED
+from jobs.service.status import Status, lines_of, needs_log, reconcile
 from tests.jobs.service.stand_ins import attempt
 
 BEGAN, NOW = 10_000.0, 10_600.0
 URI, RUN = "http://mlflow:5000", "0123456789abcdef"
 WAITING = Heartbeat(NOW - 5, note="waiting for 2 CPUs")
 TRAINING = Heartbeat(NOW - 5, is_training=True, note="digits", epoch=3, epochs=20, loss=0.25)
+OLD = replace(WAITING, at=NOW - 31)
 STALE = replace(TRAINING, at=NOW - SILENCE_S - 1)
 EARLIER = replace(TRAINING, at=BEGAN - SILENCE_S - 1)
 FUTURE = replace(TRAINING, at=NOW + SILENCE_S + 1)
@@ -45,16 +47,17 @@ LIVING = [
         *(RUNNING, "RUNNING", FUTURE, RUNNING, "epoch 3 of at most 20 is done"),
         ["the cluster's clock is 61 s ahead"],
     ),
+    (RUNNING, "RUNNING", OLD, RUNNING, "as far as Ray knows", []),
     (
-        *(RUNNING, "RUNNING", None, PENDING, "it is starting"),
+        *(RUNNING, "RUNNING", None, RUNNING, "as far as Ray knows"),
         ["Ray has it as RUNNING, and it has given no sign for 600 s"],
     ),
     (
-        *(RUNNING, "RUNNING", EARLIER, PENDING, "it is starting"),
+        *(RUNNING, "RUNNING", EARLIER, RUNNING, "as far as Ray knows"),
         ["Ray has it as RUNNING, and it has given no sign for 600 s"],
     ),
     (
-        *(RUNNING, None, None, PENDING, "it is starting"),
+        *(RUNNING, None, None, RUNNING, "as far as Ray knows"),
         [f"Ray has it as RUNNING for 600 s, and {URI} has no run of it"],
     ),
     (
@@ -85,6 +88,37 @@ def test_a_job_that_goes_on(
     assert found.exit_code is None
     assert not found.can_resume
     assert (found.heartbeat_age_s is None) is (beat in (None, EARLIER))
+
+
+EPOCHS = "epoch 1/20  loss 0.5000  9 instances/s\nepoch 2/20  loss 0.4  9 instances/s\nbye\n"
+LOGS = [
+    # what the job has printed → state, reason
+    ("", PENDING, "it is starting"),
+    ("digits: reading\n  waiting for 2 CPUs\n\n", PENDING, "waiting for 2 CPUs"),
+    (f"on 2 workers\n{BEGUN}\n", RUNNING, "the first epoch is being computed, says its log"),
+    (f"{BEGUN}\nworker 1 joined\n", RUNNING, "the first epoch is being computed, says its log"),
+    (f"{BEGUN}\n{EPOCHS}", RUNNING, "epoch 2 of at most 20 is done, says its log"),
+    ("epoch 1 is no line of ours", PENDING, "epoch 1 is no line of ours"),
+    ("x" * 900, PENDING, "x" * 200),
+]
+
+
+@pytest.mark.parametrize("beat", [None, OLD, EARLIER])
+@pytest.mark.parametrize(("log", "state", "reason"), LOGS)
+def test_its_log_says_what_mlflow_has_missed(
+    log: str, state: str, reason: str, beat: Heartbeat | None
+) -> None:
+    run = view("RUNNING", beat)
+    assert needs_log(job(RUNNING), run, NOW)
+    found = reconcile(job(RUNNING), run, NOW, log)
+    assert (found.state, found.reason) == (state, reason)
+
+
+@pytest.mark.parametrize("beat", [WAITING, MUTE, TRAINING, STALE])
+def test_a_log_is_not_asked_for_without_need(beat: Heartbeat) -> None:
+    assert not needs_log(job(RUNNING), view("RUNNING", beat), NOW)
+    assert not needs_log(job(PENDING), view(None), NOW)
+    assert not needs_log(job(STOPPED), view(None), NOW)
 
 
 KILLED = "it was killed before it could say so, or MLflow was away; 'sumgrad resume' tells it"
@@ -187,6 +221,7 @@ def test_the_rest_is_passed_on() -> None:
         reason="epoch 3 of at most 20 is done",
         attempt=1,
         submission_id="job",
+        ray_state=RUNNING,
         run_id=RUN,
         epoch=3,
         epochs=20,
@@ -204,7 +239,7 @@ def test_what_an_attempt_said_just_before_its_end_is_not_the_next_ones(status: s
     (found,) = jobs_in([stopped, again])
     last = replace(TRAINING, at=BEGAN - 1)
     how = reconcile(found, view(status, last), BEGAN + 2)
-    assert (how.state, how.reason) == (PENDING, "it is starting")
+    assert (how.state, how.reason) == (RUNNING, "as far as Ray knows")
     assert (how.attempt, how.submission_id) == (2, "job~2")
     assert how.differences == []
     assert how.heartbeat_age_s is None

@@ -16,6 +16,7 @@ from jobs.service import code, submission
 from jobs.service.code import Versions
 from jobs.service.contexts import Cluster
 from jobs.service.data_paths import Upload
+from jobs.service.expectation import ANSWER_KEY, answer_digest, expect_unchanged
 from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.request import Request
 from jobs.service.run_view import RunView
@@ -145,7 +146,7 @@ def test_an_address_of_this_machine_is_left_out() -> None:
         assert "address" not in said(prepared(f"cluster.address={address}")).get("cluster", {})
 
 
-@pytest.mark.parametrize("address", ["inline", "head:6379", "ray://head:10001"])
+@pytest.mark.parametrize("address", ["inline", "head:6379"])
 def test_another_address_than_the_clusters_is_refused(address: str) -> None:
     with pytest.raises(SubmissionError, match=f"not on '{address}'") as caught:
         prepared(f"cluster.address={address}")
@@ -397,6 +398,51 @@ def test_whose_code_computes(whose: Code, theirs: str, travels: bool, notes: int
     assert len(told) == notes
 
 
+@pytest.mark.parametrize(
+    ("whose", "theirs", "expected"),
+    [
+        ("auto", HERE.code, HERE.code),
+        ("auto", "another", HERE.code),
+        ("local", "another", HERE.code),
+        ("cluster", "another", "another"),
+    ],
+)
+def test_a_job_carries_what_it_has_to_find(whose: Code, theirs: str, expected: str) -> None:
+    server = there(code=theirs)
+    submit(prepared(), server, lambda _: None, code=whose)
+    (sent,) = server.memory.sent
+    assert sent.request["expected"] == replace(HERE, code=expected).as_json()
+    assert sent.metadata[ANSWER_KEY] == answer_digest(replace(HERE, code=theirs))
+
+
+def test_any_version_will_do_where_that_was_said() -> None:
+    server = there(python="3.99")
+    submit(prepared(), server, lambda _: None, any_version=True)
+    assert server.memory.sent[0].request["expected"] is None
+
+
+def test_a_cluster_that_has_changed_is_asked_anew() -> None:
+    server = there(code="another")
+    submit(prepared(), server, lambda _: None)
+    submit(prepared(job_id="digits-2"), server, lambda _: None)
+    assert [sent.request["has_code"] for sent in server.memory.sent] == [True, True]
+    server.memory.versions = HERE
+    submit(prepared(job_id="digits-3"), server, lambda _: None)
+    assert server.memory.sent[-1].request["has_code"], "nobody knows it yet"
+    with pytest.raises(ServiceUnreachable) as caught:
+        expect_unchanged(replace(HERE, code="another"), HERE)
+    server.memory.attempts["digits-3"] = replace(
+        server.memory.attempts["digits-3"],
+        state="FAILED",
+        message=f"exit code 3, last available logs:\nerror: {caught.value.message}\n",
+    )
+    submit(prepared(job_id="digits-4"), server, pytest.fail)
+    assert not server.memory.sent[-1].request["has_code"]
+    server.memory.calls.clear()
+    submit(prepared(job_id="digits-5"), server, pytest.fail)
+    assert not any("probe" in call for call in server.memory.calls), "the new answer is kept"
+
+
 def test_a_cluster_without_sumgrad_cannot_use_its_own() -> None:
     server = there(code="none", sumgrad="none")
     with pytest.raises(ServiceUnreachable, match="no sumgrad of its own") as caught:
@@ -463,8 +509,10 @@ def test_an_id_that_mlflow_knows_is_not_used_again(monkeypatch: pytest.MonkeyPat
     run = RunView("uri", "ab", "FINISHED")
     monkeypatch.setattr(submission, "look_up_runs", lambda *_: {"digits-1": run})
     server = JobServerInMemory()
-    with pytest.raises(SubmissionError, match="there was a job 'digits-1' before"):
+    with pytest.raises(SubmissionError, match="there was a job 'digits-1' before") as caught:
         submit(prepared(), server, pytest.fail)
+    assert "choose another --id" in caught.value.hint
+    assert f"sumgrad resume digits-1 --cluster {ADDRESS}" in caught.value.hint
     assert not server.memory.attempts
 
 
@@ -484,4 +532,4 @@ def test_what_was_sent_along_is_read_there(tmp_path: Path) -> None:
     server = JobServerInMemory()
     submit(sent_job, server, pytest.fail)
     (tmp_path / "job.json").write_bytes(server.memory.sent[0].files["job.json"])
-    assert Request.read(tmp_path) == sent_job.request
+    assert Request.read(tmp_path) == replace(sent_job.request, expected=HERE)

@@ -1,0 +1,61 @@
+"""The five words for how a job is, and the code it ends with."""
+
+import pytest
+
+from jobs.service.ray_jobs import FAILED, OVER, PENDING, RUNNING, STOPPED, SUCCEEDED
+from jobs.service.states import FINISHED, STATES, can_go_on, exit_code, state_of
+from tests.jobs.service.stand_ins import attempt
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "code"),
+    [
+        (SUCCEEDED, None, 0),
+        (SUCCEEDED, 0, 0),
+        (FAILED, None, 1),
+        (FAILED, 0, 1),
+        (FAILED, 1, 1),
+        (FAILED, 2, 2),
+        (FAILED, 3, 3),
+        (FAILED, 130, 130),
+        (FAILED, -9, 137),
+        (FAILED, -15, 143),
+        (STOPPED, None, 143),
+        (STOPPED, 0, 143),
+        (STOPPED, 143, 143),
+        (STOPPED, 1, 1),
+        (STOPPED, -9, 137),
+    ],
+)
+def test_the_exit_code_is_the_jobs_own(state: str, given: int | None, code: int) -> None:
+    assert exit_code(attempt("job", state, exit_code=given)) == code
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "said", "goes_on"),
+    [
+        (PENDING, None, PENDING, False),
+        (RUNNING, None, RUNNING, False),
+        (SUCCEEDED, 0, FINISHED, False),
+        (FAILED, 1, FAILED, False),
+        (FAILED, 2, FAILED, False),
+        (FAILED, 3, FAILED, True),
+        (FAILED, -9, FAILED, True),
+        (FAILED, None, FAILED, True),
+        (FAILED, 130, STOPPED, True),
+        (FAILED, 143, STOPPED, True),
+        (STOPPED, None, STOPPED, True),
+    ],
+)
+def test_there_are_five_words(state: str, given: int | None, said: str, goes_on: bool) -> None:
+    found = attempt("job", state, exit_code=given)
+    assert state_of(found) == said
+    assert said in STATES
+    if found.is_over:
+        assert can_go_on(found) is goes_on
+
+
+def test_the_words_are_those_of_the_manual() -> None:
+    assert STATES == ("PENDING", "RUNNING", "FINISHED", "FAILED", "STOPPED")
+    assert SUCCEEDED not in STATES
+    assert {*OVER, PENDING, RUNNING} - {SUCCEEDED} <= set(STATES)
