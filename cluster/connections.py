@@ -26,6 +26,11 @@ class Member:
     vectors: dict[int, Array] = field(default_factory=dict)
 
 
+def _expect_no_hello(message: Message) -> None:
+    if isinstance(message, Hello):
+        raise ProtocolError("a worker that is known said who it is again")
+
+
 class Connections:
     """See above.
 
@@ -92,6 +97,8 @@ class Connections:
                         return
                     worker = hello.worker
                     self._join(channel, hello)
+                else:
+                    _expect_no_hello(message)
                 yield worker, message
                 if not channel.is_local:
                     # It is the courier's from here on.
@@ -122,8 +129,9 @@ class Connections:
         if member is None or member.courier is not courier:
             # Of a worker that was given up.
             return
-        if message is None:
+        if message is None or isinstance(message, Hello):
             self.hang_up(worker)
+            message = None
         yield worker, message
 
     def hang_up(self, worker: int) -> None:

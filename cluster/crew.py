@@ -166,6 +166,10 @@ class Crew:
                 raise
             self._turn_away(hello.worker, str(error))
             return False
+        if not self._rules.fits(hello.worker):
+            # More are asked for in its place.
+            self._dismiss(hello.worker)
+            return False
         # Where it is gone, that is noticed when its place is looked after.
         self._introduce(channel)
         return True
@@ -183,18 +187,25 @@ class Crew:
         return sum(self._lanes.get(worker, 1) for worker in {*self.members, *self._vacancies})
 
     def _invite(self) -> None:
-        """Ask for more workers, who come when the cluster has room; or no longer for so many."""
+        """Ask for more workers, who come when the cluster has room."""
         more = self._rules.share() - self._claimed()
-        for worker in sorted(self._vacancies, reverse=True):
-            if more < 0 and self._vacancies[worker].is_new and self._rules.pends(worker):
-                self._dismiss(worker)
-                more += 1
         free = set(range(self.places)) - set(self.members) - set(self._vacancies)
         for worker in sorted(free)[: max(0, more)]:
             self._begin(worker, _Vacancy(is_new=True))
 
+    def _withdraw(self) -> None:
+        """Give places back whose workers are not there, as long as there are too many of them."""
+        excess = self._claimed() - self._rules.share()
+        for worker in sorted(self._vacancies, reverse=True):
+            if excess <= 0:
+                return
+            is_idle = self._vacancies[worker].again is not None or self._rules.pends(worker)
+            if is_idle and not self._rules.is_kept(worker):
+                excess -= self._lanes.get(worker, 1)
+                self._dismiss(worker)
+
     def give_back(self) -> list[int]:
-        """Between two steps: have workers leave where others are short of their share.
+        """Before a step: have workers leave where others are short of their share.
 
         Returns:
             Who has left.
@@ -202,13 +213,15 @@ class Crew:
         excess = self.present - self._rules.share()
         if excess <= 0:
             return []
+        # They would take what is given back.
+        self._withdraw()
         left = leaving({w: n for w, n in self.lanes.items() if not self._rules.is_kept(w)}, excess)
         for worker in left:
             self._connections.hang_up(worker)
             self._dismiss(worker)
         if left:
             self._rules.note(
-                f"gives CPUs to other jobs that wait for them: {self.present} workers now"
+                f"gives CPUs to other jobs that are short of them: {self.present} workers now"
             )
         return left
 
@@ -270,6 +283,7 @@ class Crew:
                 vacancy.failed(reason)
                 self._rules.note(f"worker {worker} did not start ({reason}); it is tried again")
         if not self._is_starting:
+            self._withdraw()
             self._invite()
 
     def _hangs(self, worker: int, vacancy: _Vacancy, now: float) -> bool:

@@ -45,7 +45,9 @@ class CrewRules:
             fault of its own.
         is_kept: Whether a worker's place is one of the least; others may be given back.
         failure: Why no worker can come any more, if that is so.
-        share: How many workers the job may have now, as others want some too.
+        fits: Whether what a worker runs on is still as it was when it was started.
+        share: How many CPUs the job may have now, as others want some too; each thread that
+            computes, and so each worker, has one.
     """
 
     least: int = 1
@@ -57,4 +59,5 @@ class CrewRules:
     pends: Callable[[int], bool] = lambda _: False
     is_kept: Callable[[int], bool] = lambda _: True
     failure: Callable[[], str | None] = lambda: None
+    fits: Callable[[int], bool] = lambda _: True
     share: Callable[[], int] = lambda: sys.maxsize

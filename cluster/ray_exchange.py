@@ -10,7 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster.channel import Address
 from cluster.crew_rules import CrewRules
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, ClusterUnreachable
 from cluster.process_exchange import ProcessExchange
 from cluster.ray_session import own_instance_failure
 from cluster.reservation import Reservation
@@ -127,7 +127,10 @@ class RayExchange(ProcessExchange):
         env_vars: Mapping[str, str] | None = None,
         rules: CrewRules = CrewRules(),  # noqa: B008 - it is frozen
     ) -> None:
-        reservation = Reservation(workers, rules)
+        try:
+            reservation = Reservation(workers, rules)
+        except RayError as error:
+            raise ClusterUnreachable(f"the cluster gives no CPUs: {_cause(error)}") from error
         try:
             # Only where there may be other nodes is a port opened to them.
             host = _own_address() if reservation.has_others else None
@@ -142,6 +145,7 @@ class RayExchange(ProcessExchange):
                     pends=lambda worker: not reservation.has_room(worker),
                     is_kept=reservation.is_kept,
                     failure=own_instance_failure,
+                    fits=reservation.is_as_taken,
                     share=reservation.share,
                 ),
             )

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -30,6 +30,8 @@ _WATCH_S = 2.0
 #: … unless a look takes more than this part of the time: Ray's table has all groups of a cluster's
 #: life, and 2,000 of them take 66 ms to read.
 _WATCH_PART = 1 / 50
+#: How often it is looked whether CPUs that were free are ours, in seconds.
+_LOOK_S = 0.05
 #: How long a last look may take once the job is over, in seconds.
 _LAST_LOOK_S = 5.0
 
@@ -100,6 +102,8 @@ class Reservation:
         self._places = [Place()] * workers
         #: Of each place beyond the least that is in use: its groups, of one CPU each.
         self._more: dict[int, list[PlacementGroup]] = {}
+        #: All groups that there are, in the order in which they were made.
+        self._groups: list[PlacementGroup] = []
         self._numbers = count()
         self._kept = self.first = workers
         self.extra = 0
@@ -109,10 +113,8 @@ class Reservation:
             return
         least, most = min(rules.least, workers), workers + rules.extra
         self._claim = Claim.new(least, most)
-        self.group = placement_group(
-            [{"CPU": 1}] * least, strategy="PACK", name=self._claim.least_group
-        )
         try:
+            self.group = self._new_group(self._claim.least_group, least)
             self._await(self.group, least, rules)
             self._own = ray.get_runtime_context().get_node_id()
             self._places = places(_nodes_of(self.group), self._own)
@@ -155,26 +157,49 @@ class Reservation:
         if wanted <= 0:
             return 0
         groups = [self._one_more() for _ in range(_free_cpus(wanted, rules.is_stopping))]
-        deadline = time.monotonic() + _SETTLE_S
-        at: dict[int, str] = {}
-        for number, group in enumerate(groups):
-            if group.wait(max(0.01, deadline - time.monotonic())):
-                at[number] = _nodes_of(group)[0]
-            else:
-                # Somebody else was quicker.
-                remove_placement_group(group)
+        at = self._placed(groups)
         for place in places(at, self._own):
             node = at[place.bundle]
             used = [n for n in at if at[n] == node] if place.is_far else [place.bundle]
             self._more[len(self._places)] = [groups[number] for number in used]
-            self._places.append(place)
+            self._places.append(replace(place, bundle=0))
         return len(at)
 
-    def _one_more(self) -> PlacementGroup:
-        group: PlacementGroup = placement_group(
-            [{"CPU": 1}], name=self._claim.more_group(next(self._numbers))
-        )
+    def _placed(self, groups: Sequence[PlacementGroup]) -> dict[int, str]:
+        """By number, the nodes of the groups that have their CPU in a moment; others are removed.
+
+        The CPUs were free; somebody else may have been quicker.
+        """
+        at: dict[int, str] = {}
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            # Ray's own way to wait for a group counts in whole seconds.
+            for number, group in enumerate(groups):
+                if number not in at and _is_there(group):
+                    at[number] = _nodes_of(group)[0]
+            if len(at) == len(groups) or time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK_S)
+        for number, group in enumerate(groups):
+            if number not in at:
+                self._remove(group)
+        return at
+
+    # --- groups
+
+    def _new_group(self, name: str, cpus: int) -> PlacementGroup:
+        group: PlacementGroup = placement_group([{"CPU": 1}] * cpus, strategy="PACK", name=name)
+        self._groups.append(group)
         return group
+
+    def _one_more(self) -> PlacementGroup:
+        return self._new_group(self._claim.more_group(next(self._numbers)), 1)
+
+    def _remove(self, group: PlacementGroup) -> None:
+        self._groups.remove(group)
+        # Where the cluster is away, it notices by itself that its job is over.
+        with contextlib.suppress(RayError):
+            remove_placement_group(group)
 
     # --- places
 
@@ -194,19 +219,25 @@ class Reservation:
         Raises:
             RayError: The cluster takes no requests now.
         """
-        if self.group is None or self.is_kept(worker):
+        if self._watch is None or self.is_kept(worker):
             return self._places[worker]
         groups = self._more.setdefault(worker, [])
         if not groups:
             groups.append(self._one_more())
-        if worker < len(self._places) and len(groups) == self._places[worker].lanes:
-            nodes = {_nodes_of(group).get(0) for group in groups}
-            if len(groups) > 1 and len(nodes) == 1 and all(nodes):
-                return self._places[worker]
+        if len(groups) > 1 and len({self._watch.node_of(group) for group in groups}) == 1:
+            return self._places[worker]
         for group in groups[1:]:
-            remove_placement_group(group)
+            self._remove(group)
         del groups[1:]
         return Place()
+
+    def is_as_taken(self, worker: int) -> bool:
+        """Whether a worker's CPUs are on one node, where its threads are.
+
+        Asked when it joins: it may have been started before it was known that its node is gone.
+        """
+        groups = self._more.get(worker, [])
+        return len(groups) < 2 or len({_nodes_of(group).get(0) for group in groups}) == 1
 
     def strategy(self, worker: int) -> Any:
         """Ray's scheduling strategy for a worker."""
@@ -224,64 +255,88 @@ class Reservation:
 
         Not either while it waits for one of its own.
         """
-        if self.group is None:
+        if self._watch is None or self.group is None:
             return True
         if self.is_kept(worker):
-            return bool(_nodes_of(self.group).get(self._places[worker].bundle))
-        return all(_nodes_of(group).get(0) for group in self._more.get(worker, []))
+            return bool(self._watch.node_of(self.group, self._places[worker].bundle))
+        return all(map(self._watch.node_of, self._more.get(worker, [])))
 
     def give_back(self, worker: int) -> None:
         """Give back the CPUs of a worker that leaves."""
         for group in self._more.pop(worker, []):
-            remove_placement_group(group)
+            self._remove(group)
 
     def close(self) -> None:
         """Give all CPUs back."""
         if self._watch is not None:
             self._watch.close()
-        for worker in list(self._more):
-            self.give_back(worker)
-        if self.group is not None:
-            remove_placement_group(self.group)
+        for group in list(self._groups):
+            self._remove(group)
+        self._more.clear()
         self.group = None
 
 
 class _Watch:
-    """Looks beside the work what other jobs want, and so what this one may have.
+    """Looks beside the work where the job's CPUs are, and what other jobs want.
+
+    Whoever asks it waits for nobody, also where the cluster's head is away.
 
     Attributes:
-        share: CPUs.
+        share: How many CPUs the job may have.
     """
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
         self.share = claim.most
+        #: What the last look found of it.
+        self._seen = claim.most
+        #: By group of the job's, the nodes of its bundles.
+        self._nodes: dict[str, Mapping[int, str]] = {}
         #: How long the last look took, in seconds.
         self._took = 0.0
         self._ended = threading.Event()
         self._look()
+        self.share = self._seen
         self._thread = threading.Thread(target=self._run, daemon=True)
-        if claim.most > claim.least:
-            self._thread.start()
+        self._thread.start()
+
+    def node_of(self, group: PlacementGroup, bundle: int = 0) -> str | None:
+        """The node of a bundle; None where it is on none, as far as is known."""
+        return self._nodes.get(group.id.hex(), {}).get(bundle) or None
 
     def _run(self) -> None:
         while not self._ended.wait(max(_WATCH_S, self._took / _WATCH_PART)):
-            # A head that is away is noticed where it matters.
-            with contextlib.suppress(RayError, OSError, RuntimeError):
+            # Ray raises all kinds of errors. A head that is away is noticed where it matters.
+            with contextlib.suppress(Exception):
                 self._look()
 
     def _look(self) -> None:
         began = time.monotonic()
         groups: Mapping[str, Mapping[str, Any]] = placement_group_table()
+        if self._ended.is_set():
+            # What is asked of Ray once it is shut down starts it anew.
+            return
         free = _cpus(ray.available_resources())  # type: ignore[no-untyped-call]  # Ray's
-        self.share = share_of(self._claim, claims(groups.values()), free)
+        self._nodes = {
+            group: facts["bundles_to_node_id"]
+            for group, facts in groups.items()
+            if self._claim.owns(facts["name"])
+        }
+        seen = share_of(self._claim, claims(groups.values()), free)
+        # The two questions have answers of two moments, between which a CPU may be nobody's; so
+        # nothing is given back for one look alone.
+        self.share, self._seen = max(seen, self._seen), seen
         self._took = time.monotonic() - began
 
     def close(self) -> None:
         """Look no more."""
         self._ended.set()
-        if self._thread.ident is not None:
-            self._thread.join(_LAST_LOOK_S)
+        self._thread.join(_LAST_LOOK_S)
+
+
+def _is_there(group: PlacementGroup) -> bool:
+    """Whether a group has its CPUs."""
+    return bool(placement_group_table(group)["state"] == "CREATED")
 
 
 def _nodes_of(group: PlacementGroup) -> dict[int, str]:

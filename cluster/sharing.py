@@ -46,6 +46,10 @@ class Claim:
         """The name of the placement group with the least."""
         return f"sumgrad-{self.job}-{self.least}-{self.most}-least"
 
+    def owns(self, name: str) -> bool:
+        """Whether a placement group of this name is the job's."""
+        return name.startswith(f"sumgrad-{self.job}-")
+
     def more_group(self, number: int) -> str:
         """The name of a placement group with one CPU more; no two may have the same."""
         return f"sumgrad-{self.job}-{self.least}-{self.most}-more{number}"
@@ -130,6 +134,8 @@ def leaving(lanes: Mapping[int, int], excess: int) -> list[int]:
     [3]
     >>> leaving({2: 1, 3: 1, 4: 4}, excess=5)
     [4, 3]
+    >>> leaving({1: 1, 2: 1, 3: 4}, excess=3)
+    [3]
 
     Args:
         lanes: Of each worker that may leave, how many CPUs it has.
@@ -145,4 +151,9 @@ def leaving(lanes: Mapping[int, int], excess: int) -> list[int]:
         )
         excess -= stay.pop(worker)
         chosen.append(worker)
+    for worker in list(chosen):
+        # A large one that came last may make smaller ones unnecessary.
+        if excess + lanes[worker] <= 0:
+            excess += lanes[worker]
+            chosen.remove(worker)
     return chosen

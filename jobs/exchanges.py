@@ -13,6 +13,9 @@ from jobs.reporting import Reporter
 from jobs.signals import StopRequest
 from jobs.spec import JobSpec
 
+#: Addresses of what nobody else uses.
+OWN_PLACES = ("inline", "local")
+
 
 @contextmanager
 def exchange_of(

@@ -23,7 +23,7 @@ from jobs.computing import compute
 from jobs.data.prepare import prepare
 from jobs.delivering import expect_whole
 from jobs.errors import Interrupted, RunNotFound, SpecError
-from jobs.exchanges import exchange_of
+from jobs.exchanges import OWN_PLACES, exchange_of
 from jobs.hosting import Hosting
 from jobs.keeping import keep, summarize
 from jobs.reporting import Reporter
@@ -181,6 +181,9 @@ class _Training:
     ) -> tuple[Summary, SumgradError | None]:
         begun = beginning.result()
         result = compute(job, start, exchange, begun, run, self._reporter, stop)
+        if self._spec.cluster.address not in OWN_PLACES:
+            # What follows can take a minute, and others may wait for the CPUs.
+            exchange.close()
         kept = keep(job, result, begun, self._reporter)
         summary = summarize(job, result, kept, begun, time.monotonic() - self._began)
         return summary, result.error

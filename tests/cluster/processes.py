@@ -1,14 +1,16 @@
 """Worker processes without Ray: the engine's own behaviour, with processes that a test may kill."""
 
 import multiprocessing as mp
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.process import BaseProcess
 
 from cluster import lanes as lanes_module
 from cluster import worker as worker_module
 from cluster.channel import Address
 from cluster.fingerprint import take_fingerprint
+from cluster.messages import Hello, Message
 from cluster.serving import ServingWorker
 from cluster.worker import Workload
 
@@ -26,6 +28,21 @@ def serve_otherwise(
     other = replace(take_fingerprint(), canary="another")
     worker_module.take_fingerprint = lambda: other  # type: ignore[attr-defined]
     serve(worker, workload, lanes, address, secret)
+
+
+def serve_and_repeat(
+    worker: int, workload: Workload, lanes: int, address: Address, secret: bytes
+) -> None:
+    """What a process does that says who it is with every answer."""
+    serving = ServingWorker(worker, workload, lanes)
+    heed = serving._heed
+
+    def repeat(message: Message) -> None:
+        serving._channel.send(Hello(worker, os.getpid(), lanes, **asdict(take_fingerprint())))
+        heed(message)
+
+    serving._heed = repeat  # type: ignore[method-assign]
+    serving.serve(address, secret)
 
 
 class ProcessLauncher:

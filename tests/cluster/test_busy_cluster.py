@@ -140,14 +140,16 @@ def test_for_the_least_it_waits_and_says_so(
     small_job: SmallJob, release: Callable[[], None]
 ) -> None:
     notes: list[str] = []
-    timer = threading.Timer(5.0, release)
-    timer.start()
-    rules = CrewRules(least=4, wait_s=60, note=notes.append)
+
+    def note(line: str) -> None:
+        notes.append(line)
+        release()
+
+    rules = CrewRules(least=4, wait_s=60, note=note)
     with RayExchange(small_job.workload, 4, rules=rules) as exchange:
         assert exchange.workers == 4
-    timer.join()
-    [note] = notes
-    assert note == (
+    [line] = notes
+    assert line == (
         "waiting for 4 free CPUs: the cluster has 4 in all, 2 of them free; for 60 s at most"
     )
 
@@ -166,7 +168,7 @@ def test_a_stop_is_met_while_it_waits_for_cpus(small_job: SmallJob) -> None:
     rules = CrewRules(least=3, is_stopping=lambda: time.monotonic() > asked)
     with pytest.raises(ClusterUnreachable, match="stopped while waiting for 3 free CPUs"):
         RayExchange(small_job.workload, 4, rules=rules)
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 10
     expect_free(2)
 
 
@@ -207,7 +209,7 @@ class Running:
 
     def comes_to(self, workers: int) -> None:
         """Wait until it has so many."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while self._exchange is None or self._exchange.workers != workers:
             assert time.monotonic() < deadline, (workers, self.notes)
             if self._outcome.done():
@@ -222,42 +224,52 @@ class Running:
         expect_undisturbed(self._job, outcome)
 
 
-def test_jobs_share_a_cluster_and_each_has_the_bits_of_its_own(
-    small_job: SmallJob, address: str
-) -> None:
+@pytest.fixture
+def start(small_job: SmallJob, address: str) -> Iterator[Callable[..., Running]]:
+    """Starts jobs on a cluster of which nobody else has anything."""
+    running: list[Running] = []
+
+    def start(**rules: object) -> Running:
+        running.append(Running(small_job, **rules))
+        return running[-1]
+
     with ray_session(address, 4):
         expect_free(4)
-        first = Running(small_job)
-        first.comes_to(4)
-        second = Running(small_job)
-        second.comes_to(2)
-        first.comes_to(2)
-        third = Running(small_job)
-        third.comes_to(1)
-        # What does not divide is the first one's.
-        first.comes_to(2)
-        second.comes_to(1)
-        first.end()
-        second.comes_to(2)
-        third.comes_to(2)
-        second.end()
-        third.comes_to(4)
-        third.end()
+        yield start
+        for job in running:
+            job.end()
         expect_free(4)
-    assert any(note.startswith("gives CPUs to other jobs that wait") for note in first.notes)
+
+
+@pytest.mark.timeout(600)
+def test_jobs_share_a_cluster_and_each_has_the_bits_of_its_own(
+    start: Callable[..., Running],
+) -> None:
+    first = start()
+    first.comes_to(4)
+    second = start()
+    second.comes_to(2)
+    first.comes_to(2)
+    third = start()
+    third.comes_to(1)
+    # What does not divide is the first one's.
+    first.comes_to(2)
+    second.comes_to(1)
+    first.end()
+    second.comes_to(2)
+    third.comes_to(2)
+    second.end()
+    third.comes_to(4)
+    assert any(note.startswith("gives CPUs to other jobs") for note in first.notes)
 
 
 def test_one_that_has_all_gives_a_later_one_what_it_needs(
-    small_job: SmallJob, address: str
+    start: Callable[..., Running],
 ) -> None:
-    with ray_session(address, 4):
-        expect_free(4)
-        first = Running(small_job)
-        first.comes_to(4)
-        second = Running(small_job, least=3)
-        second.comes_to(3)
-        first.comes_to(1)
-        second.end()
-        first.comes_to(4)
-        first.end()
-        expect_free(4)
+    first = start()
+    first.comes_to(4)
+    second = start(least=3)
+    second.comes_to(3)
+    first.comes_to(1)
+    second.end()
+    first.comes_to(4)

@@ -30,7 +30,7 @@ from cluster.state import Outcome
 from cluster.worker import Task
 from model.checks import Array
 from model.optimizers import Momentum
-from tests.cluster.processes import ProcessLauncher, serve, serve_otherwise
+from tests.cluster.processes import ProcessLauncher, serve, serve_and_repeat, serve_otherwise
 from tests.cluster.small_job import SmallJob
 
 TASK = Task("gradient", "full")
@@ -872,7 +872,8 @@ def test_workers_leave_and_come_back_as_others_want_some_and_want_none(
             assert first[worker].exitcode is not None
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
     assert [note for note in notes if note.startswith("gives")] == [
-        f"gives CPUs to other jobs that wait for them: {number} workers now" for number in (1, 2, 1)
+        f"gives CPUs to other jobs that are short of them: {number} workers now"
+        for number in (1, 2, 1)
     ]
     assert all("joined" in note or note.startswith("gives") for note in notes)
 
@@ -912,7 +913,9 @@ def test_who_was_invited_and_waits_for_room_is_no_longer_asked_for(
     monkeypatch.setattr(barren, "release", released.append)
     with workers(*(small_job, 0, notes, barren), least=0, extra=3, share=lambda: share) as exchange:
         assert len(barren.waiting) == 3
-        exchange._crew._rules = replace(exchange._crew._rules, pends=lambda _: True)
+        exchange._crew._rules = replace(
+            exchange._crew._rules, pends=lambda _: True, is_kept=lambda _: False
+        )
         share = 1
         exchange._crew._look = 0.0
         exchange._crew.look_after()
@@ -923,14 +926,72 @@ def test_one_who_comes_after_it_was_given_up_is_not_let_in(
     small_job: SmallJob, notes: list[str]
 ) -> None:
     share = 2
-    with workers(small_job, 1, notes, extra=1, is_kept=lambda n: n == 0, share=lambda: share) as (
-        exchange
-    ):
+    launcher = ProcessLauncher(small_job.workload)
+    with workers(
+        *(small_job, 1, notes, launcher), extra=1, is_kept=lambda n: n == 0, share=lambda: share
+    ) as exchange:
         # It is starting, and not wanted any more by the time that it is there.
         assert 1 in exchange._crew._vacancies
         del exchange._crew._vacancies[1]
         share = 1
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
+        process = launcher.processes[1]
+        deadline = time.monotonic() + 60
+        while process.exitcode is None:
+            assert time.monotonic() < deadline
             sum_of(exchange, small_job)
+        # It ended as one that is told that nobody wants it.
+        assert process.exitcode == 0
         assert list(exchange.pids) == [0]
+
+
+def test_places_of_workers_that_cannot_join_are_given_back(
+    small_job: SmallJob, notes: list[str]
+) -> None:
+    """One of another arithmetic is tried again and again, and has a CPU all the while."""
+    share = 2
+    launcher = ProcessLauncher(small_job.workload)
+    with workers(
+        *(small_job, 1, notes, launcher), extra=1, is_kept=lambda n: n == 0, share=lambda: share
+    ) as exchange:
+        launcher.processes[1].kill()
+        exchange._crew._vacancies[1].failed("of another arithmetic")
+        exchange._crew._vacancies[1].is_new = False
+        share = 1
+        exchange._crew._look = 0.0
+        exchange._crew.look_after()
+        assert not exchange._crew._vacancies
+
+
+def test_one_whose_cpus_have_moved_is_not_let_in(small_job: SmallJob, notes: list[str]) -> None:
+    asked: list[int] = []
+
+    def fits(worker: int) -> bool:
+        asked.append(worker)
+        return worker == 0 or len(asked) > 3
+
+    with workers(*(small_job, 1, notes), extra=1, is_kept=lambda n: n == 0, fits=fits) as exchange:
+        outcome = train(
+            small_job,
+            exchange,
+            10**6,
+            should_stop=lambda: StopReason.TERMINATED if 1 in exchange.pids else None,
+        )
+    assert asked == [0, 1, 1, 1]
+    assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
+
+
+def test_who_says_twice_who_it_is_is_gone(
+    small_job: SmallJob, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = ProcessLauncher(small_job.workload)
+    with workers(small_job, 2, notes, launcher) as exchange:
+        before = exchange.pids
+        launcher.target = serve_and_repeat
+        kill(before[1])
+        outcome = train(
+            small_job,
+            exchange,
+            10**6,
+            should_stop=once(lambda: sum("worker 1 is gone" in note for note in notes) > 1),
+        )
+    assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
