@@ -21,15 +21,15 @@ from jobs.service.ray_jobs import Attempt, JobServer
 from jobs.service.request import RESULT, Request
 from jobs.service.run_view import RunView, look_up_runs
 from jobs.service.sending import metadata_of, send
-from jobs.service.states import exit_code
+from jobs.service.states import REFUSED, exit_code
 from jobs.service.status import Status, beat_of, needs_log, reconcile, status_without_ray
 from jobs.service.submission import Submitted, compare_versions, expect_no_password
 from jobs.service.typed import cluster_option
 
-#: The exit code of what was refused before it began.
-_REFUSED = 2
 #: A log that takes longer is too long to be read for a line about how a job is, in seconds.
 _LOG_S = 5.0
+#: And for the logs of all jobs of a list there is so long together, in seconds.
+_LOGS_S = 10.0
 #: A job that is stopped has so long to save itself, in seconds.
 _STOP_S = 40.0
 
@@ -50,12 +50,19 @@ def status_of(server: JobServer, job_id: str) -> tuple[Status, RunView]:
     return _reconciled(server, job, run), run
 
 
-def _reconciled(server: JobServer, job: Job, run: RunView) -> Status:
-    """How a job is, with what its log says where nothing else can say it."""
+def _reconciled(server: JobServer, job: Job, run: RunView, seconds: float = _LOG_S) -> Status:
+    """How a job is, with what its log says where nothing else can say it.
+
+    Args:
+        server: The cluster's job server.
+        job: As Ray sees it.
+        run: As MLflow sees it.
+        seconds: How long its log may take; with none left it is not read.
+    """
     log, now = None, time.time()
-    if needs_log(job, run, now):
+    if seconds > 0 and needs_log(job, run, now):
         with suppress(ServiceUnreachable, JobNotFound):
-            log = server.log(job.counting.submission_id, seconds=_LOG_S)
+            log = server.log(job.counting.submission_id, seconds=min(seconds, _LOG_S))
     return reconcile(job, run, now, log)
 
 
@@ -78,7 +85,8 @@ def list_of_jobs(server: JobServer) -> list[Status]:
     jobs = jobs_in(server.attempts())
     known = [job.job_id for job in jobs]
     runs = look_up_runs(server.cluster, known, others=True)
-    found = [_reconciled(server, job, runs[job.job_id]) for job in jobs]
+    give_up = time.monotonic() + _LOGS_S
+    found = [_reconciled(server, job, runs[job.job_id], give_up - time.monotonic()) for job in jobs]
     forgotten = [status_without_ray(name, run) for name, run in runs.items() if name not in known]
     return found + [status for status in forgotten if status.can_resume]
 
@@ -170,7 +178,7 @@ def _is_its_own(result: dict[str, Any] | None, code: int) -> bool:
     """
     return (
         result is not None
-        and code != _REFUSED
+        and code != REFUSED
         and (result.get("status") == "FINISHED") == (not code)
     )
 

@@ -38,6 +38,7 @@ ADDRESS_VARIABLES = ("SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 #: Ray's own order.
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 TRACKING = "MLFLOW_TRACKING_URI"
+CONFIG = "SUMGRAD_CONFIG"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -162,9 +163,13 @@ class Contexts:
 
 
 def contexts_file() -> Path:
-    """The file: ``SUMGRAD_CONFIG``, or ``sumgrad/clusters.yaml`` below the user's configuration."""
-    if given := os.environ.get("SUMGRAD_CONFIG"):
-        return Path(given).expanduser()
+    """The file: ``SUMGRAD_CONFIG``, or ``sumgrad/clusters.yaml`` below the user's configuration.
+
+    Raises:
+        ContextError: The variable names the home folder of nobody.
+    """
+    if given := os.environ.get(CONFIG):
+        return expanded(Path(given), CONFIG)
     return user_folder("XDG_CONFIG_HOME", ".config") / "clusters.yaml"
 
 
@@ -230,7 +235,7 @@ def write_contexts(contexts: Contexts) -> None:
     except OSError as error:
         raise ContextError(
             f"{path}, where clusters have their names, cannot be written: {error.strerror}",
-            hint="SUMGRAD_CONFIG names another file",
+            hint=f"{CONFIG} names another file",
         ) from None
 
 

@@ -64,10 +64,19 @@ def has_found_a_change(attempt: Attempt) -> bool:
     return _CHANGED in attempt.message
 
 
-def is_outdated(answer: Versions, attempts: Iterable[Attempt]) -> bool:
-    """Whether a job that relied on an answer has found another cluster."""
+def is_outdated(answer: Versions, since: float, attempts: Iterable[Attempt]) -> bool:
+    """Whether a job that relied on an answer has found another cluster.
+
+    Args:
+        answer: What the cluster has said.
+        since: When, by its own clock. A cluster that has changed and changed back gives an answer
+            again that earlier jobs found to be wrong.
+        attempts: What Ray knows of.
+    """
     digest = answer_digest(answer)
     return any(
-        attempt.metadata.get(ANSWER_KEY) == digest and has_found_a_change(attempt)
+        attempt.metadata.get(ANSWER_KEY) == digest
+        and has_found_a_change(attempt)
+        and (attempt.began is None or attempt.began > since)
         for attempt in attempts
     )

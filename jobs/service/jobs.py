@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from jobs.errors import JobNotFound
 from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from jobs.service.ray_jobs import Attempt, JobServer
+from jobs.service.states import REFUSED
 from model.checks import nearest
 
-#: The exit code of what cannot be run as it is.
-_REFUSED = 2
 #: Shorter beginnings of ids are not looked for.
 SHORTEST_PREFIX = 3
 
@@ -41,7 +40,7 @@ class Job:
         One that was to go on with the job in another way, and was refused, has touched nothing.
         """
         first, *later = self.attempts
-        taken = [attempt for attempt in later if attempt.exit_code != _REFUSED]
+        taken = [attempt for attempt in later if attempt.exit_code != REFUSED]
         return taken[-1] if taken else first
 
     @property

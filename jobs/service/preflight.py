@@ -26,6 +26,8 @@ from jobs.service.ray_jobs import SUCCEEDED, JobServer, Server
 PYTHON = "${SUMGRAD_PYTHON:-python}"
 #: A line of the probe's answer begins so.
 _MARK = "sumgrad-probe:"
+#: In a kept answer: what had begun by then says nothing about it.
+_SINCE = "since"
 #: How long a probe may take: a cluster that has just started needs half a minute for its first job.
 PROBE_S = 90.0
 _LOOK_S = 0.3
@@ -73,15 +75,18 @@ def cluster_versions(server: JobServer, described: Server) -> Versions:
     Raises:
         ServiceUnreachable: It does not answer, or runs no jobs.
     """
-    kept = _cache_file(described)
-    with suppress(OSError, ValueError, ServiceUnreachable):
-        answer = Versions.from_json(json.loads(read_small(kept, 1 << 16)))
-        if not is_outdated(answer, server.attempts()):
+    kept, attempts = _cache_file(described), server.attempts()
+    with suppress(OSError, ValueError, TypeError, OverflowError, ServiceUnreachable):
+        facts = json.loads(read_small(kept, 1 << 16))
+        answer = Versions.from_json(facts)
+        if not is_outdated(answer, float(facts.get(_SINCE, 0.0)), attempts):
             return answer
+    # By Ray's clock, which has the time of every attempt; this machine's may be another.
+    since = max((attempt.began or 0.0 for attempt in attempts), default=0.0)
     versions = Versions.from_json(ask(server, f"{PYTHON} -P -c {shlex.quote(_PROBE)}"))
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, json.dumps(versions.as_json()))
+        write_text(kept, json.dumps(versions.as_json() | {_SINCE: since}))
     return versions
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from cluster.convergence import StopReason
 from jobs.background import in_background
 from jobs.errors import SpecError, TrackingError
 from jobs.service.contexts import Cluster
 from jobs.service.heartbeat import TAG, Heartbeat
-from jobs.service.identifiers import JOB_TAG
+from jobs.service.identifiers import JOB_TAG, is_job_id
 from jobs.tracking.location import is_server, resolve_tracking_uri
 from jobs.tracking.login import Login
 from jobs.tracking.redaction import redact
@@ -26,6 +27,7 @@ class RunView:
         status: RUNNING, FINISHED, FAILED or KILLED.
         heartbeat: The job's newest sign of life.
         problem: Why nothing is known, if so.
+        stop_reason: Why the run ended, as the job has told MLflow; anybody's words.
     """
 
     uri: str = ""
@@ -33,6 +35,15 @@ class RunView:
     status: str | None = None
     heartbeat: Heartbeat | None = None
     problem: str = ""
+    stop_reason: str = ""
+
+    @property
+    def can_go_on(self) -> bool | None:
+        """Whether a run that failed left something to go on with; None if MLflow cannot say it."""
+        if self.status != "FAILED" or not self.stop_reason:
+            return None
+        # Whatever else ended it, as a disk that was full, has left its checkpoints.
+        return self.stop_reason != StopReason.DIVERGED
 
     @classmethod
     def unknown(cls, why: str, uri: str = "") -> Self:
@@ -42,6 +53,8 @@ class RunView:
 
 #: MLflow's own client would wait for a minute, in seconds.
 PATIENCE_S = 20.0
+#: What `jobs.keeping` and `jobs.training` say of a run that has ended.
+_REASON_TAG = "sumgrad.stop_reason"
 #: So many runs are asked for at once, the newest first.
 _MOST_RUNS = 1000
 
@@ -117,8 +130,12 @@ def _ask(uri: str, login: Login | None, job_ids: Sequence[str]) -> dict[str, Run
             run_id=str(run.info.run_id),
             status=str(run.info.status),
             heartbeat=Heartbeat.from_json(run.data.tags.get(TAG, "")),
+            stop_reason=run.data.tags.get(_REASON_TAG, ""),
         )
-        views.setdefault(run.data.tags[JOB_TAG], view)
+        job_id = run.data.tags[JOB_TAG]
+        # Whoever may write runs may write any text there, also what a terminal takes for orders.
+        if is_job_id(job_id):
+            views.setdefault(job_id, view)
     return views
 
 

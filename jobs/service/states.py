@@ -11,7 +11,9 @@ STATES = (PENDING, RUNNING, FINISHED, FAILED, STOPPED)
 #: Exit codes of jobs that were told to end.
 _ASKED = (130, 143)
 #: As a shell has it: 128 and the signal's number.
-_SIGNAL = 128
+SIGNAL = 128
+#: The exit code of what cannot be run as it is, and was refused before it began.
+REFUSED = 2
 _TERMINATED = 143
 
 
@@ -19,7 +21,8 @@ def state_of(attempt: Attempt) -> str:
     """One of `STATES`, by what Ray knows of an attempt."""
     if attempt.state == SUCCEEDED:
         return FINISHED
-    if attempt.state == FAILED and attempt.exit_code in _ASKED:
+    # By its exit code or, before it could mind it, by the signal itself; whoever has sent that.
+    if attempt.state == FAILED and exit_code(attempt) in _ASKED:
         return STOPPED
     return attempt.state
 
@@ -30,10 +33,16 @@ def exit_code(attempt: Attempt) -> int:
         return 0
     if attempt.exit_code:
         # Ray has the negative number of a signal for a process that one has ended.
-        return attempt.exit_code if attempt.exit_code > 0 else _SIGNAL - attempt.exit_code
+        return attempt.exit_code if attempt.exit_code > 0 else SIGNAL - attempt.exit_code
     return _TERMINATED if attempt.state == STOPPED else 1
 
 
-def can_go_on(attempt: Attempt) -> bool:
-    """Whether ``sumgrad resume`` makes sense of an attempt that is over."""
-    return state_of(attempt) in (STOPPED, FAILED) and attempt.exit_code not in (1, 2)
+def can_go_on(attempt: Attempt) -> bool | None:
+    """Whether ``sumgrad resume`` makes sense of an attempt that is over; None if Ray cannot say it.
+
+    A training that diverged and one whose disk was full end with the same code; only the second
+    one has something to go on with.
+    """
+    if state_of(attempt) not in (STOPPED, FAILED) or attempt.exit_code == REFUSED:
+        return False
+    return None if attempt.exit_code == 1 else True

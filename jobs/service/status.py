@@ -16,7 +16,7 @@ from jobs.service.heartbeat import BEGUN, EVERY_S, SILENCE_S, Heartbeat
 from jobs.service.jobs import Job
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, Attempt
 from jobs.service.run_view import RunView, page_of
-from jobs.service.states import FINISHED, can_go_on, state_of
+from jobs.service.states import FINISHED, SIGNAL, can_go_on, state_of
 from jobs.service.states import exit_code as exit_code_of
 
 #: A sign of life that is older says what the job did then, and not what it does.
@@ -24,11 +24,8 @@ _CURRENT_S = 3 * EVERY_S
 #: A line of the log about an epoch that is done.
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)  ")
 _LONGEST_REASON = 200
-#: As a shell has it, for a process that a signal has ended.
-_SIGNAL = 128
 _SIGNALS = frozenset(signal.Signals)
 _WHY = {
-    1: "the training failed",
     2: "the job cannot be run as it is",
     3: "workers or MLflow were not to be had",
     130: "it was interrupted",
@@ -49,7 +46,7 @@ class Status:
         submission_id: Ray's name of it.
         ray_state: Ray's own word for how it is; empty for one that Ray has forgotten.
         exit_code: Of the job, once it is over.
-        can_resume: Whether ``sumgrad resume`` makes sense.
+        can_resume: Whether ``sumgrad resume`` makes sense; None if that is not known.
         run_id: In MLflow.
         epoch: Epochs done, of ``epochs`` at most.
         epochs: The budget.
@@ -68,7 +65,7 @@ class Status:
     submission_id: str
     ray_state: str = ""
     exit_code: int | None = None
-    can_resume: bool = False
+    can_resume: bool | None = False
     run_id: str | None = None
     epoch: int | None = None
     epochs: int | None = None
@@ -94,8 +91,9 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
     """
     attempt = job.counting
     beat = beat_of(job, run.heartbeat)
-    state, reason = _state(attempt, beat, now, log)
+    state, reason = _state(attempt, run, beat, now, log)
     over = attempt.is_over
+    by_ray = can_go_on(attempt)
     return Status(
         job_id=job.job_id,
         name=job.name,
@@ -105,7 +103,7 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
         submission_id=attempt.submission_id,
         ray_state=attempt.state,
         exit_code=exit_code_of(attempt) if over else None,
-        can_resume=can_go_on(attempt),
+        can_resume=run.can_go_on if by_ray is None else by_ray,
         run_id=run.run_id,
         epoch=beat.epoch if beat else None,
         epochs=beat.epochs if beat else None,
@@ -143,7 +141,7 @@ def _is_believed(beat: Heartbeat, now: float) -> bool:
 
 
 def _state(
-    attempt: Attempt, beat: Heartbeat | None, now: float, log: str | None
+    attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float, log: str | None
 ) -> tuple[str, str]:
     if attempt.state == PENDING:
         return PENDING, _short(attempt.message) or "Ray has not started it yet"
@@ -153,15 +151,17 @@ def _state(
         return FINISHED, "it came to its end"
     code = attempt.exit_code
     if state_of(attempt) == STOPPED:
-        return STOPPED, _WHY.get(code or 0, "it was told to end")
-    if code is not None and code > _SIGNAL:
-        name = signal.Signals(code - _SIGNAL).name if code - _SIGNAL in _SIGNALS else "a signal"
+        return STOPPED, _WHY.get(exit_code_of(attempt), "it was told to end")
+    if code is not None and code > SIGNAL:
+        name = signal.Signals(code - SIGNAL).name if code - SIGNAL in _SIGNALS else "a signal"
         return FAILED, f"its process was ended by {name}, perhaps for want of memory"
     if code is None or code < 0:
         return FAILED, f"its process was lost: {_first_line(attempt)}"
     if has_found_a_change(attempt):
         return FAILED, "its cluster had changed since it was asked, and nothing was computed"
-    return FAILED, f"{_WHY.get(code, 'it failed')} (exit code {code})"
+    has_diverged = code == 1 and run.can_go_on is False
+    why = "the training diverged" if has_diverged else _WHY.get(code, "it failed")
+    return FAILED, f"{why} (exit code {code})"
 
 
 def _running(beat: Heartbeat | None, now: float, log: str | None) -> tuple[str, str]:
@@ -264,7 +264,7 @@ def status_without_ray(job_id: str, run: RunView) -> Status:
         reason="Ray has forgotten it: its head was started anew, or the job was deleted",
         attempt=0,
         submission_id="",
-        can_resume=run.status in ("KILLED", "RUNNING"),
+        can_resume=run.status in ("KILLED", "RUNNING") or run.can_go_on is True,
         run_id=run.run_id,
         epoch=beat.epoch if beat else None,
         epochs=beat.epochs if beat else None,

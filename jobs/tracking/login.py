@@ -62,6 +62,8 @@ class Login:
 
 def login_for(uri: str) -> Login | None:
     """The login for a server; None for one that no context and no variable names."""
+    if not is_server(uri):
+        return None
     return next((login for login in _known() if login.is_for(uri)), None)
 
 

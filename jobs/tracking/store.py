@@ -25,7 +25,6 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Looking for a uv.lock in the current folder would put a stranger's project into the model.
     "MLFLOW_UV_AUTO_DETECT": "false",
     # A server that goes away is asked again by us, in the background; MLflow's own retries would
@@ -35,6 +34,9 @@ _ENVIRONMENT = {
     # Its git lookup prints a warning where there is no git; see jobs.tracking.origin.
     "GIT_PYTHON_REFRESH": "quiet",
 }
+#: Nobody is obeyed in this: the line that MLflow would print when a run ends holds the login of
+#: `Store.address`.
+_PRINT_NO_ADDRESS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 
 #: Creating a database's tables takes seconds; whoever holds its lock for longer has been stopped.
 LOCK_SECONDS = 30.0
@@ -128,6 +130,7 @@ def prepare_mlflow() -> None:
     """Before MLflow is imported: no telemetry, and no notes that no user can act on."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ[_PRINT_NO_ADDRESS] = "true"
     # A lasting filter for MLflow's own modules: catch_warnings would swap the filters of every
     # thread, and MLflow starts while other things do.
     warnings.filterwarnings("ignore", module=r"mlflow\b")

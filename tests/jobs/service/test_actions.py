@@ -33,7 +33,7 @@ from jobs.service.run_view import RunView
 from jobs.service.sending import ENTRYPOINT
 from jobs.service.status import lines_of
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
+from tests.jobs.service.stand_ins import ADDRESS, Clock, JobServerInMemory, attempt
 
 FACTS = {"run_id": "ab", "status": "FINISHED", "test_accuracy": None}
 LINE = RESULT + json.dumps(FACTS)
@@ -261,6 +261,25 @@ def test_what_nobody_can_say_is_not_claimed(
     monkeypatch.setattr(server, "log", log)
     found, _ = status_of(server, "digits")
     assert (found.state, found.reason) == (RUNNING, "as far as Ray knows")
+
+
+def test_the_logs_of_a_list_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    patience: list[float] = []
+
+    def log(_: str, *, seconds: float) -> str:
+        patience.append(seconds)
+        clock.sleep(min(seconds, 4.0))
+        return f"{BEGUN}\n"
+
+    server = JobServerInMemory(*(attempt(f"digits-{i}", RUNNING, began=i) for i in range(9)))
+    looking_up(monkeypatch, {})
+    monkeypatch.setattr(server, "log", log)
+    monkeypatch.setattr("time.monotonic", clock.monotonic)
+    reasons = [found.reason for found in list_of_jobs(server)]
+    assert patience == [5.0, 5.0, 2.0]
+    assert reasons[3:] == ["as far as Ray knows"] * 6
+    assert "as far as Ray knows" not in reasons[:3]
 
 
 def test_a_list_has_also_what_ray_has_forgotten(

@@ -188,6 +188,15 @@ def test_where_the_file_is(tmp_path: Path, home: Path, monkeypatch: pytest.Monke
     assert contexts_file() == home / "mine.yaml"
 
 
+def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
+    for ask in (contexts_file, read_contexts, lambda: write_contexts(Contexts(None, {}))):
+        with pytest.raises(
+            ContextError, match=r"\(SUMGRAD_CONFIG\) is in the home folder of nobody"
+        ):
+            ask()
+
+
 def test_who_has_no_home_has_no_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
 

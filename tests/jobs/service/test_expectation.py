@@ -51,11 +51,16 @@ def test_an_answer_is_outdated_once_a_job_has_found_it_to_be() -> None:
         expect_unchanged(THERE, HERE)
     message = f"exit code 3, last available logs:\nerror: {caught.value.message}\n"
     digest = answer_digest(THERE)
-    assert is_outdated(THERE, [attempt(), ended(message, digest)])
-    assert not is_outdated(HERE, [ended(message, digest)]), "another answer than it relied on"
-    assert not is_outdated(THERE, [ended("the training failed", digest)])
-    assert not is_outdated(THERE, [attempt("digits-1", FAILED, message=message)])
-    assert not is_outdated(THERE, [])
+    assert is_outdated(THERE, 0.0, [attempt(), ended(message, digest)])
+    assert not is_outdated(HERE, 0.0, [ended(message, digest)]), "another answer than it relied on"
+    assert not is_outdated(THERE, 0.0, [ended("the training failed", digest)])
+    assert not is_outdated(THERE, 0.0, [attempt("digits-1", FAILED, message=message)])
+    assert not is_outdated(THERE, 0.0, [])
+    began = ended(message, digest).began
+    assert began is not None
+    assert is_outdated(THERE, began - 1, [ended(message, digest)])
+    assert not is_outdated(THERE, began, [ended(message, digest)]), "it was given again since"
+    assert is_outdated(THERE, began, [replace(ended(message, digest), began=None)])
 
 
 def test_every_difference_is_another_answer() -> None:

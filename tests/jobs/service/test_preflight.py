@@ -14,6 +14,7 @@ import pytest
 from jobs.errors import JobNotFound, ServiceUnreachable
 from jobs.service import preflight
 from jobs.service.code import Versions
+from jobs.service.expectation import ANSWER_KEY, answer_digest
 from jobs.service.preflight import _MARK, _PROBE, answer, ask, cluster_versions
 from jobs.service.ray_jobs import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt, Server
 from tests.jobs.service.stand_ins import JobServerInMemory, attempt
@@ -35,6 +36,25 @@ def test_a_session_is_asked_once(home: Path) -> None:
     assert cluster_versions(server, Server("2.60.0", "session_2")).python == "3.12"
     assert probes(server) == 2
     assert len(list((home / ".cache/sumgrad/clusters").iterdir())) == 2
+
+
+def test_an_answer_that_is_right_again_is_kept_again() -> None:
+    server = JobServerInMemory()
+    right = cluster_versions(server, SESSION)
+
+    def find_a_change(name: str, began: float) -> None:
+        found = attempt(name, FAILED, message="the cluster has changed since it was asked: x")
+        metadata = {ANSWER_KEY: answer_digest(right)}
+        server.memory.attempts[name] = replace(found, began=began, metadata=metadata)
+
+    find_a_change("digits-1", NOW)
+    for _ in range(3):
+        # It had changed, and has changed back.
+        assert cluster_versions(server, SESSION) == right
+    assert probes(server) == 2
+    find_a_change("digits-2", NOW + 1)
+    cluster_versions(server, SESSION)
+    assert probes(server) == 3
 
 
 def test_a_probe_leaves_nothing_on_the_cluster() -> None:

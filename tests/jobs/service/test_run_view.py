@@ -69,6 +69,22 @@ def test_a_tag_that_is_no_heartbeat_is_none(client: MlflowClient, uri: str) -> N
     assert ask(uri, "digits-1") == {"digits-1": RunView(uri, run, "RUNNING", None)}
 
 
+def test_a_tag_that_is_no_jobs_id_is_left_out(client: MlflowClient, uri: str) -> None:
+    sound = add(client, 1, sumgrad_job="digits-1")
+    for forged in ("\x1b[2Jdigits-2", "digits-3\nmnist-1  FINISHED", "../digits", "x" * 64, " "):
+        add(client, 2, sumgrad_job=forged)
+    found = look_up_runs(Cluster(ADDRESS, tracking_uri=uri), [], others=True)
+    assert found == {"digits-1": RunView(uri, sound, "RUNNING")}
+
+
+def test_why_a_run_ended_is_the_jobs_own_word(client: MlflowClient, uri: str) -> None:
+    run = add(client, 1, sumgrad_job="digits-1")
+    client.set_tag(run, "sumgrad.stop_reason", "diverged")
+    client.set_terminated(run, "FAILED")
+    found = ask(uri, "digits-1")["digits-1"]
+    assert (found.status, found.stop_reason, found.can_go_on) == ("FAILED", "diverged", False)
+
+
 def test_nobody_is_asked_for_nothing() -> None:
     assert ask(f"http://127.0.0.1:{free_port()}") == {}
 

@@ -20,6 +20,7 @@ from tests.jobs.service.stand_ins import attempt
         (FAILED, 130, 130),
         (FAILED, -9, 137),
         (FAILED, -15, 143),
+        (FAILED, -2, 130),
         (STOPPED, None, 143),
         (STOPPED, 0, 143),
         (STOPPED, 143, 143),
@@ -32,22 +33,27 @@ def test_the_exit_code_is_the_jobs_own(state: str, given: int | None, code: int)
 
 
 @pytest.mark.parametrize(
-    ("state", "given", "said", "goes_on"),
+    ("state", "given", "said", "goes_on"),  # None: only the run says it
     [
         (PENDING, None, PENDING, False),
         (RUNNING, None, RUNNING, False),
         (SUCCEEDED, 0, FINISHED, False),
-        (FAILED, 1, FAILED, False),
+        (FAILED, 1, FAILED, None),
         (FAILED, 2, FAILED, False),
         (FAILED, 3, FAILED, True),
         (FAILED, -9, FAILED, True),
         (FAILED, None, FAILED, True),
         (FAILED, 130, STOPPED, True),
         (FAILED, 143, STOPPED, True),
+        (FAILED, -2, STOPPED, True),
+        (FAILED, -15, STOPPED, True),
         (STOPPED, None, STOPPED, True),
+        (STOPPED, 1, STOPPED, None),
     ],
 )
-def test_there_are_five_words(state: str, given: int | None, said: str, goes_on: bool) -> None:
+def test_there_are_five_words(
+    state: str, given: int | None, said: str, goes_on: bool | None
+) -> None:
     found = attempt("job", state, exit_code=given)
     assert state_of(found) == said
     assert said in STATES

@@ -10,7 +10,7 @@ from jobs.service.jobs import Job, jobs_in
 from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from jobs.service.run_view import RunView
 from jobs.service.states import FINISHED
-from jobs.service.status import Status, lines_of, needs_log, reconcile
+from jobs.service.status import Status, lines_of, needs_log, reconcile, status_without_ray
 from tests.jobs.service.stand_ins import attempt
 
 BEGAN, NOW = 10_000.0, 10_600.0
@@ -152,7 +152,9 @@ OVER = [
     ),
     (FAILED, 143, "KILLED", STOPPED, 143, True, "it was told to end", []),
     (FAILED, 130, "KILLED", STOPPED, 130, True, "it was interrupted", []),
-    (FAILED, 1, "FAILED", FAILED, 1, False, "the training failed (exit code 1)", []),
+    (FAILED, -15, "KILLED", STOPPED, 143, True, "it was told to end", []),
+    (FAILED, -2, "KILLED", STOPPED, 130, True, "it was interrupted", []),
+    (FAILED, 1, "FAILED", FAILED, 1, None, "it failed (exit code 1)", []),
     (FAILED, 2, None, FAILED, 2, False, "the job cannot be run as it is (exit code 2)", []),
     (
         *(FAILED, 3, "FAILED", FAILED, 3, True),
@@ -165,7 +167,7 @@ OVER = [
     ),
     (FAILED, None, "FAILED", FAILED, 1, True, "its process was lost: Ray does not say why", []),
     (
-        *(FAILED, 1, "FINISHED", FAILED, 1, False, "the training failed (exit code 1)"),
+        *(FAILED, 1, "FINISHED", FAILED, 1, None, "it failed (exit code 1)"),
         ["Ray has it as FAILED, MLflow as FINISHED"],
     ),
 ]
@@ -181,7 +183,7 @@ def test_a_job_that_is_over(
     run: str | None,
     state: str,
     exit_code: int,
-    can_resume: bool,
+    can_resume: bool | None,
     reason: str,
     differences: list[str],
     beat: Heartbeat | None,
@@ -192,6 +194,34 @@ def test_a_job_that_is_over(
     assert found.differences == differences
     assert found.heartbeat_age_s is None
     assert found.epoch == (beat.epoch if beat else None)
+
+
+@pytest.mark.parametrize(
+    ("run", "stop_reason", "can_resume", "reason"),
+    [
+        ("FAILED", "diverged", False, "the training diverged (exit code 1)"),
+        ("FAILED", "failed", True, "it failed (exit code 1)"),
+        ("FAILED", "OSError: [Errno 28] No space left", True, "it failed (exit code 1)"),
+        # What an earlier attempt has left there says nothing of this one.
+        ("KILLED", "terminated", None, "it failed (exit code 1)"),
+        ("RUNNING", "diverged", None, "it failed (exit code 1)"),
+        (None, "", None, "it failed (exit code 1)"),
+    ],
+)
+def test_what_a_failure_has_left_is_said_by_its_run(
+    run: str | None, stop_reason: str, can_resume: bool | None, reason: str
+) -> None:
+    seen = replace(view(run), stop_reason=stop_reason)
+    found = reconcile(job(FAILED, 1), seen, NOW)
+    assert (found.can_resume, found.reason) == (can_resume, reason)
+    asks = "Go on with it:  sumgrad resume job"
+    assert (asks in lines_of(found, seen, "lab")) is (can_resume is True)
+    # What Ray knows itself, it needs nobody for.
+    assert reconcile(job(FAILED, 2), seen, NOW).can_resume is False
+    assert reconcile(job(FAILED, 3), seen, NOW).can_resume is True
+    assert status_without_ray("job", view("FAILED")).can_resume is False
+    forgotten = status_without_ray("job", seen).can_resume
+    assert forgotten is (run in ("KILLED", "RUNNING") or can_resume is True)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Whose token is shown to which MLflow server, and what a refusal is told as."""
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +150,19 @@ def test_a_damaged_file_of_names_keeps_nobody_from_tracking(
     assert login_for(LAB) is not None
 
 
+def test_a_file_of_names_in_the_home_of_nobody_names_no_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
+    assert login_for(LAB) is None
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///x.db", "postgresql://db/x", "x.db", ""])
+def test_who_has_no_server_reads_no_names(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.service.contexts.read_contexts", pytest.fail)
+    assert login_for(uri) is None
+
+
 def test_what_a_refusal_is_told_as(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asks = refusal(401, LAB, None)
     assert asks is not None
@@ -220,6 +234,19 @@ def test_a_stranger_is_shown_nothing(
     assert set(shown(stranger) + shown(server)) == {None}
     told = "".join(f"{each.path}{each.headers}{each.body}" for each in stranger.asked)
     assert TOKEN not in told
+
+
+def test_mlflow_does_not_print_the_address_with_the_token(
+    server: Site, token: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remember(server, token)
+    run = {"run": {"info": {"run_id": "ab", "experiment_id": "0", "status": "FINISHED"}}}
+    for path in ("get?run_uuid=ab&run_id=ab", "update"):
+        server.answers[f"/api/2.0/mlflow/runs/{path}"] = Answer(body=json.dumps(run))
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    open_store(server.address).client.set_terminated("ab")
+    assert [each.path for each in server.asked][-1] == "/api/2.0/mlflow/runs/update"
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
