@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import tempfile
@@ -31,6 +32,10 @@ _own_instances: list[str] = []
 
 #: Places to run at that are no addresses of a host.
 NO_HOST = ("inline", "local", "auto")
+#: In a private folder, that of Ray. Both names are short, for the sake of sockets' names.
+RAY_FOLDER = "ray"
+_LONGEST_TEMPORARY = 16
+
 #: How long a cluster may take to answer a plain connection, in seconds.
 PROBE_TIMEOUT_S = 3.0
 
@@ -64,20 +69,48 @@ def ray_session(
         os.environ.setdefault(name, value)
     import ray
 
-    # Ray puts the current folder first on the workers' module path, where a user's own model.py
-    # would stand in for ours; so it is started from a folder that has nothing in it.
-    with tempfile.TemporaryDirectory(prefix="sumgrad-", ignore_cleanup_errors=True) as empty:
+    with _private_folder() as folder:
+        # Ray puts the current folder first on the workers' module path, where a user's own model.py
+        # would stand in for ours; so it is started from a folder that has nothing in it.
+        empty = folder / "empty"
+        empty.mkdir()
         try:
             if address == "local":
                 keep_token_private()
             with _current_folder(empty), own_termination(), _own_output(), _loopback(address):
-                _init(address, workers if least is None else least)
+                _init(address, workers if least is None else least, folder / RAY_FOLDER)
             if address == "local":
                 _own_instances.append(address)
             yield _available_workers(workers, least, waits_for_nodes=waits_for_nodes)
         finally:
             _own_instances.clear()
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder that nobody else can look into, and that is removed at the end."""
+    place = private_folder("sumgrad-")
+    try:
+        yield place
+    finally:
+        # What Ray's last processes still write there is not worth an error.
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def private_folder(prefix: str) -> Path:
+    """Make a temporary folder that nobody else can look into, for a folder of Ray's own.
+
+    Ray has its files in a folder that every user of the machine may write to, with the code and the
+    sockets of jobs in it; so whoever could come there could run code as its owner.
+
+    Args:
+        prefix: Of its name.
+    """
+    usual = tempfile.gettempdir()
+    # The names of sockets have a length that they must not exceed.
+    is_short = len(usual) <= _LONGEST_TEMPORARY or not Path("/tmp").is_dir()  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=None if is_short else "/tmp"))  # noqa: S108
 
 
 def is_own_instance() -> bool:
@@ -195,7 +228,7 @@ def _loopback(address: str) -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _init(address: str, workers: int | None) -> None:
+def _init(address: str, workers: int | None, folder: Path) -> None:
     import ray
 
     local = address == "local"
@@ -205,6 +238,7 @@ def _init(address: str, workers: int | None) -> None:
             address=address,
             num_cpus=cpus,
             include_dashboard=False if local else None,
+            _temp_dir=str(folder) if local else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -282,7 +316,7 @@ def expect_address(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _current_folder(folder: str) -> Iterator[None]:
+def _current_folder(folder: Path) -> Iterator[None]:
     before = Path.cwd()
     os.chdir(folder)
     try:

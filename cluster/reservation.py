@@ -126,7 +126,7 @@ class Reservation:
             raise
         if began < workers:
             rules.note(
-                f"{began} of {workers} CPUs are free: begins with {began} workers, and more join "
+                f"{began} of {workers} CPUs are free: begins with as many workers, and more join "
                 "when there is room"
             )
         self.first = len(self._places)
@@ -135,15 +135,18 @@ class Reservation:
         self.has_others = self.has_others or most > least
 
     def _await(self, group: PlacementGroup, workers: int, rules: CrewRules) -> None:
-        deadline = time.monotonic() + rules.wait_s
+        began = time.monotonic()
+        deadline = began + rules.wait_s
         told = ""
         while not group.wait(LOOK_S):
             if rules.is_stopping():
                 raise ClusterUnreachable(f"stopped while waiting for {_free(workers)}")
             total = _cpus(ray.cluster_resources())  # type: ignore[no-untyped-call]  # Ray's
             what = f"waiting for {_free(workers)}: the cluster has {total} in all"
-            if what != told:
-                free = _cpus(ray.available_resources())  # type: ignore[no-untyped-call]
+            free = _cpus(ray.available_resources())  # type: ignore[no-untyped-call]
+            # Where there are enough, they are ours in a moment, or are free in parts only.
+            is_clear = free < workers or time.monotonic() > began + _SETTLE_S
+            if what != told and is_clear:
                 rules.note(f"{what}, {free} of them free; {_at_most(rules.wait_s)}")
                 told = what
             if time.monotonic() > deadline:

@@ -13,6 +13,8 @@ from jobs.errors import ServiceUnreachable
 
 #: The packages that are sumgrad.
 PACKAGES = ("model", "cluster", "jobs")
+#: What brings all of it to a machine; no index has it.
+INSTALL = "pip install --constraint constraints.txt '.[cluster]' in sumgrad's folder"
 _DIGEST_CHARACTERS = 12
 #: Libraries whose versions are told; a mixture of NumPys is refused by the workers' fingerprints.
 _LIBRARIES = ("ray", "numpy", "mlflow", "pyarrow")

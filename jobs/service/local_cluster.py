@@ -5,7 +5,6 @@ Both listen on loopback alone, and ask for a token. Everything they leave is in 
 
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.ray_session import make_token_file
+from cluster.ray_session import RAY_FOLDER, make_token_file, private_folder
 from jobs.durable import write_text
 from jobs.errors import ContextError, ServiceUnreachable, TrackingError
 from jobs.room import read_small
@@ -28,7 +27,7 @@ from jobs.tracking.location import check_reachable
 from jobs.tracking.login import USER
 from model.errors import SumgradError
 
-_TEMPORARY = "sumgrad-cluster-"
+_TEMPORARY = "sumgrad-up-"
 #: The name of its context.
 NAME = "local"
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
@@ -46,8 +45,8 @@ class LocalCluster:
         ray: The head.
         mlflow: The server.
         cpus: That jobs may use; None for all.
-        temporary: Ray's own files. The folder's name is short, for Ray puts sockets there, and it
-            is no other instance's: Ray's jobs find their cluster by a file in it.
+        temporary: Where Ray's own files are. Nobody else can look into it, and it is no other
+            instance's: Ray's jobs find their cluster by a file in it.
     """
 
     address: str
@@ -173,12 +172,12 @@ def _new(
     make_token_file(token)
     uri = f"http://{HOST}:{mlflow_port}"
     note(f"starting Ray and MLflow on {HOST}; logs in {place}")
-    temporary = tempfile.mkdtemp(prefix=_TEMPORARY)
+    temporary = str(private_folder(_TEMPORARY))
     with ExitStack() as undoing:
         undoing.callback(shutil.rmtree, temporary, ignore_errors=True)
         mlflow = _start_mlflow(mlflow_port)
         undoing.callback(mlflow.end)
-        command = [*servers.ray_command(port, cpus), "--temp-dir", temporary]
+        command = [*servers.ray_command(port, cpus), "--temp-dir", f"{temporary}/{RAY_FOLDER}"]
         environment = servers.ray_environment(place, token, uri)
         ray = start(command, environment, place, place / "ray.log")
         undoing.callback(ray.end)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from jobs.errors import ServiceUnreachable
+from jobs.service.code import INSTALL
 from jobs.tracking.login import TOKEN_FILE
 
 HOST = "127.0.0.1"
@@ -34,9 +35,7 @@ def expect_parts() -> None:
     }
     for what, names in parts.items():
         if any(importlib.util.find_spec(name) is None for name in names):
-            raise ServiceUnreachable(
-                f"{what} is not installed here", hint="pip install 'sumgrad[cluster]'"
-            )
+            raise ServiceUnreachable(f"{what} is not installed here", hint=INSTALL)
 
 
 def expect_free(what: str, port: int) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from jobs.data.spec_checks import expect_sound
 from jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
-from jobs.service.code import MUST_AGREE, Versions
+from jobs.service.code import INSTALL, MUST_AGREE, Versions
 from jobs.service.contexts import Cluster
 from jobs.service.data_paths import Upload, with_upload
 from jobs.service.expectation import ANSWER_KEY, answer_digest, expected_of
@@ -286,7 +286,7 @@ def compare_versions(
     if lacking:
         raise ServiceUnreachable(
             f"the cluster's machines lack {', '.join(lacking)}",
-            hint=f"install sumgrad {here.sumgrad} there: pip install 'sumgrad[cluster]'",
+            hint=f"install sumgrad {here.sumgrad} there: {INSTALL}",
         )
     differences = here.differences(there)
     serious = [line for line in differences if line.startswith(MUST_AGREE)]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,16 @@ def addresses() -> Iterator[set[str]]:
 def test_it_listens_on_loopback_alone(addresses: set[str]) -> None:
     assert len(addresses) > 3, "Ray has a handful of ports"
     assert {address.partition(":")[0] for address in addresses} <= LOOPBACK
+
+
+def test_its_files_are_where_nobody_else_can_look(addresses: set[str]) -> None:
+    """Ray lets everybody write to its own folder, with the sockets and the code of jobs in it."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    session = Path(node.get_session_dir_path())
+    closed = [folder for folder in session.parents if folder.stat().st_mode & 0o077 == 0]
+    assert any(folder.name.startswith("sumgrad-") for folder in closed)
 
 
 @pytest.mark.parametrize("knows_token", [True, False])

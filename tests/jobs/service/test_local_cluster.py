@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster import ray_session
 from jobs.errors import ContextError, ServiceUnreachable
 from jobs.service import local_cluster, local_servers, processes
+from jobs.service.code import INSTALL
 from jobs.service.contexts import (
     Cluster,
     Contexts,
@@ -83,6 +85,8 @@ class Commands:
         self.temporary = Path("temporary").absolute()
         self.temporary.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(self.temporary))
+        # No sockets are made here, whose names could be too long.
+        monkeypatch.setattr(ray_session, "_LONGEST_TEMPORARY", 1000)
         monkeypatch.setattr(
             local_servers, "mlflow_command", lambda place, token, port: self.mlflow(port)
         )
@@ -128,7 +132,8 @@ def test_what_is_started_and_ended(commands: Commands, home: Path) -> None:
     assert there == running()
     assert there.address == f"http://127.0.0.1:{commands.port}"
     assert there.tracking_uri == f"http://127.0.0.1:{commands.mlflow_port}"
-    assert Path(there.temporary).is_dir()
+    # Ray lets everybody into its own folder, and so it is in one that is closed.
+    assert Path(there.temporary).stat().st_mode & 0o777 == 0o700
     chosen = chosen_cluster(None)
     assert chosen == there.cluster
     assert chosen.token() == (folder() / "token").read_text()
@@ -312,7 +317,7 @@ def test_without_rays_dashboard(commands: Commands, monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(ServiceUnreachable, match="is not installed here") as caught:
         commands.up()
-    assert caught.value.hint == "pip install 'sumgrad[cluster]'"
+    assert caught.value.hint == INSTALL
     assert not folder().exists()
 
 
@@ -328,7 +333,7 @@ def test_a_damaged_file_of_names_is_told_before_anything_is_started(commands: Co
 SOUND = {
     "address": "http://127.0.0.1:1",
     "tracking_uri": "http://127.0.0.1:2",
-    "temporary": "/tmp/sumgrad-cluster-x",
+    "temporary": "/tmp/sumgrad-up-x",
     "ray": {"pid": 2**22 + 1, "began": 1},
     "mlflow": {"pid": 2**22 + 2, "began": 1},
 }

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.errors import ServiceUnreachable
 from jobs.service import local_servers
+from jobs.service.code import INSTALL
 from jobs.service.local_servers import expect_free, expect_parts
 
 URI = "http://127.0.0.1:5000"
@@ -77,4 +78,4 @@ def test_what_is_not_installed_is_told(
     )
     with pytest.raises(ServiceUnreachable, match=f"{what}.* is not installed here") as caught:
         expect_parts()
-    assert caught.value.hint == "pip install 'sumgrad[cluster]'"
+    assert caught.value.hint == INSTALL
