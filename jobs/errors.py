@@ -110,6 +110,12 @@ class JobNotFound(JobError):
     """The cluster has no job under that name, or several."""
 
 
+class JobForgotten(JobError):
+    """The cluster had this job a moment ago, and knows it no more."""
+
+    exit_code = 3
+
+
 class SubmissionError(JobError):
     """A job that cannot be sent as it is."""
 

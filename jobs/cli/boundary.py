@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -64,7 +65,13 @@ def main() -> NoReturn:
         _tell_line_by_line(f"note: {line}")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("SUMGRAD_DEBUG"))
-    sys.exit(run([item for item in arguments if item != "--debug"], debug=debug))
+    code = run([item for item in arguments if item != "--debug"], debug=debug, at_end=_be_deaf)
+    sys.exit(code)
+
+
+def _be_deaf() -> None:
+    """Have a second Ctrl-C not interrupt what Ray and the interpreter do at the very end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def set_environment() -> None:
@@ -73,12 +80,15 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def run(arguments: list[str], *, debug: bool = False) -> int:
+def run(
+    arguments: list[str], *, debug: bool = False, at_end: Callable[[], None] = lambda: None
+) -> int:
     """Run a command.
 
     Args:
         arguments: Without the program's name.
         debug: Show tracebacks.
+        at_end: Called as soon as it has ended, however it did.
 
     Returns:
         The exit code.
@@ -88,7 +98,10 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         from jobs.cli.commands import app
 
         command = typer.main.get_command(app)
-        code = command.main(arguments, prog_name="sumgrad", standalone_mode=False)
+        try:
+            code = command.main(arguments, prog_name="sumgrad", standalone_mode=False)
+        finally:
+            at_end()
         return code if isinstance(code, int) else 0
 
     return guarded(work, debug=debug, as_json=_is_for_a_script(arguments))

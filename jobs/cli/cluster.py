@@ -1,6 +1,7 @@
 """``sumgrad cluster``: clusters with names, and one on this machine."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +11,16 @@ from jobs.cli.options import Json
 
 if TYPE_CHECKING:
     from jobs.service.contexts import Cluster
+    from jobs.service.local_cluster import LocalCluster
 
 app = typer.Typer(rich_markup_mode=None, help="Name clusters, and run one on this machine.")
 
 Name = Annotated[str, typer.Argument(help="A cluster's name.")]
+
+
+def _say(lines: Sequence[str], facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print lines for a person, or the facts for a script."""
+    typer.echo(json.dumps(facts) if as_json else "\n".join(lines))
 
 
 @app.command()
@@ -33,6 +40,7 @@ def add(
         Path | None,
         typer.Option(help="A file that holds its MLflow's token; it may be the same one."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Give a cluster a name; an earlier one of that name is replaced."""
     from jobs.service.contexts import (
@@ -57,39 +65,45 @@ def add(
     cluster.token()
     if path := expect_owner(cluster).tracking_token_file:
         read_token(path, "--tracking-token-file")
-    write_contexts(read_contexts().with_cluster(cluster))
-    typer.echo(f"{name} is {cluster.address}, in {contexts_file()}")
-    typer.echo(f"Have commands mean it:  sumgrad cluster use {name}")
+    contexts = read_contexts().with_cluster(cluster)
+    write_contexts(contexts)
+    lines = [
+        f"{name} is {cluster.address}, in {contexts_file()}",
+        f"Have commands mean it:  sumgrad cluster use {name}",
+    ]
+    _say(lines, _facts(cluster, contexts.current), as_json)
 
 
 @app.command()
-def use(name: Name) -> None:
+def use(name: Name, as_json: Json = False) -> None:
     """Have commands mean this cluster where none is named."""
     from jobs.service.contexts import read_contexts, write_contexts
 
     contexts = read_contexts().using(name)
     write_contexts(contexts)
-    typer.echo(f"commands mean {contexts.clusters[name].label} now")
+    cluster = contexts.clusters[name]
+    _say([f"commands mean {cluster.label} now"], _facts(cluster, name), as_json)
 
 
 @app.command()
-def unuse() -> None:
+def unuse(as_json: Json = False) -> None:
     """Have no cluster be meant where none is named."""
     from dataclasses import replace
 
     from jobs.service.contexts import read_contexts, write_contexts
 
     write_contexts(replace(read_contexts(), current=None))
-    typer.echo("no cluster is meant where none is named")
+    _say(["no cluster is meant where none is named"], {"current": None}, as_json)
 
 
 @app.command()
-def remove(name: Name) -> None:
+def remove(name: Name, as_json: Json = False) -> None:
     """Forget a cluster's name; the cluster is not touched."""
     from jobs.service.contexts import read_contexts, write_contexts
 
-    write_contexts(read_contexts().without(name))
-    typer.echo(f"{name} is forgotten")
+    contexts = read_contexts().without(name)
+    write_contexts(contexts)
+    _say([f"{name} is forgotten"], {"name": name, "current": contexts.current}, as_json)
 
 
 @app.command("list")
@@ -137,6 +151,7 @@ def up(
     mlflow_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Of MLflow.", show_default="5000")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Start Ray and MLflow on this machine, and leave them running.
 
@@ -148,41 +163,61 @@ def up(
     there, is_new = start(
         lambda line: typer.echo(line, err=True), cpus=cpus, port=port, mlflow_port=mlflow_port
     )
-    typer.echo("\n".join(lines_of(there)))
-    if not is_new:
-        typer.echo("It ran already.")
-    typer.echo("Hand a job in:  sumgrad submit digits --wait")
-    typer.echo("End it:         sumgrad cluster down")
+    lines = [
+        *lines_of(there),
+        *([] if is_new else ["It ran already."]),
+        "Hand a job in:  sumgrad submit digits --wait",
+        "End it:         sumgrad cluster down",
+    ]
+    _say(lines, {"is_new": is_new} | _places(there), as_json)
+
+
+def _places(there: "LocalCluster | None") -> dict[str, str | None]:
+    """Where the cluster on this machine is, for JSON."""
+    return {
+        "address": there.address if there else None,
+        "tracking_uri": there.tracking_uri if there else None,
+        "token_file": str(there.cluster.token_file) if there else None,
+    }
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """The cluster on this machine; exit code 3 if it does not run."""
+    """The cluster on this machine; exit code 3 if it does not run, or its token is lost."""
     from jobs.service.local_cluster import lines_of, running
 
     there = running()
     is_up = there is not None and there.ray.is_alive and there.mlflow.is_alive
-    if as_json:
-        address = there.address if there else None
-        tracking_uri = there.tracking_uri if there else None
-        token_file = str(there.cluster.token_file) if there else None
-        facts = {"is_up": is_up, "address": address, "tracking_uri": tracking_uri}
-        typer.echo(json.dumps({**facts, "token_file": token_file}))
-    elif there is None:
-        typer.echo("no cluster runs on this machine; sumgrad cluster up starts one")
-    else:
-        typer.echo("\n".join(lines_of(there)))
-    if not is_up:
+    lines = ["no cluster runs on this machine; sumgrad cluster up starts one"]
+    problem = None
+    if there is not None:
+        problem, hint = _token_problem(there.cluster)
+        lines = lines_of(there) + ([f"problem  {problem}", f"         → {hint}"] if problem else [])
+    _say(lines, {"is_up": is_up, **_places(there), "problem": problem}, as_json)
+    if not is_up or problem:
         raise typer.Exit(3)
 
 
+def _token_problem(cluster: "Cluster") -> tuple[str | None, str]:
+    """Why nobody can show the cluster its token, if so, and what to do about it."""
+    from jobs.errors import ContextError
+    from jobs.service.token_hint import token_hint
+
+    try:
+        cluster.token()
+    except ContextError as error:
+        file = cluster.token_file
+        return error.message, error.hint or (token_hint(file) if file else "")
+    return None, ""
+
+
 @app.command()
-def down() -> None:
+def down(as_json: Json = False) -> None:
     """End the cluster on this machine; jobs are saved first, curves and runs stay."""
     from jobs.service.local_cluster import down as end
     from jobs.service.local_cluster import folder
 
-    if end(lambda line: typer.echo(line, err=True)):
-        typer.echo(f"ended; curves and runs stay in {folder()}")
-    else:
-        typer.echo("no cluster of ours runs on this machine")
+    was_up = end(lambda line: typer.echo(line, err=True))
+    said = f"ended; curves and runs stay in {folder()}"
+    line = said if was_up else "no cluster of ours runs on this machine"
+    _say([line], {"was_up": was_up, "folder": str(folder())}, as_json)

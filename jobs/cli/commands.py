@@ -147,12 +147,14 @@ def sync(
         str | None,
         typer.Option("--tracking-uri", help="Another address than the one of the run's spec."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Tell MLflow what it missed of a run while its server was away."""
     from jobs.listing import sync_runs
 
     lines, complete = sync_runs(run, output, tracking_uri)
-    typer.echo("\n".join(lines))
+    facts = {"is_complete": complete, "lines": lines}
+    typer.echo(json.dumps(facts) if as_json else "\n".join(lines))
     if not complete:
         raise typer.Exit(3)
 

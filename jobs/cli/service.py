@@ -145,7 +145,7 @@ def submit(
 
 def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool) -> None:
     """Show an attempt's log until it is over, and end as it did; Ctrl-C lets go of it."""
-    from jobs.service.actions import follow_job
+    from jobs.service.actions import follow_job, once_known
     from jobs.service.states import can_go_on
     from jobs.service.typed import cluster_option
 
@@ -157,7 +157,10 @@ def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool)
         stream.flush()
 
     again = f"sumgrad logs -f {job_id}{option}"
-    with _let_go(f"job {job_id} is no longer followed, and goes on", f"follow it again: {again}"):
+    with (
+        _let_go(f"job {job_id} is no longer followed, and goes on", f"follow it again: {again}"),
+        once_known(job_id, server.cluster),
+    ):
         ended, result = follow_job(server, submission_id, write, _note)
     facts = _facts(job_id, ended)
     code = facts["exit_code"]
@@ -254,6 +257,7 @@ def wait(
     as_json: Json = False,
 ) -> None:
     """Wait until a job is over; the exit code is the job's own."""
+    from jobs.service.actions import once_known
     from jobs.service.following import wait as wait_for
     from jobs.service.jobs import find_job
     from jobs.service.typed import cluster_option
@@ -263,12 +267,16 @@ def wait(
     # One that was to go on with it, and was refused, is not what became of the job.
     which = job.counting if job.newest.is_over else job.newest
     again = f"sumgrad wait {job.job_id}{cluster_option(server.cluster)}"
-    with _let_go(f"job {job.job_id} goes on", f"wait for it again: {again}"):
+    with (
+        _let_go(f"job {job.job_id} goes on", f"wait for it again: {again}"),
+        once_known(job.job_id, server.cluster),
+    ):
         ended = wait_for(server, which.submission_id, _note, seconds=timeout)
     facts = _facts(job.job_id, ended or which)
+    # That it has not come in time is said by the command's code, and not by the job's.
     code = facts["exit_code"] if ended is not None else _IN_VAIN
     if as_json:
-        _print_json(facts | {"exit_code": code})
+        _print_json(facts)
     else:
         typer.echo(f"job {job.job_id} is {'not over' if ended is None else facts['state']}")
     if code:

@@ -2,15 +2,16 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
+from jobs.errors import JobForgotten, JobNotFound, ServiceUnreachable, SubmissionError
 from jobs.listing import aligned
 from jobs.service.code import Versions
+from jobs.service.contexts import Cluster
 from jobs.service.expectation import ANSWER_KEY, answer_digest, expected_of
 from jobs.service.following import follow, wait
 from jobs.service.heartbeat import SILENCE_S
@@ -105,7 +106,8 @@ def job_table(jobs: Sequence[Status], cluster: str, option: str = "") -> list[st
     for job in jobs:
         began = datetime.fromtimestamp(job.began, UTC) if job.began else None
         when = f"{began:%Y-%m-%d %H:%M:%S}" if began else "-"
-        rows.append((job.job_id, job.name, job.state, job.reason, str(job.attempt), when))
+        name, attempt = job.name or "-", str(job.attempt or "-")
+        rows.append((job.job_id, name, job.state, job.reason, attempt, when))
     return aligned(rows)
 
 
@@ -169,6 +171,27 @@ def follow_job(
     ended = follow(server, attempt, log.take, note)
     log.close()
     return ended, log.result if _is_its_own(log.result, exit_code(ended)) else None
+
+
+@contextmanager
+def once_known(job_id: str, cluster: Cluster) -> Iterator[None]:
+    """What it means where a job that the cluster had is looked for in vain.
+
+    Ray keeps its jobs in its head, and they end with it; another one knows nothing of them.
+
+    Raises:
+        JobForgotten: In the place of `JobNotFound`.
+    """
+    try:
+        yield
+    except JobNotFound:
+        option = cluster_option(cluster)
+        raise JobForgotten(
+            f"{cluster.label} has forgotten job {job_id}: it was started anew, and its jobs ended "
+            "with it, or somebody has deleted this one",
+            hint=f"'sumgrad status {job_id}{option}' says how far it came, "
+            f"'sumgrad resume {job_id}{option}' goes on with it",
+        ) from None
 
 
 def _is_its_own(result: dict[str, Any] | None, code: int) -> bool:
@@ -274,11 +297,11 @@ def _next_attempt(
     try:
         job = find_job(server, job_id)
     except JobNotFound as error:
-        # Ray has forgotten it, and with it how often it was tried. The cluster has its folder.
+        # Ray has forgotten it. The cluster has its folder, and MLflow how often it was tried.
         run = _run_of_forgotten(server, job_id, error)
         if run.status == "FINISHED":
             raise _is_finished(job_id) from None
-        return job_id, job_id, 2
+        return job_id, run.name or job_id, (run.attempt or 1) + 1
     if not job.newest.is_over and _is_silent(server, job):
         # A head that was started anew calls jobs RUNNING that ended with it, until it is asked to
         # do something about them. One that lives, but cannot be heard, is saved by it.

@@ -1,6 +1,7 @@
 """``sumgrad doctor``: what stands between a job and a cluster, in one table."""
 
 import json
+import os
 import shlex
 import tempfile
 import time
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.errors import ContextError, JobNotFound, ServiceUnreachable
-from jobs.service.code import Versions, copy_code
-from jobs.service.contexts import Cluster
+from jobs.service.code import INSTALL, Versions, copy_code
+from jobs.service.contexts import TOKEN_PATH, Cluster
 from jobs.service.data_paths import ON_CLUSTER
 from jobs.service.mlflow_check import asks_for_login, mlflow_problem
 from jobs.service.preflight import PYTHON, ask, cluster_versions
-from jobs.service.ray_jobs import JobServer, Server
+from jobs.service.ray_jobs import JobServer, Server, looks_closer
+from jobs.service.token_hint import token_hint
+from jobs.tokens import read_token
 from jobs.tracking.location import is_server
 from jobs.tracking.redaction import redact
 
@@ -60,8 +63,28 @@ def examine(cluster: Cluster, data: Sequence[str] = ()) -> list[Finding]:
         asked = time.time()
         facts = _probe(server, versions, [path.removeprefix(ON_CLUSTER) for path in data])
         return findings + _cluster_findings(facts, asked, data)
-    except (ServiceUnreachable, JobNotFound, ContextError) as error:
-        return [*findings, Finding("cluster", "FAIL", error.message, error.hint)]
+    except ContextError as error:
+        file = cluster.token_file or os.environ.get(TOKEN_PATH)
+        hint = error.hint or _about_token(Path(file) if file else None)
+        return [*findings, Finding("cluster", "FAIL", error.message, hint)]
+    except (ServiceUnreachable, JobNotFound) as error:
+        hint = error.hint.removeprefix(looks_closer(cluster))
+        return [*findings, Finding("cluster", "FAIL", error.message, hint)]
+
+
+def _about_token(file: Path | None) -> str:
+    """How to get a token back; empty where its file is fine, or not known.
+
+    Args:
+        file: That the cluster's context names, or a variable.
+    """
+    if file is None:
+        return ""
+    try:
+        read_token(file, "token")
+    except ContextError as error:
+        return error.hint or token_hint(file)
+    return ""
 
 
 def _connection(cluster: Cluster, described: Server) -> list[Finding]:
@@ -102,7 +125,8 @@ def _mlflow_here(cluster: Cluster) -> list[Finding]:
         ]
     problem = mlflow_problem(uri, cluster.login)
     if problem is not None:
-        return [Finding("MLflow here", "FAIL", problem)]
+        hint = _about_token(cluster.tracking_token_file)
+        return [Finding("MLflow here", "FAIL", problem, hint)]
     found = Finding("MLflow here", "ok", f"{redact(uri)} answers")
     return [found, _login(uri)] if is_server(uri) else [found]
 
@@ -123,7 +147,7 @@ def _versions(here: Versions, there: Versions) -> list[Finding]:
     lacking = [name for name, version in there.libraries.items() if version == "none"]
     if lacking:
         text = f"the cluster's head lacks {', '.join(lacking)}"
-        return [Finding("versions", "FAIL", text, "pip install 'sumgrad[cluster]' there")]
+        return [Finding("versions", "FAIL", text, f"there: {INSTALL}")]
     differences = here.differences(there)
     if differences:
         hint = "the weights may come out otherwise there; 'submit' wants --any-version"

@@ -12,6 +12,8 @@ T = TypeVar("T")
 #: A job server may be away for so long before we give up; the job goes on without us.
 PATIENCE_S = 600.0
 _PAUSE_S = 1.0
+#: It is not known whether the connection alone has ended, or the cluster.
+_AGAIN = "trying again; a job goes on without us, if its cluster does"
 
 
 class Clock(Protocol):
@@ -45,7 +47,7 @@ def follow(
         How it ended.
 
     Raises:
-        ServiceUnreachable: The cluster has been away for too long; the job goes on.
+        ServiceUnreachable: The cluster has been away for too long; the job may go on.
         JobNotFound: It was deleted, or the cluster started anew.
     """
     patient = _Patient(server, submission_id, note, clock)
@@ -148,7 +150,7 @@ class _Patient:
                 if left <= 0:
                     raise
                 if not is_told:
-                    self._note(f"{error.message}; trying again, the job is not touched by it")
+                    self._note(f"{error.message}; {_AGAIN}")
                     is_told = True
                 self._clock.sleep(min(2 * _PAUSE_S, left))
                 continue

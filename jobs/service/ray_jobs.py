@@ -217,10 +217,9 @@ class JobServer:
         )
 
     def _away(self, why: str) -> ServiceUnreachable:
-        doctor = f"sumgrad doctor{cluster_option(self.cluster)}"
         return ServiceUnreachable(
             f"no cluster answers at {self.cluster.address}: {why}",
-            hint=f"'{doctor}' looks closer; 'sumgrad cluster up' starts one on this machine",
+            hint=f"{looks_closer(self.cluster)}'sumgrad cluster up' starts one on this machine",
         )
 
     def submit(
@@ -364,6 +363,11 @@ class JobServer:
                     verify=str(self._ca_file) if self._ca_file else True,
                 )
         return self._client
+
+
+def looks_closer(cluster: Cluster) -> str:
+    """How the hint about a cluster that is away begins, for all but who looks closer already."""
+    return f"'sumgrad doctor{cluster_option(cluster)}' looks closer; "
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Self
 from cluster.convergence import StopReason
 from jobs.background import in_background
 from jobs.errors import SpecError, TrackingError
+from jobs.record_checks import in_one_line
 from jobs.service.contexts import Cluster
 from jobs.service.heartbeat import TAG, Heartbeat
 from jobs.service.identifiers import JOB_TAG, is_job_id
@@ -28,6 +29,7 @@ class RunView:
         heartbeat: The job's newest sign of life.
         problem: Why nothing is known, if so.
         stop_reason: Why the run ended, as the job has told MLflow; anybody's words.
+        name: Of the job's spec; empty where the run does not say it.
     """
 
     uri: str = ""
@@ -36,6 +38,14 @@ class RunView:
     heartbeat: Heartbeat | None = None
     problem: str = ""
     stop_reason: str = ""
+    name: str = ""
+
+    @property
+    def attempt(self) -> int | None:
+        """Which attempt has given the newest sign of life; None if that is not known."""
+        number = self.heartbeat.attempt if self.heartbeat else 0
+        # A tag is anybody's to write.
+        return number if 0 < number < _MOST_ATTEMPTS else None
 
     @property
     def can_go_on(self) -> bool | None:
@@ -57,6 +67,7 @@ PATIENCE_S = 20.0
 _REASON_TAG = "sumgrad.stop_reason"
 #: So many runs are asked for at once, the newest first.
 _MOST_RUNS = 1000
+_MOST_ATTEMPTS = 1_000_000
 
 
 def look_up_runs(
@@ -131,6 +142,8 @@ def _ask(uri: str, login: Login | None, job_ids: Sequence[str]) -> dict[str, Run
             status=str(run.info.status),
             heartbeat=Heartbeat.from_json(run.data.tags.get(TAG, "")),
             stop_reason=run.data.tags.get(_REASON_TAG, ""),
+            # A parameter stays what it was; the run itself may get another name on MLflow's page.
+            name=in_one_line(run.data.params.get("name", "")),
         )
         job_id = run.data.tags[JOB_TAG]
         # Whoever may write runs may write any text there, also what a terminal takes for orders.

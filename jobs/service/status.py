@@ -23,6 +23,8 @@ from jobs.service.states import exit_code as exit_code_of
 _CURRENT_S = 3 * EVERY_S
 #: A line of the log about an epoch that is done.
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)  ")
+#: What was done by earlier attempts is not counted among the epochs of one that has just begun.
+_FIRST_EPOCH = "the first epoch of this attempt is being computed"
 _LONGEST_REASON = 200
 _SIGNALS = frozenset(signal.Signals)
 _WHY = {
@@ -39,16 +41,16 @@ class Status:
 
     Attributes:
         job_id: Its id.
-        name: Its spec's.
+        name: Its spec's; None if it is not known.
         state: PENDING (nothing was computed yet), RUNNING, FINISHED, FAILED or STOPPED.
         reason: Why, in a line.
-        attempt: The number of the attempt.
+        attempt: The number of the attempt; None if it is not known.
         submission_id: Ray's name of it.
         ray_state: Ray's own word for how it is; empty for one that Ray has forgotten.
-        exit_code: Of the job, once it is over.
+        exit_code: Of the job, once it is over; None also if it is not known.
         can_resume: Whether ``sumgrad resume`` makes sense; None if that is not known.
         run_id: In MLflow.
-        epoch: Epochs done, of ``epochs`` at most.
+        epoch: Epochs done, of ``epochs`` at most; None until this attempt has done one.
         epochs: The budget.
         loss: Of the training rows in the newest epoch.
         heartbeat_age_s: Seconds since the job's last sign of life.
@@ -58,10 +60,10 @@ class Status:
     """
 
     job_id: str
-    name: str
+    name: str | None
     state: str
     reason: str
-    attempt: int
+    attempt: int | None
     submission_id: str
     ray_state: str = ""
     exit_code: int | None = None
@@ -105,7 +107,7 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
         exit_code=exit_code_of(attempt) if over else None,
         can_resume=run.can_go_on if by_ray is None else by_ray,
         run_id=run.run_id,
-        epoch=beat.epoch if beat else None,
+        epoch=_epoch(beat),
         epochs=beat.epochs if beat else None,
         loss=beat.loss if beat else None,
         heartbeat_age_s=max(0.0, now - beat.at) if beat and not over else None,
@@ -113,6 +115,11 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
         ended=attempt.ended,
         differences=[*_refused(job), *_differences(attempt, run, beat, now)],
     )
+
+
+def _epoch(beat: Heartbeat | None) -> int | None:
+    """Epochs done; None as long as the attempt has done none itself."""
+    return beat.epoch or None if beat else None
 
 
 def _refused(job: Job) -> list[str]:
@@ -168,7 +175,8 @@ def _running(beat: Heartbeat | None, now: float, log: str | None) -> tuple[str, 
     """What an attempt does whose process runs."""
     if beat is not None and _is_believed(beat, now):
         if beat.is_training:
-            return RUNNING, f"epoch {beat.epoch} of at most {beat.epochs} is done"
+            done = f"epoch {beat.epoch} of at most {beat.epochs} is done"
+            return RUNNING, done if beat.epoch else _FIRST_EPOCH
         return PENDING, _short(beat.note) or "it is starting"
     # What is not known is not claimed; how long it has been silent stands among the differences.
     return _by_log(log) if log is not None else (RUNNING, "as far as Ray knows")
@@ -180,7 +188,7 @@ def _by_log(log: str) -> tuple[str, str]:
         if found := _EPOCH.match(line):
             return RUNNING, f"epoch {found[1]} of at most {found[2]} is done, says its log"
         if line == BEGUN:
-            return RUNNING, "the first epoch is being computed, says its log"
+            return RUNNING, f"{_FIRST_EPOCH}, says its log"
     return PENDING, _short(lines[-1]) if lines else "it is starting"
 
 
@@ -259,14 +267,15 @@ def status_without_ray(job_id: str, run: RunView) -> Status:
     beat = run.heartbeat
     return Status(
         job_id=job_id,
-        name=job_id,
+        name=run.name or None,
         state=state,
         reason="Ray has forgotten it: its head was started anew, or the job was deleted",
-        attempt=0,
+        attempt=run.attempt,
         submission_id="",
+        exit_code=0 if state == FINISHED else None,
         can_resume=run.status in ("KILLED", "RUNNING") or run.can_go_on is True,
         run_id=run.run_id,
-        epoch=beat.epoch if beat else None,
+        epoch=_epoch(beat),
         epochs=beat.epochs if beat else None,
         loss=beat.loss if beat else None,
         differences=differences,

@@ -155,6 +155,27 @@ def started(
     )
 
 
+#: A Ctrl-C where Ray's own end would be.
+LATE = "import atexit, os, signal; atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); "
+#: And one before it.
+EARLY = "import jobs.listing; jobs.listing.list_of_runs = lambda *_: signal.raise_signal(2); "
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "told"), [("", 0, ""), (EARLY, 130, "error: interrupted\n")]
+)
+def test_an_interrupt_at_the_very_end_is_quiet(before: str, code: int, told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE + before + PROGRAM, "list", "--local"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (code, told)
+
+
 @pytest.mark.parametrize("arguments", [("list",), ("config", "schema"), ("init", "--list")])
 def test_a_pipe_that_was_closed_is_nobodys_error(arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()

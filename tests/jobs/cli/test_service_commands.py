@@ -1,6 +1,7 @@
 """Commands about clusters and their jobs: what they print, and what they end with."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,13 +13,13 @@ import pytest
 import yaml
 
 from jobs.cli.boundary import run
-from jobs.errors import ServiceUnreachable
+from jobs.errors import JobNotFound, ServiceUnreachable
 from jobs.run_folder import RunFolder
 from jobs.service import code, doctor, following, local_cluster
 from jobs.service.contexts import Cluster, Contexts, read_contexts, write_contexts
 from jobs.service.doctor import Finding
 from jobs.service.local_cluster import LocalCluster
-from jobs.service.processes import Process
+from jobs.service.processes import Process, start_of
 from jobs.service.ray_jobs import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from jobs.service.request import RESULT
 from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
@@ -111,6 +112,7 @@ def test_every_command_explains_itself(command: list[str], sumgrad: Say) -> None
     said = sumgrad(*command, "--help")
     assert said.code == 0
     assert f"Usage: sumgrad {' '.join(command)}" in said.out
+    assert ("--json" in said.out) is (command != ["cluster"])
     assert said.err == ""
 
 
@@ -398,7 +400,7 @@ def test_a_job_is_not_waited_for_longer_than_said(server: JobServerInMemory, sum
     said = sumgrad("wait", "digits", "--timeout", "0")
     assert (said.code, said.out) == (124, "job digits-1 is not over\n")
     as_json = sumgrad("wait", "digits", "--timeout", "0", "--json")
-    assert (as_json.code, as_json.json["exit_code"]) == (124, 124)
+    assert (as_json.code, as_json.json["exit_code"]) == (124, None)
     assert as_json.json["state"] == RUNNING
     assert sumgrad("wait", "digits", "--timeout", "-1").code == 2
     assert sumgrad("wait", "digits", "--timeout", "x").code == 2
@@ -414,6 +416,39 @@ def test_a_cluster_that_goes_away_while_it_is_waited_for(
     assert sumgrad("wait", "digits", "--timeout", "0.1").code == 124
     monkeypatch.setattr(following, "PATIENCE_S", 0.0)
     assert sumgrad("wait", "digits").code == 3
+
+
+@pytest.mark.parametrize("command", [["logs", "-f"], ["wait"], ["submit", "--wait"]])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_cluster_that_comes_back_as_a_new_one(
+    command: list[str],
+    as_json: bool,
+    server: JobServerInMemory,
+    sumgrad: Say,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    which = ["digits", "--id", "new-1"] if command[0] == "submit" else ["digits-1"]
+    job = which[-1]
+    away = iter([True])
+
+    def attempt_at(submission_id: str) -> Attempt:
+        if "--wait" in command and f"tail {job}" not in server.memory.calls:
+            return JobServerInMemory.attempt(server, submission_id)
+        if next(away, False):
+            raise ServiceUnreachable("no cluster answers at http://head:8265")
+        raise JobNotFound("the cluster knows no such job")
+
+    monkeypatch.setattr(server, "attempt", attempt_at)
+    monkeypatch.setattr(following, "_PAUSE_S", 0.0)
+    said = sumgrad(*command, *which, "-c", "http://h:1", *(["--json"] if as_json else []))
+    away_line, error, hint = said.err.splitlines()[-3:]
+    assert said.code == 3
+    assert away_line.endswith("; trying again; a job goes on without us, if its cluster does")
+    assert error.startswith(f"error: http://h:1 has forgotten job {job}: it was started anew")
+    for verb in ("status", "resume"):
+        assert f"'sumgrad {verb} {job} --cluster http://h:1'" in hint
+    if as_json:
+        assert (said.json["exit_code"], f"hint: {said.json['hint']}") == (3, hint)
 
 
 def test_a_job_is_forgotten(server: JobServerInMemory, sumgrad: Say) -> None:
@@ -475,6 +510,11 @@ def test_a_list_is_of_the_folder_unless_a_cluster_was_chosen(
     assert sumgrad("list", "--cluster", "gone").code == 2
 
 
+def test_there_may_be_nothing_to_tell_mlflow(sumgrad: Say) -> None:
+    said = sumgrad("sync", "--json").json
+    assert said == {"is_complete": True, "lines": ["MLflow knows everything"]}
+
+
 def test_resuming_is_of_the_folders_run_if_there_is_one(
     a_run: RunFolder, server: JobServerInMemory, sumgrad: Say
 ) -> None:
@@ -534,6 +574,14 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
     }
     assert sumgrad("cluster", "unuse").code == 0
     assert read_contexts().current is None
+    home = {"name": "home", "address": "https://home", "tracking_uri": None, "is_current": False}
+    home |= {"token_file": None, "tracking_token_file": None}
+    assert sumgrad("cluster", "add", "home", "https://home", "--json").json == home
+    assert sumgrad("cluster", "use", "home", "--json").json == home | {"is_current": True}
+    assert sumgrad("cluster", "add", "gone", "h:1").code == 0
+    removed = sumgrad("cluster", "remove", "gone", "--json").json
+    assert removed == {"name": "gone", "current": "home"}
+    assert sumgrad("cluster", "unuse", "--json").json == {"current": None}
     assert sumgrad("cluster", "remove", "lab").out == "lab is forgotten\n"
     assert sorted(read_contexts().clusters) == ["home"]
 
@@ -569,12 +617,21 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     for _ in range(2):
         down = sumgrad("cluster", "down")
         assert (down.code, down.out) == (0, "no cluster of ours runs on this machine\n")
+    gone = {"was_up": False, "folder": str(local_cluster.folder())}
+    assert sumgrad("cluster", "down", "--json").json == gone
+    token = str(local_cluster.folder() / "token")
+    assert sumgrad("cluster", "up", "--json").json == {
+        "is_new": False,
+        "address": "http://h:1",
+        "tracking_uri": "http://h:2",
+        "token_file": token,
+    }
     status = sumgrad("cluster", "status")
     assert (status.code, status.err) == (3, "")
     assert "sumgrad cluster up" in status.out
     as_json = sumgrad("cluster", "status", "--json")
     assert as_json.code == 3
-    nothing = dict.fromkeys(("address", "tracking_uri", "token_file"))
+    nothing = dict.fromkeys(("address", "tracking_uri", "token_file", "problem"))
     assert as_json.json == {"is_up": False, **nothing}
     monkeypatch.setattr(local_cluster, "running", lambda: there)
     status = sumgrad("cluster", "status")
@@ -583,6 +640,26 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     facts = sumgrad("cluster", "status", "--json").json
     assert (facts["address"], facts["tracking_uri"]) == ("http://h:1", "http://h:2")
     assert facts["token_file"] in status.out
+
+
+def test_a_cluster_whose_token_is_lost(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Process(os.getpid(), start_of(os.getpid()) or 0)
+    there = LocalCluster("http://h:1", "http://h:2", "/t", mine, mine)
+    monkeypatch.setattr(local_cluster, "running", lambda: there)
+    token = local_cluster.folder() / "token"
+    lost = sumgrad("cluster", "status")
+    assert lost.code == 3
+    assert f"problem  {token} (token_file of cluster 'local') cannot be read" in lost.out
+    assert f"→ 'sumgrad cluster down', 'rm -f {token}' and 'sumgrad cluster up'" in lost.out
+    as_json = sumgrad("cluster", "status", "--json")
+    assert (as_json.code, as_json.json["is_up"]) == (3, True)
+    assert "cannot be read" in as_json.json["problem"]
+    token.parent.mkdir(parents=True)
+    token.write_text("s3cr3t")
+    token.chmod(0o600)
+    found = sumgrad("cluster", "status")
+    assert (found.code, "problem" in found.out) == (0, False)
+    assert sumgrad("cluster", "status", "--json").json["problem"] is None
 
 
 def test_options_that_are_not_said_are_not_wanted(

@@ -396,8 +396,11 @@ def test_a_job_that_ray_has_forgotten(
     assert (found.state, found.can_resume, found.run_id) == (state, can_resume, "run")
     assert found.differences[0] == f"MLflow has it as {status}, and Ray does not know it"
     assert found.loss == 0.5
-    assert json.loads(json.dumps(found.as_json()))["attempt"] == 0
-    assert "attempt" not in lines_of(found, run, "lab")[0]
+    facts = json.loads(json.dumps(found.as_json()))
+    assert (facts["name"], facts["attempt"]) == (None, 1)
+    assert facts["exit_code"] == (0 if status == "FINISHED" else None)
+    assert job_table([found], "lab")[1].split()[:2] == ["digits-1", "-"]
+    assert lines_of(found, run, "lab")[0].endswith("  attempt 1")
     if status == "FINISHED":
         with pytest.raises(SubmissionError, match="came to its end"):
             resume_job(server, "digits-1", [], pytest.fail)
@@ -406,6 +409,16 @@ def test_a_job_that_ray_has_forgotten(
         sent = resume_job(server, "digits-1", [], pytest.fail)
         assert sent.submission_id == "digits-1~2"
         assert server.memory.sent[0].metadata[JOB_KEY] == "digits-1"
+
+
+def test_a_job_that_ray_has_forgotten_goes_on_under_its_name_and_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = RunView("uri", "run", "KILLED", replace(SILENT, attempt=3), name="digits")
+    looking_up(monkeypatch, {"digits-1": run})
+    server = JobServerInMemory()
+    assert resume_job(server, "digits-1", [], pytest.fail).submission_id == "digits-1~4"
+    assert server.memory.sent[0].metadata[NAME_KEY] == "digits"
 
 
 @pytest.mark.parametrize("run", [RunView("uri"), RunView.unknown("MLflow is away")])

@@ -11,12 +11,13 @@ import pytest
 
 from jobs.errors import JobNotFound, ServiceUnreachable
 from jobs.service import doctor
-from jobs.service.code import Versions
+from jobs.service.code import INSTALL, Versions
 from jobs.service.contexts import Cluster
 from jobs.service.doctor import Finding, examine, table
+from jobs.service.local_cluster import folder
 from jobs.service.ray_jobs import JobServer, Server
 from jobs.tracking.login import Login
-from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory
+from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, free_port
 
 HERE = Versions.here()
 GIB = 2**30
@@ -184,6 +185,7 @@ def test_what_builds_on_a_failure_is_left_out(examined: Examined) -> None:
     examined.server.memory.versions = replace(HERE, libraries=HERE.libraries | {"ray": "none"})
     found = examined()
     assert "lacks ray" in found["versions"].text
+    assert found["versions"].hint == f"there: {INSTALL}"
     assert "nodes" not in found
     assert not examined.commands
 
@@ -203,10 +205,41 @@ def test_a_cluster_that_is_away_is_a_finding(examined: Examined) -> None:
     assert found["cluster"].verdict == "FAIL"
 
 
-def test_a_token_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
-    found = examine(Cluster(ADDRESS, token_file=tmp_path / "gone"))
+def test_who_looks_closer_is_not_told_to_look_closer() -> None:
+    found = examine(Cluster(f"http://127.0.0.1:{free_port()}"))
+    assert found[-1].verdict == "FAIL"
+    assert found[-1].hint == "'sumgrad cluster up' starts one on this machine"
+
+
+@pytest.mark.parametrize("has_context", [False, True])
+def test_a_token_that_cannot_be_read_is_a_finding(
+    has_context: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(gone))
+    found = examine(Cluster(ADDRESS, token_file=gone if has_context else None))
     assert found[-1].verdict == "FAIL"
     assert "cannot be read" in found[-1].text
+    assert found[-1].hint == f"whoever set the cluster up has its token, which belongs into {gone}"
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_token_of_the_cluster_here_can_be_had_again(
+    content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder() / "token"
+    if content is not None:
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+        file.chmod(0o600)
+    problem = "the token cannot be read"
+    monkeypatch.setattr(doctor, "mlflow_problem", lambda *_: problem)
+    uri = "http://127.0.0.1:5000"
+    found = examine(Cluster(ADDRESS, "local", uri, token_file=file, tracking_token_file=file))
+    assert [finding.what for finding in found] == ["MLflow here", "cluster"]
+    for finding in found:
+        assert finding.verdict == "FAIL"
+        assert finding.hint.startswith(f"'sumgrad cluster down', 'rm -f {file}' and")
 
 
 def test_the_table_has_hints_below() -> None:

@@ -97,7 +97,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for() -> None:
     assert followed.text == "one\ntwo\n"
     assert followed.ended.state == SUCCEEDED
     assert followed.notes == [
-        f"{AWAY.message}; trying again, the job is not touched by it",
+        f"{AWAY.message}; trying again; a job goes on without us, if its cluster does",
         "connected again",
     ]
 

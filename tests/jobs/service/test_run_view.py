@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,21 @@ def test_a_tag_that_is_no_jobs_id_is_left_out(client: MlflowClient, uri: str) ->
         add(client, 2, sumgrad_job=forged)
     found = look_up_runs(Cluster(ADDRESS, tracking_uri=uri), [], others=True)
     assert found == {"digits-1": RunView(uri, sound, "RUNNING")}
+
+
+def test_the_name_is_the_specs_whatever_the_run_is_called(client: MlflowClient, uri: str) -> None:
+    run = add(client, 1, sumgrad_job="digits-1")
+    client.log_param(run, "name", "digits")
+    client.update_run(run, name="my best one")
+    assert ask(uri, "digits-1")["digits-1"].name == "digits"
+    client.log_param(add(client, 2, sumgrad_job="digits-1"), "name", "a\n\x1b[2Jb")
+    assert ask(uri, "digits-1")["digits-1"].name == "a [2Jb"
+
+
+@pytest.mark.parametrize(("given", "known"), [(3, 3), (0, None), (-1, None), (10**30, None)])
+def test_an_attempts_number_is_one_that_there_can_be(given: int, known: int | None) -> None:
+    assert RunView("uri", "ab", "KILLED", replace(BEAT, attempt=given)).attempt == known
+    assert RunView("uri", "ab", "KILLED").attempt is None
 
 
 def test_why_a_run_ended_is_the_jobs_own_word(client: MlflowClient, uri: str) -> None:

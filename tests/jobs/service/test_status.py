@@ -90,13 +90,14 @@ def test_a_job_that_goes_on(
     assert (found.heartbeat_age_s is None) is (beat in (None, EARLIER))
 
 
+FIRST = "the first epoch of this attempt is being computed"
 EPOCHS = "epoch 1/20  loss 0.5000  9 instances/s\nepoch 2/20  loss 0.4  9 instances/s\nbye\n"
 LOGS = [
     # what the job has printed → state, reason
     ("", PENDING, "it is starting"),
     ("digits: reading\n  waiting for 2 CPUs\n\n", PENDING, "waiting for 2 CPUs"),
-    (f"on 2 workers\n{BEGUN}\n", RUNNING, "the first epoch is being computed, says its log"),
-    (f"{BEGUN}\nworker 1 joined\n", RUNNING, "the first epoch is being computed, says its log"),
+    (f"on 2 workers\n{BEGUN}\n", RUNNING, f"{FIRST}, says its log"),
+    (f"{BEGUN}\nworker 1 joined\n", RUNNING, f"{FIRST}, says its log"),
     (f"{BEGUN}\n{EPOCHS}", RUNNING, "epoch 2 of at most 20 is done, says its log"),
     ("epoch 1 is no line of ours", PENDING, "epoch 1 is no line of ours"),
     ("x" * 900, PENDING, "x" * 200),
@@ -275,6 +276,38 @@ def test_what_an_attempt_said_just_before_its_end_is_not_the_next_ones(status: s
     assert how.heartbeat_age_s is None
     own = reconcile(found, view("RUNNING", replace(last, attempt=2)), BEGAN + 2)
     assert own.state == RUNNING, "its own, by a clock that is a little behind"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_epochs_of_earlier_attempts_are_not_denied(number: int) -> None:
+    (found,) = jobs_in([attempt("job~2", RUNNING, number=number, began=BEGAN)])
+    begun = Heartbeat(NOW - 5, is_training=True, epochs=3000, attempt=number)
+    how = reconcile(found, view("RUNNING", begun), NOW)
+    assert (how.state, how.reason) == (RUNNING, FIRST)
+    assert (how.as_json()["epoch"], how.epochs, how.loss) == (None, 3000, None)
+    later = reconcile(found, view("RUNNING", replace(begun, epoch=893)), NOW)
+    assert (later.epoch, later.reason) == (893, "epoch 893 of at most 3000 is done")
+
+
+@pytest.mark.parametrize(
+    ("run", "state", "exit_code"),
+    [
+        ("FINISHED", FINISHED, 0),
+        ("FAILED", FAILED, None),
+        ("KILLED", STOPPED, None),
+        ("RUNNING", FAILED, None),
+    ],
+)
+def test_what_mlflow_knows_of_a_job_that_ray_has_forgotten(
+    run: str, state: str, exit_code: int | None
+) -> None:
+    seen = replace(view(run, replace(TRAINING, attempt=3)), name="digits")
+    found = status_without_ray("job", seen)
+    assert (found.name, found.attempt, found.state) == ("digits", 3, state)
+    assert (found.exit_code, found.ray_state, found.epoch) == (exit_code, "", 3)
+    unknown = status_without_ray("job", view(run))
+    assert (unknown.name, unknown.attempt, unknown.exit_code) == (None, None, exit_code)
+    assert lines_of(unknown, view(run), "lab")[0] == f"job  {state}"
 
 
 def test_a_job_without_a_beginning_is_no_trouble() -> None:
