@@ -86,7 +86,7 @@ def test_a_ray_instance_of_its_own_that_dies_ends_the_run_at_once(folder: Folder
         (("train", "flowers.yaml", "--set", "data.label=colour"), 2, "has no column 'colour'"),
         (("train", "flowers.yaml", "--set", "model.layers[1].units=4"), 2, "3 classes"),
         (("train", "flowers.yaml", "--set", "tracking.uri=runs"), 2, "keeps no runs in folders"),
-        (("train", "flowers.yaml", "--set", "cluster.address=a:1:b"), 3, "is not inline, local"),
+        (("train", "flowers.yaml", "--set", "cluster.address=a:1:b"), 2, "is not inline, local"),
         (("evaluate", "abcdef", "flowers.csv"), 2, "no run abcdef"),
         (("predict", "nothing-here", "flowers.csv"), 2, "no run nothing-here"),
         (("evaluate", ".", "flowers.csv"), 2, "has no model.json"),
