@@ -152,7 +152,7 @@ def test_who_was_quicker_is_not_waited_for_and_what_is_there_is_kept(fake: FakeR
     reserved = Reservation(5, CrewRules(least=1, note=notes.append))
     assert len(fake.living) == 3
     assert {group.state for group in fake.living} == {"CREATED"}
-    assert notes[-1].startswith("3 of 5 CPUs are free: begins with 3 workers")
+    assert notes[-1].startswith("3 of 5 CPUs are free: begins with as many workers")
     reserved.close()
 
 

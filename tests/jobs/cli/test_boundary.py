@@ -155,8 +155,12 @@ def started(
     )
 
 
-#: A Ctrl-C where Ray's own end would be.
-LATE = "import atexit, os, signal; atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); "
+#: A Ctrl-C where Ray's own end would be. Who runs the tests may have it ignored, as a shell does in
+#: the background.
+LATE = (
+    "import atexit, os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); "
+)
 #: And one before it.
 EARLY = "import jobs.listing; jobs.listing.list_of_runs = lambda *_: signal.raise_signal(2); "
 
