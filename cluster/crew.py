@@ -177,8 +177,12 @@ class Crew:
     def _joined(self, worker: int) -> None:
         self._lanes[worker] = self.members[worker].lanes
         if self._vacancies.pop(worker).is_new:
-            self._rules.note(f"worker {worker} joined: {self.present} workers now")
+            self._rules.note(f"worker {worker} joined: {self._number()} now")
         self._quorum.reached(self.present)
+
+    def _number(self) -> str:
+        """How many compute, in words."""
+        return f"{self.present} worker{'' if self.present == 1 else 's'}"
 
     # --- as many as it may have
 
@@ -221,7 +225,7 @@ class Crew:
             self._dismiss(worker)
         if left:
             self._rules.note(
-                f"gives CPUs to other jobs that are short of them: {self.present} workers now"
+                f"gives CPUs to other jobs that are short of them: {self._number()} now"
             )
         return left
 

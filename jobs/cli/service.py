@@ -124,11 +124,7 @@ def submit(
     said = "handed in" if sent.is_new else "is there already"
     lines = [f"job {sent.job_id} {said}: {server.cluster.label}"]
     if not follow:
-        lines += [
-            f"Follow it:     sumgrad logs -f {sent.job_id}{option}",
-            f"How it is:     sumgrad status {sent.job_id}{option}",
-            f"Stop it:       sumgrad stop {sent.job_id}{option}",
-        ]
+        lines += _next_commands(sent.job_id, option)
     typer.echo("\n".join(lines), err=as_json)
     if follow:
         _follow(server, sent.submission_id, sent.job_id, as_json)
@@ -141,6 +137,15 @@ def submit(
                 "cluster": server.cluster.address,
             }
         )
+
+
+def _next_commands(job_id: str, option: str) -> list[str]:
+    """What can be done with a job that was handed in."""
+    return [
+        f"Follow it:     sumgrad logs -f {job_id}{option}",
+        f"How it is:     sumgrad status {job_id}{option}",
+        f"Stop it:       sumgrad stop {job_id}{option}",
+    ]
 
 
 def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -847,6 +847,13 @@ def test_more_join_when_there_is_room(small_job: SmallJob, notes: list[str]) -> 
 # --- given back
 
 
+def one_more(
+    job: SmallJob, notes: list[str], launcher: ProcessLauncher | None = None, **rules: object
+) -> AbstractContextManager[ProcessExchange]:
+    """One worker that is kept, and one more that is starting."""
+    return workers(job, 1, notes, launcher, extra=1, is_kept=lambda n: n == 0, **rules)
+
+
 def test_workers_leave_and_come_back_as_others_want_some_and_want_none(
     small_job: SmallJob, notes: list[str]
 ) -> None:
@@ -872,8 +879,8 @@ def test_workers_leave_and_come_back_as_others_want_some_and_want_none(
             assert first[worker].exitcode is not None
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
     assert [note for note in notes if note.startswith("gives")] == [
-        f"gives CPUs to other jobs that are short of them: {number} workers now"
-        for number in (1, 2, 1)
+        f"gives CPUs to other jobs that are short of them: {number} now"
+        for number in ("1 worker", "2 workers", "1 worker")
     ]
     assert all("joined" in note or note.startswith("gives") for note in notes)
 
@@ -927,9 +934,7 @@ def test_one_who_comes_after_it_was_given_up_is_not_let_in(
 ) -> None:
     share = 2
     launcher = ProcessLauncher(small_job.workload)
-    with workers(
-        *(small_job, 1, notes, launcher), extra=1, is_kept=lambda n: n == 0, share=lambda: share
-    ) as exchange:
+    with one_more(small_job, notes, launcher, share=lambda: share) as exchange:
         # It is starting, and not wanted any more by the time that it is there.
         assert 1 in exchange._crew._vacancies
         del exchange._crew._vacancies[1]
@@ -950,9 +955,7 @@ def test_places_of_workers_that_cannot_join_are_given_back(
     """One of another arithmetic is tried again and again, and has a CPU all the while."""
     share = 2
     launcher = ProcessLauncher(small_job.workload)
-    with workers(
-        *(small_job, 1, notes, launcher), extra=1, is_kept=lambda n: n == 0, share=lambda: share
-    ) as exchange:
+    with one_more(small_job, notes, launcher, share=lambda: share) as exchange:
         launcher.processes[1].kill()
         exchange._crew._vacancies[1].failed("of another arithmetic")
         exchange._crew._vacancies[1].is_new = False
@@ -969,7 +972,7 @@ def test_one_whose_cpus_have_moved_is_not_let_in(small_job: SmallJob, notes: lis
         asked.append(worker)
         return worker == 0 or len(asked) > 3
 
-    with workers(*(small_job, 1, notes), extra=1, is_kept=lambda n: n == 0, fits=fits) as exchange:
+    with one_more(small_job, notes, fits=fits) as exchange:
         outcome = train(
             small_job,
             exchange,

@@ -41,6 +41,24 @@ def checkpointer(folder: CheckpointFolder, said: list[str], interval: Interval) 
     return Checkpointer(lambda: nullcontext(folder), JOB, interval, said.append)
 
 
+def writing_slowly(
+    folder: CheckpointFolder, said: list[str]
+) -> tuple[Checkpointer, threading.Event]:
+    """One that is writing its first checkpoint, until it is let go on."""
+    go_on, writing = threading.Event(), threading.Event()
+
+    @contextmanager
+    def slow() -> Iterator[CheckpointFolder]:
+        writing.set()
+        assert go_on.wait(10)
+        yield folder
+
+    writer = Checkpointer(slow, JOB, Interval(1, None), said.append)
+    writer.boundary(state(1), None)
+    assert writing.wait(10)
+    return writer, go_on
+
+
 def test_they_come_every_so_many_steps(folder: CheckpointFolder, said: list[str]) -> None:
     writer = checkpointer(CheckpointFolder(folder.folder, keep=99), said, Interval(3, None))
     for step in range(1, 10):
@@ -104,17 +122,7 @@ def raise_memory_error(*_: object) -> None:
 def test_who_is_in_a_hurry_does_not_wait_for_the_disk(
     folder: CheckpointFolder, said: list[str]
 ) -> None:
-    go_on, writing = threading.Event(), threading.Event()
-
-    @contextmanager
-    def slow() -> Iterator[CheckpointFolder]:
-        writing.set()
-        assert go_on.wait(10)
-        yield folder
-
-    writer = Checkpointer(slow, JOB, Interval(1, None), said.append)
-    writer.boundary(state(1), None)
-    assert writing.wait(10)
+    writer, go_on = writing_slowly(folder, said)
     writer.abandon()
     go_on.set()
     writer._thread.join(10)
@@ -147,17 +155,7 @@ def test_a_disk_that_is_really_full_or_read_only(disk: Path, said: list[str]) ->
 
 def test_training_waits_for_no_disk(folder: CheckpointFolder, said: list[str]) -> None:
     """While one is being written the others are left out, and the last one is not."""
-    go_on, writing = threading.Event(), threading.Event()
-
-    @contextmanager
-    def slow() -> Iterator[CheckpointFolder]:
-        writing.set()
-        assert go_on.wait(10)
-        yield folder
-
-    writer = Checkpointer(slow, JOB, Interval(1, None), said.append)
-    writer.boundary(state(1), None)
-    assert writing.wait(10)
+    writer, go_on = writing_slowly(folder, said)
     for step in range(2, 50):
         writer.boundary(state(step), None)
     go_on.set()

@@ -35,8 +35,8 @@ from jobs.service.local_cluster import (
     running,
     up,
 )
-from jobs.service.processes import start_of
 from jobs.service.ray_jobs import RUNNING, STOPPED, Attempt
+from tests.jobs.service.living import is_alive, wait_for_end_of
 from tests.jobs.service.stand_ins import Answer, JobServerInMemory, attempt, free_port, site
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -95,18 +95,6 @@ class Commands:
 
     def up(self, note: Callable[[str], None] = lambda _: None) -> tuple[LocalCluster, bool]:
         return up(note, port=self.port, mlflow_port=self.mlflow_port)
-
-
-def is_alive(pid: int) -> bool:
-    return start_of(pid) is not None
-
-
-def wait_for_end_of(pid: int) -> None:
-    """Wait until a process has ended, whoever has heard of it."""
-    give_up = time.monotonic() + 10
-    while is_alive(pid):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def child_of(name: str) -> int:

@@ -11,21 +11,10 @@ from pathlib import Path
 import pytest
 
 from jobs.service import processes
-from jobs.service.processes import Process, Stat, start, start_of, stat_of
+from jobs.service.processes import Process, Stat, start, stat_of
+from tests.jobs.service.living import is_alive, wait_for_end_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-
-
-def is_alive(pid: int) -> bool:
-    return start_of(pid) is not None
-
-
-def wait_for_end_of(pid: int) -> None:
-    """Wait until a process has ended, whoever has heard of it."""
-    give_up = time.monotonic() + 10
-    while is_alive(pid):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 @pytest.fixture
