@@ -12,15 +12,15 @@ import numpy as np
 
 from benchmarks.cells import Cell
 from benchmarks.sumgrad_steps import network_of
-from cluster.crew_rules import CrewRules
-from cluster.plan import Plan
-from cluster.process_exchange import ProcessExchange
-from cluster.source import ArraySource
-from cluster.worker import Task, Workload
-from model.checks import Array
-from model.divergences import Targets
-from model.network import Cache, GradientSum, Network
-from model.parameters import Parameters
+from sumgrad.cluster.compute.worker import Task, Workload
+from sumgrad.cluster.planning.data_source import ArraySource
+from sumgrad.cluster.planning.plan import Plan
+from sumgrad.cluster.reducers.process import ProcessExchange
+from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.model.divergences import Targets
+from sumgrad.model.network import Cache, GradientSum, Network
+from sumgrad.model.parameters import Parameters
+from sumgrad.model.validation import Array
 from tests.cluster.processes import ProcessLauncher
 
 #: Hidden units that make some 10 k, 200 k, 0.9 M, 2 M and 5 M parameters.

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cluster.channel import Address
-from cluster.serving import ServingWorker
-from cluster.worker import Workload
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.cluster.transport.connection import Address
+from sumgrad.cluster.workers.worker_process import ServingWorker
 
 BRIDGE = "sumgrad0"
 #: The driver's address, and those of the hosts that come after it.
@@ -51,7 +51,7 @@ def hosts() -> Iterator[None]:
 
 @dataclass
 class NamespaceLauncher:
-    """Starts each worker on a host of its own. See `cluster.crew_rules.Launcher`."""
+    """Launcher that starts each worker in a network namespace."""
 
     workload: Workload
     _processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)

@@ -7,20 +7,20 @@ from itertools import pairwise
 
 from benchmarks.cells import ETA, Cell, data
 from benchmarks.contender import RunSteps, answer
-from cluster.convergence import StopRule
-from cluster.crew_rules import CrewRules
-from cluster.driver import ParameterDriver, Recipe
-from cluster.exchange import Exchange, InlineExchange
-from cluster.plan import Plan, default_shard_rows
-from cluster.process_exchange import ProcessExchange
-from cluster.ray_session import ray_session
-from cluster.source import ArraySource
-from cluster.worker import Workload
-from model.activations import make_activation
-from model.divergences import MultiClassKL
-from model.initializers import initial_parameters
-from model.network import Layer, Network
-from model.optimizers import GradientDescent
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.cluster.planning.data_source import ArraySource
+from sumgrad.cluster.planning.plan import Plan, default_shard_rows
+from sumgrad.cluster.ray_backend.session import ray_session
+from sumgrad.cluster.reducers.base import Exchange, InlineExchange
+from sumgrad.cluster.reducers.process import ProcessExchange
+from sumgrad.cluster.training.driver import ParameterDriver, Recipe
+from sumgrad.cluster.training.stopping import StopRule
+from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.model.activations import make_activation
+from sumgrad.model.divergences import MultiClassKL
+from sumgrad.model.initializers import initial_parameters
+from sumgrad.model.network import Layer, Network
+from sumgrad.model.optimizers import GradientDescent
 
 
 def network_of(cell: Cell) -> Network:
@@ -58,7 +58,7 @@ def run_steps(workload: Workload, exchange: Exchange) -> RunSteps:
 def exchange_at(place: str, workload: Workload, workers: int) -> Exchange:
     """Ray's workers, threads, or workers on hosts of their own."""
     if place == "ray":
-        from cluster.ray_exchange import RayExchange
+        from sumgrad.cluster.ray_backend.reducer import RayExchange
 
         return RayExchange(workload, workers)
     if place == "far":

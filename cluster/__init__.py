@@ -4,13 +4,13 @@ Knows neither MLflow nor PyArrow. Data reaches it as a `ShardSource`, reports le
 callbacks. Ray is imported only where it is used, so that `inline` runs without it.
 """
 
-from cluster.convergence import EarlyStopping, StopReason, StopRule
-from cluster.driver import ParameterDriver, Recipe
-from cluster.exchange import Exchange, InlineExchange
-from cluster.plan import Plan
-from cluster.source import ArraySource, ShardSource
-from cluster.state import EpochReport, Evaluation, Outcome, Snapshot, TrainingState
-from cluster.worker import Task, Workload
+from sumgrad.cluster.compute.worker import Task, Workload
+from sumgrad.cluster.planning.data_source import ArraySource, ShardSource
+from sumgrad.cluster.planning.plan import Plan
+from sumgrad.cluster.reducers.base import Exchange, InlineExchange
+from sumgrad.cluster.training.driver import ParameterDriver, Recipe
+from sumgrad.cluster.training.state import EpochReport, Evaluation, Outcome, Snapshot, TrainingState
+from sumgrad.cluster.training.stopping import EarlyStopping, StopReason, StopRule
 
 __all__ = [
     "ArraySource",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from model.errors import SumgradError
+from sumgrad.model.errors import SumgradError
 
 
 class ClusterError(SumgradError):

@@ -1,6 +1,6 @@
 """The errors of jobs, whole: what a person handed in, and what the run stands on."""
 
-from model.errors import SumgradError
+from sumgrad.model.errors import SumgradError
 
 
 class JobError(SumgradError):

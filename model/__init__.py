@@ -3,15 +3,20 @@
 It follows a lecture on back-propagation; docs/mathematics.md says where each equation stands.
 """
 
-from model.activations import ACTIVATIONS, Activation, ScalarActivation, make_activation
-from model.divergences import DIVERGENCES, Divergence, resolve_divergence
-from model.errors import ModelError, OptionError, ShapeError, SumgradError
-from model.gradcheck import GradientCheck, check_gradients
-from model.initializers import INITIALIZERS, Initializer, initial_parameters, make_initializer
-from model.network import Cache, EvaluationSum, GradientSum, Layer, Network
-from model.optimizers import OPTIMIZERS, Optimizer, make_optimizer
-from model.parameters import Layout, Parameters, weights_sha256
-from model.schedules import SCHEDULES, Schedule
+from sumgrad.model.activations import ACTIVATIONS, Activation, ScalarActivation, make_activation
+from sumgrad.model.divergences import DIVERGENCES, Divergence, resolve_divergence
+from sumgrad.model.errors import ModelError, OptionError, ShapeError, SumgradError
+from sumgrad.model.gradcheck.check import GradientCheck, check_gradients
+from sumgrad.model.initializers import (
+    INITIALIZERS,
+    Initializer,
+    initial_parameters,
+    make_initializer,
+)
+from sumgrad.model.network import Cache, EvaluationSum, GradientSum, Layer, Network
+from sumgrad.model.optimizers import OPTIMIZERS, Optimizer, make_optimizer
+from sumgrad.model.parameters import Layout, Parameters, weights_sha256
+from sumgrad.model.schedules import SCHEDULES, Schedule
 
 __all__ = [
     "ACTIVATIONS",

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.activations.base import Activation
-from model.activations.scalar import Sigmoid, softplus
-from model.activations.vector import Softmax
-from model.checks import Array, as_numbers, expect_shape, nearest
-from model.errors import OptionError, ShapeError
+from sumgrad.model.activations.base import Activation
+from sumgrad.model.activations.scalar import Sigmoid, softplus
+from sumgrad.model.activations.vector import Softmax
+from sumgrad.model.errors import OptionError, ShapeError
+from sumgrad.model.validation import Array, as_numbers, expect_shape, nearest
 
 #: Desired outputs: (B, D) numbers, or for multi-class KL (B,) class indices.
 Targets = NDArray[Any]

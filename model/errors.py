@@ -6,8 +6,8 @@ The tree, whole:
     ├── ModelError            (here)      a shape, a name or an option that does not fit
     │   ├── ShapeError
     │   └── OptionError
-    ├── ClusterError          (cluster.errors)
-    └── JobError              (jobs.errors)
+    ├── ClusterError          (sumgrad.cluster.errors)
+    └── JobError              (sumgrad.jobs.errors)
 """
 
 from typing import Any, ClassVar, Self

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from model.activations.scalar import LeakyReLU
-from model.checks import Array
-from model.errors import OptionError
-from model.network import Layer, Network
-from model.options import build, expect_number
-from model.parameters import Parameters
+from sumgrad.model.activations.scalar import LeakyReLU
+from sumgrad.model.errors import OptionError
+from sumgrad.model.network import Layer, Network
+from sumgrad.model.parameters import Parameters
+from sumgrad.model.registry import build, expect_number
+from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def make_initializer(named: str | Mapping[str, Any]) -> Initializer:
 def default_initializer(layer: Layer) -> Initializer:
     """The one that suits the layer's activation; for a leaky ReLU its gain accounts for the slope.
 
-    >>> from model.activations import make_activation
+    >>> from sumgrad.model.activations import make_activation
     >>> default_initializer(Layer(10, make_activation("relu")))
     HeNormal(gain=1.0)
     """

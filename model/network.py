@@ -24,12 +24,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.activations.base import Activation
-from model.checks import Array, as_numbers, expect_dtype, expect_shape
-from model.divergences import Divergence, Targets
-from model.errors import OptionError, ShapeError
-from model.options import expect_count
-from model.parameters import Layout, Parameters
+from sumgrad.model.activations.base import Activation
+from sumgrad.model.divergences import Divergence, Targets
+from sumgrad.model.errors import OptionError, ShapeError
+from sumgrad.model.parameters import Layout, Parameters
+from sumgrad.model.registry import expect_count
+from sumgrad.model.validation import Array, as_numbers, expect_dtype, expect_shape
 
 
 @dataclass(frozen=True)

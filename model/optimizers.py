@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from model.checks import Array, expect_dtype, expect_shape
-from model.errors import ShapeError
-from model.options import build, expect_number
+from sumgrad.model.errors import ShapeError
+from sumgrad.model.registry import build, expect_number
+from sumgrad.model.validation import Array, expect_dtype, expect_shape
 
 #: Arrays by name: what an optimiser remembers from step to step.
 State = dict[str, Array]

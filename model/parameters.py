@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from model.checks import Array, expect_shape
-from model.errors import ShapeError
+from sumgrad.model.errors import ShapeError
+from sumgrad.model.validation import Array, expect_shape
 
 
 @dataclass(frozen=True)

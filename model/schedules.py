@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from model.options import expect_count, expect_number
+from sumgrad.model.registry import expect_count, expect_number
 
 
 @dataclass(frozen=True)

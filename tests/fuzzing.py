@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
-from model.errors import SumgradError
+from sumgrad.model.errors import SumgradError
 
 TIMES = int(os.environ.get("SUMGRAD_FUZZ", "0"))
 #: As `timeout` in pyproject.toml, for as many cases as there are without SUMGRAD_FUZZ.

@@ -13,7 +13,11 @@ MAY_IMPORT = {
 }
 ONLY_WITHIN_FUNCTIONS = {"cluster": {"ray"}, "jobs": {"ray", "mlflow", "sklearn", "pandas"}}
 #: Loaded only once Ray, MLflow or pandas is wanted.
-EXEMPT = {"cluster/ray_exchange.py", "cluster/reservation.py", "jobs/pyfunc_model.py"}
+EXEMPT = {
+    "cluster/ray_backend/reducer.py",
+    "cluster/ray_backend/placement.py",
+    "jobs/artifacts/pyfunc_model.py",
+}
 
 
 def sources(package: str) -> list[Path]:

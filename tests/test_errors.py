@@ -5,19 +5,21 @@ from collections.abc import Iterator
 
 import pytest
 
-import cluster.errors
-import jobs.errors
-from model.errors import SumgradError
+import sumgrad.cluster.errors
+import sumgrad.jobs.errors
+from sumgrad.model.errors import SumgradError
 
 MADE: dict[str, SumgradError] = {
-    "WorkerLost": cluster.errors.WorkerLost(2, "starting", hint="look"),
-    "ShardFailed": cluster.errors.ShardFailed(
+    "WorkerLost": sumgrad.cluster.errors.WorkerLost(2, "starting", hint="look"),
+    "ShardFailed": sumgrad.cluster.errors.ShardFailed(
         1, 4, "summing", "MemoryError: none left", "train", [7]
     ),
-    "Diverged": cluster.errors.Diverged(3, 40, "the loss", "eta is large", hint="lower it"),
-    "DataError": jobs.errors.DataError("is null", file="a.csv", column="x", row=3, hint="fill"),
-    "SpecError": jobs.errors.SpecError("unknown key", place="job.yaml, line 3: etaa"),
-    "Interrupted": jobs.errors.Interrupted("SIGTERM", 143),
+    "Diverged": sumgrad.cluster.errors.Diverged(3, 40, "the loss", "eta is large", hint="lower it"),
+    "DataError": sumgrad.jobs.errors.DataError(
+        "is null", file="a.csv", column="x", row=3, hint="fill"
+    ),
+    "SpecError": sumgrad.jobs.errors.SpecError("unknown key", place="job.yaml, line 3: etaa"),
+    "Interrupted": sumgrad.jobs.errors.Interrupted("SIGTERM", 143),
 }
 
 

@@ -15,8 +15,8 @@ import yaml
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from referencing import Registry, Resource
 
-from jobs.spec import JobSpec
-from jobs.yaml_tree import parse_yaml
+from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.yaml import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 MACHINES = ROOT / "docs" / "machines"

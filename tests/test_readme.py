@@ -5,11 +5,11 @@ from pathlib import Path
 
 import typer.main
 
-from jobs.cli.commands import app
-from jobs.errors import SpecError
-from jobs.spec import JobSpec
-from jobs.spec_loader import example_names
-from jobs.yaml_tree import parse_yaml
+from sumgrad.jobs.cli.train import app
+from sumgrad.jobs.errors import SpecError
+from sumgrad.jobs.spec.loader import example_names
+from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.yaml import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

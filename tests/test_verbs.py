@@ -6,7 +6,7 @@ from typing import Any
 
 import typer.main
 
-from jobs.cli.commands import app
+from sumgrad.jobs.cli.train import app
 
 PAGE = (Path(__file__).parents[1] / "docs" / "verbs.md").read_text()
 

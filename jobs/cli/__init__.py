@@ -12,7 +12,7 @@ __all__ = ["main"]
 def main() -> NoReturn:
     """Run the command line and exit with the promised code, however early it is interrupted."""
     try:
-        from jobs.cli.boundary import main as run
+        from sumgrad.jobs.cli.errors import main as run
 
         run()
     except KeyboardInterrupt:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.cli.options import Json
+from sumgrad.jobs.cli.options import Json
 
 if TYPE_CHECKING:
-    from jobs.service.contexts import Cluster
-    from jobs.service.local_cluster import LocalCluster
+    from sumgrad.jobs.config.clusters import Cluster
+    from sumgrad.jobs.service.local.cluster import LocalCluster
 
 app = typer.Typer(rich_markup_mode=None, help="Name clusters, and run one on this machine.")
 
@@ -43,7 +43,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Give a cluster a name; an earlier one of that name is replaced."""
-    from jobs.service.contexts import (
+    from sumgrad.jobs.config.clusters import (
         Cluster,
         contexts_file,
         expect_name,
@@ -52,7 +52,7 @@ def add(
         read_contexts,
         write_contexts,
     )
-    from jobs.tokens import read_token
+    from sumgrad.jobs.config.tokens import read_token
 
     cluster = Cluster(
         normal_address(address),
@@ -77,7 +77,7 @@ def add(
 @app.command()
 def use(name: Name, as_json: Json = False) -> None:
     """Have commands mean this cluster where none is named."""
-    from jobs.service.contexts import read_contexts, write_contexts
+    from sumgrad.jobs.config.clusters import read_contexts, write_contexts
 
     contexts = read_contexts().using(name)
     write_contexts(contexts)
@@ -90,7 +90,7 @@ def unuse(as_json: Json = False) -> None:
     """Have no cluster be meant where none is named."""
     from dataclasses import replace
 
-    from jobs.service.contexts import read_contexts, write_contexts
+    from sumgrad.jobs.config.clusters import read_contexts, write_contexts
 
     write_contexts(replace(read_contexts(), current=None))
     _say(["no cluster is meant where none is named"], {"current": None}, as_json)
@@ -99,7 +99,7 @@ def unuse(as_json: Json = False) -> None:
 @app.command()
 def remove(name: Name, as_json: Json = False) -> None:
     """Forget a cluster's name; the cluster is not touched."""
-    from jobs.service.contexts import read_contexts, write_contexts
+    from sumgrad.jobs.config.clusters import read_contexts, write_contexts
 
     contexts = read_contexts().without(name)
     write_contexts(contexts)
@@ -109,8 +109,8 @@ def remove(name: Name, as_json: Json = False) -> None:
 @app.command("list")
 def list_clusters(as_json: Json = False) -> None:
     """The named clusters; a star marks the one that is meant where none is named."""
-    from jobs.service.contexts import read_contexts
-    from jobs.tracking.redaction import redact
+    from sumgrad.jobs.config.clusters import read_contexts
+    from sumgrad.jobs.support.redaction import redact
 
     contexts = read_contexts()
     if as_json:
@@ -125,7 +125,7 @@ def list_clusters(as_json: Json = False) -> None:
 
 
 def _facts(cluster: "Cluster", current: str | None) -> dict[str, Any]:
-    from jobs.tracking.redaction import redact
+    from sumgrad.jobs.support.redaction import redact
 
     return {
         "name": cluster.name,
@@ -157,8 +157,8 @@ def up(
 
     On loopback alone, and with a token. Commands mean this cluster from then on.
     """
-    from jobs.service.local_cluster import lines_of
-    from jobs.service.local_cluster import up as start
+    from sumgrad.jobs.service.local.cluster import lines_of
+    from sumgrad.jobs.service.local.cluster import up as start
 
     there, is_new = start(
         lambda line: typer.echo(line, err=True), cpus=cpus, port=port, mlflow_port=mlflow_port
@@ -184,7 +184,7 @@ def _places(there: "LocalCluster | None") -> dict[str, str | None]:
 @app.command()
 def status(as_json: Json = False) -> None:
     """The cluster on this machine; exit code 3 if it does not run, or its token is lost."""
-    from jobs.service.local_cluster import lines_of, running
+    from sumgrad.jobs.service.local.cluster import lines_of, running
 
     there = running()
     is_up = there is not None and there.ray.is_alive and there.mlflow.is_alive
@@ -200,8 +200,8 @@ def status(as_json: Json = False) -> None:
 
 def _token_problem(cluster: "Cluster") -> tuple[str | None, str]:
     """Why nobody can show the cluster its token, if so, and what to do about it."""
-    from jobs.errors import ContextError
-    from jobs.service.token_hint import token_hint
+    from sumgrad.jobs.config.token_hint import token_hint
+    from sumgrad.jobs.errors import ContextError
 
     try:
         cluster.token()
@@ -214,8 +214,8 @@ def _token_problem(cluster: "Cluster") -> tuple[str | None, str]:
 @app.command()
 def down(as_json: Json = False) -> None:
     """End the cluster on this machine; jobs are saved first, curves and runs stay."""
-    from jobs.service.local_cluster import down as end
-    from jobs.service.local_cluster import folder
+    from sumgrad.jobs.service.local.cluster import down as end
+    from sumgrad.jobs.service.local.cluster import folder
 
     was_up = end(lambda line: typer.echo(line, err=True))
     said = f"ended; curves and runs stay in {folder()}"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.options import Set, Spec
+from sumgrad.jobs.cli.options import Set, Spec
 
 app = typer.Typer(rich_markup_mode=None, help="Look at a job spec without running it.")
 
@@ -13,9 +13,9 @@ app = typer.Typer(rich_markup_mode=None, help="Look at a job spec without runnin
 @app.command()
 def show(spec: Spec, overrides: Set = None) -> None:
     """Print the resolved spec, every default filled in, as YAML; secrets of addresses as ***."""
-    from jobs.spec_loader import load_spec
-    from jobs.spec_text import spec_as_yaml
-    from jobs.tracking import redact, redact_text
+    from sumgrad.jobs.spec.loader import load_spec
+    from sumgrad.jobs.spec.text import spec_as_yaml
+    from sumgrad.jobs.tracking import redact, redact_text
 
     loaded = load_spec(spec, overrides or []).spec
     uri = redact(loaded.tracking.uri)
@@ -26,7 +26,7 @@ def show(spec: Spec, overrides: Set = None) -> None:
 @app.command()
 def validate(spec: Spec, overrides: Set = None) -> None:
     """Check a spec; exit code 2 and one line if it cannot be used."""
-    from jobs.spec_loader import load_spec
+    from sumgrad.jobs.spec.loader import load_spec
 
     loaded = load_spec(spec, overrides or [])
     typer.echo(f"{loaded.origin}: '{loaded.spec.name}' is a valid job spec")
@@ -37,8 +37,8 @@ def schema(
     keys: Annotated[bool, typer.Option("--keys", help="Only list the keys, dotted.")] = False,
 ) -> None:
     """Print the JSON schema of job specs."""
-    from jobs.spec import JobSpec
-    from jobs.spec_loader import all_keys
+    from sumgrad.jobs.spec.loader import all_keys
+    from sumgrad.jobs.spec.schema import JobSpec
 
     if keys:
         typer.echo("\n".join(all_keys()))

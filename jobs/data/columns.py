@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.data.labels import not_classes
-from jobs.data.rows import Part, RawRows
-from jobs.errors import DataError, DataNotFound
-from jobs.room import available_bytes, expect_room_for_names, expect_room_for_rows
-from model.checks import nearest
+from sumgrad.jobs.data.dataset import Part, RawRows
+from sumgrad.jobs.data.labels import not_classes
+from sumgrad.jobs.errors import DataError, DataNotFound
+from sumgrad.jobs.support.memory import available_bytes, expect_room_for_names, expect_room_for_rows
+from sumgrad.model.validation import nearest
 
 #: Beyond it squares overflow, and with them every sum over the rows.
 _LARGEST = 1e150

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.data.rows import RawRows
+from sumgrad.jobs.data.dataset import RawRows
 
 #: MLflow takes 36 at most.
 _SHORT = 32

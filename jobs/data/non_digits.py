@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from jobs.data.reject import make_non_digits
-from jobs.data.roles import Role, RoleRows
-from jobs.data.streams import stream
-from jobs.errors import SpecError
-from jobs.spec import JobSpec, RejectSpec
+from sumgrad.jobs.data.out_of_distribution import make_non_digits
+from sumgrad.jobs.data.rng import stream
+from sumgrad.jobs.data.splits import Role, RoleRows
+from sumgrad.jobs.errors import SpecError
+from sumgrad.jobs.spec.schema import JobSpec, RejectSpec
 
 
 def with_non_digits(

@@ -8,12 +8,12 @@ from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
-from jobs.data.expectations import expect_in_range, expect_known, expect_width
-from jobs.data.labels import in_training_terms
-from jobs.data.reading import read_rows
-from jobs.data.rows import RawRows
-from jobs.data.schema import DataSchema
-from jobs.errors import JobError
+from sumgrad.jobs.data.compatibility import expect_in_range, expect_known, expect_width
+from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.labels import in_training_terms
+from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.schema import DataSchema
+from sumgrad.jobs.errors import JobError
 
 
 def read_for_model(

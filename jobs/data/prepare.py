@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.data.digest import digest_sources
-from jobs.data.expectations import expect_in_range
-from jobs.data.non_digits import with_non_digits
-from jobs.data.origin import RowOrigin
-from jobs.data.reading import read_rows
-from jobs.data.roles import RoleRows, divide, read_sources
-from jobs.data.schema import DataSchema, Scaling
-from jobs.data.spec_checks import expect_sound, spec_features, spec_label
-from jobs.data.targets import schema_for
-from jobs.room import available_bytes, expect_room_for_rows
-from jobs.spec import JobSpec
-from model.checks import Array
+from sumgrad.jobs.data.compatibility import expect_in_range
+from sumgrad.jobs.data.digest import digest_sources
+from sumgrad.jobs.data.non_digits import with_non_digits
+from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.row_locations import RowOrigin
+from sumgrad.jobs.data.schema import DataSchema, Scaling
+from sumgrad.jobs.data.splits import RoleRows, divide, read_sources
+from sumgrad.jobs.data.targets import schema_for
+from sumgrad.jobs.spec.checks import expect_sound, spec_features, spec_label
+from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.memory import available_bytes, expect_room_for_rows
+from sumgrad.model.validation import Array
 
 #: Raw rows that become the model's input example.
 _EXAMPLE_ROWS = 3
@@ -30,7 +30,7 @@ class Rows:
 
     Attributes:
         x: Scaled features, (N, D), of the job's dtype.
-        d: Targets; see `jobs.data.schema.TargetKind`.
+        d: Targets; see `sumgrad.jobs.data.schema.TargetKind`.
         source: Where they came from, for a person.
         digest: Of the raw rows, 32 hexadecimal digits.
         origin: Where each row came from.

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from model.checks import Array
+from sumgrad.model.validation import Array
 
 Label = int | str
 #: Rows that are looked at together, so that bytes need not all become float64 at once.

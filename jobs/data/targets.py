@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from jobs.data.expectations import shown
-from jobs.data.rows import RawRows
-from jobs.data.schema import DataSchema, Label
-from jobs.data.spec_checks import spec_outputs
-from jobs.errors import DataError, SpecError
-from jobs.spec import JobSpec
-from model.activations import make_activation
-from model.checks import nearest
+from sumgrad.jobs.data.compatibility import shown
+from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.schema import DataSchema, Label
+from sumgrad.jobs.errors import DataError, SpecError
+from sumgrad.jobs.spec.checks import spec_outputs
+from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.model.activations import make_activation
+from sumgrad.model.validation import nearest
 
 
 def schema_for(spec: JobSpec, read: RawRows) -> DataSchema:

@@ -3,7 +3,14 @@
 Ray's own words are other ones: it calls a job SUCCEEDED, and FAILED also one that was told to end.
 """
 
-from jobs.service.ray_jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, Attempt
+from sumgrad.jobs.service.client.ray_api import (
+    FAILED,
+    PENDING,
+    RUNNING,
+    STOPPED,
+    SUCCEEDED,
+    Attempt,
+)
 
 FINISHED = "FINISHED"
 #: All of them.

@@ -3,18 +3,18 @@
 MLflow itself is imported at use; importing this package costs next to nothing.
 """
 
-from jobs.tracking.backlog import Journal
-from jobs.tracking.delivery import Delivery
-from jobs.tracking.direct_client import DirectClient
-from jobs.tracking.link import Link
-from jobs.tracking.location import check_reachable, resolve_tracking_uri
-from jobs.tracking.lookup import find_model
-from jobs.tracking.origin import DatasetFacts, RunFacts
-from jobs.tracking.process_client import ProcessClient
-from jobs.tracking.redaction import redact, redact_text
-from jobs.tracking.run import RunTracker
-from jobs.tracking.store import Store, open_store
-from jobs.tracking.ui import UserInterface, ui_command
+from sumgrad.jobs.config.tracking_uri import check_reachable, resolve_tracking_uri
+from sumgrad.jobs.support.redaction import redact, redact_text
+from sumgrad.jobs.tracking.delivery import Delivery
+from sumgrad.jobs.tracking.direct_client import DirectClient
+from sumgrad.jobs.tracking.link import Link
+from sumgrad.jobs.tracking.lookup import find_model
+from sumgrad.jobs.tracking.metadata import DatasetFacts, RunFacts
+from sumgrad.jobs.tracking.outbox import Journal
+from sumgrad.jobs.tracking.process_client import ProcessClient
+from sumgrad.jobs.tracking.run_tracker import RunTracker
+from sumgrad.jobs.tracking.store import Store, open_store
+from sumgrad.jobs.tracking.ui import UserInterface, ui_command
 
 __all__ = [
     "DatasetFacts",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from jobs.tracking.backlog import Point
-from jobs.tracking.origin import DatasetFacts
+from sumgrad.jobs.tracking.metadata import DatasetFacts
+from sumgrad.jobs.tracking.outbox import Point
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -93,8 +93,8 @@ class TrackingClient(Protocol):
 
         Args:
             run_id: The run that trained it.
-            folder: As `jobs.saved_model.save_model` wrote it.
-            example: A file of a few raw rows; see `jobs.tracking.example`.
+            folder: As `sumgrad.jobs.artifacts.saved_model.save_model` wrote it.
+            example: A file of a few raw rows; see `sumgrad.jobs.tracking.example`.
             step: The epoch that its weights come from.
 
         Returns:

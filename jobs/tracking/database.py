@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.durable import sync
+from sumgrad.jobs.support.files import sync
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

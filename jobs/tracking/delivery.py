@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from jobs.tracking.backlog import Backlog, MemoryBacklog, Point
-from jobs.tracking.store import first_line
+from sumgrad.jobs.tracking.outbox import Backlog, MemoryBacklog, Point
+from sumgrad.jobs.tracking.store import first_line
 
 #: MLflow refuses more in one call.
 BATCH = 1000

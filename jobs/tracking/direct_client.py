@@ -5,16 +5,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import LoginRefused, TrackingError
-from jobs.tracking.backlog import Point
-from jobs.tracking.client import RunDescription, RunRef, Status
-from jobs.tracking.delivery import Refused
-from jobs.tracking.example import read_example
-from jobs.tracking.location import artifact_location
-from jobs.tracking.logged_model import log_model
-from jobs.tracking.origin import TAG_CHARACTERS, dataset_inputs
-from jobs.tracking.redaction import redact
-from jobs.tracking.store import Store, first_line, is_refusal, prepare_mlflow, tracking_error
+from sumgrad.jobs.config.tracking_uri import artifact_location
+from sumgrad.jobs.errors import LoginRefused, TrackingError
+from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.tracking.client import RunDescription, RunRef, Status
+from sumgrad.jobs.tracking.delivery import Refused
+from sumgrad.jobs.tracking.example import read_example
+from sumgrad.jobs.tracking.metadata import TAG_CHARACTERS, dataset_inputs
+from sumgrad.jobs.tracking.model_logging import log_model
+from sumgrad.jobs.tracking.outbox import Point
+from sumgrad.jobs.tracking.store import (
+    Store,
+    first_line,
+    is_refusal,
+    prepare_mlflow,
+    tracking_error,
+)
 
 #: The tag with our own name of a run: one that was made just before its process was killed is
 #: found by it and not made twice.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from jobs.data.schema import DataSchema
-from jobs.errors import JobError
+from sumgrad.jobs.data.schema import DataSchema
+from sumgrad.jobs.errors import JobError
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Callable
 
-from jobs.tracking.client import RunDescription, RunRef, TrackingClient
-from jobs.tracking.origin import RunFacts, flatten, run_tags
+from sumgrad.jobs.tracking.client import RunDescription, RunRef, TrackingClient
+from sumgrad.jobs.tracking.metadata import RunFacts, flatten, run_tags
 
 
 class Link:

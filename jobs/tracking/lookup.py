@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.errors import ModelNotFound
-from jobs.tracking.logged_model import ARTIFACT, MODEL_NAME
-from jobs.tracking.redaction import redact
-from jobs.tracking.store import Store, first_line, open_store
+from sumgrad.jobs.errors import ModelNotFound
+from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.tracking.model_logging import ARTIFACT, MODEL_NAME
+from sumgrad.jobs.tracking.store import Store, first_line, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import JobError, TrackingError, TrackingUnreachable
-from jobs.tracking.backlog import Point
-from jobs.tracking.client import RunDescription, TrackingClient
-from jobs.tracking.delivery import Refused
-from jobs.tracking.store import first_line
-from model.errors import SumgradError
+from sumgrad.jobs.errors import JobError, TrackingError, TrackingUnreachable
+from sumgrad.jobs.tracking.client import RunDescription, TrackingClient
+from sumgrad.jobs.tracking.delivery import Refused
+from sumgrad.jobs.tracking.outbox import Point
+from sumgrad.jobs.tracking.store import first_line
+from sumgrad.model.errors import SumgradError
 
 #: Errors that keep their kind; others become the nearest of their bases that is here.
 _KINDS: dict[str, type[Exception]] = {

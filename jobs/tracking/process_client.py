@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from jobs.errors import TrackingUnreachable
-from jobs.tracking.backlog import Point
-from jobs.tracking.child import Child
-from jobs.tracking.client import RunDescription, RunRef, Status
+from sumgrad.jobs.errors import TrackingUnreachable
+from sumgrad.jobs.tracking.child_process import Child
+from sumgrad.jobs.tracking.client import RunDescription, RunRef, Status
+from sumgrad.jobs.tracking.outbox import Point
 
 #: -P: the user's folder may have modules of the same names as ours, and is no place to look.
-COMMAND = (sys.executable, "-P", "-m", "jobs.tracking.child_main")
+COMMAND = (sys.executable, "-P", "-m", "sumgrad.jobs.tracking.mlflow_process")
 #: Importing MLflow takes one or two on a quiet machine.
 START_SECONDS = 60.0
 

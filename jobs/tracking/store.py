@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.errors import TrackingError, TrackingUnreachable
-from jobs.tracking.database import create_database
-from jobs.tracking.location import check_reachable, is_server, sqlite_file
-from jobs.tracking.login import Login, login_for, refusal, with_login
-from jobs.tracking.redaction import redact, redact_text
+from sumgrad.jobs.config.credentials import Login, login_for, refusal, with_login
+from sumgrad.jobs.config.tracking_uri import check_reachable, is_server, sqlite_file
+from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
+from sumgrad.jobs.support.redaction import redact, redact_text
+from sumgrad.jobs.tracking.database import create_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +31,7 @@ _ENVIRONMENT = {
     # hold one request for four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # Its git lookup prints a warning where there is no git; see jobs.tracking.origin.
+    # Its git lookup prints a warning where there is no git; see sumgrad.jobs.tracking.metadata.
     "GIT_PYTHON_REFRESH": "quiet",
 }
 #: Nobody is obeyed in this: the line that MLflow would print when a run ends holds the login of
@@ -49,7 +49,7 @@ class Store:
     """An MLflow store that is ready for use.
 
     Args:
-        uri: Resolved; see `jobs.tracking.location.resolve_tracking_uri`.
+        uri: Resolved; see `sumgrad.jobs.config.tracking_uri.resolve_tracking_uri`.
         client: Bound to that URI. MLflow's global URI is never set.
         address: The URI with the login that the store asks for; for MLflow, and for nobody's eyes.
     """

@@ -6,8 +6,8 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobs.tracking.location import is_server
-from jobs.tracking.redaction import redact
+from sumgrad.jobs.config.tracking_uri import is_server
+from sumgrad.jobs.support.redaction import redact
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from model.activations.base import Activation, ScalarActivation
-from model.activations.scalar import (
+from sumgrad.model.activations.base import Activation, ScalarActivation
+from sumgrad.model.activations.scalar import (
     ELU,
     GELU,
     SELU,
@@ -24,8 +24,8 @@ from model.activations.scalar import (
     Softsign,
     Tanh,
 )
-from model.activations.vector import Max, Maxout, Softmax
-from model.options import build
+from sumgrad.model.activations.vector import Max, Maxout, Softmax
+from sumgrad.model.registry import build
 
 #: Every activation that a spec can name.
 ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(

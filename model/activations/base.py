@@ -11,14 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from model.checks import Array
+from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)
 class Activation(ABC):
     """An activation function with its derivative, stateless."""
 
-    #: The initialiser that suits weights in front of it; see model.initializers.
+    #: The initialiser that suits weights in front of it; see sumgrad.model.initializers.
     initializer: ClassVar[str] = "xavier_uniform"
     #: The range of y, where that matters for a divergence: 'distribution' or 'probability'.
     output: ClassVar[str] = "any"

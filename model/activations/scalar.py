@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from model.activations.base import ScalarActivation
-from model.checks import Array
-from model.options import expect_number
+from sumgrad.model.activations.base import ScalarActivation
+from sumgrad.model.registry import expect_number
+from sumgrad.model.validation import Array
 
 
 def sigmoid(z: Array) -> Array:

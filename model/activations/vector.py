@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.activations.base import Activation
-from model.checks import Array
-from model.errors import OptionError, ShapeError
-from model.options import expect_count
+from sumgrad.model.activations.base import Activation
+from sumgrad.model.errors import OptionError, ShapeError
+from sumgrad.model.registry import expect_count
+from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from cluster.plan import Plan
-from cluster.source import ArraySource
-from cluster.worker import Workload
-from model.activations import make_activation
-from model.divergences import MultiClassKL
-from model.initializers import initial_parameters
-from model.network import Layer, Network
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.cluster.planning.data_source import ArraySource
+from sumgrad.cluster.planning.plan import Plan
+from sumgrad.model.activations import make_activation
+from sumgrad.model.divergences import MultiClassKL
+from sumgrad.model.initializers import initial_parameters
+from sumgrad.model.network import Layer, Network
 from tests.cluster.small_job import SmallJob
 
 ROWS = 107

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from multiprocessing.process import BaseProcess
 
-from cluster import lanes as lanes_module
-from cluster import worker as worker_module
-from cluster.channel import Address
-from cluster.fingerprint import take_fingerprint
-from cluster.messages import Hello, Message
-from cluster.serving import ServingWorker
-from cluster.worker import Workload
+from sumgrad.cluster.compute import threads as lanes_module
+from sumgrad.cluster.compute import worker as worker_module
+from sumgrad.cluster.compute.fingerprint import take_fingerprint
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.cluster.transport.connection import Address
+from sumgrad.cluster.transport.messages import Hello, Message
+from sumgrad.cluster.workers.worker_process import ServingWorker
 
 
 def serve(worker: int, workload: Workload, lanes: int, address: Address, secret: bytes) -> None:
@@ -46,7 +46,7 @@ def serve_and_repeat(
 
 
 class ProcessLauncher:
-    """Starts workers with Python's own means. See `cluster.crew_rules.Launcher`."""
+    """Launcher that starts workers with `multiprocessing`."""
 
     #: What the next process does.
     target: Callable[..., None] = staticmethod(serve)

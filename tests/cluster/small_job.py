@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cluster.worker import Workload
-from model.checks import Array
-from model.network import Network
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.model.network import Network
+from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.run_folder import RunFolder, all_runs
-from jobs.saved_model import load_model
-from jobs.tracking import open_store
+from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.runs.directory import RunFolder, all_runs
+from sumgrad.jobs.tracking import open_store
 from tests.integration.command_line import Folder
 from tests.integration.conftest import make_folder
 

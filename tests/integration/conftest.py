@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.ray_session import ray_session
-from jobs.tracking import open_store
+from sumgrad.cluster.ray_backend.session import ray_session
+from sumgrad.jobs.tracking import open_store
 from tests.integration.command_line import Folder
 
 FLOWERS = """\

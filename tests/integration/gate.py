@@ -40,7 +40,7 @@ def mlflow_server(folder: Path, token: Path | None = None) -> Iterator[int]:
         token: The file with the password of our own server; None for one that asks for no login.
     """
     port = free_port()
-    ours = ["-P", "-m", "jobs.service.mlflow_server", str(token), str(folder)]
+    ours = ["-P", "-m", "sumgrad.jobs.service.local.mlflow_server", str(token), str(folder)]
     command = [sys.executable, *(ours if token else ["-m", "mlflow", "server"])]
     command += ["--host", _LOOPBACK, "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.ray_session import ray_session
+from sumgrad.cluster.ray_backend.session import ray_session
 
 pytestmark = pytest.mark.ray
 

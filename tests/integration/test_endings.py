@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from jobs.saved_model import load_model
+from sumgrad.jobs.artifacts.saved_model import load_model
 from tests.integration.command_line import Finished, Folder
 
 

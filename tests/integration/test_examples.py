@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.data.reject import KINDS
+from sumgrad.jobs.data.out_of_distribution import KINDS
 from tests.integration.command_line import Finished, Folder
 
 

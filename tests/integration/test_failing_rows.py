@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import ShardFailed
-from cluster.plan import Rows
-from cluster.source import ArraySource
-from jobs.reporting import PlainReporter
-from jobs.run_folder import RunFolder
-from jobs.saved_model import load_model
-from jobs.spec_loader import load_spec
-from jobs.training import train
-from model.checks import Array
+from sumgrad.cluster.errors import ShardFailed
+from sumgrad.cluster.planning.data_source import ArraySource
+from sumgrad.cluster.planning.plan import Rows
+from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.runs.directory import RunFolder
+from sumgrad.jobs.runs.progress import PlainReporter
+from sumgrad.jobs.runs.training import train
+from sumgrad.jobs.spec.loader import load_spec
+from sumgrad.model.validation import Array
 from tests.integration.command_line import Folder
 
 

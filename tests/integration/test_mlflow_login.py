@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from jobs.service.mlflow_server import SETTINGS, USERS
+from sumgrad.jobs.service.local.mlflow_server import SETTINGS, USERS
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.gate import Gate, mlflow_server
@@ -80,7 +80,7 @@ Question = tuple[tuple[str, str], tuple[str, str] | None]
 ROUTES = """
 import json, os, sys
 from pathlib import Path
-from jobs.service.mlflow_server import settle
+from sumgrad.jobs.service.local.mlflow_server import settle
 settle(Path(sys.argv[1]))
 os.environ["_MLFLOW_SGI_NAME"] = "uvicorn"
 from mlflow.server import auth, app as flask
@@ -280,7 +280,16 @@ def test_without_a_token_nothing_is_served(content: str | None, tmp_path: Path) 
     if content is not None:
         write_token(tmp_path, content)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "jobs.service.mlflow_server", "token", ".", "--port", "1"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "sumgrad.jobs.service.local.mlflow_server",
+            "token",
+            ".",
+            "--port",
+            "1",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from jobs.run_folder import RunFolder, all_runs, find_run_folder
-from jobs.saved_model import load_model
+from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.runs.directory import RunFolder, all_runs, find_run_folder
 from tests.disks import fill, small_disk
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder

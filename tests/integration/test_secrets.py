@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from jobs.run_folder import all_runs
+from sumgrad.jobs.runs.directory import all_runs
 from tests.integration.command_line import Finished, Folder
 from tests.integration.gate import Gate, mlflow_server
 from tests.integration.test_resume import LONG, wait_for_checkpoints

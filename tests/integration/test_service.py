@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
-from jobs.service.actions import status_of
-from jobs.service.contexts import Cluster
-from jobs.service.ray_jobs import JobServer
-from jobs.service.status import Status
+from sumgrad.jobs.config.clusters import Cluster
+from sumgrad.jobs.service.client.commands import status_of
+from sumgrad.jobs.service.client.ray_api import JobServer
+from sumgrad.jobs.service.client.status import Status
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
 from tests.integration.gate import free_port

@@ -9,18 +9,18 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from cluster.convergence import StopReason, StopRule
-from cluster.crew_rules import CrewRules
-from cluster.driver import ParameterDriver, Recipe
-from cluster.exchange import Exchange, InlineExchange
-from cluster.ray_exchange import RayExchange
-from cluster.ray_session import ray_session
-from cluster.reservation import places
-from cluster.state import Outcome
-from cluster.worker import Workload
-from model.initializers import initial_parameters
-from model.optimizers import Momentum
-from tests.integration.test_ray_exchange import NETWORK, make_workload
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.cluster.ray_backend.placement import places
+from sumgrad.cluster.ray_backend.reducer import RayExchange
+from sumgrad.cluster.ray_backend.session import ray_session
+from sumgrad.cluster.reducers.base import Exchange, InlineExchange
+from sumgrad.cluster.training.driver import ParameterDriver, Recipe
+from sumgrad.cluster.training.state import Outcome
+from sumgrad.cluster.training.stopping import StopReason, StopRule
+from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.model.initializers import initial_parameters
+from sumgrad.model.optimizers import Momentum
+from tests.integration.test_ray_reducer import NETWORK, make_workload
 
 pytestmark = pytest.mark.ray
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 import pytest
 from mlflow import MlflowClient
 
-from jobs.run_folder import all_runs
+from sumgrad.jobs.runs.directory import all_runs
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.gate import Gate, State, mlflow_server

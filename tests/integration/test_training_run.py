@@ -13,9 +13,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from jobs.data.schema import DataSchema
-from jobs.saved_model import load_model
-from jobs.summary import JSON_KEYS
+from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.data.schema import DataSchema
+from sumgrad.jobs.runs.summary import JSON_KEYS
 from tests.integration.command_line import Finished, Folder
 
 
@@ -167,7 +167,7 @@ def test_help_imports_nothing_heavy(folder: Folder) -> None:
     done = folder.python(
         "import sys\n"
         "sys.argv = ['sumgrad', '--help']\n"
-        "from jobs.cli import main\n"
+        "from sumgrad.jobs.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'ray', 'mlflow', 'numpy', 'pyarrow', 'pydantic', 'sklearn', 'pandas'}\n"
         "found = heavy & set(sys.modules)\n"

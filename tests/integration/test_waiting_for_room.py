@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from cluster.ray_session import ray_session
+from sumgrad.cluster.ray_backend.session import ray_session
 from tests.integration.command_line import Finished, Folder
 from tests.integration.test_endings import one_line, only_run
 

@@ -13,18 +13,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.assembly import assemble
-from jobs.cli.boundary import run
-from jobs.data.prepare import prepare
-from jobs.data.schema import DataSchema
-from jobs.delivering import link_to
-from jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
-from jobs.listing import list_of_runs, table
-from jobs.run_folder import RECORD, Ending, RunFolder, RunRecord, find_run_folder
-from jobs.saved_model import DESCRIPTION, SavedModel, load_model, save_model
-from jobs.spec_loader import all_keys, example_names, load_spec, read_example
-from jobs.tracking import DirectClient
-from model import Layer, Network, make_activation, resolve_divergence
+from sumgrad.jobs.artifacts.saved_model import DESCRIPTION, SavedModel, load_model, save_model
+from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.data.prepare import prepare
+from sumgrad.jobs.data.schema import DataSchema
+from sumgrad.jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
+from sumgrad.jobs.runs.directory import RECORD, Ending, RunFolder, RunRecord, find_run_folder
+from sumgrad.jobs.runs.job import assemble
+from sumgrad.jobs.runs.registry import list_of_runs, table
+from sumgrad.jobs.runs.sync import link_to
+from sumgrad.jobs.spec.loader import all_keys, example_names, load_spec, read_example
+from sumgrad.jobs.tracking import DirectClient
+from sumgrad.model import Layer, Network, make_activation, resolve_divergence
 from tests.fuzzing import cases, only
 
 Tree = Any

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from model import (
+from sumgrad.model import (
     Activation,
     Divergence,
     Layer,
@@ -14,7 +14,7 @@ from model import (
     initial_parameters,
     make_activation,
 )
-from model.activations.vector import Maxout
+from sumgrad.model.activations.vector import Maxout
 from tests.model.oracles import Floats
 
 #: Components of z in the tests of single activations.

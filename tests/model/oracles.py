@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from model import Activation, Network, Parameters
+from sumgrad.model import Activation, Network, Parameters
 
 Floats = NDArray[np.floating]
 DType = type[np.floating]

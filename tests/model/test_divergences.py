@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from model import DIVERGENCES, Divergence, OptionError, ShapeError, resolve_divergence
-from model.activations.scalar import Identity, ReLU, Sigmoid
-from model.activations.vector import Softmax
-from model.divergences import (
+from sumgrad.model import DIVERGENCES, Divergence, OptionError, ShapeError, resolve_divergence
+from sumgrad.model.activations.scalar import Identity, ReLU, Sigmoid
+from sumgrad.model.activations.vector import Softmax
+from sumgrad.model.divergences import (
     L2,
     MultiClassKL,
     Targets,

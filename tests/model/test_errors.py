@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-import model.errors
-from model import ModelError, OptionError, ShapeError, SumgradError
+import sumgrad.model.errors
+from sumgrad.model import ModelError, OptionError, ShapeError, SumgradError
 
 
 def declared() -> Iterator[type[SumgradError]]:
-    """Every error class that model.errors declares."""
-    for thing in vars(model.errors).values():
+    """Every error class that sumgrad.model.errors declares."""
+    for thing in vars(sumgrad.model.errors).values():
         if isinstance(thing, type) and issubclass(thing, SumgradError):
             yield thing
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import (
+from sumgrad.model import (
     ACTIVATIONS,
     INITIALIZERS,
     Activation,
@@ -20,10 +20,10 @@ from model import (
     make_activation,
     make_initializer,
 )
-from model.activations.scalar import SELU, Identity, LeakyReLU, ReLU, Sigmoid, Tanh
-from model.activations.vector import Maxout, Softmax
-from model.divergences import L2
-from model.initializers import HeNormal, Normal, Zeros, default_initializer
+from sumgrad.model.activations.scalar import SELU, Identity, LeakyReLU, ReLU, Sigmoid, Tanh
+from sumgrad.model.activations.vector import Maxout, Softmax
+from sumgrad.model.divergences import L2
+from sumgrad.model.initializers import HeNormal, Normal, Zeros, default_initializer
 from tests.model.oracles import Floats
 
 FAN_OUT, FAN_IN = 300, 500

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from model import (
+from sumgrad.model import (
     DIVERGENCES,
     Activation,
     Cache,
@@ -22,10 +22,10 @@ from model import (
     ShapeError,
     make_activation,
 )
-from model.activations.scalar import Identity, ReLU, Sigmoid, Tanh
-from model.activations.vector import Max, Maxout, Softmax
-from model.divergences import L2, MultiClassKL, Targets, TwoClassKL
-from model.network import decide
+from sumgrad.model.activations.scalar import Identity, ReLU, Sigmoid, Tanh
+from sumgrad.model.activations.vector import Max, Maxout, Softmax
+from sumgrad.model.divergences import L2, MultiClassKL, Targets, TwoClassKL
+from sumgrad.model.network import decide
 from tests.model.cases import (
     ACTIVATION_CASES,
     WIDTH,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import OPTIMIZERS, Optimizer, OptionError, ShapeError, make_optimizer
-from model.optimizers import Adam, AdamW, GradientDescent, Momentum, State
+from sumgrad.model import OPTIMIZERS, Optimizer, OptionError, ShapeError, make_optimizer
+from sumgrad.model.optimizers import Adam, AdamW, GradientDescent, Momentum, State
 from tests.model.oracles import FLOATS, DType, Floats
 
 SIZE, STEPS, ETA = 7, 20, 0.05

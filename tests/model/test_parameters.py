@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from model import Layout, Parameters, ShapeError, weights_sha256
+from sumgrad.model import Layout, Parameters, ShapeError, weights_sha256
 from tests.model.oracles import FLOATS, DType, Floats
 
 LAYOUT = Layout(((3, 2), (2, 4), (1, 1)))

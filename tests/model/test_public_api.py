@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import model
+import sumgrad.model
 
 PUBLIC = {
     "ACTIVATIONS",
@@ -40,13 +40,13 @@ PUBLIC = {
 
 
 def test_all_is_pinned() -> None:
-    assert set(model.__all__) == PUBLIC
-    assert len(model.__all__) == len(PUBLIC)
+    assert set(sumgrad.model.__all__) == PUBLIC
+    assert len(sumgrad.model.__all__) == len(PUBLIC)
 
 
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in PUBLIC:
-        thing = getattr(model, name)
+        thing = getattr(sumgrad.model, name)
         assert not callable(thing) or (thing.__doc__ or "").strip(), name
 
 

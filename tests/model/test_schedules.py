@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from model import SCHEDULES, OptionError, Schedule
-from model.options import build
-from model.schedules import Constant, Cosine, Step, WarmUp
+from sumgrad.model import SCHEDULES, OptionError, Schedule
+from sumgrad.model.registry import build
+from sumgrad.model.schedules import Constant, Cosine, Step, WarmUp
 
 #: For each registered schedule some options and the factors of its first steps.
 CASES: dict[str, tuple[dict[str, object], list[float]]] = {

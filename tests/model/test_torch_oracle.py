@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from model import Activation, Divergence, Layer, Network, Parameters
-from model.activations.scalar import Identity, ReLU, Sigmoid, Tanh
-from model.activations.vector import Max, Maxout, Softmax
-from model.divergences import L2, MultiClassKL, TwoClassKL
+from sumgrad.model import Activation, Divergence, Layer, Network, Parameters
+from sumgrad.model.activations.scalar import Identity, ReLU, Sigmoid, Tanh
+from sumgrad.model.activations.vector import Max, Maxout, Softmax
+from sumgrad.model.divergences import L2, MultiClassKL, TwoClassKL
 from tests.model.cases import (
     ACTIVATION_CASES,
     WIDTH,

@@ -12,20 +12,22 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.cli.boundary import run
-from jobs.errors import JobNotFound, ServiceUnreachable
-from jobs.run_folder import RunFolder
-from jobs.service import code, doctor, following, local_cluster
-from jobs.service.contexts import Cluster, Contexts, read_contexts, write_contexts
-from jobs.service.doctor import Finding
-from jobs.service.local_cluster import LocalCluster
-from jobs.service.processes import Process, start_of
-from jobs.service.ray_jobs import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
-from jobs.service.request import RESULT
+from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.config.clusters import Cluster, Contexts, read_contexts, write_contexts
+from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
+from sumgrad.jobs.runs.directory import RunFolder
+from sumgrad.jobs.service import versions
+from sumgrad.jobs.service.client import doctor, follow
+from sumgrad.jobs.service.client.doctor import Finding
+from sumgrad.jobs.service.client.ray_api import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
+from sumgrad.jobs.service.local import cluster
+from sumgrad.jobs.service.local.cluster import LocalCluster
+from sumgrad.jobs.service.local.processes import Process, start_of
+from sumgrad.jobs.service.manifest import RESULT
 from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
 from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
-DIGEST = code.code_digest()
+DIGEST = versions.code_digest()
 COMMANDS = (
     *(["submit"], ["status"], ["logs"], ["stop"], ["wait"], ["delete"], ["doctor"], ["list"]),
     *(["resume"], ["cluster"], ["cluster", "add"], ["cluster", "use"], ["cluster", "unuse"]),
@@ -79,8 +81,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> JobServerInMemory:
         found.cluster = cluster
         return found
 
-    monkeypatch.setattr("jobs.service.ray_jobs.JobServer", connect)
-    monkeypatch.setattr(code, "code_digest", lambda: DIGEST)
+    monkeypatch.setattr("sumgrad.jobs.service.client.ray_api.JobServer", connect)
+    monkeypatch.setattr(versions, "code_digest", lambda: DIGEST)
     monkeypatch.setenv("SUMGRAD_CLUSTER", ADDRESS)
     return found
 
@@ -287,7 +289,9 @@ def test_who_waits_ends_as_the_job_does(
     sumgrad: Say,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("jobs.service.ray_jobs.JobServer", lambda _: Ending(state, given))
+    monkeypatch.setattr(
+        "sumgrad.jobs.service.client.ray_api.JobServer", lambda _: Ending(state, given)
+    )
     said = sumgrad("submit", "digits", "--id", "new-1", "--wait", *(["--json"] if as_json else []))
     assert said.code == ended
     if as_json:
@@ -304,8 +308,8 @@ def test_who_waits_ends_as_the_job_does(
 def test_who_lets_go_of_a_job_does_not_end_it(
     server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.service.actions.follow", interrupted)
-    monkeypatch.setattr(following, "wait", interrupted)
+    monkeypatch.setattr("sumgrad.jobs.service.client.commands.follow", interrupted)
+    monkeypatch.setattr(follow, "wait", interrupted)
     for command in (["logs", "-f", "digits"], ["wait", "digits"]):
         said = sumgrad(*command)
         assert said.code == 130
@@ -414,7 +418,7 @@ def test_a_cluster_that_goes_away_while_it_is_waited_for(
 
     monkeypatch.setattr(server, "attempt", away)
     assert sumgrad("wait", "digits", "--timeout", "0.1").code == 124
-    monkeypatch.setattr(following, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(follow, "PATIENCE_S", 0.0)
     assert sumgrad("wait", "digits").code == 3
 
 
@@ -439,7 +443,7 @@ def test_a_cluster_that_comes_back_as_a_new_one(
         raise JobNotFound("the cluster knows no such job")
 
     monkeypatch.setattr(server, "attempt", attempt_at)
-    monkeypatch.setattr(following, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(follow, "_PAUSE_S", 0.0)
     said = sumgrad(*command, *which, "-c", "http://h:1", *(["--json"] if as_json else []))
     away_line, error, hint = said.err.splitlines()[-3:]
     assert said.code == 3
@@ -609,7 +613,7 @@ def test_a_name_that_cannot_be_given(arguments: list[str], sumgrad: Say) -> None
 
 def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     there = LocalCluster("http://h:1", "http://h:2", "/t", Process(2**22 + 1, 1), Process(2, 1))
-    monkeypatch.setattr(local_cluster, "up", lambda note, **_: (there, False))
+    monkeypatch.setattr(cluster, "up", lambda note, **_: (there, False))
     said = sumgrad("cluster", "up")
     assert said.code == 0
     assert "It ran already." in said.out
@@ -617,9 +621,9 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     for _ in range(2):
         down = sumgrad("cluster", "down")
         assert (down.code, down.out) == (0, "no cluster of ours runs on this machine\n")
-    gone = {"was_up": False, "folder": str(local_cluster.folder())}
+    gone = {"was_up": False, "folder": str(cluster.folder())}
     assert sumgrad("cluster", "down", "--json").json == gone
-    token = str(local_cluster.folder() / "token")
+    token = str(cluster.folder() / "token")
     assert sumgrad("cluster", "up", "--json").json == {
         "is_new": False,
         "address": "http://h:1",
@@ -633,7 +637,7 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     assert as_json.code == 3
     nothing = dict.fromkeys(("address", "tracking_uri", "token_file", "problem"))
     assert as_json.json == {"is_up": False, **nothing}
-    monkeypatch.setattr(local_cluster, "running", lambda: there)
+    monkeypatch.setattr(cluster, "running", lambda: there)
     status = sumgrad("cluster", "status")
     assert "has died" in status.out
     assert "the user 'sumgrad' and a password" in status.out
@@ -645,8 +649,8 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 def test_a_cluster_whose_token_is_lost(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Process(os.getpid(), start_of(os.getpid()) or 0)
     there = LocalCluster("http://h:1", "http://h:2", "/t", mine, mine)
-    monkeypatch.setattr(local_cluster, "running", lambda: there)
-    token = local_cluster.folder() / "token"
+    monkeypatch.setattr(cluster, "running", lambda: there)
+    token = cluster.folder() / "token"
     lost = sumgrad("cluster", "status")
     assert lost.code == 3
     assert f"problem  {token} (token_file of cluster 'local') cannot be read" in lost.out
@@ -671,7 +675,7 @@ def test_options_that_are_not_said_are_not_wanted(
         wanted.append(options)
         raise ServiceUnreachable("no room")
 
-    monkeypatch.setattr(local_cluster, "up", up)
+    monkeypatch.setattr(cluster, "up", up)
     sumgrad("cluster", "up")
     sumgrad("cluster", "up", "--port", "8265")
     nothing = {"cpus": None, "port": None, "mlflow_port": None}
@@ -694,7 +698,7 @@ def test_a_cluster_that_does_not_start(sumgrad: Say, monkeypatch: pytest.MonkeyP
     def fail(*_: object, **__: object) -> None:
         raise ServiceUnreachable("ray did not start: no room", hint="/the/log")
 
-    monkeypatch.setattr(local_cluster, "up", fail)
+    monkeypatch.setattr(cluster, "up", fail)
     said = sumgrad("cluster", "up")
     assert said.code == 3
     assert said.err == "error: ray did not start: no room\nhint: /the/log\n"
@@ -708,10 +712,10 @@ HEAVY = ("ray", "mlflow", "numpy", "pyarrow", "pandas", "yaml", "sklearn")
 @pytest.mark.parametrize(
     "program",
     [
-        "import jobs.cli.service, jobs.cli.cluster",
-        "from jobs.cli.boundary import run; run(['--help'])",
+        "import sumgrad.jobs.cli.jobs, sumgrad.jobs.cli.cluster",
+        "from sumgrad.jobs.cli.errors import run; run(['--help'])",
         *(
-            f"from jobs.cli.boundary import run; run(['{name}', '--help'])"
+            f"from sumgrad.jobs.cli.errors import run; run(['{name}', '--help'])"
             for name in ("submit", "cluster", "doctor", "logs")
         ),
     ],

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from jobs.data.prepare import PreparedData, prepare
-from jobs.spec import JobSpec
+from sumgrad.jobs.data.prepare import PreparedData, prepare
+from sumgrad.jobs.spec.schema import JobSpec
 
 SOFTMAX = {"activation": "softmax"}
 SIGMOID = {"layers": [{"units": 1, "activation": "sigmoid"}]}

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from jobs.data import csv_source, idx, tables
-from jobs.data.idx import read_array
-from jobs.data.reading import read_rows
-from jobs.errors import DataError, DataNotFound
+from sumgrad.jobs.data.readers import csv, idx, tables
+from sumgrad.jobs.data.readers.idx import read_array
+from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.errors import DataError, DataNotFound
 from tests.fuzzing import cases, only
 from tests.jobs.data.cases import outputs, prepared, write_csv
 
@@ -152,7 +152,7 @@ class Bomb:
 )
 def test_a_bomb_is_not_unpacked(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = Bomb(tmp_path / name)
-    for module in (idx, tables, csv_source):
+    for module in (idx, tables, csv):
         monkeypatch.setattr(module, "available_bytes", lambda: Bomb.FREE)
     before = pa.total_allocated_bytes()
     tracemalloc.start()
@@ -170,7 +170,7 @@ def test_rows_that_fit_as_read_but_not_scaled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", *["1,a", "2,b"] * 500)
-    monkeypatch.setattr("jobs.data.prepare.available_bytes", lambda: 4000)
+    monkeypatch.setattr("sumgrad.jobs.data.prepare.available_bytes", lambda: 4000)
     with pytest.raises(DataError, match=r"this machine has 0\.0 GiB of memory free"):
         prepared(outputs(2), train=path)
 

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import csv, feather, ipc, parquet
 
-from jobs.data.reading import read_rows
-from jobs.data.rows import RawRows
-from model.checks import Array
+from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.model.validation import Array
 
 LABEL = ("kind",)
 X = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.data.prediction import read_for_model
-from jobs.data.schema import DataSchema
-from jobs.errors import DataError, DataNotFound
+from sumgrad.jobs.data.prediction import read_for_model
+from sumgrad.jobs.data.schema import DataSchema
+from sumgrad.jobs.errors import DataError, DataNotFound
 from tests.jobs.data.cases import outputs, prepared, write_csv
 
 SCHEMA = DataSchema(("x", "y"), classes=(1, 2, "none"), seen=(1, 2), reject="none")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from jobs.errors import DataError, DataNotFound, SpecError
+from sumgrad.jobs.errors import DataError, DataNotFound, SpecError
 from tests.jobs.data.cases import REGRESSION, outputs, prepared, write_csv
 
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from jobs.data.schema import DataSchema, Scaling
+from sumgrad.jobs.data.schema import DataSchema, Scaling
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 matrices = hnp.arrays(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.errors import DataError, SpecError
+from sumgrad.jobs.errors import DataError, SpecError
 from tests.jobs.data.cases import REGRESSION, SIGMOID, job, outputs, prepared, write_csv
 
 

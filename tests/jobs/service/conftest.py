@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.service import preflight
+from sumgrad.jobs.service.client import preflight
 from tests.jobs.service.environment import begin_anew
 
 

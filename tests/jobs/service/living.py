@@ -2,7 +2,7 @@
 
 import time
 
-from jobs.service.processes import start_of
+from sumgrad.jobs.service.local.processes import start_of
 
 
 def is_alive(pid: int) -> bool:

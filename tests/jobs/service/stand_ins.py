@@ -10,12 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import JobNotFound, ServiceUnreachable
-from jobs.service.code import Versions
-from jobs.service.contexts import Cluster
-from jobs.service.identifiers import ATTEMPT_KEY, JOB_KEY, NAME_KEY
-from jobs.service.preflight import _MARK
-from jobs.service.ray_jobs import PENDING, RUNNING, SUCCEEDED, Attempt, JobServer, Server
+from sumgrad.jobs.config.clusters import Cluster
+from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
+from sumgrad.jobs.service.client.preflight import _MARK
+from sumgrad.jobs.service.client.ray_api import (
+    PENDING,
+    RUNNING,
+    SUCCEEDED,
+    Attempt,
+    JobServer,
+    Server,
+)
+from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
+from sumgrad.jobs.service.versions import Versions
 
 ADDRESS = "http://head:8265"
 

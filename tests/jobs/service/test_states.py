@@ -2,8 +2,8 @@
 
 import pytest
 
-from jobs.service.ray_jobs import FAILED, OVER, PENDING, RUNNING, STOPPED, SUCCEEDED
-from jobs.service.states import FINISHED, STATES, can_go_on, exit_code, state_of
+from sumgrad.jobs.service.client.ray_api import FAILED, OVER, PENDING, RUNNING, STOPPED, SUCCEEDED
+from sumgrad.jobs.service.states import FINISHED, STATES, can_go_on, exit_code, state_of
 from tests.jobs.service.stand_ins import attempt
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.data.schema import DataSchema
-from jobs.saved_model import SavedModel, save_model
-from jobs.tracking import (
+from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
+from sumgrad.jobs.config.tracking_uri import SQLITE
+from sumgrad.jobs.data.schema import DataSchema
+from sumgrad.jobs.tracking import (
     DatasetFacts,
     DirectClient,
     ProcessClient,
@@ -19,10 +20,9 @@ from jobs.tracking import (
     Store,
     open_store,
 )
-from jobs.tracking.client import TrackingClient
-from jobs.tracking.example import example_text
-from jobs.tracking.location import SQLITE
-from model import Layer, Network, make_activation, resolve_divergence
+from sumgrad.jobs.tracking.client import TrackingClient
+from sumgrad.jobs.tracking.example import example_text
+from sumgrad.model import Layer, Network, make_activation, resolve_divergence
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jobs.errors import ModelNotFound, TrackingError, TrackingUnreachable
-from jobs.tracking.backlog import Point
-from jobs.tracking.child_main import Service, take_channel
-from jobs.tracking.client import RunDescription, RunRef, Status
-from jobs.tracking.delivery import Refused
+from sumgrad.jobs.errors import ModelNotFound, TrackingError, TrackingUnreachable
+from sumgrad.jobs.tracking.client import RunDescription, RunRef, Status
+from sumgrad.jobs.tracking.delivery import Refused
+from sumgrad.jobs.tracking.mlflow_process import Service, take_channel
+from sumgrad.jobs.tracking.outbox import Point
 
 ERRORS: dict[str, Exception] = {
     "refuse": TrackingError("the run is deleted", hint="restore it"),

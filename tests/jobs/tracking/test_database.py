@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from jobs.tracking import database as database_module
-from jobs.tracking import open_store
-from jobs.tracking.location import SQLITE
+from sumgrad.jobs.config.tracking_uri import SQLITE
+from sumgrad.jobs.tracking import database as database_module
+from sumgrad.jobs.tracking import open_store
 
 
 def schema(database: Path) -> set[object]:
@@ -46,7 +46,7 @@ def test_it_is_the_one_that_mlflow_would_have_made(tmp_path: Path) -> None:
     )
 
 
-OPEN = "import sys; from jobs.tracking import open_store; open_store(sys.argv[1])"
+OPEN = "import sys; from sumgrad.jobs.tracking import open_store; open_store(sys.argv[1])"
 
 
 def test_who_is_killed_meanwhile_leaves_none_that_is_half_made(tmp_path: Path) -> None:

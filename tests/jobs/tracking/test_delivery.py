@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobs.tracking.backlog import MemoryBacklog, Point
-from jobs.tracking.delivery import BATCH, MetricQueue, Refused
+from sumgrad.jobs.tracking.delivery import BATCH, MetricQueue, Refused
+from sumgrad.jobs.tracking.outbox import MemoryBacklog, Point
 
 
 class Sink:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.errors import TrackingError
-from jobs.tracking import DirectClient, Link, RunFacts, Store
-from jobs.tracking.client import TrackingClient
+from sumgrad.jobs.errors import TrackingError
+from sumgrad.jobs.tracking import DirectClient, Link, RunFacts, Store
+from sumgrad.jobs.tracking.client import TrackingClient
 
 
 @pytest.mark.parametrize(

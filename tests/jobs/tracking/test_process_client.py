@@ -15,9 +15,9 @@ import mlflow
 import pandas as pd
 import pytest
 
-from jobs.background import in_background
-from jobs.errors import JobError, TrackingError, TrackingUnreachable
-from jobs.tracking import (
+from sumgrad.jobs.errors import JobError, TrackingError, TrackingUnreachable
+from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.tracking import (
     DirectClient,
     Journal,
     Link,
@@ -26,12 +26,12 @@ from jobs.tracking import (
     RunTracker,
     Store,
 )
-from jobs.tracking import process_client as process_module
-from jobs.tracking.backlog import Point
-from jobs.tracking.client import RunRef
-from jobs.tracking.delivery import Refused
-from jobs.tracking.direct_client import KEY_TAG
-from jobs.tracking.messages import RemoteError
+from sumgrad.jobs.tracking import process_client as process_module
+from sumgrad.jobs.tracking.client import RunRef
+from sumgrad.jobs.tracking.delivery import Refused
+from sumgrad.jobs.tracking.direct_client import KEY_TAG
+from sumgrad.jobs.tracking.messages import RemoteError
+from sumgrad.jobs.tracking.outbox import Point
 from tests.jobs.tracking.conftest import Tracker
 
 STAND_IN = (sys.executable, "-P", str(Path(__file__).with_name("stand_in.py")))
@@ -204,8 +204,8 @@ def test_one_that_does_not_come_up_is_an_outage(
 
 PARENT = """
 import sys, threading
-from jobs.background import in_background
-from jobs.tracking import ProcessClient
+from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.tracking import ProcessClient
 client = ProcessClient(sys.argv[1], command=sys.argv[2:])
 client.get_run("other")
 in_background("hang", lambda: client.get_run("hang"))

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from jobs.run_folder import RunFolder, all_runs
+from sumgrad.jobs.runs.directory import RunFolder, all_runs
 from tests.integration.chaos import SPEC
 from tests.integration.command_line import SUMGRAD, Folder
 from tests.integration.conftest import make_folder
@@ -56,7 +56,7 @@ def wait_for_child(command: "subprocess.Popen[str]") -> int:
         for pid, parent, _ in processes():
             with suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if parent == command.pid and b"jobs.tracking.child_main" in words:
+                if parent == command.pid and b"sumgrad.jobs.tracking.mlflow_process" in words:
                     return pid
     raise AssertionError("the command has ended")
 
@@ -84,7 +84,7 @@ def told(work: Folder) -> tuple[RunFolder, Run]:
 
 TRAIN = """
 import sys
-from jobs.cli.boundary import run
+from sumgrad.jobs.cli.errors import run
 assert run(["train", "flowers.yaml"]) == 0
 sys.stderr.write(repr({"mlflow", "sqlalchemy"} & sys.modules.keys()))
 """

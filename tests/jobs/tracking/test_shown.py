@@ -7,11 +7,11 @@ import pytest
 import typer
 import yaml
 
-from jobs import user_interface
-from jobs.cli.boundary import run
-from jobs.data.reading import read_rows
-from jobs.errors import DataNotFound, TrackingError
-from model.errors import SumgradError
+from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.errors import DataNotFound, TrackingError
+from sumgrad.jobs.tracking import user_interface
+from sumgrad.model.errors import SumgradError
 
 SECRET = "s3cr3t/pass"
 URI = f"postgresql://me:{SECRET}@db.example/x"

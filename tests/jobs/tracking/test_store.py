@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import TrackingError
-from jobs.tracking import check_reachable, open_store, ui_command
-from jobs.tracking import store as store_module
-from jobs.tracking.location import SQLITE
-from jobs.tracking.store import first_line
+from sumgrad.jobs.config.tracking_uri import SQLITE
+from sumgrad.jobs.errors import TrackingError
+from sumgrad.jobs.tracking import check_reachable, open_store, ui_command
+from sumgrad.jobs.tracking import store as store_module
+from sumgrad.jobs.tracking.store import first_line
 
 OPEN = """
 import sys
-from jobs.tracking import open_store
+from sumgrad.jobs.tracking import open_store
 store = open_store(sys.argv[1])
 from mlflow.telemetry import get_telemetry_client
 assert get_telemetry_client() is None
@@ -78,7 +78,7 @@ def test_a_lock_that_a_stopped_process_holds_is_told_of(
 
 def test_importing_it_needs_nothing_heavy() -> None:
     code = (
-        "import sys, jobs.tracking, jobs.saved_model;"
+        "import sys, sumgrad.jobs.tracking, sumgrad.jobs.artifacts.saved_model;"
         "print({'mlflow', 'pydantic', 'pyarrow', 'ray', 'pandas'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

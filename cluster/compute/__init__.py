@@ -1,0 +1,1 @@
+"""One process's computation: gradient workers, threads, chunked vectors and the update."""

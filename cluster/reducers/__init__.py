@@ -1,0 +1,1 @@
+"""Reducers: parameters go out to the workers, one deterministic sum comes back."""

@@ -1,0 +1,1 @@
+"""The training loop: driver, state and stopping rules."""

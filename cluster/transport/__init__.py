@@ -1,0 +1,1 @@
+"""Bytes between the driver and its workers: sockets, messages and shared memory."""

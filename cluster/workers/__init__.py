@@ -1,0 +1,1 @@
+"""Worker processes and the group that starts, supervises and replaces them."""

@@ -1,0 +1,1 @@
+"""Trained models on disk, and the pyfunc model that MLflow loads."""

@@ -1,0 +1,1 @@
+"""Where clusters and tracking servers are, and the credentials for them."""

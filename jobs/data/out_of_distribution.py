@@ -1,0 +1,115 @@
+"""Non-digits for a class 'none of the above', made from the digits themselves.
+
+They are honest in two ways: each set is made only from rows of its own role, so that nothing of a
+test digit is ever trained on, and some kinds can be kept out of training altogether, to see
+whether rejection carries over. They are not the world: a letter or a face is like none of them, and
+what a network says of it is not tested by these.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sumgrad.jobs.errors import SpecError
+from sumgrad.model.validation import nearest
+
+#: Images as (N, height, width).
+Images = NDArray[Any]
+#: From images, their labels, how many, and a generator to so many non-digits.
+Maker = Callable[[Images, NDArray[Any], int, np.random.Generator], Images]
+
+
+def noise(
+    images: Images, _labels: NDArray[Any], count: int, generator: np.random.Generator
+) -> Images:
+    """Every pixel drawn by itself from all pixels of all digits: their histogram, no shape."""
+    result: Images = generator.choice(images.reshape(-1), size=(count, *images.shape[1:]))
+    return result
+
+
+def scrambled(
+    images: Images, _labels: NDArray[Any], count: int, generator: np.random.Generator
+) -> Images:
+    """A digit with its own pixels in another order."""
+    chosen = images[generator.integers(len(images), size=count)].reshape(count, -1)
+    result: Images = generator.permuted(chosen, axis=1).reshape(count, *images.shape[1:])
+    return result
+
+
+def halves(
+    images: Images, labels: NDArray[Any], count: int, generator: np.random.Generator
+) -> Images:
+    """The upper half of one digit over the lower half of a digit of another class."""
+    upper, lower = _pairs(labels, count, generator)
+    middle = images.shape[1] // 2
+    return np.concatenate([images[upper, :middle], images[lower, middle:]], axis=1)
+
+
+def seams(
+    images: Images, _labels: NDArray[Any], count: int, generator: np.random.Generator
+) -> Images:
+    """The window between two neighbours: the right half of one digit, the left half of the next."""
+    first, second = generator.integers(len(images), size=(2, count))
+    middle = images.shape[2] // 2
+    return np.concatenate([images[first, :, middle:], images[second, :, :middle]], axis=2)
+
+
+def negatives(
+    images: Images, _labels: NDArray[Any], count: int, generator: np.random.Generator
+) -> Images:
+    """A digit with light and dark exchanged."""
+    result: Images = images.max() - images[generator.integers(len(images), size=count)]
+    return result
+
+
+def _pairs(
+    labels: NDArray[Any], count: int, generator: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of rows of different classes, where there is more than one."""
+    first, second = generator.integers(len(labels), size=(2, count))
+    several = len(set(labels.tolist())) > 1
+    while several and (alike := labels[first] == labels[second]).any():
+        second[alike] = generator.integers(len(labels), size=np.count_nonzero(alike))
+    return first, second
+
+
+#: Every kind that a spec can name.
+KINDS: Mapping[str, Maker] = MappingProxyType(
+    {
+        "halves": halves,
+        "negatives": negatives,
+        "noise": noise,
+        "scrambled": scrambled,
+        "seams": seams,
+    }
+)
+
+
+def expect_kinds(kinds: Sequence[str], place: str) -> None:
+    """Raise unless all kinds are known.
+
+    Raises:
+        SpecError: Names the unknown one and the nearest known.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise SpecError(
+                f"unknown kind of non-digits '{kind}'", place=place, hint=nearest(kind, KINDS)
+            )
+
+
+def make_non_digits(
+    kind: str,
+    x: NDArray[Any],
+    labels: NDArray[Any],
+    shape: tuple[int, int],
+    count: int,
+    *,
+    generator: np.random.Generator,
+) -> NDArray[Any]:
+    """Non-digits of a kind, (count, D): from digits x (N, D) of this image shape."""
+    images = x.reshape(len(x), *shape)
+    return KINDS[kind](images, labels, count, generator).reshape(count, -1)

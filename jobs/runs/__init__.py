@@ -1,0 +1,1 @@
+"""One run's life: start, train, checkpoint, finish, resume, sync."""

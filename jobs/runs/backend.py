@@ -1,0 +1,59 @@
+"""Where a job's steps are computed: in this process, on this machine, or on a cluster."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from sumgrad.cluster.ray_backend.session import WORKER_ENVIRONMENT, ray_session, usable_cpus
+from sumgrad.cluster.reducers.base import Exchange, InlineExchange
+from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.jobs.runs.job import Job
+from sumgrad.jobs.runs.launch_options import Hosting
+from sumgrad.jobs.runs.progress import Reporter
+from sumgrad.jobs.runs.signals import StopRequest
+from sumgrad.jobs.spec.schema import JobSpec
+
+#: Addresses of what nobody else uses.
+OWN_PLACES = ("inline", "local")
+
+
+@contextmanager
+def exchange_of(
+    spec: JobSpec,
+    job: "Future[Job]",
+    reporter: Reporter,
+    stop: StopRequest,
+    hosting: Hosting,
+) -> Iterator[Exchange]:
+    """An exchange at the place that the spec names."""
+    address, wanted = spec.cluster.address, spec.cluster.worker_range
+    if address == "inline":
+        lanes = max(wanted.min, min(usable_cpus(), wanted.max or usable_cpus()))
+        with InlineExchange(job.result().workload, lanes) as exchange:
+            yield exchange
+        return
+    with ray_session(
+        address, wanted.max, least=wanted.min, waits_for_nodes=hosting.waits_for_nodes
+    ) as workers:
+        from sumgrad.cluster.ray_backend.reducer import RayExchange
+
+        # A local Ray has the CPUs that it has, and its workers inherit this process's environment.
+        is_local = address == "local"
+        extra = max(0, (wanted.max or 0) - workers)
+        if extra:
+            reporter.note(
+                f"asked for up to {wanted.max} workers, the cluster has {workers} CPUs: begins "
+                f"with {workers}" + ("" if is_local else ", and more join when there is room")
+            )
+        rules = CrewRules(
+            least=wanted.min,
+            wait_s=spec.cluster.wait_seconds,
+            extra=0 if is_local else extra,
+            note=reporter.note,
+            is_stopping=lambda: stop.asked() is not None,
+        )
+        env_vars = None if is_local else WORKER_ENVIRONMENT
+        with RayExchange(
+            job.result().workload, workers, env_vars=env_vars, rules=rules
+        ) as exchange:
+            yield exchange

@@ -1,0 +1,83 @@
+"""From a spec to the parts of the mathematics and the plan that it asks for."""
+
+from typing import Any
+
+from sumgrad.cluster.planning.plan import Plan, default_shard_rows
+from sumgrad.cluster.training.driver import Recipe
+from sumgrad.cluster.training.stopping import EarlyStopping, StopRule
+from sumgrad.jobs.spec.schema import JobSpec, ScheduleSpec
+from sumgrad.model.activations import make_activation
+from sumgrad.model.divergences import resolve_divergence
+from sumgrad.model.initializers import initial_parameters, make_initializer
+from sumgrad.model.network import Layer, Network
+from sumgrad.model.optimizers import make_optimizer
+from sumgrad.model.parameters import Parameters
+from sumgrad.model.schedules import Constant, Cosine, Schedule, Step, WarmUp
+
+
+def build_network(spec: JobSpec, inputs: int) -> Network:
+    """The network for rows of so many features."""
+    layers = tuple(
+        Layer(layer.units, make_activation(layer.activation)) for layer in spec.model.layers
+    )
+    divergence = resolve_divergence(spec.model.divergence, layers[-1].activation)
+    return Network(inputs, layers, divergence, spec.model.dtype)
+
+
+def build_initial_parameters(spec: JobSpec, network: Network) -> Parameters:
+    """The weights to start from."""
+    chosen = [
+        make_initializer(layer.initializer) if layer.initializer is not None else None
+        for layer in spec.model.layers
+    ]
+    return initial_parameters(network, chosen, seed=spec.seed)
+
+
+def build_plan(spec: JobSpec, rows: int) -> Plan:
+    """The plan over the training rows."""
+    size: Any = spec.optimizer.batch_size
+    batch_rows = None if size == "full" or size >= rows else size
+    step_rows = batch_rows or rows
+    # More rows than a step has are as many as it has, and buffers are made for this number.
+    shard_rows = min(spec.cluster.shard_rows or default_shard_rows(step_rows), step_rows)
+    return Plan(rows, batch_rows, shard_rows, spec.seed)
+
+
+def build_evaluation_plan(spec: JobSpec, rows: int) -> Plan:
+    """The plan over rows that are only evaluated: all in one step."""
+    shard_rows = spec.cluster.shard_rows or default_shard_rows(rows)
+    return Plan(rows, None, min(shard_rows, rows))
+
+
+def build_recipe(spec: JobSpec, network: Network, steps_per_epoch: int) -> Recipe:
+    """Optimiser, learning rate and stopping."""
+    early = spec.stop.early_stopping
+    return Recipe(
+        network=network,
+        optimizer=make_optimizer(spec.optimizer.name, **spec.optimizer.options),
+        eta=spec.optimizer.eta,
+        schedule=build_schedule(spec.optimizer.schedule, spec.stop.max_epochs, steps_per_epoch),
+        stop=StopRule(
+            max_epochs=spec.stop.max_epochs,
+            tolerance=spec.stop.tolerance,
+            patience=spec.stop.patience,
+            early_stopping=EarlyStopping(early.patience, early.min_delta) if early else None,
+        ),
+    )
+
+
+def build_schedule(spec: ScheduleSpec, max_epochs: int, steps_per_epoch: int) -> Schedule:
+    """The schedule in steps, whose times the spec gives in epochs."""
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * steps_per_epoch))
+
+    schedule: Schedule
+    if spec.name == "step":
+        schedule = Step(every=steps(spec.every), drop=spec.factor)
+    elif spec.name == "cosine":
+        rest = max_epochs - spec.warm_up
+        schedule = Cosine(steps=steps(spec.epochs or max(rest, 0)), final=spec.final)
+    else:
+        schedule = Constant()
+    return WarmUp(steps(spec.warm_up), schedule) if spec.warm_up else schedule

@@ -1,0 +1,26 @@
+"""A model by what a person has at hand: its folder, or the run that trained it."""
+
+from pathlib import Path
+
+from sumgrad.jobs.artifacts.saved_model import DESCRIPTION, SavedModel, load_model
+from sumgrad.jobs.runs.directory import MODEL, RECORD
+from sumgrad.jobs.tracking import find_model, resolve_tracking_uri
+
+
+def open_model(name: str, tracking_uri: str) -> SavedModel:
+    """Load a model.
+
+    Args:
+        name: A saved model's folder, or a run id or the beginning of one.
+        tracking_uri: The MLflow store to look for the run in.
+
+    Raises:
+        ModelNotFound: Neither, or a model that is damaged.
+        TrackingError: The store cannot be used.
+    """
+    folder = Path(name)
+    if (folder / RECORD).is_file():
+        folder = folder / MODEL
+    elif not (folder / DESCRIPTION).is_file() and not folder.is_dir():
+        folder = find_model(name, resolve_tracking_uri(tracking_uri, Path.cwd()))
+    return load_model(folder)

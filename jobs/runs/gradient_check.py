@@ -1,0 +1,74 @@
+"""``sumgrad gradcheck``: the gradients of a spec's network, proved on its own data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sumgrad.jobs.data.prepare import prepare
+from sumgrad.jobs.runs.build import build_initial_parameters, build_network
+from sumgrad.jobs.spec.paths import anchored
+from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.model.divergences import MultiClassKL
+from sumgrad.model.gradcheck.check import GradientCheck, check_gradients
+from sumgrad.model.network import Network
+
+#: Rows that the gradients are summed over: enough to differ, few enough to be quick.
+_ROWS = 8
+
+
+def check_spec(spec: JobSpec, features: int | None = None) -> tuple[GradientCheck, ...]:
+    """Check the gradients of a spec's network at its initial weights.
+
+    Args:
+        spec: The job.
+        features: Use so many made-up features instead of the job's data.
+
+    Raises:
+        SumgradError: The data cannot be read.
+    """
+    if features is None:
+        data = prepare(anchored(spec, Path.cwd()))
+        network = build_network(spec, data.schema.width)
+        x, d = data.train.x[:_ROWS], data.train.d[:_ROWS]
+    else:
+        network = build_network(spec, features)
+        x, d = _made_up(network, spec.seed)
+    parameters = build_initial_parameters(spec, network)
+    return check_gradients(network, parameters, x, d, seed=spec.seed)
+
+
+def _made_up(network: Network, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Random rows with targets of the right kind."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((_ROWS, network.inputs))
+    if isinstance(network.divergence, MultiClassKL):
+        return x, generator.integers(0, network.outputs, _ROWS)
+    return x, generator.integers(0, 2, (_ROWS, network.outputs)).astype(float)
+
+
+def table(checks: Sequence[GradientCheck]) -> list[str]:
+    """The checks as lines of a table."""
+    header = f"{'layer':>5}  {'array':5} {'shape':>12} {'probes':>7} {'kinks':>6} {'error':>9}"
+    return [header, *(_row(check) for check in checks), _verdict(checks)]
+
+
+def _row(check: GradientCheck) -> str:
+    shape = "×".join(map(str, check.shape))
+    probes = check.entries + check.directions
+    layer = str(check.layer) if check.layer else "input"
+    verdict = "ok" if check.ok else f"WRONG (more than {check.tolerance:g})"
+    return (
+        f"{layer:>5}  {check.name:5} {shape:>12} {probes:>7} {check.kinks:>6} "
+        f"{check.error:>9.1e}  {verdict}"
+    )
+
+
+def _verdict(checks: Sequence[GradientCheck]) -> str:
+    wrong = [check.name for check in checks if not check.ok]
+    if wrong:
+        return f"gradients disagree with numeric derivatives in {', '.join(wrong)}"
+    worst = max(check.error for check in checks)
+    return f"all gradients agree with numeric derivatives; largest relative error {worst:.1e}"

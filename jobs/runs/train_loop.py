@@ -1,0 +1,176 @@
+"""The computation of a run: training from its start to its end, and the test rows after that."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from sumgrad.cluster.errors import ClusterError, ShardFailed
+from sumgrad.cluster.reducers.base import Exchange
+from sumgrad.cluster.training.driver import ParameterDriver
+from sumgrad.cluster.training.state import EpochReport, Evaluation, Outcome, Snapshot
+from sumgrad.cluster.training.stopping import StopReason
+from sumgrad.jobs.errors import Interrupted
+from sumgrad.jobs.runs.build import build_initial_parameters
+from sumgrad.jobs.runs.checkpointer import Checkpointer, Interval
+from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointFolder
+from sumgrad.jobs.runs.job import Job
+from sumgrad.jobs.runs.progress import Reporter
+from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
+from sumgrad.jobs.runs.signature import identity
+from sumgrad.jobs.runs.start import Begun
+from sumgrad.jobs.tracking.client import Status
+from sumgrad.model.errors import SumgradError
+from sumgrad.model.validation import Array
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of the computation.
+
+    Attributes:
+        outcome: Weights, and why training ended.
+        test: Over the test rows; None without them, or if the run was cut short.
+    """
+
+    outcome: Outcome
+    test: Evaluation | None = None
+
+    @property
+    def status(self) -> Status:
+        """As MLflow has it."""
+        if self.outcome.reason in EXIT_CODES:
+            return "KILLED"
+        return "FINISHED" if self.outcome.failure is None else "FAILED"
+
+    @property
+    def error(self) -> SumgradError | None:
+        """What the command ends with, but for a finished run."""
+        reason = self.outcome.reason
+        if reason in EXIT_CODES:
+            return Interrupted(f"the run was {reason}; it was saved", EXIT_CODES[reason])
+        return self.outcome.failure
+
+
+def compute(
+    job: Job,
+    start: Checkpoint | None,
+    exchange: Exchange,
+    begun: Begun,
+    run: "Future[Begun]",
+    reporter: Reporter,
+    stop: StopRequest,
+) -> Result:
+    """Train, then evaluate the test rows unless the run was cut short.
+
+    Args:
+        job: What to train.
+        start: Where to go on from.
+        exchange: Computes the steps.
+        begun: The run on disk.
+        run: The same once MLflow has it, which training does not wait for; what keeps it from being
+            there is raised as soon as it is known.
+        reporter: Told of everything.
+        stop: Asked at every step.
+    """
+    if start is not None or job.spec.tracking.outage == "fail":
+        # What MLflow refuses is told before anything is computed again, or at all.
+        run.result()
+
+    def on_epoch(report: EpochReport) -> None:
+        if run.done():
+            run.result()
+        begun.tracker.log_epoch(report.epoch, _metrics(report, accuracy=job.is_classification))
+        reporter.epoch(report, accuracy=job.is_classification)
+
+    checkpointer = _checkpointer(job, begun, reporter)
+    driver = ParameterDriver(
+        job.recipe,
+        job.plan,
+        exchange,
+        validate="validation" in job.workload.sources,
+        on_epoch=on_epoch,
+        on_step=reporter.step,
+        on_boundary=checkpointer.boundary,
+        should_stop=stop.asked,
+    )
+    for line in job.describe(exchange.workers):
+        reporter.note(line)
+    if start is not None:
+        checkpointer.goes_on_from(start)
+        reporter.note(f"going on after step {start.snapshot.step:,}")
+    reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
+    beginning = build_initial_parameters(job.spec, job.network).flat
+    try:
+        outcome = _outcome(driver, beginning if start is None else start.snapshot, checkpointer)
+    finally:
+        reporter.end()
+    run.result()
+    outcome, test = _tested(job, driver, outcome)
+    if isinstance(outcome.failure, ShardFailed):
+        place = job.data.describe(outcome.failure.source, outcome.failure.rows)
+        outcome = replace(outcome, failure=outcome.failure.at(place))
+    return Result(outcome, test)
+
+
+def _tested(
+    job: Job, driver: ParameterDriver, outcome: Outcome
+) -> tuple[Outcome, Evaluation | None]:
+    """Evaluate the test rows, unless there are none or the run was cut short."""
+    cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
+    if cut_short or "test" not in job.workload.sources:
+        return outcome, None
+    try:
+        return outcome, driver.evaluate("test", outcome.W)
+    except ClusterError as failure:
+        return replace(outcome, reason=StopReason.FAILED, failure=failure), None
+
+
+def _outcome(
+    driver: ParameterDriver, beginning: Array | Snapshot, checkpointer: Checkpointer
+) -> Outcome:
+    """Train; whatever comes of it, checkpoints that are due are written."""
+    try:
+        outcome = driver.run(beginning)
+    except Exception:
+        checkpointer.close()
+        raise
+    except BaseException:
+        # A second signal: the end is to come at once, and not after the disk.
+        checkpointer.abandon()
+        raise
+    checkpointer.close(outcome.snapshot)
+    return outcome
+
+
+def _checkpointer(job: Job, begun: Begun, reporter: Reporter) -> Checkpointer:
+    rule = job.spec.checkpoint
+
+    @contextmanager
+    def ready() -> Iterator[CheckpointFolder | None]:
+        """The folder, with the curves up to here on the disk."""
+        with begun.folder.in_place() as is_there:
+            if not is_there:
+                yield None
+                return
+            # A run that goes on from here does not give these epochs again.
+            begun.journal.sync()
+            yield begun.folder.checkpoints(rule.keep)
+
+    interval = Interval(rule.every_steps, rule.every_seconds)
+    return Checkpointer(ready, identity(job), interval, reporter.note)
+
+
+def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:
+    """An epoch as MLflow metrics."""
+    metrics = {
+        "train_loss": report.train_loss,
+        "gradient_norm": report.gradient_norm,
+        "learning_rate": report.eta,
+        "samples_per_second": report.samples_per_s,
+    }
+    if report.validation is not None:
+        metrics["validation_loss"] = report.validation.loss
+        if accuracy:
+            metrics["validation_accuracy"] = report.validation.accuracy
+    return metrics

@@ -1,0 +1,172 @@
+"""What a cluster's machines have installed, asked before anything is sent to them.
+
+Ray's job server tells its own version alone. The rest is found out by a short job, once for each
+session of a cluster; the answer is kept in the user's cache.
+"""
+
+import hashlib
+import json
+import secrets
+import shlex
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sumgrad.jobs.config.directories import user_folder
+from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
+from sumgrad.jobs.service.client.expectation import is_outdated
+from sumgrad.jobs.service.client.follow import wait
+from sumgrad.jobs.service.client.ray_api import SUCCEEDED, JobServer, Server
+from sumgrad.jobs.service.versions import Versions
+from sumgrad.jobs.support.files import write_text
+from sumgrad.jobs.support.memory import read_small
+
+#: The cluster's Python. Where Ray's is not the first on the path there, this variable names it.
+PYTHON = "${SUMGRAD_PYTHON:-python}"
+#: A line of the probe's answer begins so.
+_MARK = "sumgrad-probe:"
+#: In a kept answer: what had begun by then says nothing about it.
+_SINCE = "since"
+#: How long a probe may take: a cluster that has just started needs half a minute for its first job.
+PROBE_S = 90.0
+_LOOK_S = 0.3
+#: One that is told to end has so long for it, in seconds.
+_STOP_S = 10.0
+#: After its end Ray has so long to see it, in seconds.
+_SETTLE_S = 2.0
+#: And one that is so old has nobody any more who waits for it: who asked it was ended.
+_LEFT_S = 600.0
+#: Ray's names of probes begin so.
+_PROBES = "sumgrad-probe-"
+
+#: Runs where there may be no sumgrad, or another one.
+_PROBE = f"""
+import json, platform
+from importlib import metadata
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+try:
+    from sumgrad.jobs.service.versions import code_digest
+    code = code_digest()
+except ImportError:
+    code = "none"
+print({_MARK!r} + json.dumps({{
+    "sumgrad": version("sumgrad"),
+    "code": code,
+    "python": ".".join(platform.python_version_tuple()[:2]),
+    "libraries": {{name: version(name) for name in ("ray", "numpy", "mlflow", "pyarrow")}},
+}}))
+"""
+
+
+def cluster_versions(server: JobServer, described: Server) -> Versions:
+    """What the cluster's head has installed; 'none' where it has not.
+
+    The answer is kept for its session, until a job finds that it does not hold any more.
+
+    Args:
+        server: The cluster's job server.
+        described: What it says of itself.
+
+    Raises:
+        ServiceUnreachable: It does not answer, or runs no jobs.
+    """
+    kept, attempts = _cache_file(described), server.attempts()
+    with suppress(OSError, ValueError, TypeError, OverflowError, ServiceUnreachable):
+        facts = json.loads(read_small(kept, 1 << 16))
+        answer = Versions.from_json(facts)
+        if not is_outdated(answer, float(facts.get(_SINCE, 0.0)), attempts):
+            return answer
+    # By Ray's clock, which has the time of every attempt; this machine's may be another.
+    since = max((attempt.began or 0.0 for attempt in attempts), default=0.0)
+    versions = Versions.from_json(ask(server, f"{PYTHON} -P -c {shlex.quote(_PROBE)}"))
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(versions.as_json() | {_SINCE: since}))
+    return versions
+
+
+def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
+    """Run a short command on the cluster that prints an answer as JSON.
+
+    Raises:
+        ServiceUnreachable: It did not run, or gave no answer.
+    """
+    name = f"{_PROBES}{secrets.token_hex(4)}"
+    server.submit(name, command, runtime_env, {})
+    try:
+        attempt = wait(server, name, lambda _: None, seconds=PROBE_S, every_s=_LOOK_S)
+        if attempt is None:
+            raise ServiceUnreachable(
+                f"the cluster at {server.cluster.address} has not run a short job in {PROBE_S:g} s",
+                hint="look at 'ray job list' and the head's logs",
+            )
+        lines = server.log(name).splitlines()
+    finally:
+        _forget(server, name)
+    answers = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
+    if attempt.state != SUCCEEDED or not answers:
+        last = next((line for line in reversed(lines) if line.strip()), attempt.message)
+        raise ServiceUnreachable(
+            f"the cluster at {server.cluster.address} takes jobs, but cannot run one: {last[:200]}",
+            hint="SUMGRAD_PYTHON on the cluster's head names its Python, if that is not 'python'",
+        )
+    try:
+        return json.loads(answers[-1])
+    except (ValueError, RecursionError):
+        raise ServiceUnreachable(
+            f"the cluster at {server.cluster.address} gives an answer that cannot be understood: "
+            f"{answers[-1][:200]}"
+        ) from None
+
+
+def _forget(server: JobServer, name: str) -> None:
+    """Have the cluster forget a probe, and others that nobody has taken away."""
+    with suppress(ServiceUnreachable, JobNotFound):
+        _end(server, name)
+        for left in _left_behind(server, name):
+            _end(server, left)
+            server.delete(left)
+    # Ray looks after its jobs once a second. One that is forgotten before it has seen that it is
+    # over, it takes for one that has died, and has again.
+    time.sleep(_SETTLE_S)
+    with suppress(ServiceUnreachable, JobNotFound):
+        server.delete(name)
+
+
+def _end(server: JobServer, name: str) -> None:
+    """Stop a probe if it has not ended, for Ray forgets none before."""
+    if not server.attempt(name).is_over:
+        server.stop(name)
+        wait(server, name, lambda _: None, seconds=_STOP_S, every_s=_LOOK_S)
+
+
+def _left_behind(server: JobServer, name: str) -> list[str]:
+    """Probes that nobody asks any more, by the cluster's own clock."""
+    probes = [each for each in server.attempts() if each.submission_id.startswith(_PROBES)]
+    began = next((each.began for each in probes if each.submission_id == name), None)
+    return [
+        each.submission_id
+        for each in probes
+        # One that has never begun is what Ray has again of one that was forgotten.
+        if each.submission_id != name
+        and (
+            (each.is_over and each.began is None)
+            or (began is not None and (each.began or began) < began - _LEFT_S)
+        )
+    ]
+
+
+def answer(value: Any) -> None:
+    """On the cluster: print an answer for `ask`."""
+    print(_MARK + json.dumps(value), flush=True)  # noqa: T201 - stdout is the way back
+
+
+def _cache_file(described: Server) -> Path:
+    # The name is the cluster's to choose, and no path.
+    digest = hashlib.sha256(described.session.encode()).hexdigest()[:24]
+    return user_folder("XDG_CACHE_HOME", ".cache") / "clusters" / f"{digest}.json"

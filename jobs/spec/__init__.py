@@ -1,0 +1,1 @@
+"""The job spec: its schema, loader, template and checks."""

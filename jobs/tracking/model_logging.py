@@ -1,0 +1,136 @@
+"""A run's model in MLflow, logged as a self-contained pyfunc model.
+
+`mlflow.pyfunc.log_model` works on MLflow's global tracking URI and takes the experiment from
+global state. Here the same steps are taken with a client that is bound to one store.
+"""
+
+import importlib
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sumgrad.jobs.artifacts.code_copy import copy_code
+from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.models import ModelSignature
+
+#: The model's name in its run: ``runs:/<run>/model``.
+MODEL_NAME = "model"
+#: The saved-model folder among the MLflow model's artifacts.
+ARTIFACT = "saved_model"
+_ENTRY = Path(__file__).parents[1] / "artifacts" / "pyfunc_model.py"
+#: Up to so many columns take numbers of any type; MLflow needs a microsecond and more for each of
+#: their values, so wider rows, such as large images, are typed as the example's.
+_UNTYPED_COLUMNS = 100
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors")
+
+
+def import_ahead() -> None:
+    """Import what `log_model` will need, while there is time."""
+    importlib.import_module("mlflow.pyfunc")
+
+
+def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) -> str:
+    """Log a saved-model folder as the run's model, and the step's metrics as the model's.
+
+    Args:
+        store: An open store.
+        run_id: The run that trained it.
+        folder: As `sumgrad.jobs.artifacts.saved_model.save_model` wrote it.
+        example: A few raw rows: a DataFrame of the feature columns, or an array (N, D_0). They
+            become the input example, and their types the signature.
+        step: The epoch that the weights come from.
+
+    Returns:
+        The model's id; ``models:/<id>`` loads it.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    client = store.client
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name=MODEL_NAME,
+        source_run_id=run_id,
+        params=run.data.params,
+        model_type="sumgrad",
+    )
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            built = Path(temporary, "built")
+            _build(built, folder, example, run, model.model_id, model.artifact_location)
+            client.log_model_artifacts(model.model_id, str(built))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    _link_metrics(store, run, model.model_id, step)
+    return str(model.model_id)
+
+
+def _build(
+    built: Path, folder: Path, example: Any, run: "Run", model_id: str, location: str
+) -> None:
+    """Write the MLflow model's folder."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    parts = built.with_name("parts")
+    parts.mkdir()
+    entry, package = copy_code(_ENTRY, parts)
+    # MLflow keeps an artifact under its folder's own name, and this one has to be found again.
+    artifact = shutil.copytree(folder, parts / ARTIFACT)
+    mlflow.pyfunc.save_model(
+        path=str(built),
+        python_model=str(entry),
+        artifacts={ARTIFACT: str(artifact)},
+        code_paths=[str(package)],
+        # Named outright: MLflow would find them out by loading the model in a new process.
+        pip_requirements=[f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS],
+        signature=_signature(folder, example),
+        input_example=example,
+        mlflow_model=Model(
+            artifact_path=location,
+            run_id=run.info.run_id,
+            model_uuid=model_id,
+            model_id=model_id,
+        ),
+    )
+
+
+def _signature(folder: Path, example: Any) -> "ModelSignature":
+    """What goes in, by the example's types, and what comes out."""
+    from mlflow.models import infer_signature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from pandas import DataFrame
+
+    saved = load_model(folder)
+    nothing = np.zeros((1, saved.network.inputs), dtype=saved.network.dtype)
+    signature = infer_signature(example, DataFrame(saved.predict_columns(nothing)))
+    if isinstance(example, DataFrame) and len(example.columns) <= _UNTYPED_COLUMNS:
+        # Typed, MLflow would refuse whole numbers where the example has others, and the reverse.
+        anything = AnyType()  # type: ignore[no-untyped-call]
+        signature.inputs = Schema([ColSpec(anything, name) for name in example.columns])
+    return signature
+
+
+def _link_metrics(store: Store, run: "Run", model_id: str, step: int) -> None:
+    """Give the model the run's metrics of its step, with the run's own timestamps."""
+    from mlflow.entities import Metric
+
+    run_id = run.info.run_id
+    metrics = [
+        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id)
+        for key in run.data.metrics
+        for m in store.client.get_metric_history(run_id, key)
+        if m.step == step and m.model_id is None
+    ]
+    store.client.log_batch(run_id, metrics=metrics)

@@ -1,0 +1,313 @@
+"""Whose token is shown to which MLflow server, and what a refusal is told as."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sumgrad.jobs.config.clusters import Cluster, Contexts, contexts_file, write_contexts
+from sumgrad.jobs.config.credentials import Login, login_for, refusal, with_login
+from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.tracking import DirectClient, open_store
+from sumgrad.jobs.tracking.outbox import Point
+from tests.jobs.service.environment import begin_anew
+from tests.jobs.service.stand_ins import Answer, Site, site
+
+TOKEN = "t0ken-of-the-lab"
+LAB = "http://lab:5000"
+SEARCH = "/api/2.0/mlflow/experiments/search"
+LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return begin_anew(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    path.chmod(0o600)
+    return path
+
+
+def login(token: Path, uri: str = LAB) -> Login:
+    return Login(uri, token, "a file of the test")
+
+
+@pytest.mark.parametrize(
+    "uri", [LAB, f"{LAB}/", "http://LAB:5000", "HTTP://lab:5000".replace("HTTP", "http")]
+)
+def test_a_server_is_the_same_however_it_is_written(uri: str, token: Path) -> None:
+    assert login(token).is_for(uri)
+    assert login(token, uri).is_for(LAB)
+
+
+def test_a_port_that_is_not_said_is_the_schemes(token: Path) -> None:
+    assert login(token, "https://lab").is_for("https://lab:443/")
+    assert login(token, "http://lab").is_for("http://lab:80")
+    assert login(token, "http://lab/mlflow/").is_for("http://lab/mlflow")
+    assert login(token, "http://[::1]:5000").is_for("http://[::1]:5000/")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://lab:5001", "https://lab:5000", "http://lab", "http://lab:5000/other"),
+        *("http://lab.example:5000", "http://127.0.0.1:5000", "http://evil@lab:5000"),
+        *("http://lab:5000@evil:80", "http://evil:80/http://lab:5000", "http://evil#@lab:5000"),
+        *("http://evil?@lab:5000", "http://evil\\@lab:5000", "http://lab:50000", "http://lab:x"),
+        *("sqlite:///mlflow.db", "file:///lab:5000", "", "lab:5000", "http://", "http://[lab"),
+    ],
+)
+def test_any_other_server_is_shown_nothing(uri: str, token: Path) -> None:
+    assert not login(token).is_for(uri)
+    assert with_login(uri, login(token)) == uri
+
+
+def test_the_password_is_in_the_address_for_mlflow_alone(token: Path) -> None:
+    assert with_login(LAB, login(token)) == f"http://sumgrad:{TOKEN}@lab:5000"
+    assert TOKEN not in repr(login(token))
+    token.write_text("a/b@c:d?e#f%g-and-more")
+    address = with_login(f"{LAB}/mlflow", login(token, f"{LAB}/mlflow"))
+    assert address == "http://sumgrad:a%2Fb%40c%3Ad%3Fe%23f%25g-and-more@lab:5000/mlflow"
+
+
+@pytest.mark.parametrize(("content", "mode"), [("", 0o600), ("two words", 0o600), (TOKEN, 0o666)])
+def test_a_file_without_a_token_is_an_error_of_tracking(
+    content: str, mode: int, token: Path
+) -> None:
+    token.write_text(content)
+    token.chmod(mode)
+    with pytest.raises(TrackingError, match="a file of the test") as caught:
+        with_login(LAB, login(token))
+    assert caught.value.exit_code == 3
+    assert TOKEN not in str(caught.value)
+
+
+def test_nothing_is_known_where_nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert login_for(LAB) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
+    assert login_for(LAB) is None
+
+
+def test_the_variable_is_for_the_server_of_the_other_one(
+    token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
+    assert login_for(LAB) is None, "which server it is for is not said"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{LAB}/")
+    assert login_for(LAB) == Login(f"{LAB}/", token, "SUMGRAD_TRACKING_TOKEN_FILE")
+    assert login_for("http://evil:5000") is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert login_for(LAB) is None
+
+
+def cluster(name: str, uri: str | None, token: Path | None) -> Cluster:
+    return Cluster("http://h:1", name, uri, tracking_token_file=token)
+
+
+def test_a_context_is_for_its_own_server(token: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    named = (
+        cluster("plain", LAB, None),
+        cluster("lab", LAB, token),
+        cluster("home", "http://home:5000", other),
+    )
+    write_contexts(Contexts("home", {each.name or "": each for each in named}))
+    found, elsewhere = login_for(LAB), login_for("http://home:5000")
+    assert (found, elsewhere) == (named[1].login, named[2].login)
+    assert login_for("http://stranger:5000") is None
+
+
+def test_of_two_the_current_context_comes_first_and_the_variable_last(
+    token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
+    monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
+    named = {name: cluster(name, LAB, tmp_path / name) for name in ("a", "b")}
+    for current, file in (("b", tmp_path / "b"), ("a", tmp_path / "a"), (None, tmp_path / "a")):
+        write_contexts(Contexts(current, named))
+        found = login_for(LAB)
+        assert found is not None
+        assert found.token_file == file
+    contexts_file().unlink()
+    assert login_for(LAB) is not None
+
+
+@pytest.mark.parametrize("text", ["clusters: 3\n", "{", "\xff"])
+def test_a_damaged_file_of_names_keeps_nobody_from_tracking(
+    text: str, token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts_file().parent.mkdir(parents=True)
+    contexts_file().write_text(text, encoding="latin-1")
+    assert login_for(LAB) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
+    monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
+    assert login_for(LAB) is not None
+
+
+def test_a_file_of_names_in_the_home_of_nobody_names_no_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
+    assert login_for(LAB) is None
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///x.db", "postgresql://db/x", "x.db", ""])
+def test_who_has_no_server_reads_no_names(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sumgrad.jobs.config.clusters.read_contexts", pytest.fail)
+    assert login_for(uri) is None
+
+
+def test_what_a_refusal_is_told_as(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asks = refusal(401, LAB, None)
+    assert asks is not None
+    assert asks.message == f"the MLflow server at {LAB} asks for a login, and none is known here"
+    assert "--tracking-token-file FILE" in asks.hint
+    wrong = refusal(401, LAB, login(token))
+    assert wrong is not None
+    assert f"does not take the token in {token} as the password of 'sumgrad'" in wrong.message
+    with monkeypatch.context() as others:
+        others.setenv("MLFLOW_TRACKING_TOKEN", "x")
+        own = refusal(401, LAB, None)
+    for refused in (own, refusal(401, "http://me:s3cr3t@lab:5000", None)):
+        assert refused is not None
+        assert "does not take the login that it was shown" in refused.message
+        assert "s3cr3t" not in str(refused)
+    right = refusal(403, LAB, None)
+    assert right is not None
+    assert "403: this user may not" in right.message
+    assert right.exit_code == 3
+    for code in (200, 400, 404, 429, 500):
+        assert refusal(code, LAB, login(token)) is None
+
+
+# --- asked of a server on loopback that notes what it was shown
+
+SOUND = {"/health": Answer(), SEARCH: Answer(body="{}")}
+
+
+@pytest.fixture
+def server() -> Iterator[Site]:
+    with site(SOUND) as found:
+        yield found
+
+
+def shown(server: Site) -> list[str | None]:
+    """The logins that a server was shown."""
+    found = []
+    for asked in server.asked:
+        header = asked.headers.get("Authorization")
+        kind, _, value = (header or "").partition(" ")
+        found.append(base64.b64decode(value).decode() if kind == "Basic" else header)
+    return found
+
+
+def remember(server: Site, token: Path) -> None:
+    lab = cluster("lab", server.address, token)
+    write_contexts(Contexts(None, {"lab": lab}))
+
+
+def test_a_server_of_a_context_is_shown_its_token(server: Site, token: Path) -> None:
+    remember(server, token)
+    store = open_store(server.address)
+    assert shown(server) == [None, f"sumgrad:{TOKEN}"], "its health is everybody's business"
+    assert store.uri == server.address
+    assert TOKEN not in repr(store)
+
+
+def test_a_stranger_is_shown_nothing(
+    server: Site, token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(server, token)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
+    monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
+    with site(SOUND) as stranger:
+        open_store(stranger.address)
+        open_store(server.address.replace("127.0.0.1", "localhost"))
+        # What is given is for its own server, too.
+        open_store(stranger.address, login(token, server.address))
+    assert set(shown(stranger) + shown(server)) == {None}
+    told = "".join(f"{each.path}{each.headers}{each.body}" for each in stranger.asked)
+    assert TOKEN not in told
+
+
+def test_mlflow_does_not_print_the_address_with_the_token(
+    server: Site, token: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remember(server, token)
+    run = {"run": {"info": {"run_id": "ab", "experiment_id": "0", "status": "FINISHED"}}}
+    for path in ("get?run_uuid=ab&run_id=ab", "update"):
+        server.answers[f"/api/2.0/mlflow/runs/{path}"] = Answer(body=json.dumps(run))
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    open_store(server.address).client.set_terminated("ab")
+    assert [each.path for each in server.asked][-1] == "/api/2.0/mlflow/runs/update"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_whoever_a_server_sends_us_to_is_shown_nothing(
+    code: int, server: Site, token: Path
+) -> None:
+    remember(server, token)
+    with site(SOUND) as stranger:
+        server.answers[SEARCH] = Answer(code, headers={"Location": stranger.address + SEARCH})
+        open_store(server.address)
+    assert shown(server) == [None, f"sumgrad:{TOKEN}"]
+    assert len(stranger.asked) == 1
+    assert shown(stranger) == [None]
+
+
+def test_a_users_own_login_is_for_servers_that_nobody_names(
+    server: Site, token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hers")
+    open_store(server.address)
+    remember(server, token)
+    open_store(server.address)
+    assert shown(server) == [None, "ada:hers", None, f"sumgrad:{TOKEN}"]
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "bearers")
+    contexts_file().unlink()
+    open_store(server.address)
+    assert shown(server)[-1] == "Bearer bearers"
+    open_store(server.address.replace("http://", "http://own:pw@"))
+    assert shown(server)[-1] == "own:pw"
+
+
+@pytest.mark.parametrize(("code", "text"), [(401, "does not take the token in"), (403, "may not")])
+def test_a_refusal_is_one_line(code: int, text: str, server: Site, token: Path) -> None:
+    remember(server, token)
+    server.answers[SEARCH] = Answer(code, "You are not authenticated.\nSee elsewhere.")
+    with pytest.raises(LoginRefused, match=text) as caught:
+        open_store(server.address)
+    assert not isinstance(caught.value, TrackingUnreachable), "asking again would not help"
+    assert server.address in caught.value.message
+    assert "\n" not in caught.value.message
+    assert TOKEN not in caught.value.message + caught.value.hint
+
+
+def test_a_server_that_does_not_know_its_name_is_no_matter_of_logins(server: Site) -> None:
+    server.answers[SEARCH] = Answer(403, "Invalid Host header - possible DNS rebinding attack")
+    with pytest.raises(TrackingError, match="Host header") as caught:
+        open_store(server.address)
+    assert not isinstance(caught.value, LoginRefused)
+
+
+def test_a_token_that_was_replaced_is_read_again(server: Site, token: Path) -> None:
+    remember(server, token)
+    client = DirectClient(lambda: open_store(server.address))
+    client.open()
+    points = [Point("loss", 0.5, 1, 1000)]
+    server.answers[LOG_BATCH] = Answer(401, "who are you?")
+    with pytest.raises(LoginRefused):
+        client.log_metrics("run", points)
+    token.write_text("the-next-one-of-the-lab")
+    server.answers[LOG_BATCH] = Answer(body="{}")
+    client.log_metrics("run", points)
+    assert shown(server)[-1] == "sumgrad:the-next-one-of-the-lab"

@@ -1,0 +1,176 @@
+"""Checkpoints: whole or not there, the newest that is as it was written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sumgrad.cluster.training.state import Snapshot
+from sumgrad.jobs.errors import CheckpointError
+from sumgrad.jobs.runs.checkpoints import (
+    ARRAYS,
+    STATE,
+    Checkpoint,
+    CheckpointFolder,
+    read_checkpoint,
+)
+from tests.fuzzing import cases, only
+
+JOB = {"data": "abc", "spec": {"seed": 3}}
+
+
+def checkpoint(step: int, epoch: int = 0) -> Checkpoint:
+    arrays = {
+        "W": np.arange(5, dtype=np.float32) * step,
+        "good": np.zeros(5, np.float32),
+        "memory.step": np.array(float(step)),
+    }
+    facts: dict[str, Any] = {"step": step, "progress": {"epoch": epoch, "loss": 1 / 3}}
+    return Checkpoint(Snapshot(arrays, facts), JOB)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CheckpointFolder:
+    return CheckpointFolder(tmp_path / "checkpoints", keep=2)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def names(folder: CheckpointFolder) -> list[str]:
+    return sorted(path.name for path in folder.folder.iterdir())
+
+
+def test_what_is_written_is_read(folder: CheckpointFolder) -> None:
+    written = checkpoint(7, 2)
+    read = read_checkpoint(folder.write(written))
+    assert (read.job, read.snapshot.facts) == (JOB, written.snapshot.facts)
+    assert read.snapshot.arrays.keys() == written.snapshot.arrays.keys()
+    for name, array in written.snapshot.arrays.items():
+        again = read.snapshot.arrays[name]
+        assert (again.dtype, again.shape) == (array.dtype, array.shape)
+        assert again.tobytes() == array.tobytes()
+
+
+def test_the_last_ones_and_the_best_are_kept(folder: CheckpointFolder) -> None:
+    for step in range(1, 7):
+        folder.write(checkpoint(step, step), is_best=step in (1, 3))
+    assert names(folder) == [
+        "step-000000003-epoch-000003.best",
+        "step-000000005-epoch-000005",
+        "step-000000006-epoch-000006",
+    ]
+
+
+def test_what_an_ended_process_left_unfinished_is_removed(folder: CheckpointFolder) -> None:
+    folder.folder.mkdir()
+    (folder.folder / ".step-000000001-epoch-000000.1234.unfinished").mkdir()
+    assert folder.newest(print) is None
+    folder.write(checkpoint(2))
+    assert names(folder) == ["step-000000002-epoch-000000"]
+
+
+def test_the_same_boundary_may_be_written_again(folder: CheckpointFolder) -> None:
+    path = folder.write(checkpoint(2))
+    (path / ARRAYS).write_bytes(b"")
+    assert read_checkpoint(folder.write(checkpoint(2))).snapshot.step == 2
+    before = (path / STATE).stat().st_mtime_ns
+    folder.write(checkpoint(2))
+    assert (path / STATE).stat().st_mtime_ns == before, "it was whole, and is left alone"
+    assert [found.name for found in folder.paths()] == [path.name]
+
+
+def damage_cut(path: Path) -> None:
+    data = (path / ARRAYS).read_bytes()
+    (path / ARRAYS).write_bytes(data[: len(data) // 2])
+
+
+def damage_bit(path: Path) -> None:
+    data = bytearray((path / ARRAYS).read_bytes())
+    data[-1] ^= 1
+    (path / ARRAYS).write_bytes(data)
+
+
+def damage_fact(path: Path) -> None:
+    text = (path / STATE).read_text()
+    (path / STATE).write_text(text.replace('"step": 2', '"step": 9'))
+
+
+def damage_missing(path: Path) -> None:
+    (path / ARRAYS).unlink()
+
+
+def damage_format(path: Path) -> None:
+    text = (path / STATE).read_text()
+    (path / STATE).write_text(text.replace('"format": 1', '"format": 7'))
+
+
+def damage_depth(path: Path) -> None:
+    (path / STATE).write_text("[" * 100_000)
+
+
+DAMAGES = [damage_cut, damage_bit, damage_fact, damage_missing, damage_format, damage_depth]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_newest_one_is_told_and_the_one_before_taken(
+    folder: CheckpointFolder, said: list[str], damage: Callable[[Path], None]
+) -> None:
+    first = folder.write(checkpoint(1))
+    damage(folder.write(checkpoint(2)))
+    found = folder.newest(said.append)
+    assert found is not None
+    assert found.snapshot.step == 1
+    (line,) = said
+    assert line.startswith("WARNING: ")
+    assert "step-000000002" in line
+    assert folder.paths() == [first], "the damaged one takes no other's place"
+    damage(first) if damage is not damage_fact else damage_cut(first)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+            folder.newest(said.append)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_that_went_back_keeps_what_it_writes(
+    tmp_path: Path, said: list[str], keep: int
+) -> None:
+    folder = CheckpointFolder(tmp_path, keep)
+    folder.write(checkpoint(1), is_best=True)
+    for step in (8, 9):
+        damage_cut(folder.write(checkpoint(step)))
+    assert folder.newest(said.append) is not None
+    written = [folder.write(checkpoint(step)) for step in (2, 3)]
+    assert folder.paths()[:keep] == written[::-1][:keep]
+
+
+def test_a_checkpoint_that_is_found_alone_says_whose_it_is(tmp_path: Path) -> None:
+    run = {"run_id": "abc", "mlflow_run_id": "def", "spec": "seed: 3"}
+    path = CheckpointFolder(tmp_path, run=run).write(checkpoint(1))
+    assert read_checkpoint(path).run == run
+
+
+@cases(600)
+@given(data=st.data())
+def test_no_damage_is_anything_but_a_declared_error_or_harmless(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = CheckpointFolder(tmp_path_factory.mktemp("fuzz"))
+    path = folder.write(checkpoint(3))
+    file = path / data.draw(st.sampled_from([ARRAYS, STATE]))
+    content = bytearray(file.read_bytes())
+    where = data.draw(st.integers(0, len(content) - 1))
+    with_ = data.draw(st.binary(max_size=6))
+    content[where : where + data.draw(st.integers(0, 40))] = with_
+    file.write_bytes(content)
+    with only(CheckpointError):
+        read = read_checkpoint(path)
+        # White space in the JSON may differ; nothing else.
+        assert read.snapshot.arrays["W"].tobytes() == checkpoint(3).snapshot.arrays["W"].tobytes()
+        assert (read.job, read.snapshot.facts) == (JOB, checkpoint(3).snapshot.facts)

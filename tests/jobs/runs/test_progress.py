@@ -1,0 +1,163 @@
+"""Lines for logs, a bar for people, and the summary."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from sumgrad.cluster.training.state import EpochReport, Evaluation
+from sumgrad.cluster.training.stopping import StopReason
+from sumgrad.jobs.runs.progress import LiveReporter, PlainReporter, describe, make_reporter
+from sumgrad.jobs.runs.summary import JSON_KEYS, Summary
+
+
+def report(epoch: int, validation: Evaluation | None = None) -> EpochReport:
+    return EpochReport(epoch, epoch * 10, 0.5 / epoch, validation, 1.0, 0.1, 640, 0.5)
+
+
+def test_an_epoch_in_a_line() -> None:
+    text = describe(report(2, Evaluation(0.3, 0.9125, 80)), 9, accuracy=True)
+    assert text == "epoch 2/9  loss 0.2500  validation 0.3000  accuracy 91.25%  1,280 instances/s"
+    assert "accuracy" not in describe(report(2, Evaluation(0.3, 0.9, 80)), 9, accuracy=False)
+    assert "validation" not in describe(report(2), 9, accuracy=True)
+
+
+def test_plain_lines_show_every_epoch_that_takes_a_while() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, every_s=0.0)
+    reporter.begin(3, 10)
+    for epoch in (1, 2, 3):
+        reporter.epoch(report(epoch), accuracy=True)
+    reporter.end()
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/3", "2/3", "3/3"]
+    assert stream.getvalue().splitlines()[-1].endswith("at most 0 s left")
+
+
+def test_epochs_that_fly_by_are_left_out_but_for_the_first_and_the_last() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, every_s=3600.0)
+    reporter.begin(50, 10)
+    for epoch in range(1, 51):
+        reporter.epoch(report(epoch), accuracy=True)
+    reporter.end()
+    reporter.end()
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/50", "50/50"]
+
+
+def test_a_terminal_gets_a_live_display_and_a_pipe_lines() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(make_reporter(Terminal()), LiveReporter)
+    assert isinstance(make_reporter(io.StringIO()), PlainReporter)
+
+
+def test_the_live_display_shows_the_newest_epoch_and_text_as_it_is() -> None:
+    stream = io.StringIO()
+    reporter = LiveReporter(stream)
+    reporter.note("a [bold]name[/bold]")
+    reporter.begin(2, 3)
+    for step in (1, 2, 3):
+        reporter.step(step)
+    reporter.epoch(report(1), accuracy=True)
+    reporter.end()
+    assert "a [bold]name[/bold]" in stream.getvalue()
+    assert "epoch 1/2  loss 0.5000" in stream.getvalue()
+
+
+@pytest.fixture
+def summary() -> Summary:
+    return Summary("job", "FINISHED", StopReason.CONVERGED, "sqlite:////x/mlflow.db")
+
+
+def test_the_json_object_has_the_promised_keys_in_their_order(summary: Summary) -> None:
+    value = json.loads(summary.to_json())
+    assert tuple(value) == JSON_KEYS
+    assert value["stop_reason"] == "converged"
+    assert value["test_accuracy"] is None
+
+
+def test_numbers_that_json_does_not_know_are_null(summary: Summary) -> None:
+    summary.train_loss = float("nan")
+    assert json.loads(summary.to_json())["train_loss"] is None
+
+
+def test_a_run_without_test_rows_says_nothing_of_them(summary: Summary) -> None:
+    assert not any("test" in line for line in summary.lines())
+    summary.test_loss, summary.test_rows = 0.5, 10
+    assert any("loss 0.5000 on 10 rows" in line for line in summary.lines())
+
+
+def test_places_below_the_current_folder_are_shown_as_one_would_type_them(
+    summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    summary.run_id = "a" * 32
+    summary.checkpoint = str(tmp_path / "runs" / "a")
+    summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
+    text = "\n".join(summary.lines())
+    assert "model     runs/a" in text
+    assert "in sqlite:///mlflow.db" in text
+    summary.checkpoint, summary.tracking_uri = "/elsewhere/a", "http://tracking:5000"
+    text = "\n".join(summary.lines())
+    assert "model     /elsewhere/a" in text
+    assert "in http://tracking:5000" in text
+
+
+@pytest.fixture
+def ended(summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Summary:
+    """A run where commands look for it: in `runs`, and in the default store."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "SUMGRAD_OUTPUT"):
+        monkeypatch.delenv(name, raising=False)
+    summary.run_id, summary.can_resume = "a" * 32, True
+    summary.run_folder = str(tmp_path / "runs" / summary.run_id)
+    summary.checkpoint = f"{summary.run_folder}/model"
+    summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
+    return summary
+
+
+def commands(summary: Summary) -> list[str]:
+    """What comes next, without what it is for."""
+    return [
+        line.partition("  sumgrad ")[2].strip() for line in summary.lines() if "sumgrad" in line
+    ]
+
+
+def test_what_comes_next_can_be_typed(ended: Summary) -> None:
+    assert commands(ended) == ["resume aaaaaaaa", "ui", "predict aaaaaaaa FILE"]
+    ended.is_delivered = False
+    assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
+    assert not any("sumgrad" in line for line in ended.lines(is_here=False))
+
+
+def test_a_run_elsewhere_is_named_by_its_folder(
+    ended: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended.run_folder = str(tmp_path / "my runs" / "b")
+    assert commands(ended)[0] == "resume 'my runs/b'"
+    ended.is_delivered = False
+    assert commands(ended)[1] == "sync 'my runs/b'"
+    monkeypatch.setenv("SUMGRAD_OUTPUT", str(tmp_path / "my runs"))
+    assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
+
+
+def test_another_store_is_named(ended: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended.tracking_uri = "http://tracking:5000"
+    there = " --tracking-uri http://tracking:5000"
+    assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000/")
+    assert commands(ended)[1:] == ["ui", "predict aaaaaaaa FILE"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense")
+    assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
+
+
+def test_a_store_with_a_password_is_not_named(
+    ended: Summary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended.tracking_uri = "http://***@tracking:5000"
+    assert commands(ended)[1:] == [f"predict runs/{'a' * 32}/model FILE"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t@tracking:5000")
+    assert commands(ended)[1:] == ["ui", "predict aaaaaaaa FILE"]

@@ -1,0 +1,193 @@
+"""Data of this machine: refused, sent along, or named as the cluster's own."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.errors import DataNotFound, SubmissionError
+from sumgrad.jobs.service.client import data_paths
+from sumgrad.jobs.service.client.data_paths import (
+    Upload,
+    local_sources,
+    on_this_machine,
+    with_upload,
+)
+from sumgrad.jobs.spec.loader import load_spec
+from sumgrad.jobs.spec.schema import JobSpec
+
+
+def spec(train: str, **more: object) -> JobSpec:
+    loaded = load_spec("digits", environment=False).spec
+    data = loaded.data.model_copy(update={"train": train, "test": 0.2, "validation": None} | more)
+    return loaded.model_copy(update={"data": data})
+
+
+def rows(path: Path, *numbers: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x,label\n" + "".join(f"{number},a\n" for number in numbers))
+    return path
+
+
+def idx(folder: Path, head: str = "train-") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 7, 9])
+    labels = bytes([0, 0, 8, 1, 0, 0, 0, 1, 5])
+    (folder / f"{head}images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+    (folder / f"{head}labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+
+
+def test_what_is_local() -> None:
+    assert local_sources(spec("digits")) == {}
+    assert local_sources(spec("file:///data/x.csv", test="x.csv", validation=0.5)) == {
+        "test": "x.csv"
+    }
+
+
+@pytest.mark.parametrize("upload", [False, True])
+def test_shipped_data_and_the_clusters_own_are_left_alone(upload: bool) -> None:
+    for source in ("digits", "file:///data/*.parquet", "file:///C:/x"):
+        assert with_upload(spec(source), upload=upload) == ({}, Upload({}, 0))
+
+
+def test_local_data_is_refused_with_an_explanation(tmp_path: Path) -> None:
+    path = rows(tmp_path / "rows.csv", 1)
+    with pytest.raises(SubmissionError, match="is on this machine, where the cluster") as caught:
+        with_upload(spec(str(path)), upload=False)
+    assert caught.value.message.startswith(f"data.train: {path} ")
+    assert "--upload" in caught.value.hint
+    assert "file:///" in caught.value.hint
+    with pytest.raises(SubmissionError, match=r"data\.test: gone\.csv is a local path"):
+        with_upload(spec("digits", test="gone.csv"), upload=False)
+
+
+@pytest.mark.parametrize("upload", [False, True])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("s3://key:s3cr3t@bucket/x.csv", "http://me:s3cr3t@host/x.csv", "gs://bucket/x"),
+        *("file://host/x.csv", "file://x.csv", "FILE:///x.csv"),
+    ],
+)
+def test_data_on_no_machine_is_refused_at_once(source: str, upload: bool) -> None:
+    with pytest.raises(SubmissionError, match=r"data\.train: .*files only") as caught:
+        with_upload(spec(source), upload=upload)
+    assert "s3cr3t" not in caught.value.message
+
+
+def test_a_file_goes_along(tmp_path: Path) -> None:
+    path = rows(tmp_path / "my rows.csv", 1, 2)
+    rows(tmp_path / "others.csv", 3)
+    changed, upload = with_upload(spec(str(path)), upload=True)
+    assert changed == {"train": "data/train/my rows.csv"}
+    assert upload == Upload({"data/train/my rows.csv": path}, path.stat().st_size)
+
+
+def test_every_role_has_a_folder_of_its_own() -> None:
+    rows(Path("a/rows.csv"), 1)
+    rows(Path("b/rows.csv"), 2)
+    rows(Path("~/rows.csv").expanduser(), 3)
+    sources = spec("a/rows.csv", validation="b/rows.csv", test="~/rows.csv")
+    changed, upload = with_upload(sources, upload=True)
+    assert changed == {role: f"data/{role}/rows.csv" for role in ("train", "validation", "test")}
+    assert upload.files["data/validation/rows.csv"] == Path("b/rows.csv")
+    assert upload.size == sum(file.stat().st_size for file in upload.files.values())
+
+
+def test_a_folder_goes_along_without_what_is_not_read_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    rows(folder / "b.csv", 2)
+    rows(folder / "deep/a.csv", 1)
+    for name in (".git/config.csv", ".env", "_SUCCESS", "_old/x.csv", "notes.txt", "deep/.x.csv"):
+        rows(folder / name, 9)
+    changed, upload = with_upload(spec(str(folder)), upload=True)
+    assert changed == {"train": "data/train"}
+    assert sorted(upload.files) == ["data/train/b.csv", "data/train/deep/a.csv"]
+
+
+@pytest.mark.parametrize("pattern", ["*.csv", "**/*.csv", "rows*", "*/x.csv", "[ab].csv", "rows/*"])
+def test_what_a_glob_gives_here_it_gives_there_in_the_same_order(pattern: str) -> None:
+    for number, name in enumerate(
+        [
+            *("b.csv", "a.csv", "rows-10.csv", "rows-9.csv", "c/x.csv", "_a/x.csv", "b/x.csv"),
+            *("rows/2.csv", "rows/1.csv", "_SUCCESS.csv", "rows/_meta.csv", ".hidden.csv"),
+        ]
+    ):
+        rows(Path("here") / name, number)
+    source = f"here/{pattern}"
+    changed, upload = with_upload(spec(source), upload=True)
+    job = Path("job")
+    job.mkdir()
+    upload.copy(job)
+    assert changed == {"train": "data/train"}
+    here = read_rows(source, "train", ("label",))
+    there = read_rows(str(job / changed["train"]), "train", ("label",))
+    assert here.x.tolist() == there.x.tolist()
+    assert len(here.x) == len(upload.files)
+
+
+def test_a_glob_of_many_files_keeps_their_order() -> None:
+    for number in range(11):
+        rows(Path(f"many/{number:02}/x.csv"), number)
+    _, upload = with_upload(spec("many/*/x.csv"), upload=True)
+    assert [upload.files[name].parent.name for name in sorted(upload.files)] == [
+        f"{number:02}" for number in range(11)
+    ]
+
+
+@pytest.mark.parametrize("named", ["images", "folder"])
+def test_mnists_images_bring_their_labels(named: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mnist"
+    idx(folder)
+    (folder / "notes.txt").write_text("private")
+    source = folder if named == "folder" else folder / "train-images-idx3-ubyte.gz"
+    changed, upload = with_upload(spec(str(source)), upload=True)
+    job = tmp_path / "job"
+    job.mkdir()
+    upload.copy(job)
+    found = read_rows(str(job / changed["train"]), "train", ("label",))
+    assert found.x.tolist() == [[7, 9]]
+    assert sorted(file.name for file in job.rglob("*.*")) == [
+        "train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte.gz",
+    ]
+
+
+def test_a_folder_of_mnist_without_the_roles_files_is_refused(tmp_path: Path) -> None:
+    idx(tmp_path / "mnist")
+    with pytest.raises(DataNotFound, match="has no file t10k-images"):
+        with_upload(spec("digits", test=str(tmp_path / "mnist")), upload=True)
+
+
+@pytest.mark.parametrize("source", ["gone.csv", "gone/*.csv", "empty", "nobody[", ""])
+def test_data_that_is_not_there(source: str) -> None:
+    Path("empty").mkdir()
+    with pytest.raises(DataNotFound, match=r"data\.train"):
+        with_upload(spec(source or "empty/"), upload=True)
+
+
+def test_data_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_paths, "MOST_BYTES", 1 << 20)
+    for name in ("a.csv", "b.csv"):
+        rows(Path(name), 1)
+    with Path("b.csv").open("ab") as file:
+        file.truncate((1 << 20) - Path("a.csv").stat().st_size)
+    with_upload(spec("a.csv", test="b.csv"), upload=True)
+    with Path("b.csv").open("ab") as file:
+        file.truncate((1 << 20) - Path("a.csv").stat().st_size + 1)
+    with pytest.raises(SubmissionError, match="at most 1 MiB") as caught:
+        with_upload(spec("a.csv", test="b.csv"), upload=True)
+    assert "file:///PATH" in caught.value.hint
+
+
+def test_a_user_that_nobody_knows_has_no_data() -> None:
+    for upload in (False, True):
+        with pytest.raises((DataNotFound, SubmissionError), match=r"data\.train"):
+            with_upload(spec("~nobody-there/x.csv"), upload=upload)
+
+
+def test_the_clusters_own_data_as_plain_paths() -> None:
+    data = {"train": "file:///a/b c.csv", "validation": 0.1, "test": None, "label": "file:///x"}
+    assert on_this_machine(data) == {"train": "/a/b c.csv"}
+    assert on_this_machine({"train": "file://host/x", "test": "data/test"}) == {}

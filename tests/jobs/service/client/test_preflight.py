@@ -1,0 +1,261 @@
+"""What a cluster has installed: asked once for each session, and never guessed."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
+from sumgrad.jobs.service.client import preflight
+from sumgrad.jobs.service.client.expectation import ANSWER_KEY, answer_digest
+from sumgrad.jobs.service.client.preflight import _MARK, _PROBE, answer, ask, cluster_versions
+from sumgrad.jobs.service.client.ray_api import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt, Server
+from sumgrad.jobs.service.versions import Versions
+from tests.jobs.service.stand_ins import JobServerInMemory, attempt
+
+NOW = 10_000.0
+SESSION = Server("2.60.0", "session_1")
+
+
+def probes(server: JobServerInMemory) -> int:
+    return sum(call.startswith("submit sumgrad-probe-") for call in server.memory.calls)
+
+
+def test_a_session_is_asked_once(home: Path) -> None:
+    server = JobServerInMemory()
+    assert cluster_versions(server, SESSION) == Versions.here()
+    assert cluster_versions(server, SESSION) == Versions.here()
+    assert probes(server) == 1
+    server.memory.versions = replace(Versions.here(), python="3.12")
+    assert cluster_versions(server, Server("2.60.0", "session_2")).python == "3.12"
+    assert probes(server) == 2
+    assert len(list((home / ".cache/sumgrad/clusters").iterdir())) == 2
+
+
+def test_an_answer_that_is_right_again_is_kept_again() -> None:
+    server = JobServerInMemory()
+    right = cluster_versions(server, SESSION)
+
+    def find_a_change(name: str, began: float) -> None:
+        found = attempt(name, FAILED, message="the cluster has changed since it was asked: x")
+        metadata = {ANSWER_KEY: answer_digest(right)}
+        server.memory.attempts[name] = replace(found, began=began, metadata=metadata)
+
+    find_a_change("digits-1", NOW)
+    for _ in range(3):
+        # It had changed, and has changed back.
+        assert cluster_versions(server, SESSION) == right
+    assert probes(server) == 2
+    find_a_change("digits-2", NOW + 1)
+    cluster_versions(server, SESSION)
+    assert probes(server) == 3
+
+
+def test_a_probe_leaves_nothing_on_the_cluster() -> None:
+    server = JobServerInMemory()
+    cluster_versions(server, SESSION)
+    assert server.memory.attempts == {}
+
+
+@pytest.mark.parametrize("session", ["../../evil", "/etc/passwd", "a" * 5000, "\0", ""])
+def test_a_sessions_name_is_no_path(session: str, home: Path) -> None:
+    cluster_versions(JobServerInMemory(), Server("2.60.0", session))
+    (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
+    assert kept.suffix == ".json"
+    assert sorted(path.name for path in home.iterdir()) == [".cache"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"sumgrad": 1}', "\xff", "x" * (1 << 17)])
+def test_a_damaged_cache_is_asked_anew(content: str, home: Path) -> None:
+    server = JobServerInMemory()
+    cluster_versions(server, SESSION)
+    (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
+    kept.write_text(content, encoding="latin-1")
+    assert cluster_versions(server, SESSION) == Versions.here()
+    assert probes(server) == 2
+    assert cluster_versions(server, SESSION) == Versions.here()
+    assert probes(server) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_trouble(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / ".cache").write_text("no folder")
+    assert cluster_versions(JobServerInMemory(), SESSION) == Versions.here()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "other"))
+    cluster_versions(JobServerInMemory(), SESSION)
+    assert (home / "other/sumgrad/clusters").is_dir()
+
+
+class Failing(JobServerInMemory):
+    """A cluster whose probes fail, or go on for ever."""
+
+    def __init__(self, state: str, log: str, message: str = "") -> None:
+        super().__init__()
+        self._how = (state, log, message)
+
+    def attempt(self, submission_id: str) -> Attempt:
+        state, _, message = self._how
+        return replace(attempt(submission_id, state), message=message)
+
+    def log(self, submission_id: str, *, seconds: float = 30.0) -> str:
+        return self._how[1]
+
+
+@pytest.mark.parametrize(
+    ("state", "log", "message", "told"),
+    [
+        (FAILED, "sh: 1: python: not found\n\n", "exit code 127", "sh: 1: python: not found"),
+        (FAILED, "", "exit code 127", "exit code 127"),
+        (FAILED, f'{_MARK}{{"sumgrad": "1"}}\nTraceback', "", "Traceback"),
+        (SUCCEEDED, "nothing of ours\n", "", "nothing of ours"),
+        (SUCCEEDED, "", "it was fine", "it was fine"),
+        (FAILED, "x" * 9000, "", "xxx"),
+    ],
+)
+def test_a_cluster_that_can_run_nothing(state: str, log: str, message: str, told: str) -> None:
+    with pytest.raises(ServiceUnreachable, match="takes jobs, but cannot run one") as caught:
+        cluster_versions(Failing(state, log, message), SESSION)
+    assert told in caught.value.message
+    assert len(caught.value.message) < 400
+    assert "SUMGRAD_PYTHON" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1", "[" * 100_000, "{}", "3", '{"libraries": 3}'])
+def test_an_answer_that_makes_no_sense(text: str) -> None:
+    server = JobServerInMemory()
+    server.memory.answer = _MARK + text
+    with pytest.raises(ServiceUnreachable, match="cannot be understood"):
+        cluster_versions(server, SESSION)
+
+
+class Hanging(JobServerInMemory):
+    """A cluster whose probes run until they are stopped, and which forgets none before."""
+
+    def submit(self, submission_id: str, *arguments: Any, **named: Any) -> None:
+        super().submit(submission_id, *arguments, **named)
+        self.memory.attempts[submission_id] = attempt(submission_id, RUNNING, began=NOW)
+
+    def stop(self, submission_id: str) -> None:
+        super().stop(submission_id)
+        found = self.memory.attempts[submission_id]
+        self.memory.attempts[submission_id] = replace(found, state=STOPPED)
+
+    def delete(self, submission_id: str) -> None:
+        if not self.memory.attempts[submission_id].is_over:
+            raise ServiceUnreachable("the job is not over")
+        super().delete(submission_id)
+
+
+def test_a_probe_is_not_forgotten_before_ray_has_seen_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = JobServerInMemory()
+    slept: list[tuple[float, str]] = []
+    monkeypatch.setattr(preflight, "_SETTLE_S", 2.0)
+    monkeypatch.setattr(
+        "time.sleep", lambda seconds: slept.append((seconds, server.memory.calls[-1]))
+    )
+    ask(server, "command")
+    assert slept == [(2.0, "attempts")]
+    assert server.memory.calls[-1].startswith("delete sumgrad-probe-")
+
+
+def test_a_probe_that_does_not_end_is_ended_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "PROBE_S", -1.0)
+    server = Hanging()
+    with pytest.raises(ServiceUnreachable, match="has not run a short job in"):
+        cluster_versions(server, SESSION)
+    assert server.memory.attempts == {}
+
+
+def test_a_probe_that_nobody_waits_for_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **named: float) -> None:
+        if named["seconds"] == preflight.PROBE_S:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(preflight, "wait", interrupted)
+    server = Hanging()
+    with pytest.raises(KeyboardInterrupt):
+        cluster_versions(server, SESSION)
+    assert server.memory.attempts == {}
+
+
+def test_what_an_earlier_probe_has_left_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "PROBE_S", -1.0)
+    old, young = NOW - preflight._LEFT_S - 1, NOW - preflight._LEFT_S + 1
+    server = Hanging(
+        attempt("sumgrad-probe-old", RUNNING, began=old),
+        attempt("sumgrad-probe-over", FAILED, began=old),
+        attempt("sumgrad-probe-again", FAILED, began=None),
+        attempt("sumgrad-probe-new", RUNNING, began=None),
+        attempt("sumgrad-probe-anothers", RUNNING, began=young),
+        attempt("sumgrad-1", SUCCEEDED, began=old),
+    )
+    with pytest.raises(ServiceUnreachable):
+        ask(server, "command")
+    left = ["sumgrad-probe-new", "sumgrad-probe-anothers", "sumgrad-1"]
+    assert list(server.memory.attempts) == left
+
+
+@pytest.mark.parametrize("error", [ServiceUnreachable("away"), JobNotFound("gone")])
+def test_an_answer_counts_although_its_probe_cannot_be_forgotten(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete(_: object, name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(JobServerInMemory, "delete", delete)
+    assert cluster_versions(JobServerInMemory(), SESSION) == Versions.here()
+
+
+def test_of_several_answers_the_last_counts() -> None:
+    server = JobServerInMemory()
+    server.memory.answer = f"{_MARK}1\n{_MARK}2\nafterwards"
+    assert ask(server, "command") == 2
+
+
+def test_an_answer_is_one_that_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    answer({"a": [1, "ü"]})
+    server = JobServerInMemory()
+    server.memory.answer = capsys.readouterr().out
+    assert ask(server, "command") == {"a": [1, "ü"]}
+
+
+def run(program: str, folder: Path) -> Versions:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Versions.from_json(json.loads(done.stdout.removeprefix(_MARK)))
+
+
+def test_the_probe_tells_what_is_there(tmp_path: Path) -> None:
+    assert run(_PROBE, tmp_path) == Versions.here()
+
+
+def test_the_probe_tells_what_is_not_there(tmp_path: Path) -> None:
+    hidden = "import sys\nsys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+    hidden += "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in str(f)]\n"
+    hidden += "sys.path[:] = [p for p in sys.path if p.endswith(('.zip', '3.11', 'lib-dynload'))]\n"
+    found = run(hidden + _PROBE, tmp_path)
+    assert (found.sumgrad, found.code) == ("none", "none")
+    assert set(found.libraries.values()) == {"none"}
+    assert found.python == Versions.here().python
+
+
+def test_the_cache_is_written_whole(home: Path) -> None:
+    cluster_versions(JobServerInMemory(), SESSION)
+    (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
+    assert stat.S_ISREG(kept.stat().st_mode)
+    assert Versions.from_json(json.loads(kept.read_text())) == Versions.here()

@@ -1,0 +1,168 @@
+"""A job's newest run in MLflow; whatever goes wrong is said, and not raised."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from sumgrad.jobs.config.clusters import Cluster
+from sumgrad.jobs.service.client import run_view
+from sumgrad.jobs.service.client.run_view import RunView, look_up_runs, page_of
+from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
+from sumgrad.jobs.service.ids import JOB_TAG
+from sumgrad.jobs.tracking import open_store
+from tests.jobs.service.stand_ins import ADDRESS, Answer, free_port, site
+
+BEAT = Heartbeat(1000.0, True, "digits", 3, 20, 0.25)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised database: creating its tables takes seconds, copying them does not."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def uri(template: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(template, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+def add(client: MlflowClient, began: int, experiment: str = "0", **tags: str) -> str:
+    tags = {name.replace("_", "."): value for name, value in tags.items()}
+    run = client.create_run(experiment, start_time=began, tags=tags)
+    return str(run.info.run_id)
+
+
+def ask(uri: str | None, *job_ids: str) -> dict[str, RunView]:
+    return look_up_runs(Cluster(ADDRESS, tracking_uri=uri), job_ids)
+
+
+def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
+    other = client.create_experiment("other")
+    add(client, 100, sumgrad_job="digits-1")
+    newest = add(client, 300, other, **{JOB_TAG: "digits-1", TAG: BEAT.to_json()})
+    add(client, 200, sumgrad_job="digits-1")
+    second = add(client, 50, sumgrad_job="mnist-1")
+    client.set_terminated(second, "KILLED")
+    add(client, 900, sumgrad_job="digits-10")
+    add(client, 999)
+    both = {
+        "digits-1": RunView(uri, newest, "RUNNING", BEAT),
+        "mnist-1": RunView(uri, second, "KILLED", None),
+    }
+    assert ask(uri, "digits-1", "mnist-1") == both
+    assert ask(uri, "digits-1") == {"digits-1": both["digits-1"]}
+    assert ask(uri, "gone-1") == {"gone-1": RunView(uri)}
+
+
+def test_a_tag_that_is_no_heartbeat_is_none(client: MlflowClient, uri: str) -> None:
+    run = add(client, 1, **{JOB_TAG: "digits-1", TAG: '{"at": "yesterday"}'})
+    assert ask(uri, "digits-1") == {"digits-1": RunView(uri, run, "RUNNING", None)}
+
+
+def test_a_tag_that_is_no_jobs_id_is_left_out(client: MlflowClient, uri: str) -> None:
+    sound = add(client, 1, sumgrad_job="digits-1")
+    for forged in ("\x1b[2Jdigits-2", "digits-3\nmnist-1  FINISHED", "../digits", "x" * 64, " "):
+        add(client, 2, sumgrad_job=forged)
+    found = look_up_runs(Cluster(ADDRESS, tracking_uri=uri), [], others=True)
+    assert found == {"digits-1": RunView(uri, sound, "RUNNING")}
+
+
+def test_the_name_is_the_specs_whatever_the_run_is_called(client: MlflowClient, uri: str) -> None:
+    run = add(client, 1, sumgrad_job="digits-1")
+    client.log_param(run, "name", "digits")
+    client.update_run(run, name="my best one")
+    assert ask(uri, "digits-1")["digits-1"].name == "digits"
+    client.log_param(add(client, 2, sumgrad_job="digits-1"), "name", "a\n\x1b[2Jb")
+    assert ask(uri, "digits-1")["digits-1"].name == "a [2Jb"
+
+
+@pytest.mark.parametrize(("given", "known"), [(3, 3), (0, None), (-1, None), (10**30, None)])
+def test_an_attempts_number_is_one_that_there_can_be(given: int, known: int | None) -> None:
+    assert RunView("uri", "ab", "KILLED", replace(BEAT, attempt=given)).attempt == known
+    assert RunView("uri", "ab", "KILLED").attempt is None
+
+
+def test_why_a_run_ended_is_the_jobs_own_word(client: MlflowClient, uri: str) -> None:
+    run = add(client, 1, sumgrad_job="digits-1")
+    client.set_tag(run, "sumgrad.stop_reason", "diverged")
+    client.set_terminated(run, "FAILED")
+    found = ask(uri, "digits-1")["digits-1"]
+    assert (found.status, found.stop_reason, found.can_go_on) == ("FAILED", "diverged", False)
+
+
+def test_nobody_is_asked_for_nothing() -> None:
+    assert ask(f"http://127.0.0.1:{free_port()}") == {}
+
+
+def test_a_store_that_nobody_knows() -> None:
+    found = ask(None, "digits-1", "mnist-1")
+    assert set(found) == {"digits-1", "mnist-1"}
+    assert "is not known here" in found["digits-1"].problem
+    assert "MLFLOW_TRACKING_URI" in found["digits-1"].problem
+
+
+def test_a_server_that_is_away() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    view = ask(f"http://me:s3cr3t@{address}", "digits-1")["digits-1"]
+    assert "does not answer" in view.problem
+    assert view.uri == f"http://***@{address}"
+    assert "s3cr3t" not in repr(view)
+    assert view.run_id is None
+
+
+def test_a_server_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with site({"/health": Answer()}) as server:
+        view = ask(server.address, "digits-1")["digits-1"]
+    assert "cannot be used" in view.problem
+
+
+@pytest.mark.parametrize(
+    "uri", ["./mlruns", "file:///mlruns", "http://[x", "http://h:0", "sqlite://", "http://a:b:c@/"]
+)
+def test_what_is_no_store_is_said_too(uri: str) -> None:
+    view = ask(uri, "digits-1")["digits-1"]
+    assert view.problem
+    assert view.run_id is None
+
+
+def test_an_id_that_is_no_id_does_no_harm(client: MlflowClient, uri: str) -> None:
+    add(client, 1, sumgrad_job="digits-1")
+    view = ask(uri, "x' OR '1' = '1")["x' OR '1' = '1"]
+    assert view.run_id is None
+
+
+def test_where_a_person_sees_it() -> None:
+    assert page_of(RunView("http://mlflow:5000", "ab")) == "http://mlflow:5000/#/runs/ab"
+    assert page_of(RunView("http://mlflow:5000")) is None
+    assert page_of(RunView("sqlite:///x.db", "ab")) is None
+
+
+@pytest.mark.parametrize("body", ['{"experiments": 3}', '{"experiments": [{"experiment_id": []}]}'])
+def test_an_answer_that_is_none_of_mlflows_is_said(body: str) -> None:
+    path = "/api/2.0/mlflow/experiments/search"
+    with site({"/health": Answer(body="OK"), path: Answer(body=body)}) as server:
+        found = ask(server.address, "digits-1")["digits-1"]
+    assert found == RunView.unknown(
+        f"what answers at {server.address} is no MLflow server", server.address
+    )
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_view, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(run_view, "_ask", lambda *_: time.sleep(1.0))
+    began = time.monotonic()
+    found = ask("http://mlflow:5000", "digits-1")["digits-1"]
+    assert found.problem == "http://mlflow:5000 has not answered in 0.05 s"
+    assert time.monotonic() - began < 0.9

@@ -1,0 +1,119 @@
+"""What stands before MLflow's server is started: who may log in, and that nobody reads it."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sumgrad.jobs.errors import ContextError
+from sumgrad.jobs.service.local.mlflow_server import SETTINGS, USERS, admit, login_token, settle
+
+#: MLflow's own imports.
+pytestmark = pytest.mark.filterwarnings("ignore")
+TOKEN = "t0ken-of-the-lab"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set there is taken back."""
+    monkeypatch.setattr("os.environ", dict(os.environ))
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    path.chmod(0o444)
+    return path
+
+
+def test_a_token_that_is_a_password(token: Path) -> None:
+    assert login_token(token) == TOKEN
+
+
+@pytest.mark.parametrize("content", ["", "two words and more", "short-token"])
+def test_a_token_that_is_none(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(ContextError) as caught:
+        login_token(path)
+    assert str(path) in caught.value.message
+    assert "short-token" not in caught.value.message
+
+
+def test_who_may_log_in_is_nobodys_business(tmp_path: Path) -> None:
+    users = tmp_path / USERS
+    users.touch()
+    users.chmod(0o644)
+    settle(tmp_path)
+    assert stat.S_IMODE(users.stat().st_mode) == 0o600
+    users.unlink()
+    settle(tmp_path)
+    assert stat.S_IMODE(users.stat().st_mode) == 0o600
+
+
+def test_no_default_password_and_none_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"] = "password1234"
+    os.environ["MLFLOW_AUTH_ADMIN_USERNAME"] = "admin"
+    os.environ["MLFLOW_BASIC_AUTH_FAIL_CLOSED"] = "false"
+    folder = tmp_path / "100% lab"
+    folder.mkdir()
+    settle(folder)
+    found = settings()
+    assert (found.admin_username, found.admin_password) == ("sumgrad", None)
+    assert found.database_uri == f"sqlite:///{folder / USERS}"
+    assert 0 < found.auth_cache_ttl_seconds <= 60
+    assert os.environ["MLFLOW_BASIC_AUTH_FAIL_CLOSED"] == "true"
+    first = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+    settle(folder)
+    assert len(first) == len(os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]) == 64
+    assert first != os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+    assert first not in (folder / SETTINGS).read_text()
+
+
+def settings() -> Any:
+    """As MLflow reads them."""
+    from mlflow.server.auth.config import read_auth_config
+
+    return read_auth_config()
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """MLflow's own store of those who may log in."""
+    folder = tmp_path_factory.mktemp("users")
+    before = dict(os.environ)
+    settle(folder)
+    try:
+        from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    store = SqlAlchemyStore()
+    store.init_db(f"sqlite:///{folder / USERS}")  # type: ignore[no-untyped-call]
+    yield store
+    store.engine.dispose()
+
+
+def test_the_token_is_the_password_whatever_was_before(users: Any) -> None:
+    admit(users, TOKEN)
+    users.create_user("ada", "hers-and-long-enough")
+    for change in ({"password": "changed on the page"}, {"is_admin": False}):
+        users.update_user("sumgrad", **change)
+        admit(users, TOKEN)
+        assert users.authenticate_user("sumgrad", TOKEN)
+        assert users.get_user("sumgrad").is_admin
+    admit(users, "the-next-one-of-the-lab")
+    assert not users.authenticate_user("sumgrad", TOKEN)
+    assert users.authenticate_user("sumgrad", "the-next-one-of-the-lab")
+    users.delete_user("sumgrad")
+    admit(users, TOKEN)
+    assert users.authenticate_user("sumgrad", TOKEN)
+    assert users.authenticate_user("ada", "hers-and-long-enough"), "others stay"
+    assert not users.get_user("ada").is_admin

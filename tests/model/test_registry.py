@@ -1,0 +1,163 @@
+"""Names and options: hints for the misspelt, refusals that say what was wrong."""
+
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sumgrad.model import (
+    ACTIVATIONS,
+    DIVERGENCES,
+    INITIALIZERS,
+    OPTIMIZERS,
+    SCHEDULES,
+    OptionError,
+    make_activation,
+    make_initializer,
+    make_optimizer,
+)
+from sumgrad.model.activations.scalar import LeakyReLU
+from sumgrad.model.registry import build, expect_count, expect_number
+from sumgrad.model.validation import nearest
+
+REGISTRIES: dict[str, Mapping[str, type]] = {
+    "activation": ACTIVATIONS,
+    "divergence": DIVERGENCES,
+    "initializer": INITIALIZERS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+NEEDED: dict[str, dict[str, Any]] = {"step": {"every": 2}, "cosine": {"steps": 2}}
+
+
+@dataclass(frozen=True)
+class Thing:
+    value: Any
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_name_is_built(kind: str) -> None:
+    for name, maker in REGISTRIES[kind].items():
+        named = {"name": name, **NEEDED.get(name, {})}
+        thing: object = build(kind, REGISTRIES[kind], named)
+        assert type(thing) is maker
+        assert hash(thing) == hash(build(kind, REGISTRIES[kind], named))
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_names_are_lower_case_and_every_class_has_one_name(kind: str) -> None:
+    names = list(REGISTRIES[kind])
+    assert names == [name.lower().replace("-", "_") for name in names]
+    assert len(set(REGISTRIES[kind].values())) == len(names)
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_a_registry_cannot_be_changed(kind: str) -> None:
+    with pytest.raises(TypeError):
+        REGISTRIES[kind]["new"] = Thing  # type: ignore[index]
+
+
+def test_what_is_built_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        make_activation("leaky_relu").slope = 2.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "misspelt", "meant"),
+    [
+        ("activation", "sigmoyd", "sigmoid"),
+        ("activation", "leaky-relu", "leaky_relu"),
+        ("initializer", "xavier_unifrom", "xavier_uniform"),
+        ("optimizer", "gradient_decent", "gradient_descent"),
+        ("schedule", "cosin", "cosine"),
+    ],
+)
+def test_a_misspelt_name_gets_the_nearest(kind: str, misspelt: str, meant: str) -> None:
+    with pytest.raises(OptionError, match=f"unknown {kind} '{misspelt}'") as caught:
+        build(kind, REGISTRIES[kind], misspelt)
+    assert caught.value.hint == f"did you mean '{meant}'?"
+
+
+def test_a_name_near_to_none_gets_all() -> None:
+    with pytest.raises(OptionError) as caught:
+        make_optimizer("xyz")
+    assert caught.value.hint == f"known: {', '.join(sorted(OPTIMIZERS))}"
+
+
+@pytest.mark.parametrize(
+    ("named", "option", "hint"),
+    [
+        ({"name": "leaky_relu", "slop": 0.1}, "slop", "did you mean 'slope'?"),
+        ({"name": "elu", "x": 0.1}, "x", "known: alpha"),
+        ({"name": "relu", "slope": 0.1}, "slope", "it takes none"),
+        ({"name": "relu", "initializer": "zeros"}, "initializer", "it takes none"),
+    ],
+)
+def test_an_unknown_option_gets_a_hint(named: dict[str, Any], option: str, hint: str) -> None:
+    with pytest.raises(OptionError, match=f"has no option '{option}'") as caught:
+        make_activation(named)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("named", [{}, {"slope": 0.1}, {"name": None}, {"name": 3}, {"name": []}])
+def test_a_mapping_without_a_name_is_refused(named: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="this activation has no name") as caught:
+        make_activation(named)
+    assert "relu" in caught.value.hint
+
+
+@pytest.mark.parametrize("named", [None, 3, ["relu"], True])
+def test_what_is_no_name_is_refused(named: Any) -> None:
+    with pytest.raises(OptionError, match="expected a name"):
+        make_initializer(named)
+
+
+def test_the_mapping_handed_in_is_not_changed() -> None:
+    named = {"name": "leaky_relu", "slope": 0.25}
+    assert make_activation(named) == LeakyReLU(0.25)
+    assert named == {"name": "leaky_relu", "slope": 0.25}
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.int64(1), np.float64(0)])
+def test_a_number_within_its_limits_is_kept_as_a_float(value: Any) -> None:
+    thing = Thing(value)
+    expect_number("thing", thing, "value", 0.0, 1.0)
+    assert type(thing.value) is float
+    assert thing.value == value
+
+
+@pytest.mark.parametrize(
+    "value", [-1e-9, 1.0001, float("nan"), float("inf"), True, "0.5", None, 0.5j, np.array([0.5])]
+)
+def test_what_is_no_number_within_its_limits_is_refused(value: Any) -> None:
+    with pytest.raises(
+        OptionError, match=r"thing: value is .*, expected a number from 0\.0 to 1\.0"
+    ):
+        expect_number("thing", Thing(value), "value", 0.0, 1.0)
+
+
+def test_a_limit_may_be_left_out() -> None:
+    expect_number("thing", Thing(float(np.nextafter(1, 0))), "value", 0.0, 1.0, below=True)
+    with pytest.raises(OptionError, match=r"from 0\.0 below 1\.0"):
+        expect_number("thing", Thing(1), "value", 0.0, 1.0, below=True)
+
+
+@pytest.mark.parametrize("value", [1, 7, np.int32(3), np.uint8(2)])
+def test_a_count_is_kept_as_an_int(value: Any) -> None:
+    thing = Thing(value)
+    expect_count("thing", thing, "value")
+    assert type(thing.value) is int
+    assert thing.value == value
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None, np.float64(2)])
+def test_what_is_no_count_is_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match=r"thing: value is .*, expected a whole number from 1"):
+        expect_count("thing", Thing(value), "value")
+
+
+def test_nearest_prefers_one_name_to_all() -> None:
+    assert nearest("tan", ["tanh", "sigmoid"]) == "did you mean 'tanh'?"
+    assert nearest("", ["b", "a"]) == "known: a, b"
