@@ -16,7 +16,7 @@ help:
 	@echo "make fuzz    hand in twenty times as much nonsense as the tests do: an hour"
 	@echo "make token   make the one secret that docker-compose.yml needs: once, docs/docker.md"
 	@echo "make end-to-end  build and run docker-compose.yml for real; needs a Docker engine"
-	@echo "make check   formatter, linter and strict type checker"
+	@echo "make check   formatter, linter, import contracts and strict type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make clean   remove what the targets above made, but no runs"
 
@@ -70,6 +70,7 @@ end-to-end: $(VENV)/.installed-$(EXTRAS)
 check: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-$(EXTRAS)

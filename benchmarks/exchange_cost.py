@@ -1,6 +1,6 @@
-"""What an exchange costs by itself: ``python -m benchmarks.exchange_cost``.
+"""What an reducer costs by itself: ``python -m benchmarks.exchange_cost``.
 
-Two workers, two micro-shards, and a network whose gradient is not computed: parameters go out, sums
+Two workers, two microbatches, and a network whose gradient is not computed: parameters go out, sums
 of their size come back and are added. Within the machine, and over TCP as between machines.
 """
 
@@ -15,8 +15,8 @@ from benchmarks.sumgrad_steps import network_of
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.reducers.process import ProcessExchange
-from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.cluster.reducers.process import ProcessReducer
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.model.divergences import Targets
 from sumgrad.model.network import Cache, GradientSum, Network
 from sumgrad.model.parameters import Parameters
@@ -38,12 +38,12 @@ class NoArithmetic(Network):
         x: Array,
         d: Targets,
         *,
-        into: Parameters | None = None,
+        out: Parameters | None = None,
         cache: Cache | None = None,
     ) -> GradientSum:
         """Nothing is computed."""
-        assert into is not None
-        return GradientSum(0.0, into, len(x))
+        assert out is not None
+        return GradientSum(0.0, out, len(x))
 
 
 def milliseconds(width: int, *, far: bool) -> tuple[int, float]:
@@ -55,11 +55,11 @@ def milliseconds(width: int, *, far: bool) -> tuple[int, float]:
     workers = frozenset(range(WORKERS)) if far else frozenset()
     launcher = ProcessLauncher(workload, far=workers)
     seconds = []
-    with ProcessExchange(workload, WORKERS, launcher, CrewRules(host="127.0.0.1")) as exchange:
-        W = exchange.vector(np.zeros(network.layout.size, np.float32))
+    with ProcessReducer(workload, WORKERS, launcher, ScalingPolicy(host="127.0.0.1")) as reducer:
+        W = reducer.shared_copy(np.zeros(network.layout.size, np.float32))
         for _ in range(200):
             began = time.perf_counter()
-            exchange.total(Task("gradient", "train"), W)
+            reducer.reduce(Task("gradient", "train"), W)
             seconds.append(time.perf_counter() - began)
     return network.layout.size, 1e3 * statistics.median(seconds[20:])
 

@@ -19,7 +19,7 @@ from benchmarks.compare import machine
 from benchmarks.contender import Contender
 
 WORKERS = (1, 2, 4, 8)
-#: Micro-shards of 32 rows, so that each of eight workers has one.
+#: Microbatches of 32 rows, so that each of eight workers has one.
 TINY = Cell((1,), 256)
 WIDTHS = (12, 128, 1024, 5_000, 25_000)
 ROWS = (64, 256, 1024, 4096, 16_384)

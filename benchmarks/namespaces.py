@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.transport.connection import Address
-from sumgrad.cluster.workers.worker_process import ServingWorker
+from sumgrad.cluster.workers.worker_process import WorkerProcess
 
 BRIDGE = "sumgrad0"
 #: The driver's address, and those of the hosts that come after it.
@@ -66,18 +66,18 @@ class NamespaceLauncher:
         process.stdin.close()
         self._processes[worker] = process
 
-    def ended(self, worker: int) -> str | None:
-        """See `Launcher.ended`."""
+    def exit_reason(self, worker: int) -> str | None:
+        """See `Launcher.exit_reason`."""
         code = self._processes[worker].poll()
         return None if code is None else f"it ended with {code}"
 
-    def end(self, worker: int) -> None:
-        """See `Launcher.end`."""
+    def kill(self, worker: int) -> None:
+        """See `Launcher.kill`."""
         self._processes[worker].kill()
 
     def release(self, worker: int) -> None:
         """See `Launcher.release`."""
-        self.end(worker)
+        self.kill(worker)
 
     def close(self) -> None:
         """See `Launcher.close`."""
@@ -88,4 +88,4 @@ class NamespaceLauncher:
 
 if __name__ == "__main__":
     index, given, where, known = pickle.load(sys.stdin.buffer)
-    ServingWorker(index, given).serve(where, known)
+    WorkerProcess(index, given).serve(where, known)

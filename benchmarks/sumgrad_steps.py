@@ -9,13 +9,13 @@ from benchmarks.cells import ETA, Cell, data
 from benchmarks.contender import RunSteps, answer
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.planning.data_source import ArraySource
-from sumgrad.cluster.planning.plan import Plan, default_shard_rows
+from sumgrad.cluster.planning.plan import Plan, default_microbatch_size
 from sumgrad.cluster.ray_backend.session import ray_session
-from sumgrad.cluster.reducers.base import Exchange, InlineExchange
-from sumgrad.cluster.reducers.process import ProcessExchange
-from sumgrad.cluster.training.driver import ParameterDriver, Recipe
+from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.process import ProcessReducer
+from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.stopping import StopRule
-from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import MultiClassKL
 from sumgrad.model.initializers import initial_parameters
@@ -30,14 +30,14 @@ def network_of(cell: Cell) -> Network:
     return Network(cell.widths[0], (*hidden, output), MultiClassKL())
 
 
-def workload_of(cell: Cell, shard_rows: int | None = None) -> Workload:
-    """The cell's network, data and plan, with the micro-shards that a job has by default."""
+def workload_of(cell: Cell, microbatch_size: int | None = None) -> Workload:
+    """The cell's network, data and plan, with the microbatches that a job has by default."""
     x, d = data()
-    plan = Plan(len(x), cell.batch, shard_rows or default_shard_rows(cell.batch), seed=1)
+    plan = Plan(len(x), cell.batch, microbatch_size or default_microbatch_size(cell.batch), seed=1)
     return Workload(network_of(cell), {"train": ArraySource(x, d)}, {"train": plan})
 
 
-def run_steps(workload: Workload, exchange: Exchange) -> RunSteps:
+def run_steps(workload: Workload, reducer: GradientReducer) -> RunSteps:
     """Steps of the driver's own loop, timed from one to the next."""
     network, plan = workload.network, workload.plans["train"]
     W = initial_parameters(network, seed=0).flat
@@ -45,9 +45,9 @@ def run_steps(workload: Workload, exchange: Exchange) -> RunSteps:
     def run(steps: int) -> list[float]:
         ends = [time.perf_counter()]
         epochs = -(-steps // plan.steps_per_epoch)
-        recipe = Recipe(network, GradientDescent(), ETA, StopRule(epochs))
+        config = TrainingConfig(network, GradientDescent(), ETA, StopRule(epochs))
         driver = ParameterDriver(
-            recipe, plan, exchange, on_step=lambda _: ends.append(time.perf_counter())
+            config, plan, reducer, on_step=lambda _: ends.append(time.perf_counter())
         )
         driver.run(W)
         return [after - before for before, after in pairwise(ends)][:steps]
@@ -55,22 +55,22 @@ def run_steps(workload: Workload, exchange: Exchange) -> RunSteps:
     return run
 
 
-def exchange_at(place: str, workload: Workload, workers: int) -> Exchange:
+def exchange_at(place: str, workload: Workload, workers: int) -> GradientReducer:
     """Ray's workers, threads, or workers on hosts of their own."""
     if place == "ray":
-        from sumgrad.cluster.ray_backend.reducer import RayExchange
+        from sumgrad.cluster.ray_backend.reducer import RayReducer
 
-        return RayExchange(workload, workers)
+        return RayReducer(workload, workers)
     if place == "far":
         from benchmarks.namespaces import DRIVER, NamespaceLauncher
 
-        return ProcessExchange(
-            workload, workers, NamespaceLauncher(workload), CrewRules(host=DRIVER)
+        return ProcessReducer(
+            workload, workers, NamespaceLauncher(workload), ScalingPolicy(host=DRIVER)
         )
-    return InlineExchange(workload, workers)
+    return InlineReducer(workload, workers)
 
 
-def main(place: str, workers: int, shard_rows: int | None) -> None:
+def main(place: str, workers: int, microbatch_size: int | None) -> None:
     """Answer until stdin ends."""
     with contextlib.ExitStack() as stack:
         if place == "ray":
@@ -79,9 +79,9 @@ def main(place: str, workers: int, shard_rows: int | None) -> None:
 
         def prepare(cell: Cell) -> RunSteps:
             current.close()
-            workload = workload_of(cell, shard_rows)
-            exchange = current.enter_context(exchange_at(place, workload, workers))
-            return run_steps(workload, exchange)
+            workload = workload_of(cell, microbatch_size)
+            reducer = current.enter_context(exchange_at(place, workload, workers))
+            return run_steps(workload, reducer)
 
         answer(prepare)
 

@@ -33,17 +33,17 @@ class WorkerLost(ClusterError):
         self.doing = doing
 
 
-class ShardFailed(ClusterError):
-    """A micro-shard's computation raised.
+class MicrobatchFailed(ClusterError):
+    """A microbatch's computation raised.
 
     Args:
         worker: The worker's index.
-        shard: The micro-shard's index in its step.
+        shard: The microbatch's index in its step.
         doing: What it was doing, as a phrase.
         cause: The exception as one line.
         source: Name of the source of rows.
         rows: The source's rows that it was about, from 0: the one to blame where that is known,
-            else all of the micro-shard; none if it was not about rows.
+            else all of the microbatch; none if it was not about rows.
         place: Where these rows are from, for a person.
     """
 
@@ -60,20 +60,18 @@ class ShardFailed(ClusterError):
         place: str = "",
     ) -> None:
         at = f" ({place})" if place else ""
-        super().__init__(
-            f"worker {worker} failed on micro-shard {shard}{at} while {doing}: {cause}"
-        )
+        super().__init__(f"worker {worker} failed on microbatch {shard}{at} while {doing}: {cause}")
         self.worker = worker
-        self.shard = shard
+        self.microbatch = shard
         self.doing = doing
         self.cause = cause
         self.source = source
         self.rows = rows
 
-    def at(self, place: str) -> "ShardFailed":
+    def with_location(self, place: str) -> "MicrobatchFailed":
         """The same, saying where the rows are from."""
-        facts = (self.worker, self.shard, self.doing, self.cause, self.source, self.rows)
-        return ShardFailed(*facts, place)
+        facts = (self.worker, self.microbatch, self.doing, self.cause, self.source, self.rows)
+        return MicrobatchFailed(*facts, place)
 
 
 class CountMismatch(ClusterError):
@@ -102,7 +100,7 @@ class Diverged(ClusterError):
         self.cause = cause
 
 
-class ChannelClosed(ClusterError):
+class ConnectionClosed(ClusterError):
     """The other end of a connection is gone."""
 
 
@@ -110,5 +108,5 @@ class ProtocolError(ClusterError):
     """Something came over a connection that nobody of ours sends."""
 
 
-class Intruder(ClusterError):
+class AuthenticationError(ClusterError):
     """A connection from somebody who does not know the job's secret."""

@@ -10,16 +10,16 @@ class JobError(SumgradError):
 
 
 class SpecError(JobError):
-    """A job spec that cannot be used; the message names the place in it.
+    """A job spec that cannot be used; the message names the key in it.
 
     Args:
         message: One line that names the cause.
-        place: Where in the spec: ``model.layers[1].units``, with a file and line where known.
+        key: Where in the spec: ``model.layers[1].units``, with a file and line where known.
     """
 
-    def __init__(self, message: str, *, place: str = "", hint: str = "") -> None:
-        super().__init__(f"{place}: {message}" if place else message, hint=hint)
-        self.place = place
+    def __init__(self, message: str, *, key: str = "", hint: str = "") -> None:
+        super().__init__(f"{key}: {message}" if key else message, hint=hint)
+        self.key = key
 
 
 class DataNotFound(JobError):
@@ -47,12 +47,12 @@ class DataError(JobError):
         row: int | None = None,
         hint: str = "",
     ) -> None:
-        place = [file] if file else []
+        key = [file] if file else []
         if column is not None:
-            place.append(f"column '{column}'")
+            key.append(f"column '{column}'")
         if row is not None:
-            place.append(f"row {row}")
-        super().__init__(": ".join([", ".join(place), message]) if place else message, hint=hint)
+            key.append(f"row {row}")
+        super().__init__(": ".join([", ".join(key), message]) if key else message, hint=hint)
         self.file = file
         self.column = column
         self.row = row
@@ -76,7 +76,7 @@ class RunNotFound(JobError):
     """No run under that name, or several."""
 
 
-class RunBusy(JobError):
+class RunLocked(JobError):
     """Another process has this run in hand."""
 
 
@@ -102,7 +102,7 @@ class Interrupted(JobError):
         self.exit_code = code  # type: ignore[misc]  # this one's code is known only at run time
 
 
-class ContextError(JobError):
+class ClusterConfigError(JobError):
     """No cluster was chosen, or what is known of it cannot be used."""
 
 
@@ -110,7 +110,7 @@ class JobNotFound(JobError):
     """The cluster has no job under that name, or several."""
 
 
-class JobForgotten(JobError):
+class JobLost(JobError):
     """The cluster had this job a moment ago, and knows it no more."""
 
     exit_code = 3

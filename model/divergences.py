@@ -18,13 +18,13 @@ from sumgrad.model.activations.base import Activation
 from sumgrad.model.activations.scalar import Sigmoid, softplus
 from sumgrad.model.activations.vector import Softmax
 from sumgrad.model.errors import OptionError, ShapeError
-from sumgrad.model.validation import Array, as_numbers, expect_shape, nearest
+from sumgrad.model.validation import Array, as_float_array, check_shape, did_you_mean
 
 #: Desired outputs: (B, D) numbers, or for multi-class KL (B,) class indices.
 Targets = NDArray[Any]
 
 
-def x_log_x(d: Array) -> Array:
+def xlogx(d: Array) -> Array:
     """``d·log d`` with its limit 0 at d = 0, so that a degenerate target stays finite."""
     result: Array = d * np.log(np.where(d > 0, d, 1))
     return result
@@ -37,7 +37,7 @@ def finite_log(y: Array) -> Array:
     return result
 
 
-def slope_of_log(y: Array) -> Array:
+def log_grad(y: Array) -> Array:
     """The derivative of `finite_log`: ``1/y``, and ``1/ε`` below ε."""
     result: Array = 1 / np.maximum(y, np.finfo(y.dtype).tiny)
     return result
@@ -105,7 +105,7 @@ class TwoClassKL(Divergence):
         return within(same_shape(d, y), 0.0, 1.0)
 
     def _entropy(self, d: Array) -> Array:
-        return x_log_x(d) + x_log_x(1 - d)
+        return xlogx(d) + xlogx(1 - d)
 
     def value(self, y: Array, d: Targets) -> Array:
         cross = d * finite_log(y) + (1 - d) * finite_log(1 - y)
@@ -114,7 +114,7 @@ class TwoClassKL(Divergence):
 
     def gradient(self, y: Array, d: Targets) -> Array:
         """``(1−d)/(1−y) − d/y``; finite at 0 and 1, see `finite_log`."""
-        result: Array = (1 - d) * slope_of_log(1 - y) - d * slope_of_log(y)
+        result: Array = (1 - d) * log_grad(1 - y) - d * log_grad(y)
         return result
 
     def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
@@ -141,16 +141,16 @@ class MultiClassKL(Divergence):
     def targets(self, d: Targets, y: Array) -> Targets:
         if d.ndim != 1:
             return within(same_shape(d, y), 0.0, np.inf)
-        return expect_classes(d, y)
+        return as_class_indices(d, y)
 
     def value(self, y: Array, d: Targets) -> Array:
         d = as_distributions(d, y)
-        result: Array = np.sum(x_log_x(d) - d * finite_log(y), axis=1)
+        result: Array = np.sum(xlogx(d) - d * finite_log(y), axis=1)
         return result
 
     def gradient(self, y: Array, d: Targets) -> Array:
         """``−d/y``; finite at 0, see `finite_log`."""
-        result: Array = -as_distributions(d, y) * slope_of_log(y)
+        result: Array = -as_distributions(d, y) * log_grad(y)
         return result
 
     def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
@@ -164,7 +164,7 @@ class MultiClassKL(Divergence):
             result = top - z[np.arange(len(z)), d] - log_y_top
         else:
             surprise = top[:, None] - z - log_y_top[:, None]
-            result = np.sum(x_log_x(d) + d * surprise, axis=1)
+            result = np.sum(xlogx(d) + d * surprise, axis=1)
         return result
 
     def fused_gradient(self, y: Array, d: Targets) -> Array:
@@ -181,8 +181,8 @@ def same_shape(d: Targets, y: Array) -> Array:
     """Targets as numbers of y's shape; (B,) is taken for (B, 1), where y has one column."""
     if d.ndim == 1 and y.shape[1] == 1:
         d = d[:, None]
-    expect_shape("the desired output d", d, *y.shape)
-    return as_numbers("the desired output d", d, y.dtype)
+    check_shape("the desired output d", d, *y.shape)
+    return as_float_array("the desired output d", d, y.dtype)
 
 
 def within(d: Array, low: float, high: float) -> Array:
@@ -198,13 +198,13 @@ def within(d: Array, low: float, high: float) -> Array:
     return d
 
 
-def expect_classes(d: Targets, y: Array) -> Targets:
+def as_class_indices(d: Targets, y: Array) -> Targets:
     """Class indices, (B,), each of which is one of y's D columns.
 
     Raises:
         ShapeError: Indices that are no whole numbers, or not below D.
     """
-    expect_shape("the classes d", d, len(y))
+    check_shape("the classes d", d, len(y))
     if d.dtype.kind not in "iu":
         raise ShapeError(f"class indices are {d.dtype}, expected whole numbers")
     # A negative one turns into a huge one.
@@ -239,7 +239,9 @@ def resolve_divergence(name: str, output: Activation) -> Divergence:
         OptionError: An unknown name, or a KL for outputs that are no probabilities.
     """
     if name not in DIVERGENCES and name != "kl":
-        raise OptionError(f"unknown divergence '{name}'", hint=nearest(name, ["kl", *DIVERGENCES]))
+        raise OptionError(
+            f"unknown divergence '{name}'", hint=did_you_mean(name, ["kl", *DIVERGENCES])
+        )
     if name == "l2":
         return L2()
     fitting = {"probability": TwoClassKL, "distribution": MultiClassKL}.get(output.output)

@@ -17,7 +17,7 @@ from sumgrad.model.activations.scalar import LeakyReLU
 from sumgrad.model.errors import OptionError
 from sumgrad.model.network import Layer, Network
 from sumgrad.model.parameters import Parameters
-from sumgrad.model.registry import build, expect_number
+from sumgrad.model.registry import from_config, validate_number
 from sumgrad.model.validation import Array
 
 
@@ -38,7 +38,7 @@ class _Scaled(Initializer):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        expect_number("initializer", self, "gain", 0.0, 1e6)
+        validate_number("initializer", self, "gain", 0.0, 1e6)
 
     @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
@@ -126,7 +126,7 @@ class Normal(Initializer):
     deviation: float = 0.01
 
     def __post_init__(self) -> None:
-        expect_number("normal", self, "deviation", 0.0, 1e6)
+        validate_number("normal", self, "deviation", 0.0, 1e6)
 
     def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
         return generator.normal(0.0, self.deviation, shape)
@@ -161,7 +161,7 @@ def make_initializer(named: str | Mapping[str, Any]) -> Initializer:
     Raises:
         OptionError: An unknown name or option.
     """
-    return build("initializer", INITIALIZERS, named)
+    return from_config("initializer", INITIALIZERS, named)
 
 
 def default_initializer(layer: Layer) -> Initializer:

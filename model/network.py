@@ -28,8 +28,8 @@ from sumgrad.model.activations.base import Activation
 from sumgrad.model.divergences import Divergence, Targets
 from sumgrad.model.errors import OptionError, ShapeError
 from sumgrad.model.parameters import Layout, Parameters
-from sumgrad.model.registry import expect_count
-from sumgrad.model.validation import Array, as_numbers, expect_dtype, expect_shape
+from sumgrad.model.registry import validate_positive_int
+from sumgrad.model.validation import Array, as_float_array, check_dtype, check_shape
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Layer:
     activation: Activation
 
     def __post_init__(self) -> None:
-        expect_count("layer", self, "units")
+        validate_positive_int("layer", self, "units")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Cache:
     d_z: list[Array]
     d_y: list[Array]
 
-    def first(self, rows: int) -> "Cache":
+    def narrow(self, rows: int) -> "Cache":
         """The same memory for fewer rows."""
         if rows == len(self.z[0]):
             return self
@@ -121,7 +121,7 @@ class Network:
     """A feed-forward network and its divergence. Parameters live outside of it.
 
     Its results are a pure function of the values and shapes of what it is given: the memory order
-    of x and d, and whether `into` or `cache` is given, never change a bit.
+    of x and d, and whether `out` or `cache` is given, never change a bit.
 
     Args:
         inputs: D_0, the features of an instance.
@@ -141,7 +141,7 @@ class Network:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
             raise OptionError(f"dtype is '{self.dtype}', expected float32 or float64")
-        expect_count("network", self, "inputs")
+        validate_positive_int("network", self, "inputs")
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
             raise OptionError("a network needs at least one layer")
@@ -175,12 +175,12 @@ class Network:
         Raises:
             ShapeError: A vector of another size or dtype.
         """
-        expect_dtype("the parameter vector", flat, self.dtype)
+        check_dtype("the parameter vector", flat, self.dtype)
         return Parameters(self.layout, flat)
 
     def _expect_fitting(self, name: str, parameters: Parameters) -> None:
         """Raise unless parameters, or gradients, have this network's layout and dtype."""
-        expect_dtype(name, parameters.flat, self.dtype)
+        check_dtype(name, parameters.flat, self.dtype)
         if parameters.layout is not self.layout and parameters.layout != self.layout:
             raise ShapeError(f"{name} have another network's layout")
 
@@ -205,8 +205,8 @@ class Network:
         for k, layer in enumerate(self.layers[:-1]):
             width = layer.activation.output_width(layer.units)
             same_width = in_place and width == cache.z[k].shape[1]
-            forgets_z = vars(type(layer.activation)).get("forgets_z", False)
-            cache.y.append(cache.z[k] if same_width and forgets_z else empty(width))
+            vjp_needs_only_output = vars(type(layer.activation)).get("vjp_needs_only_output", False)
+            cache.y.append(cache.z[k] if same_width and vjp_needs_only_output else empty(width))
             cache.d_y.append(cache.d_z[k] if same_width else empty(width))
         cache.y.append(empty(self.outputs))
         return cache
@@ -224,11 +224,11 @@ class Network:
                 network's layout and dtype.
         """
         self._expect_fitting("the parameters", parameters)
-        expect_shape("x", x, None, self.inputs)
+        check_shape("x", x, None, self.inputs)
         cache = self.cache(len(x)) if cache is None else cache
-        expect_shape("the cache's z_1", cache.z[0], len(x), parameters.b[0].size)
+        check_shape("the cache's z_1", cache.z[0], len(x), parameters.b[0].size)
         z, y = cache.z, cache.y
-        y[0] = as_numbers("x", x, self.dtype)
+        y[0] = as_float_array("x", x, self.dtype)
         for k, (layer, W, b) in enumerate(
             zip(self.layers, parameters.W, parameters.b, strict=True)
         ):
@@ -242,7 +242,7 @@ class Network:
         return self.forward(parameters, x).y[-1]
 
     def backward(
-        self, parameters: Parameters, cache: Cache, d: Targets, *, into: Parameters | None = None
+        self, parameters: Parameters, cache: Cache, d: Targets, *, out: Parameters | None = None
     ) -> Parameters:
         """The backward recursion, down to the weights.
 
@@ -250,15 +250,15 @@ class Network:
             parameters: Every W and b.
             cache: Of the forward recursion.
             d: The desired outputs as `Divergence.targets` gives them.
-            into: Where to write; newly allocated by default.
+            out: Where to write; newly allocated by default.
 
         Returns:
             ``Σ ∇_{W_k}`` and ``Σ ∇_{b_k}`` over the rows.
 
         Raises:
-            ShapeError: ``into`` is not of this network's layout and dtype, or is the parameters.
+            ShapeError: ``out`` is not of this network's layout and dtype, or is the parameters.
         """
-        gradients = Parameters.zeros(self.layout, self.dtype) if into is None else into
+        gradients = Parameters.zeros(self.layout, self.dtype) if out is None else out
         self._expect_fitting("the gradients", gradients)
         if np.may_share_memory(gradients.flat, parameters.flat):
             raise ShapeError("the gradients would overwrite the parameters")
@@ -299,7 +299,7 @@ class Network:
         x: Array,
         d: Targets,
         *,
-        into: Parameters | None = None,
+        out: Parameters | None = None,
         cache: Cache | None = None,
     ) -> GradientSum:
         """Σ Div and Σ ∇Div over the rows of x: sums, never averages.
@@ -308,7 +308,7 @@ class Network:
             parameters: Every W and b.
             x: (B, D_0), numbers; brought to the network's dtype.
             d: Desired outputs, (B, D_L), or (B,) class indices for multi-class KL.
-            into: Where to write the gradients; newly allocated by default.
+            out: Where to write the gradients; newly allocated by default.
             cache: Arrays of `cache` for B rows, to be written to; newly allocated by default.
 
         Returns:
@@ -319,7 +319,7 @@ class Network:
         """
         cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
-        gradients = self.backward(parameters, cache, targets, into=into)
+        gradients = self.backward(parameters, cache, targets, out=out)
         divergence = self._divergences(cache, targets).sum(dtype=np.float64)
         return GradientSum(float(divergence), gradients, len(x))
 
@@ -344,11 +344,11 @@ class Network:
         cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
         divergence = self._divergences(cache, targets).sum(dtype=np.float64)
-        hits = np.count_nonzero(decide(cache.y[-1]) == decide(targets))
+        hits = np.count_nonzero(predict_class(cache.y[-1]) == predict_class(targets))
         return EvaluationSum(float(divergence), int(hits), len(x))
 
 
-def decide(y: Targets) -> NDArray[np.intp]:
+def predict_class(y: Targets) -> NDArray[np.intp]:
     """The class that outputs stand for, (B,): the largest component, or with one, whether y ≥ ½.
 
     Class indices stand for themselves.

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from sumgrad.model.errors import ShapeError
-from sumgrad.model.registry import build, expect_number
-from sumgrad.model.validation import Array, expect_dtype, expect_shape
+from sumgrad.model.registry import from_config, validate_number
+from sumgrad.model.validation import Array, check_dtype, check_shape
 
 #: Arrays by name: what an optimiser remembers from step to step.
 State = dict[str, Array]
@@ -38,7 +38,7 @@ class Optimizer(ABC):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        expect_number("optimizer", self, "weight_decay", 0.0, 1e6)
+        validate_number("optimizer", self, "weight_decay", 0.0, 1e6)
 
     def init(self, W: Array) -> State:
         """The state before the first step."""
@@ -64,8 +64,8 @@ class Optimizer(ABC):
         Raises:
             ShapeError: S does not fit W, or there is no instance in it.
         """
-        expect_shape("the gradient sum S", S, *W.shape)
-        expect_dtype("the gradient sum S", S, W.dtype)
+        check_shape("the gradient sum S", S, *W.shape)
+        check_dtype("the gradient sum S", S, W.dtype)
         if T < 1:
             raise ShapeError(f"the gradient sum S is over T = {T} instances, expected at least 1")
         # Plain numbers: a NumPy float64 among them would turn float32 weights into float64 ones.
@@ -108,7 +108,7 @@ class Momentum(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number("optimizer", self, "momentum", 0.0, 1.0, below=True)
+        validate_number("optimizer", self, "momentum", 0.0, 1.0, below=True)
 
     def init(self, W: Array) -> State:
         return {"velocity": np.zeros_like(W)}
@@ -141,8 +141,8 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number("optimizer", self, "rho", 0.0, 1.0, below=True)
-        expect_number("optimizer", self, "epsilon", 1e-30, 1.0)
+        validate_number("optimizer", self, "rho", 0.0, 1.0, below=True)
+        validate_number("optimizer", self, "epsilon", 1e-30, 1.0)
 
     def init(self, W: Array) -> State:
         return {"square": np.zeros_like(W)}
@@ -171,9 +171,9 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number("optimizer", self, "beta1", 0.0, 1.0, below=True)
-        expect_number("optimizer", self, "beta2", 0.0, 1.0, below=True)
-        expect_number("optimizer", self, "epsilon", 1e-30, 1.0)
+        validate_number("optimizer", self, "beta1", 0.0, 1.0, below=True)
+        validate_number("optimizer", self, "beta2", 0.0, 1.0, below=True)
+        validate_number("optimizer", self, "epsilon", 1e-30, 1.0)
 
     def init(self, W: Array) -> State:
         return {"mean": np.zeros_like(W), "square": np.zeros_like(W), "step": np.zeros(())}
@@ -231,4 +231,4 @@ def make_optimizer(name: str, **options: Any) -> Optimizer:
     Raises:
         OptionError: An unknown name or option, or a value out of its range.
     """
-    return build("optimizer", OPTIMIZERS, {"name": name, **options})
+    return from_config("optimizer", OPTIMIZERS, {"name": name, **options})

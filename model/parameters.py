@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sumgrad.model.errors import ShapeError
-from sumgrad.model.validation import Array, expect_shape
+from sumgrad.model.validation import Array, check_shape
 
 
 @dataclass(frozen=True)
-class Slot:
+class ParamSpec:
     """Where one array stands in the flat vector."""
 
     name: str
@@ -42,13 +42,13 @@ class Layout:
     widths: tuple[tuple[int, int], ...]
 
     @cached_property
-    def slots(self) -> tuple[Slot, ...]:
+    def param_specs(self) -> tuple[ParamSpec, ...]:
         """``W1, b1, W2, b2, …``; ``W_k`` is (D_k, D_{k-1}), ``b_k`` is (D_k,)."""
-        slots: list[Slot] = []
+        slots: list[ParamSpec] = []
         offset = 0
         for k, (inputs, outputs) in enumerate(self.widths, start=1):
             for name, shape in ((f"W{k}", (outputs, inputs)), (f"b{k}", (outputs,))):
-                slots.append(Slot(name, shape, offset))
+                slots.append(ParamSpec(name, shape, offset))
                 offset += math.prod(shape)
         return tuple(slots)
 
@@ -80,7 +80,7 @@ class Parameters:
     """
 
     def __init__(self, layout: Layout, flat: Array) -> None:
-        expect_shape("the parameter vector", flat, layout.size)
+        check_shape("the parameter vector", flat, layout.size)
         if flat.dtype.kind != "f":
             raise ShapeError(f"the parameter vector is {flat.dtype}, expected float32 or float64")
         if not flat.flags.c_contiguous:
@@ -89,7 +89,8 @@ class Parameters:
         self.layout = layout
         self.flat = flat
         views = [
-            flat[slot.offset : slot.offset + slot.size].reshape(slot.shape) for slot in layout.slots
+            flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            for slot in layout.param_specs
         ]
         self.W = tuple(views[0::2])
         self.b = tuple(views[1::2])
@@ -110,7 +111,9 @@ class Parameters:
         """Names and views, in layout order."""
         pairs = zip(self.W, self.b, strict=True)
         views = (view for pair in pairs for view in pair)
-        return [(slot.name, view) for slot, view in zip(self.layout.slots, views, strict=True)]
+        return [
+            (slot.name, view) for slot, view in zip(self.layout.param_specs, views, strict=True)
+        ]
 
     def sha256(self) -> str:
         """SHA-256 of the flat vector's bytes, little-endian, as hexadecimal digits."""

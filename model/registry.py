@@ -6,12 +6,12 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from sumgrad.model.errors import OptionError
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 T = TypeVar("T")
 
 
-def build(kind: str, registry: Mapping[str, type[T]], named: str | Mapping[str, Any]) -> T:
+def from_config(kind: str, registry: Mapping[str, type[T]], named: str | Mapping[str, Any]) -> T:
     """Make the registered dataclass that ``named`` asks for.
 
     Args:
@@ -29,14 +29,14 @@ def build(kind: str, registry: Mapping[str, type[T]], named: str | Mapping[str, 
     if not isinstance(name, str):
         raise OptionError(f"this {kind} has no name", hint=f"known: {', '.join(sorted(registry))}")
     if name not in registry:
-        raise OptionError(f"unknown {kind} '{name}'", hint=nearest(name, registry))
+        raise OptionError(f"unknown {kind} '{name}'", hint=did_you_mean(name, registry))
     maker = registry[name]
     known = {field.name: field for field in fields(maker) if field.init}  # type: ignore[arg-type]
     for option in options:
         if option not in known:
             raise OptionError(
                 f"{kind} '{name}' has no option '{option}'",
-                hint=nearest(str(option), known) if known else "it takes none",
+                hint=did_you_mean(str(option), known) if known else "it takes none",
             )
     for field in known.values():
         required = field.default is MISSING and field.default_factory is MISSING
@@ -45,7 +45,7 @@ def build(kind: str, registry: Mapping[str, type[T]], named: str | Mapping[str, 
     return maker(**options)
 
 
-def expect_number(
+def validate_number(
     kind: str, thing: object, option: str, low: float, high: float, *, below: bool = False
 ) -> None:
     """Raise unless an option is a number with ``low ≤ value ≤ high``; keep it as a plain float.
@@ -71,7 +71,7 @@ def expect_number(
     object.__setattr__(thing, option, float(value))
 
 
-def expect_count(kind: str, thing: object, option: str) -> None:
+def validate_positive_int(kind: str, thing: object, option: str) -> None:
     """Raise unless an option is a whole number from 1; keep it as a plain int.
 
     Raises:

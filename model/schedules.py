@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sumgrad.model.registry import expect_count, expect_number
+from sumgrad.model.registry import validate_number, validate_positive_int
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,22 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Step(Schedule):
-    """``η_step = η·drop^⌊step/every⌋``.
+class StepDecay(Schedule):
+    """``η_step = η·decay_rate^⌊step/step_size⌋``.
 
-    >>> [Step(every=2, drop=0.5).factor(step) for step in range(5)]
+    >>> [StepDecay(step_size=2, decay_rate=0.5).factor(step) for step in range(5)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
-    every: int
-    drop: float = 0.5
+    step_size: int
+    decay_rate: float = 0.5
 
     def __post_init__(self) -> None:
-        expect_count("step", self, "every")
-        expect_number("step", self, "drop", 0.0, 1e6)
+        validate_positive_int("step", self, "step_size")
+        validate_number("step", self, "decay_rate", 0.0, 1e6)
 
     def factor(self, step: int) -> float:
-        return float(self.drop ** (step // self.every))
+        return float(self.decay_rate ** (step // self.step_size))
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        expect_count("cosine", self, "steps")
-        expect_number("cosine", self, "final", 0.0, 1.0)
+        validate_positive_int("cosine", self, "steps")
+        validate_number("cosine", self, "final", 0.0, 1.0)
 
     def factor(self, step: int) -> float:
         share = min(float(step / self.steps), 1.0)
@@ -68,28 +68,28 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
-class WarmUp(Schedule):
+class Warmup(Schedule):
     """Linear growth to 1 in so many steps, then another schedule from its own step 0.
 
     The first step already moves: it takes ``1/steps`` of the rate, not 0.
 
-    >>> [WarmUp(steps=2, then=Constant()).factor(step) for step in range(3)]
+    >>> [Warmup(steps=2, schedule=Constant()).factor(step) for step in range(3)]
     [0.5, 1.0, 1.0]
     """
 
     steps: int
-    then: Schedule
+    schedule: Schedule
 
     def __post_init__(self) -> None:
-        expect_count("warm-up", self, "steps")
+        validate_positive_int("warm-up", self, "steps")
 
     def factor(self, step: int) -> float:
         if step < self.steps:
             return float((step + 1) / self.steps)
-        return self.then.factor(step - self.steps)
+        return self.schedule.factor(step - self.steps)
 
 
 #: Every schedule that a spec can name; each may have a warm-up before it.
 SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType(
-    {"constant": Constant, "cosine": Cosine, "step": Step}
+    {"constant": Constant, "cosine": Cosine, "step": StepDecay}
 )

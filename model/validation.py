@@ -12,14 +12,14 @@ from sumgrad.model.errors import ShapeError
 Array = NDArray[np.floating]
 
 
-def expect_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> None:
+def check_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> None:
     """Raise unless ``array`` has this shape; ``None`` stands for any size.
 
     Raises:
         ShapeError: Names the array, the expected shape and the actual one.
     """
     have = array.shape
-    # Nearly every call ends here, and there are some in each micro-shard.
+    # Nearly every call ends here, and there are some in each microbatch.
     if have == shape:
         return
     if len(have) != len(shape) or any(
@@ -29,7 +29,7 @@ def expect_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> N
         raise ShapeError(f"{name} has shape {have}, expected ({expected})")
 
 
-def expect_dtype(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> None:
+def check_dtype(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> None:
     """Raise unless ``array`` has exactly this dtype, for NumPy would promote in silence.
 
     Raises:
@@ -39,7 +39,7 @@ def expect_dtype(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> Non
         raise ShapeError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
 
 
-def as_numbers(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> Array:
+def as_float_array(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> Array:
     """Data brought to this dtype, row-major and aligned; not copied where it is so already.
 
     The order matters: BLAS and NumPy's sums take other paths through column-major memory, so the
@@ -54,12 +54,12 @@ def as_numbers(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> Array
     return result
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: the nearest known one, or all of them.
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the did_you_mean known one, or all of them.
 
-    >>> nearest("sigmoyd", ["sigmoid", "tanh"])
+    >>> did_you_mean("sigmoyd", ["sigmoid", "tanh"])
     "did you mean 'sigmoid'?"
-    >>> nearest("?", ["sigmoid", "tanh"])
+    >>> did_you_mean("?", ["sigmoid", "tanh"])
     'known: sigmoid, tanh'
     """
     known = sorted(known)

@@ -11,14 +11,14 @@ from sumgrad.model.errors import SumgradError
 
 MADE: dict[str, SumgradError] = {
     "WorkerLost": sumgrad.cluster.errors.WorkerLost(2, "starting", hint="look"),
-    "ShardFailed": sumgrad.cluster.errors.ShardFailed(
+    "MicrobatchFailed": sumgrad.cluster.errors.MicrobatchFailed(
         1, 4, "summing", "MemoryError: none left", "train", [7]
     ),
     "Diverged": sumgrad.cluster.errors.Diverged(3, 40, "the loss", "eta is large", hint="lower it"),
     "DataError": sumgrad.jobs.errors.DataError(
         "is null", file="a.csv", column="x", row=3, hint="fill"
     ),
-    "SpecError": sumgrad.jobs.errors.SpecError("unknown key", place="job.yaml, line 3: etaa"),
+    "SpecError": sumgrad.jobs.errors.SpecError("unknown key", key="job.yaml, line 3: etaa"),
     "Interrupted": sumgrad.jobs.errors.Interrupted("SIGTERM", 143),
 }
 
@@ -44,7 +44,7 @@ def test_it_survives_pickling_with_its_facts(kind: type[SumgradError]) -> None:
 def test_facts_stand_in_the_message() -> None:
     assert str(MADE["DataError"]) == "a.csv, column 'x', row 3: is null"
     assert str(MADE["WorkerLost"]) == "worker 2 was lost while starting"
-    assert "micro-shard 4" in str(MADE["ShardFailed"])
+    assert "microbatch 4" in str(MADE["MicrobatchFailed"])
     assert "epoch 3, step 40" in str(MADE["Diverged"])
 
 

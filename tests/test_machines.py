@@ -135,12 +135,12 @@ def test_a_misspelt_field_is_found_wherever_it_is(faults: Faults, name: str) -> 
         for path in list(keys_of(document)):
             if path == ("kind",) or FREE & set(path[:-1]):
                 continue
-            misspelt = copy.deepcopy(document)
-            place = misspelt
+            misspelled_variables = copy.deepcopy(document)
+            place = misspelled_variables
             for step in path[:-1]:
                 place = place[step]
             place[f"{path[-1]}s"] = place.pop(path[-1])
-            assert faults(misspelt), path
+            assert faults(misspelled_variables), path
             count += 1
     assert count > 20
 

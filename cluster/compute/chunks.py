@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 #: Numbers in a block: few enough for an operation's operands to stay in the cache, and enough to
 #: outweigh what Python needs for a block. Measured: 32 k took twice as long, more gained nothing.
-BLOCK = 1 << 17
+CHUNK_SIZE = 1 << 17
 #: Fewer numbers than these are not worth waking a thread for.
-WORTH_A_THREAD = 1 << 18
+MIN_WORK_FOR_THREADS = 1 << 18
 
 
-class Blocks:
+class ChunkedVector:
     """The blocks of a vector's length.
 
     Args:
@@ -29,11 +29,13 @@ class Blocks:
     """
 
     def __init__(self, size: int, threads: int = 1) -> None:
-        self._slices = [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
-        self._threads = max(1, min(threads, size // WORTH_A_THREAD))
+        self._slices = [
+            slice(start, min(start + CHUNK_SIZE, size)) for start in range(0, size, CHUNK_SIZE)
+        ]
+        self._threads = max(1, min(threads, size // MIN_WORK_FOR_THREADS))
         self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
 
-    def run(self, work: Callable[[slice], T]) -> list[T]:
+    def map(self, work: Callable[[slice], T]) -> list[T]:
         """Do some work on every block.
 
         Returns:

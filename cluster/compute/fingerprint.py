@@ -38,7 +38,7 @@ def pin_blas() -> ThreadpoolController:
     return controller
 
 
-def take_fingerprint() -> Fingerprint:
+def compute_fingerprint() -> Fingerprint:
     """Pin the BLAS and describe this process's arithmetic."""
     pin_blas()
     # Asked anew, for the thread count that now holds.
@@ -83,7 +83,7 @@ def _canary() -> str:
     return digest.hexdigest()
 
 
-def expect_same(expected: Fingerprint, actual: Fingerprint, worker: int) -> None:
+def check_same_fingerprint(expected: Fingerprint, actual: Fingerprint, worker: int) -> None:
     """Raise unless a worker's arithmetic is the driver's.
 
     Raises:

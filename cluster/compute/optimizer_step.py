@@ -9,12 +9,12 @@ import os
 
 import numpy as np
 
-from sumgrad.cluster.compute.chunks import Blocks
+from sumgrad.cluster.compute.chunks import ChunkedVector
 from sumgrad.model.optimizers import Optimizer, State
 from sumgrad.model.validation import Array
 
 
-class Update:
+class ChunkedOptimizer:
     """``W ← W − (η/T)·∇Loss``, or what the optimiser makes of it.
 
     Args:
@@ -24,9 +24,9 @@ class Update:
 
     def __init__(self, optimizer: Optimizer, size: int) -> None:
         self._optimizer = optimizer
-        self._blocks = Blocks(size, os.cpu_count() or 1)
+        self._blocks = ChunkedVector(size, os.cpu_count() or 1)
 
-    def apply(self, W: Array, S: Array, T: int, state: State, eta: float, out: Array) -> float:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Array) -> float:
         """Write the next weights to ``out``, and the next state into the state's arrays.
 
         Args:
@@ -50,7 +50,7 @@ class Update:
                 own[name][...] = after[name]
             return _squared_norm(S[block]), after
 
-        results = self._blocks.run(update)
+        results = self._blocks.map(update)
         _, after = results[0]
         state.update({name: array for name, array in after.items() if name not in long})
         return self._norm(S, [squared for squared, _ in results])
@@ -68,7 +68,7 @@ class Update:
             return most
         # In float64 squares overflow long before the numbers do.
         return most * math.sqrt(
-            math.fsum(self._blocks.run(lambda block: _squared_norm(S[block] / most)))
+            math.fsum(self._blocks.map(lambda block: _squared_norm(S[block] / most)))
         )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ _ours = threading.local()
 
 
 @contextlib.contextmanager
-def batch_policy() -> Iterator[None]:
+def sched_batch() -> Iterator[None]:
     """Let this thread wait, once woken, until a core is free or its turn comes; Linux only."""
     if not _set("SCHED_OTHER", "SCHED_BATCH"):
         yield
@@ -28,8 +28,8 @@ def batch_policy() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ordinary_policy() -> Iterator[None]:
-    """Within `batch_policy`, suspend it: threads and processes inherit the policy of their maker.
+def sched_other() -> Iterator[None]:
+    """Within `sched_batch`, suspend it: threads and processes inherit the policy of their maker.
 
     Those that are started in here are no batch tasks then, and stay none.
     """

@@ -1,4 +1,4 @@
-"""The gradient worker: sums per-instance gradients over its micro-shards.
+"""The gradient worker: sums per-instance gradients over its microbatches.
 
 A plain class: `workers.worker_process` runs it in a separate process, `inline` calls it directly.
 """
@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.cluster.compute.fingerprint import Fingerprint, take_fingerprint
-from sumgrad.cluster.errors import ClusterError, ShardFailed
-from sumgrad.cluster.planning.data_source import ShardSource
+from sumgrad.cluster.compute.fingerprint import Fingerprint, compute_fingerprint
+from sumgrad.cluster.errors import ClusterError, MicrobatchFailed
+from sumgrad.cluster.planning.data_source import DataSource
 from sumgrad.cluster.planning.plan import Plan, StepPlan
-from sumgrad.cluster.planning.reduction import Node, PartialSum, TreeSum
+from sumgrad.cluster.planning.reduction import Node, PartialSum, TreeReduction
 from sumgrad.model.network import Network
 from sumgrad.model.parameters import Parameters
 from sumgrad.model.validation import Array
@@ -45,7 +45,7 @@ class Task:
     epoch: int = 1
     step: int = 0
 
-    def following(self, steps_per_epoch: int) -> "Task":
+    def next_step(self, steps_per_epoch: int) -> "Task":
         """The step after this one, if training goes on as it does."""
         if self.step + 1 < steps_per_epoch:
             return replace(self, step=self.step + 1)
@@ -68,7 +68,7 @@ class Workload:
     """
 
     network: Network
-    sources: Mapping[str, ShardSource]
+    sources: Mapping[str, DataSource]
     plans: Mapping[str, Plan]
 
     def plan(self, task: Task) -> StepPlan:
@@ -78,7 +78,7 @@ class Workload:
             ValueError: An evaluation is of all rows, and the source's plan has steps of some.
         """
         plan = self.plans[task.source]
-        if task.kind == "evaluation" and plan.batch_rows is not None:
+        if task.kind == "evaluation" and plan.batch_size is not None:
             raise ValueError(
                 f"the plan of '{task.source}' is not one for evaluations: it has steps"
             )
@@ -119,13 +119,13 @@ class Vectors:
         """A vector holds nothing any more."""
         self._free.append(self.number(flat))
 
-    def give_back_all(self) -> None:
+    def release_all(self) -> None:
         """No vector holds anything any more."""
         self._free = list(range(len(self._all) - 1, -1, -1))
 
 
 class GradientWorker:
-    """Computes micro-shards, each by one call of fixed shape, and adds them up in the tree.
+    """Computes microbatches, each by one call of fixed shape, and adds them up in the tree.
 
     Args:
         index: The worker's number, for messages.
@@ -142,12 +142,12 @@ class GradientWorker:
         self.index = index
         self.workload = workload
         self.vectors = Vectors(workload.network, make_vector)
-        self._fingerprint = take_fingerprint()
+        self._fingerprint = compute_fingerprint()
         #: Rows that were fetched ahead, and what for.
         self._ahead: tuple[Task, int, Batch] | None = None
-        most = max(plan.shard_rows for plan in workload.plans.values())
+        most = max(plan.microbatch_size for plan in workload.plans.values())
         self._cache = workload.network.cache(most, in_place=True)
-        #: The inputs of the micro-shard that is computed, or that was fetched ahead.
+        #: The inputs of the microbatch that is computed, or that was fetched ahead.
         self._x = np.empty((most, workload.network.inputs), workload.network.dtype)
 
     def fingerprint(self) -> Fingerprint:
@@ -155,23 +155,23 @@ class GradientWorker:
         return self._fingerprint
 
     def compute(self, task: Task, shards: Iterable[int], flat: Array) -> list[Node]:
-        """Sums over these micro-shards.
+        """Sums over these microbatches.
 
         Args:
             task: The step.
-            shards: Indices of its micro-shards.
+            shards: Indices of its microbatches.
             flat: Parameters, (N,).
 
         Returns:
-            The largest nodes of the step's tree that these micro-shards make. Their vectors are
+            The largest nodes of the step's tree that these microbatches make. Their vectors are
             the worker's, and hold the sums until it is told to give them back.
 
         Raises:
-            ShardFailed: Names the micro-shard whose computation raised, and why.
+            MicrobatchFailed: Names the microbatch whose computation raised, and why.
         """
         plan = self.workload.plan(task)
         parameters = self.workload.network.parameters(flat)
-        tree = TreeSum(plan.shards, add=self._add)
+        tree = TreeReduction(plan.num_microbatches, add=self._add)
         # What overflows is noticed in the sum, by the driver, which can say where and why.
         with np.errstate(all="ignore"):
             for shard in shards:
@@ -181,7 +181,9 @@ class GradientWorker:
                     cause = f"{type(error).__name__}: {error}"
                     rows = self._to_blame(error, task, plan.row_numbers(shard), parameters)
                     doing = str(task)
-                    raise ShardFailed(self.index, shard, doing, cause, task.source, rows) from error
+                    raise MicrobatchFailed(
+                        self.index, shard, doing, cause, task.source, rows
+                    ) from error
                 tree.add(Node(0, shard, total))
         return tree.nodes()
 
@@ -200,12 +202,12 @@ class GradientWorker:
         self, task: Task, x: Array, d: NDArray[np.generic], parameters: Parameters
     ) -> PartialSum:
         network = self.workload.network
-        cache = self._cache.first(len(x))
+        cache = self._cache.narrow(len(x))
         if task.kind == "evaluation":
             seen = network.evaluation_sum(parameters, x, d, cache=cache)
             return PartialSum(None, seen.divergence, seen.correct, seen.count)
         into = self.vectors.take()
-        summed = network.gradient_sum(parameters, x, d, into=into, cache=cache)
+        summed = network.gradient_sum(parameters, x, d, out=into, cache=cache)
         return PartialSum(into.flat, summed.divergence, 0, summed.count)
 
     def _to_blame(
@@ -225,7 +227,7 @@ class GradientWorker:
             if time.monotonic() > until:
                 break
             try:
-                alone = self._sum(task, *source.fetch(np.array([row])), parameters)
+                alone = self._sum(task, *source.read(np.array([row])), parameters)
             except ClusterError:
                 break
             except Exception:  # noqa: BLE001 - it is the one that was looked for
@@ -242,15 +244,15 @@ class GradientWorker:
                 return batch
         rows = plan.shard(shard)
         if isinstance(rows, slice):
-            return self.workload.sources[task.source].fetch(rows)
-        return self.workload.sources[task.source].fetch(rows, self._x[: len(rows)])
+            return self.workload.sources[task.source].read(rows)
+        return self.workload.sources[task.source].read(rows, self._x[: len(rows)])
 
-    def fetch_ahead(self, task: Task, shard: int) -> None:
-        """Fetch rows of a micro-shard that may well be asked for next, while there is time.
+    def prefetch(self, task: Task, shard: int) -> None:
+        """Fetch rows of a microbatch that may well be asked for next, while there is time.
 
         What fails is told when they are asked for.
         """
         plan = self.workload.plan(task)
-        if shard < plan.shards:
+        if shard < plan.num_microbatches:
             with contextlib.suppress(Exception):
                 self._ahead = (task, shard, self._fetch(task, plan, shard))

@@ -6,11 +6,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.cluster.planning.plan import Rows
+from sumgrad.cluster.planning.plan import RowIndices
 from sumgrad.model.validation import Array
 
 
-class ShardSource(Protocol):
+class DataSource(Protocol):
     """Rows that a worker can fetch by their numbers.
 
     A source is sent to each worker once; one that holds no rows itself but knows how to read them
@@ -21,12 +21,12 @@ class ShardSource(Protocol):
     def rows(self) -> int:
         """How many instances there are."""
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         """Inputs (B, D_0), C-contiguous, and desired outputs (B, …) of these rows.
 
         Args:
             rows: Their numbers.
-            into: (B, D_0), where the inputs may be written, if that suits: it saves allocating
+            out: (B, D_0), where the inputs may be written, if that suits: it saves allocating
                 them, and is still in the core's cache.
         """
 
@@ -48,16 +48,16 @@ class ArraySource:
         """N."""
         return len(self.x)
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         """A view for a slice, a copy for row numbers."""
         x, d = self.x, self.d[rows]
-        if isinstance(rows, slice) or into is None:
+        if isinstance(rows, slice) or out is None:
             return x[rows], d
-        if into.dtype != x.dtype or into.shape != (len(rows), *x.shape[1:]):
+        if out.dtype != x.dtype or out.shape != (len(rows), *x.shape[1:]):
             return x[rows], d
         if not (x.flags.c_contiguous and x.flags.aligned):
             # `take` would make a copy of all of x first.
-            into[...] = x[rows]
-            return into, d
+            out[...] = x[rows]
+            return out, d
         # By any other mode NumPy would write to a copy first; d has noticed what is out of range.
-        return np.take(x, rows, axis=0, out=into, mode="clip"), d
+        return np.take(x, rows, axis=0, out=out, mode="clip"), d

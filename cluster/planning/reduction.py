@@ -1,7 +1,7 @@
-"""The exact sum: a fixed binary tree keyed by micro-shard index.
+"""The exact sum: a fixed binary tree keyed by microbatch index.
 
 Floating-point addition is not associative, so the order of additions has to be fixed. Leaf i of
-the tree is micro-shard i; node (level, index) is the sum of its two children, left first; a node
+the tree is microbatch i; node (level, index) is the sum of its two children, left first; a node
 without a right sibling is its parent. Any part of the tree can be summed anywhere: a worker merges
 what it can, and hands over what is left as nodes that no longer have their sibling at hand. Arrival
 order is never visible.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sumgrad.cluster.compute.chunks import Blocks
+from sumgrad.cluster.compute.chunks import ChunkedVector
 from sumgrad.cluster.errors import CountMismatch
 from sumgrad.model.validation import Array
 
@@ -44,7 +44,7 @@ class Node:
 
     @property
     def leaves(self) -> range:
-        """The micro-shards that it covers; at the right edge fewer of them may exist."""
+        """The microbatches that it covers; at the right edge fewer of them may exist."""
         return range(self.index << self.level, (self.index + 1) << self.level)
 
 
@@ -57,11 +57,11 @@ def add_in_place(left: Array, right: Array) -> Array:
     return np.add(left, right, out=left)
 
 
-class TreeSum:
+class TreeReduction:
     """Adds up nodes of one step's tree as they come, in any order.
 
     Args:
-        leaves: Micro-shards of the step.
+        leaves: Microbatches of the step.
         add: Adds two gradients, the left sibling's first.
     """
 
@@ -125,7 +125,7 @@ class TreeSum:
         """
         nodes = self.nodes()
         if len(nodes) != 1 or self._width(nodes[0].level) > 1:
-            raise CountMismatch(f"the sum of {self.leaves} micro-shards is incomplete")
+            raise CountMismatch(f"the sum of {self.leaves} microbatches is incomplete")
         total = nodes[0].sum
         if total.count != count:
             raise CountMismatch(f"{total.count} instances were summed, the step has {count}")
@@ -147,12 +147,12 @@ def largest(nodes: Iterable[Node]) -> list[Node]:
     return list(kept.values())
 
 
-def combine(nodes: Iterable[Node], leaves: int, blocks: Blocks) -> TreeSum:
+def reduce_nodes(nodes: Iterable[Node], leaves: int, blocks: ChunkedVector) -> TreeReduction:
     """The tree over nodes that are all at hand, their long vectors added block by block.
 
     Args:
         nodes: Apart from each other; their vectors are written to.
-        leaves: Micro-shards of the step.
+        leaves: Microbatches of the step.
         blocks: How a vector is cut; it does not change a bit.
     """
     additions: list[tuple[Array, Array]] = []
@@ -161,7 +161,7 @@ def combine(nodes: Iterable[Node], leaves: int, blocks: Blocks) -> TreeSum:
         additions.append((left, right))
         return left
 
-    tree = TreeSum(leaves, add=note)
+    tree = TreeReduction(leaves, add=note)
     for node in nodes:
         tree.add(node)
 
@@ -170,5 +170,5 @@ def combine(nodes: Iterable[Node], leaves: int, blocks: Blocks) -> TreeSum:
             np.add(left[block], right[block], out=left[block])
 
     if additions:
-        blocks.run(add)
+        blocks.map(add)
     return tree

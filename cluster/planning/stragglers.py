@@ -1,6 +1,6 @@
 """How long a worker may take before others help it out, and before it is given up.
 
-Both follow from what micro-shards of its kind usually take.
+Both follow from what microbatches of its kind usually take.
 """
 
 from collections import Counter
@@ -15,24 +15,26 @@ _LATE_S = 0.02
 _LOST_TIMES = 30.0
 _LOST_S = 5.0
 #: As long as nothing of its kind has been measured; twice as long after each that was given up, as
-#: some micro-shards honestly take their time.
+#: some microbatches honestly take their time.
 _LOST_UNMEASURED_S = 60.0
 #: Weight of a new measurement.
 _NEWEST = 0.1
 
 
-class Patience:
-    """What micro-shards take, by their kind, and what that allows for.
+class StragglerDetector:
+    """What microbatches take, by their kind, and what that allows for.
 
-    >>> patience = Patience()
-    >>> patience.late("training", 1), patience.lost("training", 1)
+    >>> patience = StragglerDetector()
+    >>> patience.speculate_after("training", 1), patience.hang_timeout("training", 1)
     (inf, 60.0)
-    >>> patience.gave_up("training")
-    >>> patience.lost("training", 1)
+    >>> patience.record_hang("training")
+    >>> patience.hang_timeout("training", 1)
     120.0
-    >>> patience.measured("training", 8.0, shards=4)
-    >>> patience.late("training", 1), patience.lost("training", 1), patience.lost("training", 3)
-    (6.02, 60.0, 180.0)
+    >>> patience.record("training", 8.0, shards=4)
+    >>> patience.speculate_after("training", 1)
+    6.02
+    >>> patience.hang_timeout("training", 1), patience.hang_timeout("training", 3)
+    (60.0, 180.0)
     """
 
     def __init__(self) -> None:
@@ -40,23 +42,23 @@ class Patience:
         #: By kind, how many were given up.
         self._given_up: Counter[Hashable] = Counter()
 
-    def measured(self, kind: Hashable, seconds: float, shards: int) -> None:
-        """So long did these micro-shards take, in seconds."""
+    def record(self, kind: Hashable, seconds: float, shards: int) -> None:
+        """So long did these microbatches take, in seconds."""
         each = seconds / shards
         usual = self._usual.get(kind, each)
         self._usual[kind] = usual + _NEWEST * (each - usual)
 
-    def gave_up(self, kind: Hashable) -> None:
+    def record_hang(self, kind: Hashable) -> None:
         """A worker took longer than it may."""
         self._given_up[kind] += 1
 
-    def late(self, kind: Hashable, shards: int) -> float:
-        """Seconds after which a worker with so many micro-shards is late."""
+    def speculate_after(self, kind: Hashable, shards: int) -> float:
+        """Seconds after which a worker with so many microbatches is late."""
         usual = self._usual.get(kind)
         return float("inf") if usual is None else _LATE_TIMES * usual * shards + _LATE_S
 
-    def lost(self, kind: Hashable, shards: int) -> float:
-        """Seconds after which a worker with so many micro-shards is given up."""
+    def hang_timeout(self, kind: Hashable, shards: int) -> float:
+        """Seconds after which a worker with so many microbatches is given up."""
         usual = self._usual.get(kind)
         if usual is None:
             return _LOST_UNMEASURED_S * 2.0 ** self._given_up[kind]

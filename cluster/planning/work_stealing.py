@@ -1,6 +1,6 @@
-"""Who computes which micro-shards of a step: decisions without I/O.
+"""Who computes which microbatches of a step: decisions without I/O.
 
-Each worker starts with a share of neighbouring micro-shards, so that it can add up most of the tree
+Each worker starts with a share of neighbouring microbatches, so that it can add up most of the tree
 by itself. A worker that is done takes over what another has not begun, from that one's end. None of
 this is visible in the sum.
 """
@@ -18,7 +18,7 @@ _EVENNESS = 16
 
 
 def shares(shards: int, lanes: Sequence[int]) -> list[range]:
-    """Neighbouring micro-shards for each worker, almost as evenly over their lanes as they divide.
+    """Neighbouring microbatches for each worker, almost as evenly over their lanes as they divide.
 
     Bounds are multiples of a power of two where that costs little, for such shares make few and
     large nodes of the tree.
@@ -35,12 +35,12 @@ def shares(shards: int, lanes: Sequence[int]) -> list[range]:
     return [range(low, high) for low, high in pairwise(bounds)]
 
 
-class Claims:
+class ClaimTable:
     """How far each worker may go and has gone: two numbers a worker, in memory that both see.
 
-    A worker notes a micro-shard as begun and then looks whether it still may; the driver lowers the
+    A worker notes a microbatch as begun and then looks whether it still may; the driver lowers the
     limit of one worker and gives the rest to another. Should both come at the same moment, a
-    micro-shard is computed twice, with the same bits, and counted once.
+    microbatch is computed twice, with the same bits, and counted once.
 
     Args:
         numbers: int64, (workers, 2); only `assign` and `take_over` change column 0, the limits.
@@ -51,7 +51,7 @@ class Claims:
         self._begun = numbers[:, 1]
 
     @classmethod
-    def of(cls, workers: int) -> "Claims":
+    def of(cls, workers: int) -> "ClaimTable":
         """For workers in this process."""
         return cls(np.zeros((workers, 2), dtype=np.int64))
 
@@ -60,12 +60,12 @@ class Claims:
         self._begun[worker] = shards.start
         self._limit[worker] = shards.stop
 
-    def close(self, worker: int) -> None:
+    def forbid_stealing(self, worker: int) -> None:
         """Let nothing be taken over from a worker that does not see the limits."""
         self._begun[worker] = self._limit[worker] - 1
 
-    def claimed(self, worker: int, shards: range) -> Iterator[int]:
-        """A worker's micro-shards one by one, as long as they are still its own."""
+    def iter_claimed(self, worker: int, shards: range) -> Iterator[int]:
+        """A worker's microbatches one by one, as long as they are still its own."""
         for shard in shards:
             self._begun[worker] = shard
             if shard >= self._limit[worker]:
@@ -76,28 +76,28 @@ class Claims:
         """The end of what a worker may compute."""
         return int(self._limit[worker])
 
-    def begun(self, worker: int) -> int:
-        """The micro-shard that a worker noted last."""
+    def current(self, worker: int) -> int:
+        """The microbatch that a worker noted last."""
         return int(self._begun[worker])
 
     def rest(self, worker: int) -> int:
-        """How many micro-shards of a worker's share it has not begun."""
-        return max(0, self.limit(worker) - self.begun(worker) - 1)
+        """How many microbatches of a worker's share it has not begun."""
+        return max(0, self.limit(worker) - self.current(worker) - 1)
 
-    def take_over(self, worker: int) -> range:
+    def steal(self, worker: int) -> range:
         """Take the later half of what a worker has not begun."""
         stop = self.limit(worker)
         start = stop - (self.rest(worker) + 1) // 2
         self._limit[worker] = start
         return range(start, stop)
 
-    def stop(self) -> None:
-        """Let no worker begin another micro-shard."""
+    def cancel_all(self) -> None:
+        """Let no worker begin another microbatch."""
         self._limit[:] = 0
 
 
 class StepSchedule:
-    """The micro-shards of one step, or of a part of it: given out, taken over, delivered.
+    """The microbatches of one step, or of a part of it: given out, taken over, delivered.
 
     At any time each of them has been delivered, or is assigned to a worker, or is left over. Where
     a worker is late, another may be given a copy of what it has: whoever delivers first counts.
@@ -107,16 +107,16 @@ class StepSchedule:
         claims: Of the workers.
     """
 
-    def __init__(self, shards: range, claims: Claims) -> None:
+    def __init__(self, shards: range, claims: ClaimTable) -> None:
         self._shards = shards
         self._claims = claims
-        #: One byte a micro-shard, 1 where its sum has been delivered.
+        #: One byte a microbatch, 1 where its sum has been delivered.
         self._delivered = bytearray(len(shards))
         #: What each busy worker was given; its limit in `claims` may be lower by now.
         self._assigned: dict[int, range] = {}
         #: Of workers that were lost.
         self._left_over: list[range] = []
-        #: Workers of whose micro-shards somebody else has a copy, and answers for them.
+        #: Workers of whose microbatches somebody else has a copy, and answers for them.
         self._copied: set[int] = set()
         self._nodes: list[Node] = []
 
@@ -148,14 +148,14 @@ class StepSchedule:
 
     @property
     def complete(self) -> bool:
-        """Whether every micro-shard has been delivered."""
+        """Whether every microbatch has been delivered."""
         return 0 not in self._delivered
 
     def deliver(self, worker: int, nodes: Sequence[Node]) -> int:
         """A worker is done with what it was given.
 
         Returns:
-            How many micro-shards it has summed.
+            How many microbatches it has summed.
         """
         summed = 0
         for node in nodes:
@@ -167,7 +167,7 @@ class StepSchedule:
         self._release(worker)
         return summed
 
-    def lose(self, worker: int) -> None:
+    def requeue(self, worker: int) -> None:
         """A worker is gone with all that it has not delivered."""
         self._release(worker)
 
@@ -179,22 +179,22 @@ class StepSchedule:
         self._copied.discard(worker)
 
     def _missing(self, worker: int) -> range:
-        """What a worker has of micro-shards that have not been delivered."""
+        """What a worker has of microbatches that have not been delivered."""
         given = self._assigned.get(worker, range(0))
         own = range(given.start, min(given.stop, self._claims.limit(worker)))
         missing = [s for s in own if not self._delivered[s - self._shards.start]]
         return range(missing[0], missing[-1] + 1) if missing else range(0)
 
-    def next_for(self, worker: int) -> range | None:
+    def next_assignment(self, worker: int) -> range | None:
         """Something for an idle worker: what a lost one left, or a part of another's share."""
         if self._left_over:
             return self._assign(worker, self._left_over.pop())
         slowest = max(self._assigned, key=self._claims.rest, default=None)
         if slowest is None or not self._claims.rest(slowest):
             return None
-        return self._assign(worker, self._claims.take_over(slowest))
+        return self._assign(worker, self._claims.steal(slowest))
 
-    def copy_for(self, worker: int, late: int) -> range | None:
+    def speculate(self, worker: int, late: int) -> range | None:
         """For an idle worker a copy of what a late one has, unless somebody has one already."""
         missing = self._missing(late)
         if late in self._copied or not missing:
@@ -203,5 +203,5 @@ class StepSchedule:
         return self._assign(worker, missing)
 
     def nodes(self) -> list[Node]:
-        """The delivered nodes, every micro-shard once."""
+        """The delivered nodes, every microbatch once."""
         return largest(self._nodes)

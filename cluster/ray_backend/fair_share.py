@@ -77,16 +77,16 @@ def claims(groups: Iterable[Mapping[str, Any]]) -> dict[str, Claim]:
     return found
 
 
-def fair_shares(claims: Iterable[Claim], cpus: int) -> dict[str, int]:
+def max_min_fair(claims: Iterable[Claim], cpus: int) -> dict[str, int]:
     """How many CPUs each job is to have: its least, and of the rest as much as the others.
 
     Who waits gets its least in the order in which they came; one for whom too little would be left
     although all others gave back what they can gets nothing, and nobody has to give back for it.
 
     >>> big, small = Claim("a", least=1, most=8, waits=False), Claim("b", least=2, most=2)
-    >>> fair_shares([big, small], cpus=8)
+    >>> max_min_fair([big, small], cpus=8)
     {'a': 6, 'b': 2}
-    >>> fair_shares([big, Claim("c", least=1, most=8)], cpus=8)
+    >>> max_min_fair([big, Claim("c", least=1, most=8)], cpus=8)
     {'a': 4, 'c': 4}
 
     Args:
@@ -120,21 +120,21 @@ def share_of(own: Claim, claims: Mapping[str, Claim], free: int) -> int:
         free: CPUs that nobody has.
     """
     cpus = free + sum(claim.held for claim in claims.values())
-    shares = fair_shares(claims.values(), cpus)
+    shares = max_min_fair(claims.values(), cpus)
     others = [claim for claim in claims.values() if claim.job != own.job]
     if own.job not in shares or all(claim.held >= shares[claim.job] for claim in others):
         return own.most
     return max(own.least, shares[own.job])
 
 
-def leaving(lanes: Mapping[int, int], excess: int) -> list[int]:
+def choose_workers_to_release(lanes: Mapping[int, int], excess: int) -> list[int]:
     """Which workers leave so that so many CPUs are given back, or a few more.
 
-    >>> leaving({2: 1, 3: 1, 4: 4}, excess=1)
+    >>> choose_workers_to_release({2: 1, 3: 1, 4: 4}, excess=1)
     [3]
-    >>> leaving({2: 1, 3: 1, 4: 4}, excess=5)
+    >>> choose_workers_to_release({2: 1, 3: 1, 4: 4}, excess=5)
     [4, 3]
-    >>> leaving({1: 1, 2: 1, 3: 4}, excess=3)
+    >>> choose_workers_to_release({1: 1, 2: 1, 3: 4}, excess=3)
     [3]
 
     Args:

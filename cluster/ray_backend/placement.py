@@ -20,8 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend.fair_share import Claim, claims, share_of
-from sumgrad.cluster.ray_backend.session import is_own_instance
-from sumgrad.cluster.workers.scaling_policy import LOOK_S, CrewRules
+from sumgrad.cluster.ray_backend.session import is_local_instance
+from sumgrad.cluster.workers.scaling_policy import LOOK_S, ScalingPolicy
 
 #: CPUs that were just given back may take so long to be free again, in seconds.
 _SETTLE_S = 2.0
@@ -37,45 +37,45 @@ _LAST_LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerSlot:
     """Where a worker's process goes.
 
     Attributes:
         lanes: Threads that compute in it.
         bundle: Of the group with the least, its first one.
-        is_far: On another node than the driver.
+        is_remote: On another node than the driver.
     """
 
     lanes: int = 1
     bundle: int = 0
-    is_far: bool = False
+    is_remote: bool = False
 
 
-def places(nodes: Mapping[int, str], own: str) -> list[Place]:
+def worker_slots(nodes: Mapping[int, str], own: str) -> list[WorkerSlot]:
     """Processes for bundles of one CPU each.
 
     On the driver's node each worker has a process of its own. Those on another node are threads of
     one process, so that their sums are added before they travel.
 
-    >>> for place in places({0: "a", 1: "b", 2: "b"}, own="a"):
+    >>> for place in worker_slots({0: "a", 1: "b", 2: "b"}, own="a"):
     ...     print(place)
-    Place(lanes=1, bundle=0, is_far=False)
-    Place(lanes=2, bundle=1, is_far=True)
+    WorkerSlot(lanes=1, bundle=0, is_remote=False)
+    WorkerSlot(lanes=2, bundle=1, is_remote=True)
 
     Args:
         nodes: The node of each bundle.
         own: The driver's node.
     """
-    near = [Place(bundle=bundle) for bundle, node in sorted(nodes.items()) if node == own]
+    near = [WorkerSlot(bundle=bundle) for bundle, node in sorted(nodes.items()) if node == own]
     far = [
-        Place(lanes=len(bundles), bundle=bundles[0], is_far=True)
+        WorkerSlot(lanes=len(bundles), bundle=bundles[0], is_remote=True)
         for node in sorted(set(nodes.values()) - {own})
         if (bundles := sorted(bundle for bundle, at in nodes.items() if at == node))
     ]
     return near + far
 
 
-class Reservation:
+class Placement:
     """CPUs for the workers, and which processes make use of them.
 
     The least that a job needs are the bundles of one placement group, which it has whole or not at
@@ -96,10 +96,10 @@ class Reservation:
         ClusterUnreachable: The cluster does not give so many in time, or it is time to stop.
     """
 
-    def __init__(self, workers: int, rules: CrewRules) -> None:
+    def __init__(self, workers: int, rules: ScalingPolicy) -> None:
         self.group: PlacementGroup | None = None
         #: Those of the least, and those that there are more to begin with.
-        self._places = [Place()] * workers
+        self._places = [WorkerSlot()] * workers
         #: Of each place beyond the least that is in use: its groups, of one CPU each.
         self._more: dict[int, list[PlacementGroup]] = {}
         #: All groups that there are, in the order in which they were made.
@@ -109,7 +109,7 @@ class Reservation:
         self.extra = 0
         self.has_others = _nodes() > 1 or rules.extra > 0
         self._watch: _Watch | None = None
-        if is_own_instance() and not self.has_others:
+        if is_local_instance() and not self.has_others:
             return
         least, most = min(rules.least, workers), workers + rules.extra
         self._claim = Claim.new(least, most)
@@ -117,7 +117,7 @@ class Reservation:
             self.group = self._new_group(self._claim.least_group, least)
             self._await(self.group, least, rules)
             self._own = ray.get_runtime_context().get_node_id()
-            self._places = places(_nodes_of(self.group), self._own)
+            self._places = worker_slots(_nodes_of(self.group), self._own)
             self._kept = len(self._places)
             self._watch = _Watch(self._claim)
             began = least + self._take_more(min(workers, self._watch.share) - least, rules)
@@ -134,7 +134,7 @@ class Reservation:
         # Who comes later may come on a node that is not there yet.
         self.has_others = self.has_others or most > least
 
-    def _await(self, group: PlacementGroup, workers: int, rules: CrewRules) -> None:
+    def _await(self, group: PlacementGroup, workers: int, rules: ScalingPolicy) -> None:
         began = time.monotonic()
         deadline = began + rules.wait_s
         told = ""
@@ -155,15 +155,15 @@ class Reservation:
                     hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
                 )
 
-    def _take_more(self, wanted: int, rules: CrewRules) -> int:
+    def _take_more(self, wanted: int, rules: ScalingPolicy) -> int:
         """Places for what is free beyond the least; gives how many CPUs they have."""
         if wanted <= 0:
             return 0
         groups = [self._one_more() for _ in range(_free_cpus(wanted, rules.is_stopping))]
         at = self._placed(groups)
-        for place in places(at, self._own):
+        for place in worker_slots(at, self._own):
             node = at[place.bundle]
-            used = [n for n in at if at[n] == node] if place.is_far else [place.bundle]
+            used = [n for n in at if at[n] == node] if place.is_remote else [place.bundle]
             self._more[len(self._places)] = [groups[number] for number in used]
             self._places.append(replace(place, bundle=0))
         return len(at)
@@ -214,7 +214,7 @@ class Reservation:
         """How many CPUs the job may have, as far as is known."""
         return len(self._places) + self.extra if self._watch is None else self._watch.share
 
-    def take(self, worker: int) -> Place:
+    def take(self, worker: int) -> WorkerSlot:
         """The place of a worker that is about to be started; CPUs are asked for if it has none.
 
         Where the CPUs of several threads are no longer on one node it gets one of them.
@@ -232,7 +232,7 @@ class Reservation:
         for group in groups[1:]:
             self._remove(group)
         del groups[1:]
-        return Place()
+        return WorkerSlot()
 
     def is_as_taken(self, worker: int) -> bool:
         """Whether a worker's CPUs are on one node, where its threads are.

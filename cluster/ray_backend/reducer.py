@@ -10,12 +10,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.errors import ClusterError, ClusterUnreachable
-from sumgrad.cluster.ray_backend.placement import Reservation
-from sumgrad.cluster.ray_backend.session import own_instance_failure
-from sumgrad.cluster.reducers.process import ProcessExchange
+from sumgrad.cluster.ray_backend.placement import Placement
+from sumgrad.cluster.ray_backend.session import local_instance_failure
+from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.transport.connection import Address
-from sumgrad.cluster.workers.scaling_policy import CrewRules
-from sumgrad.cluster.workers.worker_process import ServingWorker
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
+from sumgrad.cluster.workers.worker_process import WorkerProcess
 from sumgrad.model.errors import SumgradError
 
 
@@ -34,7 +34,7 @@ class RayLauncher:
     def __init__(
         self,
         workload: Workload,
-        reservation: Reservation,
+        reservation: Placement,
         env_vars: Mapping[str, str] | None = None,
     ) -> None:
         self._workload = _put(workload, "the rows")
@@ -48,28 +48,28 @@ class RayLauncher:
     def start(self, worker: int, address: Address, secret: bytes) -> None:
         """See `Launcher.start`."""
         # One that no longer serves may still hold the place's CPU.
-        self.end(worker)
+        self.kill(worker)
         try:
             place = self._reservation.take(worker)
         except RayError as error:
             self._serving[worker] = error
             return
         actor: Any = self._actor_class(worker).remote(worker, self._workload, place.lanes)
-        if place.is_far:
+        if place.is_remote:
             address = replace(address, local=None)
         self._actors[worker] = actor
         self._serving[worker] = actor.serve.remote(address, secret)
 
     def _actor_class(self, worker: int) -> Any:
-        return ray.remote(ServingWorker).options(
+        return ray.remote(WorkerProcess).options(
             num_cpus=1,
             max_restarts=0,
             runtime_env=self._env_vars,
             scheduling_strategy=self._reservation.strategy(worker),
         )
 
-    def ended(self, worker: int) -> str | None:
-        """See `Launcher.ended`."""
+    def exit_reason(self, worker: int) -> str | None:
+        """See `Launcher.exit_reason`."""
         serving = self._serving[worker]
         try:
             if isinstance(serving, RayError):
@@ -84,8 +84,8 @@ class RayLauncher:
             return _cause(error)
         return "it stopped serving"
 
-    def end(self, worker: int) -> None:
-        """See `Launcher.end`."""
+    def kill(self, worker: int) -> None:
+        """See `Launcher.kill`."""
         if worker in self._actors:
             # Ray may know that it is gone.
             with contextlib.suppress(RayError):
@@ -93,19 +93,19 @@ class RayLauncher:
 
     def release(self, worker: int) -> None:
         """See `Launcher.release`."""
-        self.end(worker)
+        self.kill(worker)
         self._reservation.give_back(worker)
 
     def close(self) -> None:
         """See `Launcher.close`."""
         try:
             for worker in list(self._actors):
-                self.end(worker)
+                self.kill(worker)
         finally:
             self._reservation.close()
 
 
-class RayExchange(ProcessExchange):
+class RayReducer(ProcessReducer):
     """Gradient workers on the Ray cluster that this process is connected to.
 
     Args:
@@ -125,10 +125,10 @@ class RayExchange(ProcessExchange):
         workers: int,
         *,
         env_vars: Mapping[str, str] | None = None,
-        rules: CrewRules = CrewRules(),  # noqa: B008 - it is frozen
+        rules: ScalingPolicy = ScalingPolicy(),  # noqa: B008 - it is frozen
     ) -> None:
         try:
-            reservation = Reservation(workers, rules)
+            reservation = Placement(workers, rules)
         except RayError as error:
             raise ClusterUnreachable(f"the cluster gives no CPUs: {_cause(error)}") from error
         try:
@@ -144,7 +144,7 @@ class RayExchange(ProcessExchange):
                     extra=reservation.extra,
                     pends=lambda worker: not reservation.has_room(worker),
                     is_kept=reservation.is_kept,
-                    failure=own_instance_failure,
+                    failure=local_instance_failure,
                     fits=reservation.is_as_taken,
                     share=reservation.share,
                 ),

@@ -31,9 +31,9 @@ _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _own_instances: list[str] = []
 
 #: Places to run at that are no addresses of a host.
-NO_HOST = ("inline", "local", "auto")
+NAMED_ADDRESSES = ("inline", "local", "auto")
 #: In a private folder, that of Ray. Both names are short, for the sake of sockets' names.
-RAY_FOLDER = "ray"
+RAY_DIRECTORY = "ray"
 _LONGEST_TEMPORARY = 16
 
 #: How long a cluster may take to answer a plain connection, in seconds.
@@ -63,7 +63,7 @@ def ray_session(
     Raises:
         ClusterUnreachable: Nothing answers there, or it has too few CPUs.
     """
-    expect_answer(address)
+    check_reachable(address)
     wanted = {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT, **_client_environment(address)}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
@@ -76,9 +76,9 @@ def ray_session(
         empty.mkdir()
         try:
             if address == "local":
-                keep_token_private()
-            with _current_folder(empty), own_termination(), _own_output(), _loopback(address):
-                _init(address, workers if least is None else least, folder / RAY_FOLDER)
+                ensure_token_file()
+            with _current_folder(empty), preserve_sigterm(), _own_output(), _loopback(address):
+                _init(address, workers if least is None else least, folder / RAY_DIRECTORY)
             if address == "local":
                 _own_instances.append(address)
             yield _available_workers(workers, least, waits_for_nodes=waits_for_nodes)
@@ -90,7 +90,7 @@ def ray_session(
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
     """A folder that nobody else can look into, and that is removed at the end."""
-    place = private_folder("sumgrad-")
+    place = make_private_directory("sumgrad-")
     try:
         yield place
     finally:
@@ -98,7 +98,7 @@ def _private_folder() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def private_folder(prefix: str) -> Path:
+def make_private_directory(prefix: str) -> Path:
     """Make a temporary folder that nobody else can look into, for a folder of Ray's own.
 
     Ray has its files in a folder that every user of the machine may write to, with the code and the
@@ -113,14 +113,14 @@ def private_folder(prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix, dir=None if is_short else "/tmp"))  # noqa: S108
 
 
-def is_own_instance() -> bool:
+def is_local_instance() -> bool:
     """Whether the Ray that this process is connected to is its own, and used by nobody else."""
     return bool(_own_instances)
 
 
-def own_instance_failure() -> str | None:
+def local_instance_failure() -> str | None:
     """What has ended of this process's own instance, which cannot go on without it."""
-    if not is_own_instance():
+    if not is_local_instance():
         return None
     from ray._private import worker
 
@@ -140,7 +140,7 @@ def _client_environment(address: str) -> Mapping[str, str]:
     return {"RAY_AUTH_MODE": "token"} if given and address != "local" else {}
 
 
-def keep_token_private() -> None:
+def ensure_token_file() -> None:
     """Make Ray's token file if there is none, readable by its owner alone.
 
     A local Ray instance asks for a token, and makes the file itself with whatever rights new files
@@ -152,10 +152,10 @@ def keep_token_private() -> None:
     with contextlib.suppress(OSError, RuntimeError):
         file = Path.home() / ".ray" / "auth_token"
         file.parent.mkdir(exist_ok=True)
-        make_token_file(file)
+        create_token_file(file)
 
 
-def make_token_file(file: Path) -> None:
+def create_token_file(file: Path) -> None:
     """Make a file with a new token, or keep the one there is; readable by its owner alone.
 
     Raises:
@@ -171,7 +171,7 @@ def make_token_file(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def own_termination() -> Iterator[None]:
+def preserve_sigterm() -> Iterator[None]:
     """Keep the handler of SIGTERM that is there, where Ray would put its own in place.
 
     Ray's end the process by an exception from wherever it happens to be, which can leave a lock of
@@ -274,14 +274,14 @@ def _available_workers(wanted: int | None, least: int | None, *, waits_for_nodes
     return max(least, min(wanted or cpus, cpus))
 
 
-def expect_answer(address: str) -> None:
+def check_reachable(address: str) -> None:
     """A quick look whether anything listens there: Ray itself would try for minutes.
 
     Raises:
         ClusterUnreachable: Not an address, or nothing answers.
     """
-    expect_address(address)
-    if address in NO_HOST:
+    check_address(address)
+    if address in NAMED_ADDRESSES:
         return
     host, _, port = address.rpartition(":")
     try:
@@ -293,13 +293,13 @@ def expect_answer(address: str) -> None:
         ) from None
 
 
-def expect_address(address: str) -> None:
+def check_address(address: str) -> None:
     """Raise where a text cannot be a place to run at, whoever answers there; asks nobody.
 
     Raises:
         ClusterUnreachable: It is none.
     """
-    if address in NO_HOST:
+    if address in NAMED_ADDRESSES:
         return
     if address.startswith("ray://"):
         raise ClusterUnreachable(

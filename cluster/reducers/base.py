@@ -1,20 +1,20 @@
 """The seam between the driver and those who compute: parameters go out, one exact sum comes back.
 
-An exchange decides how work is spread and how numbers travel; the plan and the tree decide the
-result, so that every exchange gives the same bits.
+An reducer decides how work is spread and how numbers travel; the plan and the tree decide the
+result, so that every reducer gives the same bits.
 """
 
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
-from sumgrad.cluster.compute.threads import Lanes
+from sumgrad.cluster.compute.threads import ThreadedWorker
 from sumgrad.cluster.compute.worker import Task, Workload
-from sumgrad.cluster.planning.reduction import PartialSum, TreeSum
+from sumgrad.cluster.planning.reduction import PartialSum, TreeReduction
 from sumgrad.model.validation import Array
 
 
-class Exchange(ABC):
+class GradientReducer(ABC):
     """Sums a task over all of its instances, wherever they are computed."""
 
     @property
@@ -22,7 +22,7 @@ class Exchange(ABC):
     def workers(self) -> int:
         """How many compute at a time."""
 
-    def vector(self, like: Array) -> Array:
+    def shared_copy(self, like: Array) -> Array:
         """A copy of parameters, (N,), at a place from where they reach the workers fastest."""
         return like.copy()
 
@@ -30,7 +30,7 @@ class Exchange(ABC):
         """A vector of `vector` is needed no more, and may be given out again."""
 
     @abstractmethod
-    def total(self, task: Task, flat: Array) -> PartialSum:
+    def reduce(self, task: Task, flat: Array) -> PartialSum:
         """The sum over every instance of the task.
 
         Args:
@@ -61,7 +61,7 @@ class Exchange(ABC):
         self.close()
 
 
-class InlineExchange(Exchange):
+class InlineReducer(GradientReducer):
     """Everything in this process, without Ray: a thread for each worker.
 
     Args:
@@ -72,21 +72,21 @@ class InlineExchange(Exchange):
     def __init__(self, workload: Workload, workers: int = 1) -> None:
         self._workers = workers
         self._workload = workload
-        self._lanes = Lanes(0, workload, workers)
+        self._lanes = ThreadedWorker(0, workload, workers)
 
     @property
     def workers(self) -> int:
-        """See `Exchange.workers`."""
+        """See `GradientReducer.workers`."""
         return self._workers
 
-    def total(self, task: Task, flat: Array) -> PartialSum:
-        """See `Exchange.total`."""
+    def reduce(self, task: Task, flat: Array) -> PartialSum:
+        """See `GradientReducer.total`."""
         plan = self._workload.plan(task)
-        self._lanes.give_back_all()
-        tree = TreeSum(plan.shards)
-        for node in self._lanes.compute(task, range(plan.shards), flat):
+        self._lanes.release_all()
+        tree = TreeReduction(plan.num_microbatches)
+        for node in self._lanes.compute(task, range(plan.num_microbatches), flat):
             tree.add(node)
-        return tree.root(plan.rows)
+        return tree.root(plan.num_rows)
 
     def close(self) -> None:
         """End the threads."""

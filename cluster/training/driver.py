@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sumgrad.cluster.compute.optimizer_step import Update
+from sumgrad.cluster.compute.optimizer_step import ChunkedOptimizer
 from sumgrad.cluster.compute.worker import Task
 from sumgrad.cluster.errors import ClusterError, Diverged
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.reducers.base import Exchange
+from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.training.state import (
+    EpochAccumulator,
     EpochReport,
-    EpochSoFar,
     Evaluation,
-    Outcome,
     Snapshot,
+    TrainingResult,
     TrainingState,
 )
-from sumgrad.cluster.training.stopping import StopReason, StopRule, observe
+from sumgrad.cluster.training.stopping import StopReason, StopRule, update_progress
 from sumgrad.model.network import Network
 from sumgrad.model.optimizers import Optimizer
 from sumgrad.model.schedules import Constant, Schedule
@@ -34,7 +34,7 @@ from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """How the weights are to be found, given sums.
 
     Args:
@@ -64,9 +64,9 @@ class ParameterDriver:
     """Runs the steps of a job.
 
     Args:
-        recipe: What to do with the sums.
+        config: What to do with the sums.
         plan: Of the training rows.
-        exchange: Who sums.
+        reducer: Who sums.
         validate: Whether there are validation rows to evaluate after each epoch.
         on_epoch: Told of each epoch.
         on_step: Told of each step: its number within the epoch, from 1.
@@ -77,9 +77,9 @@ class ParameterDriver:
 
     def __init__(
         self,
-        recipe: Recipe,
+        config: TrainingConfig,
         plan: Plan,
-        exchange: Exchange,
+        reducer: GradientReducer,
         *,
         validate: bool = False,
         on_epoch: Callable[[EpochReport], None] = lambda _: None,
@@ -87,35 +87,35 @@ class ParameterDriver:
         on_boundary: Callable[[TrainingState, EpochReport | None], None] = lambda *_: None,
         should_stop: Callable[[], StopReason | None] = lambda: None,
     ) -> None:
-        self._recipe = recipe
+        self._recipe = config
         self._plan = plan
-        self._exchange = exchange
+        self._exchange = reducer
         self._validate = validate
         self._on_epoch = on_epoch
         self._on_step = on_step
         self._on_boundary = on_boundary
         self._should_stop = should_stop
 
-    def run(self, start: Array | Snapshot) -> Outcome:
+    def run(self, start: Array | Snapshot) -> TrainingResult:
         """Train until there is a reason to stop.
 
         Args:
             start: Initial parameters, flat, (N,), not changed; or where an earlier run was, which
                 goes on as if nothing had been.
         """
-        optimizer, exchange = self._recipe.optimizer, self._exchange
+        optimizer, reducer = self._recipe.optimizer, self._exchange
         if isinstance(start, Snapshot):
-            state = TrainingState.restored(start, exchange)
+            state = TrainingState.restored(start, reducer)
         else:
-            state = TrainingState.initial(start, optimizer, exchange)
-        self._update = Update(optimizer, state.W.size)
+            state = TrainingState.initial(start, optimizer, reducer)
+        self._update = ChunkedOptimizer(optimizer, state.W.size)
         try:
             return self._run(state)
         finally:
             self._update.close()
-            state.release(exchange)
+            state.release(reducer)
 
-    def _run(self, state: TrainingState) -> Outcome:
+    def _run(self, state: TrainingState) -> TrainingResult:
         try:
             while state.progress.reason is None:
                 # Overflow is looked for where it is explained, and needs no warning of NumPy's.
@@ -124,17 +124,17 @@ class ParameterDriver:
                 self._on_epoch(report)
                 self._on_boundary(state, report)
         except _Stopped as stopped:
-            return Outcome.of(state, stopped.reason)
+            return TrainingResult.of(state, stopped.reason)
         except Diverged as failure:
-            # Each of the exchange's vectors stays in its place, to be given back once.
+            # Each of the reducer's vectors stays in its place, to be given back once.
             state.W, state.good = state.good, state.W
-            return Outcome.of(state, StopReason.DIVERGED, failure)
+            return TrainingResult.of(state, StopReason.DIVERGED, failure)
         except ClusterError as failure:
             reason = self._should_stop()
             if reason is not None:
-                return Outcome.of(state, reason)
-            return Outcome.of(state, StopReason.FAILED, failure)
-        return Outcome.of(state, state.progress.reason)
+                return TrainingResult.of(state, reason)
+            return TrainingResult.of(state, StopReason.FAILED, failure)
+        return TrainingResult.of(state, state.progress.reason)
 
     def evaluate(self, source: str, W: Array) -> Evaluation:
         """Loss and accuracy over all rows of a source, by the same exact sums.
@@ -143,7 +143,7 @@ class ParameterDriver:
             ClusterError: A worker was lost or failed.
             ValueError: The source's plan is not one of all rows at once.
         """
-        total = self._exchange.total(Task("evaluation", source), W)
+        total = self._exchange.reduce(Task("evaluation", source), W)
         return Evaluation(
             total.divergence / total.count, float(total.correct / total.count), total.count
         )
@@ -171,7 +171,7 @@ class ParameterDriver:
             seconds=epoch.seconds,
         )
         self._observe(state, report)
-        state.report, state.epoch = report, EpochSoFar()
+        state.report, state.epoch = report, EpochAccumulator()
         return report
 
     def _validation(self, state: TrainingState, epoch: int) -> Evaluation:
@@ -189,10 +189,10 @@ class ParameterDriver:
         """One sum and one update."""
         began = time.perf_counter()
         eta = self._recipe.eta * self._recipe.schedule.factor(state.step)
-        total = self._exchange.total(task, state.W)
+        total = self._exchange.reduce(task, state.W)
         S, T = total.gradient, total.count
         assert S is not None  # noqa: S101 - a gradient task always carries one
-        norm = self._update.apply(state.W, S, T, state.memory, eta, out=state.spare) / T
+        norm = self._update.step(state.W, S, T, state.memory, eta, out=state.spare) / T
         # Nothing is updated until the vectors change places.
         self._expect_finite(total.divergence, norm, S, state, task, eta)
         state.W, state.spare, state.good = state.spare, state.good, state.W
@@ -210,7 +210,7 @@ class ParameterDriver:
 
     def _observe(self, state: TrainingState, report: EpochReport) -> None:
         loss = report.validation.loss if report.validation else None
-        state.progress = observe(self._recipe.stop, state.progress, report.train_loss, loss)
+        state.progress = update_progress(self._recipe.stop, state.progress, report.train_loss, loss)
         keeps_best = self._recipe.stop.early_stopping is not None
         if keeps_best and state.progress.best_epoch == report.epoch:
             state.best, state.best_report = state.W.copy(), report
@@ -248,5 +248,5 @@ class ParameterDriver:
             hint = "scale the features (data.scaling) or use model.dtype=float64"
         else:
             cause = f"the learning rate is likely too large (eta={eta:g} in this step)"
-            hint = "lower optimizer.eta, or warm it up with optimizer.schedule.warm_up"
+            hint = "lower optimizer.eta, or warm it up with optimizer.schedule.warmup"
         return Diverged(epoch, step, what, cause, hint=hint)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from sumgrad.cluster.errors import ClusterError
-from sumgrad.cluster.reducers.base import Exchange
+from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.training.stopping import RESUMABLE, Progress, StopReason
 from sumgrad.model.optimizers import Optimizer, State
 from sumgrad.model.validation import Array
 
 #: Of the optimiser's arrays, in a snapshot.
-_MEMORY = "memory."
+_MEMORY = "optimizer_state."
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EpochReport:
 
 
 @dataclass
-class EpochSoFar:
+class EpochAccumulator:
     """Sums over the steps of the epoch that is under way.
 
     Attributes:
@@ -92,16 +92,16 @@ class Snapshot:
 
     Attributes:
         arrays: ``W``, ``good``, ``best`` where there is one, and the optimiser's.
-        facts: Position, sums and criterion.
+        metadata: Position, sums and criterion.
     """
 
     arrays: Mapping[str, Array]
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     @property
     def step(self) -> int:
         """Steps done."""
-        return int(self.facts["step"])
+        return int(self.metadata["step"])
 
 
 @dataclass
@@ -131,32 +131,32 @@ class TrainingState:
     step: int = 0
     instances: int = 0
     seconds: float = 0.0
-    epoch: EpochSoFar = field(default_factory=EpochSoFar)
+    epoch: EpochAccumulator = field(default_factory=EpochAccumulator)
     progress: Progress = field(default_factory=Progress)
     report: EpochReport | None = None
     best: Array | None = None
     best_report: EpochReport | None = None
 
     @classmethod
-    def initial(cls, W: Array, optimizer: Optimizer, exchange: Exchange) -> "TrainingState":
-        """Before the first step, with vectors of the exchange."""
-        W, spare, good = (exchange.vector(W) for _ in range(3))
+    def initial(cls, W: Array, optimizer: Optimizer, reducer: GradientReducer) -> "TrainingState":
+        """Before the first step, with vectors of the reducer."""
+        W, spare, good = (reducer.shared_copy(W) for _ in range(3))
         return cls(W, spare, good, optimizer.init(W))
 
     @classmethod
-    def restored(cls, snapshot: Snapshot, exchange: Exchange) -> "TrainingState":
-        """As it was when the snapshot was taken, with vectors of the exchange.
+    def restored(cls, snapshot: Snapshot, reducer: GradientReducer) -> "TrainingState":
+        """As it was when the snapshot was taken, with vectors of the reducer.
 
         Raises:
             KeyError, TypeError, ValueError: The snapshot is not one.
         """
-        arrays, facts = snapshot.arrays, dict(snapshot.facts)
+        arrays, facts = snapshot.arrays, dict(snapshot.metadata)
         reason = facts["progress"]["reason"]
         progress = facts["progress"] | {"reason": None if reason is None else StopReason(reason)}
         return cls(
-            W=exchange.vector(arrays["W"]),
-            spare=exchange.vector(arrays["W"]),
-            good=exchange.vector(arrays["good"]),
+            W=reducer.shared_copy(arrays["W"]),
+            spare=reducer.shared_copy(arrays["W"]),
+            good=reducer.shared_copy(arrays["last_finite"]),
             memory={
                 name.removeprefix(_MEMORY): array.copy()
                 for name, array in arrays.items()
@@ -165,7 +165,7 @@ class TrainingState:
             step=int(facts["step"]),
             instances=int(facts["instances"]),
             seconds=float(facts["seconds"]),
-            epoch=EpochSoFar(**facts["epoch"]),
+            epoch=EpochAccumulator(**facts["epoch"]),
             progress=Progress(**progress),
             report=_report(facts["report"]),
             best=arrays["best"].copy() if "best" in arrays else None,
@@ -174,7 +174,7 @@ class TrainingState:
 
     def snapshot(self) -> Snapshot:
         """A copy of all of it that outlives the next steps."""
-        arrays = {"W": self.W.copy(), "good": self.good.copy()}
+        arrays = {"W": self.W.copy(), "last_finite": self.good.copy()}
         arrays |= {_MEMORY + name: np.array(array) for name, array in self.memory.items()}
         if self.best is not None:
             # Replaced, never written to.
@@ -190,10 +190,10 @@ class TrainingState:
         }
         return Snapshot(arrays, facts)
 
-    def release(self, exchange: Exchange) -> None:
+    def release(self, reducer: GradientReducer) -> None:
         """Give the vectors back."""
         for vector in (self.W, self.spare, self.good):
-            exchange.release(vector)
+            reducer.release(vector)
 
 
 def _report(facts: Mapping[str, Any] | None) -> EpochReport | None:
@@ -204,7 +204,7 @@ def _report(facts: Mapping[str, Any] | None) -> EpochReport | None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """How a run ended.
 
     Attributes:
@@ -232,7 +232,7 @@ class Outcome:
     @classmethod
     def of(
         cls, state: TrainingState, reason: StopReason, failure: ClusterError | None = None
-    ) -> "Outcome":
+    ) -> "TrainingResult":
         """The outcome of a run that is in this state now."""
         best = state.best
         return cls(

@@ -73,7 +73,7 @@ class Progress:
     reason: StopReason | None = None
 
 
-def observe(
+def update_progress(
     rule: StopRule, progress: Progress, train_loss: float, validation_loss: float | None
 ) -> Progress:
     """The state after one more epoch.
@@ -81,7 +81,7 @@ def observe(
     >>> rule = StopRule(max_epochs=9, tolerance=0.01, patience=2)
     >>> progress = Progress()
     >>> for loss in (1.0, 0.5, 0.499, 0.498):
-    ...     progress = observe(rule, progress, loss, None)
+    ...     progress = update_progress(rule, progress, loss, None)
     >>> progress.epoch, progress.still, progress.reason.value
     (4, 2, 'converged')
     """

@@ -3,7 +3,7 @@
 A frame is the length of a message, that of the numbers that follow it, both little-endian, then the
 message and the numbers. On one machine there are none: descriptors of shared memory travel beside
 the message instead. Whoever connects and does not know the secret is turned away before anything
-that it sent has been looked at. Connections between machines are authenticated when they are made;
+that it sent has been looked at. WorkerServer between machines are authenticated when they are made;
 what travels over them is not encrypted.
 """
 
@@ -19,13 +19,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sumgrad.cluster.errors import ChannelClosed, Intruder, ProtocolError
+from sumgrad.cluster.errors import AuthenticationError, ConnectionClosed, ProtocolError
 from sumgrad.cluster.transport.messages import Message, decode, encode
 from sumgrad.model.validation import Array
 
 #: Longest message, in bytes; a frame that promises more is not one of ours.
 LONGEST = 1 << 24
-#: How long a stranger may take to prove that it is none, all in all, in seconds.
+#: How long a stranger may take to authenticate that it is none, all in all, in seconds.
 HANDSHAKE_S = 5.0
 _LENGTHS = struct.Struct("<IQ")
 #: After so long a silence a machine is asked whether it is there, and given up if it is not: in
@@ -45,7 +45,7 @@ _PROOF_BYTES = 32
 _MOST_DESCRIPTORS = 16
 
 
-class Channel:
+class Connection:
     """Messages in both directions over one connected socket.
 
     Args:
@@ -74,7 +74,7 @@ class Channel:
         """Send a message, and descriptors or numbers that go with it.
 
         Raises:
-            ChannelClosed: The other end is gone.
+            ConnectionClosed: The other end is gone.
         """
         data = encode(message)
         frame = _LENGTHS.pack(len(data), sum(vector.nbytes for vector in numbers)) + data
@@ -86,7 +86,7 @@ class Channel:
             for vector in numbers:
                 self._socket.sendall(vector.data.cast("B"))
         except OSError as error:
-            raise ChannelClosed(str(error)) from None
+            raise ConnectionClosed(str(error)) from None
 
     def receive(self, look_s: float = 0.0) -> Message:
         """The next message; waits for it.
@@ -96,7 +96,7 @@ class Channel:
                 lets whoever needs the core have it in between.
 
         Raises:
-            ChannelClosed: The other end is gone.
+            ConnectionClosed: The other end is gone.
             ProtocolError: What came is no message.
         """
         until = time.perf_counter() + look_s if look_s else 0.0
@@ -118,15 +118,15 @@ class Channel:
         Numbers that follow a message are to be received before the next message is asked for.
 
         Raises:
-            ChannelClosed: The other end is gone, and no message is left.
+            ConnectionClosed: The other end is gone, and no message is left.
             ProtocolError: What came is no message.
         """
-        closed: ChannelClosed | None = None
+        closed: ConnectionClosed | None = None
         try:
             self._read(socket.MSG_DONTWAIT)
         except BlockingIOError:
             pass
-        except ChannelClosed as error:
+        except ConnectionClosed as error:
             closed = error
         while (message := self._next()) is not None:
             closed = None
@@ -138,7 +138,7 @@ class Channel:
         """Receive the numbers that follow the last message into these arrays, one after the other.
 
         Raises:
-            ChannelClosed: The other end is gone.
+            ConnectionClosed: The other end is gone.
             ProtocolError: They are not as many as the arrays hold.
         """
         if sum(target.nbytes for target in arrays) != self._following:
@@ -153,9 +153,9 @@ class Channel:
                 try:
                     count = self._socket.recv_into(room[here:])
                 except OSError as error:
-                    raise ChannelClosed(str(error)) from None
+                    raise ConnectionClosed(str(error)) from None
                 if not count:
-                    raise ChannelClosed("the other end was closed")
+                    raise ConnectionClosed("the other end was closed")
                 here += count
 
     def descriptor(self) -> int:
@@ -175,14 +175,14 @@ class Channel:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise ChannelClosed(str(error)) from None
+            raise ConnectionClosed(str(error)) from None
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 received = array.array("i")
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self._descriptors.extend(received)
         if not data:
-            raise ChannelClosed("the other end was closed")
+            raise ConnectionClosed("the other end was closed")
         self._buffer += data
 
     def _next(self) -> Message | None:
@@ -246,20 +246,20 @@ def remote_listener(host: str) -> tuple[socket.socket, tuple[str, int]]:
     return listener, (host, listener.getsockname()[1])
 
 
-def connect(address: Address, secret: bytes) -> Channel:
-    """Connect to the driver, and prove to each other to know the secret.
+def connect(address: Address, secret: bytes) -> Connection:
+    """Connect to the driver, and authenticate to each other to know the secret.
 
     Raises:
-        Intruder: The other end does not know it.
-        ChannelClosed: Nobody is there, or we were turned away.
+        AuthenticationError: The other end does not know it.
+        ConnectionClosed: Nobody is there, or we were turned away.
     """
     connected = _reach(address)
     try:
-        prove(connected, secret, "worker")
+        authenticate(connected, secret, "worker")
         return _channel(connected)
     except OSError as error:
         connected.close()
-        raise ChannelClosed(str(error)) from None
+        raise ConnectionClosed(str(error)) from None
     except BaseException:
         connected.close()
         raise
@@ -274,19 +274,19 @@ def _reach(address: Address) -> socket.socket:
         except OSError as error:
             connected.close()
             if address.remote is None:
-                raise ChannelClosed(f"the driver does not answer: {error}") from None
+                raise ConnectionClosed(f"the driver does not answer: {error}") from None
         else:
             return connected
     if address.remote is None:
-        raise ChannelClosed("the driver listens nowhere")
+        raise ConnectionClosed("the driver listens nowhere")
     try:
         return socket.create_connection(address.remote, timeout=HANDSHAKE_S)
     except OSError as error:
         host, port = address.remote
-        raise ChannelClosed(f"the driver does not answer at {host}:{port}: {error}") from None
+        raise ConnectionClosed(f"the driver does not answer at {host}:{port}: {error}") from None
 
 
-def _channel(connected: socket.socket) -> Channel:
+def _channel(connected: socket.socket) -> Connection:
     """A channel over a connection whose other end has proved itself."""
     connected.settimeout(None)
     if connected.family != socket.AF_UNIX:
@@ -295,34 +295,34 @@ def _channel(connected: socket.socket) -> Channel:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _VANISHED.items():
             connected.setsockopt(socket.IPPROTO_TCP, option, value)
-    return Channel(connected)
+    return Connection(connected)
 
 
-def admit(connected: socket.socket, secret: bytes) -> Channel:
+def accept(connected: socket.socket, secret: bytes) -> Connection:
     """A channel to whoever connected, once it has proved to know the secret.
 
     Raises:
-        Intruder: It does not know it, or took too long.
+        AuthenticationError: It does not know it, or took too long.
     """
     try:
-        prove(connected, secret, "driver")
+        authenticate(connected, secret, "driver")
         return _channel(connected)
     except OSError as error:
         connected.close()
-        raise Intruder(f"a connection was turned away: {error}") from None
+        raise AuthenticationError(f"a connection was turned away: {error}") from None
     except BaseException:
         connected.close()
         raise
 
 
-def prove(connected: socket.socket, secret: bytes, role: str) -> None:
+def authenticate(connected: socket.socket, secret: bytes, role: str) -> None:
     """Both ends show that they know the secret, without sending it.
 
     Each sends a random number, and then the HMAC of its role and both numbers; so no answer can be
     used again, nor sent back to whom it came from.
 
     Raises:
-        Intruder: The other end does not know the secret.
+        AuthenticationError: The other end does not know the secret.
         OSError: It is gone, or took too long.
     """
     until = time.monotonic() + HANDSHAKE_S
@@ -336,7 +336,7 @@ def prove(connected: socket.socket, secret: bytes, role: str) -> None:
     connected.sendall(_proof(secret, role, both))
     proof = _exactly(connected, _PROOF_BYTES, until)
     if not hmac.compare_digest(proof, _proof(secret, peer, both)):
-        raise Intruder("a connection was turned away: it does not know the job's secret")
+        raise AuthenticationError("a connection was turned away: it does not know the job's secret")
 
 
 def _proof(secret: bytes, role: str, numbers: bytes) -> bytes:
@@ -350,6 +350,8 @@ def _exactly(connected: socket.socket, count: int, until: float) -> bytes:
         connected.settimeout(max(1e-3, until - time.monotonic()))
         more = connected.recv(count - len(data))
         if not more:
-            raise Intruder("a connection was turned away: it closed before it proved anything")
+            raise AuthenticationError(
+                "a connection was turned away: it closed before it proved anything"
+            )
         data += more
     return data

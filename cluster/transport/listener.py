@@ -1,4 +1,4 @@
-"""Connections are accepted and checked beside the work, so that no stranger can hold it up."""
+"""WorkerServer are accepted and checked beside the work, so that no stranger can hold it up."""
 
 import contextlib
 import secrets
@@ -7,11 +7,11 @@ import sys
 import threading
 from queue import Empty, SimpleQueue
 
-from sumgrad.cluster.errors import ClusterError, Intruder
+from sumgrad.cluster.errors import AuthenticationError, ClusterError
 from sumgrad.cluster.transport.connection import (
     Address,
-    Channel,
-    admit,
+    Connection,
+    accept,
     local_listener,
     remote_listener,
 )
@@ -22,7 +22,7 @@ _MOST_AT_THE_DOOR = 64
 _PAUSE_S = 0.1
 
 
-class Doorkeeper:
+class Listener:
     """Listens, and lets in who knows the job's secret.
 
     Args:
@@ -54,7 +54,7 @@ class Doorkeeper:
             self._listeners.append(listener)
         self.address = Address(local, remote)
         self._bell, self._button = socket.socketpair()
-        self._admitted: SimpleQueue[Channel] = SimpleQueue()
+        self._admitted: SimpleQueue[Connection] = SimpleQueue()
         #: Guards what follows, and that nobody is let in once it is closed.
         self._lock = threading.Lock()
         #: Set by `close` alone.
@@ -68,7 +68,7 @@ class Doorkeeper:
         """Readable when somebody was let in, for selectors."""
         return self._bell.fileno()
 
-    def admitted(self) -> list[Channel]:
+    def admitted(self) -> list[Connection]:
         """Who was let in since the last call."""
         with contextlib.suppress(BlockingIOError):
             self._bell.recv(1 << 10, socket.MSG_DONTWAIT)
@@ -111,8 +111,8 @@ class Doorkeeper:
 
     def _admit(self, connected: socket.socket) -> None:
         try:
-            channel = admit(connected, self.secret)
-        except Intruder:
+            channel = accept(connected, self.secret)
+        except AuthenticationError:
             return
         finally:
             self._leave(connected)

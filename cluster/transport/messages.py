@@ -38,7 +38,7 @@ class Welcome:
 
 
 @dataclass(frozen=True)
-class NewVector:
+class AttachBuffer:
     """A vector in shared memory, whose descriptor comes along.
 
     Attributes:
@@ -50,14 +50,14 @@ class NewVector:
 
 @dataclass(frozen=True)
 class Compute:
-    """Sum these micro-shards.
+    """Sum these microbatches.
 
     Attributes:
-        serial: Of the step, over the whole run; an answer to an earlier one is stale.
+        step_id: Of the step, over the whole run; an answer to an earlier one is stale.
         vector: The driver's vector that holds the parameters.
     """
 
-    serial: int
+    step_id: int
     kind: Literal["gradient", "evaluation"]
     source: str
     epoch: int
@@ -69,35 +69,35 @@ class Compute:
 
 @dataclass(frozen=True)
 class Done:
-    """Sums over micro-shards.
+    """Sums over microbatches.
 
     Attributes:
         nodes: Each as level, index, divergence, correct, count, and the worker's vector that
             holds the gradient, or None.
     """
 
-    serial: int
+    step_id: int
     nodes: Sequence[tuple[int, int, float, int, int, int | None]]
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A micro-shard's computation raised.
+    """A microbatch's computation raised.
 
     Attributes:
-        rows: See `sumgrad.cluster.errors.ShardFailed`.
+        rows: See `sumgrad.cluster.errors.MicrobatchFailed`.
     """
 
-    serial: int
-    shard: int
+    step_id: int
+    microbatch: int
     cause: str
     rows: Sequence[int]
 
 
-Message = Hello | Welcome | NewVector | Compute | Done | Failed
+Message = Hello | Welcome | AttachBuffer | Compute | Done | Failed
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Hello, Welcome, NewVector, Compute, Done, Failed)
+    kind.__name__: kind for kind in (Hello, Welcome, AttachBuffer, Compute, Done, Failed)
 }
 _FIELDS = {name: len(fields(kind)) for name, kind in _KINDS.items()}
 M = TypeVar("M", bound=Message)

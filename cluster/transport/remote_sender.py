@@ -9,30 +9,30 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from sumgrad.cluster.errors import ChannelClosed, ProtocolError
-from sumgrad.cluster.transport.connection import Channel
+from sumgrad.cluster.errors import ConnectionClosed, ProtocolError
+from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.messages import Message
 from sumgrad.model.validation import Array
 
 
-class Inbox:
+class RemoteInbox:
     """What couriers bring; readable, for selectors, when there is something."""
 
     def __init__(self) -> None:
-        self._brought: SimpleQueue[tuple[Courier, Message | None]] = SimpleQueue()
+        self._brought: SimpleQueue[tuple[RemoteSender, Message | None]] = SimpleQueue()
         self._bell, self._button = socket.socketpair()
 
     def fileno(self) -> int:
         """For selectors."""
         return self._bell.fileno()
 
-    def put(self, courier: "Courier", message: Message | None) -> None:
+    def put(self, courier: "RemoteSender", message: Message | None) -> None:
         """A message that a courier brings; None where there will be no more."""
         self._brought.put((courier, message))
         with contextlib.suppress(OSError):
             self._button.send(b"!")
 
-    def take(self) -> tuple["Courier", Message | None]:
+    def take(self) -> tuple["RemoteSender", Message | None]:
         """The next message, of which there is one."""
         self._bell.recv(1)
         return self._brought.get()
@@ -43,7 +43,7 @@ class Inbox:
         self._button.close()
 
 
-class Courier:
+class RemoteSender:
     """Carries messages over one channel, in both directions at once.
 
     Args:
@@ -59,8 +59,8 @@ class Courier:
     def __init__(
         self,
         worker: int,
-        channel: Channel,
-        inbox: Inbox,
+        channel: Connection,
+        inbox: RemoteInbox,
         room: Callable[[Message], list[Array]],
     ) -> None:
         self.worker = worker
@@ -76,13 +76,13 @@ class Courier:
         self._outbox.put((message, numbers))
 
     def _deliver(self) -> None:
-        with contextlib.suppress(ChannelClosed):
+        with contextlib.suppress(ConnectionClosed):
             while (carried := self._outbox.get()) is not None:
                 self._channel.send(carried[0], numbers=carried[1])
 
     def _fetch(self) -> None:
         try:
-            with contextlib.suppress(ChannelClosed, ProtocolError):
+            with contextlib.suppress(ConnectionClosed, ProtocolError):
                 while True:
                     message = self._channel.receive()
                     self._channel.receive_numbers(self._room(message))

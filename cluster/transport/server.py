@@ -4,25 +4,25 @@ import selectors
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from sumgrad.cluster.compute.os_scheduling import ordinary_policy
-from sumgrad.cluster.errors import ChannelClosed, ProtocolError
-from sumgrad.cluster.transport.connection import Address, Channel
-from sumgrad.cluster.transport.listener import Doorkeeper
+from sumgrad.cluster.compute.os_scheduling import sched_other
+from sumgrad.cluster.errors import ConnectionClosed, ProtocolError
+from sumgrad.cluster.transport.connection import Address, Connection
+from sumgrad.cluster.transport.listener import Listener
 from sumgrad.cluster.transport.messages import Hello, Message, expect
-from sumgrad.cluster.transport.remote_sender import Courier, Inbox
+from sumgrad.cluster.transport.remote_sender import RemoteInbox, RemoteSender
 from sumgrad.model.validation import Array
 
 
 @dataclass
-class Member:
+class WorkerConnection:
     """A worker that is connected."""
 
-    channel: Channel
+    channel: Connection
     pid: int
     #: Threads of it that compute.
     lanes: int = 1
     #: Of a worker on another machine.
-    courier: Courier | None = None
+    courier: RemoteSender | None = None
     vectors: dict[int, Array] = field(default_factory=dict)
 
 
@@ -31,7 +31,7 @@ def _expect_no_hello(message: Message) -> None:
         raise ProtocolError("a worker that is known said who it is again")
 
 
-class Connections:
+class WorkerServer:
     """See above.
 
     Args:
@@ -47,14 +47,14 @@ class Connections:
     def __init__(
         self,
         host: str | None,
-        admit: Callable[[Channel, Hello], bool],
-        room: Callable[[Member, Message], list[Array]],
+        admit: Callable[[Connection, Hello], bool],
+        room: Callable[[WorkerConnection, Message], list[Array]],
     ) -> None:
-        self.members: dict[int, Member] = {}
+        self.members: dict[int, WorkerConnection] = {}
         self._admit = admit
         self._room = room
-        self._door = Doorkeeper(host)
-        self._inbox = Inbox()
+        self._door = Listener(host)
+        self._inbox = RemoteInbox()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._door, selectors.EVENT_READ)
         self._selector.register(self._inbox, selectors.EVENT_READ)
@@ -81,10 +81,12 @@ class Connections:
             elif key.fileobj is self._inbox:
                 yield from self._brought()
             else:
-                assert isinstance(key.fileobj, Channel)  # noqa: S101 - nothing else is registered
+                assert isinstance(key.fileobj, Connection)  # noqa: S101 - nothing else is registered
                 yield from self._heard(key.fileobj, key.data)
 
-    def _heard(self, channel: Channel, worker: int | None) -> Iterator[tuple[int, Message | None]]:
+    def _heard(
+        self, channel: Connection, worker: int | None
+    ) -> Iterator[tuple[int, Message | None]]:
         if channel.fileno() < 0:
             # Closed by what was done about an event that came with this one.
             return
@@ -103,21 +105,21 @@ class Connections:
                 if not channel.is_local:
                     # It is the courier's from here on.
                     return
-        except (ChannelClosed, ProtocolError):
+        except (ConnectionClosed, ProtocolError):
             # Who says what no worker says is of no more use than who is gone.
             self._close(channel)
             if worker is not None:
                 del self.members[worker]
                 yield worker, None
 
-    def _join(self, channel: Channel, hello: Hello) -> None:
-        member = self.members[hello.worker] = Member(channel, hello.pid, hello.lanes)
+    def _join(self, channel: Connection, hello: Hello) -> None:
+        member = self.members[hello.worker] = WorkerConnection(channel, hello.pid, hello.lanes)
         if channel.is_local:
             self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
             return
         self._selector.unregister(channel)
-        with ordinary_policy():
-            member.courier = Courier(
+        with sched_other():
+            member.courier = RemoteSender(
                 hello.worker, channel, self._inbox, lambda message: self._room(member, message)
             )
 
@@ -130,11 +132,11 @@ class Connections:
             # Of a worker that was given up.
             return
         if message is None or isinstance(message, Hello):
-            self.hang_up(worker)
+            self.disconnect(worker)
             message = None
         yield worker, message
 
-    def hang_up(self, worker: int) -> None:
+    def disconnect(self, worker: int) -> None:
         """End a member's connection; what it may still say is not heard."""
         member = self.members.pop(worker)
         if member.courier is None:
@@ -143,7 +145,7 @@ class Connections:
         member.courier.close()
         member.channel.close()
 
-    def _close(self, channel: Channel) -> None:
+    def _close(self, channel: Connection) -> None:
         self._selector.unregister(channel)
         channel.close()
 
@@ -151,9 +153,9 @@ class Connections:
         """End all of them."""
         self._door.close()
         for worker in list(self.members):
-            self.hang_up(worker)
+            self.disconnect(worker)
         for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, Channel):
+            if isinstance(key.fileobj, Connection):
                 self._close(key.fileobj)
         self._selector.close()
         self._inbox.close()

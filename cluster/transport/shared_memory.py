@@ -7,7 +7,7 @@ from sumgrad.cluster.transport import memfd as memory
 from sumgrad.model.validation import Array
 
 
-class SharedVectors:
+class SharedBufferPool:
     """Vectors by their numbers; those that were given back are given out again.
 
     Args:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.workers.scaling_policy import LOOK_S, CrewRules
+from sumgrad.cluster.workers.scaling_policy import LOOK_S, ScalingPolicy
 
 #: So long lost workers' places may be empty before there are too few, in seconds.
 _REPLACEMENT_S = 10.0
@@ -17,7 +17,7 @@ class Quorum:
         rules: How many that is, how long to wait, and whom to tell.
     """
 
-    def __init__(self, rules: CrewRules) -> None:
+    def __init__(self, rules: ScalingPolicy) -> None:
         self._rules = rules
         #: Since when there are fewer than the least.
         self._few_since: float | None = None

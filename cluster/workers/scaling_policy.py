@@ -15,12 +15,12 @@ class Launcher(Protocol):
     """Starts the processes of workers and watches them."""
 
     def start(self, worker: int, address: Address, secret: bytes) -> None:
-        """Start a process in which a `ServingWorker` serves the driver at this address."""
+        """Start a process in which a `WorkerProcess` serves the driver at this address."""
 
-    def ended(self, worker: int) -> str | None:
+    def exit_reason(self, worker: int) -> str | None:
         """Why a worker's process is no more, or None while it is starting or running."""
 
-    def end(self, worker: int) -> None:
+    def kill(self, worker: int) -> None:
         """End a worker's process, whatever it is doing."""
 
     def release(self, worker: int) -> None:
@@ -31,7 +31,7 @@ class Launcher(Protocol):
 
 
 @dataclass(frozen=True)
-class CrewRules:
+class ScalingPolicy:
     """How many workers there are to be, and what to do without them.
 
     Attributes:

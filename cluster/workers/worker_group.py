@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sumgrad.cluster.compute.fingerprint import Fingerprint, expect_same, take_fingerprint
-from sumgrad.cluster.compute.os_scheduling import ordinary_policy
+from sumgrad.cluster.compute.fingerprint import (
+    Fingerprint,
+    check_same_fingerprint,
+    compute_fingerprint,
+)
+from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, WorkerLost
-from sumgrad.cluster.ray_backend.fair_share import leaving
-from sumgrad.cluster.transport.connection import Channel
+from sumgrad.cluster.ray_backend.fair_share import choose_workers_to_release
+from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.messages import Hello, Message
-from sumgrad.cluster.transport.server import Connections, Member
+from sumgrad.cluster.transport.server import WorkerConnection, WorkerServer
 from sumgrad.cluster.workers.quorum import Quorum
-from sumgrad.cluster.workers.scaling_policy import LOOK_S, CrewRules, Launcher
+from sumgrad.cluster.workers.scaling_policy import LOOK_S, Launcher, ScalingPolicy
 from sumgrad.model.validation import Array
 
 #: How long workers may take to start, in seconds: the first ones before it is told that they do
@@ -29,7 +33,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
 @dataclass
-class _Vacancy:
+class _PendingWorker:
     """A place whose worker is starting, or is to be started again."""
 
     tries: int = 1
@@ -50,7 +54,7 @@ class _Vacancy:
         self.reason = reason
 
 
-class Crew:
+class WorkerGroup:
     """See above.
 
     Args:
@@ -62,33 +66,33 @@ class Crew:
 
     Attributes:
         members: Those that are connected, by their numbers.
-        places: How many there can be.
+        max_workers: How many there can be.
     """
 
     def __init__(
         self,
         first: int,
         launcher: Launcher,
-        introduce: Callable[[Channel], None],
-        room: Callable[[Member, Message], list[Array]],
-        rules: CrewRules,
+        introduce: Callable[[Connection], None],
+        room: Callable[[WorkerConnection, Message], list[Array]],
+        rules: ScalingPolicy,
     ) -> None:
         self._first = first
         #: How many places there can be.
-        self.places = first + rules.extra
+        self.max_workers = first + rules.extra
         #: Threads of the worker that was in a place last.
         self._lanes: dict[int, int] = {}
         self._launcher = launcher
         self._introduce = introduce
         self._rules = rules
-        self._fingerprint = take_fingerprint()
-        self._vacancies: dict[int, _Vacancy] = {}
+        self._fingerprint = compute_fingerprint()
+        self._pending: dict[int, _PendingWorker] = {}
         #: Whether `start` is at work, to which a worker that can never join is an error.
         self._is_starting = False
         #: When a look at them is due.
         self._look = 0.0
         self._quorum = Quorum(rules)
-        self._connections = Connections(rules.host, self._admit, room)
+        self._connections = WorkerServer(rules.host, self._admit, room)
         self.members = self._connections.members
 
     def start(self) -> None:
@@ -101,14 +105,14 @@ class Crew:
         """
         self._is_starting = True
         for worker in range(self._first):
-            self._begin(worker, _Vacancy())
+            self._begin(worker, _PendingWorker())
         deadline = time.monotonic() + START_DEADLINE_S
         while len(self.members) < self._first:
             self._expect_start(deadline)
             for worker, message in self.events(LOOK_S):
                 if message is None:
                     self.lost(worker, "is gone")
-            self.look_after()
+            self.supervise()
         self._is_starting = False
         self._invite()
 
@@ -117,7 +121,7 @@ class Crew:
         missing = f"{self._first - len(self.members)} of {self._first} workers' processes"
         if self._rules.is_stopping():
             raise ClusterUnreachable(f"stopped while {missing} were starting")
-        for worker, vacancy in self._vacancies.items():
+        for worker, vacancy in self._pending.items():
             if vacancy.tries >= _MOST_TRIES and vacancy.again is not None:
                 raise WorkerLost(worker, "starting", hint=vacancy.reason)
         if time.monotonic() > deadline:
@@ -146,7 +150,7 @@ class Crew:
             else:
                 yield worker, message
 
-    def _admit(self, channel: Channel, hello: Hello) -> bool:
+    def _admit(self, channel: Connection, hello: Hello) -> bool:
         """Whether a worker is let in; it is told what it needs to know then.
 
         Its place may have been taken by a later one, or given back. An arithmetic that is not ours
@@ -154,13 +158,13 @@ class Crew:
 
         Raises:
             FingerprintMismatch: That of one of the first workers is another.
-            ChannelClosed: It is gone already.
+            ConnectionClosed: It is gone already.
         """
-        if hello.worker in self.members or hello.worker not in self._vacancies:
+        if hello.worker in self.members or hello.worker not in self._pending:
             return False
         theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
         try:
-            expect_same(self._fingerprint, theirs, hello.worker)
+            check_same_fingerprint(self._fingerprint, theirs, hello.worker)
         except FingerprintMismatch as error:
             if self._is_starting:
                 raise
@@ -176,7 +180,7 @@ class Crew:
 
     def _joined(self, worker: int) -> None:
         self._lanes[worker] = self.members[worker].lanes
-        if self._vacancies.pop(worker).is_new:
+        if self._pending.pop(worker).is_new:
             self._rules.note(f"worker {worker} joined: {self._number()} now")
         self._quorum.reached(self.present)
 
@@ -188,22 +192,22 @@ class Crew:
 
     def _claimed(self) -> int:
         """How many workers there are, with those that are starting or wait for room."""
-        return sum(self._lanes.get(worker, 1) for worker in {*self.members, *self._vacancies})
+        return sum(self._lanes.get(worker, 1) for worker in {*self.members, *self._pending})
 
     def _invite(self) -> None:
         """Ask for more workers, who come when the cluster has room."""
         more = self._rules.share() - self._claimed()
-        free = set(range(self.places)) - set(self.members) - set(self._vacancies)
+        free = set(range(self.max_workers)) - set(self.members) - set(self._pending)
         for worker in sorted(free)[: max(0, more)]:
-            self._begin(worker, _Vacancy(is_new=True))
+            self._begin(worker, _PendingWorker(is_new=True))
 
     def _withdraw(self) -> None:
         """Give places back whose workers are not there, as long as there are too many of them."""
         excess = self._claimed() - self._rules.share()
-        for worker in sorted(self._vacancies, reverse=True):
+        for worker in sorted(self._pending, reverse=True):
             if excess <= 0:
                 return
-            is_idle = self._vacancies[worker].again is not None or self._rules.pends(worker)
+            is_idle = self._pending[worker].again is not None or self._rules.pends(worker)
             if is_idle and not self._rules.is_kept(worker):
                 excess -= self._lanes.get(worker, 1)
                 self._dismiss(worker)
@@ -219,9 +223,11 @@ class Crew:
             return []
         # They would take what is given back.
         self._withdraw()
-        left = leaving({w: n for w, n in self.lanes.items() if not self._rules.is_kept(w)}, excess)
+        left = choose_workers_to_release(
+            {w: n for w, n in self.lanes.items() if not self._rules.is_kept(w)}, excess
+        )
         for worker in left:
-            self._connections.hang_up(worker)
+            self._connections.disconnect(worker)
             self._dismiss(worker)
         if left:
             self._rules.note(
@@ -232,34 +238,34 @@ class Crew:
     def _dismiss(self, worker: int) -> None:
         """End a worker's process and give its place back."""
         self._launcher.release(worker)
-        self._vacancies.pop(worker, None)
+        self._pending.pop(worker, None)
         self._lanes.pop(worker, None)
 
     # --- processes
 
-    def _begin(self, worker: int, vacancy: _Vacancy) -> None:
+    def _begin(self, worker: int, vacancy: _PendingWorker) -> None:
         vacancy.since = time.monotonic()
-        self._vacancies[worker] = vacancy
-        with ordinary_policy():
+        self._pending[worker] = vacancy
+        with sched_other():
             self._launcher.start(worker, self._connections.address, self._connections.secret)
 
     def _turn_away(self, worker: int, reason: str) -> None:
         """End a process that cannot be used; its place is tried again later."""
-        self._launcher.end(worker)
-        self._vacancies.setdefault(worker, _Vacancy()).failed(reason)
+        self._launcher.kill(worker)
+        self._pending.setdefault(worker, _PendingWorker()).failed(reason)
         self._rules.note(f"worker {worker} was turned away ({reason}); it is tried again")
 
     def lost(self, worker: int, why: str) -> None:
         """A member ended, or was given up: another is started in its place."""
         self._rules.note(f"worker {worker} {why}; another takes its place")
-        self._begin(worker, _Vacancy())
+        self._begin(worker, _PendingWorker())
 
     def give_up(self, worker: int) -> None:
         """End a member that does not answer; what it may still say is not heard."""
-        self._connections.hang_up(worker)
-        self._launcher.end(worker)
+        self._connections.disconnect(worker)
+        self._launcher.kill(worker)
 
-    def look_after(self) -> None:
+    def supervise(self) -> None:
         """Start those again whose processes ended or hung before they joined, and ask for more.
 
         It is looked at most once a second.
@@ -273,15 +279,15 @@ class Crew:
         self._look = now + LOOK_S
         if (failure := self._rules.failure()) is not None:
             raise ClusterUnreachable(failure, hint="'sumgrad resume' goes on from here")
-        for worker, vacancy in list(self._vacancies.items()):
+        for worker, vacancy in list(self._pending.items()):
             if vacancy.again is not None:
                 if now >= vacancy.again:
-                    again = _Vacancy(vacancy.tries + 1, vacancy.is_new, reason=vacancy.reason)
+                    again = _PendingWorker(vacancy.tries + 1, vacancy.is_new, reason=vacancy.reason)
                     self._begin(worker, again)
                 continue
-            reason = self._launcher.ended(worker)
+            reason = self._launcher.exit_reason(worker)
             if reason is None and self._hangs(worker, vacancy, now):
-                self._launcher.end(worker)
+                self._launcher.kill(worker)
                 reason = f"nothing was heard of it for {START_DEADLINE_S:.0f} s"
             if reason is not None:
                 vacancy.failed(reason)
@@ -290,7 +296,7 @@ class Crew:
             self._withdraw()
             self._invite()
 
-    def _hangs(self, worker: int, vacancy: _Vacancy, now: float) -> bool:
+    def _hangs(self, worker: int, vacancy: _PendingWorker, now: float) -> bool:
         """Whether a process has been starting for far too long.
 
         It may wait for room as long as it takes.
@@ -305,8 +311,8 @@ class Crew:
     def must_wait(self, doing: str) -> bool:
         """See `Quorum.must_wait`."""
         reasons = (
-            vacancy.reason or self._launcher.ended(worker)
-            for worker, vacancy in self._vacancies.items()
+            vacancy.reason or self._launcher.exit_reason(worker)
+            for worker, vacancy in self._pending.items()
         )
         return self._quorum.must_wait(self.present, doing, reasons)
 

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.cluster.compute.threads import Lanes
+from sumgrad.cluster.compute.threads import ThreadedWorker
 from sumgrad.cluster.compute.worker import Task, Workload
-from sumgrad.cluster.errors import ChannelClosed, ShardFailed
+from sumgrad.cluster.errors import ConnectionClosed, MicrobatchFailed
 from sumgrad.cluster.planning.reduction import Node
-from sumgrad.cluster.planning.work_stealing import Claims
+from sumgrad.cluster.planning.work_stealing import ClaimTable
 from sumgrad.cluster.transport import memfd as memory
 from sumgrad.cluster.transport.connection import Address, connect
 from sumgrad.cluster.transport.messages import (
+    AttachBuffer,
     Compute,
     Done,
     Failed,
     Hello,
     Message,
-    NewVector,
     Welcome,
     describe,
     expect,
@@ -36,7 +36,7 @@ LOOK_S = 0.0005
 _NEWEST_WAIT = 0.2
 
 
-class ServingWorker:
+class WorkerProcess:
     """Connects to the driver and serves it until one of them ends.
 
     On the driver's machine, parameters and sums are in memory that both share, and messages say
@@ -49,12 +49,12 @@ class ServingWorker:
     """
 
     def __init__(self, index: int, workload: Workload, lanes: int = 1) -> None:
-        self._worker = Lanes(index, workload, lanes, self._new_vector)
+        self._worker = ThreadedWorker(index, workload, lanes, self._new_vector)
         self._lanes = lanes
         self._size = workload.network.layout.size
         self._dtype = workload.network.dtype
         #: The step that is being computed, and how many vectors have travelled for it.
-        self._serial, self._travelled = 0, 0
+        self._step_id, self._travelled = 0, 0
         #: Seconds that the driver has let us wait of late.
         self._usual_wait = 0.0
 
@@ -62,8 +62,8 @@ class ServingWorker:
         """Serve the driver at this address until it closes the connection.
 
         Raises:
-            ChannelClosed: Nobody is there.
-            Intruder: Whoever is there does not know the job's secret.
+            ConnectionClosed: Nobody is there.
+            AuthenticationError: Whoever is there does not know the job's secret.
         """
         self._channel = channel = connect(address, secret)
         #: The driver's vectors, by its numbers; of another machine's driver a copy of the last.
@@ -71,13 +71,13 @@ class ServingWorker:
         #: Our vectors that the driver has not been told of: number and descriptor.
         self._untold: list[tuple[int, int]] = []
         arithmetic = asdict(self._worker.fingerprint())
-        with contextlib.closing(channel), contextlib.suppress(ChannelClosed):
+        with contextlib.closing(channel), contextlib.suppress(ConnectionClosed):
             channel.send(Hello(self._worker.index, os.getpid(), self._lanes, **arithmetic))
             welcome = expect(Welcome, channel.receive())
             #: Ours and the others'; None on another machine, where nobody sees them.
-            self._claims: Claims | None = None
+            self._claims: ClaimTable | None = None
             if channel.is_local:
-                self._claims = Claims(self._attach((welcome.claims, 2), "int64"))
+                self._claims = ClaimTable(self._attach((welcome.claims, 2), "int64"))
             while True:
                 self._heed(self._next_message())
 
@@ -90,7 +90,7 @@ class ServingWorker:
         return message
 
     def _heed(self, message: Message) -> None:
-        if isinstance(message, NewVector):
+        if isinstance(message, AttachBuffer):
             self._parameters[message.vector] = self._attach((self._size,), self._dtype)
             return
         asked = expect(Compute, message)
@@ -120,41 +120,43 @@ class ServingWorker:
 
     def _compute(self, asked: Compute) -> None:
         worker = self._worker
-        if asked.serial != self._serial:
+        if asked.step_id != self._step_id:
             # The driver has no use for sums of a step that is over.
-            worker.give_back_all()
-            self._serial, self._travelled = asked.serial, 0
+            worker.release_all()
+            self._step_id, self._travelled = asked.step_id, 0
         task = Task(asked.kind, asked.source, asked.epoch, asked.step)
         shards, flat = range(asked.start, asked.stop), self._parameters[asked.vector]
         try:
             if self._claims is None:
                 nodes = worker.compute(task, shards, flat)
             else:
-                claimed = self._claims.claimed(worker.index, shards)
-                nodes = worker.compute_alone(task, claimed, flat)
-        except ShardFailed as failure:
-            self._channel.send(Failed(asked.serial, failure.shard, failure.cause, failure.rows))
+                claimed = self._claims.iter_claimed(worker.index, shards)
+                nodes = worker.compute_sequentially(task, claimed, flat)
+        except MicrobatchFailed as failure:
+            self._channel.send(
+                Failed(asked.step_id, failure.microbatch, failure.cause, failure.rows)
+            )
         else:
-            self._deliver(asked.serial, nodes)
+            self._deliver(asked.step_id, nodes)
             # The driver is busy with the update now.
             steps = worker.workload.plans[asked.source].steps_per_epoch
-            worker.fetch_ahead(task.following(steps), asked.start)
+            worker.prefetch(task.next_step(steps), asked.start)
 
-    def _deliver(self, serial: int, nodes: list[Node]) -> None:
+    def _deliver(self, step_id: int, nodes: list[Node]) -> None:
         while self._untold:
             number, descriptor = self._untold.pop(0)
-            self._channel.send(NewVector(number), [descriptor])
+            self._channel.send(AttachBuffer(number), [descriptor])
             os.close(descriptor)
         travelling: list[Array] = []
         told = [describe(node, self._place(node.sum.gradient, travelling)) for node in nodes]
-        self._channel.send(Done(serial, told), numbers=travelling)
+        self._channel.send(Done(step_id, told), numbers=travelling)
 
     def _place(self, gradient: Array | None, travelling: list[Array]) -> int | None:
         """The number of a gradient's vector, by which the driver finds it, or will keep it."""
         if gradient is None:
             return None
         if self._channel.is_local:
-            return self._worker.vector_number(gradient)
+            return self._worker.buffer_index(gradient)
         travelling.append(gradient)
         self._travelled += 1
         return self._travelled

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError, ModelNotFound
 from sumgrad.jobs.support.files import write_folder
-from sumgrad.jobs.support.memory import expect_room_for_file, read_small
+from sumgrad.jobs.support.memory import check_memory_for_file, read_small_file
 from sumgrad.model.activations import ACTIVATIONS, make_activation
 from sumgrad.model.divergences import DIVERGENCES, resolve_divergence
 from sumgrad.model.errors import SumgradError
@@ -32,7 +32,7 @@ FORMAT = 1
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 #: Rows of one forward pass: memory stays bounded, and a row's bits do not depend on a caller's N.
-ROWS_AT_ONCE = 256
+PREDICTION_BATCH_SIZE = 256
 #: A description longer than this is none of ours: it has a name and two numbers for each feature.
 #: As Python's lists of numbers and texts it takes many times as much.
 _LONGEST_DESCRIPTION, _AS_OBJECTS = 1 << 28, 24
@@ -75,8 +75,8 @@ class SavedModel:
             ShapeError: x has another width.
         """
         y = np.empty((len(x), self.network.outputs), dtype=self.network.dtype)
-        for start in range(0, len(x), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, len(x), PREDICTION_BATCH_SIZE):
+            rows = slice(start, start + PREDICTION_BATCH_SIZE)
             y[rows] = self.network.predict(self.parameters, x[rows])
         return y
 
@@ -178,8 +178,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelNotFound(f"no saved model at {folder}: it has no {DESCRIPTION}")
     try:
-        expect_room_for_file(path, at_most=_LONGEST_DESCRIPTION, times=_AS_OBJECTS)
-        description = json.loads(read_small(path, _LONGEST_DESCRIPTION))
+        check_memory_for_file(path, max_bytes=_LONGEST_DESCRIPTION, times=_AS_OBJECTS)
+        description = json.loads(read_small_file(path, _LONGEST_DESCRIPTION))
     except OSError as error:
         raise ModelNotFound(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -205,10 +205,10 @@ def _network(facts: Mapping[str, Any]) -> Network:
 def _read_weights(path: Path, network: Network) -> Parameters:
     """The tensors, checked against the network, as one flat vector."""
     layout = network.layout
-    header = _HEADER + _TENSOR_HEADER * len(layout.slots)
+    header = _HEADER + _TENSOR_HEADER * len(layout.param_specs)
     at_most = layout.size * np.dtype(network.dtype).itemsize + header
     try:
-        expect_room_for_file(path, at_most=at_most)
+        check_memory_for_file(path, max_bytes=at_most)
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path.parent} has no {path.name}") from error
@@ -226,7 +226,7 @@ def _read_weights(path: Path, network: Network) -> Parameters:
 
 def _misfits(tensors: Mapping[str, Array], network: Network) -> Iterator[str]:
     """What keeps the tensors from being the network's, a line each."""
-    slots = {slot.name: slot for slot in network.layout.slots}
+    slots = {slot.name: slot for slot in network.layout.param_specs}
     for name in slots.keys() - tensors.keys():
         yield f"the tensor {name} is missing"
     for name in tensors.keys() - slots.keys():

@@ -45,30 +45,30 @@ def add(
     """Give a cluster a name; an earlier one of that name is replaced."""
     from sumgrad.jobs.config.clusters import (
         Cluster,
-        contexts_file,
-        expect_name,
-        expect_owner,
-        normal_address,
-        read_contexts,
-        write_contexts,
+        check_cluster_name,
+        check_tracking_token,
+        cluster_config_path,
+        normalize_address,
+        read_cluster_config,
+        write_cluster_config,
     )
     from sumgrad.jobs.config.tokens import read_token
 
     cluster = Cluster(
-        normal_address(address),
-        expect_name(name),
+        normalize_address(address),
+        check_cluster_name(name),
         tracking_uri,
         token_file.absolute() if token_file else None,
         ca_file.absolute() if ca_file else None,
         tracking_token_file.absolute() if tracking_token_file else None,
     )
     cluster.token()
-    if path := expect_owner(cluster).tracking_token_file:
+    if path := check_tracking_token(cluster).tracking_token_file:
         read_token(path, "--tracking-token-file")
-    contexts = read_contexts().with_cluster(cluster)
-    write_contexts(contexts)
+    contexts = read_cluster_config().with_cluster(cluster)
+    write_cluster_config(contexts)
     lines = [
-        f"{name} is {cluster.address}, in {contexts_file()}",
+        f"{name} is {cluster.address}, in {cluster_config_path()}",
         f"Have commands mean it:  sumgrad cluster use {name}",
     ]
     _say(lines, _facts(cluster, contexts.current), as_json)
@@ -77,10 +77,10 @@ def add(
 @app.command()
 def use(name: Name, as_json: Json = False) -> None:
     """Have commands mean this cluster where none is named."""
-    from sumgrad.jobs.config.clusters import read_contexts, write_contexts
+    from sumgrad.jobs.config.clusters import read_cluster_config, write_cluster_config
 
-    contexts = read_contexts().using(name)
-    write_contexts(contexts)
+    contexts = read_cluster_config().using(name)
+    write_cluster_config(contexts)
     cluster = contexts.clusters[name]
     _say([f"commands mean {cluster.label} now"], _facts(cluster, name), as_json)
 
@@ -90,29 +90,29 @@ def unuse(as_json: Json = False) -> None:
     """Have no cluster be meant where none is named."""
     from dataclasses import replace
 
-    from sumgrad.jobs.config.clusters import read_contexts, write_contexts
+    from sumgrad.jobs.config.clusters import read_cluster_config, write_cluster_config
 
-    write_contexts(replace(read_contexts(), current=None))
+    write_cluster_config(replace(read_cluster_config(), current=None))
     _say(["no cluster is meant where none is named"], {"current": None}, as_json)
 
 
 @app.command()
 def remove(name: Name, as_json: Json = False) -> None:
     """Forget a cluster's name; the cluster is not touched."""
-    from sumgrad.jobs.config.clusters import read_contexts, write_contexts
+    from sumgrad.jobs.config.clusters import read_cluster_config, write_cluster_config
 
-    contexts = read_contexts().without(name)
-    write_contexts(contexts)
+    contexts = read_cluster_config().without(name)
+    write_cluster_config(contexts)
     _say([f"{name} is forgotten"], {"name": name, "current": contexts.current}, as_json)
 
 
 @app.command("list")
 def list_clusters(as_json: Json = False) -> None:
     """The named clusters; a star marks the one that is meant where none is named."""
-    from sumgrad.jobs.config.clusters import read_contexts
+    from sumgrad.jobs.config.clusters import read_cluster_config
     from sumgrad.jobs.support.redaction import redact
 
-    contexts = read_contexts()
+    contexts = read_cluster_config()
     if as_json:
         typer.echo(json.dumps([_facts(c, contexts.current) for c in contexts.clusters.values()]))
         return
@@ -157,14 +157,14 @@ def up(
 
     On loopback alone, and with a token. Commands mean this cluster from then on.
     """
-    from sumgrad.jobs.service.local.cluster import lines_of
+    from sumgrad.jobs.service.local.cluster import status_lines
     from sumgrad.jobs.service.local.cluster import up as start
 
     there, is_new = start(
         lambda line: typer.echo(line, err=True), cpus=cpus, port=port, mlflow_port=mlflow_port
     )
     lines = [
-        *lines_of(there),
+        *status_lines(there),
         *([] if is_new else ["It ran already."]),
         "Hand a job in:  sumgrad submit digits --wait",
         "End it:         sumgrad cluster down",
@@ -184,7 +184,7 @@ def _places(there: "LocalCluster | None") -> dict[str, str | None]:
 @app.command()
 def status(as_json: Json = False) -> None:
     """The cluster on this machine; exit code 3 if it does not run, or its token is lost."""
-    from sumgrad.jobs.service.local.cluster import lines_of, running
+    from sumgrad.jobs.service.local.cluster import running, status_lines
 
     there = running()
     is_up = there is not None and there.ray.is_alive and there.mlflow.is_alive
@@ -192,7 +192,9 @@ def status(as_json: Json = False) -> None:
     problem = None
     if there is not None:
         problem, hint = _token_problem(there.cluster)
-        lines = lines_of(there) + ([f"problem  {problem}", f"         → {hint}"] if problem else [])
+        lines = status_lines(there) + (
+            [f"problem  {problem}", f"         → {hint}"] if problem else []
+        )
     _say(lines, {"is_up": is_up, **_places(there), "problem": problem}, as_json)
     if not is_up or problem:
         raise typer.Exit(3)
@@ -201,11 +203,11 @@ def status(as_json: Json = False) -> None:
 def _token_problem(cluster: "Cluster") -> tuple[str | None, str]:
     """Why nobody can show the cluster its token, if so, and what to do about it."""
     from sumgrad.jobs.config.token_hint import token_hint
-    from sumgrad.jobs.errors import ContextError
+    from sumgrad.jobs.errors import ClusterConfigError
 
     try:
         cluster.token()
-    except ContextError as error:
+    except ClusterConfigError as error:
         file = cluster.token_file
         return error.message, error.hint or (token_hint(file) if file else "")
     return None, ""

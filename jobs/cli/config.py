@@ -14,13 +14,13 @@ app = typer.Typer(rich_markup_mode=None, help="Look at a job spec without runnin
 def show(spec: Spec, overrides: Set = None) -> None:
     """Print the resolved spec, every default filled in, as YAML; secrets of addresses as ***."""
     from sumgrad.jobs.spec.loader import load_spec
-    from sumgrad.jobs.spec.text import spec_as_yaml
+    from sumgrad.jobs.spec.text import dump_spec
     from sumgrad.jobs.tracking import redact, redact_text
 
     loaded = load_spec(spec, overrides or []).spec
     uri = redact(loaded.tracking.uri)
     shown = loaded.model_copy(update={"tracking": loaded.tracking.model_copy(update={"uri": uri})})
-    typer.echo(redact_text(spec_as_yaml(shown)), nl=False)
+    typer.echo(redact_text(dump_spec(shown)), nl=False)
 
 
 @app.command()

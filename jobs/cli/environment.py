@@ -9,14 +9,14 @@ VARIABLES = tuple(
     f"{_PREFIX}{name}"
     for name in ("CLUSTER", "CONFIG", "DEBUG", "OUTPUT", "PYTHON", "TRACKING_TOKEN_FILE")
 )
-#: So much alike two names are of which one is likely the other, misspelt.
+#: So much alike two names are of which one is likely the other, misspelled_variables.
 _ALIKE = 0.75
 
 
-def misspelt(names: Iterable[str]) -> list[str]:
+def misspelled_variables(names: Iterable[str]) -> list[str]:
     """A line for each variable that nobody reads, and that is almost one that is read.
 
-    >>> misspelt(["SUMGRAD_CLUSTR", "SUMGRAD_OUTPUT", "SUMGRAD_WORKER_CPUS", "HOME"])
+    >>> misspelled_variables(["SUMGRAD_CLUSTR", "SUMGRAD_OUTPUT", "SUMGRAD_WORKER_CPUS", "HOME"])
     ['SUMGRAD_CLUSTR means nothing to sumgrad; did you mean SUMGRAD_CLUSTER?']
 
     Args:

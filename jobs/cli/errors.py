@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, TextIO
 import typer
 from typer.core import TyperGroup
 
-from sumgrad.jobs.cli.environment import misspelt
+from sumgrad.jobs.cli.environment import misspelled_variables
 
 #: Read by NumPy's BLAS when it is loaded, so they stand before anything imports NumPy.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -61,7 +61,7 @@ _INTERRUPTED = _Told("interrupted", "", 130)
 def main() -> NoReturn:
     """Run the command line and exit with the promised code."""
     set_environment()
-    for line in misspelt(os.environ):
+    for line in misspelled_variables(os.environ):
         _tell_line_by_line(f"note: {line}")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("SUMGRAD_DEBUG"))
@@ -104,7 +104,7 @@ def run(
             at_end()
         return code if isinstance(code, int) else 0
 
-    return guarded(work, debug=debug, as_json=_is_for_a_script(arguments))
+    return run_guarded(work, debug=debug, as_json=_is_for_a_script(arguments))
 
 
 def _is_for_a_script(arguments: Sequence[str]) -> bool:
@@ -113,7 +113,7 @@ def _is_for_a_script(arguments: Sequence[str]) -> bool:
     return "--json" in options
 
 
-def guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) -> int:
+def run_guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) -> int:
     """Do something; whatever it raises becomes a line, a hint and an exit code.
 
     Args:

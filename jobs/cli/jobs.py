@@ -12,7 +12,7 @@ import typer
 from sumgrad.jobs.cli.options import Json, Set, Spec
 
 if TYPE_CHECKING:
-    from sumgrad.jobs.service.client.ray_api import Attempt, JobServer
+    from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
 
 #: As timeout(1) has it: what was waited for has not come in time.
 _IN_VAIN = 124
@@ -35,11 +35,11 @@ def add_commands(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _server(where: str | None) -> "JobServer":
-    from sumgrad.jobs.config.clusters import chosen_cluster
-    from sumgrad.jobs.service.client.ray_api import JobServer
+def _server(where: str | None) -> "RayJobsClient":
+    from sumgrad.jobs.config.clusters import select_cluster
+    from sumgrad.jobs.service.client.ray_api import RayJobsClient
 
-    return JobServer(chosen_cluster(where))
+    return RayJobsClient(select_cluster(where))
 
 
 @contextmanager
@@ -86,8 +86,8 @@ def submit(
             "the same as this one."
         ),
     ] = "auto",
-    any_version: Annotated[
-        bool, typer.Option("--any-version", help="Send it although versions differ.")
+    allow_version_mismatch: Annotated[
+        bool, typer.Option("--allow-version-mismatch", help="Send it although versions differ.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
@@ -100,7 +100,7 @@ def submit(
     of this machine mean nothing there: --upload sends small data along, file:///PATH is a path on
     the cluster's head.
     """
-    from sumgrad.jobs.config.clusters import chosen_cluster
+    from sumgrad.jobs.config.clusters import select_cluster
     from sumgrad.jobs.service.client.submit import dry_run_lines, expect_code, prepare_submission
     from sumgrad.jobs.service.client.submit import submit as send
     from sumgrad.jobs.service.client.typed import cluster_option
@@ -110,7 +110,7 @@ def submit(
     whose = expect_code(code)
     prepared = prepare_submission(spec, overrides or [], job_id=job_id, upload=upload)
     if dry_run:
-        where = chosen_cluster(cluster)
+        where = select_cluster(cluster)
         if as_json:
             _print_json(prepared.as_json(where))
         else:
@@ -120,7 +120,9 @@ def submit(
     option = cluster_option(server.cluster)
     known = f"sumgrad status {prepared.request.job_id}{option}"
     with _let_go("interrupted", f"whether the cluster has the job says: {known}"):
-        sent = send(prepared, server, _note, code=whose, any_version=any_version)
+        sent = send(
+            prepared, server, _note, code=whose, allow_version_mismatch=allow_version_mismatch
+        )
     said = "handed in" if sent.is_new else "is there already"
     lines = [f"job {sent.job_id} {said}: {server.cluster.label}"]
     if not follow:
@@ -148,11 +150,11 @@ def _next_commands(job_id: str, option: str) -> list[str]:
     ]
 
 
-def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool) -> None:
+def _follow(server: "RayJobsClient", submission_id: str, job_id: str, as_json: bool) -> None:
     """Show an attempt's log until it is over, and end as it did; Ctrl-C lets go of it."""
     from sumgrad.jobs.service.client.commands import follow_job, once_known
     from sumgrad.jobs.service.client.typed import cluster_option
-    from sumgrad.jobs.service.states import can_go_on
+    from sumgrad.jobs.service.states import can_resume
 
     option = cluster_option(server.cluster)
     stream = sys.stderr if as_json else sys.stdout
@@ -173,7 +175,7 @@ def _follow(server: "JobServer", submission_id: str, job_id: str, as_json: bool)
         _print_json(facts | {"result": result})
     elif code:
         _note(f"job {job_id} is {facts['state']}, exit code {code}")
-        if can_go_on(ended):
+        if can_resume(ended):
             _note(f"Go on with it:  sumgrad resume {job_id}{option}")
     if code:
         raise typer.Exit(code)
@@ -183,7 +185,7 @@ def _facts(job_id: str, attempt: "Attempt") -> dict[str, Any]:
     """How an attempt is, for JSON: in our words, and in Ray's own."""
     from sumgrad.jobs.service.states import exit_code, state_of
 
-    code = exit_code(attempt) if attempt.is_over else None
+    code = exit_code(attempt) if attempt.has_ended else None
     return {
         "id": job_id,
         "state": state_of(attempt),
@@ -194,12 +196,12 @@ def _facts(job_id: str, attempt: "Attempt") -> dict[str, Any]:
 
 def status(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
     """How a job is, from Ray, its run in MLflow and its own signs of life."""
-    from sumgrad.jobs.service.client.commands import status_of
+    from sumgrad.jobs.service.client.commands import get_status
     from sumgrad.jobs.service.client.status import lines_of
     from sumgrad.jobs.service.client.typed import cluster_option
 
     server = _server(cluster)
-    found, run = status_of(server, job_id)
+    found, run = get_status(server, job_id)
     if as_json:
         _print_json(found.as_json())
     else:
@@ -270,7 +272,7 @@ def wait(
     server = _server(cluster)
     job = find_job(server, job_id)
     # One that was to go on with it, and was refused, is not what became of the job.
-    which = job.counting if job.newest.is_over else job.newest
+    which = job.counting if job.newest.has_ended else job.newest
     again = f"sumgrad wait {job.job_id}{cluster_option(server.cluster)}"
     with (
         _let_go(f"job {job.job_id} goes on", f"wait for it again: {again}"),
@@ -305,16 +307,16 @@ def delete(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
 
 def is_elsewhere(run: str, output: Path, where: str | None) -> bool:
     """Whether an id means a job of a cluster, and not a run of this machine."""
-    from sumgrad.jobs.config.clusters import cluster_if_chosen
+    from sumgrad.jobs.config.clusters import find_selected_cluster
     from sumgrad.jobs.errors import RunNotFound
-    from sumgrad.jobs.runs.directory import find_run_folder
+    from sumgrad.jobs.runs.directory import find_run
 
     if where is not None:
         return True
     try:
-        find_run_folder(run, output)
+        find_run(run, output)
     except RunNotFound:
-        return cluster_if_chosen(None) is not None
+        return find_selected_cluster(None) is not None
     return False
 
 
@@ -334,15 +336,15 @@ def resume_job(job_id: str, overrides: list[str], where: str | None, as_json: bo
 
 def list_jobs(where: str | None, as_json: bool) -> bool:
     """Print the jobs of the chosen cluster; False if none was chosen."""
-    from sumgrad.jobs.config.clusters import cluster_if_chosen
+    from sumgrad.jobs.config.clusters import find_selected_cluster
     from sumgrad.jobs.service.client.commands import job_table, list_of_jobs
-    from sumgrad.jobs.service.client.ray_api import JobServer
+    from sumgrad.jobs.service.client.ray_api import RayJobsClient
     from sumgrad.jobs.service.client.typed import cluster_option
 
-    chosen = cluster_if_chosen(where)
+    chosen = find_selected_cluster(where)
     if chosen is None:
         return False
-    jobs = list_of_jobs(JobServer(chosen))
+    jobs = list_of_jobs(RayJobsClient(chosen))
     if as_json:
         _print_json([job.as_json() for job in jobs])
     else:
@@ -361,13 +363,13 @@ def doctor(
     """Check everything that a job needs from a cluster, and explain what is wrong."""
     from dataclasses import asdict
 
-    from sumgrad.jobs.config.clusters import chosen_cluster
-    from sumgrad.jobs.service.client.doctor import examine, table
+    from sumgrad.jobs.config.clusters import select_cluster
+    from sumgrad.jobs.service.client.doctor import run_checks, table
 
-    findings = examine(chosen_cluster(cluster), data or [])
+    checks = run_checks(select_cluster(cluster), data or [])
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        _print_json([asdict(check) for check in checks])
     else:
-        typer.echo("\n".join(table(findings)))
-    if any(finding.verdict == "FAIL" for finding in findings):
+        typer.echo("\n".join(table(checks)))
+    if any(check.status == "FAIL" for check in checks):
         raise typer.Exit(3)

@@ -100,7 +100,7 @@ def resume(
     Exit codes as for train. With --cluster, or for an id that no run of this folder has, it is a
     job of the cluster that goes on, there.
     """
-    from sumgrad.jobs.runs.directory import SPEC, find_run_folder
+    from sumgrad.jobs.runs.directory import SPEC, find_run
     from sumgrad.jobs.runs.progress import make_reporter
     from sumgrad.jobs.runs.training import resume as go_on
     from sumgrad.jobs.spec.loader import load_spec
@@ -108,7 +108,7 @@ def resume(
     if jobs.is_elsewhere(run, output, on_cluster):
         jobs.resume_job(run, overrides or [], on_cluster, as_json)
         return
-    folder = find_run_folder(run, output)
+    folder = find_run(run, output)
     loaded = load_spec(str(folder.path / SPEC), overrides or [])
     reporter = make_reporter(sys.stderr if as_json else sys.stdout)
     _tell(*go_on(folder, loaded.spec, reporter), reporter, as_json)
@@ -127,13 +127,13 @@ def list_runs(
 
     Of the runs of a folder one whose process was killed is put right.
     """
-    from sumgrad.jobs.runs.registry import list_of_runs, table
+    from sumgrad.jobs.runs.registry import list_runs, table
 
     if local and on_cluster is not None:
         raise typer.BadParameter("--local and --cluster mean two different lists")
     if not local and jobs.list_jobs(on_cluster, as_json):
         return
-    runs = list_of_runs(output, lambda line: typer.echo(line, err=True))
+    runs = list_runs(output, lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(runs) if as_json else "\n".join(table(runs)))
 
 
@@ -201,10 +201,10 @@ def gradcheck(
     ] = None,
 ) -> None:
     """Prove the gradients of a spec's network against numeric derivatives, layer by layer."""
-    from sumgrad.jobs.runs.gradient_check import check_spec, table
+    from sumgrad.jobs.runs.gradient_check import check_spec_gradients, table
     from sumgrad.jobs.spec.loader import load_spec
 
-    checks = check_spec(load_spec(spec, overrides or []).spec, features)
+    checks = check_spec_gradients(load_spec(spec, overrides or []).spec, features)
     typer.echo("\n".join(table(checks)))
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
@@ -221,12 +221,12 @@ def init(
     ] = False,
 ) -> None:
     """Write a commented job spec to start from."""
-    from sumgrad.jobs.spec.template import list_of_examples, write_starting_spec
+    from sumgrad.jobs.spec.template import describe_examples, write_template
 
     if list_examples:
-        typer.echo("\n".join(list_of_examples()))
+        typer.echo("\n".join(describe_examples()))
         return
-    write_starting_spec(out, example)
+    write_template(out, example)
     typer.echo(
         f"{out} written. Edit it, then:\n  sumgrad config validate {out}\n  sumgrad train {out}"
     )

@@ -23,15 +23,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sumgrad.jobs.config.clusters_file import MEND, context_error, place
-from sumgrad.jobs.config.credentials import Login
-from sumgrad.jobs.config.directories import user_folder
-from sumgrad.jobs.config.tokens import expanded, read_token, sound_token
-from sumgrad.jobs.errors import ContextError
+from sumgrad.jobs.config.credentials import Credentials
+from sumgrad.jobs.config.directories import user_directory
+from sumgrad.jobs.config.tokens import check_token, expand_home, read_token
+from sumgrad.jobs.errors import ClusterConfigError
 from sumgrad.jobs.support.files import write_text
-from sumgrad.jobs.support.memory import read_small
+from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.yaml import MAX_BYTES, parse_yaml
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 #: A cluster's name or address; Ray's own variables stand in for ours.
 ADDRESS_VARIABLES = ("SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -73,12 +73,12 @@ class Cluster:
         return self.name or self.address
 
     @property
-    def login(self) -> Login | None:
+    def login(self) -> Credentials | None:
         """For its MLflow alone; None if the context names none."""
         if self.tracking_uri is None or self.tracking_token_file is None:
             return None
         what = f"tracking_token_file of cluster '{self.name}'"
-        return Login(self.tracking_uri, self.tracking_token_file, what)
+        return Credentials(self.tracking_uri, self.tracking_token_file, what)
 
     def token(self) -> str | None:
         """The cluster's token; None if there is none to show.
@@ -87,12 +87,12 @@ class Cluster:
         ``RAY_AUTH_TOKEN_PATH``, and Ray's own file in the home directory.
 
         Raises:
-            ContextError: A file cannot be read, holds none, or can be written by others.
+            ClusterConfigError: A file cannot be read, holds none, or can be written by others.
         """
         if self.token_file is not None:
             return read_token(self.token_file, f"token_file of cluster '{self.name}'")
         if given := os.environ.get(TOKEN, "").strip():
-            return sound_token(given, TOKEN)
+            return check_token(given, TOKEN)
         if path := os.environ.get(TOKEN_PATH):
             return read_token(Path(path), TOKEN_PATH)
         own = Path(os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111 - raises nothing
@@ -117,7 +117,7 @@ class _File(_Section):
 
 
 @dataclass(frozen=True)
-class Contexts:
+class ClusterConfig:
     """The named clusters, and which of them is meant where none is named."""
 
     current: str | None
@@ -127,67 +127,67 @@ class Contexts:
         """The cluster of that name.
 
         Raises:
-            ContextError: There is none.
+            ClusterConfigError: There is none.
         """
         if name not in self.clusters:
             known = ", ".join(sorted(self.clusters)) or "none yet"
-            raise ContextError(
-                f"no cluster is named '{name}' in {contexts_file()}",
-                hint=nearest(name, list(self.clusters))
+            raise ClusterConfigError(
+                f"no cluster is named '{name}' in {cluster_config_path()}",
+                hint=did_you_mean(name, list(self.clusters))
                 or f"known: {known}; 'sumgrad cluster add NAME http://HOST:8265' adds one",
             )
         return self.clusters[name]
 
-    def with_cluster(self, cluster: Cluster) -> "Contexts":
+    def with_cluster(self, cluster: Cluster) -> "ClusterConfig":
         """With one more, or another in its place."""
         assert cluster.name is not None  # noqa: S101 - whoever adds one has named it
         return replace(self, clusters={**self.clusters, cluster.name: cluster})
 
-    def without(self, name: str) -> "Contexts":
+    def without(self, name: str) -> "ClusterConfig":
         """Without one.
 
         Raises:
-            ContextError: There is none of that name.
+            ClusterConfigError: There is none of that name.
         """
         self.named(name)
         left = {key: value for key, value in self.clusters.items() if key != name}
-        return Contexts(None if self.current == name else self.current, left)
+        return ClusterConfig(None if self.current == name else self.current, left)
 
-    def using(self, name: str) -> "Contexts":
+    def using(self, name: str) -> "ClusterConfig":
         """With this one as the current one.
 
         Raises:
-            ContextError: There is none of that name.
+            ClusterConfigError: There is none of that name.
         """
         return replace(self, current=self.named(name).name)
 
 
-def contexts_file() -> Path:
+def cluster_config_path() -> Path:
     """The file: ``SUMGRAD_CONFIG``, or ``sumgrad/clusters.yaml`` below the user's configuration.
 
     Raises:
-        ContextError: The variable names the home folder of nobody.
+        ClusterConfigError: The variable names the home folder of nobody.
     """
     if given := os.environ.get(CONFIG):
-        return expanded(Path(given), CONFIG)
-    return user_folder("XDG_CONFIG_HOME", ".config") / "clusters.yaml"
+        return expand_home(Path(given), CONFIG)
+    return user_directory("XDG_CONFIG_HOME", ".config") / "clusters.yaml"
 
 
-def read_contexts() -> Contexts:
+def read_cluster_config() -> ClusterConfig:
     """What the file says; nothing, where there is none.
 
     Raises:
-        ContextError: It cannot be read or is damaged.
+        ClusterConfigError: It cannot be read or is damaged.
         SpecError: It is no YAML.
     """
-    path = contexts_file()
+    path = cluster_config_path()
     try:
-        text = read_small(path, MAX_BYTES).decode("utf-8")
+        text = read_small_file(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
-        return Contexts(None, {})
+        return ClusterConfig(None, {})
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise ContextError(f"{path} cannot be read: {why}") from None
+        raise ClusterConfigError(f"{path} cannot be read: {why}") from None
     tree = parse_yaml(text, str(path))
     try:
         file = _File.model_validate({} if tree.value is None else tree.value)
@@ -197,32 +197,34 @@ def read_contexts() -> Contexts:
     for name, context in file.clusters.items():
         try:
             clusters[name] = _cluster(name, context)
-        except ContextError as error:
+        except ClusterConfigError as error:
             where = place(path, tree, ("clusters", name))
-            raise ContextError(f"{where}: {error.message}", hint=error.hint or MEND) from None
-    return Contexts(file.current, clusters)
+            raise ClusterConfigError(f"{where}: {error.message}", hint=error.hint or MEND) from None
+    return ClusterConfig(file.current, clusters)
 
 
 def _cluster(name: str, context: _Context) -> Cluster:
     """A context as it is used.
 
     Raises:
-        ContextError: Its address is none, a path leads nowhere, or a token is nobody's.
+        ClusterConfigError: Its address is none, a path leads nowhere, or a token is nobody's.
     """
     files = ("token_file", "ca_file", "tracking_token_file")
-    found = {key: path and expanded(path, key) for key in files if (path := getattr(context, key))}
-    return expect_owner(
-        Cluster(normal_address(context.address), name, context.tracking_uri, **found)
+    found = {
+        key: path and expand_home(path, key) for key in files if (path := getattr(context, key))
+    }
+    return check_tracking_token(
+        Cluster(normalize_address(context.address), name, context.tracking_uri, **found)
     )
 
 
-def write_contexts(contexts: Contexts) -> None:
+def write_cluster_config(contexts: ClusterConfig) -> None:
     """Write the file, readable by its owner alone.
 
     Raises:
-        ContextError: It cannot be written.
+        ClusterConfigError: It cannot be written.
     """
-    path = contexts_file()
+    path = cluster_config_path()
     clusters = {}
     for name, cluster in contexts.clusters.items():
         facts = {key: str(value) for key, value in asdict(cluster).items() if value is not None}
@@ -233,24 +235,24 @@ def write_contexts(contexts: Contexts) -> None:
         write_text(path, text)
         path.chmod(0o600)
     except OSError as error:
-        raise ContextError(
+        raise ClusterConfigError(
             f"{path}, where clusters have their names, cannot be written: {error.strerror}",
             hint=f"{CONFIG} names another file",
         ) from None
 
 
-def chosen_cluster(given: str | None) -> Cluster:
+def select_cluster(given: str | None) -> Cluster:
     """The cluster that a command is about.
 
     Args:
         given: A context's name or an address; None for the environment's, or the current one.
 
     Raises:
-        ContextError: None was chosen, or there is none of that name.
+        ClusterConfigError: None was chosen, or there is none of that name.
     """
-    found = cluster_if_chosen(given)
+    found = find_selected_cluster(given)
     if found is None:
-        raise ContextError(
+        raise ClusterConfigError(
             "no cluster is chosen",
             hint="--cluster http://HOST:8265, or SUMGRAD_CLUSTER, or 'sumgrad cluster use NAME'; "
             "'sumgrad cluster up' starts one on this machine",
@@ -258,27 +260,27 @@ def chosen_cluster(given: str | None) -> Cluster:
     return found
 
 
-def cluster_if_chosen(given: str | None) -> Cluster | None:
+def find_selected_cluster(given: str | None) -> Cluster | None:
     """The cluster that a command is about; None where none was chosen.
 
     Raises:
-        ContextError: There is none of that name.
+        ClusterConfigError: There is none of that name.
     """
-    contexts = read_contexts()
+    contexts = read_cluster_config()
     for variable in (None, *ADDRESS_VARIABLES):
         value = given if variable is None else os.environ.get(variable)
         if not value or (variable == "RAY_ADDRESS" and "://" not in value):
             # Ray's second variable often names a GCS address, which takes no jobs.
             continue
         if "://" in value or (":" in value and value not in contexts.clusters):
-            return _with_environment(_at(normal_address(value), contexts))
+            return _with_environment(_at(normalize_address(value), contexts))
         return _with_environment(contexts.named(value))
     if contexts.current is None:
         return None
     return _with_environment(contexts.named(contexts.current))
 
 
-def _at(address: str, contexts: Contexts) -> Cluster:
+def _at(address: str, contexts: ClusterConfig) -> Cluster:
     """The cluster at an address: the only one that has a name, if there is one."""
     named = [cluster for cluster in contexts.clusters.values() if cluster.address == address]
     return named[0] if len(named) == 1 else Cluster(address)
@@ -290,17 +292,17 @@ def _with_environment(cluster: Cluster) -> Cluster:
     return cluster
 
 
-def expect_owner(cluster: Cluster) -> Cluster:
+def check_tracking_token(cluster: Cluster) -> Cluster:
     """A cluster whose tokens are each for somebody.
 
     Raises:
-        ContextError: It has a token for an MLflow server that it does not name, or that is shown
-            another login.
+        ClusterConfigError: It has a token for an MLflow server that it does not name, or that
+            has other credentials.
     """
     if cluster.tracking_token_file is None:
         return cluster
     if cluster.login is None or not cluster.login.is_for(cluster.login.uri):
-        raise ContextError(
+        raise ClusterConfigError(
             "a tracking_token_file is for the MLflow server at tracking_uri, and there is none "
             "without a user of its own",
             hint="--tracking-uri, or tracking_uri in the file: http://HOST:5000",
@@ -308,28 +310,28 @@ def expect_owner(cluster: Cluster) -> Cluster:
     return cluster
 
 
-def expect_name(name: str) -> str:
+def check_cluster_name(name: str) -> str:
     """A name that a cluster may have.
 
     Raises:
-        ContextError: It cannot be one.
+        ClusterConfigError: It cannot be one.
     """
     if not re.fullmatch(_NAME, name):
-        raise ContextError(
+        raise ClusterConfigError(
             f"'{name}' cannot be a cluster's name",
             hint="letters, digits, dots, dashes and underscores, at most 63",
         )
     return name
 
 
-def normal_address(address: str) -> str:
+def normalize_address(address: str) -> str:
     """The address of Ray's dashboard, with a scheme and without a path's last slash.
 
-    >>> normal_address("head:8265")
+    >>> normalize_address("head:8265")
     'http://head:8265'
 
     Raises:
-        ContextError: It is none.
+        ClusterConfigError: It is none.
     """
     text = address if "://" in address else f"http://{address}"
     try:
@@ -342,9 +344,9 @@ def normal_address(address: str) -> str:
         hint = "the address of Ray's dashboard, such as http://127.0.0.1:8265"
         if address.startswith("ray://"):
             hint = f"jobs are sent to the dashboard and not to Ray Client: {hint}"
-        raise ContextError(f"'{redact(text)}' is no cluster's address", hint=hint)
+        raise ClusterConfigError(f"'{redact(text)}' is no cluster's address", hint=hint)
     if "@" in parts.netloc:
-        raise ContextError(
+        raise ClusterConfigError(
             "a cluster's address has no user and no password",
             hint=f"its token goes into {TOKEN_PATH}, or a file that token_file names",
         )

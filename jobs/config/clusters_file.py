@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sumgrad.jobs.errors import ContextError
+from sumgrad.jobs.errors import ClusterConfigError
 from sumgrad.jobs.support.yaml import YamlTree
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 #: Where pydantic's own words are a programmer's.
 _WORDS: Mapping[str, str] = {
@@ -30,7 +30,7 @@ _KEY = "[key]"
 
 def context_error(
     error: ValidationError, path: Path, tree: YamlTree, section: type[BaseModel]
-) -> ContextError:
+) -> ClusterConfigError:
     """The error that names file, line and key, what is wrong there, and what to do.
 
     Args:
@@ -43,7 +43,7 @@ def context_error(
     fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     steps = tuple(step for step in fault["loc"] if step != _KEY)
     what, hint = _explained(fault, section)
-    return ContextError(f"{place(path, tree, steps)} {what}", hint=hint)
+    return ClusterConfigError(f"{place(path, tree, steps)} {what}", hint=hint)
 
 
 def place(path: Path, tree: YamlTree, steps: tuple[str | int, ...]) -> str:
@@ -59,7 +59,7 @@ def _explained(fault: ErrorDetails, section: type[BaseModel]) -> tuple[str, str]
     """What is wrong, and what to do."""
     if fault["type"] == "extra_forbidden":
         known = section.model_fields if len(fault["loc"]) > 1 else ("current", "clusters")
-        return "is no key that is known there", nearest(str(fault["loc"][-1]), known)
+        return "is no key that is known there", did_you_mean(str(fault["loc"][-1]), known)
     if fault["loc"][-1:] == (_KEY,):
         return _NAME_WORDS, MEND
     return _WORDS.get(fault["type"], fault["msg"]), MEND

@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from sumgrad.jobs.config.tokens import read_token
-from sumgrad.jobs.config.tracking_uri import LOGINS, URI, is_server
-from sumgrad.jobs.errors import ContextError, LoginRefused, SpecError, TrackingError
+from sumgrad.jobs.config.tracking_uri import LOGIN_VARIABLES, URI, is_server
+from sumgrad.jobs.errors import ClusterConfigError, LoginRefused, SpecError, TrackingError
 from sumgrad.jobs.support.redaction import redact
 
 #: The user of `sumgrad.jobs.service.local.mlflow_server`.
@@ -24,13 +24,13 @@ TOKEN_FILE = "SUMGRAD_TRACKING_TOKEN_FILE"  # noqa: S105 - the name of a variabl
 _PORTS = {"http": 80, "https": 443}
 _HINT = (
     f"{TOKEN_FILE} beside {URI}, or 'sumgrad cluster add NAME URL --tracking-uri URI "
-    f"--tracking-token-file FILE'; {' and '.join(LOGINS[0])} for any other user"
+    f"--tracking-token-file FILE'; {' and '.join(LOGIN_VARIABLES[0])} for any other user"
 )
 _RIGHTS = "an administrator of the server gives rights, on its page"
 
 
 @dataclass(frozen=True)
-class Login:
+class Credentials:
     """Where the password for a server is.
 
     Attributes:
@@ -56,18 +56,18 @@ class Login:
         """
         try:
             return read_token(self.token_file, self.what)
-        except ContextError as error:
+        except ClusterConfigError as error:
             raise TrackingError(error.message, hint=error.hint) from None
 
 
-def login_for(uri: str) -> Login | None:
+def find_credentials(uri: str) -> Credentials | None:
     """The login for a server; None for one that no context and no variable names."""
     if not is_server(uri):
         return None
     return next((login for login in _known() if login.is_for(uri)), None)
 
 
-def with_login(uri: str, login: Login | None) -> str:
+def with_password(uri: str, login: Credentials | None) -> str:
     """The server's address for MLflow's client, with user and password.
 
     They are part of the address, and not of the environment, so that MLflow's client and whatever
@@ -83,8 +83,8 @@ def with_login(uri: str, login: Login | None) -> str:
     return urlunsplit((parts.scheme, f"{user}@{parts.netloc}", parts.path, "", ""))
 
 
-def refusal(code: int, uri: str, login: Login | None) -> LoginRefused | None:
-    """What a server's refusal means for who wants to use it; None where it is no matter of logins.
+def login_error(code: int, uri: str, login: Credentials | None) -> LoginRefused | None:
+    """Return the error for a server's refusal; None where it does not concern a login.
 
     Args:
         code: HTTP's.
@@ -101,24 +101,26 @@ def refusal(code: int, uri: str, login: Login | None) -> LoginRefused | None:
             f"{where} does not take the token in {login.token_file} as the password of '{USER}'",
             hint="a server that was given another token takes it when it is started again",
         )
-    if "@" in urlsplit(uri).netloc or any(all(map(os.environ.get, names)) for names in LOGINS):
+    if "@" in urlsplit(uri).netloc or any(
+        all(map(os.environ.get, names)) for names in LOGIN_VARIABLES
+    ):
         return LoginRefused(f"{where} does not take the login that it was shown", hint=_HINT)
     return LoginRefused(f"{where} asks for a login, and none is known here", hint=_HINT)
 
 
-def _known() -> Iterator[Login]:
-    """Contexts come first, the current one before the others, for a context is about one server."""
+def _known() -> Iterator[Credentials]:
+    """Yield known credentials: of clusters first, the current cluster before the others."""
     # Here, because it reads YAML, and who has no server need not wait for that.
-    from sumgrad.jobs.config.clusters import read_contexts
+    from sumgrad.jobs.config.clusters import read_cluster_config
 
     # A damaged file is told by the commands that it is for. Here it names no server.
-    with suppress(ContextError, SpecError):
-        contexts = read_contexts()
+    with suppress(ClusterConfigError, SpecError):
+        contexts = read_cluster_config()
         named = sorted(contexts.clusters.values(), key=lambda each: each.name != contexts.current)
         yield from (login for each in named if (login := each.login) is not None)
     uri, file = os.environ.get(URI), os.environ.get(TOKEN_FILE)
     if uri and file:
-        yield Login(uri, Path(file), TOKEN_FILE)
+        yield Credentials(uri, Path(file), TOKEN_FILE)
 
 
 def _server(uri: str) -> tuple[str, str, int | None, str] | None:

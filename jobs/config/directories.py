@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def user_folder(variable: str, default: str) -> Path:
+def user_directory(variable: str, default: str) -> Path:
     """Our folder below a user's configuration, cache or state.
 
     Args:

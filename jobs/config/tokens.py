@@ -3,8 +3,8 @@
 import stat
 from pathlib import Path
 
-from sumgrad.jobs.errors import ContextError
-from sumgrad.jobs.support.memory import read_small
+from sumgrad.jobs.errors import ClusterConfigError
+from sumgrad.jobs.support.memory import read_small_file
 
 _MOST_BYTES = 1 << 16
 
@@ -17,22 +17,24 @@ def read_token(path: Path, what: str) -> str:
         what: What names the file, for the error.
 
     Raises:
-        ContextError: It cannot be read, holds none, or can be written by others.
+        ClusterConfigError: It cannot be read, holds none, or can be written by others.
     """
-    path = expanded(path, what)
+    path = expand_home(path, what)
     try:
         is_open = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-        token = read_small(path, _MOST_BYTES).decode("ascii").strip()
+        token = read_small_file(path, _MOST_BYTES).decode("ascii").strip()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise ContextError(f"{path} ({what}) cannot be read: {why}") from None
-    sound_token(token, f"{path} ({what})")
+        raise ClusterConfigError(f"{path} ({what}) cannot be read: {why}") from None
+    check_token(token, f"{path} ({what})")
     if is_open & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ContextError(f"{path} ({what}) can be written by others", hint=f"chmod 600 {path}")
+        raise ClusterConfigError(
+            f"{path} ({what}) can be written by others", hint=f"chmod 600 {path}"
+        )
     return token
 
 
-def sound_token(token: str, where: str) -> str:
+def check_token(token: str, where: str) -> str:
     """A token that can be shown in a header.
 
     Args:
@@ -40,20 +42,20 @@ def sound_token(token: str, where: str) -> str:
         where: Where it was found, for the error, which does not tell it.
 
     Raises:
-        ContextError: It is none.
+        ClusterConfigError: It is none.
     """
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ContextError(f"{where} holds no token")
+        raise ClusterConfigError(f"{where} holds no token")
     return token
 
 
-def expanded(path: Path, what: str) -> Path:
+def expand_home(path: Path, what: str) -> Path:
     """A path whose ``~`` is the home folder.
 
     Raises:
-        ContextError: There is no such home.
+        ClusterConfigError: There is no such home.
     """
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ContextError(f"{path} ({what}) is in the home folder of nobody") from None
+        raise ClusterConfigError(f"{path} ({what}) is in the home folder of nobody") from None

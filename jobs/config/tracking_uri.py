@@ -17,7 +17,10 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SQLITE_HINT = "use a database file, such as sqlite:///mlflow.db, or a server's http address"
 #: MLflow's own names: the address, and what stands in for a user and a password in it.
 URI = "MLFLOW_TRACKING_URI"
-LOGINS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("MLFLOW_TRACKING_TOKEN",))
+LOGIN_VARIABLES = (
+    ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    ("MLFLOW_TRACKING_TOKEN",),
+)
 
 
 def resolve_tracking_uri(uri: str, base: Path) -> str:
@@ -39,7 +42,7 @@ def resolve_tracking_uri(uri: str, base: Path) -> str:
         SpecError: A folder, which MLflow no longer writes to, a database without a file, or a
             server's address that is none.
     """
-    uri = whole(_resolved(uri, base))
+    uri = with_credentials(_resolved(uri, base))
     if is_server(uri):
         _expect_host(uri)
     return uri
@@ -52,7 +55,7 @@ def _resolved(uri: str, base: Path) -> str:
         path, _, query = uri.removeprefix(SQLITE).partition("?")
         if not uri.startswith(SQLITE) or not path or ":memory:" in path:
             raise SpecError(
-                f"'{redact(uri)}' names no database file", place="tracking.uri", hint=_SQLITE_HINT
+                f"'{redact(uri)}' names no database file", key="tracking.uri", hint=_SQLITE_HINT
             )
         # normpath, not resolve: a link to a database stays the link that its owner gave.
         absolute = os.path.normpath(base.absolute() / Path(path).expanduser())
@@ -60,7 +63,7 @@ def _resolved(uri: str, base: Path) -> str:
     if "://" not in uri or uri.startswith("file:"):
         raise SpecError(
             f"'{redact(uri)}' is a folder, and MLflow keeps no runs in folders any more",
-            place="tracking.uri",
+            key="tracking.uri",
             hint=_SQLITE_HINT,
         )
     return uri
@@ -77,13 +80,13 @@ def _expect_host(uri: str) -> None:
         # Neither is the cause told, for it quotes what may be a part of the password.
         raise SpecError(
             f"'{redact(uri)}' is no address of a server",
-            place="tracking.uri",
+            key="tracking.uri",
             hint="in a user or a password write / as %2F, ? as %3F, # as %23 and @ as %40; "
             "or put them into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
 
 
-def whole(uri: str) -> str:
+def with_credentials(uri: str) -> str:
     """A recorded tracking URI with the secrets that were not recorded, if the environment has them.
 
     ``MLFLOW_TRACKING_URI`` is taken if it is the same without its secrets. Where MLflow finds user
@@ -100,7 +103,7 @@ def whole(uri: str) -> str:
     given = given.rstrip("/") if is_server(given) else given
     if redact(given) == uri:
         return given
-    if is_server(uri) and any(all(map(os.environ.get, names)) for names in LOGINS):
+    if is_server(uri) and any(all(map(os.environ.get, names)) for names in LOGIN_VARIABLES):
         return without_user(uri)
     return uri
 
@@ -130,7 +133,7 @@ def artifact_location(uri: str, base: Path) -> str | None:
     return (folder / "mlartifacts").as_uri()
 
 
-def check_reachable(uri: str) -> None:
+def check_tracking_reachable(uri: str) -> None:
     """Raise within about two seconds unless the store can be used.
 
     Raises:

@@ -10,11 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.dataset import Part, RawRows
+from sumgrad.jobs.data.dataset import FileSpan, RawDataset
 from sumgrad.jobs.data.labels import not_classes
 from sumgrad.jobs.errors import DataError, DataNotFound
-from sumgrad.jobs.support.memory import available_bytes, expect_room_for_names, expect_room_for_rows
-from sumgrad.model.validation import nearest
+from sumgrad.jobs.support.memory import (
+    available_bytes,
+    check_memory_for_names,
+    check_memory_for_rows,
+)
+from sumgrad.model.validation import did_you_mean
 
 #: Beyond it squares overflow, and with them every sum over the rows.
 _LARGEST = 1e150
@@ -67,7 +71,7 @@ def rows_of_table(
     *,
     numbers: bool,
     with_labels: bool,
-) -> RawRows:
+) -> RawDataset:
     """The rows of one file.
 
     Args:
@@ -92,12 +96,12 @@ def rows_of_table(
         list_column = wanted[0] if len(wanted) == 1 and _is_list(columns[0].type) else None
         if list_column is not None:
             x = _list_matrix(columns[0])
-            expect_room_for_names(x.shape[1], file)
+            check_memory_for_names(x.shape[1], file)
             names = tuple(f"{list_column}_{i}" for i in range(x.shape[1]))
         else:
             x = _matrix(columns)
             names = wanted
-        return RawRows(x, labels, names, label, (Part(file, len(x)),), list_column)
+        return RawDataset(x, labels, names, label, (FileSpan(file, len(x)),), list_column)
 
 
 @contextmanager
@@ -110,7 +114,7 @@ def _arrow_s_errors_told(file: str) -> Iterator[None]:
         raise DataError(f"cannot be read: {first_line}", file=file) from None
 
 
-def expect_columns_of(table: pa.Table, file: str, first: RawRows) -> None:
+def check_same_columns(table: pa.Table, file: str, first: RawDataset) -> None:
     """Raise unless a table has the feature columns of the first file, and no others.
 
     Raises:
@@ -135,7 +139,7 @@ def _columns(table: pa.Table, wanted: tuple[str, ...], file: str) -> list[_Colum
     known = set(table.column_names)
     for name in wanted:
         if name not in known:
-            hint = nearest(name, table.column_names)
+            hint = did_you_mean(name, table.column_names)
             raise DataNotFound(f"{file} has no column '{name}'", hint=hint)
     return [_column(table.column(name), name, file) for name in wanted]
 
@@ -148,7 +152,7 @@ def _column(values: pa.ChunkedArray, name: str, file: str) -> _Column:
 
 
 def _expect_room(size: int, file: str) -> None:
-    expect_room_for_rows(size, file, free=available_bytes())
+    check_memory_for_rows(size, file, free=available_bytes())
 
 
 def _looked_up_bytes(values: pa.ChunkedArray) -> int:

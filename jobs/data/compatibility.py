@@ -3,14 +3,14 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.schema import DataSchema, Label, Scaling
 from sumgrad.jobs.errors import DataError
 
 _SHOWN_CLASSES = 12
 
 
-def expect_width(read: RawRows, schema: DataSchema) -> None:
+def check_width(read: RawDataset, schema: DataSchema) -> None:
     """Raise unless rows have training's features, and a regression's rows its targets.
 
     Raises:
@@ -42,7 +42,7 @@ def expect_width(read: RawRows, schema: DataSchema) -> None:
             )
 
 
-def expect_known(read: RawRows, known: tuple[Label, ...]) -> None:
+def check_known_labels(read: RawDataset, known: tuple[Label, ...]) -> None:
     """Raise unless training has seen every label; a regression has none to know.
 
     Raises:
@@ -60,7 +60,7 @@ def expect_known(read: RawRows, known: tuple[Label, ...]) -> None:
             )
 
 
-def expect_in_range(read: RawRows, scaling: Scaling, dtype: DTypeLike) -> None:
+def check_range(read: RawDataset, scaling: Scaling, dtype: DTypeLike) -> None:
     """Raise unless all features, once scaled, and all targets are finite in this dtype.
 
     Raises:

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumgrad.jobs.errors import DataError, DataNotFound
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 
 @dataclass(frozen=True)
-class Part:
+class FileSpan:
     """Consecutive rows from one file."""
 
     file: str
@@ -19,7 +19,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class RawRows:
+class RawDataset:
     """Rows of one or more files.
 
     Attributes:
@@ -36,7 +36,7 @@ class RawRows:
     labels: NDArray[Any] | None
     features: tuple[str, ...]
     label: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[FileSpan, ...]
     list_column: str | None = None
     image_shape: tuple[int, int] | None = None
 
@@ -74,7 +74,7 @@ class RawRows:
         for name in names:
             if name not in places:
                 raise DataNotFound(
-                    f"{self.file} has no feature '{name}'", hint=nearest(name, places)
+                    f"{self.file} has no feature '{name}'", hint=did_you_mean(name, places)
                 )
         chosen = self.x[:, [places[name] for name in names]]
         return replace(self, x=chosen, features=names, image_shape=None)
@@ -89,7 +89,7 @@ class RawRows:
         return DataError(message, file=file, column=column, row=place, hint=hint)
 
 
-def locate(parts: tuple[Part, ...], row: int) -> tuple[str, int]:
+def locate(parts: tuple[FileSpan, ...], row: int) -> tuple[str, int]:
     """File and row in it, from 1, of a row number from 0 over all parts."""
     for part in parts:
         if row < part.rows:
@@ -103,7 +103,7 @@ def pixel_names(height: int, width: int) -> tuple[str, ...]:
     return tuple(f"pixel_{row}_{column}" for row in range(height) for column in range(width))
 
 
-def concatenate(pieces: list[RawRows]) -> RawRows:
+def concatenate(pieces: list[RawDataset]) -> RawDataset:
     """Rows of several files as one.
 
     Raises:
@@ -115,7 +115,7 @@ def concatenate(pieces: list[RawRows]) -> RawRows:
     if len(pieces) == 1:
         return first
     labels = [piece.labels for piece in pieces if piece.labels is not None]
-    return RawRows(
+    return RawDataset(
         x=np.concatenate([piece.x for piece in pieces]),
         labels=np.concatenate(labels) if labels else None,
         features=first.features,
@@ -126,7 +126,7 @@ def concatenate(pieces: list[RawRows]) -> RawRows:
     )
 
 
-def _expect_alike(piece: RawRows, first: RawRows) -> None:
+def _expect_alike(piece: RawDataset, first: RawDataset) -> None:
     if piece.list_column != first.list_column:
         column, kind = piece.columns[0], "numbers" if piece.list_column is None else "lists"
         raise DataError(f"holds {kind}, in {first.file} not", file=piece.file, column=column)

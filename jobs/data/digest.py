@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.dataset import RawDataset
 
 #: MLflow takes 36 at most.
 _SHORT = 32
@@ -25,7 +25,7 @@ def digest_values(x: NDArray[Any], labels: NDArray[Any]) -> str:
     return digest.hexdigest()[:_SHORT]
 
 
-def digest_sources(sources: Iterable[tuple[str, RawRows]]) -> str:
+def digest_sources(sources: Iterable[tuple[str, RawDataset]]) -> str:
     """Of all that was read and the role that it was read for; 64 hexadecimal digits.
 
     It depends on features, labels, their names and the roles; not on file names, nor on what is

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from sumgrad.jobs.data.out_of_distribution import make_non_digits
-from sumgrad.jobs.data.rng import stream
-from sumgrad.jobs.data.splits import Role, RoleRows
+from sumgrad.jobs.data.out_of_distribution import make_out_of_distribution
+from sumgrad.jobs.data.rng import generator_for
+from sumgrad.jobs.data.splits import RawSplit, Split
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec, RejectSpec
 
 
-def with_non_digits(
-    spec: JobSpec, roles: Mapping[Role, RoleRows], shape: tuple[int, int] | None
-) -> tuple[dict[Role, RoleRows], dict[str, RoleRows]]:
+def add_out_of_distribution(
+    spec: JobSpec, roles: Mapping[Split, RawSplit], shape: tuple[int, int] | None
+) -> tuple[dict[Split, RawSplit], dict[str, RawSplit]]:
     """Each role with non-digits made of its own digits, and the test's non-digits by kind.
 
     Args:
@@ -33,10 +33,10 @@ def with_non_digits(
     if reject is None:
         return dict(roles), {}
     if shape is None:
-        raise SpecError("non-digits are made from images", place="data.reject")
-    generator = stream(spec.seed, "non-digits")
-    extended: dict[Role, RoleRows] = {}
-    by_kind: dict[str, RoleRows] = {}
+        raise SpecError("non-digits are made from images", key="data.reject")
+    generator = generator_for(spec.seed, "non-digits")
+    extended: dict[Split, RawSplit] = {}
+    by_kind: dict[str, RawSplit] = {}
     for role in sorted(roles):
         digits = roles[role]
         # As many of each kind, and one of each at least.
@@ -53,21 +53,21 @@ def with_non_digits(
 
 def _make(
     kind: str,
-    digits: RoleRows,
+    digits: RawSplit,
     shape: tuple[int, int],
     count: int,
     reject: RejectSpec,
     generator: np.random.Generator,
-) -> RoleRows:
-    x = make_non_digits(kind, digits.x, digits.labels, shape, count, generator=generator)
+) -> RawSplit:
+    x = make_out_of_distribution(kind, digits.x, digits.labels, shape, count, generator=generator)
     labels = np.full(count, reject.label, dtype=object)
     made = replace(digits.origin, count=0)
-    return RoleRows(x, labels, f"{kind} from {digits.source}", made)
+    return RawSplit(x, labels, f"{kind} from {digits.source}", made)
 
 
-def _joined(pieces: list[RoleRows]) -> RoleRows:
+def _joined(pieces: list[RawSplit]) -> RawSplit:
     dtype = pieces[0].x.dtype
-    return RoleRows(
+    return RawSplit(
         np.concatenate([piece.x.astype(dtype, copy=False) for piece in pieces]),
         np.concatenate([piece.labels.astype(object) for piece in pieces]),
         pieces[0].source,

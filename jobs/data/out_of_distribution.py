@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumgrad.jobs.errors import SpecError
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 #: Images as (N, height, width).
 Images = NDArray[Any]
@@ -88,7 +88,7 @@ KINDS: Mapping[str, Maker] = MappingProxyType(
 )
 
 
-def expect_kinds(kinds: Sequence[str], place: str) -> None:
+def check_kinds(kinds: Sequence[str], place: str) -> None:
     """Raise unless all kinds are known.
 
     Raises:
@@ -97,11 +97,11 @@ def expect_kinds(kinds: Sequence[str], place: str) -> None:
     for kind in kinds:
         if kind not in KINDS:
             raise SpecError(
-                f"unknown kind of non-digits '{kind}'", place=place, hint=nearest(kind, KINDS)
+                f"unknown kind of non-digits '{kind}'", key=place, hint=did_you_mean(kind, KINDS)
             )
 
 
-def make_non_digits(
+def make_out_of_distribution(
     kind: str,
     x: NDArray[Any],
     labels: NDArray[Any],

@@ -8,17 +8,17 @@ from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
-from sumgrad.jobs.data.compatibility import expect_in_range, expect_known, expect_width
-from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.compatibility import check_known_labels, check_range, check_width
+from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.labels import in_training_terms
-from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError
 
 
 def read_for_model(
     source: str, schema: DataSchema, dtype: DTypeLike, *, with_labels: bool
-) -> RawRows:
+) -> RawDataset:
     """Raw rows as the model's training had them.
 
     Args:
@@ -31,7 +31,7 @@ def read_for_model(
         DataNotFound: Nothing there, or a column is missing.
         DataError: Rows that the model cannot take; names file, column and row.
     """
-    read = read_rows(
+    read = read_dataset(
         source,
         "test",
         schema.label,
@@ -39,16 +39,16 @@ def read_for_model(
         numbers=schema.kind == "numbers",
         with_labels=with_labels,
     )
-    expect_width(read, schema)
+    check_width(read, schema)
     if with_labels and schema.kind != "numbers":
         known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
         read = replace(read, labels=in_training_terms(read.targets, known))
-        expect_known(read, known)
-    expect_in_range(read, schema.scaling, dtype)
+        check_known_labels(read, known)
+    check_range(read, schema.scaling, dtype)
     return read
 
 
-def expect_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """Raise unless predictions can be written there.
 
     Raises:
@@ -69,7 +69,7 @@ def write_columns(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    expect_writable(out)
+    check_writable(out)
     writers = {".parquet": parquet.write_table, ".csv": csv.write_csv}
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:

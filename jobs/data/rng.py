@@ -8,7 +8,9 @@ import numpy as np
 _KEYS = {"test": 2, "validation": 3, "non-digits": 4}
 
 
-def stream(seed: int, use: Literal["test", "validation", "non-digits"]) -> np.random.Generator:
+def generator_for(
+    seed: int, use: Literal["test", "validation", "non-digits"]
+) -> np.random.Generator:
     """The random stream of one use of a job's seed."""
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(_KEYS[use],))
     return np.random.Generator(np.random.Philox(sequence))

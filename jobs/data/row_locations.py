@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sumgrad.jobs.data.dataset import Part, locate
+from sumgrad.jobs.data.dataset import FileSpan, locate
 from sumgrad.jobs.data.stratified import Indices
 
 #: Rows of a file that are named one by one.
@@ -11,7 +11,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class RowOrigin:
+class RowLocations:
     """Where rows come from.
 
     Attributes:
@@ -20,14 +20,14 @@ class RowOrigin:
         count: How many rows are from the files; those after them were made.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[FileSpan, ...]
     numbers: Indices | None
     count: int
 
     def describe(self, rows: Sequence[int]) -> str:
         """Files and rows, from 1, of some rows.
 
-        >>> origin = RowOrigin((Part("a.csv", 10), Part("b.csv", 10)), None, 20)
+        >>> origin = RowLocations((FileSpan("a.csv", 10), FileSpan("b.csv", 10)), None, 20)
         >>> origin.describe([11])
         'b.csv, row 2'
         >>> origin.describe([0, 4, 5, 6, 7, 19, 20])

@@ -28,7 +28,7 @@ class Scaling:
             it is 0 for every row, whatever its value.
     """
 
-    kind: Literal["none", "unit", "standard"] = "none"
+    kind: Literal["none", "minmax", "standard"] = "none"
     offset: tuple[float, ...] = (0.0,)
     factor: tuple[float, ...] = (1.0,)
 
@@ -47,20 +47,20 @@ class Scaling:
         """Fit to the training rows.
 
         Args:
-            kind: ``none``, ``unit`` (to 0–1) or ``standard`` (to mean 0 and deviation 1).
+            kind: ``none``, ``minmax`` (to 0–1) or ``standard`` (to mean 0 and deviation 1).
             x: Raw features, (N, D).
             shared: One range for all features, as for an image's pixels.
 
-        >>> Scaling.fit("unit", np.array([[0, 5], [8, 5]]), shared=False)
-        Scaling(kind='unit', offset=(0.0, 5.0), factor=(0.125, 0.0))
+        >>> Scaling.fit("minmax", np.array([[0, 5], [8, 5]]), shared=False)
+        Scaling(kind='minmax', offset=(0.0, 5.0), factor=(0.125, 0.0))
         """
         if kind == "none":
             return cls()
         axis = None if shared else 0
         low = np.atleast_1d(x.min(axis=axis)).astype(np.float64)
         span = np.atleast_1d(x.max(axis=axis)).astype(np.float64) - low
-        if kind == "unit":
-            return cls("unit", tuple(low.tolist()), _inverse(span, span))
+        if kind == "minmax":
+            return cls("minmax", tuple(low.tolist()), _inverse(span, span))
         mean, deviation = _moments(x, shared=shared)
         # Rounding gives a constant 0.1 a deviation of 1e-17. Its span is exactly 0.
         return cls("standard", tuple(mean.tolist()), _inverse(deviation, span))
@@ -218,7 +218,7 @@ class DataSchema:
             "reject": isinstance(self.reject, str | None),
             "image_shape": self.image_shape is None
             or (_all(self.image_shape, int) and len(self.image_shape) == 2),
-            "scaling": scaling.kind in ("none", "unit", "standard")
+            "scaling": scaling.kind in ("none", "minmax", "standard")
             and _all(scaling.offset, float)
             and _all(scaling.factor, float)
             and len(scaling.offset) == len(scaling.factor)

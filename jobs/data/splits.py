@@ -6,27 +6,27 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.compatibility import expect_known, expect_width
-from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.compatibility import check_known_labels, check_width
+from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.digest import digest_values
 from sumgrad.jobs.data.labels import in_training_terms
-from sumgrad.jobs.data.readers.sources import read_rows
-from sumgrad.jobs.data.rng import stream
-from sumgrad.jobs.data.row_locations import RowOrigin
+from sumgrad.jobs.data.readers.sources import read_dataset
+from sumgrad.jobs.data.rng import generator_for
+from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema
-from sumgrad.jobs.data.stratified import Indices, hold_out
+from sumgrad.jobs.data.stratified import Indices, stratified_split
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.checks import spec_label
 from sumgrad.jobs.spec.schema import JobSpec
 
-Role = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test"]
 _HeldOut = Literal["validation", "test"]
 #: The test rows come first, so that they do not depend on whether there is a validation.
 _HELD_OUT: tuple[_HeldOut, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True)
-class RoleRows:
+class RawSplit:
     """Raw rows of a role.
 
     Attributes:
@@ -39,21 +39,21 @@ class RoleRows:
     x: NDArray[Any]
     labels: NDArray[Any]
     source: str
-    origin: RowOrigin
+    origin: RowLocations
 
     def digest(self) -> str:
         """Of the values; 32 hexadecimal digits."""
         return digest_values(self.x, self.labels)
 
 
-def read_sources(spec: JobSpec, train: RawRows, schema: DataSchema) -> dict[Role, RawRows]:
+def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[Split, RawDataset]:
     """The rows of every role that has a file of its own, the training rows among them.
 
     Raises:
         DataNotFound: A file or a column is missing.
         DataError: Rows that are not as the training rows are.
     """
-    sources: dict[Role, RawRows] = {"train": train}
+    sources: dict[Split, RawDataset] = {"train": train}
     for role in _HELD_OUT:
         source = getattr(spec.data, role)
         if isinstance(source, str):
@@ -61,17 +61,17 @@ def read_sources(spec: JobSpec, train: RawRows, schema: DataSchema) -> dict[Role
     return sources
 
 
-def _own_file(spec: JobSpec, source: str, role: Role, schema: DataSchema) -> RawRows:
+def _own_file(spec: JobSpec, source: str, role: Split, schema: DataSchema) -> RawDataset:
     numbers = schema.kind == "numbers"
-    read = read_rows(source, role, spec_label(spec), schema.columns_to_read, numbers=numbers)
-    expect_width(read, schema)
+    read = read_dataset(source, role, spec_label(spec), schema.columns_to_read, numbers=numbers)
+    check_width(read, schema)
     if not numbers:
         read = replace(read, labels=in_training_terms(read.targets, schema.seen))
-    expect_known(read, schema.seen)
+    check_known_labels(read, schema.seen)
     return read
 
 
-def divide(spec: JobSpec, sources: dict[Role, RawRows]) -> dict[Role, RoleRows]:
+def divide(spec: JobSpec, sources: dict[Split, RawDataset]) -> dict[Split, RawSplit]:
     """The rows of every role that the spec asks for.
 
     Raises:
@@ -79,7 +79,7 @@ def divide(spec: JobSpec, sources: dict[Role, RawRows]) -> dict[Role, RoleRows]:
     """
     train = sources["train"]
     kept = np.arange(train.count)
-    roles: dict[Role, RoleRows] = {}
+    roles: dict[Split, RawSplit] = {}
     for role in _HELD_OUT:
         fraction = getattr(spec.data, role)
         if role in sources:
@@ -97,17 +97,17 @@ def _hold_out(
 ) -> tuple[Indices, Indices]:
     """Row numbers held out of these rows, and those kept."""
     by_class = spec.task == "classification"
-    generator = stream(spec.seed, role)
-    keep, held = hold_out(labels[rows], fraction, by_class=by_class, generator=generator)
+    generator = generator_for(spec.seed, role)
+    keep, held = stratified_split(labels[rows], fraction, by_class=by_class, generator=generator)
     for left, what in ((held, "is not a single row"), (keep, "leaves no training rows")):
         if not left.size:
-            raise SpecError(f"{fraction:g} of {len(rows)} rows {what}", place=f"data.{role}")
+            raise SpecError(f"{fraction:g} of {len(rows)} rows {what}", key=f"data.{role}")
     return rows[held], rows[keep]
 
 
-def _take(read: RawRows, rows: Indices, source: str) -> RoleRows:
+def _take(read: RawDataset, rows: Indices, source: str) -> RawSplit:
     if len(rows) == read.count:
-        origin = RowOrigin(read.parts, None, read.count)
-        return RoleRows(read.x, read.targets, source, origin)
-    origin = RowOrigin(read.parts, rows, len(rows))
-    return RoleRows(read.x[rows], read.targets[rows], source, origin)
+        origin = RowLocations(read.parts, None, read.count)
+        return RawSplit(read.x, read.targets, source, origin)
+    origin = RowLocations(read.parts, rows, len(rows))
+    return RawSplit(read.x[rows], read.targets[rows], source, origin)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.intp]
 
 
-def hold_out(
+def stratified_split(
     labels: NDArray[Any], fraction: float, *, by_class: bool, generator: np.random.Generator
 ) -> tuple[Indices, Indices]:
     """Divide rows into those kept and those held out.
@@ -24,7 +24,7 @@ def hold_out(
     Returns:
         Row numbers kept and held out, each ascending.
 
-    >>> kept, held = hold_out(
+    >>> kept, held = stratified_split(
     ...     np.array([0, 0, 0, 0, 1, 1]), 0.5, by_class=True, generator=np.random.default_rng(0)
     ... )
     >>> len(kept), len(held)

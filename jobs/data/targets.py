@@ -3,16 +3,16 @@
 from typing import Any
 
 from sumgrad.jobs.data.compatibility import shown
-from sumgrad.jobs.data.dataset import RawRows
+from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.schema import DataSchema, Label
 from sumgrad.jobs.errors import DataError, SpecError
 from sumgrad.jobs.spec.checks import spec_outputs
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.activations import make_activation
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 
-def schema_for(spec: JobSpec, read: RawRows) -> DataSchema:
+def infer_schema(spec: JobSpec, read: RawDataset) -> DataSchema:
     """What the training rows mean for this job's network; their scaling is not fitted yet.
 
     Raises:
@@ -29,7 +29,7 @@ def schema_for(spec: JobSpec, read: RawRows) -> DataSchema:
     )
 
 
-def _regression(spec: JobSpec, read: RawRows) -> dict[str, Any]:
+def _regression(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
     columns = read.targets.shape[1]
     if columns != spec_outputs(spec):
         raise _outputs_error(spec, columns, f"{columns} target{'s' if columns > 1 else ''}")
@@ -38,21 +38,19 @@ def _regression(spec: JobSpec, read: RawRows) -> dict[str, Any]:
     return {"kind": "numbers", "targets": names}
 
 
-def _classes(spec: JobSpec, read: RawRows) -> dict[str, Any]:
+def _classes(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
     seen = _seen(read)
     if spec_outputs(spec) == 1:
         return _two_class(spec, seen)
     if spec.data.positive is not None:
         raise SpecError(
             f"needs one sigmoid output, the network has {spec_outputs(spec)}",
-            place="data.positive",
+            key="data.positive",
         )
     classes, reject = seen, spec.data.reject.label if spec.data.reject else None
     if reject is not None:
         if reject in map(str, seen):
-            raise SpecError(
-                f"the data has a class '{reject}' of its own", place="data.reject.label"
-            )
+            raise SpecError(f"the data has a class '{reject}' of its own", key="data.reject.label")
         classes = (*seen, reject)
     if len(classes) != spec_outputs(spec):
         raise _outputs_error(spec, len(classes), f"{len(classes)} classes: {shown(classes)}")
@@ -66,12 +64,12 @@ def _outputs_error(spec: JobSpec, needed: int, data: str) -> SpecError:
     units_help = make_activation(last.activation).output_width(needed) == needed
     return SpecError(
         f"{outputs} output{'s' if outputs > 1 else ''}, but the data has {data}",
-        place=f"model.layers[{len(spec.model.layers) - 1}].units",
+        key=f"model.layers[{len(spec.model.layers) - 1}].units",
         hint=f"set it to {needed}" if units_help else f"its activation must give {needed} outputs",
     )
 
 
-def _seen(read: RawRows) -> tuple[Label, ...]:
+def _seen(read: RawDataset) -> tuple[Label, ...]:
     """The classes, numbers by size and texts by their letters."""
     seen: tuple[Label, ...] = tuple(sorted(set(read.targets.tolist())))
     if len(seen) < 2:
@@ -90,7 +88,7 @@ def _two_class(spec: JobSpec, seen: tuple[Label, ...]) -> dict[str, Any]:
         if len(seen) != 2:
             raise SpecError(
                 f"one output, but the data has {len(seen)} classes: {shown(seen)}",
-                place="data.positive",
+                key="data.positive",
                 hint="name the class that counts as 1, or have one softmax output for each",
             )
         return {"kind": "two_class", "classes": seen, "seen": seen, "positive": seen[1]}
@@ -98,8 +96,8 @@ def _two_class(spec: JobSpec, seen: tuple[Label, ...]) -> dict[str, Any]:
     if str(positive) not in by_text:
         raise SpecError(
             f"the data has no class {positive!r}",
-            place="data.positive",
-            hint=nearest(str(positive), by_text),
+            key="data.positive",
+            hint=did_you_mean(str(positive), by_text),
         )
     positive = by_text[str(positive)]
     others = [label for label in seen if label != positive]

@@ -5,37 +5,37 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from sumgrad.cluster.ray_backend.session import WORKER_ENVIRONMENT, ray_session, usable_cpus
-from sumgrad.cluster.reducers.base import Exchange, InlineExchange
-from sumgrad.cluster.workers.scaling_policy import CrewRules
-from sumgrad.jobs.runs.job import Job
-from sumgrad.jobs.runs.launch_options import Hosting
+from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
+from sumgrad.jobs.runs.job import TrainingJob
+from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.spec.schema import JobSpec
 
 #: Addresses of what nobody else uses.
-OWN_PLACES = ("inline", "local")
+LOCAL_ADDRESSES = ("inline", "local")
 
 
 @contextmanager
-def exchange_of(
+def open_reducer(
     spec: JobSpec,
-    job: "Future[Job]",
+    job: "Future[TrainingJob]",
     reporter: Reporter,
     stop: StopRequest,
-    hosting: Hosting,
-) -> Iterator[Exchange]:
-    """An exchange at the place that the spec names."""
+    options: LaunchOptions,
+) -> Iterator[GradientReducer]:
+    """An reducer at the place that the spec names."""
     address, wanted = spec.cluster.address, spec.cluster.worker_range
     if address == "inline":
         lanes = max(wanted.min, min(usable_cpus(), wanted.max or usable_cpus()))
-        with InlineExchange(job.result().workload, lanes) as exchange:
-            yield exchange
+        with InlineReducer(job.result().workload, lanes) as reducer:
+            yield reducer
         return
     with ray_session(
-        address, wanted.max, least=wanted.min, waits_for_nodes=hosting.waits_for_nodes
+        address, wanted.max, least=wanted.min, waits_for_nodes=options.waits_for_nodes
     ) as workers:
-        from sumgrad.cluster.ray_backend.reducer import RayExchange
+        from sumgrad.cluster.ray_backend.reducer import RayReducer
 
         # A local Ray has the CPUs that it has, and its workers inherit this process's environment.
         is_local = address == "local"
@@ -45,15 +45,13 @@ def exchange_of(
                 f"asked for up to {wanted.max} workers, the cluster has {workers} CPUs: begins "
                 f"with {workers}" + ("" if is_local else ", and more join when there is room")
             )
-        rules = CrewRules(
+        rules = ScalingPolicy(
             least=wanted.min,
-            wait_s=spec.cluster.wait_seconds,
+            wait_s=spec.cluster.resource_timeout,
             extra=0 if is_local else extra,
             note=reporter.note,
-            is_stopping=lambda: stop.asked() is not None,
+            is_stopping=lambda: stop.requested() is not None,
         )
         env_vars = None if is_local else WORKER_ENVIRONMENT
-        with RayExchange(
-            job.result().workload, workers, env_vars=env_vars, rules=rules
-        ) as exchange:
-            yield exchange
+        with RayReducer(job.result().workload, workers, env_vars=env_vars, rules=rules) as reducer:
+            yield reducer

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sumgrad.cluster.planning.plan import Plan, default_shard_rows
-from sumgrad.cluster.training.driver import Recipe
+from sumgrad.cluster.planning.plan import Plan, default_microbatch_size
+from sumgrad.cluster.training.driver import TrainingConfig
 from sumgrad.cluster.training.stopping import EarlyStopping, StopRule
 from sumgrad.jobs.spec.schema import JobSpec, ScheduleSpec
 from sumgrad.model.activations import make_activation
@@ -12,7 +12,7 @@ from sumgrad.model.initializers import initial_parameters, make_initializer
 from sumgrad.model.network import Layer, Network
 from sumgrad.model.optimizers import make_optimizer
 from sumgrad.model.parameters import Parameters
-from sumgrad.model.schedules import Constant, Cosine, Schedule, Step, WarmUp
+from sumgrad.model.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
 
 
 def build_network(spec: JobSpec, inputs: int) -> Network:
@@ -36,23 +36,25 @@ def build_initial_parameters(spec: JobSpec, network: Network) -> Parameters:
 def build_plan(spec: JobSpec, rows: int) -> Plan:
     """The plan over the training rows."""
     size: Any = spec.optimizer.batch_size
-    batch_rows = None if size == "full" or size >= rows else size
-    step_rows = batch_rows or rows
+    batch_size = None if size == "full" or size >= rows else size
+    step_rows = batch_size or rows
     # More rows than a step has are as many as it has, and buffers are made for this number.
-    shard_rows = min(spec.cluster.shard_rows or default_shard_rows(step_rows), step_rows)
-    return Plan(rows, batch_rows, shard_rows, spec.seed)
+    microbatch_size = min(
+        spec.cluster.microbatch_size or default_microbatch_size(step_rows), step_rows
+    )
+    return Plan(rows, batch_size, microbatch_size, spec.seed)
 
 
 def build_evaluation_plan(spec: JobSpec, rows: int) -> Plan:
     """The plan over rows that are only evaluated: all in one step."""
-    shard_rows = spec.cluster.shard_rows or default_shard_rows(rows)
-    return Plan(rows, None, min(shard_rows, rows))
+    microbatch_size = spec.cluster.microbatch_size or default_microbatch_size(rows)
+    return Plan(rows, None, min(microbatch_size, rows))
 
 
-def build_recipe(spec: JobSpec, network: Network, steps_per_epoch: int) -> Recipe:
+def build_training_config(spec: JobSpec, network: Network, steps_per_epoch: int) -> TrainingConfig:
     """Optimiser, learning rate and stopping."""
     early = spec.stop.early_stopping
-    return Recipe(
+    return TrainingConfig(
         network=network,
         optimizer=make_optimizer(spec.optimizer.name, **spec.optimizer.options),
         eta=spec.optimizer.eta,
@@ -74,10 +76,10 @@ def build_schedule(spec: ScheduleSpec, max_epochs: int, steps_per_epoch: int) ->
 
     schedule: Schedule
     if spec.name == "step":
-        schedule = Step(every=steps(spec.every), drop=spec.factor)
+        schedule = StepDecay(step_size=steps(spec.every), decay_rate=spec.factor)
     elif spec.name == "cosine":
-        rest = max_epochs - spec.warm_up
+        rest = max_epochs - spec.warmup
         schedule = Cosine(steps=steps(spec.epochs or max(rest, 0)), final=spec.final)
     else:
         schedule = Constant()
-    return WarmUp(steps(spec.warm_up), schedule) if spec.warm_up else schedule
+    return Warmup(steps(spec.warmup), schedule) if spec.warmup else schedule

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.cluster.training.state import EpochReport, Snapshot, TrainingState
-from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointFolder
+from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointStore
 
 
 @dataclass(frozen=True)
-class Interval:
+class CheckpointInterval:
     """When checkpoints are due.
 
     Args:
@@ -42,9 +42,9 @@ class Checkpointer:
 
     def __init__(
         self,
-        open_folder: Callable[[], AbstractContextManager[CheckpointFolder | None]],
+        open_folder: Callable[[], AbstractContextManager[CheckpointStore | None]],
         job: Mapping[str, Any],
-        interval: Interval,
+        interval: CheckpointInterval,
         warn: Callable[[str], None],
     ) -> None:
         self._open_folder = open_folder
@@ -62,7 +62,7 @@ class Checkpointer:
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def goes_on_from(self, checkpoint: Checkpoint) -> None:
+    def resume_from(self, checkpoint: Checkpoint) -> None:
         """The run begins here: nothing is due yet, and the best is what it was."""
         self._last_step = checkpoint.snapshot.step
         self._lowest_loss = checkpoint.lowest_loss

@@ -27,8 +27,8 @@ from safetensors.numpy import load, save_file
 
 from sumgrad.cluster.training.state import Snapshot
 from sumgrad.jobs.errors import CheckpointError
-from sumgrad.jobs.support.files import is_unfinished, write_folder
-from sumgrad.jobs.support.memory import expect_room_for_file, read_small
+from sumgrad.jobs.support.files import is_partial, write_folder
+from sumgrad.jobs.support.memory import check_memory_for_file, read_small_file
 
 FORMAT = 1
 ARRAYS = "arrays.safetensors"
@@ -56,7 +56,7 @@ class Checkpoint:
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
-class CheckpointFolder:
+class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
@@ -79,7 +79,7 @@ class CheckpointFolder:
             OSError: It could not be written; the others are untouched.
         """
         snapshot = checkpoint.snapshot
-        epoch = int(snapshot.facts["progress"]["epoch"])
+        epoch = int(snapshot.metadata["progress"]["epoch"])
         name = f"step-{snapshot.step:09d}-epoch-{epoch:06d}{_BEST if is_best else ''}"
         path = self.folder / name
         if path.exists() and not _is_whole(path):
@@ -132,7 +132,7 @@ class CheckpointFolder:
         for path in set(paths) - set(paths[: self._keep]) - set(best[:1]) - {written}:
             shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.iterdir():
-            if is_unfinished(path):
+            if is_partial(path):
                 # Of a process that ended while it wrote: there is one writer at a time.
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -167,13 +167,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    written = json.loads(read_small(path / STATE, _LONGEST_STATE))
+    written = json.loads(read_small_file(path / STATE, _LONGEST_STATE))
     content, sums = written["content"], written["sha256"]
     if written["format"] != FORMAT:
         raise CheckpointError(
             f"{path / STATE} has format {written['format']!r}, this sumgrad reads {FORMAT}"
         )
-    expect_room_for_file(path / ARRAYS)
+    check_memory_for_file(path / ARRAYS)
     arrays = (path / ARRAYS).read_bytes()
     for name, data in ((STATE, _canonical(content)), (ARRAYS, arrays)):
         if sums[name] != _sha256(data):
@@ -196,7 +196,7 @@ def _write(place: Path, checkpoint: Checkpoint) -> None:
     content = {
         "job": dict(checkpoint.job),
         "run": dict(checkpoint.run),
-        "facts": dict(snapshot.facts),
+        "facts": dict(snapshot.metadata),
         # JSON has no infinity.
         "lowest_loss": lowest if math.isfinite(lowest) else None,
     }

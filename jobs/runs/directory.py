@@ -25,12 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from sumgrad.jobs.errors import RunBusy, RunNotFound
-from sumgrad.jobs.runs.checkpoints import CheckpointFolder
-from sumgrad.jobs.runs.record import expect_enclosed, expect_sound, in_one_line
+from sumgrad.jobs.errors import RunLocked, RunNotFound
+from sumgrad.jobs.runs.checkpoints import CheckpointStore
+from sumgrad.jobs.runs.record import check_enclosed, check_record, in_one_line
 from sumgrad.jobs.support.files import sync, write_folder, write_text
-from sumgrad.jobs.support.memory import read_small
-from sumgrad.jobs.tracking import DatasetFacts, RunFacts
+from sumgrad.jobs.support.memory import read_small_file
+from sumgrad.jobs.tracking import DatasetMetadata, RunMetadata
 
 FORMAT = 1
 RECORD = "run.json"
@@ -46,7 +46,7 @@ SHORTEST_PREFIX = 6
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunEnd:
     """How a run ended.
 
     Attributes:
@@ -77,7 +77,7 @@ class RunRecord:
         mlflow_run_id: The run's id in MLflow, once there is one.
         facts: What MLflow is told of it when it is made there.
         job: See `sumgrad.jobs.runs.signature`; None until the data have been read.
-        ending: None while it runs, or if its process was killed.
+        end: None while it runs, or if its process was killed.
         is_delivered: Whether MLflow knows all there is to know.
         is_model_logged: Whether MLflow has the model.
     """
@@ -90,13 +90,13 @@ class RunRecord:
     facts: Mapping[str, Any]
     mlflow_run_id: str | None = None
     job: Mapping[str, Any] | None = None
-    ending: Ending | None = None
+    end: RunEnd | None = None
     is_delivered: bool = False
     is_model_logged: bool = False
     format: int = field(default=FORMAT)
 
 
-class RunFolder:
+class RunDirectory:
     """A run on disk.
 
     Args:
@@ -116,7 +116,7 @@ class RunFolder:
     @classmethod
     def create(
         cls, path: Path, record: RunRecord, spec_yaml: str, example: str = ""
-    ) -> "RunFolder":
+    ) -> "RunDirectory":
         """Make the folder of a new run, whole or not at all.
 
         Args:
@@ -164,7 +164,7 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path) -> "RunDirectory":
         """The folder of an earlier run.
 
         Raises:
@@ -172,15 +172,15 @@ class RunFolder:
         """
         file = path / RECORD
         try:
-            facts = json.loads(read_small(file, _LONGEST_RECORD))
-            expect_sound(facts)
+            facts = json.loads(read_small_file(file, _LONGEST_RECORD))
+            check_record(facts)
             if facts["format"] != FORMAT:
                 raise RunNotFound(f"{file} has format {facts['format']!r}, not {FORMAT}")
-            ending = None if facts["ending"] is None else Ending(**facts["ending"])
+            ending = None if facts["end"] is None else RunEnd(**facts["end"])
             if ending is not None:
                 # It may tell of any error, in any number of lines.
                 ending = replace(ending, stop_reason=in_one_line(ending.stop_reason))
-            record = RunRecord(**facts | {"ending": ending})
+            record = RunRecord(**facts | {"end": ending})
         except FileNotFoundError:
             raise RunNotFound(f"no run at {path}: it has no {RECORD}") from None
         except OSError as error:
@@ -188,7 +188,7 @@ class RunFolder:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunNotFound(f"{file} is damaged: {error}") from error
         try:
-            expect_enclosed(path)
+            check_enclosed(path)
         except ValueError as error:
             raise RunNotFound(f"{path} is not used: {error}") from None
         return cls(path, record)
@@ -219,7 +219,7 @@ class RunFolder:
         """Of the trained model."""
         return self.path / MODEL
 
-    def checkpoints(self, keep: int = 2) -> CheckpointFolder:
+    def checkpoints(self, keep: int = 2) -> CheckpointStore:
         """Its checkpoints."""
         record = self.record
         run = {
@@ -228,19 +228,19 @@ class RunFolder:
             "name": record.name,
             "spec": record.facts.get("spec_yaml"),
         }
-        return CheckpointFolder(self.path / "checkpoints", keep, run)
+        return CheckpointStore(self.path / "checkpoints", keep, run)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Have the run in hand, until this process ends at the latest.
 
         Raises:
-            RunBusy: Another process has.
+            RunLocked: Another process has.
         """
         with (self.path / _LOCK).open("a+") as lock:
             if not _locked(lock):
                 lock.seek(0)
-                raise RunBusy(
+                raise RunLocked(
                     f"run {self.record.run_id} is in hand of {lock.read() or 'another process'}",
                     hint="wait for it, or end that process first",
                 )
@@ -250,7 +250,7 @@ class RunFolder:
             yield
 
     @property
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process has the run in hand."""
         try:
             with (self.path / _LOCK).open("a+") as lock:
@@ -262,9 +262,9 @@ class RunFolder:
     @property
     def status(self) -> str:
         """RUNNING, or how it ended; one whose process was killed says KILLED."""
-        if self.record.ending is not None:
-            return self.record.ending.status
-        return "RUNNING" if self.is_held else "KILLED"
+        if self.record.end is not None:
+            return self.record.end.status
+        return "RUNNING" if self.is_locked else "KILLED"
 
 
 def _as_text(record: RunRecord) -> str:
@@ -288,13 +288,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def all_runs(output: Path) -> list[RunFolder]:
+def all_runs(output: Path) -> list[RunDirectory]:
     """Every run below an output folder, the newest first; damaged ones are left out."""
     found = []
     for path in output.iterdir() if output.is_dir() else ():
         if _has_record(path):
             try:
-                found.append(RunFolder.open(path))
+                found.append(RunDirectory.open(path))
             except RunNotFound:
                 continue
     return sorted(found, key=lambda run: run.record.began, reverse=True)
@@ -307,7 +307,7 @@ def _has_record(path: Path) -> bool:
         return False  # One that may not be looked into, or whose name no file can have.
 
 
-def find_run_folder(name: str, output: Path) -> RunFolder:
+def find_run(name: str, output: Path) -> RunDirectory:
     """A run by its folder, its id, or the beginning of one.
 
     Args:
@@ -318,7 +318,7 @@ def find_run_folder(name: str, output: Path) -> RunFolder:
         RunNotFound: None, or several.
     """
     if _has_record(Path(name)):
-        return RunFolder.open(Path(name))
+        return RunDirectory.open(Path(name))
     if not re.fullmatch(rf"[0-9a-zA-Z_-]{{{SHORTEST_PREFIX},}}", name):
         raise RunNotFound(
             f"'{name}' is no run",
@@ -342,12 +342,12 @@ def find_run_folder(name: str, output: Path) -> RunFolder:
     return matching[0]
 
 
-def facts_as_json(facts: RunFacts) -> dict[str, Any]:
+def facts_as_json(facts: RunMetadata) -> dict[str, Any]:
     """A run's facts as ``run.json`` keeps them."""
     return asdict(facts) | {"folder": str(facts.folder)}
 
 
-def facts_from_json(facts: Mapping[str, Any]) -> RunFacts:
+def facts_from_json(facts: Mapping[str, Any]) -> RunMetadata:
     """The facts that `facts_as_json` was given."""
-    datasets = [DatasetFacts(**dataset) for dataset in facts["datasets"]]
-    return RunFacts(**dict(facts) | {"datasets": datasets, "folder": Path(facts["folder"])})
+    datasets = [DatasetMetadata(**dataset) for dataset in facts["datasets"]]
+    return RunMetadata(**dict(facts) | {"datasets": datasets, "folder": Path(facts["folder"])})

@@ -7,9 +7,9 @@ from pathlib import Path
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.reducers.base import InlineExchange
-from sumgrad.jobs.artifacts.saved_model import ROWS_AT_ONCE, SavedModel
-from sumgrad.jobs.data.prediction import expect_writable, read_for_model, write_columns
+from sumgrad.cluster.reducers.base import InlineReducer
+from sumgrad.jobs.artifacts.saved_model import PREDICTION_BATCH_SIZE, SavedModel
+from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,12 @@ def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
     x = model.schema.scaling.apply(read.x, model.network.dtype)
     d = model.schema.encode(read.labels, model.network.dtype)
     workload = Workload(
-        model.network, {"test": ArraySource(x, d)}, {"test": Plan(len(x), None, ROWS_AT_ONCE)}
+        model.network,
+        {"test": ArraySource(x, d)},
+        {"test": Plan(len(x), None, PREDICTION_BATCH_SIZE)},
     )
-    with InlineExchange(workload) as exchange:
-        total = exchange.total(Task("evaluation", "test"), model.parameters.flat)
+    with InlineReducer(workload) as reducer:
+        total = reducer.reduce(Task("evaluation", "test"), model.parameters.flat)
     has_classes = model.schema.classes is not None
     return EvaluationResult(
         loss=total.divergence / total.count,
@@ -80,7 +82,7 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
         DataError: Rows that the model cannot take.
         JobError: The file cannot be written.
     """
-    expect_writable(out)
+    check_writable(out)
     read = read_for_model(source, model.schema, model.network.dtype, with_labels=False)
     x = model.schema.scaling.apply(read.x, model.network.dtype)
     write_columns(out, model.predict_columns(x))

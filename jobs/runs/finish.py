@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from sumgrad.cluster.training.stopping import RESUMABLE
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
-from sumgrad.jobs.runs.directory import Ending, RunFolder
-from sumgrad.jobs.runs.job import Job
+from sumgrad.jobs.runs.directory import RunDirectory, RunEnd
+from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.rejection import Rejection, measure_rejection
-from sumgrad.jobs.runs.start import Begun
+from sumgrad.jobs.runs.start import ActiveRun
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import deliver
-from sumgrad.jobs.runs.train_loop import Result
+from sumgrad.jobs.runs.train_loop import RunResult
 from sumgrad.jobs.tracking import redact
 from sumgrad.model.parameters import weights_sha256
 
@@ -20,12 +20,12 @@ from sumgrad.model.parameters import weights_sha256
 class Kept:
     """What is left of a run on disk, and what its model does with non-digits."""
 
-    folder: RunFolder
+    folder: RunDirectory
     is_delivered: bool
     rejection: Rejection | None
 
 
-def keep(job: Job, result: Result, begun: Begun, reporter: Reporter) -> Kept:
+def keep(job: TrainingJob, result: RunResult, begun: ActiveRun, reporter: Reporter) -> Kept:
     """Save the model, record how the run ended, and tell MLflow."""
     outcome, folder = result.outcome, begun.folder
     saved = SavedModel(
@@ -55,13 +55,15 @@ def keep(job: Job, result: Result, begun: Begun, reporter: Reporter) -> Kept:
     if outcome.failure:
         tags["sumgrad.error"] = str(outcome.failure)
     can_resume = outcome.reason in RESUMABLE
-    ending = Ending(result.status, outcome.reason.value, tags, step, can_resume)
+    ending = RunEnd(result.status, outcome.reason.value, tags, step, can_resume)
     # On disk first: whatever happens to MLflow, or to us, from here on can be made up for.
-    folder.update(ending=ending, is_model_logged=False)
+    folder.update(end=ending, is_model_logged=False)
     return Kept(folder, deliver(folder, begun.tracker, reporter.note), rejection)
 
 
-def _final_metrics(job: Job, result: Result, rejection: Rejection | None) -> dict[str, float]:
+def _final_metrics(
+    job: TrainingJob, result: RunResult, rejection: Rejection | None
+) -> dict[str, float]:
     metrics = rejection.metrics() if rejection else {}
     if result.test is not None:
         metrics["test_loss"] = result.test.loss
@@ -70,7 +72,9 @@ def _final_metrics(job: Job, result: Result, rejection: Rejection | None) -> dic
     return metrics
 
 
-def summarize(job: Job, result: Result, kept: Kept, begun: Begun, wall_s: float) -> Summary:
+def summarize(
+    job: TrainingJob, result: RunResult, kept: Kept, begun: ActiveRun, wall_s: float
+) -> Summary:
     """What a run came to, for its owner."""
     outcome, report, test = result.outcome, result.outcome.report, result.test
     return Summary(
@@ -94,6 +98,6 @@ def summarize(job: Job, result: Result, kept: Kept, begun: Begun, wall_s: float)
         is_delivered=kept.is_delivered,
         wall_s=wall_s,
         samples_per_s=outcome.instances / outcome.seconds if outcome.seconds else None,
-        kept_epoch=report.epoch if report and report.epoch != outcome.epochs else None,
+        best_epoch=report.epoch if report and report.epoch != outcome.epochs else None,
         rejection=kept.rejection.lines() if kept.rejection else [],
     )

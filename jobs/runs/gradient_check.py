@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.runs.build import build_initial_parameters, build_network
-from sumgrad.jobs.spec.paths import anchored
+from sumgrad.jobs.spec.paths import resolve_paths
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.divergences import MultiClassKL
 from sumgrad.model.gradcheck.check import GradientCheck, check_gradients
@@ -19,7 +19,7 @@ from sumgrad.model.network import Network
 _ROWS = 8
 
 
-def check_spec(spec: JobSpec, features: int | None = None) -> tuple[GradientCheck, ...]:
+def check_spec_gradients(spec: JobSpec, features: int | None = None) -> tuple[GradientCheck, ...]:
     """Check the gradients of a spec's network at its initial weights.
 
     Args:
@@ -30,7 +30,7 @@ def check_spec(spec: JobSpec, features: int | None = None) -> tuple[GradientChec
         SumgradError: The data cannot be read.
     """
     if features is None:
-        data = prepare(anchored(spec, Path.cwd()))
+        data = prepare(resolve_paths(spec, Path.cwd()))
         network = build_network(spec, data.schema.width)
         x, d = data.train.x[:_ROWS], data.train.d[:_ROWS]
     else:

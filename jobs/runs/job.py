@@ -5,16 +5,21 @@ from dataclasses import dataclass
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.training.driver import Recipe
+from sumgrad.cluster.training.driver import TrainingConfig
 from sumgrad.jobs.data.prepare import PreparedData
-from sumgrad.jobs.runs.build import build_evaluation_plan, build_network, build_plan, build_recipe
+from sumgrad.jobs.runs.build import (
+    build_evaluation_plan,
+    build_network,
+    build_plan,
+    build_training_config,
+)
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.support.memory import expect_room_for_network
+from sumgrad.jobs.support.memory import check_memory_for_network
 from sumgrad.model.network import Network
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A spec, its data, and what they make.
 
     Attributes:
@@ -22,7 +27,7 @@ class Job:
         data: Ready for training.
         network: Layers, divergence and dtype.
         plan: Over the training rows.
-        recipe: Update, learning rate and stopping.
+        training_config: Update, learning rate and stopping.
         workload: What every worker is given.
     """
 
@@ -30,7 +35,7 @@ class Job:
     data: PreparedData
     network: Network
     plan: Plan
-    recipe: Recipe
+    training_config: TrainingConfig
     workload: Workload
 
     @property
@@ -46,17 +51,17 @@ class Job:
             place = f"on {workers} Ray worker{'s' if workers > 1 else ''}"
         network = f"network {'-'.join(map(str, widths))} ({self.network.layout.size:,} parameters)"
         lines = [f"{self.spec.name}: {self.plan.rows:,} training rows, {network}, {place}"]
-        shards = self.plan.step(1, 0).shards
+        shards = self.plan.step(1, 0).num_microbatches
         if shards < workers:
             lines.append(
-                f"a step has {shards} micro-shard{'s' if shards > 1 else ''} of "
-                f"{self.plan.shard_rows} rows, so {workers - shards} of {workers} workers "
-                "have nothing to do; a smaller cluster.shard_rows gives work to more"
+                f"a step has {shards} microbatch{'s' if shards > 1 else ''} of "
+                f"{self.plan.microbatch_size} rows, so {workers - shards} of {workers} workers "
+                "have nothing to do; a smaller cluster.microbatch_size gives work to more"
             )
         return lines
 
 
-def assemble(spec: JobSpec, data: PreparedData) -> Job:
+def build_job(spec: JobSpec, data: PreparedData) -> TrainingJob:
     """Put a spec and its data together.
 
     Raises:
@@ -64,12 +69,14 @@ def assemble(spec: JobSpec, data: PreparedData) -> Job:
     """
     network = build_network(spec, data.schema.width)
     plan = build_plan(spec, data.train.count)
-    expect_room_for_network(network, plan.shard_rows)
+    check_memory_for_network(network, plan.microbatch_size)
     sources = {"train": ArraySource(data.train.x, data.train.d)}
     plans = {"train": plan}
     for role, rows in (("validation", data.validation), ("test", data.test)):
         if rows is not None:
             sources[role] = ArraySource(rows.x, rows.d)
             plans[role] = build_evaluation_plan(spec, rows.count)
-    recipe = build_recipe(spec, network, plan.steps_per_epoch)
-    return Job(spec, data, network, plan, recipe, Workload(network, sources, plans))
+    training_config = build_training_config(spec, network, plan.steps_per_epoch)
+    return TrainingJob(
+        spec, data, network, plan, training_config, Workload(network, sources, plans)
+    )

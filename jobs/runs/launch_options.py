@@ -7,15 +7,15 @@ from sumgrad.jobs.tracking import RunTracker
 
 
 @dataclass(frozen=True)
-class Hosting:
+class LaunchOptions:
     """How a run is hosted; by default it is a person's own, in the foreground.
 
     Attributes:
         tags: Of the run in MLflow, besides its own and in place of what this machine would say.
         waits_for_nodes: Whether to wait also for CPUs that the cluster does not have yet.
-        on_begun: Told of the run's tracker as soon as there is one, from another thread.
+        on_start: Told of the run's tracker as soon as there is one, from another thread.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
     waits_for_nodes: bool = False
-    on_begun: Callable[[RunTracker], None] = lambda _: None
+    on_start: Callable[[RunTracker], None] = lambda _: None

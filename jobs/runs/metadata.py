@@ -7,8 +7,8 @@ from typing import Literal
 
 from sumgrad.jobs.data.prepare import PreparedData
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.spec.text import spec_as_yaml
-from sumgrad.jobs.tracking import DatasetFacts, RunFacts, redact
+from sumgrad.jobs.spec.text import dump_spec
+from sumgrad.jobs.tracking import DatasetMetadata, RunMetadata, redact
 
 #: A role of rows, and what MLflow calls it.
 _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
@@ -18,22 +18,22 @@ _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
 }
 
 
-def run_facts(
-    spec: JobSpec, data: PreparedData, shard_rows: int, tags: Mapping[str, str] | None = None
-) -> RunFacts:
+def describe_run(
+    spec: JobSpec, data: PreparedData, microbatch_size: int, tags: Mapping[str, str] | None = None
+) -> RunMetadata:
     """Parameters, tags and datasets of a run; no secrets of the tracking URI."""
     uri = redact(spec.tracking.uri)
     spec = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": uri})})
-    return RunFacts(
+    return RunMetadata(
         name=spec.name,
         experiment=spec.tracking.experiment,
         spec=spec.model_dump(mode="json"),
-        spec_yaml=spec_as_yaml(spec),
+        spec_yaml=dump_spec(spec),
         datasets=_datasets(spec, data),
         tags={
             "sumgrad.version": metadata.version("sumgrad"),
             "sumgrad.seed": str(spec.seed),
-            "sumgrad.shard_rows": str(shard_rows),
+            "sumgrad.microbatch_size": str(microbatch_size),
             "sumgrad.address": spec.cluster.address,
             "sumgrad.data_digest": data.digest,
             **(tags or {}),
@@ -42,9 +42,9 @@ def run_facts(
     )
 
 
-def _datasets(spec: JobSpec, data: PreparedData) -> list[DatasetFacts]:
+def _datasets(spec: JobSpec, data: PreparedData) -> list[DatasetMetadata]:
     return [
-        DatasetFacts(
+        DatasetMetadata(
             context=context,
             name=f"{spec.name}-{role}",
             source=rows.source,

@@ -24,7 +24,7 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", re.ASCII)
 _Rule = Callable[[Any], bool]
 
 
-def expect_sound(record: Any) -> None:
+def check_record(record: Any) -> None:
     """Raise unless every field of a record is what its users take it for.
 
     Args:
@@ -151,7 +151,7 @@ _INNER: Mapping[str, Mapping[str, _Rule]] = {
         "tags": _are_texts,
         "folder": lambda value: _is_line(value) and Path(value).is_absolute(),
     },
-    "ending": {
+    "end": {
         "status": lambda value: value in ("FINISHED", "FAILED", "KILLED"),
         "stop_reason": _is_text,
         "tags": _are_texts,
@@ -168,13 +168,13 @@ _RECORD: Mapping[str, _Rule] = {
     "facts": lambda value: isinstance(value, dict) and value.keys() == _INNER["facts"].keys(),
     "mlflow_run_id": _or_none(_is_line),
     "job": _or_none(_is_mapping),
-    "ending": _or_none(_is_mapping),
+    "end": _or_none(_is_mapping),
     "is_delivered": _is_truth,
     "is_model_logged": _is_truth,
 }
 
 
-def expect_enclosed(folder: Path) -> None:
+def check_enclosed(folder: Path) -> None:
     """Raise if anything in a run's folder would have us read, write or remove what is outside.
 
     A run's lock is emptied, its curves are added to, its old checkpoints are removed and its model

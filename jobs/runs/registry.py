@@ -5,16 +5,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sumgrad.jobs.errors import RunBusy
-from sumgrad.jobs.runs.directory import EXAMPLE, RECORD, RunFolder, all_runs, find_run_folder
-from sumgrad.jobs.runs.sync import ORPHANED, expect_whole, sync
+from sumgrad.jobs.errors import RunLocked
+from sumgrad.jobs.runs.directory import EXAMPLE, RECORD, RunDirectory, all_runs, find_run
+from sumgrad.jobs.runs.sync import ORPHANED, require_credentials, sync
 from sumgrad.jobs.tracking.store import first_line
 from sumgrad.model.errors import SumgradError
 
 _COLUMNS = ("run", "name", "status", "why", "checkpoint", "began (UTC)")
 
 
-def list_of_runs(output: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
+def list_runs(output: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
     """The runs of a folder, the newest first, as JSON can hold them.
 
     A run whose process was killed is recorded as KILLED, in MLflow too if its store answers.
@@ -22,7 +22,7 @@ def list_of_runs(output: Path, warn: Callable[[str], None]) -> list[dict[str, An
     runs = [_put_right(run, warn) for run in all_runs(output)]
     for path in set(_look_like_runs(output)) - {run.path for run in runs}:
         warn(f"{path} is left out: its {RECORD} is missing or damaged")
-    behind = sum(run.record.ending is not None and not run.record.is_delivered for run in runs)
+    behind = sum(run.record.end is not None and not run.record.is_delivered for run in runs)
     if behind:
         warn(f"MLflow does not know all of {behind} of these: sumgrad sync tells it")
     return [_row(run) for run in runs]
@@ -36,31 +36,31 @@ def _look_like_runs(output: Path) -> list[Path]:
     return [path.absolute() for path in output.iterdir() if any((path / n).exists() for n in names)]
 
 
-def _put_right(run: RunFolder, warn: Callable[[str], None]) -> RunFolder:
-    if run.record.ending is not None or run.is_held:
+def _put_right(run: RunDirectory, warn: Callable[[str], None]) -> RunDirectory:
+    if run.record.end is not None or run.is_locked:
         return run
     try:
-        sync(run, expect_whole(run.record.tracking_uri), warn)
-    except RunBusy:
+        sync(run, require_credentials(run.record.tracking_uri), warn)
+    except RunLocked:
         pass  # Somebody has begun to go on with it.
     except SumgradError as error:
-        with suppress(RunBusy), run.held():
-            run = RunFolder.open(run.path)
-            if run.record.ending is None:
-                run.update(ending=ORPHANED)
+        with suppress(RunLocked), run.lock():
+            run = RunDirectory.open(run.path)
+            if run.record.end is None:
+                run.update(end=ORPHANED)
         warn(f"run {run.record.run_id}: MLflow still has it as running: {error.message}")
-    return RunFolder.open(run.path)
+    return RunDirectory.open(run.path)
 
 
-def _row(run: RunFolder) -> dict[str, Any]:
+def _row(run: RunDirectory) -> dict[str, Any]:
     record = run.record
     newest = next(iter(run.checkpoints().paths()), None)
     return {
         "run_id": record.mlflow_run_id or record.run_id,
         "name": record.name,
         "status": run.status,
-        "stop_reason": record.ending.stop_reason if record.ending else None,
-        "can_resume": record.ending.can_resume if record.ending else False,
+        "stop_reason": record.end.stop_reason if record.end else None,
+        "can_resume": record.end.can_resume if record.end else False,
         "is_delivered": record.is_delivered,
         "checkpoint": str(newest) if newest else None,
         "began": record.began,
@@ -100,10 +100,10 @@ def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple
         RunNotFound: There is no such run.
     """
     if name is not None:
-        runs = [find_run_folder(name, output)]
+        runs = [find_run(name, output)]
     else:
-        runs = [r for r in all_runs(output) if not r.record.is_delivered and not r.is_held]
-    busy = [r.record.run_id[:8] for r in all_runs(output) if name is None and r.is_held]
+        runs = [r for r in all_runs(output) if not r.record.is_delivered and not r.is_locked]
+    busy = [r.record.run_id[:8] for r in all_runs(output) if name is None and r.is_locked]
     lines = [f"{short} left out: it is in hand of a process" for short in busy]
     if not runs:
         return [*lines, "MLflow knows everything" + (" of the others" if busy else "")], True
@@ -112,7 +112,7 @@ def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple
         short = run.record.run_id[:8]
         warnings: list[str] = []
         try:
-            uri = tracking_uri or expect_whole(run.record.tracking_uri)
+            uri = tracking_uri or require_credentials(run.record.tracking_uri)
             is_complete = sync(run, uri, warnings.append)
             line = f"{short} delivered" if is_complete else f"{short} NOT delivered"
         except SumgradError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sumgrad.jobs.artifacts.saved_model import SavedModel
-from sumgrad.jobs.data.prepare import PreparedData, Rows
+from sumgrad.jobs.data.prepare import Dataset, PreparedData
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ def measure_rejection(
     y = model.outputs(data.test.x[digits])
     return Rejection(
         digits=float(np.mean(y.argmax(axis=1) == reject)),
-        kinds={kind: _share(model, rows, reject) for kind, rows in data.non_digits.items()},
+        kinds={
+            kind: _share(model, rows, reject) for kind, rows in data.out_of_distribution.items()
+        },
         unseen=unseen,
     )
 
 
-def _share(model: SavedModel, rows: Rows, reject: int) -> float:
+def _share(model: SavedModel, rows: Dataset, reject: int) -> float:
     return float(np.mean(model.outputs(rows.x).argmax(axis=1) == reject))

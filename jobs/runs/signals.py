@@ -42,6 +42,6 @@ class StopRequest:
             raise SystemExit(EXIT_CODES[reason])
         self.reason = reason
 
-    def asked(self) -> StopReason | None:
+    def requested(self) -> StopReason | None:
         """The reason to stop, or None."""
         return self.reason

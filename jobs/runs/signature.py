@@ -4,19 +4,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sumgrad.cluster.compute.fingerprint import take_fingerprint
+from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.jobs.errors import CheckpointError
-from sumgrad.jobs.runs.job import Job
+from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.tracking.metadata import flatten
 
 #: Sections of the spec without any influence on the weights.
 _ELSEWHERE = {"name", "cluster", "tracking", "output", "checkpoint"}
 
 
-def identity(job: Job) -> dict[str, Any]:
+def compute_signature(job: TrainingJob) -> dict[str, Any]:
     """The job as JSON can hold it; equal for two jobs if their weights must be.
 
-    Where the rows come from does not count: their digest does. The micro-shards' rows are those
+    Where the rows come from does not count: their digest does. The microbatches' rows are those
     that hold, whether the spec names them or not; of evaluations too, whose sums may decide when
     to stop.
     """
@@ -27,12 +27,14 @@ def identity(job: Job) -> dict[str, Any]:
     return {
         "spec": spec,
         "data": job.data.digest,
-        "shard_rows": {name: plan.shard_rows for name, plan in job.workload.plans.items()},
-        "arithmetic": asdict(take_fingerprint()),
+        "microbatch_size": {
+            name: plan.microbatch_size for name, plan in job.workload.plans.items()
+        },
+        "arithmetic": asdict(compute_fingerprint()),
     }
 
 
-def expect_same_job(before: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:
+def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:
     """Raise unless a run can go on with this job.
 
     Raises:

@@ -10,24 +10,24 @@ from pathlib import Path
 from sumgrad.jobs.config.tracking_uri import is_server
 from sumgrad.jobs.errors import CheckpointError, TrackingError, TrackingUnreachable
 from sumgrad.jobs.runs.checkpoints import Checkpoint
-from sumgrad.jobs.runs.directory import RunFolder, RunRecord, facts_as_json, now
-from sumgrad.jobs.runs.job import Job
-from sumgrad.jobs.runs.metadata import run_facts
-from sumgrad.jobs.runs.signature import expect_same_job, identity
+from sumgrad.jobs.runs.directory import RunDirectory, RunRecord, facts_as_json, now
+from sumgrad.jobs.runs.job import TrainingJob
+from sumgrad.jobs.runs.metadata import describe_run
+from sumgrad.jobs.runs.signature import check_same_job, compute_signature
 from sumgrad.jobs.runs.sync import link_to
-from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.jobs.tracking import Journal, Link, RunTracker, redact
 from sumgrad.jobs.tracking.client import RunRef, TrackingClient
 from sumgrad.jobs.tracking.example import example_text
 
 #: What an id from MLflow has to look like to become the name of a folder.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
-#: A run that begins waits so long for a server; with `tracking.outage: fail`, for its own errors.
+#: Seconds that a new run waits for a server unless `tracking.on_unavailable` is `fail`.
 PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Begun:
+class ActiveRun:
     """A run that has begun.
 
     Attributes:
@@ -37,23 +37,23 @@ class Begun:
         journal: Of its metrics.
     """
 
-    folder: RunFolder
+    folder: RunDirectory
     link: Link
     tracker: RunTracker
     journal: Journal
 
 
 def begin(
-    job: Job,
+    job: TrainingJob,
     client: TrackingClient,
     held: ExitStack,
     warn: Callable[[str], None],
     tags: Mapping[str, str] | None = None,
-) -> Begun:
+) -> ActiveRun:
     """Make a new run on disk; MLflow is told by `reach`.
 
     So there is no moment at which MLflow has a run that nobody here knows of: a process that is
-    killed now leaves a folder in which `sumgrad list` finds it.
+    killed now leaves a folder in which `sumgrad runs` finds it.
 
     Args:
         job: What is to be run.
@@ -65,7 +65,7 @@ def begin(
     Raises:
         OSError: The folder cannot be written.
     """
-    facts, key = run_facts(job.spec, job.data, job.plan.shard_rows, tags), uuid.uuid4().hex
+    facts, key = describe_run(job.spec, job.data, job.plan.microbatch_size, tags), uuid.uuid4().hex
     record = RunRecord(
         run_id=key,
         key=key,
@@ -73,15 +73,17 @@ def begin(
         began=now(),
         tracking_uri=redact(job.spec.tracking.uri),
         facts=facts_as_json(facts),
-        job=identity(job),
+        job=compute_signature(job),
     )
     example = example_text(job.data.example, job.data.schema)
-    folder = RunFolder.create(Path(job.spec.output) / key, record, facts.spec_yaml, example)
-    held.enter_context(folder.held())
+    folder = RunDirectory.create(Path(job.spec.output) / key, record, facts.spec_yaml, example)
+    held.enter_context(folder.lock())
     return _begun(folder, Link(client, facts, key), warn)
 
 
-def reach(job: Job, begun: Begun, client: TrackingClient, warn: Callable[[str], None]) -> None:
+def reach(
+    job: TrainingJob, begun: ActiveRun, client: TrackingClient, warn: Callable[[str], None]
+) -> None:
     """Make a new run in MLflow too, if its store answers; its folder gets MLflow's name for it.
 
     Raises:
@@ -108,7 +110,7 @@ def reach(job: Job, begun: Begun, client: TrackingClient, warn: Callable[[str], 
             begun.journal.follow(rename)
 
 
-def go_on(folder: RunFolder, client: TrackingClient, warn: Callable[[str], None]) -> Begun:
+def go_on(folder: RunDirectory, client: TrackingClient, warn: Callable[[str], None]) -> ActiveRun:
     """Go on with a run that this process holds; MLflow is told by `reach_again`.
 
     Raises:
@@ -118,7 +120,7 @@ def go_on(folder: RunFolder, client: TrackingClient, warn: Callable[[str], None]
 
 
 def reach_again(
-    job: Job, begun: Begun, client: TrackingClient, warn: Callable[[str], None]
+    job: TrainingJob, begun: ActiveRun, client: TrackingClient, warn: Callable[[str], None]
 ) -> None:
     """Tell MLflow that a run goes on, and have its folder say so.
 
@@ -127,17 +129,17 @@ def reach_again(
     """
     folder = begun.folder
     before = folder.record
-    folder.update(ending=None, is_delivered=False)
+    folder.update(end=None, is_delivered=False)
     try:
         _ask(job, client, begun.tracker.goes_on, warn)
     except TrackingError:
         # It does not go on, and is what it was.
-        folder.update(ending=before.ending, is_delivered=before.is_delivered)
+        folder.update(end=before.end, is_delivered=before.is_delivered)
         raise
 
 
 def _ask(
-    job: Job,
+    job: TrainingJob,
     client: TrackingClient,
     question: Callable[[], object],
     warn: Callable[[str], None],
@@ -149,14 +151,14 @@ def _ask(
     """
     tracking = job.spec.tracking
     patience = None
-    if is_server(tracking.uri) and tracking.outage == "spool":
+    if is_server(tracking.uri) and tracking.on_unavailable == "buffer":
         patience = PATIENCE_SECONDS
     try:
         if patience is not None:
             client.prepare()
-        in_background("ask", question).result(patience)
+        run_in_thread("ask", question).result(patience)
     except (TrackingUnreachable, TimeoutError) as error:
-        if tracking.outage == "fail":
+        if tracking.on_unavailable == "fail":
             raise
         why = (
             error.message
@@ -165,11 +167,11 @@ def _ask(
         )
         warn(
             f"WARNING: {why}; training goes on, and everything is kept for it "
-            "(tracking.outage=fail does not begin)"
+            "(tracking.on_unavailable=fail does not begin)"
         )
 
 
-def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
+def _begun(folder: RunDirectory, link: Link, warn: Callable[[str], None]) -> ActiveRun:
     def note(linked: RunRef) -> None:
         # On a disk that is full nothing is noted, and the run is found again by its key.
         with suppress(OSError):
@@ -180,10 +182,12 @@ def _begun(folder: RunFolder, link: Link, warn: Callable[[str], None]) -> Begun:
     if link.linked_now is not None:
         note(link.linked_now)
     journal = Journal(folder.journal_path, warn)
-    return Begun(folder, link, RunTracker(link, warn, journal), journal)
+    return ActiveRun(folder, link, RunTracker(link, warn, journal), journal)
 
 
-def starting_point(job: Job, folder: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+def starting_point(
+    job: TrainingJob, folder: RunDirectory, warn: Callable[[str], None]
+) -> Checkpoint | None:
     """Where an earlier run was; None if it has no checkpoint yet.
 
     Raises:
@@ -192,12 +196,12 @@ def starting_point(job: Job, folder: RunFolder, warn: Callable[[str], None]) -> 
     checkpoint = folder.checkpoints().newest(warn)
     before = folder.record.job if checkpoint is None else checkpoint.job
     if before is not None:
-        expect_same_job(before, identity(job), folder.record.run_id)
+        check_same_job(before, compute_signature(job), folder.record.run_id)
     if checkpoint is None:
         return None
     shape, dtype = (job.network.layout.size,), job.network.dtype
     if any(
-        name in ("W", "good", "best") and (array.shape != shape or array.dtype != dtype)
+        name in ("W", "last_finite", "best") and (array.shape != shape or array.dtype != dtype)
         for name, array in checkpoint.snapshot.arrays.items()
     ):
         raise CheckpointError(f"the checkpoint in {folder.path} is not of this network")

@@ -52,7 +52,7 @@ class Summary:
         name: The job's name.
         status: FINISHED, FAILED or KILLED, as MLflow has it.
         test_loss: Mean divergence over the test rows.
-        kept_epoch: The epoch that the weights are from, where it is not the last one.
+        best_epoch: The epoch that the weights are from, where it is not the last one.
         run_folder: Where the run is kept.
         can_resume: Whether it makes sense to go on with it.
         is_delivered: Whether MLflow knows everything.
@@ -76,7 +76,7 @@ class Summary:
     checkpoint: str | None = None
     wall_s: float = 0.0
     samples_per_s: float | None = None
-    kept_epoch: int | None = None
+    best_epoch: int | None = None
     run_folder: str | None = None
     can_resume: bool = False
     is_delivered: bool = True
@@ -92,28 +92,28 @@ class Summary:
         }
         return json.dumps({key: finite[key] for key in JSON_KEYS}, allow_nan=False)
 
-    def lines(self, *, is_here: bool = True) -> list[str]:
+    def lines(self, *, show_next_commands: bool = True) -> list[str]:
         """For a person.
 
         Args:
-            is_here: Whether the commands that come next are given where the run is; of a job that
-                was handed in, whoever follows it says what comes next.
+            show_next_commands: Whether to print the next useful commands; the client of a
+                submitted job prints its own.
         """
         rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
         steps = f"{_count(self.epochs, 'epoch')} ({_count(self.steps, 'step')})"
         lines = [f"{self.name} {_WHY[self.stop_reason]} after {steps} in {self.wall_s:.1f} s{rate}"]
-        if self.kept_epoch is not None:
-            lines.append(f"  kept      the weights of epoch {self.kept_epoch}, the best there were")
+        if self.best_epoch is not None:
+            lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best there were")
         if self.test_loss is not None:
             right = f"{self.test_accuracy:.2%} right, " if self.test_accuracy is not None else ""
             lines.append(f"  test      {right}loss {self.test_loss:.4f} on {self.test_rows:,} rows")
         lines.extend(f"  {line}" for line in self.rejection)
         if self.checkpoint:
             lines.append(f"  weights   sha256 {self.weights_sha256}")
-            lines.append(f"  model     {from_here(self.checkpoint)}")
+            lines.append(f"  model     {relative_to_cwd(self.checkpoint)}")
         if self.run_id:
-            lines.append(f"  run       {self.run_id} in {from_here(self.tracking_uri)}")
-        return lines + self._next_commands() if is_here and self.run_id else lines
+            lines.append(f"  run       {self.run_id} in {relative_to_cwd(self.tracking_uri)}")
+        return lines + self._next_commands() if show_next_commands and self.run_id else lines
 
     def _next_commands(self) -> list[str]:
         """What may come next, each as it can be typed in the current folder."""
@@ -134,7 +134,7 @@ class Summary:
         folder = Path(self.run_folder) if self.run_folder else None
         if folder is None or folder.parent == Path(default_output()).expanduser().absolute():
             return (self.run_id or "")[:8]
-        return shlex.quote(from_here(str(folder)))
+        return shlex.quote(relative_to_cwd(str(folder)))
 
     def _store_option(self) -> str | None:
         """What names the store, if commands would look in another one; None if nothing may."""
@@ -147,17 +147,17 @@ class Summary:
             return ""
         if is_redacted(self.tracking_uri):
             return None
-        return f" --tracking-uri {shlex.quote(from_here(self.tracking_uri))}"
+        return f" --tracking-uri {shlex.quote(relative_to_cwd(self.tracking_uri))}"
 
     def _model(self) -> str:
-        return shlex.quote(from_here(self.checkpoint or ""))
+        return shlex.quote(relative_to_cwd(self.checkpoint or ""))
 
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def from_here(place: str) -> str:
+def relative_to_cwd(place: str) -> str:
     """A path or a SQLite URI as one would type it in the current folder, if it is below it."""
     prefix = "sqlite:///" if place.startswith("sqlite:///") else ""
     path = Path(place.removeprefix(prefix))

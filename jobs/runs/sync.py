@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from typing import cast
 
-from sumgrad.jobs.config.tracking_uri import whole
+from sumgrad.jobs.config.tracking_uri import with_credentials
 from sumgrad.jobs.errors import JobError, TrackingError
-from sumgrad.jobs.runs.directory import Ending, RunFolder, facts_from_json
+from sumgrad.jobs.runs.directory import RunDirectory, RunEnd, facts_from_json
 from sumgrad.jobs.support.redaction import is_redacted
 from sumgrad.jobs.tracking import DirectClient, Journal, Link, RunTracker, open_store
 from sumgrad.jobs.tracking.client import Status, TrackingClient
 from sumgrad.jobs.tracking.run_tracker import PATIENCE_SECONDS
 
 #: What a run is given whose process was killed, and which nobody has gone on with.
-ORPHANED = Ending("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_resume=True)
+ORPHANED = RunEnd("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_resume=True)
 #: How long `sync` waits for a store that takes nothing.
 _SYNC_SECONDS = 30.0
 
 
 def deliver(
-    folder: RunFolder,
+    folder: RunDirectory,
     tracker: RunTracker,
     warn: Callable[[str], None],
     *,
@@ -36,7 +36,7 @@ def deliver(
         Whether MLflow knows everything now; if not, `sync` can go on with it.
     """
     record = folder.record
-    ending = record.ending
+    ending = record.end
     assert ending is not None  # noqa: S101 - it has ended
     # The process that has it may have been started a moment ago.
     tracker.prepare()
@@ -55,7 +55,7 @@ def deliver(
     return is_complete
 
 
-def sync(folder: RunFolder, tracking_uri: str, warn: Callable[[str], None]) -> bool:
+def sync(folder: RunDirectory, tracking_uri: str, warn: Callable[[str], None]) -> bool:
     """Deliver what MLflow does not know of a run; one whose process was killed is KILLED.
 
     Args:
@@ -67,19 +67,19 @@ def sync(folder: RunFolder, tracking_uri: str, warn: Callable[[str], None]) -> b
         Whether MLflow knows everything now.
 
     Raises:
-        RunBusy: It is still running.
+        RunLocked: It is still running.
         TrackingError: The store does not answer, or refuses.
     """
-    with folder.held():
-        if folder.record.ending is None:
-            folder.update(ending=ORPHANED, is_delivered=False)
+    with folder.lock():
+        if folder.record.end is None:
+            folder.update(end=ORPHANED, is_delivered=False)
         link = link_to(folder, DirectClient(lambda: open_store(tracking_uri)))
         link.linked()
         tracker = RunTracker(link, warn, Journal(folder.journal_path, warn))
         return deliver(folder, tracker, warn, patience=_SYNC_SECONDS)
 
 
-def link_to(folder: RunFolder, client: TrackingClient) -> Link:
+def link_to(folder: RunDirectory, client: TrackingClient) -> Link:
     """The link to an earlier run.
 
     Raises:
@@ -101,7 +101,7 @@ def link_to(folder: RunFolder, client: TrackingClient) -> Link:
     return link
 
 
-def expect_whole(uri: str) -> str:
+def require_credentials(uri: str) -> str:
     """The URI of a run's record, with the secrets that the record does not keep.
 
     Args:
@@ -113,7 +113,7 @@ def expect_whole(uri: str) -> str:
     Raises:
         TrackingError: It had a user, a password or the like, and the environment has none.
     """
-    found = whole(uri)
+    found = with_credentials(uri)
     if is_redacted(found):
         raise TrackingError(
             f"the run was tracked at {uri}, and its credentials are not kept",

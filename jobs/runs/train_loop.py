@@ -5,27 +5,27 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from sumgrad.cluster.errors import ClusterError, ShardFailed
-from sumgrad.cluster.reducers.base import Exchange
+from sumgrad.cluster.errors import ClusterError, MicrobatchFailed
+from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.training.driver import ParameterDriver
-from sumgrad.cluster.training.state import EpochReport, Evaluation, Outcome, Snapshot
+from sumgrad.cluster.training.state import EpochReport, Evaluation, Snapshot, TrainingResult
 from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.errors import Interrupted
 from sumgrad.jobs.runs.build import build_initial_parameters
-from sumgrad.jobs.runs.checkpointer import Checkpointer, Interval
-from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointFolder
-from sumgrad.jobs.runs.job import Job
+from sumgrad.jobs.runs.checkpointer import Checkpointer, CheckpointInterval
+from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointStore
+from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
-from sumgrad.jobs.runs.signature import identity
-from sumgrad.jobs.runs.start import Begun
+from sumgrad.jobs.runs.signature import compute_signature
+from sumgrad.jobs.runs.start import ActiveRun
 from sumgrad.jobs.tracking.client import Status
 from sumgrad.model.errors import SumgradError
 from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What came out of the computation.
 
     Attributes:
@@ -33,7 +33,7 @@ class Result:
         test: Over the test rows; None without them, or if the run was cut short.
     """
 
-    outcome: Outcome
+    outcome: TrainingResult
     test: Evaluation | None = None
 
     @property
@@ -52,28 +52,28 @@ class Result:
         return self.outcome.failure
 
 
-def compute(
-    job: Job,
+def run_training(
+    job: TrainingJob,
     start: Checkpoint | None,
-    exchange: Exchange,
-    begun: Begun,
-    run: "Future[Begun]",
+    reducer: GradientReducer,
+    begun: ActiveRun,
+    run: "Future[ActiveRun]",
     reporter: Reporter,
     stop: StopRequest,
-) -> Result:
+) -> RunResult:
     """Train, then evaluate the test rows unless the run was cut short.
 
     Args:
         job: What to train.
         start: Where to go on from.
-        exchange: Computes the steps.
+        reducer: Computes the steps.
         begun: The run on disk.
         run: The same once MLflow has it, which training does not wait for; what keeps it from being
             there is raised as soon as it is known.
         reporter: Told of everything.
         stop: Asked at every step.
     """
-    if start is not None or job.spec.tracking.outage == "fail":
+    if start is not None or job.spec.tracking.on_unavailable == "fail":
         # What MLflow refuses is told before anything is computed again, or at all.
         run.result()
 
@@ -85,19 +85,19 @@ def compute(
 
     checkpointer = _checkpointer(job, begun, reporter)
     driver = ParameterDriver(
-        job.recipe,
+        job.training_config,
         job.plan,
-        exchange,
+        reducer,
         validate="validation" in job.workload.sources,
         on_epoch=on_epoch,
         on_step=reporter.step,
         on_boundary=checkpointer.boundary,
-        should_stop=stop.asked,
+        should_stop=stop.requested,
     )
-    for line in job.describe(exchange.workers):
+    for line in job.describe(reducer.workers):
         reporter.note(line)
     if start is not None:
-        checkpointer.goes_on_from(start)
+        checkpointer.resume_from(start)
         reporter.note(f"going on after step {start.snapshot.step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
     beginning = build_initial_parameters(job.spec, job.network).flat
@@ -107,15 +107,15 @@ def compute(
         reporter.end()
     run.result()
     outcome, test = _tested(job, driver, outcome)
-    if isinstance(outcome.failure, ShardFailed):
+    if isinstance(outcome.failure, MicrobatchFailed):
         place = job.data.describe(outcome.failure.source, outcome.failure.rows)
-        outcome = replace(outcome, failure=outcome.failure.at(place))
-    return Result(outcome, test)
+        outcome = replace(outcome, failure=outcome.failure.with_location(place))
+    return RunResult(outcome, test)
 
 
 def _tested(
-    job: Job, driver: ParameterDriver, outcome: Outcome
-) -> tuple[Outcome, Evaluation | None]:
+    job: TrainingJob, driver: ParameterDriver, outcome: TrainingResult
+) -> tuple[TrainingResult, Evaluation | None]:
     """Evaluate the test rows, unless there are none or the run was cut short."""
     cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
     if cut_short or "test" not in job.workload.sources:
@@ -128,7 +128,7 @@ def _tested(
 
 def _outcome(
     driver: ParameterDriver, beginning: Array | Snapshot, checkpointer: Checkpointer
-) -> Outcome:
+) -> TrainingResult:
     """Train; whatever comes of it, checkpoints that are due are written."""
     try:
         outcome = driver.run(beginning)
@@ -143,11 +143,11 @@ def _outcome(
     return outcome
 
 
-def _checkpointer(job: Job, begun: Begun, reporter: Reporter) -> Checkpointer:
+def _checkpointer(job: TrainingJob, begun: ActiveRun, reporter: Reporter) -> Checkpointer:
     rule = job.spec.checkpoint
 
     @contextmanager
-    def ready() -> Iterator[CheckpointFolder | None]:
+    def ready() -> Iterator[CheckpointStore | None]:
         """The folder, with the curves up to here on the disk."""
         with begun.folder.in_place() as is_there:
             if not is_there:
@@ -157,8 +157,8 @@ def _checkpointer(job: Job, begun: Begun, reporter: Reporter) -> Checkpointer:
             begun.journal.sync()
             yield begun.folder.checkpoints(rule.keep)
 
-    interval = Interval(rule.every_steps, rule.every_seconds)
-    return Checkpointer(ready, identity(job), interval, reporter.note)
+    interval = CheckpointInterval(rule.every_steps, rule.every_seconds)
+    return Checkpointer(ready, compute_signature(job), interval, reporter.note)
 
 
 def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:

@@ -34,7 +34,7 @@ def is_job_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def expect_job_id(text: str) -> str:
+def check_job_id(text: str) -> str:
     """An id that a person chose.
 
     Raises:

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from sumgrad.jobs.errors import ServiceUnreachable, SubmissionError
-from sumgrad.jobs.service.ids import expect_job_id
+from sumgrad.jobs.service.ids import check_job_id
 from sumgrad.jobs.service.versions import Versions
-from sumgrad.jobs.support.memory import read_small
+from sumgrad.jobs.support.memory import read_small_file
 
-FILE = "job.json"
+MANIFEST_FILE = "job.json"
 #: A line of the log with the run's result as JSON begins so.
-RESULT = "result: "
+RESULT_PREFIX = "result: "
 #: The folder of uploaded data beside it.
-DATA = "data"
+DATA_FOLDER = "data"
 FORMAT = 1
 _LONGEST = 1 << 22
 
 
 @dataclass(frozen=True)
-class Request:
+class JobManifest:
     """A job as it is handed in.
 
     Attributes:
@@ -52,7 +52,7 @@ class Request:
 
     def write(self, folder: Path) -> None:
         """Write the file into a folder."""
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -62,9 +62,9 @@ class Request:
             SubmissionError: There is none, or it is another version's.
         """
         try:
-            value: dict[str, Any] = json.loads(read_small(folder / FILE, _LONGEST))
+            value: dict[str, Any] = json.loads(read_small_file(folder / MANIFEST_FILE, _LONGEST))
             if value["format"] != FORMAT:
-                raise SubmissionError(f"{FILE} has format {value['format']}, not {FORMAT}")
+                raise SubmissionError(f"{MANIFEST_FILE} has format {value['format']}, not {FORMAT}")
             value["versions"] = Versions.from_json(value["versions"])
             if value.get("expected") is not None:
                 value["expected"] = Versions.from_json(value["expected"])
@@ -74,14 +74,16 @@ class Request:
         except (
             *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
         ) as error:
-            raise SubmissionError(f"{folder / FILE} cannot be used: {error}") from None
+            raise SubmissionError(f"{folder / MANIFEST_FILE} cannot be used: {error}") from None
         except ServiceUnreachable as error:
-            raise SubmissionError(f"{folder / FILE} cannot be used: {error.message}") from None
+            raise SubmissionError(
+                f"{folder / MANIFEST_FILE} cannot be used: {error.message}"
+            ) from None
         return request
 
     def _expect_sound(self) -> None:
         # The id becomes the name of a folder.
-        expect_job_id(self.job_id)
+        check_job_id(self.job_id)
         texts = [*self.overrides, *self.tags, *self.tags.values()]
         if self.spec_yaml is not None:
             texts.append(self.spec_yaml)

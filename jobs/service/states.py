@@ -44,7 +44,7 @@ def exit_code(attempt: Attempt) -> int:
     return _TERMINATED if attempt.state == STOPPED else 1
 
 
-def can_go_on(attempt: Attempt) -> bool | None:
+def can_resume(attempt: Attempt) -> bool | None:
     """Whether ``sumgrad resume`` makes sense of an attempt that is over; None if Ray cannot say it.
 
     A training that diverged and one whose disk was full end with the same code; only the second

@@ -14,12 +14,12 @@ from sumgrad.jobs.errors import ServiceUnreachable
 #: The packages that are sumgrad.
 PACKAGES = ("model", "cluster", "jobs")
 #: What brings all of it to a machine; no index has it.
-INSTALL = "pip install --constraint constraints.txt '.[cluster]' in sumgrad's folder"
+INSTALL_HINT = "pip install --constraint constraints.txt '.[cluster]' in sumgrad's folder"
 _DIGEST_CHARACTERS = 12
 #: Libraries whose versions are told; a mixture of NumPys is refused by the workers' fingerprints.
 _LIBRARIES = ("ray", "numpy", "mlflow", "pyarrow")
 #: Of these a difference may change the weights or keep a job from running.
-MUST_AGREE = ("Python", "ray", "numpy")
+MUST_MATCH = ("Python", "ray", "numpy")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from sumgrad.jobs.data.out_of_distribution import expect_kinds
+from sumgrad.jobs.data.out_of_distribution import check_kinds
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.activations import make_activation
@@ -25,7 +25,7 @@ def spec_outputs(spec: JobSpec) -> int:
     return make_activation(last.activation).output_width(last.units)
 
 
-def expect_sound(spec: JobSpec) -> None:
+def check_record(spec: JobSpec) -> None:
     """Raise unless the data section makes sense in itself and for the task.
 
     Raises:
@@ -38,23 +38,23 @@ def expect_sound(spec: JobSpec) -> None:
 def _expect_columns(spec: JobSpec) -> None:
     label = spec_label(spec)
     if not label:
-        raise SpecError("names no column", place="data.label")
+        raise SpecError("names no column", key="data.label")
     _expect_once(label, "data.label")
     if len(label) > 1 and spec.task == "classification":
         raise SpecError(
             f"a classification has one label column, not {len(label)}",
-            place="data.label",
+            key="data.label",
             hint="for a regression set model.divergence to l2",
         )
     features = spec_features(spec)
     if features is None:
         return
     if not features:
-        raise SpecError("names no column", place="data.features")
+        raise SpecError("names no column", key="data.features")
     _expect_once(features, "data.features")
     for name in features:
         if name in label:
-            raise SpecError(f"'{name}' is the label", place="data.features")
+            raise SpecError(f"'{name}' is the label", key="data.features")
 
 
 def _expect_reject(spec: JobSpec) -> None:
@@ -64,20 +64,20 @@ def _expect_reject(spec: JobSpec) -> None:
     if spec.task == "regression" or spec_outputs(spec) == 1:
         raise SpecError(
             "a reject class needs a classification with one output for each class",
-            place="data.reject",
+            key="data.reject",
         )
     if not reject.kinds:
-        raise SpecError("names no kind of non-digits to train with", place="data.reject.kinds")
-    expect_kinds(reject.kinds, "data.reject.kinds")
-    expect_kinds(reject.unseen, "data.reject.unseen")
+        raise SpecError("names no kind of non-digits to train with", key="data.reject.kinds")
+    check_kinds(reject.kinds, "data.reject.kinds")
+    check_kinds(reject.unseen, "data.reject.unseen")
     _expect_once(reject.kinds, "data.reject.kinds")
     _expect_once(reject.unseen, "data.reject.unseen")
     for kind in reject.unseen:
         if kind in reject.kinds:
-            raise SpecError(f"'{kind}' is trained with", place="data.reject.unseen")
+            raise SpecError(f"'{kind}' is trained with", key="data.reject.unseen")
 
 
 def _expect_once(names: tuple[str, ...], place: str) -> None:
     for name, times in Counter(names).items():
         if times > 1:
-            raise SpecError(f"'{name}' is named twice", place=place)
+            raise SpecError(f"'{name}' is named twice", key=place)

@@ -20,9 +20,9 @@ from pydantic_core import ErrorDetails
 
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.support.memory import read_small
+from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.yaml import MAX_BYTES, YamlTree, parse_yaml
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 #: Names the folder of the runs where neither spec nor option does.
 OUTPUT_VARIABLE = "SUMGRAD_OUTPUT"
@@ -106,7 +106,7 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
     text, origin, folder = _read(name)
     tree = parse_yaml(text, origin)
     if not isinstance(tree.value, dict):
-        raise SpecError("a job spec is a mapping of keys to values", place=origin)
+        raise SpecError("a job spec is a mapping of keys to values", key=origin)
     set_paths = [_override(tree.value, item) for item in overrides]
     if environment:
         _default_tracking(tree.value)
@@ -121,24 +121,26 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
 def _read(name: str) -> tuple[str, str, Path | None]:
     path = Path(name)
     if not name:
-        raise SpecError("'' is no file and no shipped example", hint=nearest(name, example_names()))
+        raise SpecError(
+            "'' is no file and no shipped example", hint=did_you_mean(name, example_names())
+        )
     try:
         if not path.is_file() and name in example_names():
             return read_example(name), f"example {name}", None
         if path.suffix not in (".yaml", ".yml") and not path.exists():
-            hint = nearest(name, example_names())
+            hint = did_you_mean(name, example_names())
             raise SpecError(f"no spec file and no shipped example is named '{name}'", hint=hint)
-        content = read_small(path, MAX_BYTES)
+        content = read_small_file(path, MAX_BYTES)
         return content.decode("utf-8"), name, path.resolve().parent
     except UnicodeDecodeError:
-        raise SpecError("not a text file in UTF-8", place=name) from None
+        raise SpecError("not a text file in UTF-8", key=name) from None
     except OSError as error:
         why = error.strerror
         if error.errno == errno.EFBIG:
             why = f"{why}; that is not a job spec"
-        raise SpecError(f"cannot be read: {why}", place=name) from None
+        raise SpecError(f"cannot be read: {why}", key=name) from None
     except ValueError as error:
-        raise SpecError(f"cannot be read: {error}", place=name) from None
+        raise SpecError(f"cannot be read: {error}", key=name) from None
 
 
 def _default_tracking(value: dict[str, Any]) -> None:
@@ -173,9 +175,7 @@ def _override(value: dict[str, Any], item: str) -> tuple[str | int, ...]:
     key, equals, text = item.partition("=")
     parts = split_key(key.strip())
     if not equals or not parts:
-        raise SpecError(
-            f"'{item}' is not key=value", place="--set", hint="such as optimizer.eta=0.1"
-        )
+        raise SpecError(f"'{item}' is not key=value", key="--set", hint="such as optimizer.eta=0.1")
     parsed = parse_yaml(text, f"--set {key}").value
     here: Any = value
     for part, after in pairwise(parts):
@@ -184,7 +184,7 @@ def _override(value: dict[str, Any], item: str) -> tuple[str | int, ...]:
     if isinstance(last, int):
         _descend(here, last, None, key)
     elif not isinstance(here, dict):
-        raise SpecError(f"there is no '{last}' below it", place=f"--set {key}")
+        raise SpecError(f"there is no '{last}' below it", key=f"--set {key}")
     here[last] = parsed
     return tuple(parts)
 
@@ -192,10 +192,10 @@ def _override(value: dict[str, Any], item: str) -> tuple[str | int, ...]:
 def _descend(here: Any, part: str | int, empty: Any, key: str) -> Any:
     if isinstance(part, int):
         if not isinstance(here, list) or part >= len(here):
-            raise SpecError(f"there is no item [{part}]", place=f"--set {key}")
+            raise SpecError(f"there is no item [{part}]", key=f"--set {key}")
         return here[part]
     if not isinstance(here, dict):
-        raise SpecError(f"there is no '{part}' below it", place=f"--set {key}")
+        raise SpecError(f"there is no '{part}' below it", key=f"--set {key}")
     if here.get(part) is None:
         here[part] = empty
     return here[part]
@@ -212,7 +212,7 @@ def _first_fault(
     places = {_path(fault) for fault in faults}
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     message, hint = _explain(together, path)
-    return SpecError(message + more, place=_place(path, tree, origin, set_paths), hint=hint)
+    return SpecError(message + more, key=_place(path, tree, origin, set_paths), hint=hint)
 
 
 def _explain(faults: list[ErrorDetails], path: tuple[str | int, ...]) -> tuple[str, str]:
@@ -225,7 +225,7 @@ def _explain(faults: list[ErrorDetails], path: tuple[str | int, ...]) -> tuple[s
         expected = faults[0]["ctx"]["expected"]
         options = re.findall(r"'([^']*)'", expected)
         given = faults[0]["input"]
-        return f"{given!r} is none of {expected}", nearest(str(given), options)
+        return f"{given!r} is none of {expected}", did_you_mean(str(given), options)
     if "option" in kinds:
         option = next(fault for fault in faults if fault["type"] == "option")
         return option["msg"], option["ctx"]["hint"]

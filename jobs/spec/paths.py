@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
-from sumgrad.jobs.data.readers.sources import SHIPPED
+from sumgrad.jobs.data.readers.sources import BUILTIN
 from sumgrad.jobs.spec.schema import JobSpec
 
 
-def anchored(spec: JobSpec, folder: Path) -> JobSpec:
+def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
     """The spec with absolute paths, for parts of it are used while the current folder is another.
 
     Raises:
@@ -32,6 +32,6 @@ def anchored(spec: JobSpec, folder: Path) -> JobSpec:
 
 def anchor(path: str, folder: Path) -> str:
     """A path as an absolute one; shipped data and URIs stay as they are."""
-    if path in SHIPPED or "://" in path:
+    if path in BUILTIN or "://" in path:
         return path
     return os.path.normpath(folder / Path(path).expanduser())

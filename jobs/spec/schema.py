@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend.session import expect_address
+from sumgrad.cluster.ray_backend.session import check_address
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import resolve_divergence
 from sumgrad.model.errors import OptionError
@@ -84,7 +84,7 @@ def _checked(make: Callable[[NameOrOptions], object]) -> AfterValidator:
 def _expect_address(address: str) -> str:
     """What cannot be an address is told before anything is begun, in the words of who uses it."""
     try:
-        expect_address(address)
+        check_address(address)
     except ClusterUnreachable as error:
         message = error.message.removeprefix("cluster.address ")
         facts = {"message": message, "hint": error.hint, "key": ""}
@@ -126,10 +126,10 @@ class DataSpec(_Section):
     """Default: classification with a KL divergence, regression with L2."""
     positive: Annotated[int, Field(strict=True)] | str | None = None
     """The class that counts as 1 with a single sigmoid output; all the others count as 0."""
-    scaling: Literal["none", "unit", "standard"] = "unit"
-    """Of the features, fitted on the training rows only. `unit`: to 0–1; `standard`: to mean 0 and
-    deviation 1. Columns are scaled each for itself; an image's pixels and a list column share one
-    range."""
+    scaling: Literal["none", "minmax", "standard"] = "minmax"
+    """Of the features, fitted on the training rows only. `minmax`: to 0–1; `standard`: to mean 0
+    and deviation 1. Each column is scaled by itself; an image's pixels and a list column share
+    one range."""
     reject: RejectSpec | None = None
     """An extra class for images, 'none of the above', such as `{label: none, ratio: 0.3}`."""
 
@@ -180,7 +180,7 @@ class ScheduleSpec(_Section):
     """`cosine`: epochs until the final rate; default: all that the warm-up leaves."""
     final: Annotated[float, Field(strict=True, ge=0.0, le=1.0)] = 0.0
     """`cosine`: the final rate as a fraction of η."""
-    warm_up: NonNegative = 0.0
+    warmup: NonNegative = 0.0
     """Epochs of linear growth to η that come first, with any schedule."""
 
 
@@ -245,8 +245,8 @@ class StopSpec(_Section):
 
 
 #: Beyond it one parameter driver would be what all of them wait for.
-MOST_WORKERS = 1024
-Workers = Annotated[int, Field(strict=True, gt=0, le=MOST_WORKERS)]
+MAX_WORKERS = 1024
+Workers = Annotated[int, Field(strict=True, gt=0, le=MAX_WORKERS)]
 
 
 class WorkerRange(_Section):
@@ -272,7 +272,7 @@ WorkerCount = Annotated[
 
 
 class ClusterSpec(_Section):
-    """Where it runs. The weights do not depend on any of this but `shard_rows`."""
+    """Where it runs. The weights do not depend on any of this but `microbatch_size`."""
 
     address: Annotated[str, AfterValidator(_expect_address)] = "local"
     """`inline` (this process, no Ray), `local` (Ray on this machine), `auto` (the cluster that this
@@ -281,11 +281,11 @@ class ClusterSpec(_Section):
     """Gradient workers: a number, or a range such as `{min: 2, max: 8}` within which the run may
     shrink and grow; default: one for each CPU, and one at least. On a cluster, workers beyond the
     least make room for other jobs."""
-    wait_seconds: Seconds = 300.0
+    resource_timeout: Seconds = 300.0
     """With fewer workers than it needs a run waits so long for more, and then ends with exit code
     3; `sumgrad resume` goes on."""
-    shard_rows: Size | None = None
-    """Rows of a micro-shard, the unit of work and of exact summing; default: half of a step's, but
+    microbatch_size: Size | None = None
+    """Rows of a microbatch, the unit of work and of exact summing; default: half of a step's, but
     from 32 to 256."""
 
     @property
@@ -314,8 +314,8 @@ class TrackingSpec(_Section):
     """Any MLflow tracking URI. The default needs no server."""
     experiment: str = "sumgrad"
     """The MLflow experiment that the run belongs to."""
-    outage: Literal["spool", "fail"] = "spool"
-    """A server that does not answer at the start: `spool` keeps everything in the run's folder and
+    on_unavailable: Literal["buffer", "fail"] = "buffer"
+    """A server that does not answer at the start: `buffer` keeps everything in the run's folder and
     delivers it later; `fail` does not begin."""
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sumgrad.jobs.errors import JobError
 from sumgrad.jobs.spec.loader import example_names, own_section, read_example
 from sumgrad.jobs.spec.schema import JobSpec, LayerSpec
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 _HEAD = """\
 # A sumgrad job. Run it with `sumgrad train FILE`; check it with `sumgrad config validate FILE`.
@@ -33,7 +33,7 @@ _STARTING: dict[str, Any] = {
 _WIDTH = 92
 
 
-def write_starting_spec(out: Path, example: str | None) -> None:
+def write_template(out: Path, example: str | None) -> None:
     """Write a spec file.
 
     Args:
@@ -44,7 +44,9 @@ def write_starting_spec(out: Path, example: str | None) -> None:
         JobError: No such example, or the file exists.
     """
     if example is not None and example not in example_names():
-        raise JobError(f"no shipped example '{example}'", hint=nearest(example, example_names()))
+        raise JobError(
+            f"no shipped example '{example}'", hint=did_you_mean(example, example_names())
+        )
     text = starting_spec() if example is None else read_example(example)
     try:
         with out.open("x", encoding="utf-8") as file:
@@ -55,7 +57,7 @@ def write_starting_spec(out: Path, example: str | None) -> None:
         raise JobError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def list_of_examples() -> list[str]:
+def describe_examples() -> list[str]:
     """Name and first line of each shipped example."""
     return [f"{name:15} {_first_comment(read_example(name))}" for name in example_names()]
 

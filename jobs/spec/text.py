@@ -11,12 +11,12 @@ from sumgrad.jobs.spec.schema import JobSpec
 _NUMERIC = frozenset("+-.0123456789")
 
 
-def spec_as_yaml(spec: JobSpec) -> str:
+def dump_spec(spec: JobSpec) -> str:
     """The resolved spec, every default filled in, as a file that gives the same job again."""
-    return as_yaml(spec.model_dump(mode="json"))
+    return dump_yaml(spec.model_dump(mode="json"))
 
 
-def as_yaml(value: Mapping[str, Any]) -> str:
+def dump_yaml(value: Mapping[str, Any]) -> str:
     """Plain values as YAML that `sumgrad.jobs.support.yaml` reads as the same values."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

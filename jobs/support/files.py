@@ -60,7 +60,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
-def is_unfinished(path: Path) -> bool:
+def is_partial(path: Path) -> bool:
     """Whether a process ended while it wrote this file or folder."""
     return path.name.endswith(_UNFINISHED)
 

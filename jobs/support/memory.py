@@ -22,7 +22,7 @@ _MEMORY_OF_CONTAINER = (
 #: Of the parameters' size, in the driver's process: the weights three times, a gradient for each
 #: half of the tree, what the optimiser remembers, and a checkpoint that is being written.
 _PARAMETER_COPIES = 8
-#: Of a micro-shard's activations, for forward and backward.
+#: Of a microbatch's activations, for forward and backward.
 _ACTIVATION_COPIES = 3
 #: Of a feature's name as Python holds it: a short text, and its place in a tuple.
 _NAME_BYTES = 80
@@ -49,7 +49,7 @@ def _available_on_machine() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def expect_room_for_rows(held: int, file: str, *, free: int) -> None:
+def check_memory_for_rows(held: int, file: str, *, free: int) -> None:
     """Raise if a file has turned out to be larger than memory.
 
     Args:
@@ -62,14 +62,14 @@ def expect_room_for_rows(held: int, file: str, *, free: int) -> None:
     """
     if held > free // 2:
         raise DataError(
-            f"its rows take more than {in_gib(held)}, and this machine has {in_gib(free)} "
+            f"its rows take more than {format_gib(held)}, and this machine has {format_gib(free)} "
             "of memory free",
             file=file,
             hint="all rows have to fit into memory twice, once as read and once scaled",
         )
 
 
-def expect_room_for_names(count: int, file: str) -> None:
+def check_memory_for_names(count: int, file: str) -> None:
     """Raise if names for so many features would fill memory; a pixel of one byte has one of 80.
 
     Args:
@@ -82,13 +82,13 @@ def expect_room_for_names(count: int, file: str) -> None:
     needed, free = count * _NAME_BYTES, available_bytes()
     if needed > free // 2:
         raise DataError(
-            f"the names of its {count:,} features take {in_gib(needed)}, and this machine has "
-            f"{in_gib(free)} of memory free",
+            f"the names of its {count:,} features take {format_gib(needed)}, and this machine has "
+            f"{format_gib(free)} of memory free",
             file=file,
         )
 
 
-def expect_room_for_file(path: Path, *, at_most: int | None = None, times: int = 2) -> None:
+def check_memory_for_file(path: Path, *, max_bytes: int | None = None, times: int = 2) -> None:
     """Raise unless a file can be read whole: its size is asked, and nothing of it is read.
 
     It is an `OSError`, so that whoever reads files need not expect one more kind; its ``strerror``
@@ -96,7 +96,7 @@ def expect_room_for_file(path: Path, *, at_most: int | None = None, times: int =
 
     Args:
         path: The file. A sparse one takes no room on a disk, and all of its size in memory.
-        at_most: Bytes that it has if it is what it should be; None where nobody knows.
+        max_bytes: Bytes that it has if it is what it should be; None where nobody knows.
         times: How many times its size what is made of it takes: arrays are there twice, once as
             read and once as used.
 
@@ -107,24 +107,24 @@ def expect_room_for_file(path: Path, *, at_most: int | None = None, times: int =
     found = path.stat()
     _expect_regular(found, path)
     size, free = found.st_size, available_bytes()
-    if at_most is not None and size > at_most:
-        raise OSError(errno.EFBIG, f"has {size:,} bytes, expected at most {at_most:,}", str(path))
+    if max_bytes is not None and size > max_bytes:
+        raise OSError(errno.EFBIG, f"has {size:,} bytes, expected at most {max_bytes:,}", str(path))
     if times * size > free:
         raise OSError(
             errno.ENOMEM,
-            f"has {in_gib(size)}, and this machine has {in_gib(free)} of memory free",
+            f"has {format_gib(size)}, and this machine has {format_gib(free)} of memory free",
             str(path),
         )
 
 
-def read_small(path: Path, at_most: int) -> bytes:
+def read_small_file(path: Path, max_bytes: int) -> bytes:
     """The content of a file that is small if it is what it should be.
 
     No more is read than that, also where a size says nothing, and no pipe is waited for.
 
     Args:
         path: The file.
-        at_most: Bytes that it may have.
+        max_bytes: Bytes that it may have.
 
     Raises:
         OSError: There is no such file; or it is a folder, a device or a pipe; or it is larger.
@@ -134,11 +134,11 @@ def read_small(path: Path, at_most: int) -> bytes:
     try:
         _expect_regular(os.fstat(descriptor), path)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            content = file.read(at_most + 1)
+            content = file.read(max_bytes + 1)
     finally:
         os.close(descriptor)
-    if len(content) > at_most:
-        raise OSError(errno.EFBIG, f"larger than {_in_units(at_most)}", str(path))
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {_in_units(max_bytes)}", str(path))
     return content
 
 
@@ -153,34 +153,34 @@ def _in_units(size: int) -> str:
     return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size:,} bytes"
 
 
-def expect_room_for_network(network: Network, shard_rows: int) -> None:
+def check_memory_for_network(network: Network, microbatch_size: int) -> None:
     """Raise unless a network can be trained in this machine's memory.
 
     Args:
         network: Which.
-        shard_rows: Rows of its largest micro-shard.
+        microbatch_size: Rows of its largest microbatch.
 
     Raises:
         SpecError: It does not fit.
     """
     widths = sum(inputs + outputs for inputs, outputs in network.layout.widths)
-    activations = _ACTIVATION_COPIES * shard_rows * widths
+    activations = _ACTIVATION_COPIES * microbatch_size * widths
     numbers = _PARAMETER_COPIES * network.layout.size + activations
     needed, free = numbers * np.dtype(network.dtype).itemsize, available_bytes()
     if needed > free:
         raise SpecError(
-            f"training {network.layout.size:,} parameters with micro-shards of {shard_rows:,} "
-            f"rows needs about {in_gib(needed)}, and this machine has {in_gib(free)} of memory "
-            "free",
-            place="model.layers",
-            hint="fewer units, or a smaller cluster.shard_rows",
+            f"training {network.layout.size:,} parameters with microbatches of {microbatch_size:,} "
+            f"rows needs about {format_gib(needed)}, and this machine has {format_gib(free)} "
+            "of free memory",
+            key="model.layers",
+            hint="fewer units, or a smaller cluster.microbatch_size",
         )
 
 
-def in_gib(size: int) -> str:
+def format_gib(size: int) -> str:
     """Bytes for a person.
 
-    >>> in_gib(5 << 29)
+    >>> format_gib(5 << 29)
     '2.5 GiB'
     """
     return f"{size / (1 << 30):,.1f} GiB"

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def in_background(name: str, work: Callable[[], T]) -> "Future[T]":
+def run_in_thread(name: str, work: Callable[[], T]) -> "Future[T]":
     """Start ``work`` in a thread.
 
     Args:

@@ -97,7 +97,7 @@ def parse_yaml(text: str, source: str) -> YamlTree:
         SpecError: Not YAML, too large, or a key given twice; names the line.
     """
     if len(text.encode(errors="replace")) > MAX_BYTES:
-        raise SpecError(f"larger than {MAX_BYTES >> 20} MiB; that is not a job spec", place=source)
+        raise SpecError(f"larger than {MAX_BYTES >> 20} MiB; that is not a job spec", key=source)
     try:
         loader = _Loader(text, source)
         try:
@@ -108,15 +108,15 @@ def parse_yaml(text: str, source: str) -> YamlTree:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}" if mark else source
-        raise SpecError(f"not YAML: {error.problem or error.context}", place=place) from None
+        raise SpecError(f"not YAML: {error.problem or error.context}", key=place) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         first_line = str(error).partition("\n")[0]
-        raise SpecError(f"not YAML: {first_line}", place=source) from None
+        raise SpecError(f"not YAML: {first_line}", key=source) from None
 
 
 def _too_large(mark: yaml.Mark, source: str) -> SpecError:
     message = "nested too deeply or too large; that is not a job spec"
-    return SpecError(message, place=f"{source}, line {mark.line + 1}")
+    return SpecError(message, key=f"{source}, line {mark.line + 1}")
 
 
 class _Builder:
@@ -158,4 +158,4 @@ class _Builder:
         return result
 
     def _error(self, node: yaml.Node, message: str) -> SpecError:
-        return SpecError(message, place=f"{self._source}, line {node.start_mark.line + 1}")
+        return SpecError(message, key=f"{self._source}, line {node.start_mark.line + 1}")

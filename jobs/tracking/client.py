@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from sumgrad.jobs.tracking.metadata import DatasetFacts
+from sumgrad.jobs.tracking.metadata import DatasetMetadata
 from sumgrad.jobs.tracking.outbox import Point
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -49,13 +49,13 @@ class RunDescription:
     folder: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
-    datasets: Sequence[DatasetFacts]
+    datasets: Sequence[DatasetMetadata]
     spec_yaml: str
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
         """The description that `dataclasses.asdict` made a dictionary of."""
-        datasets = [DatasetFacts(**dataset) for dataset in facts["datasets"]]
+        datasets = [DatasetMetadata(**dataset) for dataset in facts["datasets"]]
         return cls(**dict(facts) | {"datasets": datasets})
 
 

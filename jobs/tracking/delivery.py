@@ -172,9 +172,9 @@ class MetricQueue:
             batch = self._waiting.first(BATCH)
         try:
             self._sink.send(batch)
-        except Refused as refusal:
+        except Refused as login_error:
             self._settle(batch, delivered=False)
-            self._say(f"{len(batch)} metric values were refused: {first_line(refusal)}")
+            self._say(f"{len(batch)} metric values were refused: {first_line(login_error)}")
             return False
         self._settle(batch, delivered=True)
         return True

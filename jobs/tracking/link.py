@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 from sumgrad.jobs.tracking.client import RunDescription, RunRef, TrackingClient
-from sumgrad.jobs.tracking.metadata import RunFacts, flatten, run_tags
+from sumgrad.jobs.tracking.metadata import RunMetadata, flatten, run_tags
 
 
 class Link:
@@ -25,7 +25,7 @@ class Link:
     def __init__(
         self,
         client: TrackingClient,
-        facts: RunFacts,
+        facts: RunMetadata,
         key: str,
         *,
         run_id: str | None = None,

@@ -21,7 +21,7 @@ GIT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetMetadata:
     """Rows that a run read.
 
     Args:
@@ -40,7 +40,7 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunMetadata:
     """What is known of a run when it starts.
 
     Args:
@@ -49,7 +49,7 @@ class RunFacts:
         spec: The resolved spec; becomes the parameters.
         spec_yaml: The same as a file; becomes the artifact ``spec.yaml``.
         datasets: Rows for training, validation and test.
-        tags: More tags: seed, micro-shard rows, workers, data digest, sumgrad's version, ….
+        tags: More tags: seed, microbatch rows, workers, data digest, sumgrad's version, ….
         folder: Where the job was started from: its git commit is noted.
     """
 
@@ -57,7 +57,7 @@ class RunFacts:
     experiment: str
     spec: Mapping[str, Any]
     spec_yaml: str
-    datasets: Sequence[DatasetFacts]
+    datasets: Sequence[DatasetMetadata]
     tags: Mapping[str, str]
     folder: Path
 
@@ -78,7 +78,7 @@ def flatten(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield name, _text(value)[:PARAMETER_CHARACTERS]
 
 
-def run_tags(facts: RunFacts) -> dict[str, str]:
+def run_tags(facts: RunMetadata) -> dict[str, str]:
     """MLflow's own tags for who, what and from which commit, and the given ones."""
     source = {
         "mlflow.runName": facts.name,
@@ -107,7 +107,7 @@ def git_tags(folder: Path) -> dict[str, str]:
     }
 
 
-def dataset_inputs(datasets: Sequence[DatasetFacts]) -> "list[DatasetInput]":
+def dataset_inputs(datasets: Sequence[DatasetMetadata]) -> "list[DatasetInput]":
     """The datasets as MLflow takes them."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from sumgrad.jobs.errors import TrackingUnreachable
-from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.jobs.tracking.client import Status, TrackingClient
 from sumgrad.jobs.tracking.delivery import Delivery, MetricQueue
 from sumgrad.jobs.tracking.link import Link
-from sumgrad.jobs.tracking.metadata import RunFacts
+from sumgrad.jobs.tracking.metadata import RunMetadata
 from sumgrad.jobs.tracking.outbox import Backlog, Point
 from sumgrad.jobs.tracking.store import first_line
 
@@ -47,7 +47,7 @@ class RunTracker:
         self._patience = math.inf
 
     @classmethod
-    def start(cls, client: TrackingClient, facts: RunFacts, warn: Callable[[str], None]) -> Self:
+    def start(cls, client: TrackingClient, facts: RunMetadata, warn: Callable[[str], None]) -> Self:
         """A tracker of a new run in a store that answers.
 
         Raises:
@@ -115,7 +115,7 @@ class RunTracker:
         seconds = min(seconds, self._patience)
         if not seconds:
             raise TrackingUnreachable("the store did not answer before")
-        answer = in_background("ask", question)
+        answer = run_in_thread("ask", question)
         if not concurrent.futures.wait([answer], seconds).done:
             self._patience = 0.0
             raise TrackingUnreachable(f"no answer in {seconds:.3g} s")

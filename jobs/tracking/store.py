@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sumgrad.jobs.config.credentials import Login, login_for, refusal, with_login
-from sumgrad.jobs.config.tracking_uri import check_reachable, is_server, sqlite_file
+from sumgrad.jobs.config.credentials import (
+    Credentials,
+    find_credentials,
+    login_error,
+    with_password,
+)
+from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server, sqlite_file
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.redaction import redact, redact_text
 from sumgrad.jobs.tracking.database import create_database
@@ -59,7 +64,7 @@ class Store:
     address: str = field(repr=False)
 
 
-def open_store(uri: str, login: Login | None = None) -> Store:
+def open_store(uri: str, login: Credentials | None = None) -> Store:
     """Connect, and where a SQLite database is new, create its tables.
 
     Args:
@@ -69,15 +74,15 @@ def open_store(uri: str, login: Login | None = None) -> Store:
     Raises:
         TrackingError: It cannot be reached, or is no store of this MLflow.
     """
-    check_reachable(uri)
+    check_tracking_reachable(uri)
     prepare_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     database = sqlite_file(uri)
-    login = login or login_for(uri)
-    address = with_login(uri, login)
+    login = login or find_credentials(uri)
+    address = with_password(uri, login)
     try:
         with _one_at_a_time(uri):
             if database is not None:
@@ -92,7 +97,7 @@ def open_store(uri: str, login: Login | None = None) -> Store:
 
 
 def tracking_error(
-    what: str, error: Exception, uri: str, login: Login | None = None
+    what: str, error: Exception, uri: str, login: Credentials | None = None
 ) -> TrackingError:
     """The error that says whether asking again later makes sense.
 
@@ -106,7 +111,7 @@ def tracking_error(
 
     if is_server(uri) and isinstance(error, MlflowException) and not _is_about_the_name(error):
         code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-        refused = refusal(code, uri, login or login_for(uri))
+        refused = login_error(code, uri, login or find_credentials(uri))
         if refused is not None:
             return refused
     kind = TrackingError

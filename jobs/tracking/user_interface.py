@@ -11,10 +11,10 @@ from pathlib import Path
 
 import typer
 
-from sumgrad.jobs.config.credentials import USER, login_for
+from sumgrad.jobs.config.credentials import USER, find_credentials
 from sumgrad.jobs.errors import TrackingError
 from sumgrad.jobs.support.redaction import without_user
-from sumgrad.jobs.tracking import check_reachable, redact, resolve_tracking_uri, ui_command
+from sumgrad.jobs.tracking import check_tracking_reachable, redact, resolve_tracking_uri, ui_command
 
 #: Seconds that a server may take to start.
 _PATIENCE_S = 60
@@ -34,10 +34,10 @@ def serve_ui(tracking_uri: str, port: int) -> int:
         TrackingError: The store cannot be reached.
     """
     uri = resolve_tracking_uri(tracking_uri, Path.cwd())
-    check_reachable(uri)
+    check_tracking_reachable(uri)
     page = ui_command(uri, port)
     typer.echo(f"runs of {redact(tracking_uri)}: {page.address}")
-    if login := login_for(uri):
+    if login := find_credentials(uri):
         typer.echo(f"It asks for the user '{USER}' and a password: the token in {login.token_file}")
     threading.Thread(target=_open_when_it_answers, args=(page.address,), daemon=True).start()
     if not page.command:
@@ -55,7 +55,7 @@ def _open_when_it_answers(address: str) -> None:
         return
     for _ in range(_PATIENCE_S):
         with contextlib.suppress(TrackingError):
-            check_reachable(address)
+            check_tracking_reachable(address)
             webbrowser.open(without_user(address))
             return
         time.sleep(1)

@@ -25,7 +25,7 @@ from sumgrad.model.activations.scalar import (
     Tanh,
 )
 from sumgrad.model.activations.vector import Max, Maxout, Softmax
-from sumgrad.model.registry import build
+from sumgrad.model.registry import from_config
 
 #: Every activation that a spec can name.
 ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(
@@ -67,4 +67,4 @@ def make_activation(named: str | Mapping[str, Any]) -> Activation:
     Raises:
         OptionError: An unknown name or option.
     """
-    return build("activation", ACTIVATIONS, named)
+    return from_config("activation", ACTIVATIONS, named)

@@ -24,7 +24,7 @@ class Activation(ABC):
     output: ClassVar[str] = "any"
     #: Whether `vjp` gives the same for y in z's place, so that y may be written over z. Holds for
     #: exactly the class that says so: one derived from it may need z.
-    forgets_z: ClassVar[bool] = False
+    vjp_needs_only_output: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, z: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from sumgrad.model.activations.base import ScalarActivation
-from sumgrad.model.registry import expect_number
+from sumgrad.model.registry import validate_number
 from sumgrad.model.validation import Array
 
 
@@ -31,7 +31,7 @@ def softplus(z: Array) -> Array:
 class Identity(ScalarActivation):
     """``f(z) = z``."""
 
-    forgets_z: ClassVar[bool] = True
+    vjp_needs_only_output: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:
         return z
@@ -51,7 +51,7 @@ class Sigmoid(ScalarActivation):
     """``f(z) = 1/(1 + exp(−z))``, ``f' = y(1 − y)``."""
 
     output: ClassVar[str] = "probability"
-    forgets_z: ClassVar[bool] = True
+    vjp_needs_only_output: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:
         return sigmoid(z)
@@ -64,7 +64,7 @@ class Sigmoid(ScalarActivation):
 class Tanh(ScalarActivation):
     """``f(z) = tanh(z)``, ``f' = 1 − y²``."""
 
-    forgets_z: ClassVar[bool] = True
+    vjp_needs_only_output: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:
         return np.tanh(z)
@@ -81,7 +81,7 @@ class ReLU(ScalarActivation):
     """``f(z) = max(z, 0)``; ``f' = 1`` where z > 0, else 0. Subgradient at 0: 0."""
 
     initializer: ClassVar[str] = "he_normal"
-    forgets_z: ClassVar[bool] = True
+    vjp_needs_only_output: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:
         return np.maximum(z, 0)
@@ -108,7 +108,7 @@ class LeakyReLU(ScalarActivation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        expect_number("leaky_relu", self, "slope", 0.0, 1.0)
+        validate_number("leaky_relu", self, "slope", 0.0, 1.0)
 
     def value(self, z: Array) -> Array:
         return np.where(z > 0, z, z * self.slope)
@@ -138,7 +138,7 @@ class ELU(ScalarActivation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        expect_number("elu", self, "alpha", 0.0, 1e6)
+        validate_number("elu", self, "alpha", 0.0, 1e6)
 
     def value(self, z: Array) -> Array:
         return np.where(z > 0, z, self.alpha * np.expm1(np.minimum(z, 0)))

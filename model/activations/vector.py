@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sumgrad.model.activations.base import Activation
 from sumgrad.model.errors import OptionError, ShapeError
-from sumgrad.model.registry import expect_count
+from sumgrad.model.registry import validate_positive_int
 from sumgrad.model.validation import Array
 
 
@@ -127,7 +127,7 @@ class Maxout(Activation):
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        expect_count("maxout", self, "pieces")
+        validate_positive_int("maxout", self, "pieces")
 
     def affine_width(self, units: int) -> int:
         return units * self.pieces

@@ -21,7 +21,7 @@ import numpy as np
 
 from sumgrad.model.activations.base import ScalarActivation
 from sumgrad.model.divergences import Targets
-from sumgrad.model.gradcheck.finite_differences import Point, Probe, layer_of
+from sumgrad.model.gradcheck.finite_differences import Point, ProbeResult, layer_of
 from sumgrad.model.network import Network
 from sumgrad.model.parameters import Parameters
 from sumgrad.model.validation import Array
@@ -101,7 +101,7 @@ def check_gradients(
     flat = parameters.flat.astype(np.float64)
     here = Point(wide, wide.parameters(flat), np.array(x, dtype=np.float64), d, tolerance)
     prober = _Prober(here, np.random.default_rng(seed))
-    names = [*(slot.name for slot in wide.layout.slots), "x"]
+    names = [*(slot.name for slot in wide.layout.param_specs), "x"]
     return tuple(prober.check(name, entries, directions) for name in names)
 
 
@@ -113,7 +113,7 @@ class _Prober:
     generator: np.random.Generator
 
     def check(self, name: str, entries: int, directions: int) -> GradientCheck:
-        """Probe one array, by single entries and in random directions."""
+        """ProbeResult one array, by single entries and in random directions."""
         shape = self.here.arrays[name].shape
         entries = min(entries, math.prod(shape))
         # One at a time: each is as large as the array.
@@ -144,7 +144,7 @@ class _Prober:
         for _ in range(directions):
             yield self.generator.choice([-1.0, 1.0], shape)
 
-    def _probe(self, name: str, v: Array, *, alone: bool) -> Probe:
+    def _probe(self, name: str, v: Array, *, alone: bool) -> ProbeResult:
         """One probe, made again nearby while it disagrees.
 
         Even without a gap between the slopes: ``x = relu(x) − relu(−x)`` has none at 0, and yet
@@ -155,12 +155,12 @@ class _Prober:
         for _ in range(POINTS):
             if probe.agrees(self.here.tolerance):
                 break
-            probe = self.here.nearby(behind, self.generator).probe(name, v)
+            probe = self.here.perturbed(behind, self.generator).probe(name, v)
         if probe.agrees(self.here.tolerance):
-            return Probe(probe.error, first.kink or probe is not first)
+            return ProbeResult(probe.error, first.kink or probe is not first)
         # One unit alone, at a kink of its own: its subgradient is wrong.
         blamed = behind > 0 or not probe.kink
-        return Probe(probe.error if blamed else None, first.kink)
+        return ProbeResult(probe.error if blamed else None, first.kink)
 
     def _is_scalar(self, name: str) -> bool:
         """Whether a component of the array's layer moves one output only."""

@@ -31,7 +31,7 @@ ROUNDINGS = 16
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """A relative error, None where nothing could be said, and whether a kink was met."""
 
     error: float | None
@@ -43,7 +43,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Slopes:
+class DirectionalDerivatives:
     """Derivatives along one vector: the analytic one, and both one-sided quotients' sums.
 
     ``lowest`` and ``highest`` take the smaller and the larger quotient of each instance.
@@ -94,7 +94,7 @@ class Point:
         return {**dict(summed.gradients.items()), "x": by_x}
 
     @cached_property
-    def middle(self) -> Array:
+    def base_loss(self) -> Array:
         """Div of each instance, (B,)."""
         return self.network.divergences(self.parameters, self.x, self.d)
 
@@ -103,7 +103,7 @@ class Point:
         """What the forward recursion left: z and y of each layer."""
         return self.network.forward(self.parameters, self.x)
 
-    def nearby(self, behind: int, generator: np.random.Generator) -> "Point":
+    def perturbed(self, behind: int, generator: np.random.Generator) -> "Point":
         """A point at random a little off, as to the layers behind one; behind 0, x as well."""
         parameters = self.network.parameters(self.parameters.flat.copy())
         for name, array in parameters.items():
@@ -114,16 +114,16 @@ class Point:
             x = x + NEARBY * max(1.0, np.abs(x).max()) * generator.standard_normal(x.shape)
         return replace(self, parameters=parameters, x=x)
 
-    def probe(self, name: str, v: Array) -> Probe:
+    def probe(self, name: str, v: Array) -> ProbeResult:
         """Compare the slopes along a vector."""
         h = STEP / self._speed(name, v)
         far = self._slopes(name, v, h)
         if far.off_center <= self.tolerance and far.gap <= KINK * far.unit:
-            return Probe(far.off_center, kink=False)
+            return ProbeResult(far.off_center, kink=False)
         # A smaller step leaves a kink behind that is only close by. What curvature adds to the gap
         # shrinks with the step, the jump of a slope does not.
         near = self._slopes(name, v, h / CLOSER)
-        return Probe(near.outside, near.gap > max(far.gap / 4, self.tolerance * near.unit))
+        return ProbeResult(near.outside, near.gap > max(far.gap / 4, self.tolerance * near.unit))
 
     def _speed(self, name: str, v: Array) -> float:
         """How fast z of the array's layer moves along a vector, at most."""
@@ -141,18 +141,18 @@ class Point:
         z = self.cache.z[max(layer_of(name), 1) - 1]
         return float(np.abs(z).max(initial=0.0))
 
-    def _slopes(self, name: str, v: Array, h: float) -> Slopes:
-        right = (self._divergences(name, v, h) - self.middle) / h
-        left = (self.middle - self._divergences(name, v, -h)) / h
+    def _slopes(self, name: str, v: Array, h: float) -> DirectionalDerivatives:
+        right = (self._divergences(name, v, h) - self.base_loss) / h
+        left = (self.base_loss - self._divergences(name, v, -h)) / h
         gradient = self.gradients[name]
         analytic = float(np.sum(gradient * v))
         expected = float(np.linalg.norm(gradient) * np.linalg.norm(v)) / math.sqrt(v.size)
         # A difference is no more exact than the rounding of the divergences and of z.
-        rounded = float(np.sum(np.abs(self.middle))) + self._largest_z(name) * expected
+        rounded = float(np.sum(np.abs(self.base_loss))) + self._largest_z(name) * expected
         noise = ROUNDINGS * EPSILON * rounded / h
         lowest, highest = float(np.minimum(left, right).sum()), float(np.maximum(left, right).sum())
         unit = max(abs(analytic), abs(lowest), abs(highest), expected, noise / self.tolerance)
-        return Slopes(analytic, lowest, highest, unit or 1.0)
+        return DirectionalDerivatives(analytic, lowest, highest, unit or 1.0)
 
     def _divergences(self, name: str, v: Array, t: float) -> Array:
         """Div of each instance where one array is t·v further, (B,)."""

@@ -58,7 +58,7 @@ def test_the_bare_kernel_can_run_on_the_data() -> None:
 
 
 def test_a_contender_answers_with_the_seconds_of_its_steps() -> None:
-    assert workload_of(CELL).plans["train"].shard_rows == 32
+    assert workload_of(CELL).plans["train"].microbatch_size == 32
     with Contender("benchmarks.sumgrad_steps", "inline", "1") as contender:
         seconds = contender.steps(CELL, 3)
         assert len(seconds) == 3

@@ -1,4 +1,4 @@
-"""A small classification job with ragged micro-shards, as the cluster's parts see it."""
+"""A small classification job with ragged microbatches, as the cluster's parts see it."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ROWS = 107
 
 @pytest.fixture(scope="session")
 def small_job() -> SmallJob:
-    """107 rows, batches of 40, micro-shards of 9: the last of each is ragged."""
+    """107 rows, batches of 40, microbatches of 9: the last of each is ragged."""
     generator = np.random.default_rng(5)
     x = generator.standard_normal((ROWS, 12)).astype(np.float32)
     d = generator.integers(0, 4, ROWS)

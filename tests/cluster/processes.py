@@ -8,25 +8,25 @@ from multiprocessing.process import BaseProcess
 
 from sumgrad.cluster.compute import threads as lanes_module
 from sumgrad.cluster.compute import worker as worker_module
-from sumgrad.cluster.compute.fingerprint import take_fingerprint
+from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.transport.connection import Address
 from sumgrad.cluster.transport.messages import Hello, Message
-from sumgrad.cluster.workers.worker_process import ServingWorker
+from sumgrad.cluster.workers.worker_process import WorkerProcess
 
 
 def serve(worker: int, workload: Workload, lanes: int, address: Address, secret: bytes) -> None:
     """What each process does."""
-    lanes_module.WORTH_A_THREAD = 0
-    ServingWorker(worker, workload, lanes).serve(address, secret)
+    lanes_module.MIN_WORK_FOR_THREADS = 0
+    WorkerProcess(worker, workload, lanes).serve(address, secret)
 
 
 def serve_otherwise(
     worker: int, workload: Workload, lanes: int, address: Address, secret: bytes
 ) -> None:
     """What a process does whose arithmetic is another."""
-    other = replace(take_fingerprint(), canary="another")
-    worker_module.take_fingerprint = lambda: other  # type: ignore[attr-defined]
+    other = replace(compute_fingerprint(), canary="another")
+    worker_module.compute_fingerprint = lambda: other  # type: ignore[attr-defined]
     serve(worker, workload, lanes, address, secret)
 
 
@@ -34,11 +34,11 @@ def serve_and_repeat(
     worker: int, workload: Workload, lanes: int, address: Address, secret: bytes
 ) -> None:
     """What a process does that says who it is with every answer."""
-    serving = ServingWorker(worker, workload, lanes)
+    serving = WorkerProcess(worker, workload, lanes)
     heed = serving._heed
 
     def repeat(message: Message) -> None:
-        serving._channel.send(Hello(worker, os.getpid(), lanes, **asdict(take_fingerprint())))
+        serving._channel.send(Hello(worker, os.getpid(), lanes, **asdict(compute_fingerprint())))
         heed(message)
 
     serving._heed = repeat  # type: ignore[method-assign]
@@ -74,15 +74,15 @@ class ProcessLauncher:
         self.processes[worker] = process
         self._all.append(process)
 
-    def ended(self, worker: int) -> str | None:
+    def exit_reason(self, worker: int) -> str | None:
         code = self.processes[worker].exitcode
         return None if code is None else f"its process ended with {code}"
 
-    def end(self, worker: int) -> None:
+    def kill(self, worker: int) -> None:
         self.processes[worker].kill()
 
     def release(self, worker: int) -> None:
-        self.end(worker)
+        self.kill(worker)
 
     def close(self) -> None:
         for process in self._all:

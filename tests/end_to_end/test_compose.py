@@ -40,7 +40,7 @@ model:
 optimizer: {eta: 0.2, batch_size: 96}
 cluster:
   workers: {min: 2, max: 3}
-  shard_rows: 16                 # six micro-shards a step: work for three
+  microbatch_size: 16                 # six microbatches a step: work for three
 stop: {max_epochs: 1500, tolerance: 0}
 """
 #: Kills one of Ray's daemons as a crash would, and leaves the container's first process alone.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sumgrad.jobs.artifacts.saved_model import load_model
-from sumgrad.jobs.runs.directory import RunFolder, all_runs
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.tracking import open_store
 from tests.integration.command_line import Folder
 from tests.integration.conftest import make_folder
@@ -49,7 +49,7 @@ class Survived:
     """
 
     moments: Sequence[str]
-    run: RunFolder
+    run: RunDirectory
 
     @property
     def weights_sha256(self) -> str:
@@ -97,7 +97,7 @@ def run_with_kills(
         runs = all_runs(folder.path / "runs")
         if runs:
             (run,) = runs
-            if run.record.ending is not None:
+            if run.record.end is not None:
                 # Killed between its end and its exit.
                 break
             arguments = ("resume", run.record.run_id)

@@ -22,7 +22,7 @@ model:
     - {units: 3, activation: softmax}
 optimizer: {eta: 0.3, batch_size: 32}
 stop: {max_epochs: 8, tolerance: 0}
-cluster: {address: inline, shard_rows: 10}
+cluster: {address: inline, microbatch_size: 10}
 """
 
 

@@ -150,7 +150,7 @@ def hanging_server() -> Iterator[str]:
 
 def test_a_tracking_server_that_hangs_is_told(folder: Folder, hanging_server: str) -> None:
     uri = ("--set", f"tracking.uri={hanging_server}")
-    done = folder.sumgrad("train", "flowers.yaml", *uri, "--set", "tracking.outage=fail")
+    done = folder.sumgrad("train", "flowers.yaml", *uri, "--set", "tracking.on_unavailable=fail")
     assert done.code == 3
     assert "does not answer" in one_line(done)
     assert "epoch " not in done.out, "it does not begin"
@@ -179,7 +179,9 @@ def test_a_tracking_server_that_fails_is_told(folder: Folder) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{server.server_address[1]}"
         place = ("--set", f"tracking.uri={uri}")
-        done = folder.sumgrad("train", "flowers.yaml", *place, "--set", "tracking.outage=fail")
+        done = folder.sumgrad(
+            "train", "flowers.yaml", *place, "--set", "tracking.on_unavailable=fail"
+        )
         server.shutdown()
     assert done.code == 3
     assert "answers 500" in one_line(done)

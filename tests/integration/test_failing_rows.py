@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sumgrad.cluster.errors import ShardFailed
+from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning.data_source import ArraySource
-from sumgrad.cluster.planning.plan import Rows
+from sumgrad.cluster.planning.plan import RowIndices
 from sumgrad.jobs.artifacts.saved_model import load_model
-from sumgrad.jobs.runs.directory import RunFolder
+from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.training import train
 from sumgrad.jobs.spec.loader import load_spec
@@ -20,10 +20,10 @@ from tests.integration.command_line import Folder
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row whose petal is 12345 and scaled accordingly raises wherever it is computed."""
-    fetch = ArraySource.fetch
+    read = ArraySource.read
 
-    def poisoned(self: ArraySource, rows: Rows, into: Array | None = None) -> object:
-        x, d = fetch(self, rows, into)
+    def poisoned(self: ArraySource, rows: RowIndices, out: Array | None = None) -> object:
+        x, d = read(self, rows, out)
         if (x > 100).any():
             raise MemoryError("no room for these rows")
         return x, d
@@ -42,15 +42,15 @@ def test_the_row_is_named(role: str, folder: Folder, monkeypatch: pytest.MonkeyP
         overrides += ["data.test=null", "data.validation=null"]
     with (folder.path / "log").open("w") as log:
         summary, failure = train(load_spec("flowers.yaml", overrides).spec, PlainReporter(log))
-    assert isinstance(failure, ShardFailed)
+    assert isinstance(failure, MicrobatchFailed)
     assert f"({poisoned}, row 3)" in str(failure)
     assert "MemoryError: no room for these rows" in str(failure)
     assert failure.exit_code == 1
     assert (summary.status, summary.stop_reason) == ("FAILED", "failed")
     assert summary.checkpoint is not None
-    run = RunFolder.open(Path(summary.checkpoint).parent)
-    assert run.record.ending is not None
-    assert run.record.ending.can_resume
+    run = RunDirectory.open(Path(summary.checkpoint).parent)
+    assert run.record.end is not None
+    assert run.record.end.can_resume
     saved = load_model(run.model).parameters
     assert saved.sha256() == summary.weights_sha256
     assert np.isfinite(saved.flat).all()

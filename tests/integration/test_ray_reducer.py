@@ -18,24 +18,24 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
-from sumgrad.cluster.compute.chunks import Blocks
-from sumgrad.cluster.compute.fingerprint import take_fingerprint
+from sumgrad.cluster.compute.chunks import ChunkedVector
+from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.cluster.compute.worker import Workload
-from sumgrad.cluster.errors import FingerprintMismatch, ShardFailed
+from sumgrad.cluster.errors import FingerprintMismatch, MicrobatchFailed
 from sumgrad.cluster.planning import stragglers
 from sumgrad.cluster.planning.data_source import ArraySource
-from sumgrad.cluster.planning.plan import Plan, Rows
-from sumgrad.cluster.planning.reduction import Node, TreeSum
-from sumgrad.cluster.ray_backend.placement import Reservation
-from sumgrad.cluster.ray_backend.reducer import RayExchange, RayLauncher
+from sumgrad.cluster.planning.plan import Plan, RowIndices
+from sumgrad.cluster.planning.reduction import Node, TreeReduction
+from sumgrad.cluster.ray_backend.placement import Placement
+from sumgrad.cluster.ray_backend.reducer import RayLauncher, RayReducer
 from sumgrad.cluster.reducers import process
-from sumgrad.cluster.reducers.base import Exchange, InlineExchange
-from sumgrad.cluster.training.driver import ParameterDriver, Recipe
-from sumgrad.cluster.training.state import Outcome
+from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
+from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.training.stopping import StopReason, StopRule
 from sumgrad.cluster.transport.connection import Address
 from sumgrad.cluster.workers import worker_group
-from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import MultiClassKL
 from sumgrad.model.initializers import initial_parameters
@@ -54,7 +54,7 @@ NETWORK = Network(
 
 
 def make_workload(batch: int | None) -> Workload:
-    """Ragged everywhere: 301 rows, batches of 90, micro-shards of 16."""
+    """Ragged everywhere: 301 rows, batches of 90, microbatches of 16."""
     generator = np.random.default_rng(8)
     x = generator.standard_normal((ROWS, 20)).astype(np.float32)
     source = ArraySource(x, generator.integers(0, 5, ROWS))
@@ -62,20 +62,20 @@ def make_workload(batch: int | None) -> Workload:
     return Workload(NETWORK, {"train": source, "validation": source}, plans)
 
 
-def train(workload: Workload, exchange: Exchange) -> Outcome:
-    recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(3))
-    driver = ParameterDriver(recipe, workload.plans["train"], exchange, validate=True)
+def train(workload: Workload, reducer: GradientReducer) -> TrainingResult:
+    config = TrainingConfig(NETWORK, Momentum(), 0.1, StopRule(3))
+    driver = ParameterDriver(config, workload.plans["train"], reducer, validate=True)
     return driver.run(initial_parameters(NETWORK, seed=6).flat)
 
 
 @pytest.mark.parametrize("batch", [None, 90], ids=["full batch", "mini-batch"])
 def test_any_number_of_workers_gives_the_bits_of_inline(ray_cpus: int, batch: int | None) -> None:
     workload = make_workload(batch)
-    alone = train(workload, InlineExchange(workload))
+    alone = train(workload, InlineReducer(workload))
     assert alone.report is not None
     for workers in (1, 2, 3, 5):
-        with RayExchange(workload, workers) as exchange:
-            spread = train(workload, exchange)
+        with RayReducer(workload, workers) as reducer:
+            spread = train(workload, reducer)
         assert spread.W.tobytes() == alone.W.tobytes(), f"{workers} workers"
         assert spread.report is not None
         assert spread.report.train_loss == alone.report.train_loss
@@ -83,7 +83,7 @@ def test_any_number_of_workers_gives_the_bits_of_inline(ray_cpus: int, batch: in
         assert spread.instances == 3 * ROWS
 
 
-def in_arrival_order(nodes: list[Node], leaves: int, blocks: Blocks) -> TreeSum:
+def in_arrival_order(nodes: list[Node], leaves: int, blocks: ChunkedVector) -> TreeReduction:
     """The mutation that the test above must catch: sums added as they arrive."""
     first, *others = nodes
     for node in others:
@@ -92,7 +92,7 @@ def in_arrival_order(nodes: list[Node], leaves: int, blocks: Blocks) -> TreeSum:
         first.sum.gradient += node.sum.gradient
         first.sum.divergence += node.sum.divergence
         first.sum.count += node.sum.count
-    tree = TreeSum(1)
+    tree = TreeReduction(1)
     tree.add(Node(0, 0, first.sum))
     return tree
 
@@ -101,10 +101,10 @@ def test_mutation_a_sum_in_arrival_order_is_caught(
     ray_cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workload = make_workload(None)
-    alone = train_without_validation(workload, InlineExchange(workload))
-    monkeypatch.setattr(process, "combine", in_arrival_order)
-    with RayExchange(workload, 3) as exchange:
-        mutated = train_without_validation(workload, exchange)
+    alone = train_without_validation(workload, InlineReducer(workload))
+    monkeypatch.setattr(process, "reduce_nodes", in_arrival_order)
+    with RayReducer(workload, 3) as reducer:
+        mutated = train_without_validation(workload, reducer)
     np.testing.assert_allclose(mutated.W, alone.W, rtol=1e-2, atol=1e-4)
     assert mutated.W.tobytes() != alone.W.tobytes()
 
@@ -116,12 +116,12 @@ class Faulty(ArraySource):
     row: int
     act: Callable[[], None]
 
-    def fetch(
-        self, rows: Rows, into: Array | None = None
+    def read(
+        self, rows: RowIndices, out: Array | None = None
     ) -> tuple[Array, "np.typing.NDArray[np.generic]"]:
         if self.row in np.arange(ROWS)[rows]:
             self.act()
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
 def run_out_of_memory() -> None:
@@ -141,11 +141,11 @@ def faulty(act: Callable[[], None], row: int = 100) -> Workload:
 
 def test_a_worker_that_raises_is_named_with_its_micro_shard(ray_cpus: int) -> None:
     workload = faulty(run_out_of_memory)
-    with RayExchange(workload, 2) as exchange:
-        outcome = train_without_validation(workload, exchange)
+    with RayReducer(workload, 2) as reducer:
+        outcome = train_without_validation(workload, reducer)
     assert outcome.reason is StopReason.FAILED
-    assert isinstance(outcome.failure, ShardFailed)
-    assert outcome.failure.shard == 6
+    assert isinstance(outcome.failure, MicrobatchFailed)
+    assert outcome.failure.microbatch == 6
     assert outcome.failure.worker in (0, 1), "either may have had it"
     assert "MemoryError: no room for the rows" in str(outcome.failure)
     assert "epoch 1, step 1" in str(outcome.failure)
@@ -153,32 +153,32 @@ def test_a_worker_that_raises_is_named_with_its_micro_shard(ray_cpus: int) -> No
 
 def test_a_micro_shard_that_ends_three_workers_ends_the_run(ray_cpus: int) -> None:
     workload = faulty(die)
-    with RayExchange(workload, 2) as exchange:
-        outcome = train_without_validation(workload, exchange)
-    assert isinstance(outcome.failure, ShardFailed)
-    assert outcome.failure.shard == 6
+    with RayReducer(workload, 2) as reducer:
+        outcome = train_without_validation(workload, reducer)
+    assert isinstance(outcome.failure, MicrobatchFailed)
+    assert outcome.failure.microbatch == 6
     assert "3 workers ended or froze while they computed it" in str(outcome.failure)
     assert outcome.W.tobytes() == initial_parameters(NETWORK, seed=6).flat.tobytes()
 
 
 def test_a_killed_worker_is_replaced_and_no_bit_changes(ray_cpus: int) -> None:
     workload = make_workload(90)
-    alone = train_without_validation(workload, InlineExchange(workload))
+    alone = train_without_validation(workload, InlineReducer(workload))
     seen: list[dict[int, int]] = []
-    with RayExchange(workload, 2) as exchange:
+    with RayReducer(workload, 2) as reducer:
 
         def kill_one(step: int) -> None:
             if not seen:
-                seen.append(exchange.pids)
-                os.kill(exchange.pids[0], signal.SIGKILL)
-            elif len(exchange.pids) == 2 and exchange.pids != seen[0]:
-                seen[1:] = [exchange.pids]
+                seen.append(reducer.pids)
+                os.kill(reducer.pids[0], signal.SIGKILL)
+            elif len(reducer.pids) == 2 and reducer.pids != seen[0]:
+                seen[1:] = [reducer.pids]
 
-        recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(1000))
+        config = TrainingConfig(NETWORK, Momentum(), 0.1, StopRule(1000))
         driver = ParameterDriver(
-            recipe,
+            config,
             workload.plans["train"],
-            exchange,
+            reducer,
             on_step=kill_one,
             should_stop=lambda: StopReason.TERMINATED if len(seen) > 1 else None,
         )
@@ -189,9 +189,9 @@ def test_a_killed_worker_is_replaced_and_no_bit_changes(ray_cpus: int) -> None:
     assert before[0] != after[0]
     steps = iter(range(outcome.steps))
     driver = ParameterDriver(
-        recipe,
+        config,
         workload.plans["train"],
-        InlineExchange(workload),
+        InlineReducer(workload),
         should_stop=lambda: None if next(steps, None) is not None else StopReason.TERMINATED,
     )
     alone = driver.run(initial_parameters(NETWORK, seed=6).flat)
@@ -213,18 +213,18 @@ class DieOnce:
 
 
 def test_a_kill_in_the_middle_of_computing_costs_no_bit(ray_cpus: int, tmp_path: Path) -> None:
-    """Row 290 is in the last but none of nineteen micro-shards: the worker has summed others."""
+    """Row 290 is in the last but none of nineteen microbatches: the worker has summed others."""
     marker, notes = tmp_path / "killed", list[str]()
     workload = faulty(DieOnce(str(marker)), row=290)
     whole = make_workload(None)
-    alone = train_without_validation(whole, InlineExchange(whole))
-    with RayExchange(workload, 3, rules=CrewRules(note=notes.append)) as exchange:
-        before = exchange.pids
-        outcome = train_without_validation(workload, exchange)
+    alone = train_without_validation(whole, InlineReducer(whole))
+    with RayReducer(workload, 3, rules=ScalingPolicy(note=notes.append)) as reducer:
+        before = reducer.pids
+        outcome = train_without_validation(workload, reducer)
         killed = int(marker.read_text())
         others = {worker: pid for worker, pid in before.items() if pid != killed}
         assert len(others) == 2
-        assert exchange.pids.items() >= others.items()
+        assert reducer.pids.items() >= others.items()
     assert outcome.failure is None
     assert outcome.W.tobytes() == alone.W.tobytes()
     assert "is gone; another takes its place" in notes[0]
@@ -242,23 +242,23 @@ def test_one_that_does_not_get_through_at_first_is_started_again(
         start(self, worker, address, b"another" if len(starts) == 3 else secret)
 
     monkeypatch.setattr(RayLauncher, "start", unlucky)
-    with RayExchange(workload, 2, rules=CrewRules(note=notes.append)) as exchange:
-        before = exchange.pids
+    with RayReducer(workload, 2, rules=ScalingPolicy(note=notes.append)) as reducer:
+        before = reducer.pids
 
         def kill_one(step: int) -> None:
-            if exchange.pids == before:
+            if reducer.pids == before:
                 os.kill(before[1], signal.SIGKILL)
 
         def is_replaced() -> StopReason | None:
-            replaced = exchange.pids.get(1) not in (None, before[1])
+            replaced = reducer.pids.get(1) not in (None, before[1])
             return StopReason.TERMINATED if replaced else None
 
-        recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(10**6))
+        config = TrainingConfig(NETWORK, Momentum(), 0.1, StopRule(10**6))
         driver = ParameterDriver(
-            recipe, workload.plans["train"], exchange, on_step=kill_one, should_stop=is_replaced
+            config, workload.plans["train"], reducer, on_step=kill_one, should_stop=is_replaced
         )
         outcome = driver.run(initial_parameters(NETWORK, seed=6).flat)
-        assert exchange.pids[0] == before[0]
+        assert reducer.pids[0] == before[0]
     assert outcome.failure is None
     assert outcome.reason is StopReason.TERMINATED, notes
     assert starts == [0, 1, 1, 1]
@@ -266,7 +266,7 @@ def test_one_that_does_not_get_through_at_first_is_started_again(
 
 
 def test_an_instance_of_our_own_needs_no_reservation(ray_cpus: int) -> None:
-    reservation = Reservation(3, CrewRules())
+    reservation = Placement(3, ScalingPolicy())
     assert reservation.group is None
     assert (reservation.first, reservation.extra, reservation.share()) == (3, 0, 3)
     assert all(map(reservation.is_kept, range(3)))
@@ -288,10 +288,10 @@ def test_whatever_ray_says_of_a_worker_is_a_reason(
     def refuse(_: object) -> None:
         raise error
 
-    launcher = RayLauncher(make_workload(None), Reservation(1, CrewRules()))
+    launcher = RayLauncher(make_workload(None), Placement(1, ScalingPolicy()))
     launcher._serving[0] = ray.put(None)
     monkeypatch.setattr(ray, "get", refuse)
-    reason = launcher.ended(0)
+    reason = launcher.exit_reason(0)
     assert reason is not None
     assert reason.split()[-1] in str(error)
 
@@ -302,8 +302,8 @@ def test_a_frozen_worker_is_replaced_and_its_process_ended(
     monkeypatch.setattr(stragglers, "_LOST_S", 1.0)
     workload, notes = make_workload(90), list[str]()
     steps = 0
-    with RayExchange(workload, 2, rules=CrewRules(note=notes.append)) as exchange:
-        before = exchange.pids
+    with RayReducer(workload, 2, rules=ScalingPolicy(note=notes.append)) as reducer:
+        before = reducer.pids
 
         def freeze_one(step: int) -> None:
             nonlocal steps
@@ -312,14 +312,12 @@ def test_a_frozen_worker_is_replaced_and_its_process_ended(
                 os.kill(before[0], signal.SIGSTOP)
 
         def is_replaced() -> StopReason | None:
-            replaced = exchange.pids.get(0) not in (None, before[0])
+            replaced = reducer.pids.get(0) not in (None, before[0])
             return StopReason.TERMINATED if replaced else None
 
-        recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(10**6))
+        config = TrainingConfig(NETWORK, Momentum(), 0.1, StopRule(10**6))
         plan = workload.plans["train"]
-        driver = ParameterDriver(
-            recipe, plan, exchange, on_step=freeze_one, should_stop=is_replaced
-        )
+        driver = ParameterDriver(config, plan, reducer, on_step=freeze_one, should_stop=is_replaced)
         outcome = driver.run(initial_parameters(NETWORK, seed=6).flat)
         deadline = time.monotonic() + 10
         while Path(f"/proc/{before[0]}").exists():
@@ -328,25 +326,25 @@ def test_a_frozen_worker_is_replaced_and_its_process_ended(
     assert outcome.reason is StopReason.TERMINATED, notes
     left = iter(range(outcome.steps))
     driver = ParameterDriver(
-        recipe,
+        config,
         plan,
-        InlineExchange(workload),
+        InlineReducer(workload),
         should_stop=lambda: None if next(left, None) is not None else StopReason.TERMINATED,
     )
     alone = driver.run(initial_parameters(NETWORK, seed=6).flat)
     assert outcome.W.tobytes() == alone.W.tobytes()
 
 
-def train_without_validation(workload: Workload, exchange: Exchange) -> Outcome:
-    recipe = Recipe(NETWORK, Momentum(), 0.1, StopRule(3))
-    driver = ParameterDriver(recipe, workload.plans["train"], exchange)
+def train_without_validation(workload: Workload, reducer: GradientReducer) -> TrainingResult:
+    config = TrainingConfig(NETWORK, Momentum(), 0.1, StopRule(3))
+    driver = ParameterDriver(config, workload.plans["train"], reducer)
     return driver.run(initial_parameters(NETWORK, seed=6).flat)
 
 
 def test_a_worker_with_another_arithmetic_is_refused(
     ray_cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = replace(take_fingerprint(), blas="another BLAS")
-    monkeypatch.setattr(worker_group, "take_fingerprint", lambda: other)
+    other = replace(compute_fingerprint(), blas="another BLAS")
+    monkeypatch.setattr(worker_group, "compute_fingerprint", lambda: other)
     with pytest.raises(FingerprintMismatch, match=r"worker \d's blas"):
-        RayExchange(make_workload(None), 1)
+        RayReducer(make_workload(None), 1)

@@ -118,7 +118,7 @@ model:
   divergence: kl
 optimizer: {eta: 0.5, batch_size: 64}
 stop: {max_epochs: 150, tolerance: 0}
-cluster: {shard_rows: 8}
+cluster: {microbatch_size: 8}
 """
 
 

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sumgrad.jobs.artifacts.saved_model import load_model
-from sumgrad.jobs.runs.directory import RunFolder, all_runs, find_run_folder
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs, find_run
 from tests.disks import fill, small_disk
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
@@ -34,7 +34,7 @@ def curves(folder: Folder) -> Mapping[str, list[tuple[int, float]]]:
     }
 
 
-def run_of(folder: Folder) -> RunFolder:
+def run_of(folder: Folder) -> RunDirectory:
     (run,) = all_runs(folder.path / "runs")
     return run
 
@@ -137,9 +137,9 @@ def test_another_job_is_refused_with_the_difference(folder: Folder) -> None:
     kept = (newest / "state.json").read_bytes()
     for override, difference in {
         "optimizer.eta=0.1": "optimizer.eta was 0.01 and is 0.1",
-        "cluster.shard_rows=3": "shard_rows.train was 4 and is 3",
-        # A step has 4 rows, so that only evaluations have larger micro-shards.
-        "cluster.shard_rows=20": "shard_rows.validation was 10 and is 20",
+        "cluster.microbatch_size=3": "microbatch_size.train was 4 and is 3",
+        # A step has 4 rows, so that only evaluations have larger microbatches.
+        "cluster.microbatch_size=20": "microbatch_size.validation was 10 and is 20",
         "model.layers[0].units=7": "model.layers.0.units was 800 and is 7",
     }.items():
         refused = folder.sumgrad("resume", run.record.run_id, "--set", override)
@@ -172,7 +172,12 @@ def test_a_second_signal_ends_at_once(folder: Folder) -> None:
     """In the middle of a step of many seconds, whose end the first signal would wait for."""
     slow = (
         *("--set", "model.layers[0].units=2500", "--set", "optimizer.batch_size=full"),
-        *("--set", 'model.layers[0].activation={"name": "tanh"}', "--set", "cluster.shard_rows=1"),
+        *(
+            "--set",
+            'model.layers[0].activation={"name": "tanh"}',
+            "--set",
+            "cluster.microbatch_size=1",
+        ),
         *("--set", "data.validation=null", "--set", "data.test=null"),
         *("--set", "stop.max_epochs=10000"),
     )
@@ -191,8 +196,8 @@ def test_a_second_signal_ends_at_once(folder: Folder) -> None:
     process.communicate(timeout=30)
     assert process.returncode == 130
     run = run_of(folder)
-    assert run.record.ending is not None
-    assert (run.status, run.record.ending.stop_reason) == ("KILLED", "interrupted")
+    assert run.record.end is not None
+    assert (run.status, run.record.end.stop_reason) == ("KILLED", "interrupted")
     assert not run.model.exists(), "a single signal has the weights saved"
 
 
@@ -315,14 +320,14 @@ def test_what_mlflow_does_not_know_any_more_is_told_before_a_step(folder: Folder
     assert run.record.run_id in one_line(refused)
     assert "epoch " not in refused.out, "nothing is computed for nobody"
     after = run_of(folder)
-    assert after.record.ending == run.record.ending, "it is what it was"
+    assert after.record.end == run.record.end, "it is what it was"
 
 
 def test_a_run_is_found_by_what_it_was_called_at_first(folder: Folder) -> None:
     end(folder, signal.SIGTERM)
     run = run_of(folder)
     assert run.record.key != run.record.run_id
-    assert find_run_folder(run.record.key[:8], folder.path / "runs").path == run.path
+    assert find_run(run.record.key[:8], folder.path / "runs").path == run.path
 
 
 def test_folders_that_are_left_out_are_named(folder: Folder) -> None:

@@ -14,8 +14,8 @@ import pytest
 from mlflow import MlflowClient
 
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.service.client.commands import status_of
-from sumgrad.jobs.service.client.ray_api import JobServer
+from sumgrad.jobs.service.client.commands import get_status
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.status import Status
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
@@ -40,9 +40,9 @@ class Service:
     mlflow_port: int
 
     @property
-    def server(self) -> JobServer:
+    def server(self) -> RayJobsClient:
         """Its job server."""
-        return JobServer(
+        return RayJobsClient(
             Cluster(
                 f"http://127.0.0.1:{self.port}",
                 "local",
@@ -79,7 +79,7 @@ class Service:
     def wait_for(self, job_id: str, is_so: Callable[[Status], bool]) -> Status:
         """Wait until a job's status is as it should be."""
         give_up = time.monotonic() + 90
-        while not is_so(status := status_of(self.server, job_id)[0]):
+        while not is_so(status := get_status(self.server, job_id)[0]):
             assert time.monotonic() < give_up, status
             time.sleep(0.3)
         return status
@@ -231,7 +231,7 @@ def test_a_job_waits_for_room_and_goes_on_after_it_was_stopped(
 
     assert service.sumgrad("stop", "first").code == 0
     assert service.sumgrad("wait", "first").code == 143
-    stopped, run = status_of(service.server, "first")
+    stopped, run = get_status(service.server, "first")
     assert (stopped.state, stopped.can_resume, run.status) == ("STOPPED", True, "KILLED")
     assert stopped.differences == []
 
@@ -249,7 +249,7 @@ def test_a_killed_job_goes_on_with_the_same_bits(service: Service) -> None:
     service.wait_for("victim", lambda status: status.state == "RUNNING")
     driver = driver_of("victim")
     os.kill(driver, signal.SIGKILL)
-    killed = service.wait_for("victim", lambda status: status.ended is not None)
+    killed = service.wait_for("victim", lambda status: status.end_time is not None)
     assert (killed.state, killed.can_resume) == ("FAILED", True)
     assert "MLflow still as RUNNING" in killed.differences[0]
     assert service.sumgrad("wait", "victim").code == 137

@@ -188,7 +188,7 @@ def test_a_server_that_is_never_there(folder: Folder, start: Start, gate: Gate) 
 def test_who_wants_a_server_gets_none_without(folder: Folder, gate: Gate) -> None:
     done = folder.sumgrad(
         *("train", "flowers.yaml", "--set", f"tracking.uri={gate.uri}"),
-        *("--set", "tracking.outage=fail"),
+        *("--set", "tracking.on_unavailable=fail"),
     )
     assert done.code == 3
     assert gate.uri in done.err

@@ -142,7 +142,7 @@ def test_the_saved_model_keeps_the_scaling_of_training(run: Finished) -> None:
     schema = load_model(Path(run.result["checkpoint"])).schema
     assert isinstance(schema, DataSchema)
     assert schema.classes == ("iris", "lily", "rose")
-    assert schema.scaling.kind == "unit"
+    assert schema.scaling.kind == "minmax"
     assert len(schema.scaling.offset) == 2
 
 

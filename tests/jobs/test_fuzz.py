@@ -18,9 +18,9 @@ from sumgrad.jobs.cli.errors import run
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
-from sumgrad.jobs.runs.directory import RECORD, Ending, RunFolder, RunRecord, find_run_folder
-from sumgrad.jobs.runs.job import assemble
-from sumgrad.jobs.runs.registry import list_of_runs, table
+from sumgrad.jobs.runs.directory import RECORD, RunDirectory, RunEnd, RunRecord, find_run
+from sumgrad.jobs.runs.job import build_job
+from sumgrad.jobs.runs.registry import list_runs, table
 from sumgrad.jobs.runs.sync import link_to
 from sumgrad.jobs.spec.loader import all_keys, example_names, load_spec, read_example
 from sumgrad.jobs.tracking import DirectClient
@@ -36,7 +36,7 @@ NUMBERS = st.one_of(
 WORDS = st.sampled_from(
     [
         *("relu", "softmax", "sigmoid", "max", "kl", "l2", "adam", "full", "digits", "diabetes"),
-        *("none", "inline", "cosine", "unit", "float64", "../..", "/dev/null", "http://[", "\0"),
+        *("none", "inline", "cosine", "minmax", "float64", "../..", "/dev/null", "http://[", "\0"),
         *("", "ü", "a" * 200),
     ]
 )
@@ -104,7 +104,7 @@ def test_what_is_loaded_is_put_together_or_refused(tmp_path: Path, tree: Tree) -
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
     with only(JobError):
         spec = load_spec(str(path)).spec
-        assemble(spec, prepare(spec))
+        build_job(spec, prepare(spec))
 
 
 RECORD_OF_A_RUN = RunRecord(
@@ -124,8 +124,8 @@ RECORD_OF_A_RUN = RunRecord(
         "folder": "/runs",
     },
     mlflow_run_id="fedcba9876543210",
-    job={"spec": {"seed": 1}, "data": "x", "shard_rows": {"train": 32}},
-    ending=Ending("FINISHED", "converged", {"sumgrad.stop_reason": "converged"}, 3, False),
+    job={"spec": {"seed": 1}, "data": "x", "microbatch_size": {"train": 32}},
+    end=RunEnd("FINISHED", "converged", {"sumgrad.stop_reason": "converged"}, 3, False),
 )
 IDS = [f"{index:016x}" for index in range(3)]
 
@@ -136,21 +136,21 @@ def test_any_change_to_the_record_of_a_run(tmp_path: Path, data: st.DataObject) 
     output = tmp_path / "runs"
     shutil.rmtree(output, ignore_errors=True)
     for run_id in IDS:
-        folder = RunFolder.create(output / run_id, replace(RECORD_OF_A_RUN, run_id=run_id), "")
+        folder = RunDirectory.create(output / run_id, replace(RECORD_OF_A_RUN, run_id=run_id), "")
         record = json.loads((folder.path / RECORD).read_text())
         if data.draw(st.booleans()):
             record = data.draw(changed(record))
         (folder.path / RECORD).write_text(json.dumps(record))
-    listed = list_of_runs(output, _expect_line)
+    listed = list_runs(output, _expect_line)
     assert all(map(str.isprintable, table(listed)))
     json.loads(json.dumps(listed))
     for run_id in IDS:
         with only(RunNotFound):
-            found = find_run_folder(run_id, output)
+            found = find_run(run_id, output)
             assert isinstance(found.status, str)
             link_to(found, DirectClient(lambda: pytest.fail("asked the store")))
         with only(RunNotFound):
-            RunFolder.open(output / run_id)
+            RunDirectory.open(output / run_id)
 
 
 def _expect_line(text: str) -> None:

@@ -19,7 +19,7 @@ from sumgrad.model.divergences import (
     TwoClassKL,
     as_distributions,
     finite_log,
-    slope_of_log,
+    log_grad,
 )
 from tests.model.cases import some_targets
 from tests.model.oracles import FLOATS, STEP, DType, Floats, assert_near, numeric_jacobian
@@ -185,7 +185,7 @@ def test_log_is_continued_by_its_tangent() -> None:
     expected = [log - 1, log - 0.5, log, np.log(2 * tiny), np.log(0.5), 0]
     np.testing.assert_allclose(finite_log(y), expected, rtol=1e-15)
     np.testing.assert_allclose(
-        slope_of_log(y), [1 / tiny, 1 / tiny, 1 / tiny, 0.5 / tiny, 2, 1], rtol=1e-15
+        log_grad(y), [1 / tiny, 1 / tiny, 1 / tiny, 0.5 / tiny, 2, 1], rtol=1e-15
     )
     step = STEP * tiny
     inside = (finite_log(y[1:2] + step) - finite_log(y[1:2] - step)) / (2 * step)

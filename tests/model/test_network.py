@@ -25,7 +25,7 @@ from sumgrad.model import (
 from sumgrad.model.activations.scalar import Identity, ReLU, Sigmoid, Tanh
 from sumgrad.model.activations.vector import Max, Maxout, Softmax
 from sumgrad.model.divergences import L2, MultiClassKL, Targets, TwoClassKL
-from sumgrad.model.network import decide
+from sumgrad.model.network import predict_class
 from tests.model.cases import (
     ACTIVATION_CASES,
     WIDTH,
@@ -94,9 +94,9 @@ def check_sums(network: Network) -> None:
 @dataclass(frozen=True)
 class AveragingNetwork(Network):
     def backward(
-        self, parameters: Parameters, cache: Cache, d: Targets, *, into: Parameters | None = None
+        self, parameters: Parameters, cache: Cache, d: Targets, *, out: Parameters | None = None
     ) -> Parameters:
-        gradients = super().backward(parameters, cache, d, into=into)
+        gradients = super().backward(parameters, cache, d, out=out)
         gradients.flat /= len(d)
         return gradients
 
@@ -286,10 +286,10 @@ def test_the_same_bits_with_a_cache_used_again(case: str, in_place: bool, rows: 
     cache = network.cache(ROWS, in_place=in_place)
     network.gradient_sum(parameters, *data(network, 3), cache=cache)
     fresh = network.gradient_sum(parameters, x[:rows], d[:rows])
-    again = network.gradient_sum(parameters, x[:rows], d[:rows], cache=cache.first(rows))
+    again = network.gradient_sum(parameters, x[:rows], d[:rows], cache=cache.narrow(rows))
     assert again.gradients.sha256() == fresh.gradients.sha256()
     assert again.divergence == fresh.divergence
-    assert network.evaluation_sum(parameters, x[:rows], d[:rows], cache=cache.first(rows)) == (
+    assert network.evaluation_sum(parameters, x[:rows], d[:rows], cache=cache.narrow(rows)) == (
         network.evaluation_sum(parameters, x[:rows], d[:rows])
     )
 
@@ -332,12 +332,12 @@ def test_the_same_bits_again_and_with_into(dtype: str) -> None:
     network, parameters, x, d = usual(dtype)
     first = network.gradient_sum(parameters, x, d)
     again = network.gradient_sum(parameters, x, d)
-    into = Parameters.zeros(network.layout, dtype)
-    into.flat[...] = np.nan
-    given_place = network.gradient_sum(parameters, x, d, into=into)
-    assert given_place.gradients is into
+    out = Parameters.zeros(network.layout, dtype)
+    out.flat[...] = np.nan
+    given_place = network.gradient_sum(parameters, x, d, out=out)
+    assert given_place.gradients is out
     assert first.divergence == again.divergence == given_place.divergence
-    assert first.gradients.sha256() == again.gradients.sha256() == into.sha256()
+    assert first.gradients.sha256() == again.gradients.sha256() == out.sha256()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -399,8 +399,8 @@ def test_evaluation_counts_what_predict_decides() -> None:
 
 
 def test_two_classes_are_decided_at_one_half() -> None:
-    assert decide(np.array([[0.49], [0.5], [0.51]])).tolist() == [0, 1, 1]
-    assert decide(np.array([[0.2, 0.4, 0.4], [0.5, 0.3, 0.2]])).tolist() == [1, 0]
+    assert predict_class(np.array([[0.49], [0.5], [0.51]])).tolist() == [0, 1, 1]
+    assert predict_class(np.array([[0.2, 0.4, 0.4], [0.5, 0.3, 0.2]])).tolist() == [1, 0]
 
 
 def test_class_indices_equal_distributions_and_two_shapes_are_the_same() -> None:
@@ -518,13 +518,13 @@ def test_another_networks_parameters_are_refused() -> None:
         with pytest.raises(ShapeError, match=message):
             network.forward(wrong, x)
         with pytest.raises(ShapeError, match=message):
-            network.gradient_sum(parameters, x, d, into=wrong)
+            network.gradient_sum(parameters, x, d, out=wrong)
 
 
 def test_gradients_never_overwrite_the_parameters() -> None:
     network, parameters, x, d = usual()
     with pytest.raises(ShapeError, match="overwrite"):
-        network.gradient_sum(parameters, x, d, into=network.parameters(parameters.flat))
+        network.gradient_sum(parameters, x, d, out=network.parameters(parameters.flat))
 
 
 def test_widths_follow_the_activations() -> None:

@@ -33,7 +33,7 @@ def test_the_order_is_layer_by_layer_weights_then_biases() -> None:
 
 
 def test_slots_tell_where_each_array_stands() -> None:
-    slots = [(slot.name, slot.offset, slot.size) for slot in LAYOUT.slots]
+    slots = [(slot.name, slot.offset, slot.size) for slot in LAYOUT.param_specs]
     assert slots == [
         ("W1", 0, 6), ("b1", 6, 2), ("W2", 8, 8), ("b2", 16, 4), ("W3", 20, 1), ("b3", 21, 1)
     ]  # fmt: skip

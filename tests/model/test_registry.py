@@ -19,8 +19,8 @@ from sumgrad.model import (
     make_optimizer,
 )
 from sumgrad.model.activations.scalar import LeakyReLU
-from sumgrad.model.registry import build, expect_count, expect_number
-from sumgrad.model.validation import nearest
+from sumgrad.model.registry import from_config, validate_number, validate_positive_int
+from sumgrad.model.validation import did_you_mean
 
 REGISTRIES: dict[str, Mapping[str, type]] = {
     "activation": ACTIVATIONS,
@@ -29,7 +29,7 @@ REGISTRIES: dict[str, Mapping[str, type]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
-NEEDED: dict[str, dict[str, Any]] = {"step": {"every": 2}, "cosine": {"steps": 2}}
+NEEDED: dict[str, dict[str, Any]] = {"step": {"step_size": 2}, "cosine": {"steps": 2}}
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Thing:
 def test_every_name_is_built(kind: str) -> None:
     for name, maker in REGISTRIES[kind].items():
         named = {"name": name, **NEEDED.get(name, {})}
-        thing: object = build(kind, REGISTRIES[kind], named)
+        thing: object = from_config(kind, REGISTRIES[kind], named)
         assert type(thing) is maker
-        assert hash(thing) == hash(build(kind, REGISTRIES[kind], named))
+        assert hash(thing) == hash(from_config(kind, REGISTRIES[kind], named))
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
@@ -76,7 +76,7 @@ def test_what_is_built_is_frozen() -> None:
 )
 def test_a_misspelt_name_gets_the_nearest(kind: str, misspelt: str, meant: str) -> None:
     with pytest.raises(OptionError, match=f"unknown {kind} '{misspelt}'") as caught:
-        build(kind, REGISTRIES[kind], misspelt)
+        from_config(kind, REGISTRIES[kind], misspelt)
     assert caught.value.hint == f"did you mean '{meant}'?"
 
 
@@ -123,7 +123,7 @@ def test_the_mapping_handed_in_is_not_changed() -> None:
 @pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.int64(1), np.float64(0)])
 def test_a_number_within_its_limits_is_kept_as_a_float(value: Any) -> None:
     thing = Thing(value)
-    expect_number("thing", thing, "value", 0.0, 1.0)
+    validate_number("thing", thing, "value", 0.0, 1.0)
     assert type(thing.value) is float
     assert thing.value == value
 
@@ -135,19 +135,19 @@ def test_what_is_no_number_within_its_limits_is_refused(value: Any) -> None:
     with pytest.raises(
         OptionError, match=r"thing: value is .*, expected a number from 0\.0 to 1\.0"
     ):
-        expect_number("thing", Thing(value), "value", 0.0, 1.0)
+        validate_number("thing", Thing(value), "value", 0.0, 1.0)
 
 
 def test_a_limit_may_be_left_out() -> None:
-    expect_number("thing", Thing(float(np.nextafter(1, 0))), "value", 0.0, 1.0, below=True)
+    validate_number("thing", Thing(float(np.nextafter(1, 0))), "value", 0.0, 1.0, below=True)
     with pytest.raises(OptionError, match=r"from 0\.0 below 1\.0"):
-        expect_number("thing", Thing(1), "value", 0.0, 1.0, below=True)
+        validate_number("thing", Thing(1), "value", 0.0, 1.0, below=True)
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int32(3), np.uint8(2)])
 def test_a_count_is_kept_as_an_int(value: Any) -> None:
     thing = Thing(value)
-    expect_count("thing", thing, "value")
+    validate_positive_int("thing", thing, "value")
     assert type(thing.value) is int
     assert thing.value == value
 
@@ -155,9 +155,9 @@ def test_a_count_is_kept_as_an_int(value: Any) -> None:
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None, np.float64(2)])
 def test_what_is_no_count_is_refused(value: Any) -> None:
     with pytest.raises(OptionError, match=r"thing: value is .*, expected a whole number from 1"):
-        expect_count("thing", Thing(value), "value")
+        validate_positive_int("thing", Thing(value), "value")
 
 
 def test_nearest_prefers_one_name_to_all() -> None:
-    assert nearest("tan", ["tanh", "sigmoid"]) == "did you mean 'tanh'?"
-    assert nearest("", ["b", "a"]) == "known: a, b"
+    assert did_you_mean("tan", ["tanh", "sigmoid"]) == "did you mean 'tanh'?"
+    assert did_you_mean("", ["b", "a"]) == "known: a, b"

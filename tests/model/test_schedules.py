@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sumgrad.model import SCHEDULES, OptionError, Schedule
-from sumgrad.model.registry import build
-from sumgrad.model.schedules import Constant, Cosine, Step, WarmUp
+from sumgrad.model.registry import from_config
+from sumgrad.model.schedules import Constant, Cosine, StepDecay, Warmup
 
 #: For each registered schedule some options and the factors of its first steps.
 CASES: dict[str, tuple[dict[str, object], list[float]]] = {
@@ -16,7 +16,7 @@ CASES: dict[str, tuple[dict[str, object], list[float]]] = {
         {"steps": 4, "final": 0.2},
         [1, 0.882842712474619, 0.6, 0.317157287525381, 0.2, 0.2],
     ),
-    "step": ({"every": 3, "drop": 0.1}, [1, 1, 1, 0.1, 0.1, 0.1, 0.01]),
+    "step": ({"step_size": 3, "decay_rate": 0.1}, [1, 1, 1, 0.1, 0.1, 0.1, 0.01]),
 }
 
 
@@ -27,7 +27,7 @@ def test_every_registered_schedule_has_a_case() -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_factors(name: str) -> None:
     options, expected = CASES[name]
-    schedule: Schedule = build("schedule", SCHEDULES, {"name": name, **options})
+    schedule: Schedule = from_config("schedule", SCHEDULES, {"name": name, **options})
     factors = [schedule.factor(step) for step in range(len(expected))]
     assert factors == pytest.approx(expected, rel=1e-14)
     assert {type(factor) for factor in factors} == {float}
@@ -35,7 +35,7 @@ def test_factors(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_first_step_has_the_whole_rate_and_none_grows(name: str) -> None:
-    schedule: Schedule = build("schedule", SCHEDULES, {"name": name, **CASES[name][0]})
+    schedule: Schedule = from_config("schedule", SCHEDULES, {"name": name, **CASES[name][0]})
     factors = [schedule.factor(step) for step in range(50)]
     assert factors[0] == 1
     assert factors == sorted(factors, reverse=True)
@@ -51,7 +51,7 @@ def test_cosine_is_symmetric_and_ends_exactly() -> None:
 
 def test_warm_up_grows_to_one_then_starts_the_other_at_its_step_zero() -> None:
     then = Cosine(steps=4)
-    factors = [WarmUp(steps=4, then=then).factor(step) for step in range(9)]
+    factors = [Warmup(steps=4, schedule=then).factor(step) for step in range(9)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1]
     assert factors[4:] == [then.factor(step) for step in range(5)]
 
@@ -59,11 +59,11 @@ def test_warm_up_grows_to_one_then_starts_the_other_at_its_step_zero() -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ({"name": "step"}, "needs the option 'every'"),
+        ({"name": "step"}, "needs the option 'step_size'"),
         ({"name": "cosine"}, "needs the option 'steps'"),
-        ({"name": "step", "every": 0}, "every is 0"),
-        ({"name": "step", "every": 1.5}, "every is 1.5"),
-        ({"name": "step", "every": 1, "drop": -0.1}, "drop is -0.1"),
+        ({"name": "step", "step_size": 0}, "step_size is 0"),
+        ({"name": "step", "step_size": 1.5}, "step_size is 1.5"),
+        ({"name": "step", "step_size": 1, "decay_rate": -0.1}, "decay_rate is -0.1"),
         ({"name": "cosine", "steps": True}, "steps is True"),
         ({"name": "cosine", "steps": 3, "final": 1.1}, "final is 1.1"),
         ({"name": "cosinus", "steps": 3}, "unknown schedule 'cosinus'"),
@@ -72,19 +72,19 @@ def test_warm_up_grows_to_one_then_starts_the_other_at_its_step_zero() -> None:
 )
 def test_options_that_do_not_fit_are_refused(named: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        build("schedule", SCHEDULES, named)
+        from_config("schedule", SCHEDULES, named)
 
 
 def test_a_warm_up_has_at_least_one_step() -> None:
     with pytest.raises(OptionError, match="steps is 0"):
-        WarmUp(steps=0, then=Constant())
+        Warmup(steps=0, schedule=Constant())
 
 
 def test_against_pytorch() -> None:
     torch: Any = pytest.importorskip("torch")
     rates = torch.optim.lr_scheduler
     pairs: list[tuple[Schedule, Any, dict[str, float]]] = [
-        (Step(every=3, drop=0.3), rates.StepLR, {"step_size": 3, "gamma": 0.3}),
+        (StepDecay(step_size=3, decay_rate=0.3), rates.StepLR, {"step_size": 3, "gamma": 0.3}),
         (Cosine(12, 0.1), rates.CosineAnnealingLR, {"T_max": 12, "eta_min": 0.1}),
     ]
     for ours, kind, options in pairs:
@@ -97,9 +97,9 @@ def test_against_pytorch() -> None:
 
 
 def test_counting_steps_from_one_is_caught() -> None:
-    for name, kind in (("step", Step), ("cosine", Cosine)):
+    for name, kind in (("step", StepDecay), ("cosine", Cosine)):
         options, expected = CASES[name]
-        schedule = build("schedule", SCHEDULES, {"name": name, **options})
+        schedule = from_config("schedule", SCHEDULES, {"name": name, **options})
         assert isinstance(schedule, kind)
         late = [schedule.factor(step + 1) for step in range(len(expected))]
         assert late != pytest.approx(expected, rel=1e-3)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from sumgrad.model import ShapeError
-from sumgrad.model.validation import as_numbers, expect_dtype, expect_shape, nearest
+from sumgrad.model.validation import as_float_array, check_dtype, check_shape, did_you_mean
 
 
 def test_a_shape_that_fits_passes() -> None:
-    expect_shape("x", np.zeros((2, 3)), 2, 3)
-    expect_shape("x", np.zeros((2, 3)), None, 3)
-    expect_shape("x", np.zeros(()))
+    check_shape("x", np.zeros((2, 3)), 2, 3)
+    check_shape("x", np.zeros((2, 3)), None, 3)
+    check_shape("x", np.zeros(()))
 
 
 @pytest.mark.parametrize(
@@ -30,15 +30,15 @@ def test_nothing_broadcasts(
     shape: tuple[int, ...], wanted: tuple[int | None, ...], message: str
 ) -> None:
     with pytest.raises(ShapeError) as caught:
-        expect_shape("x", np.zeros(shape), *wanted)
+        check_shape("x", np.zeros(shape), *wanted)
     assert str(caught.value) == message
 
 
 def test_dtypes_are_exact() -> None:
-    expect_dtype("W", np.zeros(2, np.float32), "float32")
+    check_dtype("W", np.zeros(2, np.float32), "float32")
     for wrong in (np.float64, np.int32, np.dtype(">f4")):
         with pytest.raises(ShapeError, match=r"^W is .*, expected float32$"):
-            expect_dtype("W", np.zeros(2, wrong), "float32")
+            check_dtype("W", np.zeros(2, wrong), "float32")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_dtypes_are_exact() -> None:
     ],
 )
 def test_numbers_become_row_major_and_of_the_dtype(array: Any) -> None:
-    numbers = as_numbers("x", array, "float32")
+    numbers = as_float_array("x", array, "float32")
     assert numbers.dtype == np.float32
     assert numbers.flags.c_contiguous
     assert numbers.flags.aligned
@@ -61,21 +61,21 @@ def test_numbers_become_row_major_and_of_the_dtype(array: Any) -> None:
 
 def test_what_fits_is_not_copied() -> None:
     array = np.zeros((2, 3), np.float32)
-    assert as_numbers("x", array, "float32") is array
+    assert as_float_array("x", array, "float32") is array
 
 
 def test_what_is_misaligned_is_copied() -> None:
     array = np.frombuffer(bytes(25), np.uint8)[1:].view(np.float32)
     assert not array.flags.aligned
-    assert as_numbers("x", array, "float32").flags.aligned
+    assert as_float_array("x", array, "float32").flags.aligned
 
 
 @pytest.mark.parametrize("array", [np.array(["1"]), np.array([None]), np.array([1j])])
 def test_what_is_no_number_is_refused(array: Any) -> None:
     with pytest.raises(ShapeError, match=r"^x is .*, expected numbers$"):
-        as_numbers("x", array, "float32")
+        as_float_array("x", array, "float32")
 
 
 def test_hints_name_the_nearest_or_all() -> None:
-    assert nearest("reluu", ["relu", "selu", "tanh"]) == "did you mean 'relu'?"
-    assert nearest("qqq", ["tanh", "relu"]) == "known: relu, tanh"
+    assert did_you_mean("reluu", ["relu", "selu", "tanh"]) == "did you mean 'relu'?"
+    assert did_you_mean("qqq", ["tanh", "relu"]) == "known: relu, tanh"

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.dataset import Part, RawRows, pixel_names
+from sumgrad.jobs.data.dataset import FileSpan, RawDataset, pixel_names
 from sumgrad.jobs.data.labels import shaped_labels
 from sumgrad.jobs.errors import DataNotFound
 
 DIABETES_FEATURES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 
-def read_shipped(name: str, label: tuple[str, ...], *, numbers: bool) -> RawRows:
+def read_builtin(name: str, label: tuple[str, ...], *, numbers: bool) -> RawDataset:
     """Rows of a shipped data set.
 
     Args:
@@ -32,22 +32,22 @@ def read_shipped(name: str, label: tuple[str, ...], *, numbers: bool) -> RawRows
     """
     if name == "digits":
         table = _load("digits.csv.gz", ",")
-        return RawRows(
+        return RawDataset(
             x=table[:, :64].astype(np.uint8),
             labels=shaped_labels(table[:, 64], numbers=numbers),
             features=pixel_names(8, 8),
             label=label,
-            parts=(Part("digits", len(table)),),
+            parts=(FileSpan("digits", len(table)),),
             image_shape=(8, 8),
         )
     measurements = _load("diabetes_data_raw.csv.gz", None)
     progression = _load("diabetes_target.csv.gz", None)
-    return RawRows(
+    return RawDataset(
         x=measurements,
         labels=shaped_labels(progression, numbers=numbers),
         features=DIABETES_FEATURES,
         label=label,
-        parts=(Part("diabetes", len(measurements)),),
+        parts=(FileSpan("diabetes", len(measurements)),),
     )
 
 

@@ -4,7 +4,7 @@ import gzip
 import io
 from pathlib import Path
 
-from sumgrad.jobs.support.memory import available_bytes, expect_room_for_rows
+from sumgrad.jobs.support.memory import available_bytes, check_memory_for_rows
 
 #: What a value takes as a number, however short it is written.
 _VALUE_BYTES = 8
@@ -42,7 +42,7 @@ class CsvSource(io.RawIOBase):
         ends = max(block.count(b"\n"), block.count(b"\r"))
         values = block.count(self._delimiter) + ends
         self._held += max(len(block), _VALUE_BYTES * values)
-        expect_room_for_rows(self._held, self._name, free=self._free)
+        check_memory_for_rows(self._held, self._name, free=self._free)
         return block
 
     def close(self) -> None:

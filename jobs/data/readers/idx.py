@@ -15,10 +15,14 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.dataset import Part, RawRows, pixel_names
+from sumgrad.jobs.data.dataset import FileSpan, RawDataset, pixel_names
 from sumgrad.jobs.data.labels import shaped_labels
 from sumgrad.jobs.errors import DataError, DataNotFound
-from sumgrad.jobs.support.memory import available_bytes, expect_room_for_names, expect_room_for_rows
+from sumgrad.jobs.support.memory import (
+    available_bytes,
+    check_memory_for_names,
+    check_memory_for_rows,
+)
 
 _UNSIGNED_BYTE = 0x08
 _CHUNK = 1 << 24
@@ -31,7 +35,7 @@ def is_idx(path: Path) -> bool:
     return _NAME.match(path.name) is not None
 
 
-def idx_images_in(folder: Path, role: str) -> Path | None:
+def find_idx_images(folder: Path, role: str) -> Path | None:
     """The images file for a role in a folder of MNIST files; None if it holds no IDX files.
 
     Raises:
@@ -46,7 +50,9 @@ def idx_images_in(folder: Path, role: str) -> Path | None:
     raise DataNotFound(f"{folder} has no file {_ROLE_HEADS[role]}images-idx3-ubyte[.gz]")
 
 
-def read_idx(images: Path, label: tuple[str, ...], *, numbers: bool, with_labels: bool) -> RawRows:
+def read_idx(
+    images: Path, label: tuple[str, ...], *, numbers: bool, with_labels: bool
+) -> RawDataset:
     """Images and, from the file beside them, their labels.
 
     Args:
@@ -66,13 +72,13 @@ def read_idx(images: Path, label: tuple[str, ...], *, numbers: bool, with_labels
     if not pixels.size:
         raise DataError("has no images", file=str(images))
     labels = _labels_of(images, count) if with_labels else None
-    expect_room_for_names(height * width, str(images))
-    return RawRows(
+    check_memory_for_names(height * width, str(images))
+    return RawDataset(
         x=pixels.reshape(count, height * width),
         labels=None if labels is None else shaped_labels(labels, numbers=numbers),
         features=pixel_names(height, width),
         label=label,
-        parts=(Part(str(images), count),),
+        parts=(FileSpan(str(images), count),),
         image_shape=(height, width),
     )
 
@@ -154,6 +160,6 @@ def _chunks(stream: BinaryIO, limit: int, file: str) -> Iterator[bytes]:
     while held < limit and (chunk := stream.read(min(_CHUNK, limit - held))):
         if held:
             # There is more than a few bytes, so that the promise may be meant.
-            expect_room_for_rows(limit, file, free=free)
+            check_memory_for_rows(limit, file, free=free)
         held += len(chunk)
         yield chunk

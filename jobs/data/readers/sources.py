@@ -3,17 +3,17 @@
 import glob
 from pathlib import Path
 
-from sumgrad.jobs.data.dataset import RawRows, concatenate
-from sumgrad.jobs.data.readers.builtin import read_shipped
-from sumgrad.jobs.data.readers.idx import idx_images_in, is_idx, read_idx
+from sumgrad.jobs.data.dataset import RawDataset, concatenate
+from sumgrad.jobs.data.readers.builtin import read_builtin
+from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx, read_idx
 from sumgrad.jobs.errors import DataNotFound
 from sumgrad.jobs.support.redaction import redact
 
 #: Names that stand for data that comes along, not for paths.
-SHIPPED = ("digits", "diabetes")
+BUILTIN = ("digits", "diabetes")
 
 
-def read_rows(
+def read_dataset(
     source: str,
     role: str,
     label: tuple[str, ...],
@@ -21,11 +21,11 @@ def read_rows(
     *,
     numbers: bool = False,
     with_labels: bool = True,
-) -> RawRows:
+) -> RawDataset:
     """Read every row that a source has.
 
     Args:
-        source: A file, a folder, a glob, or a name in `SHIPPED`.
+        source: A file, a folder, a glob, or a name in `BUILTIN`.
         role: train, validation or test: which of MNIST's files a folder of them stands for.
         label: Label columns.
         features: Feature columns; None for all but the label.
@@ -36,17 +36,17 @@ def read_rows(
         DataNotFound: Nothing there, or a column is missing.
         DataError: Rows that cannot be trained on.
     """
-    if source in SHIPPED:
-        return read_shipped(source, label, numbers=numbers).select(features)
+    if source in BUILTIN:
+        return read_builtin(source, label, numbers=numbers).select(features)
     if "://" in source:
         raise DataNotFound(f"{redact(source)}: data is read from this machine's files only")
     path = Path(source).expanduser()
-    images = idx_images_in(path, role) if path.is_dir() else path if is_idx(path) else None
+    images = find_idx_images(path, role) if path.is_dir() else path if is_idx(path) else None
     if images is not None:
         rows = read_idx(images, label, numbers=numbers, with_labels=with_labels)
         return rows.select(features)
     return _read_tables(
-        table_files(path, source), label, features, numbers=numbers, with_labels=with_labels
+        find_table_files(path, source), label, features, numbers=numbers, with_labels=with_labels
     )
 
 
@@ -57,17 +57,17 @@ def _read_tables(
     *,
     numbers: bool,
     with_labels: bool,
-) -> RawRows:
+) -> RawDataset:
     """Rows of all files; the first one's columns and their order hold for the others."""
     # PyArrow takes most of a second to import, which IDX and shipped rows do not need.
-    from sumgrad.jobs.data.columns import expect_columns_of, rows_of_table
+    from sumgrad.jobs.data.columns import check_same_columns, rows_of_table
     from sumgrad.jobs.data.readers.tables import read_table
 
-    pieces: list[RawRows] = []
+    pieces: list[RawDataset] = []
     for path in files:
         table, file = read_table(path), str(path)
         if pieces and features is None:
-            expect_columns_of(table, file, pieces[0])
+            check_same_columns(table, file, pieces[0])
         wanted = pieces[0].columns if pieces else features
         pieces.append(
             rows_of_table(table, file, wanted, label, numbers=numbers, with_labels=with_labels)
@@ -75,7 +75,7 @@ def _read_tables(
     return concatenate(pieces)
 
 
-def table_files(path: Path, source: str) -> list[Path]:
+def find_table_files(path: Path, source: str) -> list[Path]:
     """The table files that a source stands for, in the order of their names.
 
     Args:
@@ -122,4 +122,4 @@ def _hint(path: Path) -> str:
             "MNIST does not come with sumgrad; 'sumgrad init mnist' says how to get it. "
             "Where it is: --set data.train=FOLDER --set data.test=FOLDER"
         )
-    return f"data that comes along: {', '.join(SHIPPED)}"
+    return f"data that comes along: {', '.join(BUILTIN)}"

@@ -14,7 +14,7 @@ from pyarrow import csv, ipc, parquet
 from sumgrad.jobs.data.readers.csv import CsvSource
 from sumgrad.jobs.data.readers.size_limits import arrow_bytes, parquet_bytes, parquet_texts
 from sumgrad.jobs.errors import DataError, DataNotFound
-from sumgrad.jobs.support.memory import available_bytes, expect_room_for_rows
+from sumgrad.jobs.support.memory import available_bytes, check_memory_for_rows
 
 _PARQUET = (".parquet", ".pq")
 _CSV = {".csv": ",", ".tsv": "\t"}
@@ -122,7 +122,7 @@ def _expect_room(promised: Iterable[int], path: Path) -> None:
     free, held = available_bytes(), 0
     for size in promised:
         held += size
-        expect_room_for_rows(held, str(path), free=free)
+        check_memory_for_rows(held, str(path), free=free)
 
 
 def _with_room(parts: Iterable[Any], path: Path) -> Iterator[Any]:
@@ -136,7 +136,7 @@ def _with_room(parts: Iterable[Any], path: Path) -> Iterator[Any]:
         # A damaged file can hold offsets that point outside of it, and its size is asked there.
         part.validate(full=True)
         held += part.nbytes
-        expect_room_for_rows(held, str(path), free=free)
+        check_memory_for_rows(held, str(path), free=free)
         yield part
 
 

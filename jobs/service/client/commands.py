@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.errors import JobForgotten, JobNotFound, ServiceUnreachable, SubmissionError
+from sumgrad.jobs.errors import JobLost, JobNotFound, ServiceUnreachable, SubmissionError
 from sumgrad.jobs.runs.registry import aligned
 from sumgrad.jobs.service.client.expectation import ANSWER_KEY, answer_digest, expected_of
 from sumgrad.jobs.service.client.follow import follow, wait
 from sumgrad.jobs.service.client.jobs import Job, find_job, jobs_in
 from sumgrad.jobs.service.client.preflight import cluster_versions
-from sumgrad.jobs.service.client.ray_api import Attempt, JobServer
+from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
 from sumgrad.jobs.service.client.run_view import RunView, look_up_runs
 from sumgrad.jobs.service.client.sending import metadata_of, send
 from sumgrad.jobs.service.client.status import (
@@ -27,9 +27,9 @@ from sumgrad.jobs.service.client.status import (
 )
 from sumgrad.jobs.service.client.submit import Submitted, compare_versions, expect_no_password
 from sumgrad.jobs.service.client.typed import cluster_option
-from sumgrad.jobs.service.host.heartbeat import SILENCE_S
+from sumgrad.jobs.service.host.heartbeat import HEARTBEAT_TIMEOUT_S
 from sumgrad.jobs.service.ids import is_job_id, submission_id
-from sumgrad.jobs.service.manifest import RESULT, Request
+from sumgrad.jobs.service.manifest import RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.states import REFUSED, exit_code
 from sumgrad.jobs.service.versions import Versions
 
@@ -41,7 +41,7 @@ _LOGS_S = 10.0
 _STOP_S = 40.0
 
 
-def status_of(server: JobServer, job_id: str) -> tuple[Status, RunView]:
+def get_status(server: RayJobsClient, job_id: str) -> tuple[Status, RunView]:
     """How a job is.
 
     Raises:
@@ -57,7 +57,7 @@ def status_of(server: JobServer, job_id: str) -> tuple[Status, RunView]:
     return _reconciled(server, job, run), run
 
 
-def _reconciled(server: JobServer, job: Job, run: RunView, seconds: float = _LOG_S) -> Status:
+def _reconciled(server: RayJobsClient, job: Job, run: RunView, seconds: float = _LOG_S) -> Status:
     """How a job is, with what its log says where nothing else can say it.
 
     Args:
@@ -73,7 +73,7 @@ def _reconciled(server: JobServer, job: Job, run: RunView, seconds: float = _LOG
     return reconcile(job, run, now, log)
 
 
-def _run_of_forgotten(server: JobServer, job_id: str, unknown: JobNotFound) -> RunView:
+def _run_of_forgotten(server: RayJobsClient, job_id: str, unknown: JobNotFound) -> RunView:
     """The run of a job that Ray does not know, and MLflow does.
 
     Raises:
@@ -87,7 +87,7 @@ def _run_of_forgotten(server: JobServer, job_id: str, unknown: JobNotFound) -> R
     return run
 
 
-def list_of_jobs(server: JobServer) -> list[Status]:
+def list_of_jobs(server: RayJobsClient) -> list[Status]:
     """All jobs of a cluster, the newest first; then what Ray has forgotten and can go on."""
     jobs = jobs_in(server.attempts())
     known = [job.job_id for job in jobs]
@@ -110,7 +110,7 @@ def job_table(jobs: Sequence[Status], cluster: str, option: str = "") -> list[st
         return [f"{cluster} has no jobs; hand one in with: sumgrad submit digits{option}"]
     rows = [("job", "name", "state", "why", "attempt", "began (UTC)")]
     for job in jobs:
-        began = datetime.fromtimestamp(job.began, UTC) if job.began else None
+        began = datetime.fromtimestamp(job.start_time, UTC) if job.start_time else None
         when = f"{began:%Y-%m-%d %H:%M:%S}" if began else "-"
         name, attempt = job.name or "-", str(job.attempt or "-")
         rows.append((job.job_id, name, job.state, job.reason, attempt, when))
@@ -138,7 +138,11 @@ class Log:
         for part in text.splitlines(keepends=True):
             self._begun += part
             is_whole = self._begun.endswith("\n")
-            if is_whole or self._is_within or not RESULT.startswith(self._begun[: len(RESULT)]):
+            if (
+                is_whole
+                or self._is_within
+                or not RESULT_PREFIX.startswith(self._begun[: len(RESULT_PREFIX)])
+            ):
                 self.close()
                 self._is_within = not is_whole
 
@@ -153,10 +157,10 @@ class Log:
 
 
 def _result_in(line: str) -> dict[str, Any] | None:
-    if not line.startswith(RESULT):
+    if not line.startswith(RESULT_PREFIX):
         return None
     try:
-        value = json.loads(line.removeprefix(RESULT), parse_constant=_refuse)
+        value = json.loads(line.removeprefix(RESULT_PREFIX), parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -167,7 +171,7 @@ def _refuse(constant: str) -> None:
 
 
 def follow_job(
-    server: JobServer,
+    server: RayJobsClient,
     attempt: str,
     write: Callable[[str], None],
     note: Callable[[str], None],
@@ -186,13 +190,13 @@ def once_known(job_id: str, cluster: Cluster) -> Iterator[None]:
     Ray keeps its jobs in its head, and they end with it; another one knows nothing of them.
 
     Raises:
-        JobForgotten: In the place of `JobNotFound`.
+        JobLost: In the place of `JobNotFound`.
     """
     try:
         yield
     except JobNotFound:
         option = cluster_option(cluster)
-        raise JobForgotten(
+        raise JobLost(
             f"{cluster.label} has forgotten job {job_id}: it was started anew, and its jobs ended "
             "with it, or somebody has deleted this one",
             hint=f"'sumgrad status {job_id}{option}' says how far it came, "
@@ -212,7 +216,7 @@ def _is_its_own(result: dict[str, Any] | None, code: int) -> bool:
     )
 
 
-def attempt_of(server: JobServer, job_id: str, number: int | None) -> tuple[Job, Attempt]:
+def attempt_of(server: RayJobsClient, job_id: str, number: int | None) -> tuple[Job, Attempt]:
     """A job, and one of its attempts; by default the newest.
 
     Raises:
@@ -228,23 +232,23 @@ def attempt_of(server: JobServer, job_id: str, number: int | None) -> tuple[Job,
     raise JobNotFound(f"job {job.job_id} has no attempt {number}")
 
 
-def stop_job(server: JobServer, job_id: str) -> tuple[Job, bool]:
+def stop_job(server: RayJobsClient, job_id: str) -> tuple[Job, bool]:
     """Ask a job to end at its next step; gives it, and whether it still ran."""
     job = find_job(server, job_id)
-    if job.newest.is_over:
+    if job.newest.has_ended:
         return job, False
     server.stop(job.newest.submission_id)
     return job, True
 
 
-def delete_job(server: JobServer, job_id: str) -> Job:
+def delete_job(server: RayJobsClient, job_id: str) -> Job:
     """Have the cluster forget a job that is over; its run in MLflow and its files stay.
 
     Raises:
         SubmissionError: It is not over.
     """
     job = find_job(server, job_id)
-    if not job.newest.is_over:
+    if not job.newest.has_ended:
         option = cluster_option(server.cluster)
         raise SubmissionError(
             f"job {job.job_id} is not over", hint=f"sumgrad stop {job.job_id}{option}"
@@ -264,7 +268,7 @@ def what_stays(job_id: str) -> list[str]:
 
 
 def resume_job(
-    server: JobServer, job_id: str, overrides: Sequence[str], note: Callable[[str], None]
+    server: RayJobsClient, job_id: str, overrides: Sequence[str], note: Callable[[str], None]
 ) -> Submitted:
     """Hand a job in again, which goes on where it was; a run that is over is not run again.
 
@@ -274,10 +278,10 @@ def resume_job(
     for override in overrides:
         expect_no_password(f"--set {override}")
     job_id, name, number = _next_attempt(server, job_id, note)
-    here, there = Versions.here(), cluster_versions(server, server.describe())
+    here, there = Versions.here(), cluster_versions(server, server.server_info())
     # Bits are safe: the run's own record refuses to go on with another arithmetic.
-    has_code = compare_versions(here, there, note, "auto", any_version=True)
-    request = Request(
+    has_code = compare_versions(here, there, note, "auto", allow_version_mismatch=True)
+    request = JobManifest(
         job_id,
         number,
         None,
@@ -292,7 +296,7 @@ def resume_job(
 
 
 def _next_attempt(
-    server: JobServer, job_id: str, note: Callable[[str], None]
+    server: RayJobsClient, job_id: str, note: Callable[[str], None]
 ) -> tuple[str, str, int]:
     """Id and name of a job that can be gone on with, and the number of the attempt to do it.
 
@@ -308,14 +312,14 @@ def _next_attempt(
         if run.status == "FINISHED":
             raise _is_finished(job_id) from None
         return job_id, run.name or job_id, (run.attempt or 1) + 1
-    if not job.newest.is_over and _is_silent(server, job):
+    if not job.newest.has_ended and _is_silent(server, job):
         # A head that was started anew calls jobs RUNNING that ended with it, until it is asked to
         # do something about them. One that lives, but cannot be heard, is saved by it.
         note(f"job {job.job_id} gives no sign of life: it is stopped first")
         server.stop(job.newest.submission_id)
         wait(server, job.newest.submission_id, note, seconds=_STOP_S)
         job = find_job(server, job.job_id)
-    if not job.newest.is_over:
+    if not job.newest.has_ended:
         option = cluster_option(server.cluster)
         raise SubmissionError(
             f"job {job.job_id} is not over", hint=f"sumgrad logs -f {job.job_id}{option}"
@@ -332,9 +336,9 @@ def _is_finished(job_id: str) -> SubmissionError:
     return SubmissionError(f"job {job_id} came to its end, there is nothing to go on with")
 
 
-def _is_silent(server: JobServer, job: Job) -> bool:
+def _is_silent(server: RayJobsClient, job: Job) -> bool:
     """Whether the newest attempt has given a sign of life, and gives none any more."""
     run = look_up_runs(server.cluster, [job.job_id])[job.job_id]
     # One that has just been handed in has given none yet: those before it are another's.
     beat = beat_of(job, run.heartbeat)
-    return beat is not None and time.time() - beat.at > SILENCE_S
+    return beat is not None and time.time() - beat.at > HEARTBEAT_TIMEOUT_S

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sumgrad.jobs.data.readers.idx import idx_images_in, is_idx
-from sumgrad.jobs.data.readers.sources import SHIPPED, table_files
+from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx
+from sumgrad.jobs.data.readers.sources import BUILTIN, find_table_files
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
-from sumgrad.jobs.service.manifest import DATA
+from sumgrad.jobs.service.manifest import DATA_FOLDER
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.redaction import redact
 
@@ -17,7 +17,7 @@ ROLES = ("train", "validation", "test")
 #: Ray's job server refuses packages of more, and says so only after the upload.
 MOST_BYTES = 90 * 2**20
 #: A path on the cluster's machines is written so.
-ON_CLUSTER = "file://"
+FILE_SCHEME = "file://"
 _HINT = (
     "--upload sends small files along; a path that the cluster's head has is written "
     "file:///data/rows.parquet"
@@ -49,7 +49,7 @@ def local_sources(spec: JobSpec) -> dict[str, str]:
     return {
         role: source
         for role, source in named.items()
-        if isinstance(source, str) and source not in SHIPPED and "://" not in source
+        if isinstance(source, str) and source not in BUILTIN and "://" not in source
     }
 
 
@@ -79,8 +79,8 @@ def with_upload(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], Upload]
     files: dict[str, Path] = {}
     for role, source in sources.items():
         name, found = _files_of(source, role)
-        changed[role] = f"{DATA}/{role}/{name}" if name else f"{DATA}/{role}"
-        files |= {f"{DATA}/{role}/{path}": file for path, file in found.items()}
+        changed[role] = f"{DATA_FOLDER}/{role}/{name}" if name else f"{DATA_FOLDER}/{role}"
+        files |= {f"{DATA_FOLDER}/{role}/{path}": file for path, file in found.items()}
     size = sum(file.stat().st_size for file in files.values())
     if size > MOST_BYTES:
         raise SubmissionError(
@@ -95,7 +95,7 @@ def _expect_files(spec: JobSpec) -> None:
     """Raise where a source is on no machine at all."""
     for role in ROLES:
         source = getattr(spec.data, role)
-        if isinstance(source, str) and "://" in source and not source.startswith(f"{ON_CLUSTER}/"):
+        if isinstance(source, str) and "://" in source and not source.startswith(f"{FILE_SCHEME}/"):
             raise SubmissionError(
                 f"data.{role}: {redact(source)}: data are read from files only", hint=_HINT
             )
@@ -110,11 +110,11 @@ def _files_of(source: str, role: str) -> tuple[str, dict[str, Path]]:
             return path.name, {file.name: file for file in path.parent.iterdir() if is_idx(file)}
         return path.name, {path.name: path}
     if path.is_dir():
-        images = idx_images_in(path, role)
+        images = find_idx_images(path, role)
         if images is not None:
             return "", {file.name: file for file in path.iterdir() if is_idx(file)}
     try:
-        files = table_files(path, source)
+        files = find_table_files(path, source)
     except DataNotFound as error:
         where = f"data.{role}: {error.message} on this machine"
         raise DataNotFound(where, hint=_HINT) from None
@@ -132,10 +132,10 @@ def _path(source: str, role: str) -> Path:
         raise DataNotFound(f"data.{role}: {source} is in the home folder of nobody") from None
 
 
-def on_this_machine(data: Mapping[str, Any]) -> dict[str, str]:
+def file_url_paths(data: Mapping[str, Any]) -> dict[str, str]:
     """On the cluster: the ``file://`` sources of a data section as plain paths, by role."""
     return {
-        role: source.removeprefix(ON_CLUSTER)
+        role: source.removeprefix(FILE_SCHEME)
         for role in ROLES
-        if isinstance(source := data.get(role), str) and source.startswith(f"{ON_CLUSTER}/")
+        if isinstance(source := data.get(role), str) and source.startswith(f"{FILE_SCHEME}/")
     }

@@ -14,62 +14,62 @@ from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster
 from sumgrad.jobs.config.token_hint import token_hint
 from sumgrad.jobs.config.tokens import read_token
 from sumgrad.jobs.config.tracking_uri import is_server
-from sumgrad.jobs.errors import ContextError, JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.client.data_paths import ON_CLUSTER
-from sumgrad.jobs.service.client.mlflow_check import asks_for_login, mlflow_problem
+from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
+from sumgrad.jobs.service.client.data_paths import FILE_SCHEME
+from sumgrad.jobs.service.client.mlflow_check import mlflow_problem, requires_login
 from sumgrad.jobs.service.client.preflight import PYTHON, ask, cluster_versions
-from sumgrad.jobs.service.client.ray_api import JobServer, Server, looks_closer
-from sumgrad.jobs.service.versions import INSTALL, Versions, copy_code
+from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo, doctor_hint
+from sumgrad.jobs.service.versions import INSTALL_HINT, Versions, copy_code
 from sumgrad.jobs.support.redaction import redact
 
 #: Clocks that differ by more make curves and signs of life hard to read, in seconds.
-MOST_SKEW_S = 5.0
+MAX_CLOCK_SKEW_S = 5.0
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One line of the table.
 
     Attributes:
         what: What was looked at.
-        verdict: ``ok``, ``warn`` for what works but should not stay so, ``FAIL``.
+        status: ``ok``, ``warn`` for what works but should not stay so, ``FAIL``.
         text: What was found.
         hint: What to do about it.
     """
 
     what: str
-    verdict: Literal["ok", "warn", "FAIL"]
+    status: Literal["ok", "warn", "FAIL"]
     text: str
     hint: str = ""
 
 
-def examine(cluster: Cluster, data: Sequence[str] = ()) -> list[Finding]:
+def run_checks(cluster: Cluster, data: Sequence[str] = ()) -> list[Check]:
     """Look at everything that a job needs; what builds on a failure is left out.
 
     Args:
         cluster: Which.
         data: Paths that the cluster's machines should be able to read.
     """
-    findings = _mlflow_here(cluster)
+    checks = _mlflow_here(cluster)
     try:
-        server = JobServer(cluster)
-        described = server.describe()
-        findings = [*_connection(cluster, described), *findings]
+        server = RayJobsClient(cluster)
+        described = server.server_info()
+        checks = [*_connection(cluster, described), *checks]
         versions = cluster_versions(server, described)
-        findings += _versions(Versions.here(), versions)
+        checks += _versions(Versions.here(), versions)
         if "none" in versions.libraries.values():
-            return findings
+            return checks
         asked = time.time()
-        facts = _probe(server, versions, [path.removeprefix(ON_CLUSTER) for path in data])
-        return findings + _cluster_findings(facts, asked, data)
-    except ContextError as error:
+        facts = _probe(server, versions, [path.removeprefix(FILE_SCHEME) for path in data])
+        return checks + _cluster_findings(facts, asked, data)
+    except ClusterConfigError as error:
         file = cluster.token_file or os.environ.get(TOKEN_PATH)
         hint = error.hint or _about_token(Path(file) if file else None)
-        return [*findings, Finding("cluster", "FAIL", error.message, hint)]
+        return [*checks, Check("cluster", "FAIL", error.message, hint)]
     except (ServiceUnreachable, JobNotFound) as error:
-        hint = error.hint.removeprefix(looks_closer(cluster))
-        return [*findings, Finding("cluster", "FAIL", error.message, hint)]
+        hint = error.hint.removeprefix(doctor_hint(cluster))
+        return [*checks, Check("cluster", "FAIL", error.message, hint)]
 
 
 def _about_token(file: Path | None) -> str:
@@ -82,20 +82,20 @@ def _about_token(file: Path | None) -> str:
         return ""
     try:
         read_token(file, "token")
-    except ContextError as error:
+    except ClusterConfigError as error:
         return error.hint or token_hint(file)
     return ""
 
 
-def _connection(cluster: Cluster, described: Server) -> list[Finding]:
-    found = Finding("cluster", "ok", f"{cluster.label} runs Ray {described.ray_version}")
+def _connection(cluster: Cluster, described: RayServerInfo) -> list[Check]:
+    found = Check("cluster", "ok", f"{cluster.label} runs Ray {described.ray_version}")
     try:
-        JobServer(_Anonymous(cluster.address, ca_file=cluster.ca_file)).describe()
+        RayJobsClient(_Anonymous(cluster.address, ca_file=cluster.ca_file)).server_info()
     except ServiceUnreachable:
-        return [found, Finding("token", "ok", "ours is accepted, and who has none is refused")]
+        return [found, Check("token", "ok", "ours is accepted, and who has none is refused")]
     return [
         found,
-        Finding(
+        Check(
             "token",
             "warn",
             "the cluster admits everybody who reaches it, and lets them run code",
@@ -112,11 +112,11 @@ class _Anonymous(Cluster):
         return None
 
 
-def _mlflow_here(cluster: Cluster) -> list[Finding]:
+def _mlflow_here(cluster: Cluster) -> list[Check]:
     uri = cluster.tracking_uri
     if uri is None:
         return [
-            Finding(
+            Check(
                 "MLflow here",
                 "warn",
                 "not known here, so 'sumgrad status' can ask Ray alone",
@@ -126,16 +126,16 @@ def _mlflow_here(cluster: Cluster) -> list[Finding]:
     problem = mlflow_problem(uri, cluster.login)
     if problem is not None:
         hint = _about_token(cluster.tracking_token_file)
-        return [Finding("MLflow here", "FAIL", problem, hint)]
-    found = Finding("MLflow here", "ok", f"{redact(uri)} answers")
+        return [Check("MLflow here", "FAIL", problem, hint)]
+    found = Check("MLflow here", "ok", f"{redact(uri)} answers")
     return [found, _login(uri)] if is_server(uri) else [found]
 
 
-def _login(uri: str) -> Finding:
+def _login(uri: str) -> Check:
     """Of a server that takes ours, if it asks for one."""
-    if asks_for_login(uri):
-        return Finding("login", "ok", "ours is accepted by MLflow, and who has none is refused")
-    return Finding(
+    if requires_login(uri):
+        return Check("login", "ok", "ours is accepted by MLflow, and who has none is refused")
+    return Check(
         "login",
         "warn",
         "MLflow asks for none: who reaches it reads, changes and deletes runs and models",
@@ -144,25 +144,25 @@ def _login(uri: str) -> Finding:
     )
 
 
-def _versions(here: Versions, there: Versions) -> list[Finding]:
+def _versions(here: Versions, there: Versions) -> list[Check]:
     lacking = [name for name, version in there.libraries.items() if version == "none"]
     if lacking:
         text = f"the cluster's head lacks {', '.join(lacking)}"
-        return [Finding("versions", "FAIL", text, f"there: {INSTALL}")]
+        return [Check("versions", "FAIL", text, f"there: {INSTALL_HINT}")]
     differences = here.differences(there)
     if differences:
-        hint = "the weights may come out otherwise there; 'submit' wants --any-version"
-        found = Finding("versions", "FAIL", "; ".join(differences), hint)
+        hint = "the weights may come out otherwise there; 'submit' wants --allow-version-mismatch"
+        found = Check("versions", "FAIL", "; ".join(differences), hint)
     else:
-        found = Finding("versions", "ok", f"Python {there.python} and the libraries are the same")
+        found = Check("versions", "ok", f"Python {there.python} and the libraries are the same")
     if there.code == here.code:
-        return [found, Finding("sumgrad", "ok", f"{there.sumgrad}, the same as here")]
+        return [found, Check("sumgrad", "ok", f"{there.sumgrad}, the same as here")]
     which = "none" if there.code == "none" else f"another one ({there.sumgrad})"
     text = f"the cluster has {which}; the code of this one ({here.sumgrad}) goes along with jobs"
-    return [found, Finding("sumgrad", "ok", text)]
+    return [found, Check("sumgrad", "ok", text)]
 
 
-def _probe(server: JobServer, there: Versions, paths: list[str]) -> dict[str, Any]:
+def _probe(server: RayJobsClient, there: Versions, paths: list[str]) -> dict[str, Any]:
     question = shlex.quote(json.dumps({"paths": paths}))
     command = f"{PYTHON} -P -m sumgrad.jobs.service.client.probe {question}"
     with tempfile.TemporaryDirectory(prefix="sumgrad-doctor-") as folder:
@@ -173,7 +173,7 @@ def _probe(server: JobServer, there: Versions, paths: list[str]) -> dict[str, An
         return facts
 
 
-def _cluster_findings(facts: dict[str, Any], asked: float, data: Sequence[str]) -> list[Finding]:
+def _cluster_findings(facts: dict[str, Any], asked: float, data: Sequence[str]) -> list[Check]:
     return [
         *_nodes(facts),
         *_room(facts),
@@ -184,51 +184,51 @@ def _cluster_findings(facts: dict[str, Any], asked: float, data: Sequence[str]) 
     ]
 
 
-def _nodes(facts: dict[str, Any]) -> list[Finding]:
+def _nodes(facts: dict[str, Any]) -> list[Check]:
     silent = [f"{node['host']}: {node['problem']}" for node in facts["nodes"] if node["problem"]]
     if silent:
-        return [Finding("nodes", "FAIL", "; ".join(silent), "look at 'ray status' on the head")]
+        return [Check("nodes", "FAIL", "; ".join(silent), "look at 'ray status' on the head")]
     numpys = {node["numpy"] for node in facts["nodes"]}
     if len(numpys) > 1:
         text = f"machines have different NumPys: {', '.join(sorted(numpys))}"
-        return [Finding("nodes", "FAIL", text, "the same versions on all of them")]
+        return [Check("nodes", "FAIL", text, "the same versions on all of them")]
     names = ", ".join(node["host"] for node in facts["nodes"])
-    return [Finding("nodes", "ok", f"{len(facts['nodes'])} answer: {names}")]
+    return [Check("nodes", "ok", f"{len(facts['nodes'])} answer: {names}")]
 
 
-def _room(facts: dict[str, Any]) -> list[Finding]:
+def _room(facts: dict[str, Any]) -> list[Check]:
     cpus, free = int(facts["cpus"]), int(facts["free_cpus"])
     text = (
         f"{free} of {cpus} CPUs are free, {facts['free_memory'] / _GIB:.1f} of "
         f"{facts['memory'] / _GIB:.1f} GiB of memory"
     )
     if not cpus:
-        return [Finding("room", "FAIL", "the cluster has no CPUs", "add a node")]
+        return [Check("room", "FAIL", "the cluster has no CPUs", "add a node")]
     if not free:
-        return [Finding("room", "warn", text, "a job waits as PENDING until some are free")]
-    return [Finding("room", "ok", text)]
+        return [Check("room", "warn", text, "a job waits as PENDING until some are free")]
+    return [Check("room", "ok", text)]
 
 
-def _mlflow_there(facts: dict[str, Any]) -> Finding:
+def _mlflow_there(facts: dict[str, Any]) -> Check:
     uri = facts["mlflow_uri"]
     if facts["mlflow_problem"]:
-        return Finding("MLflow there", "FAIL", facts["mlflow_problem"])
+        return Check("MLflow there", "FAIL", facts["mlflow_problem"])
     if not uri:
-        return Finding(
+        return Check(
             "MLflow there",
             "warn",
             "the head's environment names none: curves go into a file on the head",
             "MLFLOW_TRACKING_URI in the environment of 'ray start' on the head",
         )
     if not is_server(uri):
-        return Finding("MLflow there", "ok", f"{uri}, a database that the head can use")
-    return Finding("MLflow there", "ok", f"{uri} answers the cluster's head")
+        return Check("MLflow there", "ok", f"{uri}, a database that the head can use")
+    return Check("MLflow there", "ok", f"{uri} answers the cluster's head")
 
 
-def _data(facts: dict[str, Any], data: Sequence[str]) -> Finding:
+def _data(facts: dict[str, Any], data: Sequence[str]) -> Check:
     head, workers = facts["head"], facts["nodes"]
     if head["unreadable"]:
-        return Finding(
+        return Check(
             "data",
             "FAIL",
             f"the head cannot read {', '.join(head['unreadable'])}",
@@ -237,25 +237,25 @@ def _data(facts: dict[str, Any], data: Sequence[str]) -> Finding:
     some = sum(bool(node.get("unreadable")) for node in workers)
     if some:
         text = f"the head can read them; {some} of {len(workers)} machines cannot, and need not"
-        return Finding("data", "ok", text)
-    return Finding("data", "ok", f"all machines can read {', '.join(data)}")
+        return Check("data", "ok", text)
+    return Check("data", "ok", f"all machines can read {', '.join(data)}")
 
 
-def _clocks(facts: dict[str, Any], asked: float) -> Finding:
+def _clocks(facts: dict[str, Any], asked: float) -> Check:
     now = time.time()
     times = [node["time"] for node in facts["nodes"] if "time" in node]
     # Each was read between the question and the answer; within those nothing can be told.
     skews = [max(asked - at, at - now, 0.0) for at in times]
-    if skews and max(skews) > MOST_SKEW_S:
+    if skews and max(skews) > MAX_CLOCK_SKEW_S:
         text = f"a machine's clock differs from this one's by {max(skews):.0f} s or more"
-        return Finding("clocks", "warn", text, "let all machines ask a time server")
-    return Finding("clocks", "ok", f"differ by less than {max(MOST_SKEW_S, now - asked):.0f} s")
+        return Check("clocks", "warn", text, "let all machines ask a time server")
+    return Check("clocks", "ok", f"differ by less than {max(MAX_CLOCK_SKEW_S, now - asked):.0f} s")
 
 
-def _output(facts: dict[str, Any]) -> Finding:
+def _output(facts: dict[str, Any]) -> Check:
     if facts["output"]:
-        return Finding("runs", "ok", f"are kept in {facts['output']} on the head")
-    return Finding(
+        return Check("runs", "ok", f"are kept in {facts['output']} on the head")
+    return Check(
         "runs",
         "warn",
         "are kept in ~/sumgrad on the head",
@@ -263,12 +263,12 @@ def _output(facts: dict[str, Any]) -> Finding:
     )
 
 
-def table(findings: Sequence[Finding]) -> list[str]:
+def table(checks: Sequence[Check]) -> list[str]:
     """For a person."""
-    width = max(len(finding.what) for finding in findings)
+    width = max(len(check.what) for check in checks)
     lines = []
-    for finding in findings:
-        lines.append(f"{finding.verdict:<4}  {finding.what:<{width}}  {finding.text}")
-        if finding.hint:
-            lines.append(f"{'':<4}  {'':<{width}}  → {finding.hint}")
+    for check in checks:
+        lines.append(f"{check.status:<4}  {check.what:<{width}}  {check.text}")
+        if check.hint:
+            lines.append(f"{'':<4}  {'':<{width}}  → {check.hint}")
     return lines

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from sumgrad.jobs.errors import ServiceUnreachable
 from sumgrad.jobs.service.client.ray_api import Attempt
-from sumgrad.jobs.service.versions import MUST_AGREE, Versions
+from sumgrad.jobs.service.versions import MUST_MATCH, Versions
 
 #: Metadata of an attempt: the answer that it relies on.
 ANSWER_KEY = "sumgrad.answer"
@@ -40,7 +40,7 @@ def expect_unchanged(expected: Versions, found: Versions) -> None:
     differing = [
         f"{what} was {before} and is {now}"
         for what, before, now in expected.differing(found)
-        if what in MUST_AGREE
+        if what in MUST_MATCH
     ]
     if expected.code != found.code:
         before, now = (f"{each.sumgrad} ({each.code})" for each in (expected, found))
@@ -77,6 +77,6 @@ def is_outdated(answer: Versions, since: float, attempts: Iterable[Attempt]) -> 
     return any(
         attempt.metadata.get(ANSWER_KEY) == digest
         and has_found_a_change(attempt)
-        and (attempt.began is None or attempt.began > since)
+        and (attempt.start_time is None or attempt.start_time > since)
         for attempt in attempts
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from sumgrad.jobs.errors import ServiceUnreachable
-from sumgrad.jobs.service.client.ray_api import Attempt, JobServer
+from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
 
 T = TypeVar("T")
 #: A job server may be away for so long before we give up; the job goes on without us.
@@ -27,7 +27,7 @@ class Clock(Protocol):
 
 
 def follow(
-    server: JobServer,
+    server: RayJobsClient,
     submission_id: str,
     write: Callable[[str], None],
     note: Callable[[str], None],
@@ -55,10 +55,10 @@ def follow(
     while True:
         # Each connection begins with the first character again.
         position, checked = 0, clock.monotonic()
-        is_over = False
+        has_ended = False
 
         def is_wanted() -> bool:
-            return not is_over  # noqa: B023 - asked within this turn only
+            return not has_ended  # noqa: B023 - asked within this turn only
 
         for piece in server.tail(submission_id, is_wanted):
             fresh = piece[max(0, seen - position) :]
@@ -69,9 +69,9 @@ def follow(
             elif clock.monotonic() - checked > 2.0:
                 # A connection can be dead without anybody saying so.
                 checked = clock.monotonic()
-                is_over = patient.attempt().is_over
+                has_ended = patient.attempt().has_ended
         attempt = patient.attempt()
-        if attempt.is_over:
+        if attempt.has_ended:
             rest = patient.log()[seen:]
             if rest:
                 write(rest)
@@ -80,7 +80,7 @@ def follow(
 
 
 def wait(
-    server: JobServer,
+    server: RayJobsClient,
     submission_id: str,
     note: Callable[[str], None],
     *,
@@ -114,7 +114,7 @@ def wait(
             if clock.monotonic() < give_up:
                 raise
             return None
-        if attempt.is_over:
+        if attempt.has_ended:
             return attempt
         left = give_up - clock.monotonic()
         if left <= 0:
@@ -126,7 +126,7 @@ class _Patient:
     """Asks a job server that may be away for a while."""
 
     def __init__(
-        self, server: JobServer, submission_id: str, note: Callable[[str], None], clock: Clock
+        self, server: RayJobsClient, submission_id: str, note: Callable[[str], None], clock: Clock
     ) -> None:
         self._server = server
         self._submission_id = submission_id

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sumgrad.jobs.errors import JobNotFound
-from sumgrad.jobs.service.client.ray_api import Attempt, JobServer
+from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.states import REFUSED
-from sumgrad.model.validation import nearest
+from sumgrad.model.validation import did_you_mean
 
 #: Shorter beginnings of ids are not looked for.
 SHORTEST_PREFIX = 3
@@ -64,10 +64,10 @@ def jobs_in(attempts: Sequence[Attempt]) -> list[Job]:
         Job(job_id, found[0].metadata.get(NAME_KEY, "?"), tuple(sorted(found, key=_number)))
         for job_id, found in by_id.items()
     ]
-    return sorted(jobs, key=lambda job: job.newest.began or 0.0, reverse=True)
+    return sorted(jobs, key=lambda job: job.newest.start_time or 0.0, reverse=True)
 
 
-def find_job(server: JobServer, text: str) -> Job:
+def find_job(server: RayJobsClient, text: str) -> Job:
     """The job with this id, or the only one whose id begins so.
 
     Raises:
@@ -81,7 +81,7 @@ def find_job(server: JobServer, text: str) -> Job:
     if len(text) < SHORTEST_PREFIX or not found:
         raise JobNotFound(
             f"{server.cluster.label} has no job '{text}'",
-            hint=nearest(text, list(jobs)) if jobs else "it has none at all",
+            hint=did_you_mean(text, list(jobs)) if jobs else "it has none at all",
         )
     if len(found) > 1:
         names = ", ".join(sorted(job.job_id for job in found)[:5])

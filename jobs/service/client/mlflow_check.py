@@ -6,10 +6,10 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from sumgrad.jobs.config.credentials import Login
+from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.tracking_uri import (
     PROBE_SECONDS,
-    check_reachable,
+    check_tracking_reachable,
     is_server,
     resolve_tracking_uri,
 )
@@ -20,7 +20,7 @@ from sumgrad.jobs.tracking.store import open_store
 _WANTS_LOGIN = 401
 
 
-def mlflow_problem(uri: str, login: Login | None = None) -> str | None:
+def mlflow_problem(uri: str, login: Credentials | None = None) -> str | None:
     """What keeps a tracking URI from being used here; None if nothing does.
 
     A server answers ``/health`` to everybody, and refuses everything else to those who call it by
@@ -32,7 +32,7 @@ def mlflow_problem(uri: str, login: Login | None = None) -> str | None:
     """
     try:
         uri = resolve_tracking_uri(uri, Path.cwd())
-        check_reachable(uri)
+        check_tracking_reachable(uri)
         code, problem = _asked_by_a_stranger(uri) if is_server(uri) else (None, None)
         if code == _WANTS_LOGIN:
             # MLflow's own client finds the login wherever that may be, and shows it.
@@ -44,7 +44,7 @@ def mlflow_problem(uri: str, login: Login | None = None) -> str | None:
     return problem
 
 
-def asks_for_login(uri: str) -> bool:
+def requires_login(uri: str) -> bool:
     """Whether a server that can be used refuses those who have no login."""
     return _asked_by_a_stranger(resolve_tracking_uri(uri, Path.cwd()))[0] == _WANTS_LOGIN
 

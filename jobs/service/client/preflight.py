@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sumgrad.jobs.config.directories import user_folder
+from sumgrad.jobs.config.directories import user_directory
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.expectation import is_outdated
 from sumgrad.jobs.service.client.follow import wait
-from sumgrad.jobs.service.client.ray_api import SUCCEEDED, JobServer, Server
+from sumgrad.jobs.service.client.ray_api import SUCCEEDED, RayJobsClient, RayServerInfo
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.support.files import write_text
-from sumgrad.jobs.support.memory import read_small
+from sumgrad.jobs.support.memory import read_small_file
 
 #: The cluster's Python. Where Ray's is not the first on the path there, this variable names it.
 PYTHON = "${SUMGRAD_PYTHON:-python}"
@@ -63,7 +63,7 @@ print({_MARK!r} + json.dumps({{
 """
 
 
-def cluster_versions(server: JobServer, described: Server) -> Versions:
+def cluster_versions(server: RayJobsClient, described: RayServerInfo) -> Versions:
     """What the cluster's head has installed; 'none' where it has not.
 
     The answer is kept for its session, until a job finds that it does not hold any more.
@@ -77,12 +77,12 @@ def cluster_versions(server: JobServer, described: Server) -> Versions:
     """
     kept, attempts = _cache_file(described), server.attempts()
     with suppress(OSError, ValueError, TypeError, OverflowError, ServiceUnreachable):
-        facts = json.loads(read_small(kept, 1 << 16))
+        facts = json.loads(read_small_file(kept, 1 << 16))
         answer = Versions.from_json(facts)
         if not is_outdated(answer, float(facts.get(_SINCE, 0.0)), attempts):
             return answer
     # By Ray's clock, which has the time of every attempt; this machine's may be another.
-    since = max((attempt.began or 0.0 for attempt in attempts), default=0.0)
+    since = max((attempt.start_time or 0.0 for attempt in attempts), default=0.0)
     versions = Versions.from_json(ask(server, f"{PYTHON} -P -c {shlex.quote(_PROBE)}"))
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def cluster_versions(server: JobServer, described: Server) -> Versions:
     return versions
 
 
-def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
+def ask(server: RayJobsClient, command: str, **runtime_env: Any) -> Any:
     """Run a short command on the cluster that prints an answer as JSON.
 
     Raises:
@@ -124,7 +124,7 @@ def ask(server: JobServer, command: str, **runtime_env: Any) -> Any:
         ) from None
 
 
-def _forget(server: JobServer, name: str) -> None:
+def _forget(server: RayJobsClient, name: str) -> None:
     """Have the cluster forget a probe, and others that nobody has taken away."""
     with suppress(ServiceUnreachable, JobNotFound):
         _end(server, name)
@@ -138,25 +138,25 @@ def _forget(server: JobServer, name: str) -> None:
         server.delete(name)
 
 
-def _end(server: JobServer, name: str) -> None:
+def _end(server: RayJobsClient, name: str) -> None:
     """Stop a probe if it has not ended, for Ray forgets none before."""
-    if not server.attempt(name).is_over:
+    if not server.attempt(name).has_ended:
         server.stop(name)
         wait(server, name, lambda _: None, seconds=_STOP_S, every_s=_LOOK_S)
 
 
-def _left_behind(server: JobServer, name: str) -> list[str]:
+def _left_behind(server: RayJobsClient, name: str) -> list[str]:
     """Probes that nobody asks any more, by the cluster's own clock."""
     probes = [each for each in server.attempts() if each.submission_id.startswith(_PROBES)]
-    began = next((each.began for each in probes if each.submission_id == name), None)
+    began = next((each.start_time for each in probes if each.submission_id == name), None)
     return [
         each.submission_id
         for each in probes
         # One that has never begun is what Ray has again of one that was forgotten.
         if each.submission_id != name
         and (
-            (each.is_over and each.began is None)
-            or (began is not None and (each.began or began) < began - _LEFT_S)
+            (each.has_ended and each.start_time is None)
+            or (began is not None and (each.start_time or began) < began - _LEFT_S)
         )
     ]
 
@@ -166,7 +166,7 @@ def answer(value: Any) -> None:
     print(_MARK + json.dumps(value), flush=True)  # noqa: T201 - stdout is the way back
 
 
-def _cache_file(described: Server) -> Path:
+def _cache_file(described: RayServerInfo) -> Path:
     # The name is the cluster's to choose, and no path.
     digest = hashlib.sha256(described.session.encode()).hexdigest()[:24]
-    return user_folder("XDG_CACHE_HOME", ".cache") / "clusters" / f"{digest}.json"
+    return user_directory("XDG_CACHE_HOME", ".cache") / "clusters" / f"{digest}.json"

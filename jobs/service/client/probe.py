@@ -19,7 +19,7 @@ from sumgrad.jobs.service.client.preflight import answer
 from sumgrad.jobs.support.redaction import redact
 
 #: A node that does not answer for so long is told as such.
-NODE_S = 20.0
+NODE_TIMEOUT_S = 20.0
 
 
 def main(question: str) -> None:
@@ -32,12 +32,12 @@ def main(question: str) -> None:
             "mlflow_uri": redact(uri),
             "mlflow_problem": mlflow_problem(uri) if uri else None,
             "output": os.environ.get("SUMGRAD_OUTPUT", ""),
-            "head": node_facts(paths),
+            "head": inspect_node(paths),
         }
     )
 
 
-def node_facts(paths: list[str]) -> dict[str, Any]:
+def inspect_node(paths: list[str]) -> dict[str, Any]:
     """What one machine of the cluster says of itself."""
     return {
         "host": socket.gethostname(),
@@ -59,7 +59,7 @@ def _cluster(paths: list[str]) -> dict[str, Any]:
 
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    ask: Any = ray.remote(node_facts)
+    ask: Any = ray.remote(inspect_node)
     asked = {
         node["NodeID"]: ask.options(
             num_cpus=0,
@@ -69,7 +69,7 @@ def _cluster(paths: list[str]) -> dict[str, Any]:
         for node in nodes
     }
     began = time.time()
-    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=NODE_S)
+    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=NODE_TIMEOUT_S)
     told = []
     for node in nodes:
         reference = asked[node["NodeID"]]

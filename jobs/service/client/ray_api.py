@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster
-from sumgrad.jobs.errors import ContextError, JobNotFound, ServiceUnreachable
+from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.runs.record import in_one_line
 from sumgrad.jobs.service.client.typed import cluster_option
-from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.model.errors import SumgradError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _NO_TOKEN_HINT = (
 
 
 @dataclass(frozen=True)
-class Server:
+class RayServerInfo:
     """What a job server says of itself.
 
     Attributes:
@@ -90,24 +90,24 @@ class Attempt:
     message: str
     error: str | None
     exit_code: int | None
-    began: float | None
-    ended: float | None
+    start_time: float | None
+    end_time: float | None
     metadata: Mapping[str, str]
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether it has ended, one way or another."""
         return self.state in OVER
 
 
-class JobServer:
+class RayJobsClient:
     """The job server of a cluster.
 
     Args:
         cluster: Where it is.
 
     Raises:
-        ContextError: The cluster's token cannot be read.
+        ClusterConfigError: The cluster's token cannot be read.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -119,7 +119,7 @@ class JobServer:
         #: Whether it is known that a dashboard of Ray's is there.
         self._is_met = False
 
-    def describe(self) -> Server:
+    def server_info(self) -> RayServerInfo:
         """Ask who is there; the first question to any cluster, answered within seconds.
 
         Raises:
@@ -128,7 +128,7 @@ class JobServer:
         try:
             # Somebody who sends a byte now and then keeps every other deadline.
             facts = self._in_time("GET", "/api/version", 2 * PROBE_S)
-            server = Server(str(facts["ray_version"]), str(facts["session_name"]))
+            server = RayServerInfo(str(facts["ray_version"]), str(facts["session_name"]))
         except (KeyError, TypeError):
             raise self._no_dashboard() from None
         self._is_met = True
@@ -144,11 +144,11 @@ class JobServer:
         """What the server answers, as JSON."""
         if not self._is_met:
             # Who is away, or somebody else, is found out within seconds.
-            self.describe()
+            self.server_info()
         return self._in_time(method, path, seconds)
 
     def _in_time(self, method: str, path: str, seconds: float) -> Any:
-        answer = in_background("ray-jobs", lambda: self._read(method, path, seconds))
+        answer = run_in_thread("ray-jobs", lambda: self._read(method, path, seconds))
         try:
             return json.loads(answer.result(seconds))
         except TimeoutError:
@@ -157,7 +157,7 @@ class JobServer:
             raise self._no_dashboard() from None
 
     def _read(self, method: str, path: str, seconds: float) -> bytes:
-        request = urllib.request.Request(self.cluster.address + path, method=method)  # noqa: S310 - http(s) only, see `normal_address`
+        request = urllib.request.Request(self.cluster.address + path, method=method)  # noqa: S310 - http(s) only, see `normalize_address`
         for name, value in self._headers.items():
             # Whoever we are sent on to has no right to our token.
             request.add_unredirected_header(name, value)
@@ -208,7 +208,7 @@ class JobServer:
             return ssl.create_default_context(cafile=self._ca_file)
         except OSError as error:
             why = error.strerror or str(error)
-            raise ContextError(f"{self._ca_file} (ca_file) cannot be used: {why}") from None
+            raise ClusterConfigError(f"{self._ca_file} (ca_file) cannot be used: {why}") from None
 
     def _refused(self) -> ServiceUnreachable:
         what = "refuses our token" if self._headers else "asks for a token, and none was given"
@@ -219,7 +219,7 @@ class JobServer:
     def _away(self, why: str) -> ServiceUnreachable:
         return ServiceUnreachable(
             f"no cluster answers at {self.cluster.address}: {why}",
-            hint=f"{looks_closer(self.cluster)}'sumgrad cluster up' starts one on this machine",
+            hint=f"{doctor_hint(self.cluster)}'sumgrad cluster up' starts one on this machine",
         )
 
     def submit(
@@ -265,7 +265,7 @@ class JobServer:
         answer = self._asked("GET", _JOBS)
         # The others are drivers that nobody has submitted.
         found = self._understood(lambda: [_attempt(each) for each in answer if _name(each)])
-        return sorted(found, key=lambda attempt: attempt.began or 0.0)
+        return sorted(found, key=lambda attempt: attempt.start_time or 0.0)
 
     def _understood(self, read: Callable[[], T]) -> T:
         """What an answer says, read in a way that raises where it is none of Ray's."""
@@ -330,7 +330,7 @@ class JobServer:
 
     def _ask(self, question: "Callable[[JobSubmissionClient], T]", seconds: float = CALL_S) -> T:
         """The answer of Ray's client, which itself would wait for ever."""
-        answer: Future[T] = in_background("ray-jobs", lambda: question(self._connected()))
+        answer: Future[T] = run_in_thread("ray-jobs", lambda: question(self._connected()))
         try:
             return answer.result(seconds)
         except TimeoutError:
@@ -351,7 +351,7 @@ class JobServer:
     def _connected(self) -> "JobSubmissionClient":
         if self._client is None:
             # Ray's client would wait for ever for a host that says nothing.
-            self.describe()
+            self.server_info()
             from ray.job_submission import JobSubmissionClient
 
             _quiet_ray()
@@ -365,7 +365,7 @@ class JobServer:
         return self._client
 
 
-def looks_closer(cluster: Cluster) -> str:
+def doctor_hint(cluster: Cluster) -> str:
     """How the hint about a cluster that is away begins, for all but who looks closer already."""
     return f"'sumgrad doctor{cluster_option(cluster)}' looks closer; "
 
@@ -400,7 +400,7 @@ def _path(submission_id: str) -> str:
 
 
 def _attempt(details: Mapping[str, Any]) -> Attempt:
-    """An attempt as Ray's answer has it; raises what `JobServer._understood` expects."""
+    """An attempt as Ray's answer has it; raises what `RayJobsClient._understood` expects."""
     if details["status"] not in _STATES:
         raise ValueError(details["status"])
     code = details.get("driver_exit_code")
@@ -411,8 +411,8 @@ def _attempt(details: Mapping[str, Any]) -> Attempt:
         message=str(details.get("message") or ""),
         error=details.get("error_type"),
         exit_code=None if code is None else int(code),
-        began=_seconds(details.get("start_time")),
-        ended=_seconds(details.get("end_time")),
+        start_time=_seconds(details.get("start_time")),
+        end_time=_seconds(details.get("end_time")),
         metadata={str(key): in_one_line(str(text)) for key, text in given.items()},
     )
 

@@ -7,14 +7,14 @@ from typing import Self
 
 from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.config.credentials import Login
+from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.tracking_uri import is_server, resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError, TrackingError
 from sumgrad.jobs.runs.record import in_one_line
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
 from sumgrad.jobs.service.ids import JOB_TAG, is_job_id
 from sumgrad.jobs.support.redaction import redact
-from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.model.errors import SumgradError
 
 
@@ -48,7 +48,7 @@ class RunView:
         return number if 0 < number < _MOST_ATTEMPTS else None
 
     @property
-    def can_go_on(self) -> bool | None:
+    def can_resume(self) -> bool | None:
         """Whether a run that failed left something to go on with; None if MLflow cannot say it."""
         if self.status != "FAILED" or not self.stop_reason:
             return None
@@ -100,13 +100,13 @@ def look_up_runs(
     return {**found, **named} if others else named
 
 
-def _ask_in_time(uri: str, login: Login | None, job_ids: Sequence[str]) -> dict[str, RunView]:
+def _ask_in_time(uri: str, login: Credentials | None, job_ids: Sequence[str]) -> dict[str, RunView]:
     """What `_ask` gives.
 
     Raises:
         TrackingError: It takes too long, or the answer is none of MLflow's.
     """
-    answer = in_background("mlflow", lambda: _ask(uri, login, job_ids))
+    answer = run_in_thread("mlflow", lambda: _ask(uri, login, job_ids))
     try:
         return answer.result(PATIENCE_S)
     except TimeoutError:
@@ -118,7 +118,7 @@ def _ask_in_time(uri: str, login: Login | None, job_ids: Sequence[str]) -> dict[
         raise TrackingError(f"what answers at {redact(uri)} is no MLflow server") from error
 
 
-def _ask(uri: str, login: Login | None, job_ids: Sequence[str]) -> dict[str, RunView]:
+def _ask(uri: str, login: Credentials | None, job_ids: Sequence[str]) -> dict[str, RunView]:
     from sumgrad.jobs.tracking.store import open_store, tracking_error
 
     store = open_store(uri, login)

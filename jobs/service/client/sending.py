@@ -6,9 +6,9 @@ from typing import Any
 
 from sumgrad.jobs.service.client.data_paths import Upload
 from sumgrad.jobs.service.client.preflight import PYTHON
-from sumgrad.jobs.service.client.ray_api import JobServer
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY, submission_id
-from sumgrad.jobs.service.manifest import Request
+from sumgrad.jobs.service.manifest import JobManifest
 from sumgrad.jobs.service.versions import copy_code
 
 #: What is run on the cluster, in a folder that holds the request.
@@ -19,7 +19,7 @@ _SECONDS = 60.0
 _NOTHING = Upload({}, 0)
 
 
-def metadata_of(request: Request, name: str) -> dict[str, str]:
+def metadata_of(request: JobManifest, name: str) -> dict[str, str]:
     """What Ray keeps beside an attempt and shows to everybody who may ask.
 
     Args:
@@ -35,7 +35,7 @@ def metadata_of(request: Request, name: str) -> dict[str, str]:
 
 
 def send(
-    server: JobServer, request: Request, metadata: dict[str, str], upload: Upload = _NOTHING
+    server: RayJobsClient, request: JobManifest, metadata: dict[str, str], upload: Upload = _NOTHING
 ) -> str:
     """Have the cluster run a request.
 

@@ -22,12 +22,17 @@ from sumgrad.jobs.service.client.ray_api import (
     Attempt,
 )
 from sumgrad.jobs.service.client.run_view import RunView, page_of
-from sumgrad.jobs.service.host.heartbeat import BEGUN, EVERY_S, SILENCE_S, Heartbeat
-from sumgrad.jobs.service.states import FINISHED, SIGNAL, can_go_on, state_of
+from sumgrad.jobs.service.host.heartbeat import (
+    HEARTBEAT_INTERVAL_S,
+    HEARTBEAT_TIMEOUT_S,
+    TRAINING_STARTED,
+    Heartbeat,
+)
+from sumgrad.jobs.service.states import FINISHED, SIGNAL, can_resume, state_of
 from sumgrad.jobs.service.states import exit_code as exit_code_of
 
 #: A sign of life that is older says what the job did then, and not what it does.
-_CURRENT_S = 3 * EVERY_S
+_CURRENT_S = 3 * HEARTBEAT_INTERVAL_S
 #: A line of the log about an epoch that is done.
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)  ")
 #: What was done by earlier attempts is not counted among the epochs of one that has just begun.
@@ -62,7 +67,7 @@ class Status:
         loss: Of the training rows in the newest epoch.
         heartbeat_age_s: Seconds since the job's last sign of life.
         began: When it was handed in, in seconds since 1970.
-        ended: When it was over.
+        end_time: When it finished.
         differences: What Ray, MLflow and the job disagree in.
     """
 
@@ -80,8 +85,8 @@ class Status:
     epochs: int | None = None
     loss: float | None = None
     heartbeat_age_s: float | None = None
-    began: float | None = None
-    ended: float | None = None
+    start_time: float | None = None
+    end_time: float | None = None
     differences: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -101,8 +106,8 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
     attempt = job.counting
     beat = beat_of(job, run.heartbeat)
     state, reason = _state(attempt, run, beat, now, log)
-    over = attempt.is_over
-    by_ray = can_go_on(attempt)
+    over = attempt.has_ended
+    by_ray = can_resume(attempt)
     return Status(
         job_id=job.job_id,
         name=job.name,
@@ -112,14 +117,14 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
         submission_id=attempt.submission_id,
         ray_state=attempt.state,
         exit_code=exit_code_of(attempt) if over else None,
-        can_resume=run.can_go_on if by_ray is None else by_ray,
+        can_resume=run.can_resume if by_ray is None else by_ray,
         run_id=run.run_id,
         epoch=_epoch(beat),
         epochs=beat.epochs if beat else None,
         loss=beat.loss if beat else None,
         heartbeat_age_s=max(0.0, now - beat.at) if beat and not over else None,
-        began=attempt.began,
-        ended=attempt.ended,
+        start_time=attempt.start_time,
+        end_time=attempt.end_time,
         differences=[*_refused(job), *_differences(attempt, run, beat, now)],
     )
 
@@ -137,10 +142,10 @@ def _refused(job: Job) -> list[str]:
 
 def beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
     """The heartbeat, unless an earlier attempt has left it, or an earlier job of that id."""
-    began = job.counting.began
+    began = job.counting.start_time
     if beat is None or beat.attempt != job.number:
         return None
-    return None if began is not None and beat.at < began - SILENCE_S else beat
+    return None if began is not None and beat.at < began - HEARTBEAT_TIMEOUT_S else beat
 
 
 def needs_log(job: Job, run: RunView, now: float) -> bool:
@@ -173,7 +178,7 @@ def _state(
         return FAILED, f"its process was lost: {_first_line(attempt)}"
     if has_found_a_change(attempt):
         return FAILED, "its cluster had changed since it was asked, and nothing was computed"
-    has_diverged = code == 1 and run.can_go_on is False
+    has_diverged = code == 1 and run.can_resume is False
     why = "the training diverged" if has_diverged else _WHY.get(code, "it failed")
     return FAILED, f"{why} (exit code {code})"
 
@@ -194,7 +199,7 @@ def _by_log(log: str) -> tuple[str, str]:
     for line in reversed(lines):
         if found := _EPOCH.match(line):
             return RUNNING, f"epoch {found[1]} of at most {found[2]} is done, says its log"
-        if line == BEGUN:
+        if line == TRAINING_STARTED:
             return RUNNING, f"{_FIRST_EPOCH}, says its log"
     return PENDING, _short(lines[-1]) if lines else "it is starting"
 
@@ -223,11 +228,11 @@ def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: fl
         if attempt.state == SUCCEEDED:
             what = f"Ray has it as {SUCCEEDED}, and {run.uri} has no run of it"
             return [f"{what}; 'sumgrad resume' tells it"]
-        since = now - (attempt.began or now)
-        if attempt.state == RUNNING and since > SILENCE_S:
+        since = now - (attempt.start_time or now)
+        if attempt.state == RUNNING and since > HEARTBEAT_TIMEOUT_S:
             return [f"Ray has it as {RUNNING} for {since:.0f} s, and {run.uri} has no run of it"]
         return []
-    if not attempt.is_over:
+    if not attempt.has_ended:
         return _of_living(attempt, run, beat, now)
     expected = _EXPECTED[attempt.state]
     if run.status in expected:
@@ -243,15 +248,15 @@ def _of_living(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: floa
     if run.status != "RUNNING" and beat is not None:
         found.append(f"MLflow has it as {run.status}, and Ray as {attempt.state}: it is ending")
     if beat is None:
-        since = now - (attempt.began or now)
-        if attempt.state == RUNNING and since > SILENCE_S:
+        since = now - (attempt.start_time or now)
+        if attempt.state == RUNNING and since > HEARTBEAT_TIMEOUT_S:
             found.append(f"Ray has it as RUNNING, and it has given no sign for {since:.0f} s")
-    elif now - beat.at > SILENCE_S:
+    elif now - beat.at > HEARTBEAT_TIMEOUT_S:
         found.append(
             f"Ray has it as {attempt.state}, and its last sign of life is {now - beat.at:.0f} s "
             "old: it hangs, or its way to MLflow is cut"
         )
-    elif now - beat.at < -SILENCE_S:
+    elif now - beat.at < -HEARTBEAT_TIMEOUT_S:
         found.append(f"the cluster's clock is {beat.at - now:.0f} s ahead of this one")
     return found
 
@@ -280,7 +285,7 @@ def status_without_ray(job_id: str, run: RunView) -> Status:
         attempt=run.attempt,
         submission_id="",
         exit_code=0 if state == FINISHED else None,
-        can_resume=run.status in ("KILLED", "RUNNING") or run.can_go_on is True,
+        can_resume=run.status in ("KILLED", "RUNNING") or run.can_resume is True,
         run_id=run.run_id,
         epoch=_epoch(beat),
         epochs=beat.epochs if beat else None,

@@ -18,17 +18,17 @@ from sumgrad.jobs.service.client.data_paths import Upload, with_upload
 from sumgrad.jobs.service.client.expectation import ANSWER_KEY, answer_digest, expected_of
 from sumgrad.jobs.service.client.jobs import find_job
 from sumgrad.jobs.service.client.preflight import cluster_versions
-from sumgrad.jobs.service.client.ray_api import Attempt, JobServer
+from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
 from sumgrad.jobs.service.client.run_view import look_up_runs
 from sumgrad.jobs.service.client.sending import ENTRYPOINT, metadata_of, send
 from sumgrad.jobs.service.client.typed import cluster_option
-from sumgrad.jobs.service.ids import expect_job_id, new_job_id, submission_id
-from sumgrad.jobs.service.manifest import Request
-from sumgrad.jobs.service.versions import INSTALL, MUST_AGREE, Versions
-from sumgrad.jobs.spec.checks import expect_sound
+from sumgrad.jobs.service.ids import check_job_id, new_job_id, submission_id
+from sumgrad.jobs.service.manifest import JobManifest
+from sumgrad.jobs.service.versions import INSTALL_HINT, MUST_MATCH, Versions
+from sumgrad.jobs.spec.checks import check_record
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.spec.text import as_yaml
+from sumgrad.jobs.spec.text import dump_yaml
 from sumgrad.jobs.support.redaction import is_redacted, redact_text
 from sumgrad.jobs.tracking.metadata import git_tags
 
@@ -49,7 +49,7 @@ class Submission:
         has_own_id: Whether its owner chose the id.
     """
 
-    request: Request
+    request: JobManifest
     name: str
     upload: Upload
     has_own_id: bool = False
@@ -124,17 +124,17 @@ def prepare_submission(
         DataNotFound: Its data are not there.
     """
     spec = load_spec(spec_name, overrides, environment=False).spec
-    expect_sound(spec)
+    check_record(spec)
     _expect_for_elsewhere(spec)
     sources, files = with_upload(spec, upload=upload)
     # Only what its owner said: for everything else the cluster has its own defaults.
     said = spec.model_dump(mode="json", exclude_unset=True)
     said["data"] |= sources
     said.get("cluster", {}).pop("address", None)
-    request = Request(
-        job_id=expect_job_id(job_id) if job_id is not None else new_job_id(spec.name),
+    request = JobManifest(
+        job_id=check_job_id(job_id) if job_id is not None else new_job_id(spec.name),
         attempt=1,
-        spec_yaml=as_yaml(said),
+        spec_yaml=dump_yaml(said),
         versions=Versions.here(),
         tags=_origin_tags(),
     )
@@ -188,11 +188,11 @@ def _origin_tags() -> dict[str, str]:
 
 def submit(
     submission: Submission,
-    server: JobServer,
+    server: RayJobsClient,
     note: Callable[[str], None],
     *,
     code: Code = "auto",
-    any_version: bool = False,
+    allow_version_mismatch: bool = False,
 ) -> Submitted:
     """Send a job; one whose id the cluster has already is not sent again.
 
@@ -201,13 +201,13 @@ def submit(
         server: Where.
         note: Takes a line.
         code: Whose sumgrad computes.
-        any_version: Go on although versions differ.
+        allow_version_mismatch: Go on although versions differ.
 
     Raises:
         SubmissionError: The id is another job's.
         ServiceUnreachable: The cluster does not answer, or has other versions.
     """
-    described = server.describe()
+    described = server.server_info()
     request = submission.request
     name = submission_id(request.job_id, request.attempt)
     if (earlier := _attempt_of(server, name)) is not None:
@@ -216,8 +216,10 @@ def submit(
         return replace(same, submission_id=find_job(server, request.job_id).newest.submission_id)
     _expect_unused(server, submission)
     here, there = request.versions, cluster_versions(server, described)
-    has_code = compare_versions(here, there, note, code, any_version=any_version)
-    expected = None if any_version else expected_of(here, there, has_code=has_code)
+    has_code = compare_versions(
+        here, there, note, code, allow_version_mismatch=allow_version_mismatch
+    )
+    expected = None if allow_version_mismatch else expected_of(here, there, has_code=has_code)
     request = replace(request, has_code=has_code, expected=expected)
     metadata = submission.metadata | {ANSWER_KEY: answer_digest(there)}
     try:
@@ -231,7 +233,7 @@ def submit(
     return Submitted(request.job_id, name, is_new=True)
 
 
-def _expect_unused(server: JobServer, submission: Submission) -> None:
+def _expect_unused(server: RayJobsClient, submission: Submission) -> None:
     """Raise where Ray has forgotten a job of that id, and MLflow has not.
 
     Raises:
@@ -246,7 +248,7 @@ def _expect_unused(server: JobServer, submission: Submission) -> None:
         )
 
 
-def _attempt_of(server: JobServer, name: str) -> Attempt | None:
+def _attempt_of(server: RayJobsClient, name: str) -> Attempt | None:
     try:
         return server.attempt(name)
     except JobNotFound:
@@ -268,7 +270,7 @@ def compare_versions(
     note: Callable[[str], None],
     code: Code,
     *,
-    any_version: bool,
+    allow_version_mismatch: bool,
 ) -> bool:
     """Whether sumgrad's code has to go along.
 
@@ -277,7 +279,7 @@ def compare_versions(
         there: Of the cluster's head.
         note: Takes a line for what differs.
         code: Whose sumgrad is to compute.
-        any_version: Go on although versions differ.
+        allow_version_mismatch: Go on although versions differ.
 
     Raises:
         ServiceUnreachable: Versions do not fit.
@@ -286,15 +288,15 @@ def compare_versions(
     if lacking:
         raise ServiceUnreachable(
             f"the cluster's machines lack {', '.join(lacking)}",
-            hint=f"install sumgrad {here.sumgrad} there: {INSTALL}",
+            hint=f"install sumgrad {here.sumgrad} there: {INSTALL_HINT}",
         )
     differences = here.differences(there)
-    serious = [line for line in differences if line.startswith(MUST_AGREE)]
-    if serious and not any_version:
+    serious = [line for line in differences if line.startswith(MUST_MATCH)]
+    if serious and not allow_version_mismatch:
         raise ServiceUnreachable(
             f"the cluster has other versions: {'; '.join(serious)}",
             hint="the weights may come out otherwise there, or the job not run at all; install "
-            "the same ones, or send it with --any-version",
+            "the same ones, or send it with --allow-version-mismatch",
         )
     for line in differences:
         note(f"versions differ: {line}")

@@ -2,8 +2,8 @@
 
 import shlex
 
-from sumgrad.jobs.config.clusters import Cluster, cluster_if_chosen
-from sumgrad.jobs.errors import ContextError, SpecError
+from sumgrad.jobs.config.clusters import Cluster, find_selected_cluster
+from sumgrad.jobs.errors import ClusterConfigError, SpecError
 
 
 def cluster_option(cluster: Cluster) -> str:
@@ -13,7 +13,7 @@ def cluster_option(cluster: Cluster) -> str:
         cluster: Which.
     """
     try:
-        is_meant = cluster_if_chosen(None) == cluster
-    except (ContextError, SpecError):
+        is_meant = find_selected_cluster(None) == cluster
+    except (ClusterConfigError, SpecError):
         is_meant = False
     return "" if is_meant else f" --cluster {shlex.quote(cluster.option)}"

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from sumgrad.jobs.cli.errors import guarded, set_environment
+from sumgrad.jobs.cli.errors import run_guarded, set_environment
 
 
 def main() -> None:
@@ -13,11 +13,11 @@ def main() -> None:
     def work() -> int:
         # Not before the environment stands, as it imports NumPy.
         from sumgrad.jobs.service.host.runner import run
-        from sumgrad.jobs.service.manifest import Request
+        from sumgrad.jobs.service.manifest import JobManifest
 
-        return run(Request.read(Path.cwd()))
+        return run(JobManifest.read(Path.cwd()))
 
-    sys.exit(guarded(work, debug=False))
+    sys.exit(run_guarded(work, debug=False))
 
 
 if __name__ == "__main__":

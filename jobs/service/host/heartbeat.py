@@ -14,13 +14,13 @@ from sumgrad.jobs.runs.progress import Reporter
 
 #: The tag.
 TAG = "sumgrad.heartbeat"
-EVERY_S = 10.0
+HEARTBEAT_INTERVAL_S = 10.0
 #: As long as MLflow has not answered yet; a short run is over soon after it has.
 _FIRST_S = 0.2
 #: Without a sign for so long something is wrong, with the job or with its way to MLflow.
-SILENCE_S = 60.0
+HEARTBEAT_TIMEOUT_S = 60.0
 #: A line of the log, for whoever cannot ask MLflow: from here on steps are computed.
-BEGUN = "training begins"
+TRAINING_STARTED = "training started"
 #: Characters; a tag has room for a few thousand.
 _LONGEST_NOTE = 500
 
@@ -75,7 +75,7 @@ class Heartbeat:
         )
 
 
-class BeatingReporter(Reporter):
+class HeartbeatReporter(Reporter):
     """Passes everything on, and notes it for the heartbeat.
 
     Args:
@@ -105,7 +105,7 @@ class BeatingReporter(Reporter):
                 is_heard = True
                 with suppress(Exception):
                     is_heard = tell({TAG: self.beat().to_json()})
-                self._wake.wait(EVERY_S if is_heard else _FIRST_S)
+                self._wake.wait(HEARTBEAT_INTERVAL_S if is_heard else _FIRST_S)
                 self._wake.clear()
                 if self._is_over:
                     return
@@ -136,7 +136,7 @@ class BeatingReporter(Reporter):
         """See `Reporter.begin`."""
         self._now(is_training=True, epochs=epochs)
         self._wake.set()
-        self._inner.note(BEGUN)
+        self._inner.note(TRAINING_STARTED)
         self._inner.begin(epochs, steps_per_epoch)
 
     def step(self, step: int) -> None:

@@ -19,16 +19,16 @@ from typing import Any
 
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import RunNotFound, SubmissionError
-from sumgrad.jobs.runs.directory import RunFolder, all_runs
-from sumgrad.jobs.runs.launch_options import Hosting
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs
+from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.runs.training import resume, train
-from sumgrad.jobs.service.client.data_paths import ROLES, on_this_machine
+from sumgrad.jobs.service.client.data_paths import ROLES, file_url_paths
 from sumgrad.jobs.service.client.expectation import expect_unchanged
-from sumgrad.jobs.service.host.heartbeat import BeatingReporter
-from sumgrad.jobs.service.ids import JOB_TAG, expect_job_id
-from sumgrad.jobs.service.manifest import DATA, RESULT, Request
+from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
+from sumgrad.jobs.service.ids import JOB_TAG, check_job_id
+from sumgrad.jobs.service.manifest import DATA_FOLDER, RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
@@ -40,7 +40,7 @@ RUNS = "runs"
 WAIT_S = 30 * 86_400.0
 
 
-def run(request: Request) -> int:
+def run(request: JobManifest) -> int:
     """Run a job, or go on with it.
 
     Returns:
@@ -61,11 +61,11 @@ def run(request: Request) -> int:
     if request.expected is not None:
         expect_unchanged(request.expected, here)
     spec = spec_of(home, request.overrides)
-    reporter = BeatingReporter(PlainReporter(sys.stdout, every_s=1.0), request.attempt)
-    hosting = Hosting(
+    reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), request.attempt)
+    hosting = LaunchOptions(
         tags={JOB_TAG: request.job_id, **request.tags},
         waits_for_nodes=True,
-        on_begun=lambda tracker: reporter.start(tracker.tell),
+        on_start=lambda tracker: reporter.start(tracker.tell),
     )
     earlier = _earlier_run(home) if request.attempt > 1 else None
     if earlier is not None and _is_only_untold(earlier):
@@ -77,21 +77,21 @@ def run(request: Request) -> int:
             summary, failure = resume(earlier, spec, reporter, hosting)
     finally:
         reporter.stop()
-    for line in summary.lines(is_here=False):
+    for line in summary.lines(show_next_commands=False):
         reporter.note(line)
-    print(RESULT + summary.to_json(), flush=True)  # noqa: T201
+    print(RESULT_PREFIX + summary.to_json(), flush=True)  # noqa: T201
     if failure is not None:
         raise failure
     return 0
 
 
-def _is_only_untold(run: RunFolder) -> bool:
+def _is_only_untold(run: RunDirectory) -> bool:
     """Whether a run came to its end, and MLflow does not know all of it."""
-    ending = run.record.ending
+    ending = run.record.end
     return ending is not None and not ending.can_resume and not run.record.is_delivered
 
 
-def _tell_mlflow(run: RunFolder, spec: JobSpec) -> int:
+def _tell_mlflow(run: RunDirectory, spec: JobSpec) -> int:
     """Deliver what MLflow lacks of a run; gives the exit code."""
     uri = resolve_tracking_uri(spec.tracking.uri, Path.cwd())
     is_complete = sync(run, uri, lambda line: print(line, flush=True))  # noqa: T201
@@ -107,10 +107,10 @@ def job_folder(job_id: str) -> Path:
         SubmissionError: The id is none, and might lead elsewhere.
     """
     base = Path(os.environ.get(OUTPUT) or "~/sumgrad").expanduser().absolute()
-    return base / expect_job_id(job_id)
+    return base / check_job_id(job_id)
 
 
-def _settle(request: Request, home: Path) -> None:
+def _settle(request: JobManifest, home: Path) -> None:
     """Put a new job's spec and data where they outlive the folder that Ray has unpacked.
 
     Raises:
@@ -125,8 +125,8 @@ def _settle(request: Request, home: Path) -> None:
         )
     home.mkdir(parents=True, exist_ok=True)
     (home / SPEC).write_text(request.spec_yaml or "", encoding="utf-8")
-    if Path(DATA).is_dir():
-        shutil.copytree(DATA, home / DATA, dirs_exist_ok=True)
+    if Path(DATA_FOLDER).is_dir():
+        shutil.copytree(DATA_FOLDER, home / DATA_FOLDER, dirs_exist_ok=True)
 
 
 def spec_of(home: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
@@ -146,12 +146,12 @@ def spec_of(home: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
     uploaded = {
         role: str(home / source)
         for role in ROLES
-        if isinstance(source := dumped[role], str) and source.startswith(f"{DATA}/")
+        if isinstance(source := dumped[role], str) and source.startswith(f"{DATA_FOLDER}/")
     }
-    data = spec.data.model_copy(update={**uploaded, **on_this_machine(dumped)})
+    data = spec.data.model_copy(update={**uploaded, **file_url_paths(dumped)})
     cluster: dict[str, Any] = {"address": "auto"}
-    if "wait_seconds" not in spec.cluster.model_fields_set:
-        cluster["wait_seconds"] = WAIT_S
+    if "resource_timeout" not in spec.cluster.model_fields_set:
+        cluster["resource_timeout"] = WAIT_S
     changed: dict[str, Any] = {
         "data": data,
         "cluster": spec.cluster.model_copy(update=cluster),
@@ -168,6 +168,6 @@ def _tracking(spec: JobSpec, home: Path) -> Mapping[str, str]:
     return {"uri": f"sqlite:///{home.parent / 'mlflow.db'}"}
 
 
-def _earlier_run(home: Path) -> RunFolder | None:
+def _earlier_run(home: Path) -> RunDirectory | None:
     """The newest run of a job; None if it never began one."""
     return next(iter(all_runs(home / RUNS)), None)

@@ -12,19 +12,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sumgrad.cluster.ray_backend.session import RAY_FOLDER, make_token_file, private_folder
-from sumgrad.jobs.config.clusters import Cluster, read_contexts, write_contexts
+from sumgrad.cluster.ray_backend.session import (
+    RAY_DIRECTORY,
+    create_token_file,
+    make_private_directory,
+)
+from sumgrad.jobs.config.clusters import Cluster, read_cluster_config, write_cluster_config
 from sumgrad.jobs.config.credentials import USER
-from sumgrad.jobs.config.directories import user_folder
-from sumgrad.jobs.config.tracking_uri import check_reachable
-from sumgrad.jobs.errors import ContextError, ServiceUnreachable, TrackingError
+from sumgrad.jobs.config.directories import user_directory
+from sumgrad.jobs.config.tracking_uri import check_tracking_reachable
+from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable, TrackingError
 from sumgrad.jobs.service.client.follow import wait
-from sumgrad.jobs.service.client.ray_api import JobServer
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.local import servers
 from sumgrad.jobs.service.local.processes import Process, start
 from sumgrad.jobs.service.local.servers import HOST
 from sumgrad.jobs.support.files import write_text
-from sumgrad.jobs.support.memory import read_small
+from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.model.errors import SumgradError
 
 _TEMPORARY = "sumgrad-up-"
@@ -67,13 +71,13 @@ class LocalCluster:
 
 def folder() -> Path:
     """Where it keeps its token, logs, curves and runs."""
-    return user_folder("XDG_STATE_HOME", ".local/state") / "cluster"
+    return user_directory("XDG_STATE_HOME", ".local/state") / "cluster"
 
 
 def running() -> LocalCluster | None:
     """The cluster that was started and has not been ended; its servers may have died."""
     try:
-        value: dict[str, Any] = json.loads(read_small(folder() / "cluster.json", 1 << 16))
+        value: dict[str, Any] = json.loads(read_small_file(folder() / "cluster.json", 1 << 16))
         return LocalCluster(
             str(value["address"]),
             str(value["tracking_uri"]),
@@ -114,11 +118,11 @@ def up(
 
     Raises:
         ServiceUnreachable: It did not start.
-        ContextError: It runs, and not as it is wanted; or the file of names is damaged.
+        ClusterConfigError: It runs, and not as it is wanted; or the file of names is damaged.
     """
     # Its name has to be written there in the end.
-    write_contexts(read_contexts())
-    servers.expect_parts()
+    write_cluster_config(read_cluster_config())
+    servers.check_installed()
     there = running()
     if there is not None and there.ray.is_alive:
         _expect_same(there, cpus, port, mlflow_port)
@@ -147,7 +151,7 @@ def _expect_same(
     others = [(name, has) for name, wanted, has in pairs if wanted is not None and wanted != has]
     if others:
         has = ", ".join(f"{name} {value or 'for all of them'}" for name, value in others)
-        raise ContextError(
+        raise ClusterConfigError(
             f"a cluster runs on this machine already, with {has}",
             hint="'sumgrad cluster down' ends it, and saves its jobs; then 'sumgrad cluster up' "
             "anew. Without options 'up' leaves it as it is",
@@ -163,21 +167,21 @@ def _new(
 ) -> LocalCluster:
     """Start both servers; neither is left if one does not answer."""
     if port == mlflow_port:
-        raise ContextError(f"Ray's dashboard and MLflow cannot both have port {port}")
+        raise ClusterConfigError(f"Ray's dashboard and MLflow cannot both have port {port}")
     for what, number in (("Ray's dashboard", port), ("MLflow", mlflow_port)):
-        servers.expect_free(what, number)
+        servers.check_port_free(what, number)
     place = folder()
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = place / "token"
-    make_token_file(token)
+    create_token_file(token)
     uri = f"http://{HOST}:{mlflow_port}"
     note(f"starting Ray and MLflow on {HOST}; logs in {place}")
-    temporary = str(private_folder(_TEMPORARY))
+    temporary = str(make_private_directory(_TEMPORARY))
     with ExitStack() as undoing:
         undoing.callback(shutil.rmtree, temporary, ignore_errors=True)
         mlflow = _start_mlflow(mlflow_port)
         undoing.callback(mlflow.end)
-        command = [*servers.ray_command(port, cpus), "--temp-dir", f"{temporary}/{RAY_FOLDER}"]
+        command = [*servers.ray_command(port, cpus), "--temp-dir", f"{temporary}/{RAY_DIRECTORY}"]
         environment = servers.ray_environment(place, token, uri)
         ray = start(command, environment, place, place / "ray.log")
         undoing.callback(ray.end)
@@ -203,7 +207,7 @@ def _with_mlflow(there: LocalCluster, note: Callable[[str], None]) -> LocalClust
     there.mlflow.end()
     port = _port(there.tracking_uri)
     # Whoever may have its port by now is not shown the token.
-    servers.expect_free("MLflow", port)
+    servers.check_port_free("MLflow", port)
     there = replace(there, mlflow=_start_mlflow(port))
     write_text(folder() / "cluster.json", json.dumps(asdict(there)))
     return there
@@ -216,7 +220,7 @@ def down(note: Callable[[str], None] = lambda _: None) -> bool:
         return False
     if there.ray.is_alive:
         try:
-            _stop_jobs(JobServer(there.cluster), note)
+            _stop_jobs(RayJobsClient(there.cluster), note)
         except SumgradError as error:
             note(f"jobs could not be told to end, and end unsaved: {error.message}")
     there.ray.end()
@@ -225,17 +229,17 @@ def down(note: Callable[[str], None] = lambda _: None) -> bool:
     if Path(there.temporary).name.startswith(_TEMPORARY):
         shutil.rmtree(there.temporary, ignore_errors=True)
     try:
-        contexts = read_contexts()
+        contexts = read_cluster_config()
         if NAME in contexts.clusters:
-            write_contexts(contexts.without(NAME))
+            write_cluster_config(contexts.without(NAME))
     except SumgradError as error:
         note(f"it was ended, and its name stays: {error.message}")
     return True
 
 
-def _stop_jobs(server: JobServer, note: Callable[[str], None]) -> None:
+def _stop_jobs(server: RayJobsClient, note: Callable[[str], None]) -> None:
     """Have jobs save themselves."""
-    living = [attempt.submission_id for attempt in server.attempts() if not attempt.is_over]
+    living = [attempt.submission_id for attempt in server.attempts() if not attempt.has_ended]
     for name in living:
         note(f"stopping job {name}")
         server.stop(name)
@@ -244,20 +248,20 @@ def _stop_jobs(server: JobServer, note: Callable[[str], None]) -> None:
 
 
 def _use(cluster: Cluster) -> None:
-    write_contexts(read_contexts().with_cluster(cluster).using(NAME))
+    write_cluster_config(read_cluster_config().with_cluster(cluster).using(NAME))
 
 
 def _await(started: LocalCluster) -> None:
     give_up = time.monotonic() + PATIENCE_S
-    server = JobServer(started.cluster)
+    server = RayJobsClient(started.cluster)
     while True:
         for name, process in (("ray", started.ray), ("mlflow", started.mlflow)):
             if not process.is_alive:
                 log = folder() / f"{name}.log"
                 raise ServiceUnreachable(f"{name} did not start: {_last_line(log)}", hint=str(log))
         try:
-            server.describe()
-            check_reachable(started.tracking_uri)
+            server.server_info()
+            check_tracking_reachable(started.tracking_uri)
         except (ServiceUnreachable, TrackingError) as error:
             if time.monotonic() > give_up:
                 raise ServiceUnreachable(error.message, hint=f"see {folder()}") from None
@@ -273,7 +277,7 @@ def _last_line(log: Path) -> str:
     return "it left no log"
 
 
-def lines_of(there: LocalCluster) -> list[str]:
+def status_lines(there: LocalCluster) -> list[str]:
     """For a person."""
 
     def state(process: Process) -> str:

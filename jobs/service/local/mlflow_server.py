@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sumgrad.jobs.config.credentials import USER
 from sumgrad.jobs.config.tokens import read_token
-from sumgrad.jobs.errors import ContextError
+from sumgrad.jobs.errors import ClusterConfigError
 
 if TYPE_CHECKING:
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
@@ -36,11 +36,11 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until the process is told to end.
 
     Raises:
-        ContextError: The file holds no token, or one that MLflow does not take.
+        ClusterConfigError: The file holds no token, or one that MLflow does not take.
         OSError: The folder cannot be written.
     """
     token_file, folder, *options = arguments
-    token = login_token(Path(token_file))
+    token = read_password(Path(token_file))
     # Nobody else reads what MLflow keeps.
     os.umask(0o077)
     settle(Path(folder).absolute())
@@ -53,15 +53,15 @@ def main(arguments: Sequence[str]) -> None:
     cli.main(["server", "--app-name", "basic-auth", *options], prog_name="mlflow")
 
 
-def login_token(file: Path) -> str:
+def read_password(file: Path) -> str:
     """The password of ``sumgrad``.
 
     Raises:
-        ContextError: The file holds no token, or one that MLflow does not take.
+        ClusterConfigError: The file holds no token, or one that MLflow does not take.
     """
     token = read_token(file, "the token file")
     if len(token) < SHORTEST:
-        raise ContextError(
+        raise ClusterConfigError(
             f"the token in {file} has fewer than {SHORTEST} characters, and MLflow takes none such",
             hint="'openssl rand -hex 32' makes a token",
         )
@@ -113,6 +113,6 @@ def _work() -> int:
 
 
 if __name__ == "__main__":
-    from sumgrad.jobs.cli.errors import guarded
+    from sumgrad.jobs.cli.errors import run_guarded
 
-    sys.exit(guarded(_work, debug=False))
+    sys.exit(run_guarded(_work, debug=False))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sumgrad.jobs.config.credentials import TOKEN_FILE
 from sumgrad.jobs.errors import ServiceUnreachable
-from sumgrad.jobs.service.versions import INSTALL
+from sumgrad.jobs.service.versions import INSTALL_HINT
 
 HOST = "127.0.0.1"
 #: As long as Ray itself waits before it kills them.
@@ -27,7 +27,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _OTHERS = ("RAY_AUTH_TOKEN",)
 
 
-def expect_parts() -> None:
+def check_installed() -> None:
     """Raise unless what Ray and MLflow leave out by default is installed."""
     parts = {
         "Ray's dashboard, which takes jobs,": ("aiohttp_cors", "opencensus"),
@@ -35,10 +35,10 @@ def expect_parts() -> None:
     }
     for what, names in parts.items():
         if any(importlib.util.find_spec(name) is None for name in names):
-            raise ServiceUnreachable(f"{what} is not installed here", hint=INSTALL)
+            raise ServiceUnreachable(f"{what} is not installed here", hint=INSTALL_HINT)
 
 
-def expect_free(what: str, port: int) -> None:
+def check_port_free(what: str, port: int) -> None:
     """Raise unless a server can listen at a port.
 
     Raises:

@@ -4,18 +4,18 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sumgrad.cluster.planning.plan import Plan, row_order
+from sumgrad.cluster.planning.plan import Plan, permutation
 
 SIZES = st.integers(1, 60)
 
 
 def rows_of(plan: Plan, epoch: int) -> list[int]:
-    """Every row that an epoch's micro-shards name, in their order."""
+    """Every row that an epoch's microbatches name, in their order."""
     everything = np.arange(plan.rows)
     named: list[int] = []
     for number in range(plan.steps_per_epoch):
         step = plan.step(epoch, number)
-        for shard in range(step.shards):
+        for shard in range(step.num_microbatches):
             named.extend(everything[step.shard(shard)].tolist())
     return named
 
@@ -36,12 +36,12 @@ def test_only_the_last_batch_and_the_last_micro_shard_are_ragged(
 ) -> None:
     plan = Plan(rows, batch, shard)
     steps = [plan.step(1, number) for number in range(plan.steps_per_epoch)]
-    assert all(step.rows == batch for step in steps[:-1])
+    assert all(step.num_rows == batch for step in steps[:-1])
     for step in steps:
-        sizes = [len(np.arange(rows)[step.shard(i)]) for i in range(step.shards)]
+        sizes = [len(np.arange(rows)[step.shard(i)]) for i in range(step.num_microbatches)]
         assert all(size == shard for size in sizes[:-1])
         assert 1 <= sizes[-1] <= shard
-        assert sum(sizes) == step.rows
+        assert sum(sizes) == step.num_rows
 
 
 def test_each_epoch_has_its_own_order_and_only_seed_and_epoch_decide() -> None:
@@ -58,4 +58,4 @@ def test_a_full_batch_takes_the_rows_in_their_own_order() -> None:
 
 
 def test_the_order_cannot_be_changed_by_who_reads_it() -> None:
-    assert not row_order(10, 0, 1).flags.writeable
+    assert not permutation(10, 0, 1).flags.writeable

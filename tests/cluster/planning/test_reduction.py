@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sumgrad.cluster.errors import CountMismatch
-from sumgrad.cluster.planning.reduction import Node, PartialSum, TreeSum
+from sumgrad.cluster.planning.reduction import Node, PartialSum, TreeReduction
 from sumgrad.model.validation import Array
 
 
@@ -50,7 +50,7 @@ def copy(nodes: Sequence[Node]) -> list[Node]:
 
 def total(nodes: Sequence[Node], count: int) -> tuple[bytes, float, int, int]:
     """The tree's root over these leaves, as things to compare."""
-    tree = TreeSum(count)
+    tree = TreeReduction(count)
     for node in copy(nodes):
         tree.add(node)
     root = tree.root(count * (count + 1) // 2)
@@ -91,7 +91,7 @@ def test_any_assignment_of_micro_shards_to_workers_gives_the_same_bits(
     owners = data.draw(st.lists(st.integers(0, 6), min_size=count, max_size=count))
     sent: list[Node] = []
     for worker in range(7):
-        own = TreeSum(count)
+        own = TreeReduction(count)
         for node, owner in zip(copy(nodes), owners, strict=True):
             if owner == worker:
                 own.add(node)
@@ -117,7 +117,7 @@ def test_mutation_adding_in_arrival_order_would_be_caught() -> None:
 
 
 def test_a_node_that_comes_twice_is_refused() -> None:
-    tree = TreeSum(4)
+    tree = TreeReduction(4)
     first, second, *_ = leaves(4)
     tree.add(first)
     with pytest.raises(CountMismatch, match="came twice"):
@@ -130,11 +130,11 @@ def test_a_node_that_comes_twice_is_refused() -> None:
 @pytest.mark.parametrize(("level", "index"), [(0, 5), (1, 3), (0, -1), (3, 1)])
 def test_a_node_of_another_tree_is_refused(level: int, index: int) -> None:
     with pytest.raises(CountMismatch, match="not of a tree of 5 shards"):
-        TreeSum(5).add(Node(level, index, leaves(1)[0].sum))
+        TreeReduction(5).add(Node(level, index, leaves(1)[0].sum))
 
 
 def test_an_incomplete_sum_is_refused() -> None:
-    tree = TreeSum(3)
+    tree = TreeReduction(3)
     with pytest.raises(CountMismatch, match="incomplete"):
         tree.root(6)
     for node in leaves(3)[:2]:
@@ -144,7 +144,7 @@ def test_an_incomplete_sum_is_refused() -> None:
 
 
 def test_a_wrong_count_of_instances_is_refused() -> None:
-    tree = TreeSum(2)
+    tree = TreeReduction(2)
     for node in leaves(2):
         tree.add(node)
     with pytest.raises(CountMismatch, match="3 instances were summed, the step has 4"):

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sumgrad.cluster.ray_backend.fair_share import Claim, claims, fair_shares, leaving, share_of
+from sumgrad.cluster.ray_backend.fair_share import (
+    Claim,
+    choose_workers_to_release,
+    claims,
+    max_min_fair,
+    share_of,
+)
 
 
 def group(
@@ -79,8 +85,8 @@ def running(job: str, least: int, most: int, held: int = 0) -> Claim:
     ],
 )
 def test_fair_shares(jobs: list[Claim], cpus: int, shares: dict[str, int]) -> None:
-    assert fair_shares(jobs, cpus) == shares
-    assert fair_shares(reversed(jobs), cpus) == shares
+    assert max_min_fair(jobs, cpus) == shares
+    assert max_min_fair(reversed(jobs), cpus) == shares
 
 
 @st.composite
@@ -94,7 +100,7 @@ def crowds(draw: st.DrawFn) -> list[Claim]:
 
 @given(crowds(), st.integers(0, 40))
 def test_shares_are_fair(jobs: list[Claim], cpus: int) -> None:
-    shares = fair_shares(jobs, cpus)
+    shares = max_min_fair(jobs, cpus)
     needed = sum(claim.least for claim in jobs if not claim.waits)
     assert sum(shares.values()) <= max(cpus, needed)
     for claim in jobs:
@@ -148,7 +154,7 @@ def test_a_job_that_the_cluster_does_not_know_yet() -> None:
 
 @given(st.dictionaries(st.integers(0, 9), st.integers(1, 5), max_size=8), st.integers(0, 20))
 def test_who_leaves_gives_back_enough_and_hardly_more(lanes: dict[int, int], excess: int) -> None:
-    left = leaving(lanes, excess)
+    left = choose_workers_to_release(lanes, excess)
     given_back = sum(lanes[worker] for worker in left)
     assert len(set(left)) == len(left)
     assert given_back >= min(excess, sum(lanes.values()))

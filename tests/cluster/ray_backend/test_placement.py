@@ -10,8 +10,8 @@ from ray.exceptions import RayError
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import placement as reservation
-from sumgrad.cluster.ray_backend.placement import Place, Reservation
-from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.cluster.ray_backend.placement import Placement, WorkerSlot
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 HEAD, OTHER = "head", "other"
 
@@ -65,7 +65,7 @@ class FakeRay:
         return group
 
     def place(self) -> None:
-        """Place whatever fits now."""
+        """WorkerSlot whatever fits now."""
         for group in self.groups:
             wanted = len(group.nodes)
             if group.state != "PENDING" or sum(self.free.values()) < wanted:
@@ -107,7 +107,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(reservation, "placement_group", fake.make)
     monkeypatch.setattr(reservation, "placement_group_table", fake.table)
     monkeypatch.setattr(reservation, "remove_placement_group", fake.remove)
-    monkeypatch.setattr(reservation, "is_own_instance", lambda: False)
+    monkeypatch.setattr(reservation, "is_local_instance", lambda: False)
     monkeypatch.setattr(reservation, "_SETTLE_S", 0.2)
     # Tests look for themselves.
     monkeypatch.setattr(reservation, "_WATCH_S", 3600.0)
@@ -121,7 +121,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return fake
 
 
-def look(reserved: Reservation) -> None:
+def look(reserved: Placement) -> None:
     """As the watch does from time to time."""
     assert reserved._watch is not None
     reserved._watch._look()
@@ -130,15 +130,15 @@ def look(reserved: Reservation) -> None:
 def test_what_is_free_beyond_the_least_is_taken_and_far_threads_share_a_process(
     fake: FakeRay,
 ) -> None:
-    reserved = Reservation(5, CrewRules(least=1))
+    reserved = Placement(5, ScalingPolicy(least=1))
     assert [len(group.nodes) for group in fake.living] == [1] * 5
     assert [worker for worker in range(reserved.first) if reserved.is_kept(worker)] == [0]
     # The least came to be on the other node; of the rest two are there, in one process.
     assert [reserved.take(worker) for worker in range(reserved.first)] == [
-        Place(1, 0, is_far=True),
-        Place(1),
-        Place(1),
-        Place(2, 0, is_far=True),
+        WorkerSlot(1, 0, is_remote=True),
+        WorkerSlot(1),
+        WorkerSlot(1),
+        WorkerSlot(2, 0, is_remote=True),
     ]
     assert (reserved.extra, reserved.share()) == (1, 5)
     reserved.close()
@@ -149,7 +149,7 @@ def test_who_was_quicker_is_not_waited_for_and_what_is_there_is_kept(fake: FakeR
     fake.free = {HEAD: 3}
     fake.mirages = 2
     notes: list[str] = []
-    reserved = Reservation(5, CrewRules(least=1, note=notes.append))
+    reserved = Placement(5, ScalingPolicy(least=1, note=notes.append))
     assert len(fake.living) == 3
     assert {group.state for group in fake.living} == {"CREATED"}
     assert notes[-1].startswith("3 of 5 CPUs are free: begins with as many workers")
@@ -158,9 +158,9 @@ def test_who_was_quicker_is_not_waited_for_and_what_is_there_is_kept(fake: FakeR
 
 def test_one_more_is_asked_for_and_given_back(fake: FakeRay) -> None:
     fake.free = {HEAD: 1}
-    reserved = Reservation(3, CrewRules(least=1))
+    reserved = Placement(3, ScalingPolicy(least=1))
     assert (reserved.first, reserved.extra) == (1, 2)
-    assert reserved.take(1) == Place()
+    assert reserved.take(1) == WorkerSlot()
     look(reserved)
     assert not reserved.has_room(1)
     fake.free[HEAD] = 1
@@ -176,14 +176,14 @@ def test_one_more_is_asked_for_and_given_back(fake: FakeRay) -> None:
 
 
 def test_threads_whose_cpus_are_no_longer_on_one_node_become_one(fake: FakeRay) -> None:
-    reserved = Reservation(5, CrewRules(least=1))
+    reserved = Placement(5, ScalingPolicy(least=1))
     assert reserved.take(3).lanes == 2
     first, second = reserved._more[3]
     second.nodes[0] = HEAD  # type: ignore[attr-defined]
     # It was started before that was known.
     assert not reserved.is_as_taken(3)
     look(reserved)
-    assert reserved.take(3) == Place()
+    assert reserved.take(3) == WorkerSlot()
     assert reserved._more[3] == [first]
     assert reserved.is_as_taken(3)
     reserved.close()
@@ -191,7 +191,7 @@ def test_threads_whose_cpus_are_no_longer_on_one_node_become_one(fake: FakeRay) 
 
 def test_a_look_alone_takes_nothing(fake: FakeRay) -> None:
     """Between the two questions of a look a CPU may be nobody's."""
-    reserved = Reservation(5, CrewRules(least=1))
+    reserved = Placement(5, ScalingPolicy(least=1))
     waiting = fake.make([{"CPU": 1}] * 3, "PACK", "sumgrad-ffff-3-3-least")
     look(reserved)
     assert reserved.share() == 5
@@ -207,18 +207,18 @@ def test_a_look_alone_takes_nothing(fake: FakeRay) -> None:
 def test_an_error_in_the_middle_leaves_no_group(fake: FakeRay, makes: int) -> None:
     fake.makes = makes
     with pytest.raises(RayError):
-        Reservation(5, CrewRules(least=1))
+        Placement(5, ScalingPolicy(least=1))
     assert not fake.living
 
 
 def test_for_the_least_it_waits_no_longer_than_it_may(fake: FakeRay) -> None:
     with pytest.raises(ClusterUnreachable, match="did not have 6 free CPUs within 0 s"):
-        Reservation(6, CrewRules(least=6, wait_s=0))
+        Placement(6, ScalingPolicy(least=6, wait_s=0))
     assert not fake.living
 
 
 def test_a_cluster_that_is_away_is_no_error_when_cpus_are_given_back(fake: FakeRay) -> None:
-    reserved = Reservation(3, CrewRules(least=1))
+    reserved = Placement(3, ScalingPolicy(least=1))
     fake.removal_fails = True
     reserved.give_back(1)
     reserved.close()

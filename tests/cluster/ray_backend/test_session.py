@@ -11,7 +11,7 @@ import pytest
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import session as ray_session_module
-from sumgrad.cluster.ray_backend.session import keep_token_private, own_termination, ray_session
+from sumgrad.cluster.ray_backend.session import ensure_token_file, preserve_sigterm, ray_session
 
 
 def free_port() -> int:
@@ -46,7 +46,7 @@ def test_a_cluster_that_does_not_answer_is_told_within_seconds() -> None:
 
 def test_ray_s_handlers_of_termination_are_kept_out() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
-    with own_termination():
+    with preserve_sigterm():
         assert signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)) is before[0]
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is before[0]
@@ -104,12 +104,12 @@ def test_the_token_is_its_owners_alone(monkeypatch: pytest.MonkeyPatch, tmp_path
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     file = tmp_path / ".ray" / "auth_token"
-    keep_token_private()
+    ensure_token_file()
     token = file.read_text()
     assert len(token) == 64
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.chmod(0o644)
-    keep_token_private()
+    ensure_token_file()
     assert file.read_text() == token, "others may be using it"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -120,5 +120,5 @@ def test_a_home_that_cannot_be_written_is_for_ray_to_tell(
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    keep_token_private()
+    ensure_token_file()
     assert not (tmp_path / "none").exists()

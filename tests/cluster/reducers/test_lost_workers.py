@@ -16,19 +16,19 @@ import pytest
 from numpy.typing import NDArray
 
 from sumgrad.cluster.compute.worker import Task
-from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, ShardFailed
+from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, MicrobatchFailed
 from sumgrad.cluster.planning import stragglers
 from sumgrad.cluster.planning.data_source import ArraySource
-from sumgrad.cluster.planning.plan import Rows
-from sumgrad.cluster.reducers.base import Exchange, InlineExchange
-from sumgrad.cluster.reducers.process import ProcessExchange, _Step
-from sumgrad.cluster.training.driver import ParameterDriver, Recipe
-from sumgrad.cluster.training.state import Outcome
+from sumgrad.cluster.planning.plan import RowIndices
+from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.process import ProcessReducer, _Step
+from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
+from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.training.stopping import StopReason, StopRule
 from sumgrad.cluster.transport.connection import Address
 from sumgrad.cluster.transport.messages import Done, Message
 from sumgrad.cluster.workers import quorum, worker_group
-from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.model.optimizers import Momentum
 from sumgrad.model.validation import Array
 from tests.cluster.processes import ProcessLauncher, serve, serve_and_repeat, serve_otherwise
@@ -39,16 +39,16 @@ TASK = Task("gradient", "full")
 
 def train(
     job: SmallJob,
-    exchange: Exchange,
+    reducer: GradientReducer,
     epochs: int,
     on_step: Callable[[], None] = lambda: None,
     should_stop: Callable[[], StopReason | None] = lambda: None,
-) -> Outcome:
-    recipe = Recipe(job.network, Momentum(), 0.1, StopRule(epochs))
+) -> TrainingResult:
+    config = TrainingConfig(job.network, Momentum(), 0.1, StopRule(epochs))
     driver = ParameterDriver(
-        recipe,
+        config,
         job.workload.plans["train"],
-        exchange,
+        reducer,
         validate=True,
         on_step=lambda _: on_step(),
         should_stop=should_stop,
@@ -58,8 +58,8 @@ def train(
 
 def alone(job: SmallJob, epochs: int) -> bytes:
     """The weights of an undisturbed run."""
-    with InlineExchange(job.workload) as exchange:
-        return train(job, exchange, epochs).W.tobytes()
+    with InlineReducer(job.workload) as reducer:
+        return train(job, reducer, epochs).W.tobytes()
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def workers(
     notes: list[str],
     launcher: ProcessLauncher | None = None,
     **rules: object,
-) -> Iterator[ProcessExchange]:
+) -> Iterator[ProcessReducer]:
     launcher = launcher or ProcessLauncher(job.workload)
-    all_rules = replace(CrewRules(note=notes.append), **rules)  # type: ignore[arg-type]
-    with ProcessExchange(job.workload, count, launcher, all_rules) as exchange:
-        yield exchange
+    all_rules = replace(ScalingPolicy(note=notes.append), **rules)  # type: ignore[arg-type]
+    with ProcessReducer(job.workload, count, launcher, all_rules) as reducer:
+        yield reducer
 
 
 def with_source(
@@ -91,16 +91,16 @@ def with_source(
     return replace(job, workload=replace(job.workload, sources=sources))
 
 
-def sum_of(exchange: Exchange, job: SmallJob, task: Task = TASK) -> bytes:
-    total = exchange.total(task, job.W)
+def sum_of(reducer: GradientReducer, job: SmallJob, task: Task = TASK) -> bytes:
+    total = reducer.reduce(task, job.W)
     assert total.gradient is not None
     return total.gradient.tobytes()
 
 
 def exact_sum(job: SmallJob) -> bytes:
     """Where nothing happens."""
-    with InlineExchange(job.workload) as exchange:
-        return sum_of(exchange, job)
+    with InlineReducer(job.workload) as reducer:
+        return sum_of(reducer, job)
 
 
 def kill(pid: int) -> None:
@@ -115,35 +115,35 @@ def kill(pid: int) -> None:
 def test_kills_at_every_step_cost_no_bit(small_job: SmallJob, notes: list[str], seed: int) -> None:
     """Several at once, those that were just started too, sometimes all of them."""
     generator = random.Random(seed)
-    with workers(small_job, 3, notes) as exchange:
+    with workers(small_job, 3, notes) as reducer:
         kills = 0
 
         def strike() -> None:
             nonlocal kills
-            present = exchange.pids
+            present = reducer.pids
             for worker in generator.sample(sorted(present), generator.randint(0, len(present))):
                 kill(present[worker])
                 kills += 1
             time.sleep(generator.uniform(0, 0.3))
 
-        outcome = train(small_job, exchange, 8, strike)
+        outcome = train(small_job, reducer, 8, strike)
     assert outcome.failure is None
     assert outcome.W.tobytes() == alone(small_job, 8)
     assert kills > 10
 
 
 def test_the_last_worker_is_enough(small_job: SmallJob, notes: list[str]) -> None:
-    with workers(small_job, 3, notes) as exchange:
-        before = exchange.pids
+    with workers(small_job, 3, notes) as reducer:
+        before = reducer.pids
 
         def strike() -> None:
             for worker in (0, 2):
-                if exchange.pids.get(worker) is not None:
-                    kill(exchange.pids[worker])
+                if reducer.pids.get(worker) is not None:
+                    kill(reducer.pids[worker])
 
         both = {f"worker {worker} is gone; another takes its place" for worker in (0, 2)}
-        outcome = train(small_job, exchange, 10**6, strike, once(lambda: both <= set(notes)))
-        assert exchange.pids[1] == before[1], "who was not killed is not touched"
+        outcome = train(small_job, reducer, 10**6, strike, once(lambda: both <= set(notes)))
+        assert reducer.pids[1] == before[1], "who was not killed is not touched"
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
 
 
@@ -160,14 +160,14 @@ def test_one_that_dies_while_it_starts_is_started_again(
                 self.processes[worker].kill()
 
     launcher = Unlucky(small_job.workload)
-    with workers(small_job, 1, notes, launcher) as exchange:
-        before = exchange.pids
+    with workers(small_job, 1, notes, launcher) as reducer:
+        before = reducer.pids
 
         def strike() -> None:
-            if exchange.pids == before:
+            if reducer.pids == before:
                 kill(before[0])
 
-        outcome = train(small_job, exchange, 2, strike)
+        outcome = train(small_job, reducer, 2, strike)
     assert launcher.starts == 4
     assert outcome.W.tobytes() == alone(small_job, 2)
     assert sum("did not start (its process ended with -9)" in note for note in notes) == 2
@@ -181,7 +181,7 @@ class Deadly(ArraySource):
     deaths: int
     folder: str
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows]:
             for death in range(self.deaths):
                 with suppress(FileExistsError), Path(self.folder, str(death)).open("x") as marker:
@@ -190,22 +190,22 @@ class Deadly(ArraySource):
                     os.kill(os.getpid(), signal.SIGKILL)
         with Path(self.folder, f"fetches-{os.getpid()}").open("a") as fetches:
             fetches.write("x")
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_kill_in_the_middle_of_computing_costs_no_bit(
     small_job: SmallJob, notes: list[str], tmp_path: Path, count: int
 ) -> None:
-    """Row 100 is in the last but none of twelve micro-shards: the worker has summed others."""
+    """Row 100 is in the last but none of twelve microbatches: the worker has summed others."""
     job = with_source(small_job, Deadly, 100, 1, str(tmp_path))
-    with workers(job, count, notes) as exchange:
-        before = exchange.pids
-        assert sum_of(exchange, job) == exact_sum(small_job)
+    with workers(job, count, notes) as reducer:
+        before = reducer.pids
+        assert sum_of(reducer, job) == exact_sum(small_job)
         killed = (tmp_path / "0").read_text()
         others = {worker: pid for worker, pid in before.items() if pid != int(killed)}
         assert len(others) == count - 1
-        assert exchange.pids.items() >= others.items()
+        assert reducer.pids.items() >= others.items()
     assert len((tmp_path / f"fetches-{killed}").read_text()) > 1, "it was killed at once"
     assert len(notes) == 1
     assert "is gone; another takes its place" in notes[0]
@@ -215,10 +215,10 @@ def test_after_a_micro_shard_that_kills_its_workers_others_can_be_computed(
     small_job: SmallJob, notes: list[str], tmp_path: Path
 ) -> None:
     job = with_source(small_job, Deadly, 100, 3, str(tmp_path))
-    with workers(job, 1, notes, wait_s=30) as exchange:
-        with pytest.raises(ShardFailed, match="3 workers ended or froze"):
-            exchange.total(TASK, job.W)
-        assert sum_of(exchange, job) == exact_sum(small_job)
+    with workers(job, 1, notes, wait_s=30) as reducer:
+        with pytest.raises(MicrobatchFailed, match="3 workers ended or froze"):
+            reducer.reduce(TASK, job.W)
+        assert sum_of(reducer, job) == exact_sum(small_job)
 
 
 def test_one_that_dies_while_others_start_is_replaced(
@@ -236,8 +236,8 @@ def test_one_that_dies_while_others_start_is_replaced(
             else:
                 super().start(worker, address, secret)
 
-        def ended(self, worker: int) -> str | None:
-            return super().ended(worker) if worker in self.processes else None
+        def exit_reason(self, worker: int) -> str | None:
+            return super().exit_reason(worker) if worker in self.processes else None
 
         def has_joined(self) -> None:
             self.joined += 1
@@ -247,18 +247,18 @@ def test_one_that_dies_while_others_start_is_replaced(
                 self.start(*self.waiting)
 
     launcher = Staggered(small_job.workload)
-    joined = worker_group.Crew._joined
+    joined = worker_group.WorkerGroup._joined
 
-    def spy(self: worker_group.Crew, worker: int) -> None:
+    def spy(self: worker_group.WorkerGroup, worker: int) -> None:
         joined(self, worker)
         if worker == 0:
             launcher.has_joined()
 
-    monkeypatch.setattr(worker_group.Crew, "_joined", spy)
+    monkeypatch.setattr(worker_group.WorkerGroup, "_joined", spy)
     monkeypatch.setattr(worker_group, "START_DEADLINE_S", 20.0)
-    with workers(small_job, 2, notes, launcher) as exchange:
-        assert sorted(exchange.pids) == [0, 1]
-        assert sum_of(exchange, small_job) == exact_sum(small_job)
+    with workers(small_job, 2, notes, launcher) as reducer:
+        assert sorted(reducer.pids) == [0, 1]
+        assert sum_of(reducer, small_job) == exact_sum(small_job)
     assert notes == ["worker 0 is gone; another takes its place"]
 
 
@@ -279,17 +279,17 @@ def test_one_that_hangs_while_it_starts_is_started_again(
     small_job: SmallJob, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = Hanging(small_job.workload)
-    with workers(small_job, 2, notes, launcher) as exchange:
-        before = exchange.pids
+    with workers(small_job, 2, notes, launcher) as reducer:
+        before = reducer.pids
         monkeypatch.setattr(worker_group, "START_DEADLINE_S", 5.0)
 
         def strike() -> None:
-            if exchange.pids == before:
+            if reducer.pids == before:
                 kill(before[1])
 
-        outcome = train(small_job, exchange, 10**6, strike, once(lambda: 1 in exchange.pids))
-        assert exchange.pids[0] == before[0]
-        assert exchange.pids[1] != before[1]
+        outcome = train(small_job, reducer, 10**6, strike, once(lambda: 1 in reducer.pids))
+        assert reducer.pids[0] == before[0]
+        assert reducer.pids[1] != before[1]
     assert launcher.starts >= 4
     assert "worker 1 did not start (nothing was heard of it for 5 s); it is tried again" in notes
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
@@ -299,12 +299,12 @@ def test_one_for_whom_there_is_no_room_is_waited_for(
     small_job: SmallJob, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = Hanging(small_job.workload)
-    with workers(small_job, 2, notes, launcher, pends=lambda worker: worker == 1) as exchange:
+    with workers(small_job, 2, notes, launcher, pends=lambda worker: worker == 1) as reducer:
         monkeypatch.setattr(worker_group, "START_DEADLINE_S", 1.0)
-        kill(exchange.pids[1])
+        kill(reducer.pids[1])
         until = time.monotonic() + 4
-        train(small_job, exchange, 10**6, should_stop=once(lambda: time.monotonic() > until))
-        assert 1 not in exchange.pids
+        train(small_job, reducer, 10**6, should_stop=once(lambda: time.monotonic() > until))
+        assert 1 not in reducer.pids
     assert launcher.starts == 3
     assert notes == ["worker 1 is gone; another takes its place"]
 
@@ -365,15 +365,15 @@ def test_one_of_another_arithmetic_that_comes_later_is_turned_away(
                 self.strangers = [*getattr(self, "strangers", []), self.processes[worker]]
 
     launcher = Mixed(small_job.workload)
-    with workers(small_job, 2, notes, launcher, extra=extra) as exchange:
-        before, place = exchange.pids, 2 if extra else 1
+    with workers(small_job, 2, notes, launcher, extra=extra) as reducer:
+        before, place = reducer.pids, 2 if extra else 1
 
         def strike() -> None:
-            if not extra and exchange.pids == before:
+            if not extra and reducer.pids == before:
                 kill(before[1])
 
-        outcome = train(small_job, exchange, 10**6, strike, once(lambda: place in exchange.pids))
-        assert exchange.pids[0] == before[0]
+        outcome = train(small_job, reducer, 10**6, strike, once(lambda: place in reducer.pids))
+        assert reducer.pids[0] == before[0]
         assert [process.exitcode for process in launcher.strangers] == [-signal.SIGKILL] * 2
     assert outcome.failure is None
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
@@ -398,14 +398,14 @@ def test_a_frozen_worker_is_helped_and_then_replaced(
     small_job: SmallJob, notes: list[str], far: bool
 ) -> None:
     launcher = ProcessLauncher(small_job.workload, far=frozenset({1} if far else ()))
-    with workers(small_job, 2, notes, launcher, host="127.0.0.1") as exchange:
-        before, longest, last = exchange.pids, 0.0, 0.0
+    with workers(small_job, 2, notes, launcher, host="127.0.0.1") as reducer:
+        before, longest, last = reducer.pids, 0.0, 0.0
         frozen: list[int] = []
 
         def strike() -> None:
             nonlocal longest, last
             now = time.monotonic()
-            if not frozen and exchange._serial == 5:
+            if not frozen and reducer._step_id == 5:
                 os.kill(before[1], signal.SIGSTOP)
                 frozen.append(before[1])
             elif frozen:
@@ -416,11 +416,11 @@ def test_a_frozen_worker_is_helped_and_then_replaced(
 
         def until_replaced() -> StopReason | None:
             nonlocal replaced
-            replaced = exchange.pids.get(1) not in (None, before[1])
+            replaced = reducer.pids.get(1) not in (None, before[1])
             return StopReason.TERMINATED if replaced else None
 
-        outcome = train(small_job, exchange, 10**6, strike, until_replaced)
-        assert exchange.pids[0] == before[0]
+        outcome = train(small_job, reducer, 10**6, strike, until_replaced)
+        assert reducer.pids[0] == before[0]
     assert replaced
     assert outcome.failure is None
     assert any("worker 1 has not answered for" in note for note in notes)
@@ -432,10 +432,10 @@ def test_a_frozen_worker_is_helped_and_then_replaced(
 def after_steps(job: SmallJob, steps: int) -> bytes:
     """The weights of an undisturbed run after so many steps."""
     left = iter(range(steps))
-    with InlineExchange(job.workload) as exchange:
+    with InlineReducer(job.workload) as reducer:
         stop = StopReason.TERMINATED
         outcome = train(
-            job, exchange, 10**6, should_stop=lambda: None if next(left, None) is not None else stop
+            job, reducer, 10**6, should_stop=lambda: None if next(left, None) is not None else stop
         )
     assert outcome.steps == steps
     return outcome.W.tobytes()
@@ -451,26 +451,26 @@ class Sleepy(ArraySource):
     row: int
     armed: str
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows]:
             with suppress(FileNotFoundError):
                 Path(self.armed).unlink()
                 os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.01)
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
-class Credulous(ProcessExchange):
+class Credulous(ProcessReducer):
     """The mutation: whatever a worker answers is taken for an answer to the latest question."""
 
-    def _heed(self, step: _Step, worker: int, message: Message) -> None:
+    def _on_reply(self, step: _Step, worker: int, message: Message) -> None:
         if isinstance(message, Done):
-            message = replace(message, serial=step.serial)
-        super()._heed(step, worker, message)
+            message = replace(message, step_id=step.step_id)
+        super()._on_reply(step, worker, message)
 
 
 def wake_one_up(
-    job: SmallJob, notes: list[str], armed: Path, kind: type[ProcessExchange]
+    job: SmallJob, notes: list[str], armed: Path, kind: type[ProcessReducer]
 ) -> tuple[bytes, bytes]:
     """The sum of a step in whose beginning an answer to an earlier one comes, and the exact one.
 
@@ -479,29 +479,31 @@ def wake_one_up(
     row = int(job.workload.plans["train"].step(1, 0).row_numbers(1)[0])
     sleepy = with_source(job, Sleepy, row, str(armed), name="train")
     tasks = [Task("gradient", "train", epoch) for epoch in (9, 1, 2, 3, 4)]
-    rules = CrewRules(note=notes.append)
+    rules = ScalingPolicy(note=notes.append)
     launcher = ProcessLauncher(sleepy.workload)
     with (
-        InlineExchange(job.workload) as inline,
-        kind(sleepy.workload, 2, launcher, rules) as exchange,
+        InlineReducer(job.workload) as inline,
+        kind(sleepy.workload, 2, launcher, rules) as reducer,
     ):
-        before = exchange.pids
+        before = reducer.pids
         for number, task in enumerate(tasks):
             if task.epoch == 1:
                 armed.touch()
             elif task.epoch == 4:
-                (late,) = exchange._asked
-                assert exchange._asked[late].serial == 2, "it has not answered the second of these"
+                (late,) = reducer._in_flight
+                assert reducer._in_flight[late].step_id == 2, (
+                    "it has not answered the second of these"
+                )
                 os.kill(before[late], signal.SIGCONT)
                 time.sleep(0.5)
             W = job.W * np.float32(1 + number)
-            total, exact = exchange.total(task, W).gradient, inline.total(task, W).gradient
+            total, exact = reducer.reduce(task, W).gradient, inline.reduce(task, W).gradient
             assert total is not None
             assert exact is not None
             found = total.tobytes(), exact.tobytes()
             if task.epoch < 4:
                 assert found[0] == found[1]
-        assert exchange.pids == before
+        assert reducer.pids == before
         assert not armed.exists()
         return found
 
@@ -509,7 +511,7 @@ def wake_one_up(
 def test_one_that_wakes_up_goes_on_and_its_old_answer_is_dropped(
     small_job: SmallJob, notes: list[str], tmp_path: Path
 ) -> None:
-    total, exact = wake_one_up(small_job, notes, tmp_path / "armed", ProcessExchange)
+    total, exact = wake_one_up(small_job, notes, tmp_path / "armed", ProcessReducer)
     assert total == exact
     assert notes == []
 
@@ -528,11 +530,11 @@ class Stuck(ArraySource):
     row: int
     marker: str
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows]:
             with suppress(FileExistsError), Path(self.marker).open("x"):
                 threading.Event().wait()
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
 def test_a_wedged_worker_is_replaced(
@@ -540,10 +542,10 @@ def test_a_wedged_worker_is_replaced(
 ) -> None:
     monkeypatch.setattr(stragglers, "_LOST_UNMEASURED_S", 1.0)
     job = with_source(small_job, Stuck, 100, str(tmp_path / "met"))
-    with workers(job, 2, notes) as exchange:
-        total = exchange.total(TASK, job.W)
-    with InlineExchange(small_job.workload) as inline:
-        exact = inline.total(TASK, small_job.W)
+    with workers(job, 2, notes) as reducer:
+        total = reducer.reduce(TASK, job.W)
+    with InlineReducer(small_job.workload) as inline:
+        exact = inline.reduce(TASK, small_job.W)
     assert total.gradient is not None
     assert exact.gradient is not None
     assert total.gradient.tobytes() == exact.gradient.tobytes()
@@ -555,8 +557,8 @@ def test_a_micro_shard_that_takes_long_is_given_more_time(
     """Longer than a worker may take before anything has been measured."""
     monkeypatch.setattr(stragglers, "_LOST_UNMEASURED_S", 0.7)
     job = with_source(small_job, Lengthy, 100, 2.5)
-    with workers(job, 1, notes) as exchange:
-        assert sum_of(exchange, job) == exact_sum(small_job)
+    with workers(job, 1, notes) as reducer:
+        assert sum_of(reducer, job) == exact_sum(small_job)
     assert len([note for note in notes if "has not answered for" in note]) == 2
 
 
@@ -567,20 +569,20 @@ class Lengthy(ArraySource):
     row: int
     seconds: float
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows]:
             time.sleep(self.seconds)
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
 @dataclass(frozen=True)
 class StuckThenLengthy(Stuck):
     """… and takes a second for the next ones who ask for it."""
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows] and Path(self.marker).exists():
             time.sleep(1.0)
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
 def test_while_a_copy_is_computed_the_driver_sleeps(
@@ -588,18 +590,18 @@ def test_while_a_copy_is_computed_the_driver_sleeps(
 ) -> None:
     marker = tmp_path / "met"
     job = with_source(small_job, StuckThenLengthy, 100, str(marker))
-    with workers(job, 3, notes) as exchange:
+    with workers(job, 3, notes) as reducer:
         # Who has a copy is late itself only when this is over once more.
-        exchange._patience.measured(("gradient", "full"), 0.3, 1)
+        reducer._stragglers.record(("gradient", "full"), 0.3, 1)
         waits: list[float] = []
-        events = exchange._crew.events
+        events = reducer._group.events
 
         def counted(timeout: float | None) -> Iterator[tuple[int, Message | None]]:
             waits.append(timeout or 0.0)
             return events(timeout)
 
-        monkeypatch.setattr(exchange._crew, "events", counted)
-        assert sum_of(exchange, job) == exact_sum(small_job)
+        monkeypatch.setattr(reducer._group, "events", counted)
+        assert sum_of(reducer, job) == exact_sum(small_job)
     assert marker.exists()
     assert len(waits) < 50
     assert notes == []
@@ -615,26 +617,26 @@ class Faulty(ArraySource):
     row: int
     marker: str | None
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row in np.arange(len(self.x))[rows]:
             if self.marker is None:
                 raise ValueError("this row is rotten")
             with suppress(FileExistsError), Path(self.marker).open("x"):
                 raise MemoryError("no room just now")
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
 def test_bad_rows_fail_on_two_workers_and_end_the_run(
     small_job: SmallJob, notes: list[str]
 ) -> None:
     job = with_source(small_job, Faulty, 61, None)
-    with workers(job, 3, notes) as exchange:
-        before = exchange.pids
-        with pytest.raises(ShardFailed) as caught:
-            exchange.total(TASK, job.W)
-        assert exchange.pids == before, "the fault is the data's, no worker's"
+    with workers(job, 3, notes) as reducer:
+        before = reducer.pids
+        with pytest.raises(MicrobatchFailed) as caught:
+            reducer.reduce(TASK, job.W)
+        assert reducer.pids == before, "the fault is the data's, no worker's"
     failure = caught.value
-    assert (failure.shard, failure.source, list(failure.rows)) == (6, "full", [61])
+    assert (failure.microbatch, failure.source, list(failure.rows)) == (6, "full", [61])
     assert "ValueError: this row is rotten" in str(failure)
     assert "failed on it as well" in str(failure)
     assert len(notes) == 1
@@ -645,15 +647,15 @@ def test_a_passing_fault_costs_no_bit(
     small_job: SmallJob, notes: list[str], tmp_path: Path
 ) -> None:
     job = with_source(small_job, Faulty, 61, str(tmp_path / "met"))
-    with workers(job, 2, notes) as exchange:
-        total = exchange.total(TASK, job.W)
+    with workers(job, 2, notes) as reducer:
+        total = reducer.reduce(TASK, job.W)
         assert total.gradient is not None
         disturbed = total.gradient.tobytes()
-        total = exchange.total(TASK, job.W)
+        total = reducer.reduce(TASK, job.W)
         assert total.gradient is not None
         assert total.gradient.tobytes() == disturbed
-    with InlineExchange(small_job.workload) as inline:
-        exact = inline.total(TASK, small_job.W)
+    with InlineReducer(small_job.workload) as inline:
+        exact = inline.reduce(TASK, small_job.W)
     assert exact.gradient is not None
     assert disturbed == exact.gradient.tobytes()
     assert "MemoryError: no room just now" in notes[0]
@@ -665,10 +667,10 @@ def test_a_passing_fault_of_the_only_worker_is_tried_again(
     """Two there are to be, but one of them is being replaced for as long as it takes."""
     job = with_source(small_job, Faulty, 61, str(tmp_path / "met"))
     launcher = Barren(job.workload)
-    with workers(job, 2, notes, launcher) as exchange:
+    with workers(job, 2, notes, launcher) as reducer:
         launcher.is_barren = True
-        kill(exchange.pids[1])
-        assert sum_of(exchange, job) == exact_sum(small_job)
+        kill(reducer.pids[1])
+        assert sum_of(reducer, job) == exact_sum(small_job)
     assert any(note.endswith("MemoryError: no room just now; it tries again") for note in notes)
 
 
@@ -677,10 +679,10 @@ def test_bad_rows_fail_three_times_on_the_only_worker(
 ) -> None:
     job = with_source(small_job, Faulty, 61, None)
     with (
-        workers(job, 1, notes) as exchange,
-        pytest.raises(ShardFailed, match="it failed on it 3 times") as caught,
+        workers(job, 1, notes) as reducer,
+        pytest.raises(MicrobatchFailed, match="it failed on it 3 times") as caught,
     ):
-        exchange.total(TASK, job.W)
+        reducer.reduce(TASK, job.W)
     assert list(caught.value.rows) == [61]
     assert len(notes) == 2
 
@@ -689,28 +691,28 @@ def test_bad_rows_fail_three_times_on_the_only_worker(
 class FaultyAndSlow(Faulty):
     """The other rows take their time."""
 
-    def fetch(self, rows: Rows, into: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
+    def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         if self.row not in np.arange(len(self.x))[rows]:
             time.sleep(0.3)
-        return super().fetch(rows, into)
+        return super().read(rows, out)
 
 
 def test_after_a_failure_nobody_begins_another_micro_shard(
     small_job: SmallJob, notes: list[str]
 ) -> None:
-    # Row 0 is in the first micro-shard of the first share: that fails while others compute.
+    # Row 0 is in the first microbatch of the first share: that fails while others compute.
     job = with_source(small_job, FaultyAndSlow, 0, None)
-    with workers(job, 3, notes) as exchange:
-        with pytest.raises(ShardFailed):
-            exchange.total(TASK, job.W)
-        assert exchange._asked, "nobody is at work"
-        assert all(exchange._claims.limit(worker) == 0 for worker in exchange._asked)
+    with workers(job, 3, notes) as reducer:
+        with pytest.raises(MicrobatchFailed):
+            reducer.reduce(TASK, job.W)
+        assert reducer._in_flight, "nobody is at work"
+        assert all(reducer._claims.limit(worker) == 0 for worker in reducer._in_flight)
 
 
 def test_inline_names_the_row_as_well(small_job: SmallJob) -> None:
     job = with_source(small_job, Faulty, 61, None)
-    with InlineExchange(job.workload) as exchange, pytest.raises(ShardFailed) as caught:
-        exchange.total(TASK, job.W)
+    with InlineReducer(job.workload) as reducer, pytest.raises(MicrobatchFailed) as caught:
+        reducer.reduce(TASK, job.W)
     assert list(caught.value.rows) == [61]
 
 
@@ -729,8 +731,8 @@ class Barren(ProcessLauncher):
         else:
             super().start(worker, address, secret)
 
-    def ended(self, worker: int) -> str | None:
-        return None if self.is_barren else super().ended(worker)
+    def exit_reason(self, worker: int) -> str | None:
+        return None if self.is_barren else super().exit_reason(worker)
 
     def bloom(self) -> None:
         """Start what was to be started meanwhile."""
@@ -748,17 +750,17 @@ def test_with_too_few_it_waits_and_goes_on_when_there_are_more(
     small_job: SmallJob, notes: list[str], barren: Barren, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quorum, "_REPLACEMENT_S", 0.5)
-    with workers(small_job, 2, notes, barren, least=2, wait_s=60) as exchange:
-        before = exchange.pids
+    with workers(small_job, 2, notes, barren, least=2, wait_s=60) as reducer:
+        before = reducer.pids
 
         def strike() -> None:
-            if exchange.pids == before:
+            if reducer.pids == before:
                 barren.is_barren = True
                 kill(before[0])
                 threading.Timer(3.0, barren.bloom).start()
 
-        outcome = train(small_job, exchange, 10**6, strike, lambda: done(notes))
-        assert exchange.pids[1] == before[1]
+        outcome = train(small_job, reducer, 10**6, strike, lambda: done(notes))
+        assert reducer.pids[1] == before[1]
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
     waiting = next(note for note in notes if note.startswith("waiting"))
     assert "1 of the 2 workers that the job needs at least" in waiting
@@ -772,11 +774,11 @@ def done(notes: list[str]) -> StopReason | None:
 def test_how_long_there_were_too_few_is_forgotten_when_there_are_enough(
     small_job: SmallJob, notes: list[str]
 ) -> None:
-    with workers(small_job, 1, notes) as exchange:
-        exchange._crew._quorum._few_since = time.monotonic() - 1000
-        exchange._crew._vacancies[0] = worker_group._Vacancy()
-        exchange._crew._joined(0)
-        assert exchange._crew._quorum._few_since is None
+    with workers(small_job, 1, notes) as reducer:
+        reducer._group._quorum._few_since = time.monotonic() - 1000
+        reducer._group._pending[0] = worker_group._PendingWorker()
+        reducer._group._joined(0)
+        assert reducer._group._quorum._few_since is None
 
 
 @pytest.mark.parametrize("left", [0, 1])
@@ -788,14 +790,14 @@ def test_with_too_few_for_too_long_it_ends_with_a_snapshot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(quorum, "_REPLACEMENT_S", 0.5)
-    with workers(small_job, 2, notes, barren, least=2, wait_s=2) as exchange:
+    with workers(small_job, 2, notes, barren, least=2, wait_s=2) as reducer:
 
         def strike() -> None:
             barren.is_barren = True
-            for pid in list(exchange.pids.values())[left:]:
+            for pid in list(reducer.pids.values())[left:]:
                 kill(pid)
 
-        outcome = train(small_job, exchange, 10**6, strike)
+        outcome = train(small_job, reducer, 10**6, strike)
     assert outcome.reason is StopReason.FAILED
     assert isinstance(outcome.failure, ClusterUnreachable)
     assert outcome.failure.exit_code == 3
@@ -810,15 +812,15 @@ def test_a_stop_is_met_while_it_waits(
     def asked() -> bool:
         return any(note.startswith("waiting") for note in notes)
 
-    with workers(small_job, 1, notes, barren, is_stopping=asked) as exchange:
+    with workers(small_job, 1, notes, barren, is_stopping=asked) as reducer:
 
         def strike() -> None:
             barren.is_barren = True
-            kill(exchange.pids[0])
+            kill(reducer.pids[0])
 
         outcome = train(
             small_job,
-            exchange,
+            reducer,
             10**6,
             strike,
             lambda: StopReason.TERMINATED if asked() else None,
@@ -829,13 +831,13 @@ def test_a_stop_is_met_while_it_waits(
 
 
 def test_more_join_when_there_is_room(small_job: SmallJob, notes: list[str]) -> None:
-    with workers(small_job, 1, notes, extra=2) as exchange:
-        assert exchange.workers == 1
+    with workers(small_job, 1, notes, extra=2) as reducer:
+        assert reducer.workers == 1
         outcome = train(
             small_job,
-            exchange,
+            reducer,
             10**6,
-            should_stop=lambda: StopReason.TERMINATED if exchange.workers == 3 else None,
+            should_stop=lambda: StopReason.TERMINATED if reducer.workers == 3 else None,
         )
     assert sorted(note.partition(":")[0] for note in notes) == [
         "worker 1 joined",
@@ -850,7 +852,7 @@ def test_more_join_when_there_is_room(small_job: SmallJob, notes: list[str]) -> 
 
 def one_more(
     job: SmallJob, notes: list[str], launcher: ProcessLauncher | None = None, **rules: object
-) -> AbstractContextManager[ProcessExchange]:
+) -> AbstractContextManager[ProcessReducer]:
     """One worker that is kept, and one more that is starting."""
     return workers(job, 1, notes, launcher, extra=1, is_kept=lambda n: n == 0, **rules)
 
@@ -863,18 +865,18 @@ def test_workers_leave_and_come_back_as_others_want_some_and_want_none(
     launcher = ProcessLauncher(small_job.workload)
     with workers(
         small_job, 4, notes, launcher, is_kept=lambda worker: worker == 0, share=lambda: share
-    ) as exchange:
-        kept = exchange.pids[0]
+    ) as reducer:
+        kept = reducer.pids[0]
         first = dict(launcher.processes)
 
         def strike() -> None:
             nonlocal share
-            if exchange.workers == share:
+            if reducer.workers == share:
                 share = next(left, 0)
 
-        outcome = train(small_job, exchange, 10**6, strike, once(lambda: share == 0))
+        outcome = train(small_job, reducer, 10**6, strike, once(lambda: share == 0))
         # It never has fewer than it needs.
-        assert exchange.pids == {0: kept}
+        assert reducer.pids == {0: kept}
         for worker in (1, 2, 3):
             first[worker].join(10)
             assert first[worker].exitcode is not None
@@ -897,17 +899,17 @@ def test_as_many_leave_as_have_the_cpus_that_others_want(
         host="127.0.0.1",
         is_kept=lambda worker: worker == 0,
         share=lambda: share,
-    ) as exchange:
-        assert exchange.workers == 5
+    ) as reducer:
+        assert reducer.workers == 5
         present: list[list[int]] = []
 
         def strike() -> None:
             nonlocal share
-            if not present or sorted(exchange.pids) != present[-1]:
-                present.append(sorted(exchange.pids))
+            if not present or sorted(reducer.pids) != present[-1]:
+                present.append(sorted(reducer.pids))
                 share -= 1
 
-        outcome = train(small_job, exchange, 10**6, strike, once(lambda: len(present) == 3))
+        outcome = train(small_job, reducer, 10**6, strike, once(lambda: len(present) == 3))
     assert present == [[0, 1, 2], [0, 1], [0]]
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
 
@@ -919,14 +921,14 @@ def test_who_was_invited_and_waits_for_room_is_no_longer_asked_for(
     barren.is_barren = True
     released: list[int] = []
     monkeypatch.setattr(barren, "release", released.append)
-    with workers(*(small_job, 0, notes, barren), least=0, extra=3, share=lambda: share) as exchange:
+    with workers(*(small_job, 0, notes, barren), least=0, extra=3, share=lambda: share) as reducer:
         assert len(barren.waiting) == 3
-        exchange._crew._rules = replace(
-            exchange._crew._rules, pends=lambda _: True, is_kept=lambda _: False
+        reducer._group._rules = replace(
+            reducer._group._rules, pends=lambda _: True, is_kept=lambda _: False
         )
         share = 1
-        exchange._crew._look = 0.0
-        exchange._crew.look_after()
+        reducer._group._look = 0.0
+        reducer._group.supervise()
         assert released == [2, 1]
 
 
@@ -935,19 +937,19 @@ def test_one_who_comes_after_it_was_given_up_is_not_let_in(
 ) -> None:
     share = 2
     launcher = ProcessLauncher(small_job.workload)
-    with one_more(small_job, notes, launcher, share=lambda: share) as exchange:
+    with one_more(small_job, notes, launcher, share=lambda: share) as reducer:
         # It is starting, and not wanted any more by the time that it is there.
-        assert 1 in exchange._crew._vacancies
-        del exchange._crew._vacancies[1]
+        assert 1 in reducer._group._pending
+        del reducer._group._pending[1]
         share = 1
         process = launcher.processes[1]
         deadline = time.monotonic() + 60
         while process.exitcode is None:
             assert time.monotonic() < deadline
-            sum_of(exchange, small_job)
+            sum_of(reducer, small_job)
         # It ended as one that is told that nobody wants it.
         assert process.exitcode == 0
-        assert list(exchange.pids) == [0]
+        assert list(reducer.pids) == [0]
 
 
 def test_places_of_workers_that_cannot_join_are_given_back(
@@ -956,14 +958,14 @@ def test_places_of_workers_that_cannot_join_are_given_back(
     """One of another arithmetic is tried again and again, and has a CPU all the while."""
     share = 2
     launcher = ProcessLauncher(small_job.workload)
-    with one_more(small_job, notes, launcher, share=lambda: share) as exchange:
+    with one_more(small_job, notes, launcher, share=lambda: share) as reducer:
         launcher.processes[1].kill()
-        exchange._crew._vacancies[1].failed("of another arithmetic")
-        exchange._crew._vacancies[1].is_new = False
+        reducer._group._pending[1].failed("of another arithmetic")
+        reducer._group._pending[1].is_new = False
         share = 1
-        exchange._crew._look = 0.0
-        exchange._crew.look_after()
-        assert not exchange._crew._vacancies
+        reducer._group._look = 0.0
+        reducer._group.supervise()
+        assert not reducer._group._pending
 
 
 def test_one_whose_cpus_have_moved_is_not_let_in(small_job: SmallJob, notes: list[str]) -> None:
@@ -973,12 +975,12 @@ def test_one_whose_cpus_have_moved_is_not_let_in(small_job: SmallJob, notes: lis
         asked.append(worker)
         return worker == 0 or len(asked) > 3
 
-    with one_more(small_job, notes, fits=fits) as exchange:
+    with one_more(small_job, notes, fits=fits) as reducer:
         outcome = train(
             small_job,
-            exchange,
+            reducer,
             10**6,
-            should_stop=lambda: StopReason.TERMINATED if 1 in exchange.pids else None,
+            should_stop=lambda: StopReason.TERMINATED if 1 in reducer.pids else None,
         )
     assert asked == [0, 1, 1, 1]
     assert outcome.W.tobytes() == after_steps(small_job, outcome.steps)
@@ -988,13 +990,13 @@ def test_who_says_twice_who_it_is_is_gone(
     small_job: SmallJob, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = ProcessLauncher(small_job.workload)
-    with workers(small_job, 2, notes, launcher) as exchange:
-        before = exchange.pids
+    with workers(small_job, 2, notes, launcher) as reducer:
+        before = reducer.pids
         launcher.target = serve_and_repeat
         kill(before[1])
         outcome = train(
             small_job,
-            exchange,
+            reducer,
             10**6,
             should_stop=once(lambda: sum("worker 1 is gone" in note for note in notes) > 1),
         )

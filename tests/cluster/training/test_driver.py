@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 
 from sumgrad.cluster.compute import chunks as blocks
-from sumgrad.cluster.compute.optimizer_step import Update
+from sumgrad.cluster.compute.optimizer_step import ChunkedOptimizer
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.errors import CountMismatch, Diverged, WorkerLost
 from sumgrad.cluster.planning.data_source import ArraySource
-from sumgrad.cluster.planning.plan import Plan, row_order
+from sumgrad.cluster.planning.plan import Plan, permutation
 from sumgrad.cluster.planning.reduction import PartialSum
-from sumgrad.cluster.reducers.base import Exchange, InlineExchange
-from sumgrad.cluster.training.driver import ParameterDriver, Recipe
-from sumgrad.cluster.training.state import EpochReport, Outcome
+from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
+from sumgrad.cluster.training.state import EpochReport, TrainingResult
 from sumgrad.cluster.training.stopping import EarlyStopping, StopReason, StopRule
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import L2
 from sumgrad.model.network import Layer, Network
 from sumgrad.model.optimizers import GradientDescent, Momentum
-from sumgrad.model.schedules import Step
+from sumgrad.model.schedules import StepDecay
 from sumgrad.model.validation import Array
 from tests.cluster.small_job import SmallJob
 
@@ -48,9 +48,9 @@ def line() -> tuple[Array, Array]:
 
 def run(
     workload: Workload, plan: Plan, network: Network, stop: StopRule, **options: object
-) -> Outcome:
-    recipe = Recipe(network, GradientDescent(), ETA, stop)
-    driver = ParameterDriver(recipe, plan, InlineExchange(workload), **options)  # type: ignore[arg-type]
+) -> TrainingResult:
+    config = TrainingConfig(network, GradientDescent(), ETA, stop)
+    driver = ParameterDriver(config, plan, InlineReducer(workload), **options)  # type: ignore[arg-type]
     return driver.run(np.zeros(network.layout.size))
 
 
@@ -60,7 +60,7 @@ def test_updates_are_those_of_the_lecture(batch: int | None, line: tuple[Array, 
     x, d = line
     W, b = np.zeros(3), 0.0
     for epoch in (1, 2, 3):
-        order = np.arange(22) if batch is None else row_order(22, 9, epoch)
+        order = np.arange(22) if batch is None else permutation(22, 9, epoch)
         for start in range(0, 22, batch or 22):
             rows = order[start : start + (batch or 22)]
             errors = [x[i] @ W + b - d[i, 0] for i in rows]
@@ -79,9 +79,9 @@ def test_the_reported_loss_weighs_every_instance_alike(line: tuple[Array, Array]
     reports: list[EpochReport] = []
     for batch in (None, 8):
         workload, plan, network = linear_job(batch, x, d)
-        recipe = Recipe(network, GradientDescent(), 0.0, StopRule(1))
-        exchange = InlineExchange(workload)
-        ParameterDriver(recipe, plan, exchange, on_epoch=reports.append).run(np.zeros(4))
+        config = TrainingConfig(network, GradientDescent(), 0.0, StopRule(1))
+        reducer = InlineReducer(workload)
+        ParameterDriver(config, plan, reducer, on_epoch=reports.append).run(np.zeros(4))
     expected = float(np.mean(0.5 * d**2))
     assert reports[0].train_loss == pytest.approx(expected, rel=1e-12)
     assert reports[1].train_loss == pytest.approx(expected, rel=1e-12)
@@ -97,11 +97,15 @@ def test_it_converges_and_says_so(line: tuple[Array, Array]) -> None:
 def test_reports_carry_the_rate_the_norm_and_validation(line: tuple[Array, Array]) -> None:
     workload, plan, network = linear_job(8, *line)
     reports: list[EpochReport] = []
-    recipe = Recipe(
-        network, Momentum(momentum=0.5), ETA, StopRule(3), schedule=Step(every=3, drop=0.5)
+    config = TrainingConfig(
+        network,
+        Momentum(momentum=0.5),
+        ETA,
+        StopRule(3),
+        schedule=StepDecay(step_size=3, decay_rate=0.5),
     )
-    exchange = InlineExchange(workload)
-    ParameterDriver(recipe, plan, exchange, validate=True, on_epoch=reports.append).run(np.zeros(4))
+    reducer = InlineReducer(workload)
+    ParameterDriver(config, plan, reducer, validate=True, on_epoch=reports.append).run(np.zeros(4))
     assert [r.eta for r in reports] == [ETA, ETA / 2, ETA / 4]
     assert [r.step for r in reports] == [3, 6, 9]
     assert all(r.validation is not None and r.validation.count == 22 for r in reports)
@@ -117,7 +121,7 @@ def test_the_gradient_norm_of_a_full_batch_is_that_of_the_loss(line: tuple[Array
     assert reports[0].gradient_norm == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
 
 
-class Scripted(Exchange):
+class Scripted(GradientReducer):
     """Gives losses that a test wrote down; the gradient is always 1."""
 
     workers = 1
@@ -126,7 +130,7 @@ class Scripted(Exchange):
         self._validation = iter(validation)
         self._fail = fail
 
-    def total(self, task: Task, flat: Array) -> PartialSum:
+    def reduce(self, task: Task, flat: Array) -> PartialSum:
         self._fail()
         if task.kind == "evaluation":
             return PartialSum(None, next(self._validation), 0, 1)
@@ -144,9 +148,9 @@ def tiny() -> tuple[Network, Plan]:
 def test_early_stopping_keeps_the_best_weights(tiny: tuple[Network, Plan]) -> None:
     network, plan = tiny
     rule = StopRule(50, early_stopping=EarlyStopping(patience=3))
-    exchange = Scripted([5.0, 3.0, 4.0, 4.0, 4.0, 1.0])
+    reducer = Scripted([5.0, 3.0, 4.0, 4.0, 4.0, 1.0])
     driver = ParameterDriver(
-        Recipe(network, GradientDescent(), 1.0, rule), plan, exchange, validate=True
+        TrainingConfig(network, GradientDescent(), 1.0, rule), plan, reducer, validate=True
     )
     outcome = driver.run(np.zeros(2))
     assert outcome.reason is StopReason.EARLY_STOPPING
@@ -174,8 +178,8 @@ def test_a_rate_too_large_is_stopped_before_the_update_with_the_last_good_weight
 ) -> None:
     x, d = line
     workload, plan, network = linear_job(None, x, d)
-    recipe = Recipe(network, GradientDescent(), 1e200, StopRule(50))
-    outcome = ParameterDriver(recipe, plan, InlineExchange(workload)).run(np.zeros(4))
+    config = TrainingConfig(network, GradientDescent(), 1e200, StopRule(50))
+    outcome = ParameterDriver(config, plan, InlineReducer(workload)).run(np.zeros(4))
     assert outcome.reason is StopReason.DIVERGED
     assert isinstance(outcome.failure, Diverged)
     assert "learning rate is likely too large" in str(outcome.failure)
@@ -199,8 +203,8 @@ def test_poisoned_rows_stop_the_first_step(where: str, line: tuple[Array, Array]
 
 def test_an_overflow_of_the_very_last_update_is_noticed(tiny: tuple[Network, Plan]) -> None:
     network, plan = tiny
-    recipe = Recipe(network, GradientDescent(), float("inf"), StopRule(1))
-    outcome = ParameterDriver(recipe, plan, Scripted([])).run(np.zeros(2))
+    config = TrainingConfig(network, GradientDescent(), float("inf"), StopRule(1))
+    outcome = ParameterDriver(config, plan, Scripted([])).run(np.zeros(2))
     assert isinstance(outcome.failure, Diverged)
     assert "a weight is not finite" in str(outcome.failure)
     assert outcome.W.tolist() == [0.0, 0.0]
@@ -210,11 +214,11 @@ def test_an_infinite_gradient_names_its_layer(tiny: tuple[Network, Plan]) -> Non
     network, plan = tiny
 
     class Infinite(Scripted):
-        def total(self, task: Task, flat: Array) -> PartialSum:
+        def reduce(self, task: Task, flat: Array) -> PartialSum:
             return PartialSum(np.array([1.0, np.inf]), 1.0, 0, 1)
 
-    recipe = Recipe(network, GradientDescent(), 1.0, StopRule(1))
-    outcome = ParameterDriver(recipe, plan, Infinite([])).run(np.zeros(2))
+    config = TrainingConfig(network, GradientDescent(), 1.0, StopRule(1))
+    outcome = ParameterDriver(config, plan, Infinite([])).run(np.zeros(2))
     assert "the gradient of b1 is not finite" in str(outcome.failure)
 
 
@@ -222,12 +226,12 @@ def test_large_float32_gradients_are_not_taken_for_infinite(tiny: tuple[Network,
     network, plan = replace(tiny[0], dtype="float32"), tiny[1]
 
     class Large(Scripted):
-        def total(self, task: Task, flat: Array) -> PartialSum:
+        def reduce(self, task: Task, flat: Array) -> PartialSum:
             return PartialSum(np.full_like(flat, 1e30), 1.0, 0, 1)
 
     reports: list[EpochReport] = []
-    recipe = Recipe(network, GradientDescent(), 1e-30, StopRule(1))
-    driver = ParameterDriver(recipe, plan, Large([]), on_epoch=reports.append)
+    config = TrainingConfig(network, GradientDescent(), 1e-30, StopRule(1))
+    driver = ParameterDriver(config, plan, Large([]), on_epoch=reports.append)
     assert driver.run(np.zeros(2, np.float32)).failure is None
     assert reports[0].gradient_norm == pytest.approx(2**0.5 * 1e30)
 
@@ -240,12 +244,12 @@ def test_large_float64_gradients_are_not_taken_for_infinite(
     network, plan = tiny
 
     class Large(Scripted):
-        def total(self, task: Task, flat: Array) -> PartialSum:
+        def reduce(self, task: Task, flat: Array) -> PartialSum:
             return PartialSum(np.array([size, -size]), 1.0, 0, 1)
 
     reports: list[EpochReport] = []
-    recipe = Recipe(network, GradientDescent(), 1e-300, StopRule(1))
-    driver = ParameterDriver(recipe, plan, Large([]), on_epoch=reports.append)
+    config = TrainingConfig(network, GradientDescent(), 1e-300, StopRule(1))
+    driver = ParameterDriver(config, plan, Large([]), on_epoch=reports.append)
     assert driver.run(np.zeros(2)).failure is None
     assert reports[0].gradient_norm == pytest.approx(2**0.5 * size)
 
@@ -254,20 +258,20 @@ def test_a_norm_that_no_number_holds_is_told_as_that(tiny: tuple[Network, Plan])
     network, plan = tiny
 
     class Largest(Scripted):
-        def total(self, task: Task, flat: Array) -> PartialSum:
+        def reduce(self, task: Task, flat: Array) -> PartialSum:
             return PartialSum(np.full_like(flat, np.finfo(np.float64).max), 1.0, 0, 1)
 
-    recipe = Recipe(network, GradientDescent(), 1e-300, StopRule(1))
-    outcome = ParameterDriver(recipe, plan, Largest([])).run(np.zeros(2))
+    config = TrainingConfig(network, GradientDescent(), 1e-300, StopRule(1))
+    outcome = ParameterDriver(config, plan, Largest([])).run(np.zeros(2))
     assert isinstance(outcome.failure, Diverged)
     assert "the norm of the gradient is not finite" in str(outcome.failure)
 
 
 def test_the_norms_of_blocks_whose_sum_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(blocks, "CHUNK_SIZE", 1)
     S = np.full(8, 1.2e154)
-    update = Update(GradientDescent(), 8)
-    norm = update.apply(np.zeros(8), S, 1, {}, 0.0, out=np.empty(8))
+    update = ChunkedOptimizer(GradientDescent(), 8)
+    norm = update.step(np.zeros(8), S, 1, {}, 0.0, out=np.empty(8))
     assert norm == pytest.approx(8**0.5 * 1.2e154)
 
 
@@ -279,7 +283,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(
     network, plan = tiny
     rule = StopRule(50, early_stopping=EarlyStopping(patience=9) if best else None)
     driver = ParameterDriver(
-        Recipe(network, GradientDescent(), 1.0, rule),
+        TrainingConfig(network, GradientDescent(), 1.0, rule),
         plan,
         Scripted([3.0, 4.0, 5.0, loss]),
         validate=True,
@@ -294,8 +298,8 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(
 def test_evaluating_by_a_plan_of_steps_is_refused(line: tuple[Array, Array]) -> None:
     """It would see the first step's rows alone."""
     workload, plan, network = linear_job(8, *line)
-    recipe = Recipe(network, GradientDescent(), ETA, StopRule(1))
-    driver = ParameterDriver(recipe, plan, InlineExchange(workload))
+    config = TrainingConfig(network, GradientDescent(), ETA, StopRule(1))
+    driver = ParameterDriver(config, plan, InlineReducer(workload))
     with pytest.raises(ValueError, match="the plan of 'train' is not one for evaluations"):
         driver.evaluate("train", np.zeros(4))
     assert driver.evaluate("validation", np.zeros(4)).count == 22
@@ -309,8 +313,8 @@ def test_a_lost_worker_ends_the_run_with_what_was_reached(tiny: tuple[Network, P
         if next(calls) == 3:
             raise WorkerLost(1, "summing")
 
-    recipe = Recipe(network, GradientDescent(), 1.0, StopRule(9))
-    outcome = ParameterDriver(recipe, plan, Scripted([], fail)).run(np.zeros(2))
+    config = TrainingConfig(network, GradientDescent(), 1.0, StopRule(9))
+    outcome = ParameterDriver(config, plan, Scripted([], fail)).run(np.zeros(2))
     assert outcome.reason is StopReason.FAILED
     assert isinstance(outcome.failure, WorkerLost)
     assert outcome.W.tolist() == [-3.0, -3.0]
@@ -320,15 +324,15 @@ def test_a_wrong_count_never_becomes_an_update(small_job: SmallJob) -> None:
     """The plan of the worker and the rows of the source disagree: refused, not averaged."""
 
     class Short(ArraySource):
-        def fetch(self, rows: object, into: Array | None = None) -> tuple[Array, Array]:
-            x, d = super().fetch(rows)  # type: ignore[arg-type]
+        def read(self, rows: object, out: Array | None = None) -> tuple[Array, Array]:
+            x, d = super().read(rows)  # type: ignore[arg-type]
             return x[:-1], d[:-1]  # type: ignore[return-value]
 
     full = small_job.workload.sources["full"]
     assert isinstance(full, ArraySource)
     plan = small_job.workload.plans["full"]
     workload = Workload(small_job.network, {"train": Short(full.x, full.d)}, {"train": plan})
-    recipe = Recipe(small_job.network, GradientDescent(), 1.0, StopRule(1))
-    outcome = ParameterDriver(recipe, plan, InlineExchange(workload)).run(small_job.W)
+    config = TrainingConfig(small_job.network, GradientDescent(), 1.0, StopRule(1))
+    outcome = ParameterDriver(config, plan, InlineReducer(workload)).run(small_job.W)
     assert isinstance(outcome.failure, CountMismatch)
     assert outcome.W.tobytes() == small_job.W.tobytes()

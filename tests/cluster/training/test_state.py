@@ -9,15 +9,15 @@ import pytest
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.reducers.base import InlineExchange
-from sumgrad.cluster.training.driver import ParameterDriver, Recipe
-from sumgrad.cluster.training.state import EpochReport, Outcome, Snapshot, TrainingState
+from sumgrad.cluster.reducers.base import InlineReducer
+from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
+from sumgrad.cluster.training.state import EpochReport, Snapshot, TrainingResult, TrainingState
 from sumgrad.cluster.training.stopping import EarlyStopping, StopReason, StopRule
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import MultiClassKL
 from sumgrad.model.network import Layer, Network
 from sumgrad.model.optimizers import Adam, Momentum, Optimizer
-from sumgrad.model.schedules import Step
+from sumgrad.model.schedules import StepDecay
 
 EPOCHS, ROWS, BATCH = 4, 22, 8
 
@@ -43,9 +43,9 @@ class Run:
         self.snapshots: list[Snapshot] = []
         self.reports: list[EpochReport] = []
         stop = StopRule(EPOCHS, 1e-9, 2, EarlyStopping(patience=2) if early else None)
-        self.recipe = Recipe(self.workload.network, optimizer, 0.3, stop, Step(3, 0.5))
+        self.config = TrainingConfig(self.workload.network, optimizer, 0.3, stop, StepDecay(3, 0.5))
 
-    def run(self, start: Snapshot | None = None, stop_after: int | None = None) -> Outcome:
+    def run(self, start: Snapshot | None = None, stop_after: int | None = None) -> TrainingResult:
         """From the beginning or from a snapshot; stopped after so many boundaries."""
         seen = 0
 
@@ -55,9 +55,9 @@ class Run:
             self.snapshots.append(state.snapshot())
 
         driver = ParameterDriver(
-            self.recipe,
+            self.config,
             self.workload.plans["train"],
-            InlineExchange(self.workload),
+            InlineReducer(self.workload),
             validate=True,
             on_epoch=self.reports.append,
             on_boundary=on_boundary,
@@ -69,7 +69,7 @@ class Run:
 
 def through_json(snapshot: Snapshot) -> Snapshot:
     """As it comes back from a file."""
-    return Snapshot(snapshot.arrays, json.loads(json.dumps(snapshot.facts)))
+    return Snapshot(snapshot.arrays, json.loads(json.dumps(snapshot.metadata)))
 
 
 def without_times(report: EpochReport | None) -> EpochReport | None:
@@ -107,7 +107,7 @@ def test_a_stopped_run_says_where_it_can_go_on_from() -> None:
     assert expected.snapshot is None
 
 
-@pytest.mark.parametrize("lost", ["memory.mean", "good"])
+@pytest.mark.parametrize("lost", ["optimizer_state.mean", "last_finite"])
 def test_what_a_snapshot_holds_is_needed(lost: str) -> None:
     """The mutation that the tests above must catch: an array that is not what it was."""
     whole = Run(Adam(), early=False)
@@ -115,10 +115,10 @@ def test_what_a_snapshot_holds_is_needed(lost: str) -> None:
     snapshot = whole.snapshots[2]
     arrays = dict(snapshot.arrays)
     arrays[lost] = np.zeros_like(arrays[lost])
-    changed = TrainingState.restored(Snapshot(arrays, snapshot.facts), InlineExchange(small()))
+    changed = TrainingState.restored(Snapshot(arrays, snapshot.metadata), InlineReducer(small()))
     assert not np.array_equal(changed.snapshot().arrays[lost], snapshot.arrays[lost])
-    if lost != "good":
-        outcome = Run(Adam(), early=False).run(Snapshot(arrays, snapshot.facts))
+    if lost != "last_finite":
+        outcome = Run(Adam(), early=False).run(Snapshot(arrays, snapshot.metadata))
         assert outcome.W.tobytes() != expected.W.tobytes()
 
 
@@ -126,7 +126,8 @@ def test_a_snapshot_outlives_the_next_steps() -> None:
     whole = Run(Adam(), early=True)
     whole.run()
     hashes = [
-        hash(s.arrays["W"].tobytes() + s.arrays["memory.mean"].tobytes()) for s in whole.snapshots
+        hash(s.arrays["W"].tobytes() + s.arrays["optimizer_state.mean"].tobytes())
+        for s in whole.snapshots
     ]
     # The boundary of an epoch's last step and of the epoch hold the same weights.
     assert len(set(hashes)) == len(hashes) * 3 // 4

@@ -4,7 +4,13 @@ from collections.abc import Iterable
 
 import pytest
 
-from sumgrad.cluster.training.stopping import EarlyStopping, Progress, StopReason, StopRule, observe
+from sumgrad.cluster.training.stopping import (
+    EarlyStopping,
+    Progress,
+    StopReason,
+    StopRule,
+    update_progress,
+)
 
 
 def run(
@@ -14,7 +20,7 @@ def run(
     progress = Progress()
     held_out: Iterable[float | None] = validation or iter(lambda: None, 0)
     for loss, val in zip(losses, held_out, strict=False):
-        progress = observe(rule, progress, loss, val)
+        progress = update_progress(rule, progress, loss, val)
         if progress.reason is not None:
             break
     return progress

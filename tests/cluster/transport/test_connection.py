@@ -15,27 +15,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sumgrad.cluster.errors import ChannelClosed, ClusterError, Intruder, ProtocolError
+from sumgrad.cluster.errors import (
+    AuthenticationError,
+    ClusterError,
+    ConnectionClosed,
+    ProtocolError,
+)
 from sumgrad.cluster.transport import connection as module
 from sumgrad.cluster.transport import listener, memfd
-from sumgrad.cluster.transport.connection import Channel, connect, prove
-from sumgrad.cluster.transport.listener import Doorkeeper
+from sumgrad.cluster.transport.connection import Connection, authenticate, connect
+from sumgrad.cluster.transport.listener import Listener
 from sumgrad.cluster.transport.messages import (
+    AttachBuffer,
     Compute,
     Done,
     Hello,
     Message,
-    NewVector,
     decode,
     encode,
     expect,
 )
-from sumgrad.cluster.transport.remote_sender import Courier, Inbox
+from sumgrad.cluster.transport.remote_sender import RemoteInbox, RemoteSender
 from sumgrad.model.validation import Array
 
 MESSAGES: list[Message] = [
     Hello(1, 2, 1, "x86_64", "2.4", "OpenBLAS", "ab"),
-    NewVector(3),
+    AttachBuffer(3),
     Compute(7, "gradient", "train", 1, 2, 3, 4, 0),
     Done(7, [[1, 0, 0.1, 0, 5, None], [0, 2, float("inf"), 1, 2, 3]]),  # type: ignore[list-item]
 ]
@@ -49,16 +54,16 @@ def connected_by_tcp() -> tuple[socket.socket, socket.socket]:
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Channel, Channel]]:
-    left, right = (Channel(end) for end in socket.socketpair())
+def ends() -> Iterator[tuple[Connection, Connection]]:
+    left, right = (Connection(end) for end in socket.socketpair())
     yield left, right
     left.close()
     right.close()
 
 
 @pytest.fixture
-def door() -> Iterator[Doorkeeper]:
-    door = Doorkeeper()
+def door() -> Iterator[Listener]:
+    door = Listener()
     yield door
     door.close()
 
@@ -82,11 +87,11 @@ def test_no_other_kind_is_made(data: bytes) -> None:
 
 
 def test_another_kind_than_expected_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="expected Hello, got NewVector"):
-        expect(Hello, NewVector(1))
+    with pytest.raises(ProtocolError, match="expected Hello, got AttachBuffer"):
+        expect(Hello, AttachBuffer(1))
 
 
-def test_many_messages_arrive_in_their_order(ends: tuple[Channel, Channel]) -> None:
+def test_many_messages_arrive_in_their_order(ends: tuple[Connection, Connection]) -> None:
     left, right = ends
     for message in MESSAGES * 3:
         left.send(message)
@@ -95,12 +100,12 @@ def test_many_messages_arrive_in_their_order(ends: tuple[Channel, Channel]) -> N
     assert list(right.pending()) == []
 
 
-def test_descriptors_travel_with_their_messages(ends: tuple[Channel, Channel]) -> None:
+def test_descriptors_travel_with_their_messages(ends: tuple[Connection, Connection]) -> None:
     left, right = ends
     descriptor, array = memfd.create((3,), "float32")
     array[:] = [1, 2, 3]
     left.send(MESSAGES[0])
-    left.send(NewVector(0), [descriptor])
+    left.send(AttachBuffer(0), [descriptor])
     os.close(descriptor)
     right.receive()
     right.receive()
@@ -120,9 +125,9 @@ def open_descriptors() -> int:
 
 def test_descriptors_that_nobody_claims_are_closed_with_the_channel() -> None:
     before = open_descriptors()
-    left, right = (Channel(end) for end in socket.socketpair())
+    left, right = (Connection(end) for end in socket.socketpair())
     with Path("/dev/null").open() as file:
-        left.send(NewVector(0), [file.fileno()])
+        left.send(AttachBuffer(0), [file.fileno()])
     right.receive()
     for one in (left, right):
         one.close()
@@ -151,9 +156,9 @@ def test_a_courier_that_stumbles_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     def no_room(_: Message) -> list[Array]:
         raise MemoryError
 
-    left, right = (Channel(end) for end in connected_by_tcp())
-    inbox = Inbox()
-    courier = Courier(3, right, inbox, no_room)
+    left, right = (Connection(end) for end in connected_by_tcp())
+    inbox = RemoteInbox()
+    courier = RemoteSender(3, right, inbox, no_room)
     left.send(MESSAGES[3])
     assert select.select([inbox], [], [], 10)[0], "nothing is told"
     assert inbox.take() == (courier, None)
@@ -165,20 +170,20 @@ def test_a_courier_that_stumbles_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("look_s", [0.0, 0.02, 60.0])
 def test_a_message_is_received_looked_for_or_slept_for(look_s: float) -> None:
-    left, right = (Channel(end) for end in socket.socketpair())
+    left, right = (Connection(end) for end in socket.socketpair())
     later = threading.Timer(0.1, lambda: left.send(MESSAGES[1]))
     later.start()
     assert right.receive(look_s) == MESSAGES[1]
     later.join()
     left.close()
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(ConnectionClosed):
         right.receive(look_s)
     right.close()
 
 
 @pytest.mark.parametrize("size", [0, 3, 300_000])
 def test_numbers_follow_their_message(size: int) -> None:
-    left, right = (Channel(end) for end in connected_by_tcp())
+    left, right = (Connection(end) for end in connected_by_tcp())
     first = np.arange(size, dtype=np.float32)
     second = np.full(5, 7.5, dtype=np.float32)
 
@@ -201,7 +206,7 @@ def test_numbers_follow_their_message(size: int) -> None:
 
 @pytest.mark.parametrize("room", [2, 4])
 def test_numbers_of_another_count_are_refused(room: int) -> None:
-    left, right = (Channel(end) for end in connected_by_tcp())
+    left, right = (Connection(end) for end in connected_by_tcp())
     left.send(MESSAGES[1], numbers=[np.zeros(3)])
     right.receive()
     with pytest.raises(ProtocolError, match="24 bytes of numbers"):
@@ -214,30 +219,32 @@ def test_numbers_of_another_count_are_refused(room: int) -> None:
 
 def test_an_end_that_goes_in_the_middle_of_numbers_is_told() -> None:
     left, right = connected_by_tcp()
-    channel = Channel(right)
+    channel = Connection(right)
     data = encode(MESSAGES[1])
     left.sendall(struct.pack("<IQ", len(data), 800) + data + b"half")
     left.close()
     channel.receive()
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(ConnectionClosed):
         channel.receive_numbers([np.zeros(100)])
     channel.close()
 
 
-def test_an_end_that_is_gone_is_told_after_its_last_words(ends: tuple[Channel, Channel]) -> None:
+def test_an_end_that_is_gone_is_told_after_its_last_words(
+    ends: tuple[Connection, Connection],
+) -> None:
     left, right = ends
     left.send(MESSAGES[1])
     left.close()
     assert list(right.pending()) == [MESSAGES[1]]
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(ConnectionClosed):
         list(right.pending())
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(ConnectionClosed):
         right.receive()
 
 
 def test_a_frame_that_promises_too_much_is_refused() -> None:
     left, right = socket.socketpair()
-    channel = Channel(right)
+    channel = Connection(right)
     left.send(struct.pack("<IQ", 0xFFFFFFFF, 0))
     with pytest.raises(ProtocolError, match="bytes"):
         list(channel.pending())
@@ -245,7 +252,7 @@ def test_a_frame_that_promises_too_much_is_refused() -> None:
     channel.close()
 
 
-def test_who_knows_the_secret_is_let_in(door: Doorkeeper) -> None:
+def test_who_knows_the_secret_is_let_in(door: Listener) -> None:
     channel = connect(door.address, door.secret)
     (admitted,) = wait_for(door)
     channel.send(MESSAGES[0])
@@ -256,7 +263,7 @@ def test_who_knows_the_secret_is_let_in(door: Doorkeeper) -> None:
     admitted.close()
 
 
-def wait_for(door: Doorkeeper) -> list[Channel]:
+def wait_for(door: Listener) -> list[Connection]:
     """Who is let in within some seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -269,22 +276,22 @@ def wait_for(door: Doorkeeper) -> list[Channel]:
 
 @pytest.mark.parametrize("host", [None, "127.0.0.1"])
 def test_who_does_not_know_the_secret_is_turned_away(host: str | None) -> None:
-    door = Doorkeeper(host)
+    door = Listener(host)
     address = replace(door.address, local=None) if host else door.address
-    with pytest.raises((Intruder, ChannelClosed)):
+    with pytest.raises((AuthenticationError, ConnectionClosed)):
         connect(address, b"guess" * 6)
     assert door.admitted() == []
     door.close()
 
 
-def test_no_port_is_open_where_none_is_needed(door: Doorkeeper) -> None:
+def test_no_port_is_open_where_none_is_needed(door: Listener) -> None:
     assert door.address.remote is None
-    with pytest.raises(ChannelClosed, match="listens nowhere"):
+    with pytest.raises(ConnectionClosed, match="listens nowhere"):
         connect(replace(door.address, local=None), door.secret)
 
 
 def test_who_says_nothing_is_turned_away_and_holds_nobody_up(
-    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+    door: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HANDSHAKE_S", 0.5)
     silent = socket.socket(socket.AF_UNIX)
@@ -300,7 +307,7 @@ def test_who_says_nothing_is_turned_away_and_holds_nobody_up(
 
 
 def test_who_says_a_little_now_and_then_is_turned_away_too(
-    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+    door: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HANDSHAKE_S", 0.6)
     slow = socket.socket(socket.AF_UNIX)
@@ -320,7 +327,7 @@ def test_who_says_a_little_now_and_then_is_turned_away_too(
 
 
 def test_where_the_door_is_full_the_oldest_has_to_go(
-    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+    door: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "_MOST_AT_THE_DOOR", 3)
     silent = [socket.socket(socket.AF_UNIX) for _ in range(5)]
@@ -344,7 +351,7 @@ def test_where_the_door_is_full_the_oldest_has_to_go(
 
 
 def test_one_connection_that_breaks_off_ends_nothing(
-    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+    door: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accept = socket.socket.accept
     broken: list[int] = []
@@ -360,7 +367,7 @@ def test_one_connection_that_breaks_off_ends_nothing(
     monkeypatch.setattr(socket.socket, "accept", once_broken)
     # The listening thread is in the call that it made before.
     connect(door.address, door.secret).close()
-    with pytest.raises((ChannelClosed, Intruder)):
+    with pytest.raises((ConnectionClosed, AuthenticationError)):
         connect(door.address, door.secret)
     assert broken
     channel = connect(door.address, door.secret)
@@ -370,7 +377,7 @@ def test_one_connection_that_breaks_off_ends_nothing(
 
 
 def test_where_there_can_be_no_thread_nobody_stays_at_the_door(
-    door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+    door: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
     refused: list[object] = []
@@ -382,7 +389,7 @@ def test_where_there_can_be_no_thread_nobody_stays_at_the_door(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse_once)
-    with pytest.raises((ChannelClosed, Intruder)):
+    with pytest.raises((ConnectionClosed, AuthenticationError)):
         connect(door.address, door.secret)
     assert refused
     assert door._at_the_door == {}
@@ -395,11 +402,11 @@ def test_where_there_can_be_no_thread_nobody_stays_at_the_door(
 def test_an_address_that_is_not_ours_cannot_be_listened_at() -> None:
     before = open_descriptors()
     with pytest.raises(ClusterError, match=r"cannot be listened for at 192\.0\.2\.1"):
-        Doorkeeper("192.0.2.1")
+        Listener("192.0.2.1")
     assert open_descriptors() == before
 
 
-def test_an_answer_sent_back_to_whom_it_came_from_proves_nothing(door: Doorkeeper) -> None:
+def test_an_answer_sent_back_to_whom_it_came_from_proves_nothing(door: Listener) -> None:
     """A stranger who mirrors the driver's own words."""
     mirror = socket.socket(socket.AF_UNIX)
     mirror.settimeout(10)
@@ -417,20 +424,20 @@ def test_an_impostor_of_the_driver_is_noticed() -> None:
     ours, theirs = socket.socketpair()
 
     def pretend() -> None:
-        with pytest.raises(Intruder):
-            prove(theirs, b"another secret", "driver")
+        with pytest.raises(AuthenticationError):
+            authenticate(theirs, b"another secret", "driver")
         theirs.close()
 
     thread = threading.Thread(target=pretend)
     thread.start()
-    with pytest.raises(Intruder, match="does not know the job's secret"):
-        prove(ours, b"the secret", "worker")
+    with pytest.raises(AuthenticationError, match="does not know the job's secret"):
+        authenticate(ours, b"the secret", "worker")
     thread.join()
     ours.close()
 
 
 def test_nobody_listens_after_the_end() -> None:
-    door = Doorkeeper()
+    door = Listener()
     door.close()
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(ConnectionClosed):
         connect(door.address, door.secret)

@@ -13,13 +13,13 @@ from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.errors import ClusterError, ClusterUnreachable
 from sumgrad.cluster.ray_backend import reducer as ray_exchange
-from sumgrad.cluster.ray_backend.reducer import RayExchange
-from sumgrad.cluster.ray_backend.session import is_own_instance, ray_session
-from sumgrad.cluster.reducers.base import Exchange, InlineExchange
-from sumgrad.cluster.training.driver import ParameterDriver, Recipe
-from sumgrad.cluster.training.state import Outcome
+from sumgrad.cluster.ray_backend.reducer import RayReducer
+from sumgrad.cluster.ray_backend.session import is_local_instance, ray_session
+from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
+from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.training.stopping import StopReason, StopRule
-from sumgrad.cluster.workers.scaling_policy import CrewRules
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.model.optimizers import Momentum
 from tests.cluster.small_job import SmallJob
 
@@ -46,7 +46,7 @@ def release(address: str) -> Iterator[Callable[[], None]]:
 
     with ray_session(address, 4) as workers:
         assert workers == 4
-        assert not is_own_instance()
+        assert not is_local_instance()
         other: Any = ray.remote(Other).options(num_cpus=2).remote()
         assert ray.get(other.is_there.remote())
         yield lambda: ray.kill(other)
@@ -65,16 +65,18 @@ def expect_free(cpus: int) -> None:
         time.sleep(0.1)
 
 
-def run(job: SmallJob, exchange: Exchange, should_stop: Callable[[], StopReason | None]) -> Outcome:
-    recipe = Recipe(job.network, Momentum(), 0.1, StopRule(10**6))
+def run(
+    job: SmallJob, reducer: GradientReducer, should_stop: Callable[[], StopReason | None]
+) -> TrainingResult:
+    config = TrainingConfig(job.network, Momentum(), 0.1, StopRule(10**6))
     plan = job.workload.plans["train"]
-    return ParameterDriver(recipe, plan, exchange, should_stop=should_stop).run(job.W)
+    return ParameterDriver(config, plan, reducer, should_stop=should_stop).run(job.W)
 
 
-def expect_undisturbed(job: SmallJob, outcome: Outcome) -> None:
+def expect_undisturbed(job: SmallJob, outcome: TrainingResult) -> None:
     """The bits are those of as many steps in which nothing happened."""
     left = iter(range(outcome.steps))
-    with InlineExchange(job.workload) as inline:
+    with InlineReducer(job.workload) as inline:
         alone = run(
             job, inline, lambda: StopReason.TERMINATED if next(left, None) is None else None
         )
@@ -110,21 +112,21 @@ def test_a_busy_cluster_gives_what_is_free_and_more_when_there_is_more(
 ) -> None:
     notes: list[str] = []
     began = time.monotonic()
-    rules = CrewRules(least=1, note=notes.append)
-    with RayExchange(small_job.workload, 4, rules=rules) as exchange:
-        assert exchange.workers == 2
+    rules = ScalingPolicy(least=1, note=notes.append)
+    with RayReducer(small_job.workload, 4, rules=rules) as reducer:
+        assert reducer.workers == 2
         assert time.monotonic() - began < 20
         deadline = time.monotonic() + 60
 
         def grows() -> StopReason | None:
-            if exchange.workers == 2 and notes[-1].startswith("2 of 4"):
+            if reducer.workers == 2 and notes[-1].startswith("2 of 4"):
                 notes.append("released")
                 release()
             if time.monotonic() > deadline:
                 return StopReason.INTERRUPTED
-            return StopReason.TERMINATED if exchange.workers == 4 else None
+            return StopReason.TERMINATED if reducer.workers == 4 else None
 
-        outcome = run(small_job, exchange, grows)
+        outcome = run(small_job, reducer, grows)
     assert outcome.reason is StopReason.TERMINATED, notes
     expect_undisturbed(small_job, outcome)
     assert notes[:2] == [
@@ -145,9 +147,9 @@ def test_for_the_least_it_waits_and_says_so(
         notes.append(line)
         release()
 
-    rules = CrewRules(least=4, wait_s=60, note=note)
-    with RayExchange(small_job.workload, 4, rules=rules) as exchange:
-        assert exchange.workers == 4
+    rules = ScalingPolicy(least=4, wait_s=60, note=note)
+    with RayReducer(small_job.workload, 4, rules=rules) as reducer:
+        assert reducer.workers == 4
     [line] = notes
     assert line == (
         "waiting for 4 free CPUs: the cluster has 4 in all, 2 of them free; for 60 s at most"
@@ -156,18 +158,18 @@ def test_for_the_least_it_waits_and_says_so(
 
 @pytest.mark.usefixtures("release")
 def test_but_no_longer_than_it_may(small_job: SmallJob) -> None:
-    rules = CrewRules(least=3, wait_s=2)
+    rules = ScalingPolicy(least=3, wait_s=2)
     with pytest.raises(ClusterUnreachable, match="did not have 3 free CPUs within 2 s"):
-        RayExchange(small_job.workload, 4, rules=rules)
+        RayReducer(small_job.workload, 4, rules=rules)
     expect_free(2)
 
 
 @pytest.mark.usefixtures("release")
 def test_a_stop_is_met_while_it_waits_for_cpus(small_job: SmallJob) -> None:
     asked = time.monotonic() + 4
-    rules = CrewRules(least=3, is_stopping=lambda: time.monotonic() > asked)
+    rules = ScalingPolicy(least=3, is_stopping=lambda: time.monotonic() > asked)
     with pytest.raises(ClusterUnreachable, match="stopped while waiting for 3 free CPUs"):
-        RayExchange(small_job.workload, 4, rules=rules)
+        RayReducer(small_job.workload, 4, rules=rules)
     assert time.monotonic() - asked < 10
     expect_free(2)
 
@@ -181,7 +183,7 @@ def test_what_was_reserved_is_given_back_where_the_rows_do_not_fit(
 
     monkeypatch.setattr(ray_exchange, "_put", refuse)
     with pytest.raises(ClusterError, match="do not fit"):
-        RayExchange(small_job.workload, 2)
+        RayReducer(small_job.workload, 2)
     expect_free(2)
 
 
@@ -194,14 +196,14 @@ class Running:
     def __init__(self, job: SmallJob, **rules: object) -> None:
         self.notes: list[str] = []
         self._job = job
-        self._rules = replace(CrewRules(note=self.notes.append), **rules)  # type: ignore[arg-type]
+        self._rules = replace(ScalingPolicy(note=self.notes.append), **rules)  # type: ignore[arg-type]
         self._is_to_end = threading.Event()
-        self._exchange: RayExchange | None = None
+        self._exchange: RayReducer | None = None
         self._pool = ThreadPoolExecutor(1)
         self._outcome = self._pool.submit(self._run)
 
-    def _run(self) -> Outcome:
-        with RayExchange(self._job.workload, 4, rules=self._rules) as self._exchange:
+    def _run(self) -> TrainingResult:
+        with RayReducer(self._job.workload, 4, rules=self._rules) as self._exchange:
             return run(self._job, self._exchange, self._reason)
 
     def _reason(self) -> StopReason | None:

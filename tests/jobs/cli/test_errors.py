@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import sumgrad.jobs.cli
-from sumgrad.jobs.cli.environment import VARIABLES, misspelt
-from sumgrad.jobs.cli.errors import ResultPrinted, guarded, run
+from sumgrad.jobs.cli.environment import VARIABLES, misspelled_variables
+from sumgrad.jobs.cli.errors import ResultPrinted, run, run_guarded
 from sumgrad.jobs.errors import ServiceUnreachable
 from sumgrad.jobs.runs.summary import JSON_KEYS
 
@@ -71,7 +71,7 @@ def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int,
     def fail() -> int:
         raise error
 
-    code = guarded(fail, debug=False, as_json=True)
+    code = run_guarded(fail, debug=False, as_json=True)
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 1
     assert "Traceback" not in said.err
@@ -107,7 +107,7 @@ def test_what_has_been_told_is_not_told_again(capsys: pytest.CaptureFixture[str]
         sys.stdout.write('{"run_id": null}\n')
         raise ResultPrinted from ServiceUnreachable("it is away")
 
-    assert guarded(fail, debug=False, as_json=True) == 3
+    assert run_guarded(fail, debug=False, as_json=True) == 3
     said = capsys.readouterr()
     assert (said.out, said.err) == ('{"run_id": null}\n', "error: it is away\n")
 
@@ -125,8 +125,8 @@ def test_a_variable_that_is_misspelt_is_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_every_variable_that_is_read_is_in_the_manual(name: str) -> None:
     root = Path(__file__).parents[3]
     assert f"| `{name}` |" in (root / "docs" / "service.md").read_text()
-    assert misspelt([name, f"OTHER_{name}"]) == []
-    assert len(misspelt([f"{name}S", name.lower()])) == 2
+    assert misspelled_variables([name, f"OTHER_{name}"]) == []
+    assert len(misspelled_variables([f"{name}S", name.lower()])) == 2
     sources = [file.read_text() for file in (root / "jobs").rglob("*.py") if "cli" not in str(file)]
     assert name == "SUMGRAD_DEBUG" or any(name in text for text in sources)
 
@@ -135,7 +135,7 @@ def test_every_variable_that_is_read_is_in_the_manual(name: str) -> None:
     "name", ["IMAGE", "DATA", "TOKEN_FILE", "COMPOSE", "END_TO_END", "FUZZ", "MNIST", "CLI_CPUS"]
 )
 def test_variables_of_compose_and_of_the_tests_are_not_misspelt(name: str) -> None:
-    assert misspelt([f"SUMGRAD_{name}"]) == []
+    assert misspelled_variables([f"SUMGRAD_{name}"]) == []
 
 
 # Whoever was to read it has gone
@@ -164,7 +164,7 @@ LATE = (
 #: And one before it.
 EARLY = (
     "import sumgrad.jobs.runs.registry as registry; "
-    "registry.list_of_runs = lambda *_: signal.raise_signal(2); "
+    "registry.list_runs = lambda *_: signal.raise_signal(2); "
 )
 
 

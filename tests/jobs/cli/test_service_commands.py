@@ -13,18 +13,23 @@ import pytest
 import yaml
 
 from sumgrad.jobs.cli.errors import run
-from sumgrad.jobs.config.clusters import Cluster, Contexts, read_contexts, write_contexts
+from sumgrad.jobs.config.clusters import (
+    Cluster,
+    ClusterConfig,
+    read_cluster_config,
+    write_cluster_config,
+)
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
-from sumgrad.jobs.runs.directory import RunFolder
+from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.service import versions
 from sumgrad.jobs.service.client import doctor, follow
-from sumgrad.jobs.service.client.doctor import Finding
+from sumgrad.jobs.service.client.doctor import Check
 from sumgrad.jobs.service.client.ray_api import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from sumgrad.jobs.service.local import cluster
 from sumgrad.jobs.service.local.cluster import LocalCluster
 from sumgrad.jobs.service.local.processes import Process, start_of
-from sumgrad.jobs.service.manifest import RESULT
-from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
+from sumgrad.jobs.service.manifest import RESULT_PREFIX
+from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
 from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
 DIGEST = versions.code_digest()
@@ -68,20 +73,20 @@ def sumgrad(capsys: pytest.CaptureFixture[str]) -> Say:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> JobServerInMemory:
+def server(monkeypatch: pytest.MonkeyPatch) -> FakeRayJobsClient:
     """The job server of every cluster that is asked for."""
-    found = JobServerInMemory(
-        attempt("digits-1", STOPPED, exit_code=143, began=1.0),
-        attempt("digits-1~2", RUNNING, number=2, began=2.0),
-        attempt("mnist-1", SUCCEEDED, began=3.0),
-        attempt("bad-1", FAILED, exit_code=3, began=4.0),
+    found = FakeRayJobsClient(
+        attempt("digits-1", STOPPED, exit_code=143, start_time=1.0),
+        attempt("digits-1~2", RUNNING, number=2, start_time=2.0),
+        attempt("mnist-1", SUCCEEDED, start_time=3.0),
+        attempt("bad-1", FAILED, exit_code=3, start_time=4.0),
     )
 
-    def connect(cluster: Cluster) -> JobServerInMemory:
+    def connect(cluster: Cluster) -> FakeRayJobsClient:
         found.cluster = cluster
         return found
 
-    monkeypatch.setattr("sumgrad.jobs.service.client.ray_api.JobServer", connect)
+    monkeypatch.setattr("sumgrad.jobs.service.client.ray_api.RayJobsClient", connect)
     monkeypatch.setattr(versions, "code_digest", lambda: DIGEST)
     monkeypatch.setenv("SUMGRAD_CLUSTER", ADDRESS)
     return found
@@ -147,7 +152,7 @@ def test_with_a_cluster_that_is_none(command: list[str], where: str, sumgrad: Sa
     "command", [each for each in NEED_A_CLUSTER if each[-1] not in ("doctor", "--dry-run")]
 )
 def test_with_a_cluster_that_is_away(
-    command: list[str], as_json: bool, server: JobServerInMemory, sumgrad: Say
+    command: list[str], as_json: bool, server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     server.memory.is_away = True
     said = sumgrad(*command, *(["--json"] if as_json else []))
@@ -157,7 +162,7 @@ def test_with_a_cluster_that_is_away(
 
 @pytest.mark.parametrize("command", ["status", "logs", "stop", "wait", "delete", "resume"])
 def test_with_a_job_that_is_not_there(
-    command: str, server: JobServerInMemory, sumgrad: Say
+    command: str, server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     said = sumgrad(command, "gone-1")
     assert said.code == 2
@@ -169,7 +174,7 @@ def test_with_a_job_that_is_not_there(
 # submit
 
 
-def test_a_job_is_handed_in(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_job_is_handed_in(server: FakeRayJobsClient, sumgrad: Say) -> None:
     said = sumgrad("submit", "digits", "--id", "new-1", "--set", "seed=5", "-c", "http://h:1")
     assert said.code == 0
     assert said.out.splitlines() == [
@@ -181,7 +186,7 @@ def test_a_job_is_handed_in(server: JobServerInMemory, sumgrad: Say) -> None:
     assert yaml.safe_load(server.memory.sent[0].request["spec_yaml"])["seed"] == 5
 
 
-def test_a_job_is_handed_in_once(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_job_is_handed_in_once(server: FakeRayJobsClient, sumgrad: Say) -> None:
     new = sumgrad("submit", "digits", "--id", "new-1", "--json")
     assert (new.code, new.json) == (
         0,
@@ -205,7 +210,7 @@ def test_a_job_is_handed_in_once(server: JobServerInMemory, sumgrad: Say) -> Non
     ],
 )
 def test_a_job_that_cannot_be_handed_in(
-    arguments: list[str], server: JobServerInMemory, sumgrad: Say
+    arguments: list[str], server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     said = sumgrad("submit", *arguments)
     assert said.code == 2
@@ -222,7 +227,7 @@ def test_a_job_that_cannot_be_handed_in(
     ],
 )
 def test_options_that_contradict_each_other(
-    arguments: tuple[str, ...], server: JobServerInMemory, sumgrad: Say
+    arguments: tuple[str, ...], server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     said = sumgrad(*arguments)
     assert said.code == 2
@@ -235,7 +240,7 @@ def test_options_that_contradict_each_other(
     "job_id", ["", " ", "../../etc", "a/b", "ü", "x" * 5000, "a\nb", "\x1b[2J", "%00", "*", "di"]
 )
 def test_an_id_that_is_none(
-    command: str, job_id: str, server: JobServerInMemory, sumgrad: Say
+    command: str, job_id: str, server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     said = sumgrad(command, "--", job_id)
     assert said.code == 2
@@ -244,7 +249,7 @@ def test_an_id_that_is_none(
     assert server.memory.calls == ["attempts"]
 
 
-def test_a_dry_run_asks_nobody(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_dry_run_asks_nobody(server: FakeRayJobsClient, sumgrad: Say) -> None:
     said = sumgrad("submit", "digits", "--id", "new-1", "--dry-run")
     assert said.code == 0
     assert said.out.startswith(f"would send to {ADDRESS}:\n  id         new-1\n")
@@ -253,7 +258,7 @@ def test_a_dry_run_asks_nobody(server: JobServerInMemory, sumgrad: Say) -> None:
     assert server.memory.calls == []
 
 
-class Ending(JobServerInMemory):
+class RunEnd(FakeRayJobsClient):
     """A cluster on which a job ends as soon as it is handed in."""
 
     def __init__(self, state: str, exit_code: int | None) -> None:
@@ -265,7 +270,7 @@ class Ending(JobServerInMemory):
         if submission_id.startswith("sumgrad-probe-"):
             return found
         status = "FINISHED" if self._end[0] == SUCCEEDED else "FAILED"
-        result = f'{RESULT}{{"run_id": "ab", "status": "{status}"}}'
+        result = f'{RESULT_PREFIX}{{"run_id": "ab", "status": "{status}"}}'
         self.memory.logs[submission_id] = f"epoch 1\n{result}\nbye\n"
         return replace(found, state=self._end[0], exit_code=self._end[1])
 
@@ -285,12 +290,12 @@ def test_who_waits_ends_as_the_job_does(
     ended: int,
     word: str,
     as_json: bool,
-    server: JobServerInMemory,
+    server: FakeRayJobsClient,
     sumgrad: Say,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "sumgrad.jobs.service.client.ray_api.JobServer", lambda _: Ending(state, given)
+        "sumgrad.jobs.service.client.ray_api.RayJobsClient", lambda _: RunEnd(state, given)
     )
     said = sumgrad("submit", "digits", "--id", "new-1", "--wait", *(["--json"] if as_json else []))
     assert said.code == ended
@@ -306,7 +311,7 @@ def test_who_waits_ends_as_the_job_does(
 
 
 def test_who_lets_go_of_a_job_does_not_end_it(
-    server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+    server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sumgrad.jobs.service.client.commands.follow", interrupted)
     monkeypatch.setattr(follow, "wait", interrupted)
@@ -327,7 +332,7 @@ def interrupted(*_: object, **__: object) -> None:
 
 
 def test_who_is_interrupted_while_a_job_is_sent_is_told_how_to_find_out(
-    server: JobServerInMemory, sumgrad: Say
+    server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     server.memory.refuses = interrupted
     said = sumgrad("submit", "digits", "--id", "new-1", "-c", "http://h:1")
@@ -337,7 +342,7 @@ def test_who_is_interrupted_while_a_job_is_sent_is_told_how_to_find_out(
 
 
 def test_an_interrupt_is_told_wherever_it_comes(
-    server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+    server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "attempts", interrupted)
     for as_json in (False, True):
@@ -348,18 +353,18 @@ def test_an_interrupt_is_told_wherever_it_comes(
 # The others
 
 
-def test_a_status(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_status(server: FakeRayJobsClient, sumgrad: Say) -> None:
     said = sumgrad("status", "digits")
     assert said.code == 0
     assert said.out.startswith("digits-1  PENDING  attempt 2\n")
-    server.memory.logs["digits-1~2"] = "training begins\n"
+    server.memory.logs["digits-1~2"] = "training started\n"
     assert sumgrad("status", "digits").out.startswith("digits-1  RUNNING  attempt 2\n")
     facts = sumgrad("status", "mnist-1", "--json").json
     assert (facts["job_id"], facts["state"], facts["exit_code"]) == ("mnist-1", "FINISHED", 0)
     assert facts["ray_state"] == SUCCEEDED
 
 
-def test_a_log(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_log(server: FakeRayJobsClient, sumgrad: Say) -> None:
     server.memory.logs = {"digits-1": "first\n", "digits-1~2": "second\nno end"}
     assert sumgrad("logs", "digits").out == "second\nno end"
     assert sumgrad("logs", "digits", "--attempt", "1").out == "first\n"
@@ -377,7 +382,7 @@ def test_a_log(server: JobServerInMemory, sumgrad: Say) -> None:
     assert sumgrad("logs", "digits", "--attempt", "0").code == 2
 
 
-def test_a_job_is_stopped(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_job_is_stopped(server: FakeRayJobsClient, sumgrad: Say) -> None:
     assert "Go on with it:  sumgrad resume digits-1" in sumgrad("stop", "digits").out
     assert server.memory.calls[-1] == "stop digits-1~2"
     assert sumgrad("stop", "digits", "--json").json == {"id": "digits-1", "was_running": True}
@@ -390,7 +395,7 @@ def test_a_job_is_stopped(server: JobServerInMemory, sumgrad: Say) -> None:
     [("mnist", SUCCEEDED, 0, "FINISHED"), ("bad", FAILED, 3, "FAILED")],
 )
 def test_a_job_is_waited_for(
-    job: str, state: str, ended: int, word: str, server: JobServerInMemory, sumgrad: Say
+    job: str, state: str, ended: int, word: str, server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     said = sumgrad("wait", job)
     assert (said.code, said.out) == (ended, f"job {job}-1 is {word}\n")
@@ -400,7 +405,7 @@ def test_a_job_is_waited_for(
     assert as_json.json == facts
 
 
-def test_a_job_is_not_waited_for_longer_than_said(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_job_is_not_waited_for_longer_than_said(server: FakeRayJobsClient, sumgrad: Say) -> None:
     said = sumgrad("wait", "digits", "--timeout", "0")
     assert (said.code, said.out) == (124, "job digits-1 is not over\n")
     as_json = sumgrad("wait", "digits", "--timeout", "0", "--json")
@@ -411,7 +416,7 @@ def test_a_job_is_not_waited_for_longer_than_said(server: JobServerInMemory, sum
 
 
 def test_a_cluster_that_goes_away_while_it_is_waited_for(
-    server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+    server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_: str) -> Attempt:
         raise ServiceUnreachable("no cluster answers at http://head:8265")
@@ -427,7 +432,7 @@ def test_a_cluster_that_goes_away_while_it_is_waited_for(
 def test_a_cluster_that_comes_back_as_a_new_one(
     command: list[str],
     as_json: bool,
-    server: JobServerInMemory,
+    server: FakeRayJobsClient,
     sumgrad: Say,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -437,7 +442,7 @@ def test_a_cluster_that_comes_back_as_a_new_one(
 
     def attempt_at(submission_id: str) -> Attempt:
         if "--wait" in command and f"tail {job}" not in server.memory.calls:
-            return JobServerInMemory.attempt(server, submission_id)
+            return FakeRayJobsClient.attempt(server, submission_id)
         if next(away, False):
             raise ServiceUnreachable("no cluster answers at http://head:8265")
         raise JobNotFound("the cluster knows no such job")
@@ -455,7 +460,7 @@ def test_a_cluster_that_comes_back_as_a_new_one(
         assert (said.json["exit_code"], f"hint: {said.json['hint']}") == (3, hint)
 
 
-def test_a_job_is_forgotten(server: JobServerInMemory, sumgrad: Say) -> None:
+def test_a_job_is_forgotten(server: FakeRayJobsClient, sumgrad: Say) -> None:
     assert sumgrad("delete", "digits").code == 2
     assert sumgrad("delete", "mnist", "--json").json == {"id": "mnist-1", "deleted": 1}
     told = sumgrad("delete", "bad").out.splitlines()
@@ -465,17 +470,17 @@ def test_a_job_is_forgotten(server: JobServerInMemory, sumgrad: Say) -> None:
     assert sorted(server.memory.attempts) == ["digits-1", "digits-1~2"]
 
 
-@pytest.mark.parametrize(("verdict", "ended"), [("ok", 0), ("warn", 0), ("FAIL", 3)])
+@pytest.mark.parametrize(("status", "ended"), [("ok", 0), ("warn", 0), ("FAIL", 3)])
 def test_a_doctors_findings(
-    verdict: Any, ended: int, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+    status: Any, ended: int, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Cluster, list[str]]] = []
 
-    def examine(cluster: Cluster, data: list[str]) -> list[Finding]:
+    def run_checks(cluster: Cluster, data: list[str]) -> list[Check]:
         asked.append((cluster, data))
-        return [Finding("room", verdict, "8 CPUs", "add more")]
+        return [Check("room", status, "8 CPUs", "add more")]
 
-    monkeypatch.setattr(doctor, "examine", examine)
+    monkeypatch.setattr(doctor, "run_checks", run_checks)
     said = sumgrad("doctor", "-c", "h:1", "--data", "/a", "--data", "/b")
     assert said.code == ended
     assert asked == [(Cluster("http://h:1"), ["/a", "/b"])]
@@ -483,7 +488,7 @@ def test_a_doctors_findings(
     as_json = sumgrad("doctor", "-c", "h:1", "--json")
     assert as_json.code == ended
     assert as_json.json == [
-        {"what": "room", "verdict": verdict, "text": "8 CPUs", "hint": "add more"}
+        {"what": "room", "status": status, "text": "8 CPUs", "hint": "add more"}
     ]
 
 
@@ -493,13 +498,13 @@ RUN = "0123456789abcdef"
 
 
 @pytest.fixture
-def a_run() -> RunFolder:
+def a_run() -> RunDirectory:
     record = replace(RECORD_OF_A_RUN, run_id=RUN, mlflow_run_id=RUN, is_delivered=True)
-    return RunFolder.create(Path("runs") / RUN, record, "name: x\n")
+    return RunDirectory.create(Path("runs") / RUN, record, "name: x\n")
 
 
 def test_a_list_is_of_the_folder_unless_a_cluster_was_chosen(
-    a_run: RunFolder, server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+    a_run: RunDirectory, server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [job["job_id"] for job in sumgrad("list", "--json").json] == [
         *("bad-1", "mnist-1", "digits-1"),
@@ -509,7 +514,7 @@ def test_a_list_is_of_the_folder_unless_a_cluster_was_chosen(
     monkeypatch.delenv("SUMGRAD_CLUSTER")
     assert [each["run_id"] for each in sumgrad("list", "--json").json] == [RUN]
     assert len(sumgrad("list", "--json", "--cluster", ADDRESS).json) == 3
-    write_contexts(Contexts("lab", {"lab": Cluster(ADDRESS, "lab")}))
+    write_cluster_config(ClusterConfig("lab", {"lab": Cluster(ADDRESS, "lab")}))
     assert len(sumgrad("list", "--json").json) == 3
     assert sumgrad("list", "--cluster", "gone").code == 2
 
@@ -520,7 +525,7 @@ def test_there_may_be_nothing_to_tell_mlflow(sumgrad: Say) -> None:
 
 
 def test_resuming_is_of_the_folders_run_if_there_is_one(
-    a_run: RunFolder, server: JobServerInMemory, sumgrad: Say
+    a_run: RunDirectory, server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
     said = sumgrad("resume", RUN)
     assert said.code == 2, "its spec is none"
@@ -529,7 +534,7 @@ def test_resuming_is_of_the_folders_run_if_there_is_one(
 
 
 def test_resuming_is_of_the_clusters_job_otherwise(
-    a_run: RunFolder, server: JobServerInMemory, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
+    a_run: RunDirectory, server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = sumgrad("resume", "bad", "--set", "cluster.workers=8")
     assert said.out == "job bad-1 goes on\nFollow it:  sumgrad logs -f bad-1\n"
@@ -577,7 +582,7 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
         "is_current": True,
     }
     assert sumgrad("cluster", "unuse").code == 0
-    assert read_contexts().current is None
+    assert read_cluster_config().current is None
     home = {"name": "home", "address": "https://home", "tracking_uri": None, "is_current": False}
     home |= {"token_file": None, "tracking_token_file": None}
     assert sumgrad("cluster", "add", "home", "https://home", "--json").json == home
@@ -587,7 +592,7 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
     assert removed == {"name": "gone", "current": "home"}
     assert sumgrad("cluster", "unuse", "--json").json == {"current": None}
     assert sumgrad("cluster", "remove", "lab").out == "lab is forgotten\n"
-    assert sorted(read_contexts().clusters) == ["home"]
+    assert sorted(read_cluster_config().clusters) == ["home"]
 
 
 URIS = ("http://me:s3cr3t@h:2", "http://me@h:2", "h:2", "http://[h")
@@ -608,7 +613,7 @@ def test_a_name_that_cannot_be_given(arguments: list[str], sumgrad: Say) -> None
     said = sumgrad("cluster", *arguments)
     assert said.code == 2
     assert "s3cr3t" not in one_line(said) + said.err
-    assert read_contexts() == Contexts(None, {})
+    assert read_cluster_config() == ClusterConfig(None, {})
 
 
 def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -691,7 +696,7 @@ def test_an_mlflow_token_without_a_server_is_refused(sumgrad: Say, tmp_path: Pat
     missing = ("--tracking-uri", "http://h:2", "--tracking-token-file", "gone")
     said = sumgrad("cluster", "add", "lab", "h:1", *missing)
     assert (said.code, "gone (--tracking-token-file) cannot be read" in said.err) == (2, True)
-    assert read_contexts() == Contexts(None, {})
+    assert read_cluster_config() == ClusterConfig(None, {})
 
 
 def test_a_cluster_that_does_not_start(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:

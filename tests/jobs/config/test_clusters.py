@@ -9,17 +9,17 @@ import yaml
 
 from sumgrad.jobs.config.clusters import (
     Cluster,
-    Contexts,
-    chosen_cluster,
-    cluster_if_chosen,
-    contexts_file,
-    expect_name,
-    normal_address,
-    read_contexts,
-    write_contexts,
+    ClusterConfig,
+    check_cluster_name,
+    cluster_config_path,
+    find_selected_cluster,
+    normalize_address,
+    read_cluster_config,
+    select_cluster,
+    write_cluster_config,
 )
-from sumgrad.jobs.errors import ContextError, SpecError
-from sumgrad.jobs.service.client.ray_api import JobServer
+from sumgrad.jobs.errors import ClusterConfigError, SpecError
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.model.errors import SumgradError
 
 TOKEN = "t0ken-of-the-lab"
@@ -28,17 +28,17 @@ OTHERS = {"lab": LAB, "home": Cluster("http://home:8265", "home")}
 
 
 def write(text: str) -> Path:
-    path = contexts_file()
+    path = cluster_config_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
 
 def test_nothing_is_chosen_where_nothing_was_said() -> None:
-    assert read_contexts() == Contexts(None, {})
-    assert cluster_if_chosen(None) is None
-    with pytest.raises(ContextError, match="no cluster is chosen") as caught:
-        chosen_cluster(None)
+    assert read_cluster_config() == ClusterConfig(None, {})
+    assert find_selected_cluster(None) is None
+    with pytest.raises(ClusterConfigError, match="no cluster is chosen") as caught:
+        select_cluster(None)
     assert "sumgrad cluster up" in caught.value.hint
 
 
@@ -51,14 +51,14 @@ ORDER = (
 
 @pytest.mark.parametrize("count", range(len(ORDER) + 1))
 def test_the_nearest_word_counts(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_contexts(Contexts("lab", OTHERS))
+    write_cluster_config(ClusterConfig("lab", OTHERS))
     expected = "http://lab:8265"
     for name, value, address in ORDER[:count]:
         monkeypatch.setenv(name, value)
         expected = address
-    assert chosen_cluster(None).address == expected
-    assert chosen_cluster("http://given:1").address == "http://given:1"
-    assert chosen_cluster("lab").address == "http://lab:8265"
+    assert select_cluster(None).address == expected
+    assert select_cluster("http://given:1").address == "http://given:1"
+    assert select_cluster("lab").address == "http://lab:8265"
 
 
 @pytest.mark.parametrize("value", ["auto", "head:6379", "10.0.0.1:6379", "local"])
@@ -66,14 +66,14 @@ def test_rays_second_variable_means_no_job_server_without_a_scheme(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
-    assert cluster_if_chosen(None) is None
+    assert find_selected_cluster(None) is None
 
 
 @pytest.mark.parametrize("name", ["SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
 def test_an_empty_variable_says_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "")
-    assert cluster_if_chosen(None) is None
-    assert cluster_if_chosen("") is None
+    assert find_selected_cluster(None) is None
+    assert find_selected_cluster("") is None
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_an_empty_variable_says_nothing(name: str, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_what_is_an_address(given: str, address: str) -> None:
-    assert chosen_cluster(given) == Cluster(address)
-    assert normal_address(given) == address
+    assert select_cluster(given) == Cluster(address)
+    assert normalize_address(given) == address
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_what_is_an_address(given: str, address: str) -> None:
     ],
 )
 def test_what_is_no_address(given: str) -> None:
-    with pytest.raises(ContextError, match="is no cluster's address") as caught:
-        chosen_cluster(given)
+    with pytest.raises(ClusterConfigError, match="is no cluster's address") as caught:
+        select_cluster(given)
     assert "http://127.0.0.1:8265" in caught.value.hint
     assert ("Ray Client" in caught.value.hint) is given.startswith("ray://")
 
@@ -119,80 +119,84 @@ def test_what_is_no_address(given: str) -> None:
     ],
 )
 def test_an_address_has_no_password_and_an_error_does_not_tell_it(given: str) -> None:
-    with pytest.raises(ContextError) as caught:
-        normal_address(given)
+    with pytest.raises(ClusterConfigError) as caught:
+        normalize_address(given)
     assert "s3" not in caught.value.message + caught.value.hint
 
 
 def test_a_name_that_nobody_has_is_answered_with_the_nearest() -> None:
-    write_contexts(Contexts(None, OTHERS))
-    with pytest.raises(ContextError, match="no cluster is named 'lap'") as caught:
-        chosen_cluster("lap")
+    write_cluster_config(ClusterConfig(None, OTHERS))
+    with pytest.raises(ClusterConfigError, match="no cluster is named 'lap'") as caught:
+        select_cluster("lap")
     assert "lab" in caught.value.hint
-    with pytest.raises(ContextError) as caught:
-        chosen_cluster("xyzzy")
+    with pytest.raises(ClusterConfigError) as caught:
+        select_cluster("xyzzy")
     assert "home, lab" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "a:b", "x" * 64, "ü", "a\n", "../x"])
 def test_what_can_be_no_name(name: str) -> None:
-    with pytest.raises(ContextError, match="cannot be a cluster's name"):
-        expect_name(name)
+    with pytest.raises(ClusterConfigError, match="cannot be a cluster's name"):
+        check_cluster_name(name)
 
 
 @pytest.mark.parametrize("name", ["a", "lab-1", "a.b_c", "x" * 63, "1"])
 def test_what_can_be_a_name(name: str) -> None:
-    assert expect_name(name) == name
+    assert check_cluster_name(name) == name
 
 
 def test_what_was_written_is_read_again() -> None:
     whole = Cluster(
         "https://lab:1", "lab", "http://mlflow:5000", Path("/home/a/token"), Path("/home/a/ca")
     )
-    written = Contexts("lab", {"lab": whole, "home": OTHERS["home"]})
-    write_contexts(written)
-    assert read_contexts() == written
-    assert chosen_cluster(None) == whole
+    written = ClusterConfig("lab", {"lab": whole, "home": OTHERS["home"]})
+    write_cluster_config(written)
+    assert read_cluster_config() == written
+    assert select_cluster(None) == whole
 
 
 def test_the_file_is_its_owners_alone() -> None:
     old = os.umask(0)
     try:
-        write_contexts(Contexts("lab", OTHERS))
+        write_cluster_config(ClusterConfig("lab", OTHERS))
     finally:
         os.umask(old)
-    assert stat.S_IMODE(contexts_file().stat().st_mode) == 0o600
-    assert stat.S_IMODE(contexts_file().parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(cluster_config_path().stat().st_mode) == 0o600
+    assert stat.S_IMODE(cluster_config_path().parent.stat().st_mode) == 0o700
 
 
 def test_a_name_is_used_replaced_and_forgotten() -> None:
-    both = Contexts(None, OTHERS).using("home")
+    both = ClusterConfig(None, OTHERS).using("home")
     assert both.current == "home"
     again = both.with_cluster(Cluster("http://new:1", "home"))
     assert again.clusters["home"].address == "http://new:1"
     assert again.current == "home"
     assert again.without("lab").current == "home"
-    assert again.without("home") == Contexts(None, {"lab": LAB})
+    assert again.without("home") == ClusterConfig(None, {"lab": LAB})
     for change in (both.using, both.without):
-        with pytest.raises(ContextError, match="no cluster is named 'x'"):
+        with pytest.raises(ClusterConfigError, match="no cluster is named 'x'"):
             change("x")
 
 
 def test_where_the_file_is(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert contexts_file() == home / ".config/sumgrad/clusters.yaml"
+    assert cluster_config_path() == home / ".config/sumgrad/clusters.yaml"
     monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
-    assert contexts_file() == home / ".config/sumgrad/clusters.yaml"
+    assert cluster_config_path() == home / ".config/sumgrad/clusters.yaml"
     monkeypatch.setenv("XDG_CONFIG_HOME", "/etc/xdg")
-    assert contexts_file() == Path("/etc/xdg/sumgrad/clusters.yaml")
+    assert cluster_config_path() == Path("/etc/xdg/sumgrad/clusters.yaml")
     monkeypatch.setenv("SUMGRAD_CONFIG", "~/mine.yaml")
-    assert contexts_file() == home / "mine.yaml"
+    assert cluster_config_path() == home / "mine.yaml"
 
 
 def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
-    for ask in (contexts_file, read_contexts, lambda: write_contexts(Contexts(None, {}))):
+    for ask in (
+        cluster_config_path,
+        read_cluster_config,
+        lambda: write_cluster_config(ClusterConfig(None, {})),
+    ):
         with pytest.raises(
-            ContextError, match=r"\(SUMGRAD_CONFIG\) is in the home folder of nobody"
+            ClusterConfigError, match=r"\(SUMGRAD_CONFIG\) is in the home folder of nobody"
         ):
             ask()
 
@@ -204,14 +208,14 @@ def test_who_has_no_home_has_no_clusters(monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyError("no such user")
 
     monkeypatch.setattr("pwd.getpwuid", nobody)
-    assert cluster_if_chosen(None) is None
+    assert find_selected_cluster(None) is None
     assert LAB.token() is None
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "clusters: {}\n", "current: null\n"])
 def test_a_file_that_says_nothing(text: str) -> None:
     write(text)
-    assert read_contexts() == Contexts(None, {})
+    assert read_cluster_config() == ClusterConfig(None, {})
 
 
 @pytest.mark.parametrize(
@@ -252,10 +256,10 @@ def test_a_file_that_says_nothing(text: str) -> None:
 )
 def test_a_damaged_file_is_refused(text: str, message: str) -> None:
     write(text)
-    with pytest.raises(ContextError) as caught:
-        read_contexts()
+    with pytest.raises(ClusterConfigError) as caught:
+        read_cluster_config()
     assert message in caught.value.message
-    assert caught.value.message.startswith(str(contexts_file()))
+    assert caught.value.message.startswith(str(cluster_config_path()))
     assert caught.value.hint
     assert "s3cr3t" not in str(caught.value)
     assert "pydantic" not in caught.value.message + caught.value.hint
@@ -273,8 +277,8 @@ def test_a_damaged_file_is_refused(text: str, message: str) -> None:
 )
 def test_a_damaged_file_is_told_with_what_to_do(text: str, hint: str) -> None:
     write(text)
-    with pytest.raises(ContextError) as caught:
-        read_contexts()
+    with pytest.raises(ClusterConfigError) as caught:
+        read_cluster_config()
     assert hint in caught.value.hint
 
 
@@ -282,38 +286,40 @@ def test_a_damaged_file_is_told_with_what_to_do(text: str, hint: str) -> None:
 def test_a_file_that_is_no_yaml_is_refused(text: str) -> None:
     path = write(text)
     with pytest.raises(SumgradError) as caught:
-        read_contexts()
-    assert isinstance(caught.value, SpecError | ContextError)
+        read_cluster_config()
+    assert isinstance(caught.value, SpecError | ClusterConfigError)
     assert str(path) in caught.value.message
 
 
 def test_a_current_cluster_that_is_not_there_is_told() -> None:
     write("current: gone\nclusters: {lab: {address: 'http://lab:8265'}}\n")
-    with pytest.raises(ContextError, match="no cluster is named 'gone'"):
-        cluster_if_chosen(None)
-    assert chosen_cluster("lab") == LAB
+    with pytest.raises(ClusterConfigError, match="no cluster is named 'gone'"):
+        find_selected_cluster(None)
+    assert select_cluster("lab") == LAB
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    path = contexts_file()
+    path = cluster_config_path()
     path.mkdir(parents=True)
-    with pytest.raises(ContextError, match="cannot be read: it is a folder"):
-        read_contexts()
+    with pytest.raises(ClusterConfigError, match="cannot be read: it is a folder"):
+        read_cluster_config()
     path.rmdir()
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ContextError, match="cannot be read"):
-        read_contexts()
+    with pytest.raises(ClusterConfigError, match="cannot be read"):
+        read_cluster_config()
     path.write_bytes(b"#" * ((1 << 20) + 1))
-    with pytest.raises(ContextError, match="cannot be read: larger than"):
-        read_contexts()
+    with pytest.raises(ClusterConfigError, match="cannot be read: larger than"):
+        read_cluster_config()
 
 
 def test_the_environments_mlflow_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    write_contexts(Contexts("lab", {"lab": Cluster("http://lab:1", "lab", "http://own:5000")}))
-    assert chosen_cluster("http://h:1").tracking_uri is None
+    write_cluster_config(
+        ClusterConfig("lab", {"lab": Cluster("http://lab:1", "lab", "http://own:5000")})
+    )
+    assert select_cluster("http://h:1").tracking_uri is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env:5000")
-    assert chosen_cluster("lab").tracking_uri == "http://own:5000"
-    assert chosen_cluster("http://h:1").tracking_uri == "http://env:5000"
+    assert select_cluster("lab").tracking_uri == "http://own:5000"
+    assert select_cluster("http://h:1").tracking_uri == "http://env:5000"
 
 
 def test_what_a_cluster_is_called() -> None:
@@ -358,7 +364,7 @@ def test_a_file_without_a_token_is_refused(
     if way == "path":
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
     cluster = Cluster("http://h:1", "lab", token_file=path if way == "file" else None)
-    with pytest.raises(ContextError) as caught:
+    with pytest.raises(ClusterConfigError) as caught:
         cluster.token()
     assert str(path) in caught.value.message
     assert TOKEN not in str(caught.value) + caught.value.hint
@@ -367,7 +373,7 @@ def test_a_file_without_a_token_is_refused(
 @pytest.mark.parametrize("value", [f"{TOKEN}\nX-Evil: yes", f"{TOKEN} x", f"{TOKEN}é", "\x01"])
 def test_a_variable_without_a_token_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", value)
-    with pytest.raises(ContextError, match="RAY_AUTH_TOKEN holds no token") as caught:
+    with pytest.raises(ClusterConfigError, match="RAY_AUTH_TOKEN holds no token") as caught:
         LAB.token()
     assert TOKEN not in str(caught.value) + caught.value.hint
 
@@ -380,14 +386,16 @@ def test_a_token_file_that_cannot_be_read_is_refused(
     os.mkfifo(pipe, 0o600)
     for path in (folder, pipe, tmp_path / "missing", Path("a\0b"), Path("~nobody-there/x")):
         monkeypatch.setattr("os.environ", {"RAY_AUTH_TOKEN_PATH": str(path)})
-        with pytest.raises(ContextError, match=r"RAY_AUTH_TOKEN_PATH\) (cannot be read|is in)"):
+        with pytest.raises(
+            ClusterConfigError, match=r"RAY_AUTH_TOKEN_PATH\) (cannot be read|is in)"
+        ):
             LAB.token()
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_token_that_others_can_write_is_refused(mode: int, tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN, mode)
-    with pytest.raises(ContextError, match="can be written by others") as caught:
+    with pytest.raises(ClusterConfigError, match="can be written by others") as caught:
         Cluster("http://h:1", "lab", token_file=path).token()
     assert caught.value.hint == f"chmod 600 {path}"
     assert TOKEN not in str(caught.value)
@@ -396,9 +404,9 @@ def test_a_token_that_others_can_write_is_refused(mode: int, tmp_path: Path) -> 
 def test_the_token_is_kept_to_itself(tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN)
     cluster = Cluster("http://h:1", "lab", token_file=path)
-    write_contexts(Contexts("lab", {"lab": cluster}))
-    server = JobServer(chosen_cluster(None))
-    text = contexts_file().read_text()
+    write_cluster_config(ClusterConfig("lab", {"lab": cluster}))
+    server = RayJobsClient(select_cluster(None))
+    text = cluster_config_path().read_text()
     assert yaml.safe_load(text)["clusters"]["lab"]["token_file"] == str(path)
     assert cluster.token() == TOKEN
     assert TOKEN not in text + repr(cluster) + repr(server) + str(server) + cluster.label
@@ -407,21 +415,21 @@ def test_the_token_is_kept_to_itself(tmp_path: Path) -> None:
 def test_the_token_of_its_mlflow_is_noted_and_read_again(tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN)
     lab = Cluster("http://h:1", "lab", "http://h:5000", tracking_token_file=path)
-    write_contexts(Contexts("lab", {"lab": lab}))
-    found = chosen_cluster(None)
+    write_cluster_config(ClusterConfig("lab", {"lab": lab}))
+    found = select_cluster(None)
     assert found == lab
     assert found.token() is None, "it is not the cluster's own"
     assert found.login is not None
     assert found.login.password() == TOKEN
-    assert TOKEN not in contexts_file().read_text() + repr(found) + repr(found.login)
+    assert TOKEN not in cluster_config_path().read_text() + repr(found) + repr(found.login)
     assert LAB.login is None
 
 
 def test_an_address_that_has_a_name_has_all_of_it(home: Path) -> None:
     lab = Cluster("http://h:1", "lab", token_file=home / "token")
-    write_contexts(Contexts(None, {"lab": lab}))
-    assert chosen_cluster("h:1") == lab
-    assert chosen_cluster("http://h:2") == Cluster("http://h:2")
+    write_cluster_config(ClusterConfig(None, {"lab": lab}))
+    assert select_cluster("h:1") == lab
+    assert select_cluster("http://h:2") == Cluster("http://h:2")
 
 
 def test_a_file_that_cannot_be_written_is_told(
@@ -429,6 +437,6 @@ def test_a_file_that_cannot_be_written_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SUMGRAD_CONFIG", str(tmp_path / "file" / "clusters.yaml"))
-    with pytest.raises(ContextError, match="cannot be written") as caught:
-        write_contexts(Contexts(None, {}))
+    with pytest.raises(ClusterConfigError, match="cannot be written") as caught:
+        write_cluster_config(ClusterConfig(None, {}))
     assert "SUMGRAD_CONFIG" in caught.value.hint

@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.config.clusters import Cluster, Contexts, contexts_file, write_contexts
-from sumgrad.jobs.config.credentials import Login, login_for, refusal, with_login
+from sumgrad.jobs.config.clusters import (
+    Cluster,
+    ClusterConfig,
+    cluster_config_path,
+    write_cluster_config,
+)
+from sumgrad.jobs.config.credentials import (
+    Credentials,
+    find_credentials,
+    login_error,
+    with_password,
+)
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import DirectClient, open_store
 from sumgrad.jobs.tracking.outbox import Point
-from tests.jobs.service.environment import begin_anew
+from tests.jobs.service.environment import isolate_user
 from tests.jobs.service.stand_ins import Answer, Site, site
 
 TOKEN = "t0ken-of-the-lab"
@@ -23,7 +33,7 @@ LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return begin_anew(tmp_path, monkeypatch)
+    return isolate_user(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -34,8 +44,8 @@ def token(tmp_path: Path) -> Path:
     return path
 
 
-def login(token: Path, uri: str = LAB) -> Login:
-    return Login(uri, token, "a file of the test")
+def login(token: Path, uri: str = LAB) -> Credentials:
+    return Credentials(uri, token, "a file of the test")
 
 
 @pytest.mark.parametrize(
@@ -65,14 +75,14 @@ def test_a_port_that_is_not_said_is_the_schemes(token: Path) -> None:
 )
 def test_any_other_server_is_shown_nothing(uri: str, token: Path) -> None:
     assert not login(token).is_for(uri)
-    assert with_login(uri, login(token)) == uri
+    assert with_password(uri, login(token)) == uri
 
 
 def test_the_password_is_in_the_address_for_mlflow_alone(token: Path) -> None:
-    assert with_login(LAB, login(token)) == f"http://sumgrad:{TOKEN}@lab:5000"
+    assert with_password(LAB, login(token)) == f"http://sumgrad:{TOKEN}@lab:5000"
     assert TOKEN not in repr(login(token))
     token.write_text("a/b@c:d?e#f%g-and-more")
-    address = with_login(f"{LAB}/mlflow", login(token, f"{LAB}/mlflow"))
+    address = with_password(f"{LAB}/mlflow", login(token, f"{LAB}/mlflow"))
     assert address == "http://sumgrad:a%2Fb%40c%3Ad%3Fe%23f%25g-and-more@lab:5000/mlflow"
 
 
@@ -83,27 +93,27 @@ def test_a_file_without_a_token_is_an_error_of_tracking(
     token.write_text(content)
     token.chmod(mode)
     with pytest.raises(TrackingError, match="a file of the test") as caught:
-        with_login(LAB, login(token))
+        with_password(LAB, login(token))
     assert caught.value.exit_code == 3
     assert TOKEN not in str(caught.value)
 
 
 def test_nothing_is_known_where_nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert login_for(LAB) is None
+    assert find_credentials(LAB) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
-    assert login_for(LAB) is None
+    assert find_credentials(LAB) is None
 
 
 def test_the_variable_is_for_the_server_of_the_other_one(
     token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
-    assert login_for(LAB) is None, "which server it is for is not said"
+    assert find_credentials(LAB) is None, "which server it is for is not said"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{LAB}/")
-    assert login_for(LAB) == Login(f"{LAB}/", token, "SUMGRAD_TRACKING_TOKEN_FILE")
-    assert login_for("http://evil:5000") is None
+    assert find_credentials(LAB) == Credentials(f"{LAB}/", token, "SUMGRAD_TRACKING_TOKEN_FILE")
+    assert find_credentials("http://evil:5000") is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    assert login_for(LAB) is None
+    assert find_credentials(LAB) is None
 
 
 def cluster(name: str, uri: str | None, token: Path | None) -> Cluster:
@@ -117,10 +127,10 @@ def test_a_context_is_for_its_own_server(token: Path, tmp_path: Path) -> None:
         cluster("lab", LAB, token),
         cluster("home", "http://home:5000", other),
     )
-    write_contexts(Contexts("home", {each.name or "": each for each in named}))
-    found, elsewhere = login_for(LAB), login_for("http://home:5000")
+    write_cluster_config(ClusterConfig("home", {each.name or "": each for each in named}))
+    found, elsewhere = find_credentials(LAB), find_credentials("http://home:5000")
     assert (found, elsewhere) == (named[1].login, named[2].login)
-    assert login_for("http://stranger:5000") is None
+    assert find_credentials("http://stranger:5000") is None
 
 
 def test_of_two_the_current_context_comes_first_and_the_variable_last(
@@ -130,60 +140,60 @@ def test_of_two_the_current_context_comes_first_and_the_variable_last(
     monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
     named = {name: cluster(name, LAB, tmp_path / name) for name in ("a", "b")}
     for current, file in (("b", tmp_path / "b"), ("a", tmp_path / "a"), (None, tmp_path / "a")):
-        write_contexts(Contexts(current, named))
-        found = login_for(LAB)
+        write_cluster_config(ClusterConfig(current, named))
+        found = find_credentials(LAB)
         assert found is not None
         assert found.token_file == file
-    contexts_file().unlink()
-    assert login_for(LAB) is not None
+    cluster_config_path().unlink()
+    assert find_credentials(LAB) is not None
 
 
 @pytest.mark.parametrize("text", ["clusters: 3\n", "{", "\xff"])
 def test_a_damaged_file_of_names_keeps_nobody_from_tracking(
     text: str, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contexts_file().parent.mkdir(parents=True)
-    contexts_file().write_text(text, encoding="latin-1")
-    assert login_for(LAB) is None
+    cluster_config_path().parent.mkdir(parents=True)
+    cluster_config_path().write_text(text, encoding="latin-1")
+    assert find_credentials(LAB) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
     monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
-    assert login_for(LAB) is not None
+    assert find_credentials(LAB) is not None
 
 
 def test_a_file_of_names_in_the_home_of_nobody_names_no_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
-    assert login_for(LAB) is None
+    assert find_credentials(LAB) is None
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///x.db", "postgresql://db/x", "x.db", ""])
 def test_who_has_no_server_reads_no_names(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sumgrad.jobs.config.clusters.read_contexts", pytest.fail)
-    assert login_for(uri) is None
+    monkeypatch.setattr("sumgrad.jobs.config.clusters.read_cluster_config", pytest.fail)
+    assert find_credentials(uri) is None
 
 
 def test_what_a_refusal_is_told_as(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asks = refusal(401, LAB, None)
+    asks = login_error(401, LAB, None)
     assert asks is not None
     assert asks.message == f"the MLflow server at {LAB} asks for a login, and none is known here"
     assert "--tracking-token-file FILE" in asks.hint
-    wrong = refusal(401, LAB, login(token))
+    wrong = login_error(401, LAB, login(token))
     assert wrong is not None
     assert f"does not take the token in {token} as the password of 'sumgrad'" in wrong.message
     with monkeypatch.context() as others:
         others.setenv("MLFLOW_TRACKING_TOKEN", "x")
-        own = refusal(401, LAB, None)
-    for refused in (own, refusal(401, "http://me:s3cr3t@lab:5000", None)):
+        own = login_error(401, LAB, None)
+    for refused in (own, login_error(401, "http://me:s3cr3t@lab:5000", None)):
         assert refused is not None
         assert "does not take the login that it was shown" in refused.message
         assert "s3cr3t" not in str(refused)
-    right = refusal(403, LAB, None)
+    right = login_error(403, LAB, None)
     assert right is not None
     assert "403: this user may not" in right.message
     assert right.exit_code == 3
     for code in (200, 400, 404, 429, 500):
-        assert refusal(code, LAB, login(token)) is None
+        assert login_error(code, LAB, login(token)) is None
 
 
 # --- asked of a server on loopback that notes what it was shown
@@ -209,7 +219,7 @@ def shown(server: Site) -> list[str | None]:
 
 def remember(server: Site, token: Path) -> None:
     lab = cluster("lab", server.address, token)
-    write_contexts(Contexts(None, {"lab": lab}))
+    write_cluster_config(ClusterConfig(None, {"lab": lab}))
 
 
 def test_a_server_of_a_context_is_shown_its_token(server: Site, token: Path) -> None:
@@ -273,7 +283,7 @@ def test_a_users_own_login_is_for_servers_that_nobody_names(
     assert shown(server) == [None, "ada:hers", None, f"sumgrad:{TOKEN}"]
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "bearers")
-    contexts_file().unlink()
+    cluster_config_path().unlink()
     open_store(server.address)
     assert shown(server)[-1] == "Bearer bearers"
     open_store(server.address.replace("http://", "http://own:pw@"))

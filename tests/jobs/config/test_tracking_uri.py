@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.config.tracking_uri import artifact_location, whole
+from sumgrad.jobs.config.tracking_uri import artifact_location, with_credentials
 from sumgrad.jobs.errors import SpecError, TrackingError, TrackingUnreachable
-from sumgrad.jobs.runs.sync import expect_whole
-from sumgrad.jobs.tracking import check_reachable, resolve_tracking_uri
+from sumgrad.jobs.runs.sync import require_credentials
+from sumgrad.jobs.tracking import check_tracking_reachable, resolve_tracking_uri
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_what_was_recorded_without_secrets_gets_those_of_the_environment(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     found = found or environment["MLFLOW_TRACKING_URI"]
-    assert whole(recorded) == found
+    assert with_credentials(recorded) == found
     assert resolve_tracking_uri(recorded, Path("/base")) == found
-    assert expect_whole(recorded) == found
+    assert require_credentials(recorded) == found
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_secrets_that_nobody_gives_are_asked_for(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TrackingError, match="credentials are not kept") as caught:
-        expect_whole("http://***@h:1")
+        require_credentials("http://***@h:1")
     for name in ("URI", "USERNAME", "PASSWORD"):
         assert f"MLFLOW_TRACKING_{name}" in caught.value.hint
 
@@ -96,7 +96,7 @@ def test_secrets_that_nobody_gives_are_asked_for(
 def test_what_is_whole_needs_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@h")
     for uri in ("http://h", "http://you:pw@h", "sqlite:////***@h/x.db"):
-        assert expect_whole(uri) == uri
+        assert require_credentials(uri) == uri
 
 
 @pytest.fixture(autouse=True)
@@ -114,9 +114,9 @@ def test_artifacts_go_beside_the_database() -> None:
 
 def test_a_database_in_no_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="there is no folder"):
-        check_reachable(f"sqlite:///{tmp_path}/missing/x.db")
+        check_tracking_reachable(f"sqlite:///{tmp_path}/missing/x.db")
     with pytest.raises(TrackingError, match="cannot be written"):
-        check_reachable(f"sqlite:///{tmp_path}")
+        check_tracking_reachable(f"sqlite:///{tmp_path}")
 
 
 class Server(HTTPServer):
@@ -157,7 +157,7 @@ def server() -> Iterator[Server]:
 @pytest.mark.parametrize("status", [200, 401, 403])
 def test_a_server_that_answers_is_good(server: Server, status: int) -> None:
     server.status = status
-    check_reachable(f"http://me:pw@127.0.0.1:{server.server_port}/under")
+    check_tracking_reachable(f"http://me:pw@127.0.0.1:{server.server_port}/under")
 
 
 @pytest.mark.parametrize(("status", "words"), [(500, "answers 500"), (None, "timed out")])
@@ -166,7 +166,7 @@ def test_a_server_that_is_ill_is_told_of_soon(
 ) -> None:
     server.status = status
     with pytest.raises(TrackingError, match=words) as caught:
-        check_reachable(f"http://me:pw@127.0.0.1:{server.server_port}/under")
+        check_tracking_reachable(f"http://me:pw@127.0.0.1:{server.server_port}/under")
     assert "pw" not in str(caught.value)
     assert caught.value.exit_code == 3
 
@@ -183,7 +183,7 @@ def test_what_answers_but_is_no_web_server_is_told_of() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(TrackingUnreachable, match="does not answer"):
-            check_reachable(f"http://127.0.0.1:{other.getsockname()[1]}")
+            check_tracking_reachable(f"http://127.0.0.1:{other.getsockname()[1]}")
         thread.join()
 
 
@@ -192,4 +192,4 @@ def test_a_server_that_is_not_there_is_told_of() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(TrackingError, match="does not answer"):
-        check_reachable(f"http://127.0.0.1:{port}")
+        check_tracking_reachable(f"http://127.0.0.1:{port}")

@@ -14,7 +14,7 @@ from pyarrow import ipc, parquet
 
 from sumgrad.jobs.data.readers import csv, idx, tables
 from sumgrad.jobs.data.readers.idx import read_array
-from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataError, DataNotFound
 from tests.fuzzing import cases, only
 from tests.jobs.data.cases import outputs, prepared, write_csv
@@ -23,7 +23,7 @@ IMAGES = bytes([0, 0, 8, 3]) + struct.pack(">3I", 3, 2, 2) + bytes(range(12))
 
 
 def read(path: Path) -> None:
-    read_rows(str(path), "train", ("label",))
+    read_dataset(str(path), "train", ("label",))
 
 
 @cases(300)
@@ -220,7 +220,7 @@ def test_markers_and_hidden_files_are_no_data(tmp_path: Path) -> None:
     for name in ("_SUCCESS", ".hidden.csv", "_part.csv"):
         (tmp_path / name).write_text("")
     for source in (tmp_path, tmp_path / "*"):
-        assert read_rows(str(source), "train", ("label",)).count == 1
+        assert read_dataset(str(source), "train", ("label",)).count == 1
 
 
 def test_numbers_that_no_class_can_be(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
 from sumgrad.jobs.data.prediction import write_columns
-from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataError, DataNotFound, JobError
 from tests.fuzzing import cases, only
 
@@ -20,7 +20,7 @@ LABEL = ("kind",)
 
 
 def read(path: Path, **options: object) -> None:
-    read_rows(str(path), "train", LABEL, **options)  # type: ignore[arg-type]
+    read_dataset(str(path), "train", LABEL, **options)  # type: ignore[arg-type]
 
 
 def fault(path: Path, **options: object) -> DataError:
@@ -96,7 +96,7 @@ def test_a_source_that_is_none(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     source = name if "://" in name else str(tmp_path / name)
     with pytest.raises(DataNotFound, match=message):
-        read_rows(source, "train", LABEL)
+        read_dataset(source, "train", LABEL)
 
 
 def test_nan_in_a_parquet_file(tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_idx_images_without_labels(tmp_path: Path) -> None:
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(DataNotFound, match="no labels for"):
         read(path)
-    assert read_rows(str(path), "train", LABEL, with_labels=False).count == 2
+    assert read_dataset(str(path), "train", LABEL, with_labels=False).count == 2
     with pytest.raises(DataNotFound, match="has no file t10k-images"):
-        read_rows(str(tmp_path), "test", LABEL)
+        read_dataset(str(tmp_path), "test", LABEL)
 
 
 @cases(300)

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import csv, feather, ipc, parquet
 
-from sumgrad.jobs.data.dataset import RawRows
-from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.dataset import RawDataset
+from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.model.validation import Array
 
 LABEL = ("kind",)
@@ -55,7 +55,7 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 }
 
 
-def check(rows: RawRows) -> None:
+def check(rows: RawDataset) -> None:
     """The rows are those above."""
     np.testing.assert_array_equal(rows.x, X)
     assert rows.labels is not None
@@ -67,7 +67,7 @@ def check(rows: RawRows) -> None:
 def test_a_file_of_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     WRITERS[name](table(), path)
-    check(read_rows(str(path), "train", LABEL))
+    check(read_dataset(str(path), "train", LABEL))
 
 
 def test_a_folder_and_a_glob_give_their_files_in_the_order_of_names(tmp_path: Path) -> None:
@@ -76,11 +76,11 @@ def test_a_folder_and_a_glob_give_their_files_in_the_order_of_names(tmp_path: Pa
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / ".hidden.csv").write_text("nonsense")
     (tmp_path / "notes.txt").write_text("no data")
-    rows = read_rows(str(tmp_path), "train", LABEL)
+    rows = read_dataset(str(tmp_path), "train", LABEL)
     check(rows)
     assert rows.locate(3) == (str(tmp_path / "b.parquet"), 2)
     parquet.write_table(table().slice(0, 2), tmp_path / "a.parquet")
-    check(read_rows(f"{tmp_path}/*.parquet", "train", LABEL))
+    check(read_dataset(f"{tmp_path}/*.parquet", "train", LABEL))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_folder_and_a_glob_give_their_files_in_the_order_of_names(tmp_path: Pa
 def test_a_list_column_holds_all_features(tmp_path: Path, kind: pa.DataType) -> None:
     column = pa.array(X.astype(int).tolist(), kind)
     parquet.write_table(pa.table({"pixels": column, "kind": KINDS}), tmp_path / "l.parquet")
-    rows = read_rows(str(tmp_path / "l.parquet"), "train", LABEL)
+    rows = read_dataset(str(tmp_path / "l.parquet"), "train", LABEL)
     np.testing.assert_array_equal(rows.x, X)
     assert rows.list_column == "pixels"
     assert len(rows.features) == 2
@@ -97,7 +97,7 @@ def test_a_list_column_holds_all_features(tmp_path: Path, kind: pa.DataType) -> 
 
 def test_features_are_chosen_by_name_and_in_that_order(tmp_path: Path) -> None:
     csv.write_csv(table(), tmp_path / "rows.csv")
-    rows = read_rows(str(tmp_path / "rows.csv"), "train", LABEL, ("y",))
+    rows = read_dataset(str(tmp_path / "rows.csv"), "train", LABEL, ("y",))
     np.testing.assert_array_equal(rows.x, X[:, 1:])
 
 
@@ -108,7 +108,7 @@ def test_booleans_decimals_and_dictionaries_are_numbers_and_labels(tmp_path: Pat
         "kind": pa.array(["a", "b"]).dictionary_encode(),
     }
     parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
-    rows = read_rows(str(tmp_path / "rows.parquet"), "train", LABEL)
+    rows = read_dataset(str(tmp_path / "rows.parquet"), "train", LABEL)
     assert rows.x.tolist() == [[1.0, 1.5], [0.0, 2.25]]
     assert rows.labels is not None
     assert rows.labels.tolist() == ["a", "b"]
@@ -116,7 +116,7 @@ def test_booleans_decimals_and_dictionaries_are_numbers_and_labels(tmp_path: Pat
 
 def test_whole_numbers_stored_as_floats_are_classes(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"x": [1, 2], "kind": [3.0, 4.0]}), tmp_path / "rows.parquet")
-    rows = read_rows(str(tmp_path / "rows.parquet"), "train", LABEL)
+    rows = read_dataset(str(tmp_path / "rows.parquet"), "train", LABEL)
     assert rows.labels is not None
     assert rows.labels.tolist() == [3, 4]
     assert rows.labels.dtype == np.int64
@@ -128,7 +128,7 @@ def test_a_regression_may_have_several_targets(tmp_path: Path, as_list: bool) ->
     columns |= {"t": [[1, 2], [3, 4]]} if as_list else {"t": [1, 3], "u": [2, 4]}
     parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
     label = ("t",) if as_list else ("t", "u")
-    rows = read_rows(str(tmp_path / "rows.parquet"), "train", label, numbers=True)
+    rows = read_dataset(str(tmp_path / "rows.parquet"), "train", label, numbers=True)
     assert rows.labels is not None
     assert rows.labels.tolist() == [[1, 2], [3, 4]]
     assert rows.features == ("x",)
@@ -148,26 +148,26 @@ def test_idx_files_by_name_and_by_folder(tmp_path: Path, packed: bool) -> None:
         for kind, array in (("images-idx3", images), ("labels-idx1", images[:, 0, 0])):
             path = tmp_path / f"{role}-{kind}-ubyte{'.gz' if packed else ''}"
             path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
-    train = read_rows(str(tmp_path), "train", LABEL)
-    test = read_rows(str(tmp_path), "test", LABEL)
+    train = read_dataset(str(tmp_path), "train", LABEL)
+    test = read_dataset(str(tmp_path), "test", LABEL)
     assert (train.count, test.count) == (5, 3)
     assert test.image_shape == (4, 3)
     assert test.x.dtype == np.uint8
     np.testing.assert_array_equal(test.labels, images[:, 0, 0])
     np.testing.assert_array_equal(test.x, images.reshape(3, 12))
     ending = ".gz" if packed else ""
-    by_name = read_rows(str(tmp_path / f"t10k-images-idx3-ubyte{ending}"), "train", LABEL)
+    by_name = read_dataset(str(tmp_path / f"t10k-images-idx3-ubyte{ending}"), "train", LABEL)
     np.testing.assert_array_equal(by_name.x, test.x)
 
 
 def test_the_shipped_digits_are_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_diabetes, load_digits
 
-    rows = read_rows("digits", "train", ("digit",))
+    rows = read_dataset("digits", "train", ("digit",))
     x, y = load_digits(return_X_y=True)
     np.testing.assert_array_equal(rows.x, x)
     np.testing.assert_array_equal(rows.labels, y)
-    patients = read_rows("diabetes", "train", ("progression",), numbers=True)
+    patients = read_dataset("diabetes", "train", ("progression",), numbers=True)
     raw: tuple[Array, Array] = load_diabetes(return_X_y=True, scaled=False)
     np.testing.assert_array_equal(patients.x, raw[0])
     np.testing.assert_array_equal(patients.labels, raw[1][:, None])

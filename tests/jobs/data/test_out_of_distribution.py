@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.out_of_distribution import KINDS, make_non_digits
+from sumgrad.jobs.data.out_of_distribution import KINDS, make_out_of_distribution
 from sumgrad.jobs.data.prepare import PreparedData
 from sumgrad.jobs.errors import SpecError
 from tests.jobs.data.cases import outputs, prepared, write_csv
@@ -19,7 +19,7 @@ IMAGES = (np.arange(5)[:, None] * 20 + np.arange(16)).astype(np.uint8)
 
 def make(kind: str, count: int = 50, seed: int = 0) -> NDArray[np.uint8]:
     generator = np.random.default_rng(seed)
-    return make_non_digits(kind, IMAGES, LABELS, SHAPE, count, generator=generator)
+    return make_out_of_distribution(kind, IMAGES, LABELS, SHAPE, count, generator=generator)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -72,13 +72,13 @@ def test_the_reject_class_is_the_last_and_the_kinds_come_evenly(rejecting: Prepa
         each = round(digits * 0.3 / 2)
         assert rows.count == digits + 2 * each
         assert np.count_nonzero(rows.d == 10) == 2 * each
-    counts = {kind: rows.count for kind, rows in rejecting.non_digits.items()}
+    counts = {kind: rows.count for kind, rows in rejecting.out_of_distribution.items()}
     assert counts == {"noise": 54, "halves": 54, "seams": 359}
-    assert all((rows.d == 10).all() for rows in rejecting.non_digits.values())
+    assert all((rows.d == 10).all() for rows in rejecting.out_of_distribution.values())
 
 
 def test_non_digits_of_a_role_are_made_of_its_own_digits(rejecting: PreparedData) -> None:
-    halves, test = rejecting.non_digits["halves"], rejecting.test
+    halves, test = rejecting.out_of_distribution["halves"], rejecting.test
     assert test is not None
     own, foreign = test.x[test.d != 10], rejecting.train.x[rejecting.train.d != 10]
     uppers = {image[:32].tobytes() for image in own}

@@ -116,7 +116,7 @@ def test_a_fraction_that_leaves_no_rows(
     path = write_csv(tmp_path / "rows.csv", "x,label", "1,1", "2,2", "3,3")
     with pytest.raises(SpecError, match=message) as caught:
         prepared(REGRESSION, train=path, **fractions)
-    assert caught.value.place == place
+    assert caught.value.key == place
 
 
 @pytest.mark.parametrize("line", ["1e39,2", "2,1e39"])

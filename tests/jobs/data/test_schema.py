@@ -24,20 +24,22 @@ matrices = hnp.arrays(
 @SETTINGS
 @given(matrices, st.booleans())
 def test_unit_maps_training_rows_into_0_to_1(x: NDArray[np.float64], shared: bool) -> None:
-    scaled = Scaling.fit("unit", x, shared=shared).apply(x, np.float64)
+    scaled = Scaling.fit("minmax", x, shared=shared).apply(x, np.float64)
     assert scaled.min() >= 0
     assert scaled.max() <= 1 + 1e-12
 
 
 @SETTINGS
-@given(matrices, st.sampled_from(["unit", "standard", "none"]), st.booleans())
+@given(matrices, st.sampled_from(["minmax", "standard", "none"]), st.booleans())
 def test_a_scaling_survives_json(x: NDArray[np.float64], kind: str, shared: bool) -> None:
     names = tuple(f"x{i}" for i in range(x.shape[1]))
     schema = DataSchema(names, classes=(0, 1), scaling=Scaling.fit(kind, x, shared=shared))
     assert DataSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
 
 
-@pytest.mark.parametrize(("kind", "oracle"), [("unit", MinMaxScaler), ("standard", StandardScaler)])
+@pytest.mark.parametrize(
+    ("kind", "oracle"), [("minmax", MinMaxScaler), ("standard", StandardScaler)]
+)
 def test_columns_are_scaled_as_scikit_learn_does(kind: str, oracle: Any) -> None:
     # More rows than a block, so that the blocks are put together rightly.
     x = np.random.default_rng(0).normal(3, [1, 10, 100], size=(9001, 3))
@@ -45,7 +47,7 @@ def test_columns_are_scaled_as_scikit_learn_does(kind: str, oracle: Any) -> None
     np.testing.assert_allclose(scaled, oracle().fit_transform(x), atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["unit", "standard"])
+@pytest.mark.parametrize("kind", ["minmax", "standard"])
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-300, 1e100, -7.7])
 def test_a_constant_feature_is_0_for_ever(kind: str, value: float) -> None:
     # 0.1 seven times has a mean that is not 0.1.
@@ -56,11 +58,11 @@ def test_a_constant_feature_is_0_for_ever(kind: str, value: float) -> None:
 
 def test_a_spread_too_small_to_divide_by_counts_as_none() -> None:
     x = np.array([[0.0], [5e-324]])
-    assert Scaling.fit("unit", x, shared=False).factor == (0.0,)
+    assert Scaling.fit("minmax", x, shared=False).factor == (0.0,)
 
 
 def test_pixels_share_one_range() -> None:
-    scaling = Scaling.fit("unit", np.array([[0, 8], [4, 16]], dtype=np.uint8), shared=True)
+    scaling = Scaling.fit("minmax", np.array([[0, 8], [4, 16]], dtype=np.uint8), shared=True)
     assert (scaling.offset, scaling.factor) == ((0.0,), (1 / 16,))
 
 

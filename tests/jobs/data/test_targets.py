@@ -59,7 +59,7 @@ def test_what_does_not_fit_names_the_key(
     rows = write_csv(tmp_path / "r.csv", "x,y,label", "1,1,10", "2,5,9", "3,1,10", "4,2,30")
     with pytest.raises(SpecError, match=message) as caught:
         prepared(model, train=rows, **data)
-    assert caught.value.place == place
+    assert caught.value.key == place
     assert caught.value.exit_code == 2
     assert hint in caught.value.hint
 

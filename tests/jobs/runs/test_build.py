@@ -10,14 +10,14 @@ from sumgrad.jobs.runs.build import (
     build_initial_parameters,
     build_network,
     build_plan,
-    build_recipe,
     build_schedule,
+    build_training_config,
 )
 from sumgrad.jobs.spec.schema import JobSpec, ScheduleSpec
 from sumgrad.model.activations.scalar import LeakyReLU
 from sumgrad.model.divergences import MultiClassKL
 from sumgrad.model.optimizers import Adam
-from sumgrad.model.schedules import Constant, Cosine, Step, WarmUp
+from sumgrad.model.schedules import Constant, Cosine, StepDecay, Warmup
 
 
 def make_spec(**sections: Any) -> JobSpec:
@@ -56,7 +56,7 @@ def test_a_layers_own_initializer_is_taken_and_the_seed_decides() -> None:
 )
 def test_a_batch_of_all_rows_or_more_is_a_full_batch(size: Any, expected: int | None) -> None:
     plan = build_plan(make_spec(optimizer={"batch_size": size}, seed=4), 100)
-    assert plan.batch_rows == expected
+    assert plan.batch_size == expected
     assert (plan.rows, plan.seed) == (100, 4)
 
 
@@ -65,17 +65,21 @@ def test_a_micro_shard_is_half_a_step_unless_the_spec_says_otherwise(
     size: Any, expected: int
 ) -> None:
     spec = make_spec(optimizer={"batch_size": size})
-    assert build_plan(spec, 100).shard_rows == expected
-    assert build_evaluation_plan(spec, 2000).shard_rows == 256
-    given = make_spec(optimizer={"batch_size": size}, cluster={"shard_rows": 7})
-    assert build_plan(given, 100).shard_rows == build_evaluation_plan(given, 2000).shard_rows == 7
+    assert build_plan(spec, 100).microbatch_size == expected
+    assert build_evaluation_plan(spec, 2000).microbatch_size == 256
+    given = make_spec(optimizer={"batch_size": size}, cluster={"microbatch_size": 7})
+    assert (
+        build_plan(given, 100).microbatch_size
+        == build_evaluation_plan(given, 2000).microbatch_size
+        == 7
+    )
 
 
 def test_a_micro_shard_has_no_more_rows_than_there_are() -> None:
-    spec = make_spec(optimizer={"batch_size": 40}, cluster={"shard_rows": 10**9})
-    assert build_plan(spec, 100).shard_rows == 40
-    assert build_plan(spec, 30).shard_rows == 30
-    assert build_evaluation_plan(spec, 2000).shard_rows == 2000
+    spec = make_spec(optimizer={"batch_size": 40}, cluster={"microbatch_size": 10**9})
+    assert build_plan(spec, 100).microbatch_size == 40
+    assert build_plan(spec, 30).microbatch_size == 30
+    assert build_evaluation_plan(spec, 2000).microbatch_size == 2000
 
 
 def test_the_recipe_has_the_optimizers_own_numbers() -> None:
@@ -84,22 +88,22 @@ def test_the_recipe_has_the_optimizers_own_numbers() -> None:
         data={"train": "rows.csv", "validation": 0.1},
         stop={"max_epochs": 7, "early_stopping": {"patience": 2}},
     )
-    recipe = build_recipe(spec, build_network(spec, 7), 5)
-    assert recipe.optimizer == Adam(beta1=0.8, weight_decay=0.1)
-    assert recipe.eta == 0.01
-    assert recipe.stop.max_epochs == 7
-    assert recipe.stop.early_stopping == EarlyStopping(2)
+    training_config = build_training_config(spec, build_network(spec, 7), 5)
+    assert training_config.optimizer == Adam(beta1=0.8, weight_decay=0.1)
+    assert training_config.eta == 0.01
+    assert training_config.stop.max_epochs == 7
+    assert training_config.stop.early_stopping == EarlyStopping(2)
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         ({}, Constant()),
-        ({"name": "step", "every": 2.5, "factor": 0.1}, Step(every=10, drop=0.1)),
+        ({"name": "step", "every": 2.5, "factor": 0.1}, StepDecay(step_size=10, decay_rate=0.1)),
         ({"name": "cosine"}, Cosine(steps=40)),
         ({"name": "cosine", "epochs": 3.0, "final": 0.5}, Cosine(steps=12, final=0.5)),
-        ({"name": "cosine", "warm_up": 2.0}, WarmUp(8, Cosine(steps=32))),
-        ({"warm_up": 0.1}, WarmUp(1, Constant())),
+        ({"name": "cosine", "warmup": 2.0}, Warmup(8, Cosine(steps=32))),
+        ({"warmup": 0.1}, Warmup(1, Constant())),
     ],
 )
 def test_schedules_are_given_in_epochs_and_run_in_steps(

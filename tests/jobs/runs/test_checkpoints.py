@@ -15,7 +15,7 @@ from sumgrad.jobs.runs.checkpoints import (
     ARRAYS,
     STATE,
     Checkpoint,
-    CheckpointFolder,
+    CheckpointStore,
     read_checkpoint,
 )
 from tests.fuzzing import cases, only
@@ -26,16 +26,16 @@ JOB = {"data": "abc", "spec": {"seed": 3}}
 def checkpoint(step: int, epoch: int = 0) -> Checkpoint:
     arrays = {
         "W": np.arange(5, dtype=np.float32) * step,
-        "good": np.zeros(5, np.float32),
-        "memory.step": np.array(float(step)),
+        "last_finite": np.zeros(5, np.float32),
+        "optimizer_state.step": np.array(float(step)),
     }
     facts: dict[str, Any] = {"step": step, "progress": {"epoch": epoch, "loss": 1 / 3}}
     return Checkpoint(Snapshot(arrays, facts), JOB)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> CheckpointFolder:
-    return CheckpointFolder(tmp_path / "checkpoints", keep=2)
+def folder(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints", keep=2)
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def said() -> list[str]:
     return []
 
 
-def names(folder: CheckpointFolder) -> list[str]:
+def names(folder: CheckpointStore) -> list[str]:
     return sorted(path.name for path in folder.folder.iterdir())
 
 
-def test_what_is_written_is_read(folder: CheckpointFolder) -> None:
+def test_what_is_written_is_read(folder: CheckpointStore) -> None:
     written = checkpoint(7, 2)
     read = read_checkpoint(folder.write(written))
-    assert (read.job, read.snapshot.facts) == (JOB, written.snapshot.facts)
+    assert (read.job, read.snapshot.metadata) == (JOB, written.snapshot.metadata)
     assert read.snapshot.arrays.keys() == written.snapshot.arrays.keys()
     for name, array in written.snapshot.arrays.items():
         again = read.snapshot.arrays[name]
@@ -58,7 +58,7 @@ def test_what_is_written_is_read(folder: CheckpointFolder) -> None:
         assert again.tobytes() == array.tobytes()
 
 
-def test_the_last_ones_and_the_best_are_kept(folder: CheckpointFolder) -> None:
+def test_the_last_ones_and_the_best_are_kept(folder: CheckpointStore) -> None:
     for step in range(1, 7):
         folder.write(checkpoint(step, step), is_best=step in (1, 3))
     assert names(folder) == [
@@ -68,7 +68,7 @@ def test_the_last_ones_and_the_best_are_kept(folder: CheckpointFolder) -> None:
     ]
 
 
-def test_what_an_ended_process_left_unfinished_is_removed(folder: CheckpointFolder) -> None:
+def test_what_an_ended_process_left_unfinished_is_removed(folder: CheckpointStore) -> None:
     folder.folder.mkdir()
     (folder.folder / ".step-000000001-epoch-000000.1234.unfinished").mkdir()
     assert folder.newest(print) is None
@@ -76,7 +76,7 @@ def test_what_an_ended_process_left_unfinished_is_removed(folder: CheckpointFold
     assert names(folder) == ["step-000000002-epoch-000000"]
 
 
-def test_the_same_boundary_may_be_written_again(folder: CheckpointFolder) -> None:
+def test_the_same_boundary_may_be_written_again(folder: CheckpointStore) -> None:
     path = folder.write(checkpoint(2))
     (path / ARRAYS).write_bytes(b"")
     assert read_checkpoint(folder.write(checkpoint(2))).snapshot.step == 2
@@ -120,7 +120,7 @@ DAMAGES = [damage_cut, damage_bit, damage_fact, damage_missing, damage_format, d
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_newest_one_is_told_and_the_one_before_taken(
-    folder: CheckpointFolder, said: list[str], damage: Callable[[Path], None]
+    folder: CheckpointStore, said: list[str], damage: Callable[[Path], None]
 ) -> None:
     first = folder.write(checkpoint(1))
     damage(folder.write(checkpoint(2)))
@@ -141,7 +141,7 @@ def test_a_damaged_newest_one_is_told_and_the_one_before_taken(
 def test_a_run_that_went_back_keeps_what_it_writes(
     tmp_path: Path, said: list[str], keep: int
 ) -> None:
-    folder = CheckpointFolder(tmp_path, keep)
+    folder = CheckpointStore(tmp_path, keep)
     folder.write(checkpoint(1), is_best=True)
     for step in (8, 9):
         damage_cut(folder.write(checkpoint(step)))
@@ -152,7 +152,7 @@ def test_a_run_that_went_back_keeps_what_it_writes(
 
 def test_a_checkpoint_that_is_found_alone_says_whose_it_is(tmp_path: Path) -> None:
     run = {"run_id": "abc", "mlflow_run_id": "def", "spec": "seed: 3"}
-    path = CheckpointFolder(tmp_path, run=run).write(checkpoint(1))
+    path = CheckpointStore(tmp_path, run=run).write(checkpoint(1))
     assert read_checkpoint(path).run == run
 
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_is_found_alone_says_whose_it_is(tmp_path: Path) -> No
 def test_no_damage_is_anything_but_a_declared_error_or_harmless(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = CheckpointFolder(tmp_path_factory.mktemp("fuzz"))
+    folder = CheckpointStore(tmp_path_factory.mktemp("fuzz"))
     path = folder.write(checkpoint(3))
     file = path / data.draw(st.sampled_from([ARRAYS, STATE]))
     content = bytearray(file.read_bytes())
@@ -173,4 +173,4 @@ def test_no_damage_is_anything_but_a_declared_error_or_harmless(
         read = read_checkpoint(path)
         # White space in the JSON may differ; nothing else.
         assert read.snapshot.arrays["W"].tobytes() == checkpoint(3).snapshot.arrays["W"].tobytes()
-        assert (read.job, read.snapshot.facts) == (JOB, checkpoint(3).snapshot.facts)
+        assert (read.job, read.snapshot.metadata) == (JOB, checkpoint(3).snapshot.metadata)

@@ -13,13 +13,13 @@ from sumgrad.jobs.cli.errors import run
 from sumgrad.jobs.errors import RunNotFound, SpecError
 from sumgrad.jobs.runs.directory import (
     RECORD,
-    Ending,
-    RunFolder,
+    RunDirectory,
+    RunEnd,
     RunRecord,
     all_runs,
-    find_run_folder,
+    find_run,
 )
-from sumgrad.jobs.runs.registry import list_of_runs, table
+from sumgrad.jobs.runs.registry import list_runs, table
 from sumgrad.jobs.runs.sync import link_to
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.tracking import DirectClient
@@ -37,14 +37,14 @@ FACTS: dict[str, Any] = {
 }
 
 
-def make(output: Path, run_id: str = RUN, began: str = "2026-01-01T00:00:00+00:00") -> RunFolder:
-    ending = Ending("FINISHED", "converged", {}, 3, False)
+def make(output: Path, run_id: str = RUN, began: str = "2026-01-01T00:00:00+00:00") -> RunDirectory:
+    ending = RunEnd("FINISHED", "converged", {}, 3, False)
     uri = "http://127.0.0.1:9"
-    record = RunRecord(run_id, "k" * 32, "job", began, uri, FACTS, ending=ending)
-    return RunFolder.create(output / run_id, record, "")
+    record = RunRecord(run_id, "k" * 32, "job", began, uri, FACTS, end=ending)
+    return RunDirectory.create(output / run_id, record, "")
 
 
-def alter(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -> None:
+def alter(folder: RunDirectory, change: Callable[[dict[str, Any]], None]) -> None:
     path = folder.path / RECORD
     record = json.loads(path.read_text())
     change(record)
@@ -73,11 +73,11 @@ WRONG: dict[str, list[Any]] = {
     "facts.spec": [None, [1]],
     "facts.tags": [None, {"a": 1}],
     "job": [5, "x", []],
-    "ending": [5, []],
-    "ending.status": [None, "RUNNING", []],
-    "ending.stop_reason": [None, 5, "\ud800"],
-    "ending.step": [None, -1, 2**63, 1.5, True],
-    "ending.can_resume": [None, "yes"],
+    "end": [5, []],
+    "end.status": [None, "RUNNING", []],
+    "end.stop_reason": [None, 5, "\ud800"],
+    "end.step": [None, -1, 2**63, 1.5, True],
+    "end.can_resume": [None, "yes"],
     "is_delivered": [None, 1],
 }
 
@@ -97,17 +97,17 @@ def test_a_field_that_is_not_what_it_should_be_is_named(
     alter(folder, change)
     pattern = rf"run\.json is damaged: the field '({re.escape(field)}|{above or name})' "
     with pytest.raises(RunNotFound, match=pattern) as caught:
-        RunFolder.open(folder.path)
+        RunDirectory.open(folder.path)
     assert caught.value.message.isprintable()
     assert all_runs(output) == []
 
 
-@pytest.mark.parametrize("name", ["run_id", "facts", "ending"])
+@pytest.mark.parametrize("name", ["run_id", "facts", "end"])
 def test_a_field_that_is_missing_is_named(output: Path, name: str) -> None:
     folder = make(output)
     alter(folder, lambda record: record.pop(name))
     with pytest.raises(RunNotFound, match=rf"run\.json is damaged: .*'{name}'"):
-        RunFolder.open(folder.path)
+        RunDirectory.open(folder.path)
 
 
 @pytest.mark.parametrize(
@@ -127,19 +127,19 @@ def test_a_record_that_is_something_else(output: Path, text: str) -> None:
     folder = make(output)
     (folder.path / RECORD).write_text(text)
     with pytest.raises(RunNotFound, match=r"run\.json is damaged"):
-        RunFolder.open(folder.path)
+        RunDirectory.open(folder.path)
 
 
 def test_a_record_without_an_end_is_not_read(output: Path) -> None:
     path = make(output).path
     os.truncate(path / RECORD, 1 << 40)
     with pytest.raises(RunNotFound, match=r"run\.json cannot be read: larger than 16 MiB"):
-        RunFolder.open(path)
+        RunDirectory.open(path)
     for put_there in (lambda file: file.symlink_to("/dev/zero"), os.mkfifo, Path.mkdir):
         (path / RECORD).unlink()
         put_there(path / RECORD)
         with pytest.raises(RunNotFound, match=r"run\.json cannot be read: it is (no|a) "):
-            RunFolder.open(path)
+            RunDirectory.open(path)
         if (path / RECORD).is_dir():
             break
 
@@ -150,14 +150,14 @@ def test_a_damaged_run_does_not_keep_others_from_being_listed(output: Path) -> N
     damaged = make(output)
     alter(damaged, lambda record: record.update(began=None))
     (output / ("x" * 255)).mkdir()
-    listed = list_of_runs(output, lambda line: None)
+    listed = list_runs(output, lambda line: None)
     assert [run["run_id"][:3] for run in listed] == ["new", "old"]
 
 
 def test_why_a_run_ended_is_one_line(output: Path) -> None:
     folder = make(output)
-    alter(folder, lambda record: record["ending"].update(stop_reason="ValueError: a\n\x1b[2Jb"))
-    lines = table(list_of_runs(output, lambda line: None))
+    alter(folder, lambda record: record["end"].update(stop_reason="ValueError: a\n\x1b[2Jb"))
+    lines = table(list_runs(output, lambda line: None))
     assert len(lines) == 2
     assert all(map(str.isprintable, lines))
 
@@ -167,13 +167,13 @@ def test_no_run_is_looked_for_elsewhere(output: Path, name: str) -> None:
     make(output)
     make(output.parent.parent, "x")
     with pytest.raises(RunNotFound):
-        find_run_folder(name, output)
+        find_run(name, output)
 
 
 def test_a_folder_that_is_named_outright_may_be_anywhere(output: Path, tmp_path: Path) -> None:
     """It is the person at the command line who says so, as with any other file."""
     made = make(tmp_path / "elsewhere")
-    assert find_run_folder(str(made.path), output).record == made.record
+    assert find_run(str(made.path), output).record == made.record
 
 
 @pytest.mark.parametrize("name", [name for name in CLIMBING if name != "x\n"])
@@ -186,10 +186,10 @@ def test_no_job_has_a_name_that_is_a_path(name: str) -> None:
 def test_an_id_of_mlflows_is_no_path(output: Path) -> None:
     folder = make(output)
     alter(folder, lambda record: record.update(mlflow_run_id="../../x"))
-    opened = RunFolder.open(folder.path)
+    opened = RunDirectory.open(folder.path)
     assert link_to(opened, DirectClient(lambda: pytest.fail("asked"))).run_id == "../../x"
     assert opened.path == folder.path
-    assert list_of_runs(output, lambda line: None)[0]["folder"] == str(folder.path)
+    assert list_runs(output, lambda line: None)[0]["folder"] == str(folder.path)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_link_that_leads_out_of_a_run_is_refused(
     place.unlink(missing_ok=True)
     place.symlink_to(targets[target])
     with pytest.raises(RunNotFound, match=rf"{RUN} is not used: the link {place.name} leads out"):
-        RunFolder.open(folder.path)
+        RunDirectory.open(folder.path)
     assert all_runs(output) == []
     for command in ("list", "sync", "resume"):
         arguments = [command] if command == "list" else [command, str(folder.path)]
@@ -232,7 +232,7 @@ def test_a_pipe_in_a_run_is_refused(output: Path) -> None:
     folder = make(output)
     os.mkfifo(folder.path / "lock")
     with pytest.raises(RunNotFound, match="lock is neither a file nor a folder"):
-        RunFolder.open(folder.path)
+        RunDirectory.open(folder.path)
 
 
 def test_links_that_stay_in_a_run_and_links_to_a_run_are_fine(output: Path) -> None:
@@ -240,4 +240,4 @@ def test_links_that_stay_in_a_run_and_links_to_a_run_are_fine(output: Path) -> N
     (folder.path / "model-1").mkdir()
     (folder.path / "model").symlink_to("model-1")
     (output / "latest").symlink_to(folder.path)
-    assert RunFolder.open(output / "latest").record == folder.record
+    assert RunDirectory.open(output / "latest").record == folder.record

@@ -130,7 +130,7 @@ def test_what_comes_next_can_be_typed(ended: Summary) -> None:
     assert commands(ended) == ["resume aaaaaaaa", "ui", "predict aaaaaaaa FILE"]
     ended.is_delivered = False
     assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
-    assert not any("sumgrad" in line for line in ended.lines(is_here=False))
+    assert not any("sumgrad" in line for line in ended.lines(show_next_commands=False))
 
 
 def test_a_run_elsewhere_is_named_by_its_folder(

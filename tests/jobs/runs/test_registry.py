@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from sumgrad.jobs.cli.errors import run
-from sumgrad.jobs.runs.directory import RunFolder
-from sumgrad.jobs.runs.registry import list_of_runs
-from tests.jobs.service.environment import begin_anew
+from sumgrad.jobs.runs.directory import RunDirectory
+from sumgrad.jobs.runs.registry import list_runs
+from tests.jobs.service.environment import isolate_user
 from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
 RUN = "0123456789abcdef"
 
 
-def make_run(output: Path) -> RunFolder:
+def make_run(output: Path) -> RunDirectory:
     record = replace(RECORD_OF_A_RUN, run_id=RUN, mlflow_run_id=RUN, is_delivered=True)
-    return RunFolder.create(output / RUN, record, "name: x\n")
+    return RunDirectory.create(output / RUN, record, "name: x\n")
 
 
 def test_a_clusters_jobs_beside_the_runs_are_no_damaged_runs(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_clusters_jobs_beside_the_runs_are_no_damaged_runs(tmp_path: Path) -> 
     (job / "spec.yaml").write_text("name: digits\n")
     make_run(job / "runs")
     warnings: list[str] = []
-    assert [each["run_id"] for each in list_of_runs(tmp_path, warnings.append)] == [RUN]
+    assert [each["run_id"] for each in list_runs(tmp_path, warnings.append)] == [RUN]
     assert not any("left out" in line for line in warnings)
 
 
@@ -34,10 +34,10 @@ def test_a_damaged_run_is_told(tmp_path: Path) -> None:
     found = make_run(tmp_path)
     (found.path / "run.json").write_text("")
     warnings: list[str] = []
-    assert list_of_runs(tmp_path, warnings.append) == []
+    assert list_runs(tmp_path, warnings.append) == []
     assert warnings == [f"{found.path} is left out: its run.json is missing or damaged"]
     (found.path / "run.json").unlink()
-    assert list_of_runs(tmp_path, warnings.append) == []
+    assert list_runs(tmp_path, warnings.append) == []
     assert len(warnings) == 2
 
 
@@ -48,7 +48,7 @@ def test_runs_are_looked_for_where_the_environment_says(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    home = begin_anew(tmp_path, monkeypatch)
+    home = isolate_user(tmp_path, monkeypatch)
     make_run(home / "out")
     for given in (str(home / "out"), "~/out"):
         monkeypatch.setenv("SUMGRAD_OUTPUT", given)

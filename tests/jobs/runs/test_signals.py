@@ -21,9 +21,9 @@ def test_a_signal_is_noted_and_a_second_one_ends_it(
 ) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
-        assert stop.asked() is None
+        assert stop.requested() is None
         os.kill(os.getpid(), number)
-        assert stop.asked() is reason
+        assert stop.requested() is reason
         with pytest.raises(SystemExit) as caught:
             os.kill(os.getpid(), number)
         assert caught.value.code == code

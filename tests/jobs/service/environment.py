@@ -14,7 +14,7 @@ VARIABLES = (
 )
 
 
-def begin_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def isolate_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a home and a folder to work in, below a folder; gives the home."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)

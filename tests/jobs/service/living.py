@@ -9,7 +9,7 @@ def is_alive(pid: int) -> bool:
     return start_of(pid) is not None
 
 
-def wait_for_end_of(pid: int) -> None:
+def wait_until_dead(pid: int) -> None:
     """Wait until a process has ended, whoever has heard of it."""
     give_up = time.monotonic() + 10
     while is_alive(pid):

@@ -18,8 +18,8 @@ from sumgrad.jobs.service.client.ray_api import (
     RUNNING,
     SUCCEEDED,
     Attempt,
-    JobServer,
-    Server,
+    RayJobsClient,
+    RayServerInfo,
 )
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.versions import Versions
@@ -47,7 +47,7 @@ def attempt(
     *,
     exit_code: int | None = None,
     message: str = "",
-    began: float | None = 1000.0,
+    start_time: float | None = 1000.0,
     number: int = 1,
     job_id: str | None = None,
 ) -> Attempt:
@@ -58,8 +58,8 @@ def attempt(
         message=message,
         error=None,
         exit_code=exit_code,
-        began=began,
-        ended=None,
+        start_time=start_time,
+        end_time=None,
         metadata={
             JOB_KEY: job_id or submission_id.partition("~")[0],
             NAME_KEY: "digits",
@@ -87,7 +87,7 @@ class Sent:
 
 @dataclass
 class Memory:
-    """What a `JobServerInMemory` has and does."""
+    """What a `FakeRayJobsClient` has and does."""
 
     attempts: dict[str, Attempt] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Memory:
     is_away: bool = False
 
 
-class JobServerInMemory(JobServer):
+class FakeRayJobsClient(RayJobsClient):
     """A job server without a cluster; it takes jobs, and answers probes."""
 
     def __init__(self, *attempts: Attempt, cluster: Cluster | None = None) -> None:
@@ -111,9 +111,9 @@ class JobServerInMemory(JobServer):
         if self.memory.is_away:
             raise ServiceUnreachable(f"no cluster answers at {self.cluster.address}")
 
-    def describe(self) -> Server:
+    def server_info(self) -> RayServerInfo:
         self._call("describe")
-        return Server("2.60.0", "session_1")
+        return RayServerInfo("2.60.0", "session_1")
 
     def submit(
         self,
@@ -175,7 +175,7 @@ class JobServerInMemory(JobServer):
         yield from self.memory.logs.get(submission_id, "").splitlines(keepends=True)
 
 
-class ScriptedServer(JobServer):
+class ScriptedRayJobsClient(RayJobsClient):
     """A job server whose connections and answers follow a script.
 
     Args:
@@ -308,7 +308,7 @@ def site(answers: Mapping[str, Answer] | None = None, port: int = 0) -> Iterator
 
 
 @contextmanager
-def socket_that(serves: Callable[[socket.socket], None]) -> Iterator[str]:
+def raw_socket_server(serves: Callable[[socket.socket], None]) -> Iterator[str]:
     """A port of loopback where a connection is served in any way; gives its address."""
     listening = socket.create_server(("127.0.0.1", 0))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumgrad.jobs.errors import SubmissionError
-from sumgrad.jobs.service.ids import expect_job_id, new_job_id, submission_id
+from sumgrad.jobs.service.ids import check_job_id, new_job_id, submission_id
 from tests.fuzzing import cases
 
 
@@ -15,13 +15,13 @@ from tests.fuzzing import cases
 @given(name=st.text(max_size=120))
 def test_every_name_gives_an_id_that_may_be_one(name: str) -> None:
     job_id = new_job_id(name)
-    assert expect_job_id(job_id) == job_id
+    assert check_job_id(job_id) == job_id
     assert new_job_id(name) != job_id, "nobody else has it"
 
 
 @pytest.mark.parametrize("text", ["abc", "A-1", "0_x", "a" * 63])
 def test_what_can_be_an_id(text: str) -> None:
-    assert expect_job_id(text) == text
+    assert check_job_id(text) == text
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_what_can_be_an_id(text: str) -> None:
 )
 def test_what_can_be_no_id(text: str) -> None:
     with pytest.raises(SubmissionError, match="cannot be a job's id") as caught:
-        expect_job_id(text)
+        check_job_id(text)
     assert "3 to 63" in caught.value.hint
 
 
@@ -47,4 +47,4 @@ def test_an_attempt_is_not_taken_for_a_job(job_id: str, number: int) -> None:
     assert name.partition("~")[0] == job_id
     if number > 1:
         with pytest.raises(SubmissionError):
-            expect_job_id(name)
+            check_job_id(name)

@@ -3,7 +3,7 @@
 import pytest
 
 from sumgrad.jobs.service.client.ray_api import FAILED, OVER, PENDING, RUNNING, STOPPED, SUCCEEDED
-from sumgrad.jobs.service.states import FINISHED, STATES, can_go_on, exit_code, state_of
+from sumgrad.jobs.service.states import FINISHED, STATES, can_resume, exit_code, state_of
 from tests.jobs.service.stand_ins import attempt
 
 
@@ -57,8 +57,8 @@ def test_there_are_five_words(
     found = attempt("job", state, exit_code=given)
     assert state_of(found) == said
     assert said in STATES
-    if found.is_over:
-        assert can_go_on(found) is goes_on
+    if found.has_ended:
+        assert can_resume(found) is goes_on
 
 
 def test_the_words_are_those_of_the_manual() -> None:

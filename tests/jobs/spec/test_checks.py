@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.errors import SpecError
-from sumgrad.jobs.spec.checks import expect_sound
+from sumgrad.jobs.spec.checks import check_record
 from tests.jobs.data.cases import REGRESSION, SIGMOID, job, outputs
 
 
@@ -26,24 +26,24 @@ from tests.jobs.data.cases import REGRESSION, SIGMOID, job, outputs
 )
 def test_the_key_is_named(data: dict[str, Any], place: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
-        expect_sound(job(outputs(2), train="rows.csv", **data))
-    assert caught.value.place == place
+        check_record(job(outputs(2), train="rows.csv", **data))
+    assert caught.value.key == place
     assert caught.value.exit_code == 2
 
 
 def test_an_unknown_kind_gets_the_nearest_name() -> None:
     with pytest.raises(SpecError) as caught:
-        expect_sound(job(outputs(2), train="rows.csv", reject={"kinds": ["scrambld"]}))
+        check_record(job(outputs(2), train="rows.csv", reject={"kinds": ["scrambld"]}))
     assert caught.value.hint == "did you mean 'scrambled'?"
 
 
 @pytest.mark.parametrize("model", [SIGMOID, REGRESSION])
 def test_only_a_choice_among_classes_has_a_reject_class(model: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="one output for each class") as caught:
-        expect_sound(job(model, train="digits", reject={}))
-    assert caught.value.place == "data.reject"
+        check_record(job(model, train="digits", reject={}))
+    assert caught.value.key == "data.reject"
 
 
 def test_sound_sections_pass() -> None:
-    expect_sound(job(outputs(2), train="rows.csv", features="pixels", reject={}))
-    expect_sound(job(REGRESSION, train="rows.csv", label=["a", "b"], features=["c"]))
+    check_record(job(outputs(2), train="rows.csv", features="pixels", reject={}))
+    check_record(job(REGRESSION, train="rows.csv", label=["a", "b"], features=["c"]))

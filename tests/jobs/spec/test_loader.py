@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend.session import expect_answer
+from sumgrad.cluster.ray_backend.session import check_reachable
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.loader import all_keys, example_names, load_spec, split_key
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.spec.template import starting_spec, write_starting_spec
-from sumgrad.jobs.spec.text import spec_as_yaml
+from sumgrad.jobs.spec.template import starting_spec, write_template
+from sumgrad.jobs.spec.text import dump_spec
 from tests.fuzzing import cases, only
 
 SHORT = """\
@@ -132,7 +132,7 @@ def test_a_key_can_be_set_from_the_command_line(
         ("cluster.workers={min: 3, max: 2}", "cluster.workers.max", "less than min (3)", ""),
         ("cluster.workers={least: 3}", "cluster.workers.least", "unknown key", ""),
         ("cluster.workers=many", "cluster.workers", "should be a whole number", ""),
-        ("cluster.wait_seconds=1e300", "cluster.wait_seconds", "less than or equal to", ""),
+        ("cluster.resource_timeout=1e300", "cluster.resource_timeout", "less than or equal to", ""),
         ("model.layers[0].units=10000000000", "model.layers[0].units", "should be less than", ""),
     ],
 )
@@ -251,13 +251,13 @@ def test_the_resolved_spec_gives_the_same_job_again(tmp_path: Path) -> None:
     for name in example_names():
         spec = load_spec(name).spec
         path = tmp_path / f"{name}.yaml"
-        path.write_text(spec_as_yaml(spec))
+        path.write_text(dump_spec(spec))
         assert load_spec(str(path)).spec == spec
 
 
 def test_the_starting_spec_is_valid_and_has_every_key(tmp_path: Path) -> None:
     out = tmp_path / "job.yaml"
-    write_starting_spec(out, None)
+    write_template(out, None)
     spec = load_spec(str(out)).spec
     assert spec.stop.early_stopping is None
     text = out.read_text()
@@ -322,7 +322,7 @@ def test_what_is_no_place_to_run_at_is_refused_in_the_words_of_who_runs_there(
     with pytest.raises(SpecError) as refused:
         load_spec(str(path))
     with pytest.raises(ClusterUnreachable) as expected:
-        expect_answer(address)
+        check_reachable(address)
     words = expected.value.message.removeprefix("cluster.address ")
     assert refused.value.message == f"{path}, line 8: cluster.address: {words}"
     assert refused.value.hint == expected.value.hint

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.support.threads import run_in_thread
 
 
 def test_the_result_comes_from_another_thread() -> None:
-    future = in_background("worker", threading.get_ident)
+    future = run_in_thread("worker", threading.get_ident)
     assert future.result(timeout=10) != threading.get_ident()
 
 
@@ -16,14 +16,14 @@ def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
     def fail() -> None:
         raise ValueError("broken")
 
-    future = in_background("worker", fail)
+    future = run_in_thread("worker", fail)
     with pytest.raises(ValueError, match="broken"):
         future.result(timeout=10)
 
 
 def test_the_process_does_not_wait_for_it() -> None:
     forever = threading.Event()
-    in_background("stuck", forever.wait)
+    run_in_thread("stuck", forever.wait)
     (stuck,) = (thread for thread in threading.enumerate() if thread.name == "stuck")
     assert stuck.daemon
     forever.set()

@@ -12,10 +12,10 @@ from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
 from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.tracking import (
-    DatasetFacts,
+    DatasetMetadata,
     DirectClient,
     ProcessClient,
-    RunFacts,
+    RunMetadata,
     RunTracker,
     Store,
     open_store,
@@ -59,15 +59,15 @@ def client(request: pytest.FixtureRequest, direct: DirectClient) -> Iterator[Tra
 
 
 @pytest.fixture
-def facts(tmp_path: Path) -> RunFacts:
-    return RunFacts(
+def facts(tmp_path: Path) -> RunMetadata:
+    return RunMetadata(
         name="iris",
         experiment="flowers",
         spec={"seed": 7, "model": {"layers": [{"units": 3}]}, "note": "x" * 7000},
         spec_yaml="seed: 7\n",
         datasets=[
-            DatasetFacts("training", "iris", "/data/iris.csv", "d" * 40, 120),
-            DatasetFacts("test", "iris", "/data/iris.csv", "e" * 36, 30),
+            DatasetMetadata("training", "iris", "/data/iris.csv", "d" * 40, 120),
+            DatasetMetadata("test", "iris", "/data/iris.csv", "e" * 36, 30),
         ],
         tags={"sumgrad.seed": "7", "sumgrad.workers": "2"},
         folder=tmp_path,
@@ -94,13 +94,15 @@ class Tracker(RunTracker):
 
 
 @pytest.fixture
-def start(direct: DirectClient, facts: RunFacts, said: list[str]) -> Callable[[], Tracker]:
+def start(direct: DirectClient, facts: RunMetadata, said: list[str]) -> Callable[[], Tracker]:
     """Starts a run whose calls to MLflow a test can replace."""
     return lambda: Tracker.start(direct, facts, said.append)
 
 
 @pytest.fixture
-def start_either(client: TrackingClient, facts: RunFacts, said: list[str]) -> Callable[[], Tracker]:
+def start_either(
+    client: TrackingClient, facts: RunMetadata, said: list[str]
+) -> Callable[[], Tracker]:
     """Starts a run with each kind of client."""
     return lambda: Tracker.start(client, facts, said.append)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from sumgrad.jobs.errors import TrackingError
-from sumgrad.jobs.tracking import DirectClient, Link, RunFacts, Store
+from sumgrad.jobs.tracking import DirectClient, Link, RunMetadata, Store
 from sumgrad.jobs.tracking.client import TrackingClient
 
 
@@ -15,7 +15,7 @@ from sumgrad.jobs.tracking.client import TrackingClient
 def test_an_outage_at_any_call_is_made_up_for(
     store: Store,
     direct: DirectClient,
-    facts: RunFacts,
+    facts: RunMetadata,
     call: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -49,7 +49,7 @@ def _away(call: Callable[..., object]) -> Callable[..., object]:
 
 
 def test_a_run_that_is_known_is_not_told_again(
-    store: Store, direct: DirectClient, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
+    store: Store, direct: DirectClient, facts: RunMetadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = Link(direct, facts, "key").linked().run_id
     monkeypatch.setattr(store.client, "log_batch", _away(store.client.log_batch))
@@ -58,7 +58,7 @@ def test_a_run_that_is_known_is_not_told_again(
 
 
 def test_a_run_that_another_process_made_is_found_by_its_key(
-    client: TrackingClient, facts: RunFacts
+    client: TrackingClient, facts: RunMetadata
 ) -> None:
     run_id = Link(client, facts, "key").linked().run_id
     assert Link(client, facts, "key", made_before=True).linked().run_id == run_id

@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 
 from sumgrad.jobs.errors import JobError, TrackingError, TrackingUnreachable
-from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.jobs.tracking import (
     DirectClient,
     Journal,
     Link,
     ProcessClient,
-    RunFacts,
+    RunMetadata,
     RunTracker,
     Store,
 )
@@ -72,7 +72,7 @@ def expect_gone(pid: int) -> None:
 
 
 def test_every_operation_arrives_as_it_was_meant(
-    asking: ProcessClient, notes: Path, facts: RunFacts
+    asking: ProcessClient, notes: Path, facts: RunMetadata
 ) -> None:
     tags = {"why": "ünd\n"}
     asking.prepare()
@@ -118,7 +118,7 @@ def test_errors_cross_with_message_and_hint(
 
 
 def test_a_question_that_hangs_holds_up_no_other(asking: ProcessClient) -> None:
-    hanging = [in_background("hang", lambda: asking.get_run("hang")) for _ in range(20)]
+    hanging = [run_in_thread("hang", lambda: asking.get_run("hang")) for _ in range(20)]
     assert asking.get_run("other").run_id == "other"
     assert not any(question.done() for question in hanging)
     asking.close()
@@ -143,7 +143,7 @@ def test_what_it_prints_is_no_answer(asking: ProcessClient) -> None:
 
 
 def test_none_is_left_after_the_end_even_if_it_hangs(asking: ProcessClient) -> None:
-    hanging = in_background("hang", lambda: asking.get_run("hang"))
+    hanging = run_in_thread("hang", lambda: asking.get_run("hang"))
     asking.get_run("other")
     pid = asking.pid
     assert pid is not None
@@ -161,7 +161,7 @@ def test_one_that_was_stopped_is_killed_in_the_end(asking: ProcessClient) -> Non
     pid = asking.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    question = in_background("ask", lambda: asking.get_run("other"))
+    question = run_in_thread("ask", lambda: asking.get_run("other"))
     asking.close()
     assert is_gone(pid)
     with pytest.raises(TrackingUnreachable):
@@ -204,11 +204,11 @@ def test_one_that_does_not_come_up_is_an_outage(
 
 PARENT = """
 import sys, threading
-from sumgrad.jobs.support.threads import in_background
+from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.jobs.tracking import ProcessClient
 client = ProcessClient(sys.argv[1], command=sys.argv[2:])
 client.get_run("other")
-in_background("hang", lambda: client.get_run("hang"))
+run_in_thread("hang", lambda: client.get_run("hang"))
 client.get_run("other")
 print(client.pid, flush=True)
 threading.Event().wait()
@@ -250,7 +250,7 @@ def test_a_signal_to_the_group_does_not_end_it(
 
 
 def test_a_run_whose_process_is_killed_is_delivered_once(
-    store: Store, facts: RunFacts, tmp_path: Path, said: list[str], folder: Path, example: Path
+    store: Store, facts: RunMetadata, tmp_path: Path, said: list[str], folder: Path, example: Path
 ) -> None:
     with ProcessClient(store.uri) as client:
         link = Link(client, facts, "key")
@@ -280,7 +280,7 @@ def test_a_run_whose_process_is_killed_is_delivered_once(
 
 
 def test_one_that_is_killed_while_it_makes_the_run_makes_no_second(
-    store: Store, direct: DirectClient, facts: RunFacts
+    store: Store, direct: DirectClient, facts: RunMetadata
 ) -> None:
     class Dying(DirectClient):
         """Makes the run, and is gone before it says so."""
@@ -301,7 +301,7 @@ def test_one_that_is_killed_while_it_makes_the_run_makes_no_second(
 def test_both_clients_leave_the_same(
     store: Store,
     direct: DirectClient,
-    facts: RunFacts,
+    facts: RunMetadata,
     folder: Path,
     example: Path,
     rows: pd.DataFrame,
@@ -336,7 +336,7 @@ def test_both_clients_leave_the_same(
 
 @pytest.mark.parametrize("kind", ["direct", "process"])
 def test_both_clients_say_the_same_of_what_fails(
-    store: Store, facts: RunFacts, tmp_path: Path, folder: Path, kind: str
+    store: Store, facts: RunMetadata, tmp_path: Path, folder: Path, kind: str
 ) -> None:
     said: list[str] = []
     client = ProcessClient(store.uri) if kind == "process" else DirectClient(lambda: store)
@@ -364,7 +364,7 @@ def test_the_address_is_in_no_command_line(notes: Path) -> None:
 
 
 def test_it_finds_sumgrad_where_the_folder_has_modules_of_its_names(
-    uri: str, facts: RunFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, facts: RunMetadata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("jobs", "model"):
         (tmp_path / name).mkdir()

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sumgrad.jobs.runs.directory import RunFolder, all_runs
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from tests.integration.chaos import SPEC
 from tests.integration.command_line import SUMGRAD, Folder
 from tests.integration.conftest import make_folder
@@ -75,7 +75,7 @@ def expect_nothing_left(command: "subprocess.Popen[str]") -> None:
     assert [pid for pid, _, session in processes() if session == command.pid] == []
 
 
-def told(work: Folder) -> tuple[RunFolder, Run]:
+def told(work: Folder) -> tuple[RunDirectory, Run]:
     """The only run, on disk and in MLflow."""
     (run,) = all_runs(work.path / "runs")
     assert run.record.mlflow_run_id is not None

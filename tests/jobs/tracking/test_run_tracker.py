@@ -18,7 +18,7 @@ from mlflow.protos.databricks_pb2 import (
 
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
-from sumgrad.jobs.tracking import DirectClient, Journal, Link, RunFacts, RunTracker, Store
+from sumgrad.jobs.tracking import DirectClient, Journal, Link, RunMetadata, RunTracker, Store
 from sumgrad.jobs.tracking.delivery import Refused
 from sumgrad.jobs.tracking.metadata import flatten, git_tags
 from sumgrad.jobs.tracking.outbox import Point
@@ -96,8 +96,8 @@ LEAVE = """
 import sys
 from pathlib import Path
 from typing import Any
-from sumgrad.jobs.tracking import DirectClient, RunFacts, RunTracker, open_store
-facts = RunFacts("r", "e", {}, "", [], {}, Path.cwd())
+from sumgrad.jobs.tracking import DirectClient, RunMetadata, RunTracker, open_store
+facts = RunMetadata("r", "e", {}, "", [], {}, Path.cwd())
 tracker = RunTracker.start(DirectClient(lambda: open_store(sys.argv[1])), facts, print)
 tracker.log_epoch(1, {"loss": 0.5})
 print(tracker.run_id)
@@ -147,7 +147,7 @@ def test_two_runs_share_an_experiment(start_either: Callable[[], Tracker]) -> No
 
 
 def test_losing_the_race_for_a_new_experiment_is_no_loss(
-    store: Store, direct: DirectClient, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
+    store: Store, direct: DirectClient, facts: RunMetadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     location = artifact_location(store.uri, facts.folder)
     made = store.client.create_experiment(facts.experiment, location)
@@ -189,7 +189,7 @@ def test_the_commit_is_of_the_folder_that_the_job_was_started_from(tmp_path: Pat
     assert git_tags(tmp_path)["mlflow.source.git.dirty"] == "true"
 
 
-def test_parameters_keep_their_meaning_as_text(facts: RunFacts) -> None:
+def test_parameters_keep_their_meaning_as_text(facts: RunMetadata) -> None:
     spec: dict[str, Any] = {"a": None, "b": True, "c": [1, 2], "d": {}, "e": "word", "f": 1e-4}
     assert dict(flatten(spec)) == {
         "a": "null",
@@ -202,7 +202,7 @@ def test_parameters_keep_their_meaning_as_text(facts: RunFacts) -> None:
 
 
 def test_more_than_a_batch_of_parameters(
-    store: Store, direct: DirectClient, facts: RunFacts
+    store: Store, direct: DirectClient, facts: RunMetadata
 ) -> None:
     many = replace(facts, spec={f"key{i}": i for i in range(250)})
     tracker = Tracker.start(direct, many, print)
@@ -224,7 +224,7 @@ def answering(status: int) -> Callable[..., None]:
 def test_what_a_server_may_take_tomorrow_is_kept_for_it(
     store: Store,
     direct: DirectClient,
-    facts: RunFacts,
+    facts: RunMetadata,
     tmp_path: Path,
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -271,7 +271,7 @@ def test_only_a_value_that_is_none_is_refused_for_ever(
 )
 def test_a_server_that_fails_when_a_run_goes_on_may_answer_later(
     store: Store,
-    facts: RunFacts,
+    facts: RunMetadata,
     monkeypatch: pytest.MonkeyPatch,
     status: int,
     kind: type[TrackingError] | None,

@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from sumgrad.jobs.cli.errors import run
-from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataNotFound, TrackingError
 from sumgrad.jobs.tracking import user_interface
 from sumgrad.model.errors import SumgradError
@@ -49,7 +49,7 @@ def test_the_user_interface_names_no_secrets(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(user_interface, "check_reachable", lambda uri: None)
+    monkeypatch.setattr(user_interface, "check_tracking_reachable", lambda uri: None)
     monkeypatch.setattr(user_interface, "_open_when_it_answers", opened.append)
     assert run(["ui", "--tracking-uri", "http://me:s3cr3t@tracking:5000"]) == 0
     assert Said(capsys).out == "runs of http://***@tracking:5000: http://***@tracking:5000\n"
@@ -75,7 +75,7 @@ def test_the_user_interface_of_a_database_keeps_its_secret_to_itself(
 
 def test_data_elsewhere_is_refused_without_its_secrets() -> None:
     with pytest.raises(DataNotFound, match="only") as caught:
-        read_rows(f"s3://key:{SECRET}@bucket/x.csv", "train", ("label",))
+        read_dataset(f"s3://key:{SECRET}@bucket/x.csv", "train", ("label",))
     assert caught.value.message.startswith("s3://***@bucket/x.csv: ")
 
 
@@ -113,7 +113,7 @@ def test_no_error_shows_secrets_whoever_wrote_it(
         ["train", "digits", URI],
         ["train", URI],
         ["config", "validate", "digits", "--set", URI],
-        ["config", "validate", "digits", "--set", f"tracking.outage={URI}"],
+        ["config", "validate", "digits", "--set", f"tracking.on_unavailable={URI}"],
         ["config", "validate", "digits", "--set", f"seed={URI}"],
         ["list", "--tracking-uri", URI],
         ["resume", URI],

@@ -12,7 +12,7 @@ import pytest
 
 from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.errors import TrackingError
-from sumgrad.jobs.tracking import check_reachable, open_store, ui_command
+from sumgrad.jobs.tracking import check_tracking_reachable, open_store, ui_command
 from sumgrad.jobs.tracking import store as store_module
 from sumgrad.jobs.tracking.store import first_line
 
@@ -153,7 +153,7 @@ def answers(address: str, server: "subprocess.Popen[str]") -> bool:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(TrackingError):
-            check_reachable(address)
+            check_tracking_reachable(address)
             return True
         time.sleep(0.2)
     return False

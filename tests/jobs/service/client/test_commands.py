@@ -17,10 +17,10 @@ from sumgrad.jobs.service.client.commands import (
     attempt_of,
     delete_job,
     follow_job,
+    get_status,
     job_table,
     list_of_jobs,
     resume_job,
-    status_of,
     stop_job,
 )
 from sumgrad.jobs.service.client.expectation import ANSWER_KEY, answer_digest
@@ -28,15 +28,15 @@ from sumgrad.jobs.service.client.ray_api import FAILED, PENDING, RUNNING, STOPPE
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.sending import ENTRYPOINT
 from sumgrad.jobs.service.client.status import lines_of
-from sumgrad.jobs.service.host.heartbeat import BEGUN, Heartbeat
+from sumgrad.jobs.service.host.heartbeat import TRAINING_STARTED, Heartbeat
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
-from sumgrad.jobs.service.manifest import RESULT
+from sumgrad.jobs.service.manifest import RESULT_PREFIX
 from sumgrad.jobs.service.versions import Versions
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import ADDRESS, Clock, JobServerInMemory, attempt
+from tests.jobs.service.stand_ins import ADDRESS, Clock, FakeRayJobsClient, attempt
 
 FACTS = {"run_id": "ab", "status": "FINISHED", "test_accuracy": None}
-LINE = RESULT + json.dumps(FACTS)
+LINE = RESULT_PREFIX + json.dumps(FACTS)
 LINES = st.sampled_from(
     [
         *("", "epoch 1/20", "result", "result:", "the " + LINE, "resul", " " + LINE, "\r"),
@@ -78,7 +78,7 @@ def test_a_result_without_the_end_of_its_line_counts() -> None:
 
 
 def test_of_several_results_the_last_one_counts() -> None:
-    other = RESULT + json.dumps({"run_id": "cd"})
+    other = RESULT_PREFIX + json.dumps({"run_id": "cd"})
     assert taken([f"{other}\nx\n{LINE}\n"]) == ("x\n", FACTS)
 
 
@@ -94,7 +94,7 @@ def test_what_is_no_result_is_shown_at_once() -> None:
 
 
 def test_following_gives_the_end_and_the_result() -> None:
-    server = JobServerInMemory(attempt("digits-1", SUCCEEDED))
+    server = FakeRayJobsClient(attempt("digits-1", SUCCEEDED))
     server.memory.logs["digits-1"] = f"epoch 1\n{LINE}\nbye\n"
     written: list[str] = []
     ended, result = follow_job(server, "digits-1", written.append, pytest.fail)
@@ -104,21 +104,21 @@ def test_following_gives_the_end_and_the_result() -> None:
 
 @pytest.mark.parametrize("code", [1, 2, 143])
 def test_the_result_of_an_earlier_job_of_that_id_is_not_taken_for_this_ones(code: int) -> None:
-    server = JobServerInMemory(attempt("digits-1", FAILED, exit_code=code))
+    server = FakeRayJobsClient(attempt("digits-1", FAILED, exit_code=code))
     server.memory.logs["digits-1"] = f"{LINE}\nerror: there are runs of an earlier job\n"
     assert follow_job(server, "digits-1", lambda _: None, pytest.fail)[1] is None
 
 
 @pytest.fixture
-def server() -> JobServerInMemory:
-    return JobServerInMemory(
-        attempt("digits-1", STOPPED, exit_code=143, began=1.0),
-        attempt("digits-1~2", RUNNING, number=2, began=2.0),
-        attempt("mnist-1", SUCCEEDED, began=3.0),
+def server() -> FakeRayJobsClient:
+    return FakeRayJobsClient(
+        attempt("digits-1", STOPPED, exit_code=143, start_time=1.0),
+        attempt("digits-1~2", RUNNING, number=2, start_time=2.0),
+        attempt("mnist-1", SUCCEEDED, start_time=3.0),
     )
 
 
-def test_an_attempt_is_found_by_its_number(server: JobServerInMemory) -> None:
+def test_an_attempt_is_found_by_its_number(server: FakeRayJobsClient) -> None:
     assert attempt_of(server, "digits", None)[1].submission_id == "digits-1~2"
     assert attempt_of(server, "digits", 1)[1].submission_id == "digits-1"
     assert attempt_of(server, "digits", 2)[1].submission_id == "digits-1~2"
@@ -129,7 +129,7 @@ def test_an_attempt_is_found_by_its_number(server: JobServerInMemory) -> None:
         attempt_of(server, "nothing", None)
 
 
-def test_only_a_job_that_runs_is_stopped(server: JobServerInMemory) -> None:
+def test_only_a_job_that_runs_is_stopped(server: FakeRayJobsClient) -> None:
     job, was_running = stop_job(server, "digits")
     assert (job.job_id, was_running) == ("digits-1", True)
     assert server.memory.calls[-1] == "stop digits-1~2"
@@ -137,7 +137,7 @@ def test_only_a_job_that_runs_is_stopped(server: JobServerInMemory) -> None:
     assert not any(call == "stop mnist-1" for call in server.memory.calls)
 
 
-def test_only_a_job_that_is_over_is_forgotten(server: JobServerInMemory) -> None:
+def test_only_a_job_that_is_over_is_forgotten(server: FakeRayJobsClient) -> None:
     with pytest.raises(SubmissionError, match="digits-1 is not over") as caught:
         delete_job(server, "digits")
     assert caught.value.hint == f"sumgrad stop digits-1 --cluster {ADDRESS}"
@@ -150,7 +150,7 @@ def test_only_a_job_that_is_over_is_forgotten(server: JobServerInMemory) -> None
     ("state", "exit_code"), [(STOPPED, None), (FAILED, 3), (FAILED, 1), (FAILED, -9)]
 )
 def test_going_on_is_one_more_attempt(state: str, exit_code: int | None) -> None:
-    server = JobServerInMemory(attempt("digits-1", state, exit_code=exit_code))
+    server = FakeRayJobsClient(attempt("digits-1", state, exit_code=exit_code))
     sent = resume_job(server, "digits", ["cluster.workers=8"], pytest.fail)
     assert (sent.job_id, sent.submission_id, sent.is_new) == ("digits-1", "digits-1~2", True)
     (found,) = server.memory.sent
@@ -173,7 +173,7 @@ def test_going_on_is_one_more_attempt(state: str, exit_code: int | None) -> None
 
 @pytest.mark.parametrize("state", [PENDING, RUNNING])
 def test_a_job_that_goes_on_is_not_handed_in_again(state: str) -> None:
-    server = JobServerInMemory(attempt("digits-1", state))
+    server = FakeRayJobsClient(attempt("digits-1", state))
     with pytest.raises(SubmissionError, match="is not over") as caught:
         resume_job(server, "digits-1", [], pytest.fail)
     assert caught.value.hint == f"sumgrad logs -f digits-1 --cluster {ADDRESS}"
@@ -181,14 +181,14 @@ def test_a_job_that_goes_on_is_not_handed_in_again(state: str) -> None:
 
 
 def test_a_job_that_came_to_its_end_is_not_run_again() -> None:
-    server = JobServerInMemory(attempt("digits-1", SUCCEEDED))
+    server = FakeRayJobsClient(attempt("digits-1", SUCCEEDED))
     with pytest.raises(SubmissionError, match="came to its end"):
         resume_job(server, "digits-1", [], pytest.fail)
     assert not server.memory.sent
 
 
 def test_the_code_goes_along_to_another_sumgrad() -> None:
-    server = JobServerInMemory(attempt("digits-1", STOPPED))
+    server = FakeRayJobsClient(attempt("digits-1", STOPPED))
     server.memory.versions = replace(Versions.here(), code="another")
     notes: list[str] = []
     resume_job(server, "digits-1", [], notes.append)
@@ -203,7 +203,7 @@ def test_the_code_goes_along_to_another_sumgrad() -> None:
     ["tracking.uri=http://me:s3cr3t@mlflow:5000", "tracking.uri=postgresql://db/x?password=s3cr3t"],
 )
 def test_a_password_does_not_travel(override: str) -> None:
-    server = JobServerInMemory(attempt("digits-1", STOPPED))
+    server = FakeRayJobsClient(attempt("digits-1", STOPPED))
     with pytest.raises(SubmissionError, match="password") as caught:
         resume_job(server, "digits-1", ["seed=1", override], pytest.fail)
     assert "s3cr3t" not in caught.value.message + caught.value.hint
@@ -227,39 +227,39 @@ def looking_up(
 
 
 def test_a_status_asks_all_three(
-    server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
+    server: FakeRayJobsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beat = Heartbeat(3.0, True, "", 3, 20, attempt=2)
     looking_up(monkeypatch, {"digits-1": RunView("uri", "run", "RUNNING", beat)})
-    found, run = status_of(server, "digits")
+    found, run = get_status(server, "digits")
     assert (found.state, found.run_id, run.run_id) == (RUNNING, "run", "run")
     assert found.reason == "epoch 3 of at most 20 is done"
 
 
 @pytest.mark.parametrize("run", [RunView("uri"), RunView.unknown("MLflow is away")])
 def test_what_mlflow_cannot_say_its_log_does(
-    run: RunView, server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
+    run: RunView, server: FakeRayJobsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking_up(monkeypatch, dict.fromkeys(("digits-1", "mnist-1"), run))
-    server.memory.logs = {"digits-1": f"{BEGUN}\n", "digits-1~2": "waiting for 2 CPUs\n"}
-    for found in (status_of(server, "digits")[0], list_of_jobs(server)[1]):
+    server.memory.logs = {"digits-1": f"{TRAINING_STARTED}\n", "digits-1~2": "waiting for 2 CPUs\n"}
+    for found in (get_status(server, "digits")[0], list_of_jobs(server)[1]):
         assert (found.state, found.reason) == (PENDING, "waiting for 2 CPUs")
-    server.memory.logs["digits-1~2"] += f"{BEGUN}\n"
-    for found in (status_of(server, "digits")[0], list_of_jobs(server)[1]):
+    server.memory.logs["digits-1~2"] += f"{TRAINING_STARTED}\n"
+    for found in (get_status(server, "digits")[0], list_of_jobs(server)[1]):
         assert found.state == RUNNING
     assert "log mnist-1" not in server.memory.calls, "it is over"
 
 
 @pytest.mark.parametrize("error", [ServiceUnreachable("slow"), JobNotFound("gone")])
 def test_what_nobody_can_say_is_not_claimed(
-    error: Exception, server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
+    error: Exception, server: FakeRayJobsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def log(*_: object, **__: object) -> str:
         raise error
 
     looking_up(monkeypatch, {})
     monkeypatch.setattr(server, "log", log)
-    found, _ = status_of(server, "digits")
+    found, _ = get_status(server, "digits")
     assert (found.state, found.reason) == (RUNNING, "as far as Ray knows")
 
 
@@ -270,9 +270,9 @@ def test_the_logs_of_a_list_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -
     def log(_: str, *, seconds: float) -> str:
         patience.append(seconds)
         clock.sleep(min(seconds, 4.0))
-        return f"{BEGUN}\n"
+        return f"{TRAINING_STARTED}\n"
 
-    server = JobServerInMemory(*(attempt(f"digits-{i}", RUNNING, began=i) for i in range(9)))
+    server = FakeRayJobsClient(*(attempt(f"digits-{i}", RUNNING, start_time=i) for i in range(9)))
     looking_up(monkeypatch, {})
     monkeypatch.setattr(server, "log", log)
     monkeypatch.setattr("time.monotonic", clock.monotonic)
@@ -283,7 +283,7 @@ def test_the_logs_of_a_list_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_list_has_also_what_ray_has_forgotten(
-    server: JobServerInMemory, monkeypatch: pytest.MonkeyPatch
+    server: FakeRayJobsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = {"lost-1": RunView("uri", "ab", "KILLED"), "done-1": RunView("uri", "cd", "FINISHED")}
     asked = looking_up(monkeypatch, lost)
@@ -298,15 +298,15 @@ def test_a_list_has_also_what_ray_has_forgotten(
 
 
 def test_an_empty_list_says_what_to_do() -> None:
-    assert list_of_jobs(JobServerInMemory()) == []
+    assert list_of_jobs(FakeRayJobsClient()) == []
     say = "lab has no jobs; hand one in with: sumgrad submit digits"
     assert job_table([], "lab") == [say]
     assert job_table([], "lab", " --cluster lab") == [f"{say} --cluster lab"]
 
 
-def test_a_cluster_that_is_away_is_told(server: JobServerInMemory) -> None:
+def test_a_cluster_that_is_away_is_told(server: FakeRayJobsClient) -> None:
     server.memory.is_away = True
-    for ask in (list_of_jobs, lambda it: status_of(it, "digits"), lambda it: stop_job(it, "x")):
+    for ask in (list_of_jobs, lambda it: get_status(it, "digits"), lambda it: stop_job(it, "x")):
         with pytest.raises(ServiceUnreachable):
             ask(server)
 
@@ -317,7 +317,7 @@ NOW = time.time()
 SILENT = Heartbeat(NOW - 3600, True, "", 3, 20, 0.5)
 
 
-class Stopping(JobServerInMemory):
+class Stopping(FakeRayJobsClient):
     """A cluster whose jobs end once they are told to, unless they are deaf."""
 
     is_deaf = False
@@ -331,7 +331,7 @@ class Stopping(JobServerInMemory):
 
 def running(number: int = 1, began: float = NOW - 7200) -> Stopping:
     name = "digits-1" if number == 1 else f"digits-1~{number}"
-    return Stopping(attempt(name, RUNNING, number=number, began=began))
+    return Stopping(attempt(name, RUNNING, number=number, start_time=began))
 
 
 def test_a_job_that_is_silent_is_stopped_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,8 +391,8 @@ def test_a_job_that_ray_has_forgotten(
     status: str, state: str, can_resume: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking_up(monkeypatch, {"digits-1": RunView("uri", "run", status, SILENT)})
-    server = JobServerInMemory()
-    found, run = status_of(server, "digits-1")
+    server = FakeRayJobsClient()
+    found, run = get_status(server, "digits-1")
     assert (found.state, found.can_resume, found.run_id) == (state, can_resume, "run")
     assert found.differences[0] == f"MLflow has it as {status}, and Ray does not know it"
     assert found.loss == 0.5
@@ -416,7 +416,7 @@ def test_a_job_that_ray_has_forgotten_goes_on_under_its_name_and_number(
 ) -> None:
     run = RunView("uri", "run", "KILLED", replace(SILENT, attempt=3), name="digits")
     looking_up(monkeypatch, {"digits-1": run})
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     assert resume_job(server, "digits-1", [], pytest.fail).submission_id == "digits-1~4"
     assert server.memory.sent[0].metadata[NAME_KEY] == "digits"
 
@@ -424,6 +424,6 @@ def test_a_job_that_ray_has_forgotten_goes_on_under_its_name_and_number(
 @pytest.mark.parametrize("run", [RunView("uri"), RunView.unknown("MLflow is away")])
 def test_a_job_that_nobody_knows(run: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
     looking_up(monkeypatch, {"digits-1": run})
-    for ask in (status_of, lambda it, name: resume_job(it, name, [], pytest.fail)):
+    for ask in (get_status, lambda it, name: resume_job(it, name, [], pytest.fail)):
         with pytest.raises(JobNotFound, match="has no job 'digits-1'"):
-            ask(JobServerInMemory(), "digits-1")
+            ask(FakeRayJobsClient(), "digits-1")

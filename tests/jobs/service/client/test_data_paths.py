@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.data.readers.sources import read_rows
+from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
 from sumgrad.jobs.service.client import data_paths
 from sumgrad.jobs.service.client.data_paths import (
     Upload,
+    file_url_paths,
     local_sources,
-    on_this_machine,
     with_upload,
 )
 from sumgrad.jobs.spec.loader import load_spec
@@ -121,8 +121,8 @@ def test_what_a_glob_gives_here_it_gives_there_in_the_same_order(pattern: str) -
     job.mkdir()
     upload.copy(job)
     assert changed == {"train": "data/train"}
-    here = read_rows(source, "train", ("label",))
-    there = read_rows(str(job / changed["train"]), "train", ("label",))
+    here = read_dataset(source, "train", ("label",))
+    there = read_dataset(str(job / changed["train"]), "train", ("label",))
     assert here.x.tolist() == there.x.tolist()
     assert len(here.x) == len(upload.files)
 
@@ -146,7 +146,7 @@ def test_mnists_images_bring_their_labels(named: str, tmp_path: Path) -> None:
     job = tmp_path / "job"
     job.mkdir()
     upload.copy(job)
-    found = read_rows(str(job / changed["train"]), "train", ("label",))
+    found = read_dataset(str(job / changed["train"]), "train", ("label",))
     assert found.x.tolist() == [[7, 9]]
     assert sorted(file.name for file in job.rglob("*.*")) == [
         "train-images-idx3-ubyte.gz",
@@ -189,5 +189,5 @@ def test_a_user_that_nobody_knows_has_no_data() -> None:
 
 def test_the_clusters_own_data_as_plain_paths() -> None:
     data = {"train": "file:///a/b c.csv", "validation": 0.1, "test": None, "label": "file:///x"}
-    assert on_this_machine(data) == {"train": "/a/b c.csv"}
-    assert on_this_machine({"train": "file://host/x", "test": "data/test"}) == {}
+    assert file_url_paths(data) == {"train": "/a/b c.csv"}
+    assert file_url_paths({"train": "file://host/x", "test": "data/test"}) == {}

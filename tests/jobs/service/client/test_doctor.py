@@ -1,4 +1,4 @@
-"""What stands between a job and a cluster, finding by finding."""
+"""What stands between a job and a cluster, check by check."""
 
 import json
 import shlex
@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.config.credentials import Login
+from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client import doctor
-from sumgrad.jobs.service.client.doctor import Finding, examine, table
-from sumgrad.jobs.service.client.ray_api import JobServer, Server
+from sumgrad.jobs.service.client.doctor import Check, run_checks, table
+from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo
 from sumgrad.jobs.service.local.cluster import folder
-from sumgrad.jobs.service.versions import INSTALL, Versions
-from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, free_port
+from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
+from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, free_port
 
 HERE = Versions.here()
 GIB = 2**30
@@ -43,7 +43,7 @@ class Examined:
     """A cluster for the doctor, and what was found."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.server = JobServerInMemory()
+        self.server = FakeRayJobsClient()
         self.facts: object = facts()
         self.admits_everybody = False
         self.commands: list[str] = []
@@ -51,26 +51,26 @@ class Examined:
         self.uri: str | None = f"sqlite:///{Path.cwd()}/mlflow.db"
         examined = self
 
-        class Doctored(JobServer):
-            def describe(self) -> Server:
+        class Doctored(RayJobsClient):
+            def server_info(self) -> RayServerInfo:
                 if isinstance(self.cluster, doctor._Anonymous) and not examined.admits_everybody:
                     raise ServiceUnreachable("asks for a token")
-                return examined.server.describe()
+                return examined.server.server_info()
 
-        def ask(server: JobServer, command: str, **_: object) -> object:
+        def ask(server: RayJobsClient, command: str, **_: object) -> object:
             examined.commands.append(command)
             if isinstance(examined.facts, Exception):
                 raise examined.facts
             return json.loads(json.dumps(examined.facts))
 
-        monkeypatch.setattr(doctor, "JobServer", Doctored)
+        monkeypatch.setattr(doctor, "RayJobsClient", Doctored)
         monkeypatch.setattr(doctor, "ask", ask)
         monkeypatch.setattr(
             doctor, "cluster_versions", lambda *_: self.server.memory.versions or HERE
         )
 
-    def __call__(self, *data: str) -> dict[str, Finding]:
-        found = examine(
+    def __call__(self, *data: str) -> dict[str, Check]:
+        found = run_checks(
             Cluster(
                 ADDRESS,
                 "lab",
@@ -80,7 +80,7 @@ class Examined:
             data,
         )
         assert table(found)
-        return {finding.what: finding for finding in found}
+        return {check.what: check for check in found}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Examined:
 
 def test_a_cluster_that_is_well(examined: Examined) -> None:
     found = examined("file:///data/x.csv", "/data/y.csv")
-    assert {finding.verdict for finding in found.values()} == {"ok"}
+    assert {check.status for check in found.values()} == {"ok"}
     assert list(found) == [
         *("cluster", "token", "MLflow here", "versions", "sumgrad"),
         *("nodes", "room", "MLflow there", "data", "clocks", "runs"),
@@ -112,7 +112,7 @@ def node(host: str, **changes: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "what", "verdict", "text"),
+    ("changes", "what", "status", "text"),
     [
         ({"cpus": 0.0}, "room", "FAIL", "the cluster has no CPUs"),
         ({"free_cpus": 0.0}, "room", "warn", "0 of 8 CPUs"),
@@ -133,40 +133,40 @@ def node(host: str, **changes: object) -> dict[str, object]:
     ],
 )
 def test_what_a_cluster_may_lack(
-    changes: dict[str, object], what: str, verdict: str, text: str, examined: Examined
+    changes: dict[str, object], what: str, status: str, text: str, examined: Examined
 ) -> None:
     examined.facts = facts(**changes)
-    finding = examined("/x")[what]
-    assert (finding.verdict, text in finding.text) == (verdict, True), finding
+    check = examined("/x")[what]
+    assert (check.status, text in check.text) == (status, True), check
 
 
 def test_a_cluster_that_admits_everybody_is_warned_of(examined: Examined) -> None:
     examined.admits_everybody = True
-    assert examined()["token"].verdict == "warn"
+    assert examined()["token"].status == "warn"
 
 
 def test_an_mlflow_that_is_not_known_or_away(examined: Examined) -> None:
     examined.uri = None
-    assert examined()["MLflow here"].verdict == "warn"
+    assert examined()["MLflow here"].status == "warn"
     examined.uri = "http://me:s3cr3t@127.0.0.1:1"
-    finding = examined()["MLflow here"]
-    assert finding.verdict == "FAIL"
-    assert "s3cr3t" not in finding.text
+    check = examined()["MLflow here"]
+    assert check.status == "FAIL"
+    assert "s3cr3t" not in check.text
     examined.uri = "http://[x"
-    assert examined()["MLflow here"].verdict == "FAIL"
+    assert examined()["MLflow here"].status == "FAIL"
 
 
-@pytest.mark.parametrize(("asks", "verdict"), [(True, "ok"), (False, "warn")])
+@pytest.mark.parametrize(("asks", "status"), [(True, "ok"), (False, "warn")])
 def test_whether_mlflow_asks_for_a_login(
-    asks: bool, verdict: str, examined: Examined, monkeypatch: pytest.MonkeyPatch
+    asks: bool, status: str, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[Login | None] = []
+    shown: list[Credentials | None] = []
     monkeypatch.setattr(doctor, "mlflow_problem", lambda uri, login: shown.append(login))
-    monkeypatch.setattr(doctor, "asks_for_login", lambda uri: asks)
+    monkeypatch.setattr(doctor, "requires_login", lambda uri: asks)
     examined.uri, examined.token_file = "http://mlflow:5000", Path("/lab.token")
     found = examined()
     assert list(found)[:4] == ["cluster", "token", "MLflow here", "login"]
-    assert (found["MLflow here"].verdict, found["login"].verdict) == ("ok", verdict)
+    assert (found["MLflow here"].status, found["login"].status) == ("ok", status)
     (login,) = shown
     assert login is not None
     assert login.token_file == Path("/lab.token")
@@ -175,8 +175,8 @@ def test_whether_mlflow_asks_for_a_login(
 def test_other_versions(examined: Examined) -> None:
     examined.server.memory.versions = replace(HERE, python="3.99", code="other")
     found = examined()
-    assert found["versions"].verdict == "FAIL"
-    assert "--any-version" in found["versions"].hint
+    assert found["versions"].status == "FAIL"
+    assert "--allow-version-mismatch" in found["versions"].hint
     assert "goes along with jobs" in found["sumgrad"].text
     assert "runs" in found, "the rest is looked at all the same"
 
@@ -185,7 +185,7 @@ def test_what_builds_on_a_failure_is_left_out(examined: Examined) -> None:
     examined.server.memory.versions = replace(HERE, libraries=HERE.libraries | {"ray": "none"})
     found = examined()
     assert "lacks ray" in found["versions"].text
-    assert found["versions"].hint == f"there: {INSTALL}"
+    assert found["versions"].hint == f"there: {INSTALL_HINT}"
     assert "nodes" not in found
     assert not examined.commands
 
@@ -194,7 +194,7 @@ def test_what_builds_on_a_failure_is_left_out(examined: Examined) -> None:
 def test_a_probe_that_fails_is_a_finding(error: Exception, examined: Examined) -> None:
     examined.facts = error
     found = examined()
-    assert found["cluster"] == Finding("cluster", "FAIL", str(error))
+    assert found["cluster"] == Check("cluster", "FAIL", str(error))
     assert "versions" in found, "what was found before"
 
 
@@ -202,12 +202,12 @@ def test_a_cluster_that_is_away_is_a_finding(examined: Examined) -> None:
     examined.server.memory.is_away = True
     found = examined()
     assert list(found) == ["MLflow here", "cluster"]
-    assert found["cluster"].verdict == "FAIL"
+    assert found["cluster"].status == "FAIL"
 
 
 def test_who_looks_closer_is_not_told_to_look_closer() -> None:
-    found = examine(Cluster(f"http://127.0.0.1:{free_port()}"))
-    assert found[-1].verdict == "FAIL"
+    found = run_checks(Cluster(f"http://127.0.0.1:{free_port()}"))
+    assert found[-1].status == "FAIL"
     assert found[-1].hint == "'sumgrad cluster up' starts one on this machine"
 
 
@@ -217,8 +217,8 @@ def test_a_token_that_cannot_be_read_is_a_finding(
 ) -> None:
     gone = tmp_path / "gone"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(gone))
-    found = examine(Cluster(ADDRESS, token_file=gone if has_context else None))
-    assert found[-1].verdict == "FAIL"
+    found = run_checks(Cluster(ADDRESS, token_file=gone if has_context else None))
+    assert found[-1].status == "FAIL"
     assert "cannot be read" in found[-1].text
     assert found[-1].hint == f"whoever set the cluster up has its token, which belongs into {gone}"
 
@@ -235,13 +235,13 @@ def test_a_token_of_the_cluster_here_can_be_had_again(
     problem = "the token cannot be read"
     monkeypatch.setattr(doctor, "mlflow_problem", lambda *_: problem)
     uri = "http://127.0.0.1:5000"
-    found = examine(Cluster(ADDRESS, "local", uri, token_file=file, tracking_token_file=file))
-    assert [finding.what for finding in found] == ["MLflow here", "cluster"]
-    for finding in found:
-        assert finding.verdict == "FAIL"
-        assert finding.hint.startswith(f"'sumgrad cluster down', 'rm -f {file}' and")
+    found = run_checks(Cluster(ADDRESS, "local", uri, token_file=file, tracking_token_file=file))
+    assert [check.what for check in found] == ["MLflow here", "cluster"]
+    for check in found:
+        assert check.status == "FAIL"
+        assert check.hint.startswith(f"'sumgrad cluster down', 'rm -f {file}' and")
 
 
 def test_the_table_has_hints_below() -> None:
-    lines = table([Finding("a", "ok", "fine"), Finding("longer", "FAIL", "bad", "do this")])
+    lines = table([Check("a", "ok", "fine"), Check("longer", "FAIL", "bad", "do this")])
     assert lines == ["ok    a       fine", "FAIL  longer  bad", "              → do this"]

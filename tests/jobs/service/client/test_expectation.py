@@ -56,11 +56,11 @@ def test_an_answer_is_outdated_once_a_job_has_found_it_to_be() -> None:
     assert not is_outdated(THERE, 0.0, [ended("the training failed", digest)])
     assert not is_outdated(THERE, 0.0, [attempt("digits-1", FAILED, message=message)])
     assert not is_outdated(THERE, 0.0, [])
-    began = ended(message, digest).began
+    began = ended(message, digest).start_time
     assert began is not None
     assert is_outdated(THERE, began - 1, [ended(message, digest)])
     assert not is_outdated(THERE, began, [ended(message, digest)]), "it was given again since"
-    assert is_outdated(THERE, began, [replace(ended(message, digest), began=None)])
+    assert is_outdated(THERE, began, [replace(ended(message, digest), start_time=None)])
 
 
 def test_every_difference_is_another_answer() -> None:

@@ -11,7 +11,7 @@ from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.follow import PATIENCE_S, follow, wait
 from sumgrad.jobs.service.client.ray_api import OVER, PENDING, RUNNING, SUCCEEDED, Attempt
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import Clock, ScriptedServer, attempt
+from tests.jobs.service.stand_ins import Clock, ScriptedRayJobsClient, attempt
 
 AWAY = ServiceUnreachable("no cluster answers at http://head:8265: refused")
 
@@ -19,7 +19,7 @@ AWAY = ServiceUnreachable("no cluster answers at http://head:8265: refused")
 class Followed:
     """What came of following a job."""
 
-    def __init__(self, server: ScriptedServer, clock: Clock) -> None:
+    def __init__(self, server: ScriptedRayJobsClient, clock: Clock) -> None:
         self.written: list[str] = []
         self.notes: list[str] = []
         self.ended = follow(server, "job", self.written.append, self.notes.append, clock=clock)
@@ -56,7 +56,7 @@ def test_every_character_comes_once_and_in_order(
 ) -> None:
     text, connections, silent_for = script
     clock = Clock()
-    server = ScriptedServer(clock, text, connections, silent_for)
+    server = ScriptedRayJobsClient(clock, text, connections, silent_for)
     server.ended = attempt("job", state)
     followed = Followed(server, clock)
     assert followed.text == text
@@ -68,7 +68,7 @@ def test_every_character_comes_once_and_in_order(
 
 def test_a_connection_that_ends_says_nothing_about_the_job() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "one\ntwo\n", [["one\n"], [], ["one\ntw"], []])
+    server = ScriptedRayJobsClient(clock, "one\ntwo\n", [["one\n"], [], ["one\ntw"], []])
     followed = Followed(server, clock)
     assert followed.written == ["one\n", "tw", "o\n"]
     assert [asked.state for asked in server.asked] == [RUNNING] * 3 + [SUCCEEDED]
@@ -77,21 +77,21 @@ def test_a_connection_that_ends_says_nothing_about_the_job() -> None:
 
 def test_a_connection_that_is_dead_is_noticed() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "all of it", [["all"]], silent_for=60.0)
+    server = ScriptedRayJobsClient(clock, "all of it", [["all"]], silent_for=60.0)
     assert Followed(server, clock).text == "all of it"
     assert 1060.0 <= clock.now < 1070.0
 
 
 def test_a_job_that_prints_is_not_asked_about_in_between() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "x" * 50, [["x"] * 50])
+    server = ScriptedRayJobsClient(clock, "x" * 50, [["x"] * 50])
     Followed(server, clock)
     assert len(server.asked) == 1
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "one\ntwo\n", [["one\n"], ["one\n", "two\n"]])
+    server = ScriptedRayJobsClient(clock, "one\ntwo\n", [["one\n"], ["one\n", "two\n"]])
     server.away, server.away_until = AWAY, 1000.0 + PATIENCE_S - 5
     followed = Followed(server, clock)
     assert followed.text == "one\ntwo\n"
@@ -104,7 +104,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for() -> None:
 
 def test_a_server_that_is_away_for_too_long_is_given_up() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "one\n", [])
+    server = ScriptedRayJobsClient(clock, "one\n", [])
     server.away, server.away_until = AWAY, 1e9
     with pytest.raises(ServiceUnreachable, match="no cluster answers"):
         Followed(server, clock)
@@ -115,7 +115,7 @@ def test_a_server_that_is_away_for_too_long_is_given_up() -> None:
 def test_a_server_that_goes_away_before_the_rest_of_the_log_was_had() -> None:
     clock = Clock()
 
-    class GoesAway(ScriptedServer):
+    class GoesAway(ScriptedRayJobsClient):
         def attempt(self, submission_id: str) -> Attempt:
             found = super().attempt(submission_id)
             self.away, self.away_until = AWAY, clock.now + 20.0
@@ -128,7 +128,7 @@ def test_a_server_that_goes_away_before_the_rest_of_the_log_was_had() -> None:
 
 def test_a_job_that_was_deleted_meanwhile_has_no_end() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "one\n", [["one\n"]])
+    server = ScriptedRayJobsClient(clock, "one\n", [["one\n"]])
     server.away, server.away_until = JobNotFound("the cluster knows no such job"), 1e9
     written: list[str] = []
     with pytest.raises(JobNotFound):
@@ -140,14 +140,14 @@ def test_a_job_that_was_deleted_meanwhile_has_no_end() -> None:
 
 def test_a_log_that_has_become_shorter_gives_nothing_twice() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "on", [["one\n"]])
+    server = ScriptedRayJobsClient(clock, "on", [["one\n"]])
     assert Followed(server, clock).text == "one\n"
 
 
 @pytest.mark.parametrize("state", sorted(OVER))
 def test_waiting_ends_with_the_job(state: str) -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "", [])
+    server = ScriptedRayJobsClient(clock, "", [])
     server.ended = attempt("job", state)
     server._ends_at = 1007.5
     assert wait(server, "job", pytest.fail, clock=clock) == server.ended
@@ -157,7 +157,7 @@ def test_waiting_ends_with_the_job(state: str) -> None:
 @pytest.mark.parametrize("seconds", [0.0, 0.25, 3.0, 3.5])
 def test_waiting_ends_in_time(seconds: float) -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "", [])
+    server = ScriptedRayJobsClient(clock, "", [])
     server._ends_at = 1e9
     assert wait(server, "job", pytest.fail, seconds=seconds, clock=clock) is None
     assert clock.now == 1000.0 + seconds
@@ -165,14 +165,14 @@ def test_waiting_ends_in_time(seconds: float) -> None:
 
 def test_waiting_no_time_at_all_sees_an_end_that_has_been() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "", [])
+    server = ScriptedRayJobsClient(clock, "", [])
     assert wait(server, "job", pytest.fail, seconds=0.0, clock=clock) == server.ended
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0, 30.0])
 def test_waiting_ends_in_time_also_where_the_server_is_away(seconds: float) -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "", [])
+    server = ScriptedRayJobsClient(clock, "", [])
     server.away, server.away_until = AWAY, 1e9
     notes: list[str] = []
     assert wait(server, "job", notes.append, seconds=seconds, clock=clock) is None
@@ -182,7 +182,7 @@ def test_waiting_ends_in_time_also_where_the_server_is_away(seconds: float) -> N
 
 def test_waiting_without_a_limit_gives_up_on_a_server() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "", [])
+    server = ScriptedRayJobsClient(clock, "", [])
     server.away, server.away_until = AWAY, 1e9
     with pytest.raises(ServiceUnreachable):
         wait(server, "job", lambda _: None, clock=clock)
@@ -193,7 +193,7 @@ def test_waiting_without_a_limit_gives_up_on_a_server() -> None:
 
 def test_waiting_outlasts_a_server_that_comes_back() -> None:
     clock = Clock()
-    server = ScriptedServer(clock, "", [])
+    server = ScriptedRayJobsClient(clock, "", [])
     server.away, server.away_until = AWAY, 1050.0
     notes: list[str] = []
     assert wait(server, "job", notes.append, seconds=100.0, clock=clock) == server.ended
@@ -202,11 +202,11 @@ def test_waiting_outlasts_a_server_that_comes_back() -> None:
 
 @pytest.mark.parametrize("state", [*OVER, PENDING, RUNNING])
 def test_what_is_over(state: str) -> None:
-    assert attempt("job", state).is_over is (state in OVER)
+    assert attempt("job", state).has_ended is (state in OVER)
 
 
 def test_the_real_clock_will_do() -> None:
-    server: Any = ScriptedServer(Clock(), "text", [["te"]])
+    server: Any = ScriptedRayJobsClient(Clock(), "text", [["te"]])
     written: list[str] = []
     assert follow(server, "job", written.append, pytest.fail).state == SUCCEEDED
     assert "".join(written) == "text"

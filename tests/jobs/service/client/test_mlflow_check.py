@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.config.credentials import Login
+from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.service.client import mlflow_check
-from sumgrad.jobs.service.client.mlflow_check import asks_for_login, mlflow_problem
-from tests.jobs.service.stand_ins import Answer, free_port, site, socket_that
+from sumgrad.jobs.service.client.mlflow_check import mlflow_problem, requires_login
+from tests.jobs.service.stand_ins import Answer, free_port, raw_socket_server, site
 
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 SEARCH = "/api/2.0/mlflow/experiments/search"
@@ -36,8 +36,8 @@ def test_a_server_that_takes_our_login(tmp_path: Path) -> None:
     token.chmod(0o600)
     answers = {"/health": Answer(), EXPERIMENT: Answer(401), SEARCH: Answer(body="{}")}
     with site(answers) as server:
-        assert mlflow_problem(server.address, Login(server.address, token, "test")) is None
-        assert asks_for_login(server.address)
+        assert mlflow_problem(server.address, Credentials(server.address, token, "test")) is None
+        assert requires_login(server.address)
         *_, search, stranger = server.asked
     assert search.headers["Authorization"].startswith("Basic ")
     assert "Authorization" not in stranger.headers
@@ -58,7 +58,7 @@ def test_a_server_that_takes_no_login_of_ours(code: int, text: str) -> None:
 @pytest.mark.parametrize("code", [200, 404, 500])
 def test_a_server_that_asks_nobody_for_a_login(code: int) -> None:
     with site({EXPERIMENT: Answer(code)}) as server:
-        assert not asks_for_login(server.address)
+        assert not requires_login(server.address)
 
 
 def test_a_server_that_does_not_know_its_own_name() -> None:
@@ -102,11 +102,11 @@ def garbage_after_health(connection: socket.socket) -> None:
 
 
 def test_somebody_else_there() -> None:
-    with socket_that(lambda connection: connection.sendall(b"220 smtp ESMTP\r\n")) as address:
+    with raw_socket_server(lambda connection: connection.sendall(b"220 smtp ESMTP\r\n")) as address:
         found = mlflow_problem(address)
     assert found is not None
     assert "does not answer" in found
-    with socket_that(garbage_after_health) as address:
+    with raw_socket_server(garbage_after_health) as address:
         found = mlflow_problem(address)
     assert found is not None
     assert "does not answer" in found
@@ -121,7 +121,7 @@ def silent_after_health(connection: socket.socket) -> None:
 
 def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_check, "PROBE_SECONDS", 0.2)
-    with socket_that(silent_after_health) as address:
+    with raw_socket_server(silent_after_health) as address:
         found = mlflow_problem(address)
     assert found is not None
     assert "timed out" in found

@@ -15,37 +15,44 @@ from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client import preflight
 from sumgrad.jobs.service.client.expectation import ANSWER_KEY, answer_digest
 from sumgrad.jobs.service.client.preflight import _MARK, _PROBE, answer, ask, cluster_versions
-from sumgrad.jobs.service.client.ray_api import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt, Server
+from sumgrad.jobs.service.client.ray_api import (
+    FAILED,
+    RUNNING,
+    STOPPED,
+    SUCCEEDED,
+    Attempt,
+    RayServerInfo,
+)
 from sumgrad.jobs.service.versions import Versions
-from tests.jobs.service.stand_ins import JobServerInMemory, attempt
+from tests.jobs.service.stand_ins import FakeRayJobsClient, attempt
 
 NOW = 10_000.0
-SESSION = Server("2.60.0", "session_1")
+SESSION = RayServerInfo("2.60.0", "session_1")
 
 
-def probes(server: JobServerInMemory) -> int:
+def probes(server: FakeRayJobsClient) -> int:
     return sum(call.startswith("submit sumgrad-probe-") for call in server.memory.calls)
 
 
 def test_a_session_is_asked_once(home: Path) -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     assert cluster_versions(server, SESSION) == Versions.here()
     assert cluster_versions(server, SESSION) == Versions.here()
     assert probes(server) == 1
     server.memory.versions = replace(Versions.here(), python="3.12")
-    assert cluster_versions(server, Server("2.60.0", "session_2")).python == "3.12"
+    assert cluster_versions(server, RayServerInfo("2.60.0", "session_2")).python == "3.12"
     assert probes(server) == 2
     assert len(list((home / ".cache/sumgrad/clusters").iterdir())) == 2
 
 
 def test_an_answer_that_is_right_again_is_kept_again() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     right = cluster_versions(server, SESSION)
 
     def find_a_change(name: str, began: float) -> None:
         found = attempt(name, FAILED, message="the cluster has changed since it was asked: x")
         metadata = {ANSWER_KEY: answer_digest(right)}
-        server.memory.attempts[name] = replace(found, began=began, metadata=metadata)
+        server.memory.attempts[name] = replace(found, start_time=began, metadata=metadata)
 
     find_a_change("digits-1", NOW)
     for _ in range(3):
@@ -58,14 +65,14 @@ def test_an_answer_that_is_right_again_is_kept_again() -> None:
 
 
 def test_a_probe_leaves_nothing_on_the_cluster() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     cluster_versions(server, SESSION)
     assert server.memory.attempts == {}
 
 
 @pytest.mark.parametrize("session", ["../../evil", "/etc/passwd", "a" * 5000, "\0", ""])
 def test_a_sessions_name_is_no_path(session: str, home: Path) -> None:
-    cluster_versions(JobServerInMemory(), Server("2.60.0", session))
+    cluster_versions(FakeRayJobsClient(), RayServerInfo("2.60.0", session))
     (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
     assert kept.suffix == ".json"
     assert sorted(path.name for path in home.iterdir()) == [".cache"]
@@ -73,7 +80,7 @@ def test_a_sessions_name_is_no_path(session: str, home: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sumgrad": 1}', "\xff", "x" * (1 << 17)])
 def test_a_damaged_cache_is_asked_anew(content: str, home: Path) -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     cluster_versions(server, SESSION)
     (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
     kept.write_text(content, encoding="latin-1")
@@ -87,13 +94,13 @@ def test_a_cache_that_cannot_be_written_is_no_trouble(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / ".cache").write_text("no folder")
-    assert cluster_versions(JobServerInMemory(), SESSION) == Versions.here()
+    assert cluster_versions(FakeRayJobsClient(), SESSION) == Versions.here()
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "other"))
-    cluster_versions(JobServerInMemory(), SESSION)
+    cluster_versions(FakeRayJobsClient(), SESSION)
     assert (home / "other/sumgrad/clusters").is_dir()
 
 
-class Failing(JobServerInMemory):
+class Failing(FakeRayJobsClient):
     """A cluster whose probes fail, or go on for ever."""
 
     def __init__(self, state: str, log: str, message: str = "") -> None:
@@ -129,18 +136,18 @@ def test_a_cluster_that_can_run_nothing(state: str, log: str, message: str, told
 
 @pytest.mark.parametrize("text", ["", "{", "[1", "[" * 100_000, "{}", "3", '{"libraries": 3}'])
 def test_an_answer_that_makes_no_sense(text: str) -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     server.memory.answer = _MARK + text
     with pytest.raises(ServiceUnreachable, match="cannot be understood"):
         cluster_versions(server, SESSION)
 
 
-class Hanging(JobServerInMemory):
+class Hanging(FakeRayJobsClient):
     """A cluster whose probes run until they are stopped, and which forgets none before."""
 
     def submit(self, submission_id: str, *arguments: Any, **named: Any) -> None:
         super().submit(submission_id, *arguments, **named)
-        self.memory.attempts[submission_id] = attempt(submission_id, RUNNING, began=NOW)
+        self.memory.attempts[submission_id] = attempt(submission_id, RUNNING, start_time=NOW)
 
     def stop(self, submission_id: str) -> None:
         super().stop(submission_id)
@@ -148,7 +155,7 @@ class Hanging(JobServerInMemory):
         self.memory.attempts[submission_id] = replace(found, state=STOPPED)
 
     def delete(self, submission_id: str) -> None:
-        if not self.memory.attempts[submission_id].is_over:
+        if not self.memory.attempts[submission_id].has_ended:
             raise ServiceUnreachable("the job is not over")
         super().delete(submission_id)
 
@@ -156,7 +163,7 @@ class Hanging(JobServerInMemory):
 def test_a_probe_is_not_forgotten_before_ray_has_seen_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     slept: list[tuple[float, str]] = []
     monkeypatch.setattr(preflight, "_SETTLE_S", 2.0)
     monkeypatch.setattr(
@@ -191,12 +198,12 @@ def test_what_an_earlier_probe_has_left_is_taken_away(monkeypatch: pytest.Monkey
     monkeypatch.setattr(preflight, "PROBE_S", -1.0)
     old, young = NOW - preflight._LEFT_S - 1, NOW - preflight._LEFT_S + 1
     server = Hanging(
-        attempt("sumgrad-probe-old", RUNNING, began=old),
-        attempt("sumgrad-probe-over", FAILED, began=old),
-        attempt("sumgrad-probe-again", FAILED, began=None),
-        attempt("sumgrad-probe-new", RUNNING, began=None),
-        attempt("sumgrad-probe-anothers", RUNNING, began=young),
-        attempt("sumgrad-1", SUCCEEDED, began=old),
+        attempt("sumgrad-probe-old", RUNNING, start_time=old),
+        attempt("sumgrad-probe-over", FAILED, start_time=old),
+        attempt("sumgrad-probe-again", FAILED, start_time=None),
+        attempt("sumgrad-probe-new", RUNNING, start_time=None),
+        attempt("sumgrad-probe-anothers", RUNNING, start_time=young),
+        attempt("sumgrad-1", SUCCEEDED, start_time=old),
     )
     with pytest.raises(ServiceUnreachable):
         ask(server, "command")
@@ -211,19 +218,19 @@ def test_an_answer_counts_although_its_probe_cannot_be_forgotten(
     def delete(_: object, name: str) -> None:
         raise error
 
-    monkeypatch.setattr(JobServerInMemory, "delete", delete)
-    assert cluster_versions(JobServerInMemory(), SESSION) == Versions.here()
+    monkeypatch.setattr(FakeRayJobsClient, "delete", delete)
+    assert cluster_versions(FakeRayJobsClient(), SESSION) == Versions.here()
 
 
 def test_of_several_answers_the_last_counts() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     server.memory.answer = f"{_MARK}1\n{_MARK}2\nafterwards"
     assert ask(server, "command") == 2
 
 
 def test_an_answer_is_one_that_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
     answer({"a": [1, "ü"]})
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     server.memory.answer = capsys.readouterr().out
     assert ask(server, "command") == {"a": [1, "ü"]}
 
@@ -255,7 +262,7 @@ def test_the_probe_tells_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_cache_is_written_whole(home: Path) -> None:
-    cluster_versions(JobServerInMemory(), SESSION)
+    cluster_versions(FakeRayJobsClient(), SESSION)
     (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
     assert stat.S_ISREG(kept.stat().st_mode)
     assert Versions.from_json(json.loads(kept.read_text())) == Versions.here()

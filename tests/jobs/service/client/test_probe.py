@@ -9,7 +9,7 @@ import pytest
 
 from sumgrad.jobs.service.client import probe
 from sumgrad.jobs.service.client.preflight import _MARK
-from sumgrad.jobs.service.client.probe import main, node_facts
+from sumgrad.jobs.service.client.probe import inspect_node, main
 
 
 def test_what_can_be_read(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_what_can_be_read(tmp_path: Path) -> None:
     names = ["a.csv", "[ab].csv", "folder", "gone", "*.parquet", "broken.csv", "*.csv", ""]
     paths = [f"{tmp_path}/{name}" if name else "" for name in names]
     before = time.time()
-    facts = node_facts(paths)
+    facts = inspect_node(paths)
     assert facts["unreadable"] == [paths[3], paths[4], paths[5], paths[6], ""]
     assert facts["numpy"] == metadata.version("numpy")
     assert before <= facts["time"] <= time.time()
@@ -30,7 +30,7 @@ def test_what_can_be_read(tmp_path: Path) -> None:
 def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_text("x")
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert node_facts([str(tmp_path / "a.csv")])["unreadable"] == [str(tmp_path / "a.csv")]
+    assert inspect_node([str(tmp_path / "a.csv")])["unreadable"] == [str(tmp_path / "a.csv")]
 
 
 @pytest.mark.parametrize(

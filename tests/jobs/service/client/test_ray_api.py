@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.errors import ContextError, JobNotFound, ServiceUnreachable
+from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client import ray_api as ray_jobs
 from sumgrad.jobs.service.client.ray_api import (
     FAILED,
     Attempt,
-    JobServer,
-    Server,
+    RayJobsClient,
+    RayServerInfo,
 )
 from sumgrad.model.errors import SumgradError
-from tests.jobs.service.stand_ins import Answer, Site, free_port, site, socket_that
+from tests.jobs.service.stand_ins import Answer, Site, free_port, raw_socket_server, site
 
 TOKEN = "t0ken-of-the-lab"
 VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "session_1"})
@@ -37,18 +37,18 @@ def dashboard() -> Iterator[Site]:
         yield found
 
 
-def server_at(address: str, **more: Any) -> JobServer:
-    return JobServer(Cluster(address, **more))
+def server_at(address: str, **more: Any) -> RayJobsClient:
+    return RayJobsClient(Cluster(address, **more))
 
 
 def test_who_is_there(dashboard: Site) -> None:
-    assert server_at(dashboard.address).describe() == Server("2.60.0", "session_1")
+    assert server_at(dashboard.address).server_info() == RayServerInfo("2.60.0", "session_1")
     assert "Authorization" not in dashboard.asked[0].headers
 
 
 def test_the_token_is_shown(dashboard: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    server_at(dashboard.address).describe()
+    server_at(dashboard.address).server_info()
     assert dashboard.asked[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
@@ -56,7 +56,7 @@ def test_the_token_is_not_shown_to_others(dashboard: Site, monkeypatch: pytest.M
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     elsewhere = {"Location": f"{dashboard.address}/api/version"}
     with site({"/api/version": Answer(302, headers=elsewhere)}) as sender:
-        server_at(sender.address).describe()
+        server_at(sender.address).server_info()
         assert sender.asked[0].headers["Authorization"] == f"Bearer {TOKEN}"
     assert "Authorization" not in dashboard.asked[0].headers
 
@@ -70,7 +70,7 @@ def test_a_refusal(
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     dashboard.answers["/api/version"] = Answer(code, f"Invalid token {TOKEN}")
     with pytest.raises(ServiceUnreachable) as caught:
-        server_at(dashboard.address).describe()
+        server_at(dashboard.address).server_info()
     told = "refuses our token" if has_token else "asks for a token, and none was given"
     assert caught.value.message == f"the cluster at {dashboard.address} {told}"
     assert "RAY_AUTH_TOKEN_PATH" in caught.value.hint
@@ -82,7 +82,7 @@ def test_a_refusal(
 def test_another_answer(code: int, dashboard: Site) -> None:
     dashboard.answers["/api/version"] = Answer(code)
     with pytest.raises(ServiceUnreachable, match=f"answers {code} to /api/version") as caught:
-        server_at(dashboard.address).describe()
+        server_at(dashboard.address).server_info()
     assert "8265" in caught.value.hint
 
 
@@ -96,7 +96,7 @@ def test_another_answer(code: int, dashboard: Site) -> None:
 def test_somebody_elses_page(body: str, dashboard: Site) -> None:
     dashboard.answers["/api/version"] = Answer(body=body)
     with pytest.raises(ServiceUnreachable, match="is no Ray dashboard"):
-        server_at(dashboard.address).describe()
+        server_at(dashboard.address).server_info()
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_what_does_not_speak_http(garbage: bytes) -> None:
         connection.sendall(garbage)
 
     with (
-        socket_that(speak) as address,
+        raw_socket_server(speak) as address,
         pytest.raises(ServiceUnreachable, match="no cluster answers at"),
     ):
-        server_at(address).describe()
+        server_at(address).server_info()
 
 
 def test_an_answer_that_breaks_off() -> None:
@@ -119,8 +119,8 @@ def test_an_answer_that_breaks_off() -> None:
         connection.recv(4096)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
 
-    with socket_that(speak) as address, pytest.raises(ServiceUnreachable):
-        server_at(address).describe()
+    with raw_socket_server(speak) as address, pytest.raises(ServiceUnreachable):
+        server_at(address).server_info()
 
 
 def silent(connection: socket.socket) -> None:
@@ -141,9 +141,9 @@ def test_who_takes_too_long_is_away(
 ) -> None:
     monkeypatch.setattr(ray_jobs, "PROBE_S", 0.2)
     began = time.monotonic()
-    with socket_that(speak) as address:
+    with raw_socket_server(speak) as address:
         with pytest.raises(ServiceUnreachable, match="no cluster answers"):
-            server_at(address).describe()
+            server_at(address).server_info()
         took = time.monotonic() - began
         # The one that goes on ends when the connection does.
         assert took < 5
@@ -152,14 +152,14 @@ def test_who_takes_too_long_is_away(
 
 def test_nobody_is_there() -> None:
     with pytest.raises(ServiceUnreachable, match="refused") as caught:
-        server_at(f"http://127.0.0.1:{free_port()}").describe()
+        server_at(f"http://127.0.0.1:{free_port()}").server_info()
     assert "sumgrad doctor" in caught.value.hint
 
 
 @pytest.mark.parametrize("address", ["http://nobody.invalid:1", "http://127.0.0.1:1/a b"])
 def test_a_name_that_leads_nowhere(address: str) -> None:
     with pytest.raises(ServiceUnreachable, match="no cluster answers"):
-        server_at(address).describe()
+        server_at(address).server_info()
 
 
 @pytest.mark.parametrize("content", [None, "garbage"])
@@ -167,8 +167,8 @@ def test_certificates_that_cannot_be_used(content: str | None, tmp_path: Path) -
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ContextError, match=r"ca_file.* cannot be used") as caught:
-        server_at("https://127.0.0.1:1", ca_file=path).describe()
+    with pytest.raises(ClusterConfigError, match=r"ca_file.* cannot be used") as caught:
+        server_at("https://127.0.0.1:1", ca_file=path).server_info()
     assert str(path) in caught.value.message
 
 
@@ -178,7 +178,7 @@ def test_a_certificate_that_nobody_vouches_for(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(ServiceUnreachable, match="self-signed certificate"):
-        server_at("https://127.0.0.1:1").describe()
+        server_at("https://127.0.0.1:1").server_info()
 
 
 # What it says of jobs, and what somebody says who is none of Ray's
@@ -207,8 +207,8 @@ def test_an_attempt_as_ray_tells_it(dashboard: Site) -> None:
         message="it failed",
         error="JOB_ENTRYPOINT_COMMAND_ERROR",
         exit_code=3,
-        began=2.0,
-        ended=3.5,
+        start_time=2.0,
+        end_time=3.5,
         metadata={"sumgrad.job": "digits-1"},
     )
 
@@ -219,7 +219,7 @@ def test_all_attempts_the_oldest_first(dashboard: Site) -> None:
     driver = DETAILS | {"type": "DRIVER", "submission_id": None}
     dashboard.answers["/api/jobs/"] = Answer(body=json.dumps([newer, driver, DETAILS, bare]))
     found = server_at(dashboard.address).attempts()
-    assert [attempt.began for attempt in found] == [None, 2.0, 9.0]
+    assert [attempt.start_time for attempt in found] == [None, 2.0, 9.0]
     assert found[0].metadata == {}
 
 
@@ -337,7 +337,7 @@ def test_an_answer_without_an_end_is_not_taken(
     dashboard: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = server_at(dashboard.address)
-    server.describe()
+    server.server_info()
     monkeypatch.setattr(ray_jobs, "_MOST_BYTES", 1 << 20)
     dashboard.answers["/api/jobs/digits-1/logs"] = Answer(body="x" * (1 << 20))
     with pytest.raises(ServiceUnreachable, match="more than 1 MiB"):
@@ -353,8 +353,8 @@ def test_a_log_that_is_none_is_empty(body: str, dashboard: Site) -> None:
 def test_small_questions_need_nothing_of_rays() -> None:
     program = (
         "import sys; from sumgrad.jobs.config.clusters import Cluster; "
-        "from sumgrad.jobs.service.client.ray_api import JobServer; "
-        "server = JobServer(Cluster(sys.argv[1])); "
+        "from sumgrad.jobs.service.client.ray_api import RayJobsClient; "
+        "server = RayJobsClient(Cluster(sys.argv[1])); "
         "server.attempts(), server.stop('x'), server.delete('x'), server.log('x'); "
         "print(*(name for name in ('ray', 'mlflow') if name in sys.modules))"
     )
@@ -482,7 +482,7 @@ def details(state: str) -> Answer:
 
 
 def test_a_token_that_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ContextError):
+    with pytest.raises(ClusterConfigError):
         server_at("http://127.0.0.1:1", token_file=tmp_path / "gone")
 
 

@@ -98,7 +98,7 @@ def test_why_a_run_ended_is_the_jobs_own_word(client: MlflowClient, uri: str) ->
     client.set_tag(run, "sumgrad.stop_reason", "diverged")
     client.set_terminated(run, "FAILED")
     found = ask(uri, "digits-1")["digits-1"]
-    assert (found.status, found.stop_reason, found.can_go_on) == ("FAILED", "diverged", False)
+    assert (found.status, found.stop_reason, found.can_resume) == ("FAILED", "diverged", False)
 
 
 def test_nobody_is_asked_for_nothing() -> None:

@@ -15,7 +15,7 @@ from sumgrad.jobs.service.client.status import (
     reconcile,
     status_without_ray,
 )
-from sumgrad.jobs.service.host.heartbeat import BEGUN, SILENCE_S, Heartbeat
+from sumgrad.jobs.service.host.heartbeat import HEARTBEAT_TIMEOUT_S, TRAINING_STARTED, Heartbeat
 from sumgrad.jobs.service.states import FINISHED
 from tests.jobs.service.stand_ins import attempt
 
@@ -24,14 +24,16 @@ URI, RUN = "http://mlflow:5000", "0123456789abcdef"
 WAITING = Heartbeat(NOW - 5, note="waiting for 2 CPUs")
 TRAINING = Heartbeat(NOW - 5, is_training=True, note="digits", epoch=3, epochs=20, loss=0.25)
 OLD = replace(WAITING, at=NOW - 31)
-STALE = replace(TRAINING, at=NOW - SILENCE_S - 1)
-EARLIER = replace(TRAINING, at=BEGAN - SILENCE_S - 1)
-FUTURE = replace(TRAINING, at=NOW + SILENCE_S + 1)
+STALE = replace(TRAINING, at=NOW - HEARTBEAT_TIMEOUT_S - 1)
+EARLIER = replace(TRAINING, at=BEGAN - HEARTBEAT_TIMEOUT_S - 1)
+FUTURE = replace(TRAINING, at=NOW + HEARTBEAT_TIMEOUT_S + 1)
 MUTE = Heartbeat(NOW - 5)
 
 
 def job(state: str, exit_code: int | None = None, message: str = "") -> Job:
-    (found,) = jobs_in([attempt("job", state, exit_code=exit_code, message=message, began=BEGAN)])
+    (found,) = jobs_in(
+        [attempt("job", state, exit_code=exit_code, message=message, start_time=BEGAN)]
+    )
     return found
 
 
@@ -102,9 +104,9 @@ LOGS = [
     # what the job has printed → state, reason
     ("", PENDING, "it is starting"),
     ("digits: reading\n  waiting for 2 CPUs\n\n", PENDING, "waiting for 2 CPUs"),
-    (f"on 2 workers\n{BEGUN}\n", RUNNING, f"{FIRST}, says its log"),
-    (f"{BEGUN}\nworker 1 joined\n", RUNNING, f"{FIRST}, says its log"),
-    (f"{BEGUN}\n{EPOCHS}", RUNNING, "epoch 2 of at most 20 is done, says its log"),
+    (f"on 2 workers\n{TRAINING_STARTED}\n", RUNNING, f"{FIRST}, says its log"),
+    (f"{TRAINING_STARTED}\nworker 1 joined\n", RUNNING, f"{FIRST}, says its log"),
+    (f"{TRAINING_STARTED}\n{EPOCHS}", RUNNING, "epoch 2 of at most 20 is done, says its log"),
     ("epoch 1 is no line of ours", PENDING, "epoch 1 is no line of ours"),
     ("x" * 900, PENDING, "x" * 200),
 ]
@@ -264,15 +266,15 @@ def test_the_rest_is_passed_on() -> None:
         epochs=20,
         loss=0.25,
         heartbeat_age_s=5.0,
-        began=BEGAN,
+        start_time=BEGAN,
     )
     assert found.as_json()["heartbeat_age_s"] == 5.0
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
 def test_what_an_attempt_said_just_before_its_end_is_not_the_next_ones(status: str) -> None:
-    stopped = attempt("job", STOPPED, began=BEGAN - 100)
-    again = attempt("job~2", RUNNING, number=2, began=BEGAN)
+    stopped = attempt("job", STOPPED, start_time=BEGAN - 100)
+    again = attempt("job~2", RUNNING, number=2, start_time=BEGAN)
     (found,) = jobs_in([stopped, again])
     last = replace(TRAINING, at=BEGAN - 1)
     how = reconcile(found, view(status, last), BEGAN + 2)
@@ -286,7 +288,7 @@ def test_what_an_attempt_said_just_before_its_end_is_not_the_next_ones(status: s
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_epochs_of_earlier_attempts_are_not_denied(number: int) -> None:
-    (found,) = jobs_in([attempt("job~2", RUNNING, number=number, began=BEGAN)])
+    (found,) = jobs_in([attempt("job~2", RUNNING, number=number, start_time=BEGAN)])
     begun = Heartbeat(NOW - 5, is_training=True, epochs=3000, attempt=number)
     how = reconcile(found, view("RUNNING", begun), NOW)
     assert (how.state, how.reason) == (RUNNING, FIRST)
@@ -317,19 +319,19 @@ def test_what_mlflow_knows_of_a_job_that_ray_has_forgotten(
 
 
 def test_a_job_without_a_beginning_is_no_trouble() -> None:
-    (found,) = jobs_in([attempt("job", RUNNING, began=None)])
+    (found,) = jobs_in([attempt("job", RUNNING, start_time=None)])
     assert reconcile(found, view("RUNNING"), NOW).differences == []
     assert reconcile(found, view(None), NOW).differences == []
     assert reconcile(found, view("RUNNING", TRAINING), NOW).state == RUNNING
 
 
-@pytest.mark.parametrize("age", [0.0, SILENCE_S])
+@pytest.mark.parametrize("age", [0.0, HEARTBEAT_TIMEOUT_S])
 def test_a_short_silence_is_nothing(age: float) -> None:
     for beat in (replace(TRAINING, at=NOW - age), replace(TRAINING, at=NOW + age)):
         found = reconcile(job(RUNNING), view("RUNNING", beat), NOW)
         assert found.differences == []
         assert found.heartbeat_age_s == max(0.0, NOW - beat.at)
-    (young,) = jobs_in([attempt("job", RUNNING, began=NOW - age)])
+    (young,) = jobs_in([attempt("job", RUNNING, start_time=NOW - age)])
     assert reconcile(young, view("RUNNING"), NOW).differences == []
     assert reconcile(young, view(None), NOW).differences == []
 
@@ -365,8 +367,8 @@ def test_lines_for_a_person() -> None:
 
 
 def test_no_job_is_no_status() -> None:
-    from sumgrad.jobs.service.client.commands import status_of
-    from tests.jobs.service.stand_ins import JobServerInMemory
+    from sumgrad.jobs.service.client.commands import get_status
+    from tests.jobs.service.stand_ins import FakeRayJobsClient
 
     with pytest.raises(JobNotFound):
-        status_of(JobServerInMemory(), "job")
+        get_status(FakeRayJobsClient(), "job")

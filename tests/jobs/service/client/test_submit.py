@@ -30,12 +30,12 @@ from sumgrad.jobs.service.client.submit import (
     submit,
 )
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
-from sumgrad.jobs.service.manifest import Request
-from sumgrad.jobs.service.versions import INSTALL, Versions
+from sumgrad.jobs.service.manifest import JobManifest
+from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 from sumgrad.jobs.spec.loader import LoadedSpec, example_names, load_spec
 from sumgrad.jobs.spec.schema import JobSpec
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import ADDRESS, JobServerInMemory, attempt
+from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
 
 HERE = Versions.here()
 CLUSTER = Cluster(ADDRESS, "lab")
@@ -87,7 +87,7 @@ def test_only_what_its_owner_said_is_sent(monkeypatch: pytest.MonkeyPatch) -> No
         "model": {"layers": ({"units": 10, "activation": "softmax"},)},
         "cluster": {"workers": 2},
     }
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     submit(sent_job, server, pytest.fail)
     (sent,) = server.memory.sent
     everything = json.dumps([*map(str, sent.files.values()), dict(sent.metadata), sent.entrypoint])
@@ -232,7 +232,7 @@ def test_data_goes_along_only_if_asked() -> None:
         "train": "data/train/rows.csv",
         "test": "file:///data/test.csv",
     }
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     submit(sent_job, server, pytest.fail)
     (sent,) = server.memory.sent
     assert sent.files["data/train/rows.csv"] == b"x,label\n1,a\n"
@@ -273,7 +273,7 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_job_is_handed_in() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     sent = submit(prepared(), server, pytest.fail)
     assert sent == Submitted("digits-1", "digits-1", is_new=True)
     (found,) = server.memory.sent
@@ -284,7 +284,7 @@ def test_a_job_is_handed_in() -> None:
 
 
 def test_the_same_job_twice_is_as_once() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     submit(prepared(), server, pytest.fail)
     assert submit(prepared(), server, pytest.fail) == Submitted("digits-1", "digits-1", False)
     assert len(server.memory.sent) == 1
@@ -292,7 +292,7 @@ def test_the_same_job_twice_is_as_once() -> None:
 
 @pytest.mark.parametrize("other", ["seed=9", "optimizer.eta=0.25", "name=other"])
 def test_another_job_under_the_same_id_is_refused(other: str) -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     submit(prepared(), server, pytest.fail)
     with pytest.raises(SubmissionError, match="has a job 'digits-1' already"):
         submit(prepared(other), server, pytest.fail)
@@ -318,7 +318,7 @@ def test_the_names_of_files_count() -> None:
 
 
 def test_who_was_less_quick_with_the_same_job_is_content() -> None:
-    server, sent_job = JobServerInMemory(), prepared()
+    server, sent_job = FakeRayJobsClient(), prepared()
 
     def quicker(name: str) -> None:
         server.memory.refuses = lambda _: None
@@ -331,7 +331,7 @@ def test_who_was_less_quick_with_the_same_job_is_content() -> None:
 
 
 def test_who_was_less_quick_with_another_job_is_told() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
 
     def quicker(name: str) -> None:
         server.memory.refuses = lambda _: None
@@ -344,7 +344,7 @@ def test_who_was_less_quick_with_another_job_is_told() -> None:
 
 
 def test_a_refusal_is_told() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
 
     def refuse(name: str) -> None:
         raise ServiceUnreachable("the disk is full")
@@ -358,7 +358,7 @@ def test_a_refusal_is_told() -> None:
 
 
 def test_a_large_upload_has_more_time() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     submit(replace(prepared(), upload=Upload({}, 60_000_000)), server, pytest.fail)
     assert server.memory.sent[0].seconds > 300
 
@@ -366,8 +366,8 @@ def test_a_large_upload_has_more_time() -> None:
 # Versions
 
 
-def there(**changes: object) -> JobServerInMemory:
-    server = JobServerInMemory()
+def there(**changes: object) -> FakeRayJobsClient:
+    server = FakeRayJobsClient()
     server.memory.versions = replace(HERE, **changes)  # type: ignore[arg-type]
     return server
 
@@ -420,7 +420,7 @@ def test_a_job_carries_what_it_has_to_find(whose: Code, theirs: str, expected: s
 
 def test_any_version_will_do_where_that_was_said() -> None:
     server = there(python="3.99")
-    submit(prepared(), server, lambda _: None, any_version=True)
+    submit(prepared(), server, lambda _: None, allow_version_mismatch=True)
     assert server.memory.sent[0].request["expected"] is None
 
 
@@ -465,10 +465,10 @@ def test_versions_that_must_agree(changes: dict[str, Any], told: str) -> None:
     server = there(**changes)
     with pytest.raises(ServiceUnreachable, match=f"other versions: {told} .* here") as caught:
         submit(prepared(), server, pytest.fail)
-    assert "--any-version" in caught.value.hint
+    assert "--allow-version-mismatch" in caught.value.hint
     assert not server.memory.sent
     notes = Notes()
-    submit(prepared(), server, notes, any_version=True)
+    submit(prepared(), server, notes, allow_version_mismatch=True)
     assert len(server.memory.sent) == 1
     assert notes[0].startswith(f"versions differ: {told}")
 
@@ -481,18 +481,18 @@ def test_versions_that_may_differ_are_told(name: str) -> None:
     assert len(server.memory.sent) == 1
 
 
-@pytest.mark.parametrize("any_version", [False, True])
+@pytest.mark.parametrize("allow_version_mismatch", [False, True])
 @pytest.mark.parametrize("name", ["mlflow", "numpy", "pyarrow"])
-def test_a_cluster_that_lacks_a_library(name: str, any_version: bool) -> None:
+def test_a_cluster_that_lacks_a_library(name: str, allow_version_mismatch: bool) -> None:
     server = there(**libraries(**{name: "none"}))
     with pytest.raises(ServiceUnreachable, match=f"lack {name}") as caught:
-        submit(prepared(), server, pytest.fail, any_version=any_version)
-    assert caught.value.hint.endswith(f" there: {INSTALL}")
+        submit(prepared(), server, pytest.fail, allow_version_mismatch=allow_version_mismatch)
+    assert caught.value.hint.endswith(f" there: {INSTALL_HINT}")
     assert not server.memory.sent
 
 
 def test_who_has_the_job_already_is_not_asked_for_versions() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     submit(prepared(), server, pytest.fail)
     server.memory.versions = replace(HERE, python="2.7")
     server.memory.calls.clear()
@@ -501,7 +501,7 @@ def test_who_has_the_job_already_is_not_asked_for_versions() -> None:
 
 
 def test_the_newest_attempt_of_a_job_is_given() -> None:
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     first = submit(prepared(), server, pytest.fail)
     server.memory.attempts["digits-1~2"] = attempt("digits-1~2", number=2)
     again = submit(prepared(), server, pytest.fail)
@@ -511,7 +511,7 @@ def test_the_newest_attempt_of_a_job_is_given() -> None:
 def test_an_id_that_mlflow_knows_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunView("uri", "ab", "FINISHED")
     monkeypatch.setattr(submit_module, "look_up_runs", lambda *_: {"digits-1": run})
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     with pytest.raises(SubmissionError, match="there was a job 'digits-1' before") as caught:
         submit(prepared(), server, pytest.fail)
     assert "choose another --id" in caught.value.hint
@@ -532,7 +532,7 @@ def test_what_was_sent_along_is_read_there(tmp_path: Path) -> None:
     sent_job = prepare_submission(
         job_file(data={"train": "rows.csv"}), [], job_id="digits-1", upload=True
     )
-    server = JobServerInMemory()
+    server = FakeRayJobsClient()
     submit(sent_job, server, pytest.fail)
     (tmp_path / "job.json").write_bytes(server.memory.sent[0].files["job.json"])
-    assert Request.read(tmp_path) == replace(sent_job.request, expected=HERE)
+    assert JobManifest.read(tmp_path) == replace(sent_job.request, expected=HERE)

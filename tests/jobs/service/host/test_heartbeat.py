@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sumgrad.cluster.training.state import EpochReport
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.service.host import heartbeat
-from sumgrad.jobs.service.host.heartbeat import BEGUN, TAG, BeatingReporter, Heartbeat
+from sumgrad.jobs.service.host.heartbeat import TAG, TRAINING_STARTED, Heartbeat, HeartbeatReporter
 from tests.fuzzing import cases
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -77,7 +77,7 @@ def test_what_is_no_heartbeat(text: str) -> None:
 
 def test_everything_is_passed_on_and_noted() -> None:
     inner = Noting()
-    reporter = BeatingReporter(inner, attempt=3)
+    reporter = HeartbeatReporter(inner, attempt=3)
     before = time.time()
     assert not reporter.beat().is_training
     reporter.note("waiting for\nroom")
@@ -87,7 +87,7 @@ def test_everything_is_passed_on_and_noted() -> None:
     reporter.epoch(report(1, 0.25), accuracy=True)
     reporter.end()
     beat = reporter.beat()
-    begun = [f"note {BEGUN}", "begin 20 5"]
+    begun = [f"note {TRAINING_STARTED}", "begin 20 5"]
     assert inner.told == ["note waiting for\nroom", *begun, "step 1", "epoch 1 True", "end"]
     assert (beat.is_training, beat.epoch, beat.epochs, beat.loss) == (True, 1, 20, 0.25)
     assert beat.attempt == 3
@@ -96,7 +96,7 @@ def test_everything_is_passed_on_and_noted() -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_is_left_out(loss: float) -> None:
-    reporter = BeatingReporter(Noting())
+    reporter = HeartbeatReporter(Noting())
     reporter.epoch(report(1, 0.5), accuracy=False)
     reporter.epoch(report(2, loss), accuracy=False)
     again = Heartbeat.from_json(reporter.beat().to_json())
@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_is_left_out(loss: float) -> None:
 
 
 def test_a_note_has_room_in_a_tag() -> None:
-    reporter = BeatingReporter(Noting())
+    reporter = HeartbeatReporter(Noting())
     reporter.note("ü" * 100_000)
     assert len(reporter.beat().to_json()) < 5000
 
@@ -132,8 +132,8 @@ class Sent:
 
 
 @pytest.fixture
-def reporter() -> Iterator[BeatingReporter]:
-    reporter = BeatingReporter(Noting())
+def reporter() -> Iterator[HeartbeatReporter]:
+    reporter = HeartbeatReporter(Noting())
     yield reporter
     reporter.stop()
     for thread in threading.enumerate():
@@ -142,7 +142,7 @@ def reporter() -> Iterator[BeatingReporter]:
             assert not thread.is_alive(), "it goes on after its end"
 
 
-def test_news_are_sent_at_once(reporter: BeatingReporter) -> None:
+def test_news_are_sent_at_once(reporter: HeartbeatReporter) -> None:
     sent = Sent()
     reporter.note("starting")
     reporter.start(sent.tell)
@@ -156,9 +156,9 @@ def test_news_are_sent_at_once(reporter: BeatingReporter) -> None:
 
 
 def test_life_is_shown_without_news(
-    reporter: BeatingReporter, monkeypatch: pytest.MonkeyPatch
+    reporter: HeartbeatReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "EVERY_S", 0.01)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL_S", 0.01)
     sent = Sent()
     reporter.start(sent.tell)
     times = [sent.next().at for _ in range(4)]
@@ -166,9 +166,9 @@ def test_life_is_shown_without_news(
 
 
 def test_a_beat_that_fails_is_followed_by_another(
-    reporter: BeatingReporter, monkeypatch: pytest.MonkeyPatch
+    reporter: HeartbeatReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "EVERY_S", 0.01)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL_S", 0.01)
     sent = Sent(failing=3)
     reporter.start(sent.tell)
     assert sent.next().at > 0
@@ -176,4 +176,4 @@ def test_a_beat_that_fails_is_followed_by_another(
 
 
 def test_silence_is_longer_than_a_few_beats() -> None:
-    assert heartbeat.SILENCE_S > 3 * heartbeat.EVERY_S
+    assert heartbeat.HEARTBEAT_TIMEOUT_S > 3 * heartbeat.HEARTBEAT_INTERVAL_S

@@ -18,16 +18,16 @@ from sumgrad.jobs.errors import (
     SpecError,
     SubmissionError,
 )
-from sumgrad.jobs.runs.directory import Ending, RunFolder
-from sumgrad.jobs.runs.launch_options import Hosting
+from sumgrad.jobs.runs.directory import RunDirectory, RunEnd
+from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.service import versions
 from sumgrad.jobs.service.host import runner
-from sumgrad.jobs.service.host.heartbeat import BeatingReporter
+from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.host.runner import WAIT_S, job_folder, spec_of
 from sumgrad.jobs.service.ids import JOB_TAG
-from sumgrad.jobs.service.manifest import RESULT, Request
+from sumgrad.jobs.service.manifest import RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.errors import SumgradError
@@ -41,9 +41,9 @@ SPEC: dict[str, Any] = {
 }
 
 
-def request(job_id: str = "flowers-1", number: int = 1, **spec: object) -> Request:
+def request(job_id: str = "flowers-1", number: int = 1, **spec: object) -> JobManifest:
     text = yaml.safe_dump(SPEC | spec) if number == 1 else None
-    return Request(job_id, number, text, HERE, tags={"mlflow.user": "ada"})
+    return JobManifest(job_id, number, text, HERE, tags={"mlflow.user": "ada"})
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_an_id_does_not_lead_out_of_the_output_folder(job_id: str, output: Path)
 def test_the_clusters_defaults_hold(output: Path) -> None:
     spec = spec_of(settled(output))
     assert spec.cluster.address == "auto"
-    assert spec.cluster.wait_seconds == WAIT_S
+    assert spec.cluster.resource_timeout == WAIT_S
     assert spec.tracking.uri == f"sqlite:///{output}/mlflow.db"
     assert spec.output == str(output / "flowers-1/runs")
     assert spec.data.train == "digits"
@@ -105,14 +105,14 @@ def test_the_clusters_mlflow_is_used(output: Path, monkeypatch: pytest.MonkeyPat
 def test_what_its_owner_said_holds(output: Path) -> None:
     home = settled(
         output,
-        cluster={"address": "inline", "workers": 3, "wait_seconds": 5.0, "shard_rows": 7},
+        cluster={"address": "inline", "workers": 3, "resource_timeout": 5.0, "microbatch_size": 7},
         output="/somewhere/else",
         tracking={"experiment": "mine"},
     )
     spec = spec_of(home, ("cluster.workers=8", "cluster.address=local", "output=/elsewhere"))
     assert spec.cluster.address == "auto", "the cluster that it was handed in to"
-    assert (spec.cluster.workers, spec.cluster.wait_seconds) == (8, 5.0)
-    assert spec.cluster.shard_rows == 7
+    assert (spec.cluster.workers, spec.cluster.resource_timeout) == (8, 5.0)
+    assert spec.cluster.microbatch_size == 7
     assert spec.tracking.experiment == "mine"
     assert spec.output == str(home / "runs"), "what it leaves stands in its own folder"
 
@@ -147,14 +147,14 @@ class Trainings:
     """Stands in for training, and notes what was asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[tuple[str, JobSpec, Hosting]] = []
+        self.asked: list[tuple[str, JobSpec, LaunchOptions]] = []
         self.failure: SumgradError | None = None
         self.raises: SumgradError | None = None
         monkeypatch.setattr(runner, "train", self._train)
         monkeypatch.setattr(runner, "resume", self._resume)
 
     def _train(
-        self, spec: JobSpec, reporter: Reporter, hosting: Hosting
+        self, spec: JobSpec, reporter: Reporter, hosting: LaunchOptions
     ) -> tuple[Summary, SumgradError | None]:
         self.asked.append(("train", spec, hosting))
         reporter.note("training")
@@ -164,7 +164,7 @@ class Trainings:
         return summary, self.failure
 
     def _resume(
-        self, folder: RunFolder, spec: JobSpec, reporter: Reporter, hosting: Hosting
+        self, folder: RunDirectory, spec: JobSpec, reporter: Reporter, hosting: LaunchOptions
     ) -> tuple[Summary, SumgradError | None]:
         done = self._train(spec, reporter, hosting)
         self.asked[-1] = (f"resume {folder.record.run_id}", spec, hosting)
@@ -176,9 +176,9 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     return Trainings(monkeypatch)
 
 
-def run_of(home: Path, run_id: str, began: str, ending: Ending | None = None) -> None:
-    record = replace(RECORD_OF_A_RUN, run_id=run_id, began=began, ending=ending)
-    RunFolder.create(home / "runs" / run_id, record, "")
+def run_of(home: Path, run_id: str, began: str, ending: RunEnd | None = None) -> None:
+    record = replace(RECORD_OF_A_RUN, run_id=run_id, began=began, end=ending)
+    RunDirectory.create(home / "runs" / run_id, record, "")
 
 
 def test_a_first_attempt_settles_and_trains(
@@ -198,9 +198,9 @@ def test_a_first_attempt_settles_and_trains(
     assert hosting.waits_for_nodes
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("job flowers-1, attempt 1, on ")
-    assert lines[-1].startswith(RESULT)
+    assert lines[-1].startswith(RESULT_PREFIX)
     assert not any("sumgrad " in line for line in lines[1:]), "it knows no name of its cluster"
-    assert json.loads(lines[-1].removeprefix(RESULT))["status"] == "FINISHED"
+    assert json.loads(lines[-1].removeprefix(RESULT_PREFIX))["status"] == "FINISHED"
 
 
 def test_a_tag_cannot_make_it_another_job(output: Path, trainings: Trainings) -> None:
@@ -228,11 +228,11 @@ def test_what_mlflow_lacks_of_a_run_that_is_over_is_told(
     code: int,
 ) -> None:
     home = settled(output)
-    over = Ending("FINISHED", "converged", {}, 3, can_resume=False)
+    over = RunEnd("FINISHED", "converged", {}, 3, can_resume=False)
     run_of(home, "1" * 16, "2026-01-01T00:00:00+00:00", over)
     told: list[str] = []
 
-    def sync(run: RunFolder, uri: str, warn: object) -> bool:
+    def sync(run: RunDirectory, uri: str, warn: object) -> bool:
         told.append(run.record.run_id)
         return is_complete
 
@@ -328,20 +328,20 @@ def test_how_it_ended_is_raised(
     with pytest.raises(Interrupted) as caught:
         runner.run(request())
     assert caught.value is ended
-    assert (RESULT in capsys.readouterr().out) is not is_raised
+    assert (RESULT_PREFIX in capsys.readouterr().out) is not is_raised
 
 
 def test_its_heart_beats_with_its_attempt(
     output: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[BeatingReporter] = []
+    made: list[HeartbeatReporter] = []
 
-    class Noted(BeatingReporter):
+    class Noted(HeartbeatReporter):
         def stop(self) -> None:
             made.append(self)
             super().stop()
 
-    monkeypatch.setattr(runner, "BeatingReporter", Noted)
+    monkeypatch.setattr(runner, "HeartbeatReporter", Noted)
     settled(output)
     runner.run(request(number=3))
     assert [reporter.beat().attempt for reporter in made] == [3], "and stops at its end"

@@ -17,13 +17,13 @@ import pytest
 from sumgrad.cluster.ray_backend import session as ray_session
 from sumgrad.jobs.config.clusters import (
     Cluster,
-    Contexts,
-    chosen_cluster,
-    contexts_file,
-    read_contexts,
-    write_contexts,
+    ClusterConfig,
+    cluster_config_path,
+    read_cluster_config,
+    select_cluster,
+    write_cluster_config,
 )
-from sumgrad.jobs.errors import ContextError, ServiceUnreachable
+from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable
 from sumgrad.jobs.service.client.ray_api import RUNNING, STOPPED, Attempt
 from sumgrad.jobs.service.local import cluster, processes, servers
 from sumgrad.jobs.service.local.cluster import (
@@ -31,13 +31,13 @@ from sumgrad.jobs.service.local.cluster import (
     LocalCluster,
     down,
     folder,
-    lines_of,
     running,
+    status_lines,
     up,
 )
-from sumgrad.jobs.service.versions import INSTALL
-from tests.jobs.service.living import is_alive, wait_for_end_of
-from tests.jobs.service.stand_ins import Answer, JobServerInMemory, attempt, free_port, site
+from sumgrad.jobs.service.versions import INSTALL_HINT
+from tests.jobs.service.living import is_alive, wait_until_dead
+from tests.jobs.service.stand_ins import Answer, FakeRayJobsClient, attempt, free_port, site
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
@@ -120,7 +120,7 @@ def test_what_is_started_and_ended(commands: Commands, home: Path) -> None:
     assert there.tracking_uri == f"http://127.0.0.1:{commands.mlflow_port}"
     # Ray lets everybody into its own folder, and so it is in one that is closed.
     assert Path(there.temporary).stat().st_mode & 0o777 == 0o700
-    chosen = chosen_cluster(None)
+    chosen = select_cluster(None)
     assert chosen == there.cluster
     assert chosen.token() == (folder() / "token").read_text()
     assert len(chosen.token() or "") == 64
@@ -130,8 +130,8 @@ def test_what_is_started_and_ended(commands: Commands, home: Path) -> None:
     assert chosen.login is not None
     assert chosen.login.is_for(there.tracking_uri)
     assert chosen.login.password() == chosen.token()
-    assert [line.split()[2] for line in lines_of(there)[:2]] == ["runs", "runs"]
-    told = "\n".join(lines_of(there))
+    assert [line.split()[2] for line in status_lines(there)[:2]] == ["runs", "runs"]
+    told = "\n".join(status_lines(there))
     assert "the user 'sumgrad' and a password: that token" in told
     assert chosen.login.password() not in told + (folder() / "cluster.json").read_text()
 
@@ -141,9 +141,9 @@ def test_what_is_started_and_ended(commands: Commands, home: Path) -> None:
     assert not there.ray.is_alive
     assert not there.mlflow.is_alive
     assert not Path(there.temporary).exists()
-    assert read_contexts() == Contexts(None, {})
+    assert read_cluster_config() == ClusterConfig(None, {})
     assert not down()
-    assert "has died" in lines_of(there)[0]
+    assert "has died" in status_lines(there)[0]
 
 
 def test_the_token_stays_the_same(commands: Commands) -> None:
@@ -165,17 +165,17 @@ def test_a_token_of_another_cluster_is_not_handed_on(
 
 def test_other_clusters_names_are_kept(commands: Commands) -> None:
     lab = Cluster("http://lab:1", "lab")
-    write_contexts(Contexts("lab", {"lab": lab}))
+    write_cluster_config(ClusterConfig("lab", {"lab": lab}))
     commands.up()
-    assert read_contexts().current == NAME
+    assert read_cluster_config().current == NAME
     down()
-    assert read_contexts() == Contexts(None, {"lab": lab})
+    assert read_cluster_config() == ClusterConfig(None, {"lab": lab})
 
 
 def test_what_is_left_of_the_last_one_is_ended_first(commands: Commands) -> None:
     there, _ = commands.up()
     os.kill(there.ray.pid, signal.SIGKILL)
-    wait_for_end_of(there.ray.pid)
+    wait_until_dead(there.ray.pid)
     orphan = child_of("ray")
     assert is_alive(orphan)
     assert not there.ray.is_alive
@@ -192,7 +192,7 @@ def test_what_is_left_of_the_last_one_is_ended_first(commands: Commands) -> None
 def test_where_mlflow_alone_has_died_ray_goes_on(commands: Commands) -> None:
     there, _ = commands.up()
     os.kill(there.mlflow.pid, signal.SIGKILL)
-    wait_for_end_of(there.mlflow.pid)
+    wait_until_dead(there.mlflow.pid)
     notes: list[str] = []
     again, is_new = commands.up(notes.append)
     assert (again.ray, is_new) == (there.ray, False)
@@ -209,7 +209,7 @@ def test_where_mlflow_has_died_a_stranger_at_its_port_is_not_shown_the_token(
 ) -> None:
     there, _ = commands.up()
     os.kill(there.mlflow.pid, signal.SIGKILL)
-    wait_for_end_of(there.mlflow.pid)
+    wait_until_dead(there.mlflow.pid)
     os.kill(child_of("mlflow"), signal.SIGKILL)
     with site({"/health": Answer()}, commands.mlflow_port) as stranger:
         with pytest.raises(ServiceUnreachable, match=f"port {commands.mlflow_port}, for MLflow"):
@@ -231,7 +231,7 @@ def test_one_that_runs_otherwise_than_it_is_wanted(
     wanted: dict[str, int], told: str, commands: Commands
 ) -> None:
     there, _ = commands.up()
-    with pytest.raises(ContextError) as caught:
+    with pytest.raises(ClusterConfigError) as caught:
         up(lambda _: None, **wanted)
     assert caught.value.message.endswith(f"already, with {told.format(commands)}")
     assert "sumgrad cluster down" in caught.value.hint
@@ -245,7 +245,7 @@ def test_the_cpus_of_one_that_runs_are_known(commands: Commands) -> None:
     ours = {"port": commands.port, "mlflow_port": commands.mlflow_port}
     there, _ = up(lambda _: None, cpus=2, **ours)
     assert up(lambda _: None, cpus=2) == (there, False)
-    with pytest.raises(ContextError, match="with --cpus 2"):
+    with pytest.raises(ClusterConfigError, match="with --cpus 2"):
         up(lambda _: None, cpus=3)
     down()
 
@@ -258,7 +258,7 @@ def test_a_server_that_dies_at_once(which: str, commands: Commands) -> None:
     assert caught.value.hint == str(folder() / f"{which}.log")
     assert caught.value.exit_code == 3
     assert running() is None
-    assert read_contexts() == Contexts(None, {})
+    assert read_cluster_config() == ClusterConfig(None, {})
     assert not is_alive(child_of(which))
     assert not list(commands.temporary.iterdir())
 
@@ -303,14 +303,14 @@ def test_without_rays_dashboard(commands: Commands, monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(ServiceUnreachable, match="is not installed here") as caught:
         commands.up()
-    assert caught.value.hint == INSTALL
+    assert caught.value.hint == INSTALL_HINT
     assert not folder().exists()
 
 
 def test_a_damaged_file_of_names_is_told_before_anything_is_started(commands: Commands) -> None:
-    contexts_file().parent.mkdir(parents=True)
-    contexts_file().write_text("clusters: 3\n")
-    with pytest.raises(ContextError):
+    cluster_config_path().parent.mkdir(parents=True)
+    cluster_config_path().write_text("clusters: 3\n")
+    with pytest.raises(ClusterConfigError):
         commands.up()
     assert running() is None
     assert not list(folder().glob("*.child"))
@@ -363,7 +363,7 @@ def test_only_a_folder_of_ours_is_removed(tmp_path: Path) -> None:
     assert kept.is_dir()
 
 
-class Stopping(JobServerInMemory):
+class Stopping(FakeRayJobsClient):
     """Jobs that end once they are told to."""
 
     def stop(self, submission_id: str) -> None:
@@ -386,7 +386,7 @@ def test_jobs_are_told_to_end_first() -> None:
 
 def test_a_damaged_file_of_names_does_not_keep_it_from_ending(commands: Commands) -> None:
     there, _ = commands.up()
-    contexts_file().write_text("clusters: 3\n")
+    cluster_config_path().write_text("clusters: 3\n")
     notes: list[str] = []
     assert down(notes.append)
     assert not there.ray.is_alive

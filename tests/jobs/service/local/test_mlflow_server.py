@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sumgrad.jobs.errors import ContextError
-from sumgrad.jobs.service.local.mlflow_server import SETTINGS, USERS, admit, login_token, settle
+from sumgrad.jobs.errors import ClusterConfigError
+from sumgrad.jobs.service.local.mlflow_server import SETTINGS, USERS, admit, read_password, settle
 
 #: MLflow's own imports.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -31,7 +31,7 @@ def token(tmp_path: Path) -> Path:
 
 
 def test_a_token_that_is_a_password(token: Path) -> None:
-    assert login_token(token) == TOKEN
+    assert read_password(token) == TOKEN
 
 
 @pytest.mark.parametrize("content", ["", "two words and more", "short-token"])
@@ -39,8 +39,8 @@ def test_a_token_that_is_none(content: str, tmp_path: Path) -> None:
     path = tmp_path / "other"
     path.write_text(content)
     path.chmod(0o600)
-    with pytest.raises(ContextError) as caught:
-        login_token(path)
+    with pytest.raises(ClusterConfigError) as caught:
+        read_password(path)
     assert str(path) in caught.value.message
     assert "short-token" not in caught.value.message
 

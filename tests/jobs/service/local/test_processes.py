@@ -12,7 +12,7 @@ import pytest
 
 from sumgrad.jobs.service.local import processes
 from sumgrad.jobs.service.local.processes import Process, Stat, start, stat_of
-from tests.jobs.service.living import is_alive, wait_for_end_of
+from tests.jobs.service.living import is_alive, wait_until_dead
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
@@ -49,7 +49,7 @@ def test_a_process_lives_until_it_ends(started: Starting) -> None:
     ours, lives = of(process), [True]
     lives.append(ours.is_alive)
     process.kill()
-    wait_for_end_of(process.pid)
+    wait_until_dead(process.pid)
     lives.append(ours.is_alive)
     process.wait()
     lives.append(ours.is_alive)
@@ -141,7 +141,7 @@ def test_what_is_started_writes_its_log_and_gets_its_environment_alone(tmp_path:
     log = tmp_path / "log"
     program = "import os; print(sorted(os.environ), os.getcwd(), os.getsid(0) == os.getpid())"
     process = start([sys.executable, "-S", "-c", program], {"A": "1"}, tmp_path, log)
-    wait_for_end_of(process.pid)
+    wait_until_dead(process.pid)
     process.end()
     said = log.read_text()
     assert "'A'" in said

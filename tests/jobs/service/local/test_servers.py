@@ -8,8 +8,8 @@ import pytest
 
 from sumgrad.jobs.errors import ServiceUnreachable
 from sumgrad.jobs.service.local import servers as local_servers
-from sumgrad.jobs.service.local.servers import expect_free, expect_parts
-from sumgrad.jobs.service.versions import INSTALL
+from sumgrad.jobs.service.local.servers import check_installed, check_port_free
+from sumgrad.jobs.service.versions import INSTALL_HINT
 
 URI = "http://127.0.0.1:5000"
 
@@ -60,8 +60,8 @@ def test_a_port_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         with pytest.raises(ServiceUnreachable, match=f"port {number}, for MLflow, .* in use"):
-            expect_free("MLflow", number)
-    expect_free("MLflow", number)
+            check_port_free("MLflow", number)
+    check_port_free("MLflow", number)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_a_port_that_is_taken_is_told() -> None:
 def test_what_is_not_installed_is_told(
     lacking: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expect_parts()
+    check_installed()
     find = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec",
         lambda name, *more: None if name == lacking else find(name, *more),
     )
     with pytest.raises(ServiceUnreachable, match=f"{what}.* is not installed here") as caught:
-        expect_parts()
-    assert caught.value.hint == INSTALL
+        check_installed()
+    assert caught.value.hint == INSTALL_HINT
