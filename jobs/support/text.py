@@ -1,0 +1,40 @@
+"""Text for one line of a terminal, a log or a tag."""
+
+from sumgrad.jobs.support.redaction import redact_text
+
+
+def one_line(text: object, max_length: int | None = None) -> str:
+    r"""Return a text on one line, without control characters.
+
+    >>> one_line("RuntimeError: it\n\x1b[2J  broke")
+    'RuntimeError: it [2J broke'
+
+    Args:
+        text: Anything that `str` takes.
+        max_length: Cut longer texts to this many characters, followed by " …".
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if max_length is None or len(line) <= max_length else f"{line[:max_length]} …"
+
+
+def describe_error(error: BaseException) -> str:
+    r"""Return the cause of an error on one line, without the secrets of addresses.
+
+    >>> describe_error(OSError(28, "No space left on device", "/data/x"))
+    '/data/x: No space left on device'
+    >>> describe_error(ValueError("too long\nfor a line"))
+    'too long'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    first_line = redact_text(str(error).strip()).partition("\n")[0]
+    return one_line(first_line) or type(error).__name__
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> plural(1, "row"), plural(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
