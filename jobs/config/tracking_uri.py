@@ -1,14 +1,12 @@
 """Where the curves are kept: which tracking URIs a spec may name, and whether one answers."""
 
-import http.client
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from sumgrad.jobs.errors import SpecError, TrackingError, TrackingUnreachable
-from sumgrad.jobs.support.redaction import is_redacted, redact, redact_text, without_user
+from sumgrad.jobs.support.http import RequestFailed, send_request
+from sumgrad.jobs.support.redaction import is_redacted, redact, without_user
 
 SQLITE = "sqlite:///"
 #: MLflow retries an unreachable server for minutes; one question with a deadline comes first.
@@ -158,20 +156,16 @@ def _check_writable(database: Path) -> None:
 
 def _check_answers(uri: str) -> None:
     parts = urlsplit(uri)
-    # urllib takes a user and a password in an address for a part of the host's name.
-    host = parts.netloc.rpartition("@")[2]
-    probe = urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/health", "", ""))
+    health = urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}/health", "", ""))
     try:
-        with urllib.request.urlopen(probe, timeout=PROBE_SECONDS):  # noqa: S310 - http(s) only
+        status = send_request("GET", health, timeout=PROBE_SECONDS).status
+    except RequestFailed as error:
+        problem = f"does not answer ({error})"
+    else:
+        # A proxy may ask for credentials; MLflow's client finds them and reports what is missing.
+        if status < 400 or status in (401, 403):
             return
-    except urllib.error.HTTPError as error:
-        # Authentication stands in front of some servers; it is MLflow's to answer, not ours.
-        if error.code in (401, 403):
-            return
-        problem = f"answers {error.code} to /health"
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        problem = f"does not answer ({redact_text(str(reason))})"
+        problem = f"answers {status} to /health"
     raise TrackingUnreachable(
         f"the MLflow server at {redact(uri)} {problem}",
         hint="start it, or choose a file: --set tracking.uri=sqlite:///mlflow.db",

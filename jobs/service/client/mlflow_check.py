@@ -1,10 +1,7 @@
 """Whether an MLflow server takes requests from a place, and if not, why not."""
 
-import http.client
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.tracking_uri import (
@@ -14,7 +11,8 @@ from sumgrad.jobs.config.tracking_uri import (
     resolve_tracking_uri,
 )
 from sumgrad.jobs.errors import LoginRefused, SpecError, TrackingError
-from sumgrad.jobs.support.redaction import redact, redact_text
+from sumgrad.jobs.support.http import RequestFailed, send_request
+from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.store import open_store
 
 _WANTS_LOGIN = 401
@@ -33,7 +31,7 @@ def mlflow_problem(uri: str, login: Credentials | None = None) -> str | None:
     try:
         uri = resolve_tracking_uri(uri, Path.cwd())
         check_tracking_reachable(uri)
-        code, problem = _asked_by_a_stranger(uri) if is_server(uri) else (None, None)
+        code, problem = _ask_anonymously(uri) if is_server(uri) else (None, None)
         if code == _WANTS_LOGIN:
             # MLflow's own client finds the login wherever that may be, and shows it.
             open_store(uri, login)
@@ -46,41 +44,24 @@ def mlflow_problem(uri: str, login: Credentials | None = None) -> str | None:
 
 def requires_login(uri: str) -> bool:
     """Whether a server that can be used refuses those who have no login."""
-    return _asked_by_a_stranger(resolve_tracking_uri(uri, Path.cwd()))[0] == _WANTS_LOGIN
+    return _ask_anonymously(resolve_tracking_uri(uri, Path.cwd()))[0] == _WANTS_LOGIN
 
 
-def _asked_by_a_stranger(uri: str) -> tuple[int | None, str | None]:
-    """The code that a server answers to who shows no login, and why it cannot be used."""
-    parts = urllib.parse.urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    path = f"{parts.path.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
+def _ask_anonymously(uri: str) -> tuple[int | None, str | None]:
+    """Return the status of an answer to a request without a login, and why it cannot be used."""
+    question = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
     try:
-        with urllib.request.urlopen(  # noqa: S310 - http(s) only
-            f"{parts.scheme}://{host}{path}", timeout=PROBE_SECONDS
-        ) as response:
-            return int(response.status), None
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, _explained(error, uri, host)
-    except (OSError, http.client.HTTPException) as error:
-        why = redact_text(str(getattr(error, "reason", error)))
-        return None, f"{redact(uri)} does not answer ({why})"
-
-
-def _explained(error: urllib.error.HTTPError, uri: str, host: str) -> str | None:
-    if error.code == 403 and b"Host header" in _body(error):
-        return (
+        answer = send_request("GET", question, timeout=PROBE_SECONDS)
+    except RequestFailed as error:
+        return None, f"{redact(uri)} does not answer ({error})"
+    problem = None
+    # 404: the server has no first experiment.
+    if answer.status >= 400 and answer.status not in (_WANTS_LOGIN, 404):
+        problem = f"the MLflow server at {redact(uri)} answers {answer.status}"
+    if answer.status == 403 and "Host header" in answer.text:
+        host = urlsplit(uri).netloc.rpartition("@")[2]
+        problem = (
             f"the MLflow server at {redact(uri)} does not admit requests to '{host}': add it to "
             "MLFLOW_SERVER_ALLOWED_HOSTS (or --allowed-hosts), which replaces the default list"
         )
-    # 404: it has no first experiment.
-    if error.code in (_WANTS_LOGIN, 404):
-        return None
-    return f"the MLflow server at {redact(uri)} answers {error.code}"
-
-
-def _body(error: urllib.error.HTTPError) -> bytes:
-    try:
-        return error.read(1000)
-    except (OSError, http.client.HTTPException):
-        return b""
+    return answer.status, problem

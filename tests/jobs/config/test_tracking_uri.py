@@ -160,7 +160,7 @@ def test_a_server_that_answers_is_good(server: Server, status: int) -> None:
     check_tracking_reachable(f"http://me:pw@127.0.0.1:{server.server_port}/under")
 
 
-@pytest.mark.parametrize(("status", "words"), [(500, "answers 500"), (None, "timed out")])
+@pytest.mark.parametrize(("status", "words"), [(500, "answers 500"), (None, "no answer in")])
 def test_a_server_that_is_ill_is_told_of_soon(
     server: Server, status: int | None, words: str
 ) -> None:
