@@ -1,36 +1,40 @@
-"""Which sumgrad this is, to the bit, and how it travels to a cluster that has another one."""
+"""Versions of what computes a job: compared by the job itself, before its first step."""
 
-import hashlib
+import logging
 import platform
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Self
 
-import sumgrad
-from sumgrad.jobs.errors import ServiceUnreachable
+from pydantic.dataclasses import dataclass
 
-#: The packages that are sumgrad.
-PACKAGES = ("model", "cluster", "jobs")
-#: What brings all of it to a machine; no index has it.
+from sumgrad.jobs.errors import ServiceUnreachable
+from sumgrad.jobs.support.source_digest import source_digest
+
+_logger = logging.getLogger(__name__)
+#: The errors about versions start with it, and so does Ray's record of a job that one has ended.
+VERSION_MISMATCH = "the cluster has other versions"
+#: How to install everything on a machine; no package index has sumgrad.
 INSTALL_HINT = "pip install --constraint constraints.txt '.[cluster]' in sumgrad's folder"
-_DIGEST_CHARACTERS = 12
-#: Libraries whose versions are told; a mixture of NumPys is refused by the workers' fingerprints.
-_LIBRARIES = ("ray", "numpy", "mlflow", "pyarrow")
-#: Of these a difference may change the weights or keep a job from running.
+#: A difference may change the weights, or keep a job from running.
 MUST_MATCH = ("Python", "ray", "numpy")
+_LIBRARIES = ("ray", "numpy", "mlflow", "pyarrow")
+_MISSING = "none"
+_HINT = (
+    "install the same versions there, or submit with --allow-version-mismatch: the weights may "
+    "then differ"
+)
 
 
 @dataclass(frozen=True)
 class Versions:
-    """What computes a job.
+    """Versions of Python, of sumgrad and of the libraries that results depend on.
 
     Attributes:
         sumgrad: Its version.
         code: A digest of its source files.
-        python: Major and minor version; Ray needs them to be the same on all machines.
-        libraries: Versions of the libraries that results or connections depend on.
+        python: Major and minor version; Ray needs the same on all machines.
+        libraries: Versions by name; ``none`` for a library that is not installed.
     """
 
     sumgrad: str
@@ -40,92 +44,103 @@ class Versions:
 
     @classmethod
     def here(cls) -> Self:
-        """Of this process."""
+        """Return the versions of this process."""
         return cls(
-            metadata.version("sumgrad"),
-            code_digest(),
+            _installed("sumgrad"),
+            source_digest(),
             ".".join(platform.python_version_tuple()[:2]),
-            {name: metadata.version(name) for name in _LIBRARIES},
+            {name: _installed(name) for name in _LIBRARIES},
         )
 
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """What `as_json` gave.
+    @property
+    def missing(self) -> list[str]:
+        """Libraries that are not installed."""
+        return [name for name, version in self.libraries.items() if version == _MISSING]
 
-        Raises:
-            ServiceUnreachable: It is something else.
-        """
-        try:
-            libraries = {str(k): str(v) for k, v in value["libraries"].items()}
-            sumgrad, code, python = (str(value[key]) for key in ("sumgrad", "code", "python"))
-        except (KeyError, TypeError, AttributeError):
-            raise ServiceUnreachable("the cluster's versions cannot be understood") from None
-        return cls(sumgrad, code, python, libraries)
-
-    def as_json(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    def differing(self, there: "Versions") -> list[tuple[str, str, str]]:
+        """Return what differs, sumgrad's own version aside: a name, and its version in both."""
+        pairs = [("Python", self.python, there.python)]
+        for name, version in self.libraries.items():
+            pairs.append((name, version, there.libraries.get(name, _MISSING)))
+        return [pair for pair in pairs if pair[1] != pair[2]]
 
     def differences(self, there: "Versions") -> list[str]:
-        """In what another place is not the same, but for sumgrad itself; empty if in nothing.
+        """Return a line for each version that differs, sumgrad's own aside.
 
         >>> here = Versions("0.1.0", "ab", "3.11", {"ray": "2.60.0"})
         >>> here.differences(Versions("0.1.0", "ab", "3.12", {"ray": "2.59.0"}))
-        ['Python 3.11 here, 3.12 there', 'ray 2.60.0 here, 2.59.0 there']
+        ['Python 3.11 here, 3.12 on the cluster', 'ray 2.60.0 here, 2.59.0 on the cluster']
         """
-        return [f"{what} {one} here, {other} there" for what, one, other in self.differing(there)]
+        return [_line(*pair) for pair in self.differing(there)]
 
-    def differing(self, other: "Versions") -> list[tuple[str, str, str]]:
-        """What is not the same, but for sumgrad itself: its name, and how it is in both."""
-        pairs = [("Python", self.python, other.python)]
-        pairs += [
-            (name, version, other.libraries.get(name, "none"))
-            for name, version in self.libraries.items()
-        ]
-        return [pair for pair in pairs if pair[1] != pair[2]]
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Return what `as_json` gave."""
+        try:
+            return cls(**value)
+        except (TypeError, ValueError):
+            raise ServiceUnreachable("the cluster's versions cannot be understood") from None
 
-
-def package_folders() -> list[Path]:
-    """The folders of sumgrad's packages."""
-    root = Path(sumgrad.__file__).parent
-    return [root / name for name in PACKAGES]
+    def as_json(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return asdict(self)
 
 
-def code_digest() -> str:
-    """A digest of sumgrad's files: two places with the same one run the same code."""
-    digest = hashlib.sha256()
-    for folder in package_folders():
-        for file in _files(folder):
-            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:_DIGEST_CHARACTERS]
+def check_versions(
+    submitted: Versions, found: Versions, *, has_code: bool, allow_mismatch: bool = False
+) -> None:
+    """Raise if a job runs with versions that may change its weights; log other differences.
 
+    Args:
+        submitted: Where the job was submitted.
+        found: Where it runs.
+        has_code: Whether sumgrad's code was sent along, so that it must be the same to the byte.
+        allow_mismatch: Log every difference and raise only for what is not installed.
 
-def copy_code(target: Path) -> list[Path]:
-    """Copy sumgrad's packages into a folder, and what tells their version.
-
-    Returns:
-        The copies: what Ray calls ``py_modules``, which come first on the module path there.
+    Raises:
+        ServiceUnreachable: Names everything that differs.
     """
-    package = target / "sumgrad"
-    package.mkdir()
-    root = Path(sumgrad.__file__).parent
-    for name in ("__init__.py", "py.typed"):
-        shutil.copyfile(root / name, package / name)
-    for folder in package_folders():
-        copy = package / folder.name
-        for file in _files(folder):
-            place = copy / file.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
-    facts = target / f"sumgrad-{metadata.version('sumgrad')}.dist-info"
-    facts.mkdir()
-    text = f"Metadata-Version: 2.1\nName: sumgrad\nVersion: {metadata.version('sumgrad')}\n"
-    (facts / "METADATA").write_text(text, encoding="utf-8")
-    return [package, facts]
+    if found.missing:
+        raise ServiceUnreachable(
+            f"{VERSION_MISMATCH}: {', '.join(found.missing)} not installed", hint=INSTALL_HINT
+        )
+    differing = submitted.differing(found)
+    fatal = [_line(*pair) for pair in differing if pair[0] in MUST_MATCH]
+    harmless = [_line(*pair) for pair in differing if pair[0] not in MUST_MATCH]
+    if submitted.code != found.code:
+        here, there = (f"{each.sumgrad} ({each.code})" for each in (submitted, found))
+        (fatal if has_code else harmless).append(_line("sumgrad", here, there))
+    if fatal and not allow_mismatch:
+        raise ServiceUnreachable(f"{VERSION_MISMATCH}: {'; '.join(fatal)}", hint=_HINT)
+    for line in (*fatal, *harmless):
+        _logger.warning("versions differ: %s", line)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Sources and the files beside them, in the order of their names."""
-    found = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(file for file in found if "__pycache__" not in file.parts)
+def check_ray_version(cluster: str, *, allow_mismatch: bool = False) -> None:
+    """Raise if a cluster runs another Ray than the one installed here, before anything is sent.
+
+    Args:
+        cluster: The version that the cluster's dashboard reports.
+        allow_mismatch: Log the difference instead.
+
+    Raises:
+        ServiceUnreachable: Names both versions.
+    """
+    here = _installed("ray")
+    if here == cluster:
+        return
+    line = _line("ray", here, cluster)
+    if not allow_mismatch:
+        raise ServiceUnreachable(f"{VERSION_MISMATCH}: {line}", hint=_HINT)
+    _logger.warning("versions differ: %s", line)
+
+
+def _line(name: str, here: str, cluster: str) -> str:
+    return f"{name} {here} here, {cluster} on the cluster"
+
+
+def _installed(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return _MISSING

@@ -16,11 +16,12 @@ from sumgrad.jobs.config.tokens import read_token
 from sumgrad.jobs.config.tracking_uri import is_server
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.data_paths import FILE_SCHEME
-from sumgrad.jobs.service.client.mlflow_check import mlflow_problem, requires_login
 from sumgrad.jobs.service.client.preflight import PYTHON, ask, cluster_versions
 from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo, doctor_hint
-from sumgrad.jobs.service.versions import INSTALL_HINT, Versions, copy_code
+from sumgrad.jobs.service.mlflow_check import mlflow_problem, requires_login
+from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.support.source_digest import copy_source
 
 #: Clocks that differ by more make curves and signs of life hard to read, in seconds.
 MAX_CLOCK_SKEW_S = 5.0
@@ -168,7 +169,7 @@ def _probe(server: RayJobsClient, there: Versions, paths: list[str]) -> dict[str
     with tempfile.TemporaryDirectory(prefix="sumgrad-doctor-") as folder:
         code = {}
         if there.code != Versions.here().code:
-            code = {"py_modules": [str(module) for module in copy_code(Path(folder))]}
+            code = {"py_modules": [str(module) for module in copy_source(Path(folder))]}
         facts: dict[str, Any] = ask(server, command, **code)
         return facts
 

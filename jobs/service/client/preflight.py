@@ -50,8 +50,8 @@ def version(name):
     except metadata.PackageNotFoundError:
         return "none"
 try:
-    from sumgrad.jobs.service.versions import code_digest
-    code = code_digest()
+    from sumgrad.jobs.support.source_digest import source_digest
+    code = source_digest()
 except ImportError:
     code = "none"
 print({_MARK!r} + json.dumps({{

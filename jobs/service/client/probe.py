@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sumgrad.jobs.service.client.mlflow_check import mlflow_problem
 from sumgrad.jobs.service.client.preflight import answer
+from sumgrad.jobs.service.mlflow_check import mlflow_problem
 from sumgrad.jobs.support.redaction import redact
 
 #: A node that does not answer for so long is told as such.

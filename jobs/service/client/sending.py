@@ -9,7 +9,7 @@ from sumgrad.jobs.service.client.preflight import PYTHON
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY, submission_id
 from sumgrad.jobs.service.manifest import JobManifest
-from sumgrad.jobs.service.versions import copy_code
+from sumgrad.jobs.support.source_digest import copy_source
 
 #: What is run on the cluster, in a folder that holds the request.
 ENTRYPOINT = f"{PYTHON} -P -m sumgrad.jobs.service.host"
@@ -55,7 +55,7 @@ def send(
         if request.has_code:
             modules = Path(temporary, "code")
             modules.mkdir()
-            runtime_env["py_modules"] = [str(module) for module in copy_code(modules)]
+            runtime_env["py_modules"] = [str(module) for module in copy_source(modules)]
         seconds = _SECONDS + upload.size / _SLOWEST_BYTES_PER_S
         server.submit(name, ENTRYPOINT, runtime_env, metadata, seconds=seconds)
     return name

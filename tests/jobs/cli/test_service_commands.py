@@ -29,10 +29,11 @@ from sumgrad.jobs.service.local import cluster
 from sumgrad.jobs.service.local.cluster import LocalCluster
 from sumgrad.jobs.service.local.processes import Process, start_of
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
+from sumgrad.jobs.support.source_digest import source_digest
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
 from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
-DIGEST = versions.code_digest()
+DIGEST = source_digest()
 COMMANDS = (
     *(["submit"], ["status"], ["logs"], ["stop"], ["wait"], ["delete"], ["doctor"], ["list"]),
     *(["resume"], ["cluster"], ["cluster", "add"], ["cluster", "use"], ["cluster", "unuse"]),
@@ -87,7 +88,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeRayJobsClient:
         return found
 
     monkeypatch.setattr("sumgrad.jobs.service.client.ray_api.RayJobsClient", connect)
-    monkeypatch.setattr(versions, "code_digest", lambda: DIGEST)
+    monkeypatch.setattr(versions, "source_digest", lambda: DIGEST)
     monkeypatch.setenv("SUMGRAD_CLUSTER", ADDRESS)
     return found
 

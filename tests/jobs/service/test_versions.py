@@ -1,138 +1,131 @@
-"""Which sumgrad this is, and a copy of it that is the same one."""
+"""Versions of Python, sumgrad and libraries, and what a job does where they differ."""
 
-import shutil
-import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from sumgrad.jobs.errors import ServiceUnreachable
-from sumgrad.jobs.service import versions
 from sumgrad.jobs.service.versions import (
-    PACKAGES,
+    INSTALL_HINT,
+    VERSION_MISMATCH,
     Versions,
-    code_digest,
-    copy_code,
-    package_folders,
+    check_ray_version,
+    check_versions,
+)
+from sumgrad.jobs.support.source_digest import source_digest
+
+HERE = Versions(
+    "0.1.0", "ab", "3.11", {"ray": "2.60.0", "numpy": "2.4.6", "mlflow": "3.17.2", "pyarrow": "25"}
 )
 
-HERE = Versions("0.1.0", "ab", "3.11", {"ray": "2.60.0", "numpy": "2.4.6"})
+
+def with_library(name: str, version: str) -> Versions:
+    return replace(HERE, libraries=HERE.libraries | {name: version})
 
 
-def test_what_is_here() -> None:
+def test_versions_of_this_process() -> None:
     here = Versions.here()
     assert here.sumgrad == metadata.version("sumgrad")
     assert here.python == f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert set(here.libraries) == {"ray", "numpy", "mlflow", "pyarrow"}
-    assert here.libraries["numpy"] == metadata.version("numpy")
-    assert here.code == code_digest()
-    assert Versions.from_json(here.as_json()) == here
+    assert here.libraries == {
+        name: metadata.version(name) for name in ("ray", "numpy", "mlflow", "pyarrow")
+    }
+    assert here.code == source_digest()
+    assert here.missing == []
     assert here.differences(here) == []
 
 
+def test_what_is_not_installed_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert Versions.here().missing == ["ray", "numpy", "mlflow", "pyarrow"]
+    assert Versions.here().sumgrad == "none"
+
+
+@pytest.mark.parametrize("value", [None, 3, [], "x", {}, {"libraries": 3}, {"libraries": ["ray"]}])
+def test_anything_else_is_no_versions(value: Any) -> None:
+    sound: dict[str, Any] = TypeAdapter(Versions).dump_python(HERE)
+    assert TypeAdapter(Versions).validate_python(sound) == HERE
+    with pytest.raises(ValidationError):
+        TypeAdapter(Versions).validate_python(
+            sound | value if isinstance(value, dict) and value else value
+        )
+
+
+def test_differences_name_both_versions_and_leave_out_sumgrads_own() -> None:
+    there = Versions("0.2.0", "cd", "3.12", {"ray": "2.60.0"} | HERE.libraries | {"more": "1"})
+    assert HERE.differences(there) == ["Python 3.11 here, 3.12 on the cluster"]
+    del there.libraries["numpy"]
+    assert HERE.differences(there)[1:] == ["numpy 2.4.6 here, none on the cluster"]
+
+
 @pytest.mark.parametrize(
-    "value",
+    ("found", "text"),
     [
-        *(None, 3, [], "x", {}, {"libraries": 3}, {"libraries": {}, "sumgrad": "1"}),
-        {"sumgrad": "1", "code": "2", "python": "3"},
-        {"sumgrad": "1", "code": "2", "python": "3", "libraries": ["ray"]},
+        (replace(HERE, python="3.12"), "Python 3.11 here, 3.12 on the cluster"),
+        (with_library("ray", "2.59.0"), "ray 2.60.0 here, 2.59.0 on the cluster"),
+        (with_library("numpy", "2.0"), "numpy 2.4.6 here, 2.0 on the cluster"),
+        (replace(HERE, code="cd"), r"sumgrad 0.1.0 \(ab\) here, 0.1.0 \(cd\) on the cluster"),
     ],
 )
-def test_what_are_no_versions(value: object) -> None:
-    with pytest.raises(ServiceUnreachable, match="cannot be understood"):
-        Versions.from_json(value)
+def test_a_difference_that_may_change_weights_is_refused_unless_allowed(
+    found: Versions, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ServiceUnreachable, match=f"{VERSION_MISMATCH}: {text}") as caught:
+        check_versions(HERE, found, has_code=True)
+    assert caught.value.exit_code == 3
+    assert "--allow-version-mismatch" in caught.value.hint
+    assert not caplog.messages
+    check_versions(HERE, found, has_code=True, allow_mismatch=True)
+    (message,) = caplog.messages
+    assert message.startswith("versions differ: ")
 
 
-def test_differences_are_told_but_for_sumgrads_own() -> None:
-    there = Versions("0.2.0", "cd", "3.12", {"ray": "2.60.0"})
-    assert HERE.differences(there) == [
-        "Python 3.11 here, 3.12 there",
-        "numpy 2.4.6 here, none there",
-    ]
-    assert HERE.differences(Versions("9", "x", "3.11", HERE.libraries | {"more": "1"})) == []
+def test_every_difference_is_named_at_once() -> None:
+    found = replace(with_library("numpy", "2.0"), python="3.12", code="cd")
+    with pytest.raises(ServiceUnreachable, match=r"Python 3.11 .*; numpy 2.4.6 .*; sumgrad 0.1.0 "):
+        check_versions(HERE, found, has_code=True)
 
 
-@pytest.fixture
-def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Small packages in the place of our own."""
-    folders = [tmp_path / "source" / name for name in PACKAGES]
-    for folder in folders:
-        (folder / "inner" / "__pycache__").mkdir(parents=True)
-        (folder / "__init__.py").write_text("")
-        (folder / "inner" / "a.py").write_text("x = 1\n")
-        (folder / "inner" / "spec.yaml").write_text("name: x\n")
-        (folder / "inner" / "__pycache__" / "a.pyc").write_bytes(b"compiled")
-    monkeypatch.setattr(versions, "package_folders", lambda: folders)
-    return folders
+@pytest.mark.parametrize(
+    ("found", "has_code", "text"),
+    [
+        (with_library("mlflow", "3.18"), True, "mlflow 3.17.2 here"),
+        (with_library("pyarrow", "20"), True, "pyarrow 25 here"),
+        (replace(HERE, code="cd"), False, "sumgrad 0.1.0 (ab) here"),
+    ],
+)
+def test_other_differences_are_logged(
+    found: Versions, has_code: bool, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_versions(HERE, found, has_code=has_code)
+    (message,) = caplog.messages
+    assert message.startswith(f"versions differ: {text}")
 
 
-def test_the_digest_is_of_sources_alone(packages: list[Path], tmp_path: Path) -> None:
-    before = code_digest()
-    shutil.rmtree(packages[0] / "inner" / "__pycache__")
-    (packages[1] / "inner" / "__pycache__" / "b.pyc").write_bytes(b"other")
-    (packages[1] / "empty").mkdir()
-    assert code_digest() == before
+def test_the_same_versions_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    check_versions(HERE, HERE, has_code=True)
+    check_versions(HERE, replace(HERE), has_code=False)
+    check_ray_version(metadata.version("ray"))
+    assert not caplog.messages
 
 
-@pytest.mark.parametrize("change", ["content", "name", "more", "fewer", "data"])
-def test_every_change_of_a_source_changes_the_digest(packages: list[Path], change: str) -> None:
-    before, file = code_digest(), packages[2] / "inner" / "a.py"
-    if change == "content":
-        file.write_text("x = 2\n")
-    elif change == "name":
-        file.rename(file.with_name("b.py"))
-    elif change == "more":
-        file.with_name("b.py").write_text("")
-    elif change == "fewer":
-        file.unlink()
-    else:
-        file.with_name("spec.yaml").write_text("name: y\n")
-    assert code_digest() != before
+@pytest.mark.parametrize("name", ["ray", "numpy", "mlflow", "pyarrow"])
+def test_a_library_that_is_not_installed_is_refused_in_any_case(name: str) -> None:
+    with pytest.raises(ServiceUnreachable, match=f"{VERSION_MISMATCH}: {name} not") as caught:
+        check_versions(HERE, with_library(name, "none"), has_code=True, allow_mismatch=True)
+    assert caught.value.hint == INSTALL_HINT
 
 
-def test_a_file_that_moves_between_packages_changes_the_digest(packages: list[Path]) -> None:
-    (packages[0] / "b.py").write_text("y = 1\n")
-    before = code_digest()
-    (packages[0] / "b.py").rename(packages[1] / "b.py")
-    assert code_digest() != before
-
-
-def test_a_copy_has_the_sources_and_nothing_else(packages: list[Path], tmp_path: Path) -> None:
-    target = tmp_path / "copy"
-    target.mkdir()
-    copies = copy_code(target)
-    package = copies[0] / PACKAGES[0]
-    assert copies[0].name == "sumgrad"
-    assert sorted(file.relative_to(package).as_posix() for file in package.rglob("*.*")) == [
-        "__init__.py",
-        "inner/a.py",
-        "inner/spec.yaml",
-    ]
-    assert sorted(target.iterdir()) == sorted(copies)
-
-
-def test_a_copy_is_the_same_sumgrad_and_comes_first(tmp_path: Path) -> None:
-    copies = copy_code(tmp_path)
-    program = (
-        "import sumgrad; from importlib import metadata; "
-        "from sumgrad.jobs.service.versions import code_digest; "
-        "print(sumgrad.__file__, metadata.version('sumgrad'), code_digest())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    file, version, digest = done.stdout.split()
-    assert Path(file).parent == copies[0]
-    assert (version, digest) == (metadata.version("sumgrad"), code_digest())
-
-
-def test_our_own_packages_are_found() -> None:
-    assert [folder.name for folder in package_folders()] == list(PACKAGES)
-    assert all((folder / "__init__.py").is_file() for folder in package_folders())
+def test_another_ray_is_refused_before_anything_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    text = f"ray {metadata.version('ray')} here, 1.0 on the cluster"
+    with pytest.raises(ServiceUnreachable, match=f"{VERSION_MISMATCH}: {text}"):
+        check_ray_version("1.0")
+    check_ray_version("1.0", allow_mismatch=True)
+    assert caplog.messages == [f"versions differ: {text}"]

@@ -70,7 +70,7 @@ class Notes(list[str]):
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading all of our own code takes a while, and gives the same each time."""
-    monkeypatch.setattr(versions, "code_digest", lambda: HERE.code)
+    monkeypatch.setattr(versions, "source_digest", lambda: HERE.code)
 
 
 # What is sent

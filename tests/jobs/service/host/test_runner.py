@@ -49,7 +49,7 @@ def request(job_id: str = "flowers-1", number: int = 1, **spec: object) -> JobMa
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading all of our own code takes a while, and gives the same each time."""
-    monkeypatch.setattr(versions, "code_digest", lambda: HERE.code)
+    monkeypatch.setattr(versions, "source_digest", lambda: HERE.code)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sumgrad.jobs.config.credentials import Credentials
-from sumgrad.jobs.service.client import mlflow_check
-from sumgrad.jobs.service.client.mlflow_check import mlflow_problem, requires_login
+from sumgrad.jobs.service import mlflow_check
+from sumgrad.jobs.service.mlflow_check import mlflow_problem, requires_login
 from tests.jobs.service.stand_ins import Answer, free_port, raw_socket_server, site
 
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
