@@ -1,4 +1,4 @@
-"""Initial weights, drawn from a seeded generator; biases start at 0.
+"""Initial weights, drawn from the random streams of a seed; biases start at 0.
 
 ``fan_in`` and ``fan_out`` are W's columns and rows. Numbers are drawn in float64 and then rounded,
 so that float32 and float64 jobs start from the same weights up to rounding.
@@ -17,6 +17,7 @@ from sumgrad.model.activations.scalar import LeakyReLU
 from sumgrad.model.errors import OptionError
 from sumgrad.model.network import Layer, Network
 from sumgrad.model.parameters import Parameters
+from sumgrad.model.random_streams import RandomStream, Stream
 from sumgrad.model.registry import from_config, validate_number
 from sumgrad.model.validation import Array
 
@@ -26,7 +27,7 @@ class Initializer(ABC):
     """Draws a weight matrix."""
 
     @abstractmethod
-    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
+    def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
         """W of shape (fan_out, fan_in), float64."""
 
 
@@ -44,13 +45,13 @@ class _Scaled(Initializer):
     def variance(self, fan_in: int, fan_out: int) -> float:
         """Of each weight, before the gain."""
 
-    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
+    def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
         fan_out, fan_in = shape
         deviation = self.gain * math.sqrt(self.variance(fan_in, fan_out))
         if self.uniform:
             limit = deviation * math.sqrt(3)
-            return generator.uniform(-limit, limit, shape)
-        return generator.normal(0.0, deviation, shape)
+            return limit * (2 * stream.uniform(shape) - 1)
+        return deviation * stream.normal(shape)
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,15 @@ class Normal(Initializer):
     def __post_init__(self) -> None:
         validate_number("normal", self, "deviation", 0.0, 1e6)
 
-    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
-        return generator.normal(0.0, self.deviation, shape)
+    def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
+        return self.deviation * stream.normal(shape)
 
 
 @dataclass(frozen=True)
 class Zeros(Initializer):
     """All 0: for a single layer, whose loss is convex; deeper ones cannot learn from it."""
 
-    def draw(self, shape: tuple[int, ...], *, generator: np.random.Generator) -> Array:
+    def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
         return np.zeros(shape)
 
 
@@ -194,8 +195,7 @@ def initial_parameters(
         raise OptionError(f"{len(choices)} initializers for {len(network.layers)} layers")
     parameters = Parameters.zeros(network.layout, network.dtype)
     for k, (layer, choice) in enumerate(zip(network.layers, choices, strict=True)):
-        sequence = np.random.SeedSequence(entropy=seed, spawn_key=(k,))
-        generator = np.random.Generator(np.random.Philox(sequence))
         W = parameters.W[k]
-        W[...] = (choice or default_initializer(layer)).draw(W.shape, generator=generator)
+        stream = RandomStream(seed, Stream.WEIGHTS, index=k)
+        W[...] = (choice or default_initializer(layer)).draw(W.shape, stream=stream)
     return parameters

@@ -12,6 +12,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from sumgrad.cluster.errors import FingerprintMismatch
+from sumgrad.model.random_streams import RandomStream, Stream
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def _canary() -> str:
     use them.
     """
     digest = hashlib.sha256()
-    generator = np.random.Generator(np.random.Philox(2026))
-    left = generator.standard_normal((67, 129))
-    right = generator.standard_normal((129, 43))
+    stream = RandomStream(2026, Stream.FINGERPRINT)
+    left = stream.normal((67, 129))
+    right = stream.normal((129, 43))
     for dtype in ("float32", "float64"):
         product = left.astype(dtype) @ right.astype(dtype)
         for result in (product, product.sum(axis=0), np.exp(product), np.tanh(product)):

@@ -10,18 +10,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from sumgrad.model.random_streams import RandomStream, Stream
+
 #: Row numbers of a source: a slice of consecutive rows, or the rows themselves.
 RowIndices = slice | NDArray[np.intp]
-
-#: Sets the stream of row orders apart from the other uses of a job's seed.
-_ORDER_STREAM = 1
 
 
 @lru_cache(maxsize=2)
 def permutation(rows: int, seed: int, epoch: int) -> NDArray[np.intp]:
     """The permutation of an epoch's rows, (rows,): it depends on these numbers only."""
-    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(_ORDER_STREAM, epoch))
-    order = np.random.Generator(np.random.Philox(sequence)).permutation(rows)
+    order = RandomStream(seed, Stream.ROW_ORDER, index=epoch).permutation(rows)
     order.flags.writeable = False
     return order
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from sumgrad.jobs.data.out_of_distribution import make_out_of_distribution
-from sumgrad.jobs.data.rng import generator_for
 from sumgrad.jobs.data.splits import RawSplit, Split
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec, RejectSpec
+from sumgrad.model.random_streams import RandomStream, Stream
 
 
 def add_out_of_distribution(
@@ -34,20 +34,20 @@ def add_out_of_distribution(
         return dict(roles), {}
     if shape is None:
         raise SpecError("non-digits are made from images", key="data.reject")
-    generator = generator_for(spec.seed, "non-digits")
+    stream = RandomStream(spec.seed, Stream.OUT_OF_DISTRIBUTION)
     extended: dict[Split, RawSplit] = {}
     by_kind: dict[str, RawSplit] = {}
     for role in sorted(roles):
         digits = roles[role]
         # As many of each kind, and one of each at least.
         count = max(1, round(len(digits.x) * reject.ratio / len(reject.kinds)))
-        made = {k: _make(k, digits, shape, count, reject, generator) for k in reject.kinds}
+        made = {k: _make(k, digits, shape, count, reject, stream) for k in reject.kinds}
         extended[role] = _joined([digits, *made.values()])
         by_kind |= made if role == "test" else {}
     if "test" in roles:
         digits = roles["test"]
         for kind in reject.unseen:
-            by_kind[kind] = _make(kind, digits, shape, len(digits.x), reject, generator)
+            by_kind[kind] = _make(kind, digits, shape, len(digits.x), reject, stream)
     return extended, by_kind
 
 
@@ -57,9 +57,9 @@ def _make(
     shape: tuple[int, int],
     count: int,
     reject: RejectSpec,
-    generator: np.random.Generator,
+    stream: RandomStream,
 ) -> RawSplit:
-    x = make_out_of_distribution(kind, digits.x, digits.labels, shape, count, generator=generator)
+    x = make_out_of_distribution(kind, digits.x, digits.labels, shape, count, stream=stream)
     labels = np.full(count, reject.label, dtype=object)
     made = replace(digits.origin, count=0)
     return RawSplit(x, labels, f"{kind} from {digits.source}", made)

@@ -1,6 +1,8 @@
 """Which rows train, validate and test: from files of their own, or held out of the training's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +13,21 @@ from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.digest import digest_values
 from sumgrad.jobs.data.labels import in_training_terms
 from sumgrad.jobs.data.readers.sources import read_dataset
-from sumgrad.jobs.data.rng import generator_for
 from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.data.stratified import Indices, stratified_split
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.checks import spec_label
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.model.random_streams import RandomStream, Stream
 
 Split = Literal["train", "validation", "test"]
 _HeldOut = Literal["validation", "test"]
 #: The test rows come first, so that they do not depend on whether there is a validation.
 _HELD_OUT: tuple[_HeldOut, ...] = ("test", "validation")
+_STREAMS: Mapping[_HeldOut, Stream] = MappingProxyType(
+    {"test": Stream.TEST_SPLIT, "validation": Stream.VALIDATION_SPLIT}
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,8 @@ def _hold_out(
 ) -> tuple[Indices, Indices]:
     """Row numbers held out of these rows, and those kept."""
     by_class = spec.task == "classification"
-    generator = generator_for(spec.seed, role)
-    keep, held = stratified_split(labels[rows], fraction, by_class=by_class, generator=generator)
+    stream = RandomStream(spec.seed, _STREAMS[role])
+    keep, held = stratified_split(labels[rows], fraction, by_class=by_class, stream=stream)
     for left, what in ((held, "is not a single row"), (keep, "leaves no training rows")):
         if not left.size:
             raise SpecError(f"{fraction:g} of {len(rows)} rows {what}", key=f"data.{role}")

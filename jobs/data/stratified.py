@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sumgrad.model.random_streams import RandomStream
+
 Indices = NDArray[np.intp]
 
 
 def stratified_split(
-    labels: NDArray[Any], fraction: float, *, by_class: bool, generator: np.random.Generator
+    labels: NDArray[Any], fraction: float, *, by_class: bool, stream: RandomStream
 ) -> tuple[Indices, Indices]:
     """Divide rows into those kept and those held out.
 
@@ -19,14 +21,15 @@ def stratified_split(
         labels: (N,) or (N, K).
         fraction: The share to hold out, of every class alike where ``by_class``.
         by_class: Whether labels are classes.
-        generator: Decides which rows.
+        stream: Decides which rows.
 
     Returns:
         Row numbers kept and held out, each ascending.
 
-    >>> kept, held = stratified_split(
-    ...     np.array([0, 0, 0, 0, 1, 1]), 0.5, by_class=True, generator=np.random.default_rng(0)
-    ... )
+    >>> from sumgrad.model.random_streams import Stream
+    >>> stream = RandomStream(0, Stream.TEST_SPLIT)
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> kept, held = stratified_split(labels, 0.5, by_class=True, stream=stream)
     >>> len(kept), len(held)
     (3, 3)
     """
@@ -39,7 +42,7 @@ def stratified_split(
         share = round(len(rows) * fraction)
         if by_class:
             share = min(max(share, 1), len(rows) - 1)
-        held[generator.permutation(rows)[:share]] = True
+        held[rows[stream.permutation(len(rows))[:share]]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

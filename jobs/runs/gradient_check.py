@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sumgrad.jobs.data.prepare import prepare
@@ -14,6 +13,7 @@ from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.divergences import MultiClassKL
 from sumgrad.model.gradcheck.check import GradientCheck, check_gradients
 from sumgrad.model.network import Network
+from sumgrad.model.random_streams import RandomStream, Stream
 
 #: Rows that the gradients are summed over: enough to differ, few enough to be quick.
 _ROWS = 8
@@ -42,11 +42,11 @@ def check_spec_gradients(spec: JobSpec, features: int | None = None) -> tuple[Gr
 
 def _made_up(network: Network, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Random rows with targets of the right kind."""
-    generator = np.random.default_rng(seed)
-    x = generator.standard_normal((_ROWS, network.inputs))
+    stream = RandomStream(seed, Stream.GRADIENT_CHECK, index=1)
+    x = stream.normal((_ROWS, network.inputs))
     if isinstance(network.divergence, MultiClassKL):
-        return x, generator.integers(0, network.outputs, _ROWS)
-    return x, generator.integers(0, 2, (_ROWS, network.outputs)).astype(float)
+        return x, stream.integers(network.outputs, _ROWS)
+    return x, stream.integers(2, (_ROWS, network.outputs)).astype(float)
 
 
 def table(checks: Sequence[GradientCheck]) -> list[str]:

@@ -24,6 +24,7 @@ from sumgrad.model.divergences import Targets
 from sumgrad.model.gradcheck.finite_differences import Point, ProbeResult, layer_of
 from sumgrad.model.network import Network
 from sumgrad.model.parameters import Parameters
+from sumgrad.model.random_streams import RandomStream, Stream
 from sumgrad.model.validation import Array
 
 #: The largest relative error that counts as agreement.
@@ -100,7 +101,7 @@ def check_gradients(
     wide = replace(network, dtype="float64")
     flat = parameters.flat.astype(np.float64)
     here = Point(wide, wide.parameters(flat), np.array(x, dtype=np.float64), d, tolerance)
-    prober = _Prober(here, np.random.default_rng(seed))
+    prober = _Prober(here, RandomStream(seed, Stream.GRADIENT_CHECK))
     names = [*(slot.name for slot in wide.layout.param_specs), "x"]
     return tuple(prober.check(name, entries, directions) for name in names)
 
@@ -110,7 +111,7 @@ class _Prober:
     """Probes arrays at a point and, where kinks are met, nearby."""
 
     here: Point
-    generator: np.random.Generator
+    stream: RandomStream
 
     def check(self, name: str, entries: int, directions: int) -> GradientCheck:
         """ProbeResult one array, by single entries and in random directions."""
@@ -134,7 +135,7 @@ class _Prober:
 
     def _entries(self, shape: tuple[int, ...], entries: int) -> Iterator[Array]:
         """Unit vectors along a random choice of single entries."""
-        for index in self.generator.choice(math.prod(shape), entries, replace=False):
+        for index in self.stream.permutation(math.prod(shape))[:entries]:
             v = np.zeros(shape)
             v.flat[index] = 1.0
             yield v
@@ -142,7 +143,7 @@ class _Prober:
     def _directions(self, shape: tuple[int, ...], directions: int) -> Iterator[Array]:
         """Vectors of ±1 at random."""
         for _ in range(directions):
-            yield self.generator.choice([-1.0, 1.0], shape)
+            yield self.stream.signs(shape)
 
     def _probe(self, name: str, v: Array, *, alone: bool) -> ProbeResult:
         """One probe, made again nearby while it disagrees.
@@ -155,7 +156,7 @@ class _Prober:
         for _ in range(POINTS):
             if probe.agrees(self.here.tolerance):
                 break
-            probe = self.here.perturbed(behind, self.generator).probe(name, v)
+            probe = self.here.perturbed(behind, self.stream).probe(name, v)
         if probe.agrees(self.here.tolerance):
             return ProbeResult(probe.error, first.kink or probe is not first)
         # One unit alone, at a kink of its own: its subgradient is wrong.

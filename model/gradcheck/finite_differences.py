@@ -14,6 +14,7 @@ import numpy as np
 from sumgrad.model.divergences import Targets
 from sumgrad.model.network import Cache, Network
 from sumgrad.model.parameters import Parameters
+from sumgrad.model.random_streams import RandomStream
 from sumgrad.model.validation import Array
 
 #: ε and ∛ε of float64.
@@ -103,15 +104,15 @@ class Point:
         """What the forward recursion left: z and y of each layer."""
         return self.network.forward(self.parameters, self.x)
 
-    def perturbed(self, behind: int, generator: np.random.Generator) -> "Point":
+    def perturbed(self, behind: int, stream: RandomStream) -> "Point":
         """A point at random a little off, as to the layers behind one; behind 0, x as well."""
         parameters = self.network.parameters(self.parameters.flat.copy())
         for name, array in parameters.items():
             if layer_of(name) > behind:
-                array[...] += NEARBY * generator.standard_normal(array.shape)
+                array[...] += NEARBY * stream.normal(array.shape)
         x = self.x
         if behind == 0:
-            x = x + NEARBY * max(1.0, np.abs(x).max()) * generator.standard_normal(x.shape)
+            x = x + NEARBY * max(1.0, np.abs(x).max()) * stream.normal(x.shape)
         return replace(self, parameters=parameters, x=x)
 
     def probe(self, name: str, v: Array) -> ProbeResult:

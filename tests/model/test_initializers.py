@@ -24,6 +24,7 @@ from sumgrad.model.activations.scalar import SELU, Identity, LeakyReLU, ReLU, Si
 from sumgrad.model.activations.vector import Maxout, Softmax
 from sumgrad.model.divergences import L2
 from sumgrad.model.initializers import HeNormal, Normal, Zeros, default_initializer
+from sumgrad.model.random_streams import RandomStream, Stream
 from tests.model.oracles import Floats
 
 FAN_OUT, FAN_IN = 300, 500
@@ -51,7 +52,7 @@ BOUNDS: Mapping[str, float] = {
 
 
 def draw(initializer: Initializer, seed: int = 0) -> Floats:
-    return initializer.draw((FAN_OUT, FAN_IN), generator=np.random.default_rng(seed))
+    return initializer.draw((FAN_OUT, FAN_IN), stream=RandomStream(seed, Stream.WEIGHTS))
 
 
 def network_of(
@@ -139,8 +140,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
 def test_the_first_weights_never_change() -> None:
     # Pinned: a job's result is the same bits only while its initial weights are.
     W = initial_parameters(network_of(2), seed=0).W[0]
-    sequence = np.random.SeedSequence(entropy=0, spawn_key=(0,))
-    uniform = np.random.Generator(np.random.Philox(sequence)).random((2, 10))
+    uniform = RandomStream(0, Stream.WEIGHTS, index=0).uniform((2, 10))
     np.testing.assert_allclose(W, (2 * uniform - 1) * math.sqrt(6 / 12), rtol=1e-14, atol=1e-16)
 
 

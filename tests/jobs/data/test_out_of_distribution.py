@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sumgrad.jobs.data.out_of_distribution import KINDS, make_out_of_distribution
 from sumgrad.jobs.data.prepare import PreparedData
 from sumgrad.jobs.errors import SpecError
+from sumgrad.model.random_streams import RandomStream, Stream
 from tests.jobs.data.cases import outputs, prepared, write_csv
 
 SHAPE = (4, 4)
@@ -18,8 +19,8 @@ IMAGES = (np.arange(5)[:, None] * 20 + np.arange(16)).astype(np.uint8)
 
 
 def make(kind: str, count: int = 50, seed: int = 0) -> NDArray[np.uint8]:
-    generator = np.random.default_rng(seed)
-    return make_out_of_distribution(kind, IMAGES, LABELS, SHAPE, count, generator=generator)
+    stream = RandomStream(seed, Stream.OUT_OF_DISTRIBUTION)
+    return make_out_of_distribution(kind, IMAGES, LABELS, SHAPE, count, stream=stream)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
-from sumgrad.jobs.data.rng import generator_for
 from sumgrad.jobs.data.stratified import stratified_split
+from sumgrad.model.random_streams import RandomStream, Stream
+
+
+def stream() -> RandomStream:
+    return RandomStream(0, Stream.TEST_SPLIT)
 
 
 def test_every_class_is_held_out_alike() -> None:
     labels = np.repeat([0, 1, 2], [100, 50, 10])
-    kept, held = stratified_split(labels, 0.2, by_class=True, generator=np.random.default_rng(0))
+    kept, held = stratified_split(labels, 0.2, by_class=True, stream=stream())
     assert np.bincount(labels[held]).tolist() == [20, 10, 2]
     assert sorted([*kept, *held]) == list(range(160))
     assert (np.diff(kept) > 0).all()
@@ -21,24 +25,11 @@ def test_a_small_class_is_in_both_where_that_is_possible(
     rows: int, fraction: float, held_out: int
 ) -> None:
     labels = np.array([0] * 20 + [1] * rows)
-    _, held = stratified_split(labels, fraction, by_class=True, generator=np.random.default_rng(0))
+    _, held = stratified_split(labels, fraction, by_class=True, stream=stream())
     assert np.count_nonzero(labels[held] == 1) == held_out
 
 
 def test_a_regression_is_held_out_by_rows_alone() -> None:
     labels = np.random.default_rng(0).normal(size=(10, 2))
-    _, held = stratified_split(labels, 0.3, by_class=False, generator=np.random.default_rng(0))
+    _, held = stratified_split(labels, 0.3, by_class=False, stream=stream())
     assert len(held) == 3
-
-
-def test_streams_are_the_seed_s_and_do_not_touch_each_other() -> None:
-    def draw(seed: int) -> list[list[int]]:
-        uses = [
-            generator_for(seed, "test"),
-            generator_for(seed, "validation"),
-            generator_for(seed, "non-digits"),
-        ]
-        return [generator.integers(1000, size=4).tolist() for generator in uses]
-
-    assert draw(3) == draw(3)
-    assert len({tuple(numbers) for seed in (3, 4) for numbers in draw(seed)}) == 6
