@@ -1,5 +1,7 @@
-"""Running the real command in a folder of its own."""
+"""Run ``sumgrad`` in a user's folder, in this process or as a process."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -9,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from sumgrad.jobs.cli.errors import run
 
 SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
 
@@ -41,8 +46,21 @@ class Folder:
     path: Path
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    def sumgrad(self, *arguments: str) -> Finished:
+        """Run ``sumgrad`` in this process, which saves the seconds that its imports take."""
+        options = [item for item in arguments if item != "--debug"]
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment),
+            contextlib.chdir(self.path),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            code = run(options, debug=len(options) < len(arguments))
+        return Finished(code, out.getvalue(), err.getvalue())
+
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start ``sumgrad`` here, and do not wait."""
+        """Start ``sumgrad`` as a process, without waiting for its end."""
         return subprocess.Popen(
             [SUMGRAD, *arguments],
             cwd=self.path,
@@ -53,8 +71,8 @@ class Folder:
             text=True,
         )
 
-    def sumgrad(self, *arguments: str) -> Finished:
-        """Run ``sumgrad`` here to its end."""
+    def run_process(self, *arguments: str) -> Finished:
+        """Run ``sumgrad`` as a process to its end."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=120)
         return Finished(process.returncode, out, err)

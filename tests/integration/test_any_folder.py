@@ -21,11 +21,13 @@ def trapped(folder: Folder) -> Folder:
 
 
 def test_on_the_driver_and_on_the_workers_with_the_same_bits(trapped: Folder) -> None:
-    inline = trapped.sumgrad("train", "flowers.yaml", "--json")
+    inline = trapped.run_process("train", "flowers.yaml", "--json")
     assert inline.code == 0, inline.err
-    workers = trapped.sumgrad("train", "flowers.yaml", "--json", "--set", "cluster.address=local")
+    workers = trapped.run_process(
+        "train", "flowers.yaml", "--json", "--set", "cluster.address=local"
+    )
     assert workers.code == 0, workers.err
     assert workers.result["weights_sha256"] == inline.result["weights_sha256"]
     assert workers.result["train_loss"] == inline.result["train_loss"]
-    evaluated = trapped.sumgrad("evaluate", workers.result["run_id"], "flowers.csv")
+    evaluated = trapped.run_process("evaluate", workers.result["run_id"], "flowers.csv")
     assert evaluated.code == 0, evaluated.err

@@ -234,7 +234,7 @@ def test_a_run_whose_example_is_gone_finishes_all_the_same(folder: Folder) -> No
 def test_another_blas_is_refused(folder: Folder) -> None:
     end(folder, signal.SIGKILL)
     other = Folder(folder.path, {"OPENBLAS_CORETYPE": "Nehalem"})
-    refused = other.sumgrad("resume", run_of(folder).record.run_id)
+    refused = other.run_process("resume", run_of(folder).record.run_id)
     assert refused.code == 2, refused.err
     assert "arithmetic.blas was " in one_line(refused)
     assert "Nehalem" in one_line(refused)
