@@ -11,7 +11,8 @@ from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan, default_microbatch_size
 from sumgrad.cluster.ray_backend.session import ray_session
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.stopping import StopRule

@@ -1,13 +1,14 @@
-"""Ray workers and the parameter driver: plans steps, adds exact sums, owns the weights.
+"""Workers and the parameter driver: plan steps, reduce gradients, own the weights.
 
-Knows neither MLflow nor PyArrow. Data reaches it as a `DataSource`, reports leave it through
-callbacks. Ray is imported only where it is used, so that `inline` runs without it.
+The package knows neither MLflow nor PyArrow. Data reaches it as a `DataSource`, reports leave it
+through callbacks. Only `ray_backend` imports Ray, so `inline` runs without it.
 """
 
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource, DataSource
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import (
     EpochReport,

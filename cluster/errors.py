@@ -1,4 +1,4 @@
-"""The errors of the cluster, whole. Each carries the facts that a person needs."""
+"""The errors of the cluster, all in one place."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,21 @@ from sumgrad.model.errors import SumgradError
 
 
 class ClusterError(SumgradError):
-    """Something failed between the driver and its workers."""
+    """A failure between the driver and its workers."""
 
     exit_code = 3
 
 
 class ClusterUnreachable(ClusterError):
-    """No Ray cluster answered, or it has not what the job asks for."""
+    """No Ray cluster answered, or it lacks the resources that the job requests."""
 
 
 class FingerprintMismatch(ClusterError):
-    """Workers whose arithmetic differs would not give the same bits."""
+    """A worker whose arithmetic differs from the driver's."""
 
 
 class WorkerLost(ClusterError):
-    """A worker's process ended in the middle of its work.
+    """A worker's process ended while it was working.
 
     Args:
         worker: The worker's index.
@@ -34,17 +34,17 @@ class WorkerLost(ClusterError):
 
 
 class MicrobatchFailed(ClusterError):
-    """A microbatch's computation raised.
+    """An exception in the computation of a microbatch.
 
     Args:
         worker: The worker's index.
-        shard: The microbatch's index in its step.
-        doing: What it was doing, as a phrase.
+        microbatch: Index of the microbatch in its step.
+        doing: What the worker was doing, as a phrase.
         cause: The exception as one line.
-        source: Name of the source of rows.
-        rows: The source's rows that it was about, from 0: the one to blame where that is known,
-            else all of the microbatch; none if it was not about rows.
-        place: Where these rows are from, for a person.
+        source: Name of the data source.
+        rows: Indices in the source: the failing row if it is known, else all rows of the
+            microbatch; empty if the error does not concern rows.
+        location: Where the user finds these rows.
     """
 
     exit_code = 1
@@ -52,41 +52,44 @@ class MicrobatchFailed(ClusterError):
     def __init__(
         self,
         worker: int,
-        shard: int,
+        microbatch: int,
         doing: str,
         cause: str,
         source: str,
         rows: Sequence[int],
-        place: str = "",
+        location: str = "",
     ) -> None:
-        at = f" ({place})" if place else ""
-        super().__init__(f"worker {worker} failed on microbatch {shard}{at} while {doing}: {cause}")
+        where = f" ({location})" if location else ""
+        super().__init__(
+            f"worker {worker} failed on microbatch {microbatch}{where} while {doing}: {cause}"
+        )
         self.worker = worker
-        self.microbatch = shard
+        self.microbatch = microbatch
         self.doing = doing
         self.cause = cause
         self.source = source
         self.rows = rows
 
-    def with_location(self, place: str) -> "MicrobatchFailed":
-        """The same, saying where the rows are from."""
-        facts = (self.worker, self.microbatch, self.doing, self.cause, self.source, self.rows)
-        return MicrobatchFailed(*facts, place)
+    def with_location(self, location: str) -> "MicrobatchFailed":
+        """Return the same error with the location of its rows in the message."""
+        return MicrobatchFailed(
+            self.worker, self.microbatch, self.doing, self.cause, self.source, self.rows, location
+        )
 
 
 class CountMismatch(ClusterError):
-    """The sums that came back do not cover the step's instances exactly once."""
+    """Sums that do not cover the step's instances exactly once."""
 
     exit_code = 1
 
 
 class Diverged(ClusterError):
-    """A loss or gradient that is not a finite number, noticed before the update.
+    """A loss, gradient or weight that is not finite.
 
     Args:
         epoch: The epoch, from 1.
         step: The step, from 1 over the whole run.
-        what: What was not finite.
+        what: What is not finite.
         cause: The likely cause.
     """
 
@@ -101,12 +104,12 @@ class Diverged(ClusterError):
 
 
 class ConnectionClosed(ClusterError):
-    """The other end of a connection is gone."""
+    """A connection whose other end is gone."""
 
 
 class ProtocolError(ClusterError):
-    """Something came over a connection that nobody of ours sends."""
+    """A message that no driver or worker of this version sends."""
 
 
 class AuthenticationError(ClusterError):
-    """A connection from somebody who does not know the job's secret."""
+    """A connection from a client that does not know the job's secret."""

@@ -1,7 +1,7 @@
-"""What the bits of a worker's arithmetic depend on, and a canary product that shows them.
+"""The arithmetic fingerprint of a process: everything that the bits of its results depend on.
 
-Same plan, same wheels, same fingerprint: same weights. Another architecture, BLAS or kernel family
-may round otherwise; the driver refuses a mixture instead of giving other bits silently.
+Same plan, same wheels and same fingerprint give the same weights. Another architecture, BLAS or
+kernel family may round differently; the driver refuses such a mixture.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from sumgrad.model.random_streams import RandomStream, Stream
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A process's arithmetic.
+    """The arithmetic of a process.
 
     Attributes:
         machine: Architecture.
@@ -32,17 +32,15 @@ class Fingerprint:
     canary: str
 
 
-def pin_blas() -> ThreadpoolController:
-    """One BLAS thread from here on in this process: more would change the bits."""
-    controller = ThreadpoolController()
-    controller.limit(limits=1, user_api="blas")
-    return controller
+def pin_blas() -> None:
+    """Limit BLAS to one thread in this process, because more would change the bits."""
+    ThreadpoolController().limit(limits=1, user_api="blas")
 
 
 def compute_fingerprint() -> Fingerprint:
-    """Pin the BLAS and describe this process's arithmetic."""
+    """Pin BLAS and return this process's fingerprint."""
     pin_blas()
-    # Asked anew, for the thread count that now holds.
+    # A new controller reports the thread count that is in force now.
     pools = [pool for pool in ThreadpoolController().info() if pool["user_api"] == "blas"]
     described = sorted(
         f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')} "
@@ -59,11 +57,11 @@ def compute_fingerprint() -> Fingerprint:
 
 
 def _canary() -> str:
-    """The hash of what this process makes of fixed numbers.
+    """Return the hash of products and elementary functions over fixed numbers.
 
-    The elementary functions are NumPy's own for some processors and types, and else those of the C
-    library, which rounds them by its version; over the ranges in which activations and divergences
-    use them.
+    Depending on processor and type, NumPy uses its own elementary functions or those of the C
+    library, whose rounding depends on its version. The ranges are those in which activations and
+    divergences use them.
     """
     digest = hashlib.sha256()
     stream = RandomStream(2026, Stream.FINGERPRINT)
@@ -71,12 +69,11 @@ def _canary() -> str:
     right = stream.normal((129, 43))
     for dtype in ("float32", "float64"):
         product = left.astype(dtype) @ right.astype(dtype)
-        for result in (product, product.sum(axis=0), np.exp(product), np.tanh(product)):
-            digest.update(result.tobytes())
-        # From what a softmax calls impossible up to large sums.
+        # From the smallest probability that a softmax returns up to large sums.
         positive = np.logspace(-30, 4, 1021).astype(dtype)
         exponents = np.linspace(-40, 2, 1021).astype(dtype)
         for result in (
+            *(product, product.sum(axis=0), np.exp(product), np.tanh(product)),
             *(np.log(positive), np.log1p(positive), np.sqrt(positive)),
             *(np.exp(exponents), np.expm1(exponents), np.tanh(exponents)),
         ):
@@ -85,13 +82,13 @@ def _canary() -> str:
 
 
 def check_same_fingerprint(expected: Fingerprint, actual: Fingerprint, worker: int) -> None:
-    """Raise unless a worker's arithmetic is the driver's.
+    """Raise unless a worker's fingerprint equals the driver's.
 
     Raises:
-        FingerprintMismatch: Names the worker and what differs.
+        FingerprintMismatch: Names the worker and the first difference.
     """
-    ours, theirs = asdict(expected), asdict(actual)
-    for name, value in ours.items():
+    theirs = asdict(actual)
+    for name, value in asdict(expected).items():
         if theirs[name] != value:
             raise FingerprintMismatch(
                 f"worker {worker}'s {name} is {theirs[name]}, the driver's is {value}",

@@ -1,7 +1,7 @@
-"""How the operating system is to treat a thread that waits for others who compute.
+"""The operating system's scheduling of a thread that waits for others to compute.
 
-A thread that wakes up may take the core of one that is at work, even if a message that nobody needs
-yet is what woke it: with as many workers as cores, the first to be done would so hold up the last.
+By default a thread that wakes up may preempt a thread that computes, even if the message that woke
+it is not urgent. With as many workers as cores, the first worker to finish would delay the last.
 """
 
 import contextlib
@@ -9,47 +9,44 @@ import os
 import threading
 from collections.abc import Iterator
 
-#: Whether this thread's policy is of our making.
-_ours = threading.local()
+#: Whether `sched_batch` has set this thread's policy.
+_thread = threading.local()
 
 
 @contextlib.contextmanager
 def sched_batch() -> Iterator[None]:
-    """Let this thread wait, once woken, until a core is free or its turn comes; Linux only."""
-    if not _set("SCHED_OTHER", "SCHED_BATCH"):
+    """Make this thread wait for a free core or its turn when it wakes up; Linux only."""
+    if not _switch("SCHED_OTHER", "SCHED_BATCH"):
         yield
         return
-    _ours.is_batch = True
+    _thread.is_batch = True
     try:
         yield
     finally:
-        _ours.is_batch = False
-        _set("SCHED_BATCH", "SCHED_OTHER")
+        _thread.is_batch = False
+        _switch("SCHED_BATCH", "SCHED_OTHER")
 
 
 @contextlib.contextmanager
 def sched_other() -> Iterator[None]:
-    """Within `sched_batch`, suspend it: threads and processes inherit the policy of their maker.
-
-    Those that are started in here are no batch tasks then, and stay none.
-    """
-    if not getattr(_ours, "is_batch", False) or not _set("SCHED_BATCH", "SCHED_OTHER"):
+    """Suspend `sched_batch`, because new threads and processes inherit the policy."""
+    if not getattr(_thread, "is_batch", False) or not _switch("SCHED_BATCH", "SCHED_OTHER"):
         yield
         return
     try:
         yield
     finally:
-        _set("SCHED_OTHER", "SCHED_BATCH")
+        _switch("SCHED_OTHER", "SCHED_BATCH")
 
 
-def _set(before: str, after: str) -> bool:
-    """Change the policy of this thread from one to another; whether that was done."""
+def _switch(before: str, after: str) -> bool:
+    """Change this thread's policy and return True, if the policy is the expected one."""
     try:
         if os.sched_getscheduler(0) != getattr(os, before):
-            # Somebody has chosen another, and had a reason.
+            # The user has chosen another policy.
             return False
         os.sched_setscheduler(0, getattr(os, after), os.sched_param(0))
     except (AttributeError, OSError):
-        # Not Linux, or a sandbox that does not allow it.
+        # The system is not Linux, or a sandbox forbids the call.
         return False
     return True

@@ -1,7 +1,7 @@
-"""Several gradient workers in one process, a thread each.
+"""Several gradient workers in one process, one thread each.
 
-NumPy lets go of the interpreter's lock while it computes. What the threads summed is added before
-it leaves the process.
+NumPy releases the interpreter's lock while it computes. The threads' sums are reduced before they
+leave the process.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,108 +9,100 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 from sumgrad.cluster.compute.chunks import ChunkedVector
-from sumgrad.cluster.compute.fingerprint import Fingerprint
 from sumgrad.cluster.compute.worker import GradientWorker, Task, Workload
-from sumgrad.cluster.planning.plan import StepPlan
 from sumgrad.cluster.planning.reduction import Node, reduce_nodes
 from sumgrad.cluster.planning.work_stealing import ClaimTable, StepSchedule
 from sumgrad.model.validation import Array
 
-#: Rows of a microbatch times parameters: less than this is computed before a second thread has
-#: woken up and the two have handed the interpreter's lock to each other some dozens of times.
+#: Microbatch rows times parameters below which a second thread costs more than it saves: waking it
+#: and passing the interpreter's lock back and forth takes longer than the computation.
 #: Measured: at 3 million one thread was faster, at 9 million two were.
 MIN_WORK_FOR_THREADS = 5_000_000
 
 
 class ThreadedWorker:
-    """Computes shares of a step's microbatches on some threads.
+    """A worker that computes its microbatches on several threads.
 
     Args:
-        index: The number of the worker that they are together, for messages.
-        workload: Network, rows and plans.
-        lanes: How many threads.
-        make_vector: See `sumgrad.cluster.compute.worker.Vectors`; of each lane.
+        index: The worker's number, for messages.
+        workload: Network, data sources and plans.
+        num_threads: Number of threads, the calling one included.
+        allocate: Allocates gradient buffers, see `GradientBuffers`.
     """
 
     def __init__(
         self,
         index: int,
         workload: Workload,
-        lanes: int = 1,
-        make_vector: Callable[[int], Array] | None = None,
+        num_threads: int = 1,
+        allocate: Callable[[int], Array] | None = None,
     ) -> None:
         self.index = index
         self.workload = workload
-        self._workers = [GradientWorker(index, workload, make_vector) for _ in range(lanes)]
-        self._claims = ClaimTable.of(lanes)
-        self._blocks = ChunkedVector(workload.network.layout.size, lanes)
-        # The calling thread is one of them.
-        self._threads = ThreadPoolExecutor(lanes - 1) if lanes > 1 else None
+        self._workers = [GradientWorker(index, workload, allocate) for _ in range(num_threads)]
+        self._claims = ClaimTable.local(num_threads)
+        self._chunks = ChunkedVector(workload.network.layout.size, num_threads)
+        self._pool = ThreadPoolExecutor(num_threads - 1) if num_threads > 1 else None
 
-    def fingerprint(self) -> Fingerprint:
-        """This process's arithmetic."""
-        return self._workers[0].fingerprint()
-
-    def buffer_index(self, flat: Array) -> int:
-        """The number of a vector of the only lane."""
+    def buffer_index(self, gradient: Array) -> int:
+        """Return the index of a gradient buffer; only for one thread."""
         (worker,) = self._workers
-        return worker.vectors.number(flat)
+        return worker.buffers.index_of(gradient)
 
     def release_all(self) -> None:
-        """The sums of the last step are needed no more."""
+        """Release the buffers of the last step's sums."""
         for worker in self._workers:
-            worker.vectors.release_all()
+            worker.buffers.release_all()
 
-    def compute(self, task: Task, shards: range, flat: Array) -> list[Node]:
-        """See `GradientWorker.compute`."""
+    def compute(self, task: Task, microbatches: range, flat: Array) -> list[Node]:
+        """Return the maximal nodes over these microbatches, see `GradientWorker.compute`."""
         plan = self.workload.plan(task)
-        if self._threads is None or not self._is_worth_it(plan):
-            return self.compute_sequentially(task, shards, flat)
-        nodes = self._compute_together(task, shards, flat, self._threads)
-        return reduce_nodes(nodes, plan.num_microbatches, self._blocks).nodes()
+        work = plan.microbatch_size * self.workload.network.layout.size
+        if self._pool is None or work < MIN_WORK_FOR_THREADS:
+            return self.compute_sequentially(task, microbatches, flat)
+        nodes = self._compute_in_threads(task, microbatches, flat, self._pool)
+        return reduce_nodes(nodes, plan.num_microbatches, self._chunks.add_pairs).nodes()
 
-    def compute_sequentially(self, task: Task, shards: Iterable[int], flat: Array) -> list[Node]:
-        """See `GradientWorker.compute`; on the calling thread, one after the other as they come."""
-        return self._workers[0].compute(task, shards, flat)
-
-    def _is_worth_it(self, plan: StepPlan) -> bool:
-        return plan.microbatch_size * self.workload.network.layout.size >= MIN_WORK_FOR_THREADS
-
-    def _compute_together(
-        self, task: Task, shards: range, flat: Array, threads: ThreadPoolExecutor
+    def compute_sequentially(
+        self, task: Task, microbatches: Iterable[int], flat: Array
     ) -> list[Node]:
-        schedule = StepSchedule(shards, self._claims)
+        """Return the same, computed by the calling thread in the order given."""
+        return self._workers[0].compute(task, microbatches, flat)
+
+    def _compute_in_threads(
+        self, task: Task, microbatches: range, flat: Array, pool: ThreadPoolExecutor
+    ) -> list[Node]:
+        schedule = StepSchedule(microbatches, self._claims)
         lock = Lock()
 
-        def work(lane: int, own: range | None) -> None:
+        def work(thread: int, own: range | None) -> None:
             while own is not None:
-                nodes = self._workers[lane].compute(
-                    task, self._claims.iter_claimed(lane, own), flat
-                )
+                claimed = self._claims.iter_claimed(thread, own)
+                nodes = self._workers[thread].compute(task, claimed, flat)
                 with lock:
-                    schedule.deliver(lane, nodes)
-                    own = schedule.next_assignment(lane)
+                    schedule.deliver(thread, nodes)
+                    own = schedule.next_assignment(thread)
 
         first, *others = schedule.start(dict.fromkeys(range(len(self._workers)), 1)).items()
-        started = [threads.submit(work, *other) for other in others]
+        futures = [pool.submit(work, *other) for other in others]
         try:
             work(*first)
         except BaseException:
             self._claims.cancel_all()
             raise
         finally:
-            failures = [thread.exception() for thread in started]
+            failures = [future.exception() for future in futures]
         for failure in failures:
             if failure is not None:
                 raise failure
         return schedule.nodes()
 
-    def prefetch(self, task: Task, shard: int) -> None:
-        """See `GradientWorker.prefetch`."""
-        self._workers[0].prefetch(task, shard)
+    def prefetch(self, task: Task, microbatch: int) -> None:
+        """Read the rows of a microbatch that is likely to be next."""
+        self._workers[0].prefetch(task, microbatch)
 
     def close(self) -> None:
         """End the threads."""
-        self._blocks.close()
-        if self._threads is not None:
-            self._threads.shutdown()
+        self._chunks.close()
+        if self._pool is not None:
+            self._pool.shutdown()

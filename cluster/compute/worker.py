@@ -1,6 +1,6 @@
 """The gradient worker: sums per-instance gradients over its microbatches.
 
-A plain class: `workers.worker_process` runs it in a separate process, `inline` calls it directly.
+A plain class: the process reducer runs it in worker processes, the inline reducer in threads.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.cluster.compute.fingerprint import Fingerprint, compute_fingerprint
+from sumgrad.cluster.compute.fingerprint import pin_blas
 from sumgrad.cluster.errors import ClusterError, MicrobatchFailed
 from sumgrad.cluster.planning.data_source import DataSource
 from sumgrad.cluster.planning.plan import Plan, StepPlan
@@ -21,9 +21,9 @@ from sumgrad.model.network import Network
 from sumgrad.model.parameters import Parameters
 from sumgrad.model.validation import Array
 
-#: So long it is looked for the row that is to blame for a failure, in seconds. Meanwhile the driver
-#: sees no progress, and would take the worker for frozen in the end.
-_LOOK_FOR_BLAME_S = 1.0
+#: Seconds to search for the row that made a microbatch fail. The driver sees no progress during
+#: the search and would take a worker that searched longer for hung.
+_SEARCH_S = 1.0
 
 #: Inputs and desired outputs of some rows.
 Batch = tuple[Array, NDArray[np.generic]]
@@ -35,7 +35,7 @@ class Task:
 
     Args:
         kind: ``gradient``, or ``evaluation``: forward only.
-        source: Name of the source of rows.
+        source: Name of the data source.
         epoch: From 1.
         step: Within the epoch, from 0.
     """
@@ -46,7 +46,7 @@ class Task:
     step: int = 0
 
     def next_step(self, steps_per_epoch: int) -> "Task":
-        """The step after this one, if training goes on as it does."""
+        """Return the task of the following step."""
         if self.step + 1 < steps_per_epoch:
             return replace(self, step=self.step + 1)
         return replace(self, epoch=self.epoch + 1, step=0)
@@ -59,11 +59,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Workload:
-    """What every worker is given once.
+    """What every worker receives once.
 
     Args:
-        network: Whose gradients.
-        sources: Rows by name.
+        network: The network to train.
+        sources: Data sources by name.
         plans: The plan over each source.
     """
 
@@ -72,131 +72,117 @@ class Workload:
     plans: Mapping[str, Plan]
 
     def plan(self, task: Task) -> StepPlan:
-        """The step plan that a task stands for.
+        """Return the plan of a task's step.
 
         Raises:
-            ValueError: An evaluation is of all rows, and the source's plan has steps of some.
+            ValueError: The task is an evaluation, but the source's plan has steps of some rows.
         """
         plan = self.plans[task.source]
         if task.kind == "evaluation" and plan.batch_size is not None:
-            raise ValueError(
-                f"the plan of '{task.source}' is not one for evaluations: it has steps"
-            )
+            raise ValueError(f"cannot evaluate '{task.source}': its plan has a batch size")
         return plan.step(task.epoch, task.step)
 
 
-class Vectors:
-    """Gradient vectors of a worker, used again from step to step.
+class GradientBuffers:
+    """A worker's gradient vectors, reused from step to step.
 
     Args:
-        network: Whose gradients.
-        make: Makes a new vector, (N,); given its number.
+        network: The network whose gradients they hold.
+        allocate: Returns a new vector, (N,), given its index.
     """
 
-    def __init__(self, network: Network, make: Callable[[int], Array] | None = None) -> None:
+    def __init__(self, network: Network, allocate: Callable[[int], Array] | None = None) -> None:
         self._network = network
-        self._make = make or (lambda _: np.empty(network.layout.size, dtype=network.dtype))
-        self._all: list[Parameters] = []
-        self._numbers: dict[int, int] = {}
-        #: Numbers of those that hold nothing; the one used last comes first, still in the cache.
+        self._allocate = allocate or (lambda _: np.empty(network.layout.size, network.dtype))
+        self._buffers: list[Parameters] = []
+        self._indices: dict[int, int] = {}
+        #: Indices of free buffers; the one used last is at the end, because the cache holds it.
         self._free: list[int] = []
 
-    def take(self) -> Parameters:
-        """A vector to write to."""
-        if not self._free:
-            number = len(self._all)
-            vector = self._network.parameters(self._make(number))
-            self._all.append(vector)
-            self._numbers[id(vector.flat)] = number
-            return vector
-        return self._all[self._free.pop()]
+    def acquire(self) -> Parameters:
+        """Return a free buffer."""
+        if self._free:
+            return self._buffers[self._free.pop()]
+        index = len(self._buffers)
+        buffer = self._network.parameters(self._allocate(index))
+        self._buffers.append(buffer)
+        self._indices[id(buffer.flat)] = index
+        return buffer
 
-    def number(self, flat: Array) -> int:
-        """The number of one of these vectors."""
-        return self._numbers[id(flat)]
+    def index_of(self, flat: Array) -> int:
+        """Return the index of a buffer."""
+        return self._indices[id(flat)]
 
-    def give_back(self, flat: Array) -> None:
-        """A vector holds nothing any more."""
-        self._free.append(self.number(flat))
+    def release(self, flat: Array) -> None:
+        """Make a buffer free."""
+        self._free.append(self.index_of(flat))
 
     def release_all(self) -> None:
-        """No vector holds anything any more."""
-        self._free = list(range(len(self._all) - 1, -1, -1))
+        """Make all buffers free."""
+        self._free = list(range(len(self._buffers) - 1, -1, -1))
 
 
 class GradientWorker:
-    """Computes microbatches, each by one call of fixed shape, and adds them up in the tree.
+    """Computes microbatches, each by one call of fixed shape, and reduces them in the tree.
 
     Args:
         index: The worker's number, for messages.
-        workload: Network, rows and plans.
-        make_vector: See `Vectors`.
+        workload: Network, data sources and plans.
+        allocate: Allocates gradient buffers, see `GradientBuffers`.
     """
 
     def __init__(
         self,
         index: int,
         workload: Workload,
-        make_vector: Callable[[int], Array] | None = None,
+        allocate: Callable[[int], Array] | None = None,
     ) -> None:
+        pin_blas()
+        network = workload.network
         self.index = index
         self.workload = workload
-        self.vectors = Vectors(workload.network, make_vector)
-        self._fingerprint = compute_fingerprint()
-        #: Rows that were fetched ahead, and what for.
-        self._ahead: tuple[Task, int, Batch] | None = None
-        most = max(plan.microbatch_size for plan in workload.plans.values())
-        self._cache = workload.network.cache(most, in_place=True)
-        #: The inputs of the microbatch that is computed, or that was fetched ahead.
-        self._x = np.empty((most, workload.network.inputs), workload.network.dtype)
+        self.buffers = GradientBuffers(network, allocate)
+        self._prefetched: tuple[Task, int, Batch] | None = None
+        max_rows = max(plan.microbatch_size for plan in workload.plans.values())
+        self._cache = network.cache(max_rows, in_place=True)
+        #: Memory for the inputs of the microbatch that is computed or prefetched.
+        self._x = np.empty((max_rows, network.inputs), network.dtype)
 
-    def fingerprint(self) -> Fingerprint:
-        """This process's arithmetic."""
-        return self._fingerprint
-
-    def compute(self, task: Task, shards: Iterable[int], flat: Array) -> list[Node]:
-        """Sums over these microbatches.
+    def compute(self, task: Task, microbatches: Iterable[int], flat: Array) -> list[Node]:
+        """Return the sums over some microbatches as the maximal nodes of the step's tree.
 
         Args:
             task: The step.
-            shards: Indices of its microbatches.
+            microbatches: Their indices.
             flat: Parameters, (N,).
 
         Returns:
-            The largest nodes of the step's tree that these microbatches make. Their vectors are
-            the worker's, and hold the sums until it is told to give them back.
+            Nodes whose gradients are the worker's buffers, valid until these are released.
 
         Raises:
-            MicrobatchFailed: Names the microbatch whose computation raised, and why.
+            MicrobatchFailed: Names the microbatch and the cause.
         """
         plan = self.workload.plan(task)
         parameters = self.workload.network.parameters(flat)
         tree = TreeReduction(plan.num_microbatches, add=self._add)
-        # What overflows is noticed in the sum, by the driver, which can say where and why.
+        # The driver checks the sum for overflow, because it can name the step and the cause.
         with np.errstate(all="ignore"):
-            for shard in shards:
+            for index in microbatches:
                 try:
-                    total = self._sum_shard(task, plan, shard, parameters)
+                    total = self._sum(task, *self._read(task, plan, index), parameters)
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
-                    rows = self._to_blame(error, task, plan.row_numbers(shard), parameters)
-                    doing = str(task)
+                    rows = self._find_failing_row(error, task, plan.row_indices(index), parameters)
                     raise MicrobatchFailed(
-                        self.index, shard, doing, cause, task.source, rows
+                        self.index, index, str(task), cause, task.source, rows
                     ) from error
-                tree.add(Node(0, shard, total))
+                tree.add(Node(0, index, total))
         return tree.nodes()
 
     def _add(self, left: Array, right: Array) -> Array:
         np.add(left, right, out=left)
-        self.vectors.give_back(right)
+        self.buffers.release(right)
         return left
-
-    def _sum_shard(
-        self, task: Task, plan: StepPlan, shard: int, parameters: Parameters
-    ) -> PartialSum:
-        x, d = self._fetch(task, plan, shard)
-        return self._sum(task, x, d, parameters)
 
     def _sum(
         self, task: Task, x: Array, d: NDArray[np.generic], parameters: Parameters
@@ -206,53 +192,52 @@ class GradientWorker:
         if task.kind == "evaluation":
             seen = network.evaluation_sum(parameters, x, d, cache=cache)
             return PartialSum(None, seen.divergence, seen.correct, seen.count)
-        into = self.vectors.take()
-        summed = network.gradient_sum(parameters, x, d, out=into, cache=cache)
-        return PartialSum(into.flat, summed.divergence, 0, summed.count)
+        out = self.buffers.acquire()
+        summed = network.gradient_sum(parameters, x, d, out=out, cache=cache)
+        return PartialSum(out.flat, summed.divergence, 0, summed.count)
 
-    def _to_blame(
+    def _find_failing_row(
         self, error: Exception, task: Task, rows: list[int], parameters: Parameters
     ) -> list[int]:
-        """Of rows whose sum raised, the first that raises by itself.
+        """Return the first row that raises when it is computed alone.
 
         Returns:
-            All of them if none does, or if it is not found soon; none where it is not about rows.
+            All rows if none is found within `_SEARCH_S`; no rows for an error of the cluster, such
+            as missing memory for a buffer.
         """
         if isinstance(error, ClusterError):
-            # Such as no memory for a vector.
             return []
         source = self.workload.sources[task.source]
-        until = time.monotonic() + _LOOK_FOR_BLAME_S
+        deadline = time.monotonic() + _SEARCH_S
         for row in rows:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 break
             try:
                 alone = self._sum(task, *source.read(np.array([row])), parameters)
             except ClusterError:
                 break
-            except Exception:  # noqa: BLE001 - it is the one that was looked for
+            except Exception:  # noqa: BLE001 - any error identifies the row
                 return [row]
             if alone.gradient is not None:
-                self.vectors.give_back(alone.gradient)
+                self.buffers.release(alone.gradient)
         return rows
 
-    def _fetch(self, task: Task, plan: StepPlan, shard: int) -> Batch:
-        if self._ahead is not None:
-            wanted, which, batch = self._ahead
-            self._ahead = None
-            if (wanted, which) == (task, shard):
+    def _read(self, task: Task, plan: StepPlan, index: int) -> Batch:
+        if self._prefetched is not None:
+            *key, batch = self._prefetched
+            self._prefetched = None
+            if key == [task, index]:
                 return batch
-        rows = plan.shard(shard)
-        if isinstance(rows, slice):
-            return self.workload.sources[task.source].read(rows)
-        return self.workload.sources[task.source].read(rows, self._x[: len(rows)])
+        rows = plan.microbatch(index)
+        out = None if isinstance(rows, slice) else self._x[: len(rows)]
+        return self.workload.sources[task.source].read(rows, out)
 
-    def prefetch(self, task: Task, shard: int) -> None:
-        """Fetch rows of a microbatch that may well be asked for next, while there is time.
+    def prefetch(self, task: Task, index: int) -> None:
+        """Read the rows of a microbatch that is likely to be next.
 
-        What fails is told when they are asked for.
+        An error is ignored here; it recurs when the microbatch is computed.
         """
         plan = self.workload.plan(task)
-        if shard < plan.num_microbatches:
+        if index < plan.num_microbatches:
             with contextlib.suppress(Exception):
-                self._ahead = (task, shard, self._fetch(task, plan, shard))
+                self._prefetched = (task, index, self._read(task, plan, index))

@@ -1,10 +1,9 @@
-"""The exact sum: a fixed binary tree keyed by microbatch index.
+"""The deterministic reduction: a fixed binary tree keyed by microbatch index.
 
-Floating-point addition is not associative, so the order of additions has to be fixed. Leaf i of
-the tree is microbatch i; node (level, index) is the sum of its two children, left first; a node
-without a right sibling is its parent. Any part of the tree can be summed anywhere: a worker merges
-what it can, and hands over what is left as nodes that no longer have their sibling at hand. Arrival
-order is never visible.
+Floating-point addition is not associative, so the order of additions has to be fixed. Leaf i of the
+tree is microbatch i. Node (level, index) is the sum of its two children, left first; a node without
+a right sibling equals its parent. Any part of the tree can be reduced anywhere: a worker reduces
+the subtrees that it has completely and sends their roots. Arrival order is never visible.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sumgrad.cluster.compute.chunks import ChunkedVector
 from sumgrad.cluster.errors import CountMismatch
 from sumgrad.model.validation import Array
 
@@ -22,9 +20,9 @@ class PartialSum:
     """Sums over some instances.
 
     Attributes:
-        gradient: Σ ∇Div as a flat vector, or None when only evaluating.
+        gradient: Σ ∇Div as a flat vector, or None in an evaluation.
         divergence: Σ Div.
-        correct: Instances put into the right class, when evaluating.
+        correct: Correctly classified instances, in an evaluation.
         count: Instances summed.
     """
 
@@ -36,7 +34,7 @@ class PartialSum:
 
 @dataclass
 class Node:
-    """A sum and its place in the tree: it covers leaves ``index·2^level`` up to the next node's."""
+    """A sum and its position in the tree."""
 
     level: int
     index: int
@@ -44,131 +42,129 @@ class Node:
 
     @property
     def leaves(self) -> range:
-        """The microbatches that it covers; at the right edge fewer of them may exist."""
+        """Return the microbatches below the node; at the right edge some may not exist."""
         return range(self.index << self.level, (self.index + 1) << self.level)
 
 
-#: Adds the gradients of two siblings and gives the vector that holds their sum.
+#: Adds the gradients of two siblings, left first, and returns the vector that holds their sum.
 AddVectors = Callable[[Array, Array], Array]
 
 
 def add_in_place(left: Array, right: Array) -> Array:
-    """``left + right``, in left's memory."""
+    """Return ``left + right`` in left's memory."""
     return np.add(left, right, out=left)
 
 
 class TreeReduction:
-    """Adds up nodes of one step's tree as they come, in any order.
+    """Reduces the nodes of one step's tree in any order of arrival.
 
     Args:
-        leaves: Microbatches of the step.
-        add: Adds two gradients, the left sibling's first.
+        num_leaves: Microbatches of the step.
+        add: Adds two gradients.
     """
 
-    def __init__(self, leaves: int, add: AddVectors = add_in_place) -> None:
-        self.leaves = leaves
+    def __init__(self, num_leaves: int, add: AddVectors = add_in_place) -> None:
+        self.num_leaves = num_leaves
         self._add_vectors = add
-        #: Sums by (level, index), none of which has its sibling here too. Only `add` changes it.
-        self._waiting: dict[tuple[int, int], PartialSum] = {}
+        #: Sums by (level, index), none of whose siblings are present. Only `add` changes it.
+        self._pending: dict[tuple[int, int], PartialSum] = {}
 
     def _width(self, level: int) -> int:
-        """How many nodes a level has."""
-        return -(-self.leaves >> level)
+        """Return the number of nodes of a level."""
+        return -(-self.num_leaves >> level)
 
     def _merge(self, left: PartialSum, right: PartialSum) -> PartialSum:
-        """The parent of two siblings, neither of which must be used again."""
+        """Return the parent of two siblings, which must not be used afterwards."""
         gradient = None
         if left.gradient is not None and right.gradient is not None:
             gradient = self._add_vectors(left.gradient, right.gradient)
         return PartialSum(
-            gradient=gradient,
-            divergence=left.divergence + right.divergence,
-            correct=left.correct + right.correct,
-            count=left.count + right.count,
+            gradient,
+            left.divergence + right.divergence,
+            left.correct + right.correct,
+            left.count + right.count,
         )
 
     def add(self, node: Node) -> None:
-        """Take a node in and merge it upwards as far as siblings are here.
+        """Add a node and merge it upwards while its sibling is present.
 
         Raises:
-            CountMismatch: The node is not of this tree, or was added before.
+            CountMismatch: The node is not part of this tree or was added before.
         """
         level, index, total = node.level, node.index, node.sum
         if not 0 <= index < self._width(level):
-            raise CountMismatch(f"node ({level}, {index}) is not of a tree of {self.leaves} shards")
-        while self._width(level) > 1:
-            if (level, index) in self._waiting:
-                raise CountMismatch(f"node ({level}, {index}) of the sum came twice")
+            raise CountMismatch(
+                f"node ({level}, {index}) is not part of a tree of {self.num_leaves} microbatches"
+            )
+        while True:
+            if (level, index) in self._pending:
+                raise CountMismatch(f"node ({level}, {index}) was added twice")
+            if self._width(level) == 1:
+                break
             sibling = index ^ 1
             if sibling < self._width(level):
-                other = self._waiting.pop((level, sibling), None)
+                other = self._pending.pop((level, sibling), None)
                 if other is None:
                     break
                 total = self._merge(total, other) if index < sibling else self._merge(other, total)
             level, index = level + 1, index >> 1
-        if (level, index) in self._waiting:
-            raise CountMismatch(f"node ({level}, {index}) of the sum came twice")
-        self._waiting[level, index] = total
+        self._pending[level, index] = total
 
     def nodes(self) -> list[Node]:
-        """What has been summed so far, as the largest nodes that it makes."""
-        return [Node(level, index, total) for (level, index), total in self._waiting.items()]
+        """Return what has been reduced so far, as the maximal nodes of the tree."""
+        return [Node(level, index, total) for (level, index), total in self._pending.items()]
 
     def root(self, count: int) -> PartialSum:
-        """The whole sum.
+        """Return the whole sum.
 
         Args:
             count: Instances that it must cover.
 
         Raises:
-            CountMismatch: Something is missing, or the instances are not exactly so many.
+            CountMismatch: A microbatch is missing, or the number of instances differs.
         """
         nodes = self.nodes()
         if len(nodes) != 1 or self._width(nodes[0].level) > 1:
-            raise CountMismatch(f"the sum of {self.leaves} microbatches is incomplete")
+            raise CountMismatch(f"the sum of {self.num_leaves} microbatches is incomplete")
         total = nodes[0].sum
         if total.count != count:
-            raise CountMismatch(f"{total.count} instances were summed, the step has {count}")
+            raise CountMismatch(f"{total.count} instances were summed, but the step has {count}")
         return total
 
 
-def largest(nodes: Iterable[Node]) -> list[Node]:
-    """Of nodes some of which lie within others, those that lie within none.
+def maximal_nodes(nodes: Iterable[Node]) -> list[Node]:
+    """Return the nodes that lie within no other, from left to right.
 
-    Two nodes of a tree are apart or one lies within the other, so that every leaf that any of
-    them covers is covered exactly once by the result.
+    Two nodes of a tree are disjoint or nested, so the result covers every leaf that any of the
+    nodes covers exactly once.
     """
-    kept: dict[tuple[int, int], Node] = {}
-    from_the_top = sorted(nodes, key=lambda node: -node.level)
-    for node in from_the_top:
-        ups = range(from_the_top[0].level - node.level + 1)
-        if not any((node.level + up, node.index >> up) in kept for up in ups):
-            kept[node.level, node.index] = node
-    return list(kept.values())
+    maximal: list[Node] = []
+    for node in sorted(nodes, key=lambda node: (node.leaves.start, -node.level)):
+        if not maximal or node.leaves.start >= maximal[-1].leaves.stop:
+            maximal.append(node)
+    return maximal
 
 
-def reduce_nodes(nodes: Iterable[Node], leaves: int, blocks: ChunkedVector) -> TreeReduction:
-    """The tree over nodes that are all at hand, their long vectors added block by block.
+def reduce_nodes(
+    nodes: Iterable[Node],
+    num_leaves: int,
+    add_pairs: Callable[[list[tuple[Array, Array]]], None],
+) -> TreeReduction:
+    """Return the tree over nodes that are all present, all their gradients added in one call.
 
     Args:
-        nodes: Apart from each other; their vectors are written to.
-        leaves: Microbatches of the step.
-        blocks: How a vector is cut; it does not change a bit.
+        nodes: Disjoint nodes; their gradients are written to.
+        num_leaves: Microbatches of the step.
+        add_pairs: Computes ``left += right`` for each pair, in the order given.
     """
-    additions: list[tuple[Array, Array]] = []
+    pairs: list[tuple[Array, Array]] = []
 
-    def note(left: Array, right: Array) -> Array:
-        additions.append((left, right))
+    def defer(left: Array, right: Array) -> Array:
+        pairs.append((left, right))
         return left
 
-    tree = TreeReduction(leaves, add=note)
+    tree = TreeReduction(num_leaves, add=defer)
     for node in nodes:
         tree.add(node)
-
-    def add(block: slice) -> None:
-        for left, right in additions:
-            np.add(left[block], right[block], out=left[block])
-
-    if additions:
-        blocks.map(add)
+    add_pairs(pairs)
     return tree

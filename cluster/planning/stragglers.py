@@ -1,65 +1,66 @@
-"""How long a worker may take before others help it out, and before it is given up.
+"""Straggler detection: when a worker's microbatches are given to others, and when it is replaced.
 
-Both follow from what microbatches of its kind usually take.
+Both limits follow from the usual time of microbatches of the same kind.
 """
 
 from collections import Counter
 from collections.abc import Hashable
 
-#: A worker without a sign of progress for so many times the usual time is late, in which case
-#: those who have nothing else to do compute what it has.
-_LATE_TIMES = 3.0
-#: And so many seconds, so that no hiccup of the operating system counts as that.
-_LATE_S = 0.02
-#: After so many times the usual time it is taken for frozen; but never before so many seconds.
-_LOST_TIMES = 30.0
-_LOST_S = 5.0
-#: As long as nothing of its kind has been measured; twice as long after each that was given up, as
-#: some microbatches honestly take their time.
-_LOST_UNMEASURED_S = 60.0
-#: Weight of a new measurement.
-_NEWEST = 0.1
+#: A worker without progress for this multiple of the usual time, plus a margin in seconds for
+#: scheduling delays of the operating system, is late: idle workers compute its microbatches too.
+_LATE_FACTOR = 3.0
+_LATE_MARGIN_S = 0.02
+#: A worker without progress for this multiple of the usual time has hung, but never before
+#: _MIN_HANG_S seconds.
+_HANG_FACTOR = 30.0
+_MIN_HANG_S = 5.0
+#: Seconds until a hang is assumed while nothing of its kind has been measured. They double after
+#: each hang, because some microbatches are slow without being stuck.
+_UNMEASURED_HANG_S = 60.0
+#: Weight of a new measurement in the moving average.
+_NEWEST_WEIGHT = 0.1
 
 
 class StragglerDetector:
-    """What microbatches take, by their kind, and what that allows for.
+    """The usual time of microbatches by kind, and the limits that follow from it.
 
-    >>> patience = StragglerDetector()
-    >>> patience.speculate_after("training", 1), patience.hang_timeout("training", 1)
+    >>> detector = StragglerDetector()
+    >>> detector.speculate_after("training", 1), detector.hang_timeout("training", 1)
     (inf, 60.0)
-    >>> patience.record_hang("training")
-    >>> patience.hang_timeout("training", 1)
+    >>> detector.record_hang("training")
+    >>> detector.hang_timeout("training", 1)
     120.0
-    >>> patience.record("training", 8.0, shards=4)
-    >>> patience.speculate_after("training", 1)
+    >>> detector.record("training", 8.0, microbatches=4)
+    >>> detector.speculate_after("training", 1)
     6.02
-    >>> patience.hang_timeout("training", 1), patience.hang_timeout("training", 3)
+    >>> detector.hang_timeout("training", 1), detector.hang_timeout("training", 3)
     (60.0, 180.0)
     """
 
     def __init__(self) -> None:
-        self._usual: dict[Hashable, float] = {}
-        #: By kind, how many were given up.
-        self._given_up: Counter[Hashable] = Counter()
+        self._usual_s: dict[Hashable, float] = {}
+        self._hangs: Counter[Hashable] = Counter()
 
-    def record(self, kind: Hashable, seconds: float, shards: int) -> None:
-        """So long did these microbatches take, in seconds."""
-        each = seconds / shards
-        usual = self._usual.get(kind, each)
-        self._usual[kind] = usual + _NEWEST * (each - usual)
+    def record(self, kind: Hashable, seconds: float, microbatches: int) -> None:
+        """Record the time that a number of microbatches took."""
+        each = seconds / microbatches
+        usual = self._usual_s.get(kind, each)
+        self._usual_s[kind] = usual + _NEWEST_WEIGHT * (each - usual)
 
     def record_hang(self, kind: Hashable) -> None:
-        """A worker took longer than it may."""
-        self._given_up[kind] += 1
+        """Record that a worker exceeded `hang_timeout`."""
+        self._hangs[kind] += 1
 
-    def speculate_after(self, kind: Hashable, shards: int) -> float:
-        """Seconds after which a worker with so many microbatches is late."""
-        usual = self._usual.get(kind)
-        return float("inf") if usual is None else _LATE_TIMES * usual * shards + _LATE_S
+    def speculate_after(self, kind: Hashable, microbatches: int) -> float:
+        """Return the seconds after which a worker with these microbatches is late."""
+        usual = self._usual_s.get(kind)
+        return (
+            float("inf") if usual is None else _LATE_FACTOR * usual * microbatches + _LATE_MARGIN_S
+        )
 
-    def hang_timeout(self, kind: Hashable, shards: int) -> float:
-        """Seconds after which a worker with so many microbatches is given up."""
-        usual = self._usual.get(kind)
+    def hang_timeout(self, kind: Hashable, microbatches: int) -> float:
+        """Return the seconds after which a worker with these microbatches has hung."""
+        usual = self._usual_s.get(kind)
         if usual is None:
-            return _LOST_UNMEASURED_S * 2.0 ** self._given_up[kind]
-        return max(_LOST_S, _LOST_TIMES * usual * shards)
+            return _UNMEASURED_HANG_S * 2.0 ** self._hangs[kind]
+        return max(_MIN_HANG_S, _HANG_FACTOR * usual * microbatches)

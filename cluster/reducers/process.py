@@ -228,7 +228,7 @@ class ProcessReducer(GradientReducer):
             if self._in_flight:
                 # Whoever still computes has been overtaken by others, or the step has failed.
                 self._claims.cancel_all()
-        return reduce_nodes(schedule.nodes(), plan.num_microbatches, self._blocks).root(
+        return reduce_nodes(schedule.nodes(), plan.num_microbatches, self._blocks.add_pairs).root(
             plan.num_rows
         )
 
@@ -376,7 +376,7 @@ class ProcessReducer(GradientReducer):
         step.deaths[shard] += 1
         if step.deaths[shard] >= _FATAL_DEATHS:
             cause = f"{_FATAL_DEATHS} workers ended or froze while they computed it"
-            rows = self._workload.plan(step.task).row_numbers(shard)
+            rows = self._workload.plan(step.task).row_indices(shard)
             raise self._fault(step, worker, shard, cause, rows)
 
     def _fault(

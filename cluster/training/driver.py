@@ -1,11 +1,12 @@
-"""The parameter driver: owns the weights, divides once by T, updates, and decides about stopping.
+"""The parameter driver: owns the weights, divides once by T, updates them and decides when to stop.
 
-each step     S, Div, T  ←  exact sums over the step's instances
-              W ← W − (η/T)·S          (or what the optimiser makes of S and T)
-each epoch    Loss = (1/T) Σ Div       over the epoch's instances, as they were met
-              validation, a report, and the question whether to go on
+each step     S, Div, T  ←  sums over the step's instances
+              W ← W − (η/T)·S          (or the optimizer's equation of S and T)
+each epoch    Loss = (1/T) Σ Div       over the epoch's instances, before the updates they are in
+              validation, a report and the stopping criteria
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -35,14 +36,14 @@ from sumgrad.model.validation import Array
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the weights are to be found, given sums.
+    """How the weights are updated, given the sums.
 
     Args:
-        network: Its layout and dtype.
-        optimizer: The update.
+        network: Layout and dtype of the parameters.
+        optimizer: The update's equation.
         eta: The learning rate η.
-        schedule: What η is multiplied with.
-        stop: When to end.
+        stop: When to stop.
+        schedule: The factor of η at each step.
     """
 
     network: Network
@@ -53,7 +54,7 @@ class TrainingConfig:
 
 
 class _Stopped(Exception):
-    """A stop was asked for at a step's boundary."""
+    """The caller asked for a stop at a step boundary."""
 
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason)
@@ -64,15 +65,15 @@ class ParameterDriver:
     """Runs the steps of a job.
 
     Args:
-        config: What to do with the sums.
-        plan: Of the training rows.
-        reducer: Who sums.
-        validate: Whether there are validation rows to evaluate after each epoch.
-        on_epoch: Told of each epoch.
-        on_step: Told of each step: its number within the epoch, from 1.
-        on_boundary: Shown the state after each step, and after each epoch with its report, when
-            all of the epoch has been told of. It may take a snapshot.
-        should_stop: Asked at each step's boundary; gives a reason to stop, or None.
+        config: How to update the weights.
+        plan: Plan over the training rows.
+        reducer: Computes the sums.
+        validate: Whether to evaluate the validation rows after each epoch.
+        on_epoch: Called with the report of each epoch.
+        on_step: Called after each step with its number within the epoch, from 1.
+        on_boundary: Called with the state after each step, and with the report too after each
+            epoch's `on_epoch`. It may take a snapshot.
+        should_stop: Called before each step; returns a reason to stop, or None.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class ParameterDriver:
         on_boundary: Callable[[TrainingState, EpochReport | None], None] = lambda *_: None,
         should_stop: Callable[[], StopReason | None] = lambda: None,
     ) -> None:
-        self._recipe = config
+        self._config = config
         self._plan = plan
-        self._exchange = reducer
+        self._reducer = reducer
         self._validate = validate
         self._on_epoch = on_epoch
         self._on_step = on_step
@@ -100,34 +101,34 @@ class ParameterDriver:
         """Train until there is a reason to stop.
 
         Args:
-            start: Initial parameters, flat, (N,), not changed; or where an earlier run was, which
-                goes on as if nothing had been.
+            start: Initial parameters, flat, (N,), not changed; or the snapshot of an earlier run,
+                which is resumed bit by bit.
         """
-        optimizer, reducer = self._recipe.optimizer, self._exchange
         if isinstance(start, Snapshot):
-            state = TrainingState.restored(start, reducer)
+            state = TrainingState.restore(start, self._reducer)
         else:
-            state = TrainingState.initial(start, optimizer, reducer)
-        self._update = ChunkedOptimizer(optimizer, state.W.size)
+            state = TrainingState.initial(start, self._config.optimizer, self._reducer)
         try:
-            return self._run(state)
+            with contextlib.closing(
+                ChunkedOptimizer(self._config.optimizer, state.W.size)
+            ) as optimizer:
+                return self._run(state, optimizer)
         finally:
-            self._update.close()
-            state.release(reducer)
+            state.release(self._reducer)
 
-    def _run(self, state: TrainingState) -> TrainingResult:
+    def _run(self, state: TrainingState, optimizer: ChunkedOptimizer) -> TrainingResult:
         try:
             while state.progress.reason is None:
-                # Overflow is looked for where it is explained, and needs no warning of NumPy's.
+                # The driver checks for overflow itself and explains it.
                 with np.errstate(all="ignore"):
-                    report = self._epoch(state)
+                    report = self._epoch(state, optimizer)
                 self._on_epoch(report)
                 self._on_boundary(state, report)
         except _Stopped as stopped:
             return TrainingResult.of(state, stopped.reason)
         except Diverged as failure:
-            # Each of the reducer's vectors stays in its place, to be given back once.
-            state.W, state.good = state.good, state.W
+            # A swap, because each of the reducer's vectors has to be released once.
+            state.W, state.last_finite = state.last_finite, state.W
             return TrainingResult.of(state, StopReason.DIVERGED, failure)
         except ClusterError as failure:
             reason = self._should_stop()
@@ -137,116 +138,86 @@ class ParameterDriver:
         return TrainingResult.of(state, state.progress.reason)
 
     def evaluate(self, source: str, W: Array) -> Evaluation:
-        """Loss and accuracy over all rows of a source, by the same exact sums.
+        """Return loss and accuracy over all rows of a data source, from the same reduction.
 
         Raises:
             ClusterError: A worker was lost or failed.
-            ValueError: The source's plan is not one of all rows at once.
+            ValueError: The source's plan has steps of some rows only.
         """
-        total = self._exchange.reduce(Task("evaluation", source), W)
-        return Evaluation(
-            total.divergence / total.count, float(total.correct / total.count), total.count
-        )
+        total = self._reducer.reduce(Task("evaluation", source), W)
+        accuracy = float(total.correct / total.count)
+        return Evaluation(total.divergence / total.count, accuracy, total.count)
 
-    def _epoch(self, state: TrainingState) -> EpochReport:
-        """The rest of the epoch that is under way, all of it as a rule."""
-        number = state.progress.epoch + 1
-        while state.epoch.steps < self._plan.steps_per_epoch:
+    def _epoch(self, state: TrainingState, optimizer: ChunkedOptimizer) -> EpochReport:
+        """Run the remaining steps of the current epoch and return its report."""
+        number, epoch = state.progress.epoch + 1, state.epoch
+        while epoch.steps < self._plan.steps_per_epoch:
             reason = self._should_stop()
             if reason is not None:
                 raise _Stopped(reason)
-            self._step(state, Task("gradient", "train", number, state.epoch.steps))
-            self._on_step(state.epoch.steps)
+            self._step(state, optimizer, Task("gradient", "train", number, epoch.steps))
+            self._on_step(epoch.steps)
             self._on_boundary(state, None)
-        epoch = state.epoch
-        self._expect_finite_weights(state, number, epoch.eta)
+        # No later sum of this epoch would show that the last update has overflowed.
+        if not np.isfinite(state.W).all():
+            raise _diverged(number, state.step, "a weight", epoch.eta)
+        validation = None
+        if self._validate:
+            validation = self.evaluate("validation", state.W)
+            if not math.isfinite(validation.loss):
+                raise _diverged(number, state.step, "the validation loss", epoch.eta)
         report = EpochReport(
             epoch=number,
             step=state.step,
             train_loss=epoch.divergence / epoch.instances,
-            validation=self._validation(state, number) if self._validate else None,
-            gradient_norm=epoch.norms / self._plan.steps_per_epoch,
+            validation=validation,
+            gradient_norm=epoch.gradient_norms / self._plan.steps_per_epoch,
             eta=epoch.eta,
             instances=epoch.instances,
             seconds=epoch.seconds,
         )
-        self._observe(state, report)
-        state.report, state.epoch = report, EpochAccumulator()
+        self._finish_epoch(state, report)
         return report
 
-    def _validation(self, state: TrainingState, epoch: int) -> Evaluation:
-        """Loss and accuracy on the validation rows.
-
-        Raises:
-            Diverged: The loss is not finite.
-        """
-        seen = self.evaluate("validation", state.W)
-        if not math.isfinite(seen.loss):
-            raise self._diverged(epoch, state.step, "the validation loss", state.epoch.eta)
-        return seen
-
-    def _step(self, state: TrainingState, task: Task) -> None:
-        """One sum and one update."""
+    def _step(self, state: TrainingState, optimizer: ChunkedOptimizer, task: Task) -> None:
+        """Reduce one sum and update the weights."""
         began = time.perf_counter()
-        eta = self._recipe.eta * self._recipe.schedule.factor(state.step)
-        total = self._exchange.reduce(task, state.W)
+        eta = self._config.eta * self._config.schedule.factor(state.step)
+        total = self._reducer.reduce(task, state.W)
         S, T = total.gradient, total.count
-        assert S is not None  # noqa: S101 - a gradient task always carries one
-        norm = self._update.step(state.W, S, T, state.memory, eta, out=state.spare) / T
-        # Nothing is updated until the vectors change places.
-        self._expect_finite(total.divergence, norm, S, state, task, eta)
-        state.W, state.spare, state.good = state.spare, state.good, state.W
-        seconds = time.perf_counter() - began
-        state.step += 1
-        state.instances += T
-        state.seconds += seconds
-        epoch = state.epoch
-        epoch.steps += 1
-        epoch.divergence += total.divergence
-        epoch.instances += T
-        epoch.norms += norm
-        epoch.eta = eta
-        epoch.seconds += seconds
+        assert S is not None  # noqa: S101 - a gradient task always returns one
+        norm = optimizer.step(state.W, S, T, state.optimizer_state, eta, out=state.next) / T
+        # The weights change in `finish_step` only, so a sum that is not finite has no effect.
+        if not (math.isfinite(total.divergence) and math.isfinite(norm)):
+            what = self._find_non_finite(total.divergence, S)
+            raise _diverged(task.epoch, state.step + 1, what, eta)
+        state.finish_step(total, norm, eta, time.perf_counter() - began)
 
-    def _observe(self, state: TrainingState, report: EpochReport) -> None:
+    def _find_non_finite(self, divergence: float, S: Array) -> str:
+        """Return what is not finite in a step's sums, as a phrase."""
+        if not math.isfinite(divergence):
+            return "the loss"
+        for name, gradient in self._config.network.parameters(S).items():
+            if not np.isfinite(gradient).all():
+                return f"the gradient of {name}"
+        return "the norm of the gradient"
+
+    def _finish_epoch(self, state: TrainingState, report: EpochReport) -> None:
+        """Update the stopping criteria and the best weights."""
+        stop = self._config.stop
         loss = report.validation.loss if report.validation else None
-        state.progress = update_progress(self._recipe.stop, state.progress, report.train_loss, loss)
-        keeps_best = self._recipe.stop.early_stopping is not None
-        if keeps_best and state.progress.best_epoch == report.epoch:
+        state.progress = update_progress(stop, state.progress, report.train_loss, loss)
+        if stop.early_stopping is not None and state.progress.best_epoch == report.epoch:
             state.best, state.best_report = state.W.copy(), report
+        state.report, state.epoch = report, EpochAccumulator()
 
-    def _expect_finite(
-        self,
-        divergence: float,
-        norm: float,
-        S: Array,
-        state: TrainingState,
-        task: Task,
-        eta: float,
-    ) -> None:
-        """Raise unless loss and gradient are finite numbers.
 
-        Raises:
-            Diverged: They are not; the weights are those before the step.
-        """
-        if np.isfinite(divergence) and np.isfinite(norm):
-            return
-        gradients = self._recipe.network.parameters(S).items()
-        bad = (f"the gradient of {name}" for name, g in gradients if not np.isfinite(g).all())
-        what = "the norm of the gradient"
-        what = "the loss" if not np.isfinite(divergence) else next(bad, what)
-        raise self._diverged(task.epoch, state.step + 1, what, eta)
-
-    def _expect_finite_weights(self, state: TrainingState, epoch: int, eta: float) -> None:
-        """The last update of an epoch is followed by no sum that would notice it."""
-        if not np.isfinite(state.W).all():
-            raise self._diverged(epoch, state.step, "a weight", eta)
-
-    def _diverged(self, epoch: int, step: int, what: str, eta: float) -> Diverged:
-        if step == 1:
-            cause = "the initial weights or the data are too large for this arithmetic"
-            hint = "scale the features (data.scaling) or use model.dtype=float64"
-        else:
-            cause = f"the learning rate is likely too large (eta={eta:g} in this step)"
-            hint = "lower optimizer.eta, or warm it up with optimizer.schedule.warmup"
-        return Diverged(epoch, step, what, cause, hint=hint)
+def _diverged(epoch: int, step: int, what: str, eta: float) -> Diverged:
+    """Return the error with its likely cause."""
+    if step == 1:
+        cause = "the initial weights or the data are too large for this arithmetic"
+        hint = "scale the features (data.scaling) or use model.dtype=float64"
+    else:
+        cause = f"the learning rate is likely too large (eta={eta:g} in this step)"
+        hint = "lower optimizer.eta, or warm it up with optimizer.schedule.warmup"
+    return Diverged(epoch, step, what, cause, hint=hint)

@@ -1,32 +1,33 @@
-"""Everything that a run's next step depends on, and its snapshot, from which a run goes on.
+"""The state that a run's next step depends on, and the snapshot from which a run resumes.
 
-A snapshot is plain: arrays by name, and facts that JSON can hold. Floats survive JSON bit by bit,
-for Python writes the shortest text that reads back as the same number.
+A snapshot consists of arrays by name and of metadata that JSON can hold. Floats survive JSON bit by
+bit, because Python writes the shortest text that reads back as the same number.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from sumgrad.cluster.errors import ClusterError
+from sumgrad.cluster.planning.reduction import PartialSum
 from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.training.stopping import RESUMABLE, Progress, StopReason
 from sumgrad.model.optimizers import Optimizer, State
 from sumgrad.model.validation import Array
 
-#: Of the optimiser's arrays, in a snapshot.
-_MEMORY = "optimizer_state."
+#: Prefix of the optimizer's arrays in a snapshot.
+_OPTIMIZER_STATE = "optimizer_state."
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Over all rows of a source.
+    """Loss and accuracy over all rows of a data source.
 
     Attributes:
         loss: (1/T) Σ Div.
-        accuracy: The share of instances put into the right class; meaningless for a regression.
+        accuracy: Fraction of correctly classified instances; meaningless for a regression.
         count: T.
     """
 
@@ -37,17 +38,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What is told of an epoch.
+    """The figures of an epoch.
 
     Attributes:
         epoch: From 1.
         step: Steps of the run so far.
-        train_loss: Mean divergence over the epoch's instances, each met before its update.
+        train_loss: Mean divergence of the epoch's instances, each before the update it is part of.
         validation: None without validation rows.
-        gradient_norm: ‖∇Loss‖ of a step, on average over the epoch's steps.
+        gradient_norm: Mean of ‖∇Loss‖ over the epoch's steps.
         eta: The learning rate of the last step.
         instances: Instances summed in this epoch.
-        seconds: Of the epoch's steps, validation not counted.
+        seconds: Duration of the epoch's steps, without validation.
     """
 
     epoch: int
@@ -61,38 +62,38 @@ class EpochReport:
 
     @property
     def samples_per_s(self) -> float:
-        """Instances summed in a second."""
+        """Return the instances summed per second."""
         return self.instances / self.seconds if self.seconds else 0.0
 
 
 @dataclass
 class EpochAccumulator:
-    """Sums over the steps of the epoch that is under way.
+    """Sums over the steps of the current epoch.
 
     Attributes:
-        steps: Done in it.
+        steps: Steps done.
         divergence: Σ Div.
-        instances: Summed.
-        norms: Σ ‖∇Loss‖ over the steps.
+        instances: Instances summed.
+        gradient_norms: Σ ‖∇Loss‖ over the steps.
         eta: The learning rate of the last step.
-        seconds: Spent on its steps.
+        seconds: Duration of the steps.
     """
 
     steps: int = 0
     divergence: float = 0.0
     instances: int = 0
-    norms: float = 0.0
+    gradient_norms: float = 0.0
     eta: float = 0.0
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at a step's boundary.
+    """A run at a step boundary.
 
     Attributes:
-        arrays: ``W``, ``good``, ``best`` where there is one, and the optimiser's.
-        metadata: Position, sums and criterion.
+        arrays: ``W``, ``last_finite``, ``best`` if there is one, and the optimizer's.
+        metadata: Position, sums and stopping criteria.
     """
 
     arrays: Mapping[str, Array]
@@ -100,34 +101,33 @@ class Snapshot:
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Return the number of steps done."""
         return int(self.metadata["step"])
 
 
 @dataclass
 class TrainingState:
-    """A run under way.
+    """The state of a running job.
 
     Attributes:
-        W: The weights, flat.
-        spare: Where the next weights will be written.
-        good: The last weights whose loss was seen to be finite; with each update the three take
-            each other's places.
-        memory: Of the optimiser; written to by each update.
+        W: The weights, flat, (N,).
+        next: Memory for the next weights, (N,).
+        last_finite: The last weights with a finite loss, (N,). Each step rotates these three.
+        optimizer_state: The optimizer's arrays; each step writes to them.
         step: Steps done.
         instances: Instances summed in all steps.
-        seconds: Spent on steps.
-        epoch: The epoch that is under way.
-        progress: Of the criterion.
-        report: Of the last epoch that was completed.
-        best: The weights of the best validation loss, where that is asked for.
-        best_report: The report of that epoch.
+        seconds: Duration of all steps.
+        epoch: Sums over the current epoch.
+        progress: State of the stopping criteria.
+        report: Report of the last complete epoch.
+        best: The weights with the best validation loss, with early stopping.
+        best_report: Report of the epoch of `best`.
     """
 
     W: Array
-    spare: Array
-    good: Array
-    memory: State
+    next: Array
+    last_finite: Array
+    optimizer_state: State
     step: int = 0
     instances: int = 0
     seconds: float = 0.0
@@ -139,47 +139,49 @@ class TrainingState:
 
     @classmethod
     def initial(cls, W: Array, optimizer: Optimizer, reducer: GradientReducer) -> "TrainingState":
-        """Before the first step, with vectors of the reducer."""
-        W, spare, good = (reducer.shared_copy(W) for _ in range(3))
-        return cls(W, spare, good, optimizer.init(W))
+        """Return the state before the first step."""
+        W, next_, last_finite = (reducer.shared_copy(W) for _ in range(3))
+        return cls(W, next_, last_finite, optimizer.init(W))
 
     @classmethod
-    def restored(cls, snapshot: Snapshot, reducer: GradientReducer) -> "TrainingState":
-        """As it was when the snapshot was taken, with vectors of the reducer.
+    def restore(cls, snapshot: Snapshot, reducer: GradientReducer) -> "TrainingState":
+        """Return the state of which the snapshot was taken.
 
         Raises:
-            KeyError, TypeError, ValueError: The snapshot is not one.
+            KeyError, TypeError, ValueError: The snapshot is invalid.
         """
-        arrays, facts = snapshot.arrays, dict(snapshot.metadata)
-        reason = facts["progress"]["reason"]
-        progress = facts["progress"] | {"reason": None if reason is None else StopReason(reason)}
+        arrays, metadata = snapshot.arrays, snapshot.metadata
+        progress = Progress(**metadata["progress"])
+        if progress.reason is not None:
+            progress = replace(progress, reason=StopReason(progress.reason))
         return cls(
             W=reducer.shared_copy(arrays["W"]),
-            spare=reducer.shared_copy(arrays["W"]),
-            good=reducer.shared_copy(arrays["last_finite"]),
-            memory={
-                name.removeprefix(_MEMORY): array.copy()
+            next=reducer.shared_copy(arrays["W"]),
+            last_finite=reducer.shared_copy(arrays["last_finite"]),
+            optimizer_state={
+                name.removeprefix(_OPTIMIZER_STATE): array.copy()
                 for name, array in arrays.items()
-                if name.startswith(_MEMORY)
+                if name.startswith(_OPTIMIZER_STATE)
             },
-            step=int(facts["step"]),
-            instances=int(facts["instances"]),
-            seconds=float(facts["seconds"]),
-            epoch=EpochAccumulator(**facts["epoch"]),
-            progress=Progress(**progress),
-            report=_report(facts["report"]),
+            step=int(metadata["step"]),
+            instances=int(metadata["instances"]),
+            seconds=float(metadata["seconds"]),
+            epoch=EpochAccumulator(**metadata["epoch"]),
+            progress=progress,
+            report=_restore_report(metadata["report"]),
             best=arrays["best"].copy() if "best" in arrays else None,
-            best_report=_report(facts["best_report"]),
+            best_report=_restore_report(metadata["best_report"]),
         )
 
     def snapshot(self) -> Snapshot:
-        """A copy of all of it that outlives the next steps."""
-        arrays = {"W": self.W.copy(), "last_finite": self.good.copy()}
-        arrays |= {_MEMORY + name: np.array(array) for name, array in self.memory.items()}
+        """Return a copy that later steps do not change."""
+        arrays = {"W": self.W.copy(), "last_finite": self.last_finite.copy()}
+        for name, array in self.optimizer_state.items():
+            arrays[_OPTIMIZER_STATE + name] = np.array(array)
         if self.best is not None:
-            # Replaced, never written to.
+            # `best` is replaced, never written to.
             arrays["best"] = self.best
-        facts = {
+        metadata = {
             "step": self.step,
             "instances": self.instances,
             "seconds": self.seconds,
@@ -188,19 +190,42 @@ class TrainingState:
             "report": None if self.report is None else asdict(self.report),
             "best_report": None if self.best_report is None else asdict(self.best_report),
         }
-        return Snapshot(arrays, facts)
+        return Snapshot(arrays, metadata)
+
+    def finish_step(self, total: PartialSum, norm: float, eta: float, seconds: float) -> None:
+        """Make the next weights current and count the step.
+
+        Args:
+            total: The step's sum.
+            norm: ‖∇Loss‖.
+            eta: The learning rate.
+            seconds: Duration of the step.
+        """
+        self.W, self.next, self.last_finite = self.next, self.last_finite, self.W
+        self.step += 1
+        self.instances += total.count
+        self.seconds += seconds
+        epoch = self.epoch
+        epoch.steps += 1
+        epoch.divergence += total.divergence
+        epoch.instances += total.count
+        epoch.gradient_norms += norm
+        epoch.eta = eta
+        epoch.seconds += seconds
 
     def release(self, reducer: GradientReducer) -> None:
-        """Give the vectors back."""
-        for vector in (self.W, self.spare, self.good):
+        """Release the reducer's vectors."""
+        for vector in (self.W, self.next, self.last_finite):
             reducer.release(vector)
 
 
-def _report(facts: Mapping[str, Any] | None) -> EpochReport | None:
-    if facts is None:
+def _restore_report(values: Mapping[str, Any] | None) -> EpochReport | None:
+    if values is None:
         return None
-    seen = facts["validation"]
-    return EpochReport(**dict(facts) | {"validation": None if seen is None else Evaluation(**seen)})
+    report = EpochReport(**values)
+    if report.validation is None:
+        return report
+    return replace(report, validation=Evaluation(**values["validation"]))
 
 
 @dataclass(frozen=True)
@@ -208,15 +233,15 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        W: The weights to keep: the best, or the last good ones.
-        reason: Why it ended.
-        report: Of the epoch that W is from; None if no epoch was completed.
+        W: The weights to keep: the best, or the last finite ones.
+        reason: Why the run ended.
+        report: Report of the epoch of `W`; None if no epoch was completed.
         epochs: Epochs completed.
-        steps: Updates made.
+        steps: Steps done.
         instances: Instances summed.
-        seconds: Spent on steps, evaluation not counted.
-        failure: The error that ended it, where one did.
-        snapshot: Where it can be gone on from, if it was stopped or something failed.
+        seconds: Duration of the steps, without evaluation.
+        failure: The error that ended the run, if any.
+        snapshot: Where to resume a run that was stopped or failed.
     """
 
     W: Array
@@ -233,12 +258,12 @@ class TrainingResult:
     def of(
         cls, state: TrainingState, reason: StopReason, failure: ClusterError | None = None
     ) -> "TrainingResult":
-        """The outcome of a run that is in this state now."""
-        best = state.best
+        """Return the result of a run that ends in this state."""
+        use_best = state.best is not None
         return cls(
-            W=(best if best is not None else state.W).copy(),
+            W=(state.W if state.best is None else state.best).copy(),
             reason=reason,
-            report=state.best_report if best is not None else state.report,
+            report=state.best_report if use_best else state.report,
             epochs=state.progress.epoch,
             steps=state.step,
             instances=state.instances,

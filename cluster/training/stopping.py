@@ -1,4 +1,4 @@
-"""When training ends: a pure state machine over the losses of the epochs."""
+"""The stopping criteria: a pure state machine over the losses of the epochs."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,17 +17,17 @@ class StopReason(StrEnum):
     FAILED = "failed"
 
 
-#: A run that ended for one of these may be gone on with.
+#: Runs that ended for one of these reasons can be resumed.
 RESUMABLE = (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.FAILED)
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the validation loss no longer falls.
+    """Stops when the validation loss no longer improves.
 
     Args:
-        patience: Epochs without a better one.
-        min_delta: How much lower counts as better.
+        patience: Epochs without an improvement.
+        min_delta: The smallest decrease that counts as an improvement.
     """
 
     patience: int
@@ -36,14 +36,14 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class StopRule:
-    """The criterion of a job.
+    """The stopping criteria of a job.
 
     Args:
-        max_epochs: The budget.
-        tolerance: Relative change of the training loss below which an epoch counts as still;
-            0 turns this criterion off.
-        patience: So many still epochs in a row are convergence.
-        early_stopping: None to train on whatever the validation loss does.
+        max_epochs: The maximum number of epochs.
+        tolerance: Relative change of the training loss below which an epoch counts as stalled;
+            0 disables the criterion.
+        patience: Number of consecutive stalled epochs that count as convergence.
+        early_stopping: None to ignore the validation loss.
     """
 
     max_epochs: int
@@ -54,20 +54,20 @@ class StopRule:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the criterion remembers from epoch to epoch.
+    """The state of the criteria after an epoch.
 
     Attributes:
-        epoch: The last epoch observed; 0 before the first.
+        epoch: The last epoch; 0 before the first.
         loss: Its training loss.
-        still: Still epochs in a row up to it.
+        stalled: Number of consecutive stalled epochs up to it.
         best_loss: The lowest validation loss so far.
-        best_epoch: Where it was.
-        reason: Why to stop now, or None to go on.
+        best_epoch: The epoch of `best_loss`.
+        reason: Why to stop now, or None to continue.
     """
 
     epoch: int = 0
     loss: float = math.inf
-    still: int = 0
+    stalled: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
     reason: StopReason | None = None
@@ -76,40 +76,35 @@ class Progress:
 def update_progress(
     rule: StopRule, progress: Progress, train_loss: float, validation_loss: float | None
 ) -> Progress:
-    """The state after one more epoch.
+    """Return the state after one more epoch.
 
     >>> rule = StopRule(max_epochs=9, tolerance=0.01, patience=2)
     >>> progress = Progress()
     >>> for loss in (1.0, 0.5, 0.499, 0.498):
     ...     progress = update_progress(rule, progress, loss, None)
-    >>> progress.epoch, progress.still, progress.reason.value
+    >>> progress.epoch, progress.stalled, progress.reason.value
     (4, 2, 'converged')
     """
-    still = _is_still(rule, progress, train_loss)
-    after = replace(
-        progress,
-        epoch=progress.epoch + 1,
-        loss=train_loss,
-        still=progress.still + 1 if still else 0,
-    )
+    stalled = progress.stalled + 1 if _is_stalled(rule, progress.loss, train_loss) else 0
+    after = replace(progress, epoch=progress.epoch + 1, loss=train_loss, stalled=stalled)
     if validation_loss is not None:
         delta = rule.early_stopping.min_delta if rule.early_stopping else 0.0
         if validation_loss < progress.best_loss - delta:
             after = replace(after, best_loss=validation_loss, best_epoch=after.epoch)
-    return replace(after, reason=_reason(rule, after))
+    return replace(after, reason=_stop_reason(rule, after))
 
 
-def _is_still(rule: StopRule, progress: Progress, loss: float) -> bool:
-    """``|L − L'| < tolerance·|L'|``, L' being the loss of the epoch before."""
-    if math.isinf(progress.loss):
+def _is_stalled(rule: StopRule, previous: float, loss: float) -> bool:
+    """Return ``|L − L'| < tolerance·|L'|``, L' being the loss of the previous epoch."""
+    if math.isinf(previous):
         return False
-    if loss == progress.loss:
+    if loss == previous:
         return rule.tolerance > 0
-    return abs(loss - progress.loss) < rule.tolerance * abs(progress.loss)
+    return abs(loss - previous) < rule.tolerance * abs(previous)
 
 
-def _reason(rule: StopRule, progress: Progress) -> StopReason | None:
-    if rule.tolerance > 0 and progress.still >= rule.patience:
+def _stop_reason(rule: StopRule, progress: Progress) -> StopReason | None:
+    if rule.tolerance > 0 and progress.stalled >= rule.patience:
         return StopReason.CONVERGED
     early = rule.early_stopping
     if early is not None and progress.epoch - progress.best_epoch >= early.patience:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.cluster.compute.threads import ThreadedWorker
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.errors import ConnectionClosed, MicrobatchFailed
@@ -70,7 +71,7 @@ class WorkerProcess:
         self._parameters: dict[int, Array] = {}
         #: Our vectors that the driver has not been told of: number and descriptor.
         self._untold: list[tuple[int, int]] = []
-        arithmetic = asdict(self._worker.fingerprint())
+        arithmetic = asdict(compute_fingerprint())
         with contextlib.closing(channel), contextlib.suppress(ConnectionClosed):
             channel.send(Hello(self._worker.index, os.getpid(), self._lanes, **arithmetic))
             welcome = expect(Welcome, channel.receive())

@@ -5,7 +5,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from sumgrad.cluster.ray_backend.session import WORKER_ENVIRONMENT, ray_session, usable_cpus
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.launch_options import LaunchOptions

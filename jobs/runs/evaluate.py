@@ -7,7 +7,7 @@ from pathlib import Path
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.reducers.base import InlineReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.jobs.artifacts.saved_model import PREDICTION_BATCH_SIZE, SavedModel
 from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
 

@@ -50,7 +50,7 @@ class TrainingJob:
         if self.spec.cluster.address != "inline":
             place = f"on {workers} Ray worker{'s' if workers > 1 else ''}"
         network = f"network {'-'.join(map(str, widths))} ({self.network.layout.size:,} parameters)"
-        lines = [f"{self.spec.name}: {self.plan.rows:,} training rows, {network}, {place}"]
+        lines = [f"{self.spec.name}: {self.plan.num_rows:,} training rows, {network}, {place}"]
         shards = self.plan.step(1, 0).num_microbatches
         if shards < workers:
             lines.append(

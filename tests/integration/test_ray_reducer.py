@@ -18,7 +18,6 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
-from sumgrad.cluster.compute.chunks import ChunkedVector
 from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.errors import FingerprintMismatch, MicrobatchFailed
@@ -29,7 +28,8 @@ from sumgrad.cluster.planning.reduction import Node, TreeReduction
 from sumgrad.cluster.ray_backend.placement import Placement
 from sumgrad.cluster.ray_backend.reducer import RayLauncher, RayReducer
 from sumgrad.cluster.reducers import process
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.training.stopping import StopReason, StopRule
@@ -83,7 +83,7 @@ def test_any_number_of_workers_gives_the_bits_of_inline(ray_cpus: int, batch: in
         assert spread.instances == 3 * ROWS
 
 
-def in_arrival_order(nodes: list[Node], leaves: int, blocks: ChunkedVector) -> TreeReduction:
+def in_arrival_order(nodes: list[Node], leaves: int, add_pairs: object) -> TreeReduction:
     """The mutation that the test above must catch: sums added as they arrive."""
     first, *others = nodes
     for node in others:

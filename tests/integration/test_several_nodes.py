@@ -13,7 +13,8 @@ from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.ray_backend.placement import worker_slots
 from sumgrad.cluster.ray_backend.reducer import RayReducer
 from sumgrad.cluster.ray_backend.session import ray_session
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.training.stopping import StopReason, StopRule

@@ -1,111 +1,72 @@
-"""Work on long vectors: neither the blocks nor the threads are visible in a bit."""
+"""Chunks and threads change no bit of an operation on long vectors."""
+
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from sumgrad.cluster.compute import chunks as module
+from sumgrad.cluster.compute import chunks
 from sumgrad.cluster.compute.chunks import ChunkedVector
-from sumgrad.cluster.compute.optimizer_step import ChunkedOptimizer
-from sumgrad.cluster.planning.reduction import (
-    Node,
-    PartialSum,
-    TreeReduction,
-    largest,
-    reduce_nodes,
-)
-from sumgrad.model.optimizers import OPTIMIZERS, make_optimizer
-from tests.cluster.planning.test_reduction import leaves
 
 
 @pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
-def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ChunkedVector:
-    monkeypatch.setattr(module, "CHUNK_SIZE", 10)
-    monkeypatch.setattr(module, "MIN_WORK_FOR_THREADS", 5)
-    return ChunkedVector(33, request.param)
+def vector(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ChunkedVector]:
+    """33 elements in chunks of 10."""
+    monkeypatch.setattr(chunks, "CHUNK_SIZE", 10)
+    monkeypatch.setattr(chunks, "MIN_SIZE_PER_THREAD", 5)
+    vector = ChunkedVector(33, request.param)
+    yield vector
+    vector.close()
 
 
-def test_results_come_in_the_order_of_the_blocks(blocks: ChunkedVector) -> None:
-    assert blocks.map(lambda block: (block.start, block.stop)) == [
-        (0, 10),
-        (10, 20),
-        (20, 30),
-        (30, 33),
-    ]
-    blocks.close()
+def test_results_come_in_the_order_of_the_chunks(vector: ChunkedVector) -> None:
+    bounds = vector.map(lambda chunk: (chunk.start, chunk.stop))
+    assert bounds == [(0, 10), (10, 20), (20, 30), (30, 33)]
 
 
-def test_an_error_in_any_block_is_raised(blocks: ChunkedVector) -> None:
-    def fail(block: slice) -> None:
-        if block.start == 30:
-            raise MemoryError("no room")
+@pytest.mark.parametrize("start", [0, 30])
+def test_an_error_in_any_chunk_is_raised(vector: ChunkedVector, start: int) -> None:
+    def fail(chunk: slice) -> None:
+        if chunk.start == start:
+            raise MemoryError("no memory")
 
-    with pytest.raises(MemoryError, match="no room"):
-        blocks.map(fail)
-    blocks.close()
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 8, 13])
-def test_a_combined_sum_is_the_tree(blocks: ChunkedVector, count: int) -> None:
-    tree = TreeReduction(count)
-    for node in leaves(count):
-        tree.add(node)
-    instances = count * (count + 1) // 2
-    expected, actual = (
-        tree.root(instances),
-        reduce_nodes(leaves(count), count, blocks).root(instances),
-    )
-    assert expected.gradient is not None
-    assert actual.gradient is not None
-    assert actual.gradient.tobytes() == expected.gradient.tobytes()
-    assert actual.divergence == expected.divergence
-    blocks.close()
+    with pytest.raises(MemoryError, match="no memory"):
+        vector.map(fail)
 
 
-def test_of_nodes_within_each_other_the_largest_are_kept() -> None:
-    def node(level: int, index: int) -> Node:
-        return Node(level, index, PartialSum(None, 0.0, 0, 1))
+def test_pairs_are_added_in_order(vector: ChunkedVector) -> None:
+    generator = np.random.default_rng(3)
+    a, b, c = (generator.standard_normal(33).astype(np.float32) for _ in range(3))
+    expected = (a + b) + c
+    vector.add_pairs([(a, b), (a, c)])
+    assert a.tobytes() == expected.tobytes()
+    vector.add_pairs([])
 
-    kept = largest([node(0, 3), node(1, 1), node(0, 0), node(2, 1), node(0, 5), node(1, 1)])
-    assert {(n.level, n.index) for n in kept} == {(2, 1), (1, 1), (0, 0)}
+
+def test_numpy_does_not_warn_of_overflow(vector: ChunkedVector) -> None:
+    large = np.full(33, np.finfo(np.float32).max)
+    vector.add_pairs([(large, large.copy())])
+    assert np.isinf(large).all()
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("threads", [1, 3])
-def test_an_update_in_blocks_has_the_bits_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch, name: str, decay: float, threads: int
+@pytest.mark.parametrize(("size", "threads"), [(9, 1), (14, 2), (15, 3), (100, 3)])
+def test_short_vectors_use_fewer_threads(
+    size: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_SIZE", 10)
-    monkeypatch.setattr(module, "MIN_WORK_FOR_THREADS", 5)
-    optimizer = make_optimizer(name, weight_decay=decay)
-    generator = np.random.default_rng(4)
-    whole = generator.standard_normal(33).astype(np.float32)
-    whole_state = optimizer.init(whole)
-    W, out = whole.copy(), np.empty_like(whole)
-    state = optimizer.init(W)
-    update = ChunkedOptimizer(optimizer, 33)
-    update._blocks = ChunkedVector(33, threads)
-    for _ in range(3):
-        S = generator.standard_normal(33).astype(np.float32)
-        before = W.copy()
-        norm = update.step(W, S, 7, state, 0.1, out)
-        assert W.tobytes() == before.tobytes()
-        assert norm == pytest.approx(np.linalg.norm(S), rel=1e-6)
-        whole, whole_state = optimizer.update(whole, S, 7, whole_state, 0.1)
-        W, out = out, W
-        assert W.tobytes() == whole.tobytes()
-        assert state.keys() == whole_state.keys()
-        assert all(state[key].tobytes() == whole_state[key].tobytes() for key in state)
-    update.close()
+    monkeypatch.setattr(chunks, "CHUNK_SIZE", 1)
+    monkeypatch.setattr(chunks, "MIN_SIZE_PER_THREAD", 5)
+    vector = ChunkedVector(size, 3)
+    met = threading.Barrier(threads)
+    seen = set()
 
+    def work(_: slice) -> None:
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            met.wait(10)
 
-def test_the_norm_of_gradients_whose_squares_overflow_is_finite() -> None:
-    update = ChunkedOptimizer(make_optimizer("gradient_descent"), 4)
-    S = np.full(4, 1e30, dtype=np.float32)
-    W, out = np.zeros(4, dtype=np.float32), np.empty(4, dtype=np.float32)
-    assert update.step(W, S, 1, {}, 0.1, out) == pytest.approx(2e30, rel=1e-6)
-    S[2] = np.inf
-    assert update.step(W, S, 1, {}, 0.1, out) == np.inf
-    S[2] = np.nan
-    assert np.isnan(update.step(W, S, 1, {}, 0.1, out))
-    update.close()
+    vector.map(work)
+    assert len(seen) == threads
+    vector.close()

@@ -1,6 +1,6 @@
-"""The same bits for any number of workers: the promise, and the mutations that would break it.
+"""The same bits for any number of workers, and the mutations that would break this promise.
 
-Workers here are `GradientWorker`s in this process; tests/integration does the same with Ray.
+The workers are `GradientWorker`s in this process; tests/integration does the same with Ray.
 """
 
 import random
@@ -10,21 +10,24 @@ import pytest
 
 from sumgrad.cluster.compute.worker import GradientWorker, Task
 from sumgrad.cluster.planning.reduction import Node, PartialSum, TreeReduction
-from sumgrad.cluster.planning.work_stealing import shares
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.planning.work_stealing import split_evenly
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.model.optimizers import GradientDescent
 from sumgrad.model.validation import Array
 from tests.cluster.small_job import SmallJob
 
+FULL = Task("gradient", "full")
 TASKS = [
-    Task("gradient", "full"),
+    FULL,
     Task("gradient", "train", epoch=1, step=0),
     Task("gradient", "train", epoch=2, step=2),
+    Task("evaluation", "validation"),
 ]
 
 
-class SeveralWorkers(GradientReducer):
-    """Some workers whose answers arrive in a random order."""
+class ShuffledReducer(GradientReducer):
+    """Several workers whose replies arrive in a random order."""
 
     def __init__(self, job: SmallJob, workers: int) -> None:
         self._job = job
@@ -35,21 +38,26 @@ class SeveralWorkers(GradientReducer):
     def workers(self) -> int:
         return len(self._workers)
 
-    def answers(self, task: Task, flat: Array) -> list[Node]:
-        """What the workers send, in the order of arrival."""
-        shards = shares(self._job.workload.plan(task).num_microbatches, [1] * self.workers)
-        nodes = [
-            node
-            for worker, own in zip(self._workers, shards, strict=True)
-            for node in worker.compute(task, own, flat)
-        ]
+    def replies(self, task: Task, flat: Array) -> list[list[Node]]:
+        """Return the nodes that each worker sends."""
+        count = self._job.workload.plan(task).num_microbatches
+        shares = split_evenly(count, [1] * self.workers)
+        replies = []
+        for worker, own in zip(self._workers, shares, strict=True):
+            worker.buffers.release_all()
+            replies.append(worker.compute(task, own, flat))
+        return replies
+
+    def arrivals(self, task: Task, flat: Array) -> list[Node]:
+        """Return all nodes in the order of arrival."""
+        nodes = [node for reply in self.replies(task, flat) for node in reply]
         self._shuffle(nodes)
         return nodes
 
     def reduce(self, task: Task, flat: Array) -> PartialSum:
         plan = self._job.workload.plan(task)
         tree = TreeReduction(plan.num_microbatches)
-        for node in self.answers(task, flat):
+        for node in self.arrivals(task, flat):
             tree.add(node)
         return tree.root(plan.num_rows)
 
@@ -57,19 +65,28 @@ class SeveralWorkers(GradientReducer):
         pass
 
 
-def bits(total: PartialSum) -> tuple[bytes, float]:
+def inline_sum(job: SmallJob, task: Task = FULL) -> PartialSum:
+    with InlineReducer(job.workload) as reducer:
+        return reducer.reduce(task, job.W)
+
+
+def gradient_of(total: PartialSum) -> Array:
     assert total.gradient is not None
-    return total.gradient.tobytes(), total.divergence
+    return total.gradient
+
+
+def values(total: PartialSum) -> tuple[bytes | None, float, int, int]:
+    gradient = None if total.gradient is None else total.gradient.tobytes()
+    return gradient, total.divergence, total.correct, total.count
 
 
 def train(job: SmallJob, reducer: GradientReducer, source: str) -> bytes:
-    """Two epochs of plain gradient descent."""
+    """Return the weights after two epochs of plain gradient descent."""
     W, plan = job.W, job.workload.plans[source]
     for epoch in (1, 2):
         for step in range(plan.steps_per_epoch):
             total = reducer.reduce(Task("gradient", source, epoch, step), W)
-            assert total.gradient is not None
-            W, _ = GradientDescent().update(W, total.gradient, total.count, {}, 0.3)
+            W, _ = GradientDescent().update(W, gradient_of(total), total.count, {}, 0.3)
     return W.tobytes()
 
 
@@ -78,65 +95,45 @@ def train(job: SmallJob, reducer: GradientReducer, source: str) -> bytes:
 def test_a_sum_has_the_same_bits_for_any_number_of_workers(
     small_job: SmallJob, workers: int, task: Task
 ) -> None:
-    alone = InlineReducer(small_job.workload).reduce(task, small_job.W)
-    spread = SeveralWorkers(small_job, workers).reduce(task, small_job.W)
-    assert bits(spread) == bits(alone)
-    assert spread.count == small_job.workload.plan(task).num_rows
+    alone = inline_sum(small_job, task)
+    assert values(ShuffledReducer(small_job, workers).reduce(task, small_job.W)) == values(alone)
+    assert alone.count == small_job.workload.plan(task).num_rows
 
 
 @pytest.mark.parametrize("source", ["full", "train"])
 @pytest.mark.parametrize("workers", [2, 3, 5])
 def test_trained_weights_have_the_same_bits(small_job: SmallJob, workers: int, source: str) -> None:
     alone = train(small_job, InlineReducer(small_job.workload), source)
-    assert train(small_job, SeveralWorkers(small_job, workers), source) == alone
-
-
-def test_an_evaluation_has_the_same_figures(small_job: SmallJob) -> None:
-    task = Task("evaluation", "validation")
-    alone = InlineReducer(small_job.workload).reduce(task, small_job.W)
-    spread = SeveralWorkers(small_job, 3).reduce(task, small_job.W)
-    assert (spread.divergence, spread.correct, spread.count) == (
-        alone.divergence,
-        alone.correct,
-        alone.count,
-    )
+    assert train(small_job, ShuffledReducer(small_job, workers), source) == alone
 
 
 def test_mutation_a_sum_in_arrival_order_changes_the_bits(small_job: SmallJob) -> None:
-    """What most frameworks do; the tests above would notice it."""
+    """The tests above would notice a reduction in the order of arrival."""
     seen = set()
     for workers in (1, 2, 3, 5):
-        arrived = SeveralWorkers(small_job, workers).answers(TASKS[0], small_job.W)
         total = np.zeros_like(small_job.W)
-        for node in arrived:
-            assert node.sum.gradient is not None
-            total = total + node.sum.gradient
+        for node in ShuffledReducer(small_job, workers).arrivals(FULL, small_job.W):
+            total = total + gradient_of(node.sum)
         seen.add(total.tobytes())
     assert len(seen) > 1
 
 
 def test_mutation_one_merged_product_changes_the_bits(small_job: SmallJob) -> None:
-    """A worker that computed all of its rows at once would give another sum."""
-    source = small_job.workload.sources["full"]
-    x, d = source.read(slice(0, source.rows))
+    """A worker that computed all of its rows in one call would return another sum."""
+    x, d = small_job.workload.sources["full"].read(slice(None))
     parameters = small_job.network.parameters(small_job.W)
     merged = small_job.network.gradient_sum(parameters, x, d).gradients.flat
-    exact = InlineReducer(small_job.workload).reduce(TASKS[0], small_job.W)
-    assert exact.gradient is not None
-    np.testing.assert_allclose(merged, exact.gradient, rtol=1e-3, atol=1e-4)
-    assert merged.tobytes() != exact.gradient.tobytes()
+    expected = gradient_of(inline_sum(small_job))
+    np.testing.assert_allclose(merged, expected, rtol=1e-3, atol=1e-4)
+    assert merged.tobytes() != expected.tobytes()
 
 
-def test_mutation_a_mean_of_means_counts_ragged_rows_too_high(small_job: SmallJob) -> None:
-    """Workers' averages, averaged: the instances of the smaller share weigh more."""
-    task = TASKS[0]
+def test_mutation_a_mean_of_means_weighs_a_smaller_share_too_high(small_job: SmallJob) -> None:
+    """The average of the workers' averages differs from the mean over the instances."""
     means = []
-    for worker, shards in enumerate(
-        shares(small_job.workload.plan(task).num_microbatches, [1] * 5)
-    ):
-        nodes = GradientWorker(worker, small_job.workload).compute(task, shards, small_job.W)
-        gradients = [node.sum.gradient for node in nodes if node.sum.gradient is not None]
-        means.append(np.sum(gradients, axis=0) / sum(node.sum.count for node in nodes))
-    exact = InlineReducer(small_job.workload).reduce(task, small_job.W)
-    assert exact.gradient is not None
-    assert not np.allclose(np.mean(means, axis=0), exact.gradient / exact.count, rtol=1e-3)
+    for nodes in ShuffledReducer(small_job, 5).replies(FULL, small_job.W):
+        total = np.sum([gradient_of(node.sum) for node in nodes], axis=0)
+        means.append(total / sum(node.sum.count for node in nodes))
+    expected = inline_sum(small_job)
+    mean = gradient_of(expected) / expected.count
+    assert not np.allclose(np.mean(means, axis=0), mean, rtol=1e-3)

@@ -20,7 +20,8 @@ from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, Micr
 from sumgrad.cluster.planning import stragglers
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import RowIndices
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer, _Step
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import TrainingResult
@@ -476,7 +477,7 @@ def wake_one_up(
 
     Each step is another and has other weights, so that no old sum is right by chance.
     """
-    row = int(job.workload.plans["train"].step(1, 0).row_numbers(1)[0])
+    row = int(job.workload.plans["train"].step(1, 0).row_indices(1)[0])
     sleepy = with_source(job, Sleepy, row, str(armed), name="train")
     tasks = [Task("gradient", "train", epoch) for epoch in (9, 1, 2, 3, 4)]
     rules = ScalingPolicy(note=notes.append)

@@ -18,7 +18,8 @@ from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.errors import WorkerLost
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import RowIndices
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import TrainingResult

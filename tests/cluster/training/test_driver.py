@@ -6,16 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sumgrad.cluster.compute import chunks as blocks
-from sumgrad.cluster.compute.optimizer_step import ChunkedOptimizer
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.errors import CountMismatch, Diverged, WorkerLost
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan, permutation
 from sumgrad.cluster.planning.reduction import PartialSum
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
-from sumgrad.cluster.training.state import EpochReport, TrainingResult
+from sumgrad.cluster.training.state import EpochReport, TrainingResult, TrainingState
 from sumgrad.cluster.training.stopping import EarlyStopping, StopReason, StopRule
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import L2
@@ -29,7 +28,7 @@ ETA = 0.25
 
 
 def linear_job(batch: int | None, x: Array, d: Array) -> tuple[Workload, Plan, Network]:
-    """y = Wx + b with L2, whose gradients can be written down by hand."""
+    """Return y = Wx + b with L2, whose gradients can be written down by hand."""
     network = Network(x.shape[1], (Layer(1, make_activation("identity")),), L2(), "float64")
     plan = Plan(len(x), batch, 4, seed=9)
     source = ArraySource(x, d)
@@ -38,7 +37,7 @@ def linear_job(batch: int | None, x: Array, d: Array) -> tuple[Workload, Plan, N
 
 
 @pytest.fixture
-def line() -> tuple[Array, Array]:
+def plane() -> tuple[Array, Array]:
     """Twenty-two points near a plane."""
     generator = np.random.default_rng(2)
     x = generator.standard_normal((22, 3))
@@ -50,14 +49,15 @@ def run(
     workload: Workload, plan: Plan, network: Network, stop: StopRule, **options: object
 ) -> TrainingResult:
     config = TrainingConfig(network, GradientDescent(), ETA, stop)
-    driver = ParameterDriver(config, plan, InlineReducer(workload), **options)  # type: ignore[arg-type]
-    return driver.run(np.zeros(network.layout.size))
+    with InlineReducer(workload) as reducer:
+        driver = ParameterDriver(config, plan, reducer, **options)  # type: ignore[arg-type]
+        return driver.run(np.zeros(network.layout.size))
 
 
 @pytest.mark.parametrize("batch", [None, 8, 5])
-def test_updates_are_those_of_the_lecture(batch: int | None, line: tuple[Array, Array]) -> None:
+def test_updates_are_those_of_the_lecture(batch: int | None, plane: tuple[Array, Array]) -> None:
     """W ← W − (η/T)·Σ∇Div, written out instance by instance."""
-    x, d = line
+    x, d = plane
     W, b = np.zeros(3), 0.0
     for epoch in (1, 2, 3):
         order = np.arange(22) if batch is None else permutation(22, 9, epoch)
@@ -67,272 +67,297 @@ def test_updates_are_those_of_the_lecture(batch: int | None, line: tuple[Array, 
             W = W - ETA / len(rows) * sum(e * x[i] for e, i in zip(errors, rows, strict=True))
             b = b - ETA / len(rows) * sum(errors)
     workload, plan, network = linear_job(batch, x, d)
-    outcome = run(workload, plan, network, StopRule(3))
-    np.testing.assert_allclose(outcome.W, [*W, b], rtol=1e-12)
-    assert outcome.instances == 3 * 22
-    assert (outcome.epochs, outcome.steps) == (3, 3 * plan.steps_per_epoch)
+    result = run(workload, plan, network, StopRule(3))
+    np.testing.assert_allclose(result.W, [*W, b], rtol=1e-12)
+    assert result.instances == 3 * 22
+    assert (result.epochs, result.steps) == (3, 3 * plan.steps_per_epoch)
+    assert 0 < result.seconds < 60
 
 
-def test_the_reported_loss_weighs_every_instance_alike(line: tuple[Array, Array]) -> None:
-    """With η = 0 nothing moves, so batches of 8, 8 and 6 must give the full batch's loss."""
-    x, d = line
-    reports: list[EpochReport] = []
+def test_the_reported_loss_weighs_every_instance_alike(plane: tuple[Array, Array]) -> None:
+    """With η = 0 the weights do not move, so batches of 8, 8 and 6 must give the full loss."""
+    x, d = plane
     for batch in (None, 8):
         workload, plan, network = linear_job(batch, x, d)
-        config = TrainingConfig(network, GradientDescent(), 0.0, StopRule(1))
-        reducer = InlineReducer(workload)
-        ParameterDriver(config, plan, reducer, on_epoch=reports.append).run(np.zeros(4))
-    expected = float(np.mean(0.5 * d**2))
-    assert reports[0].train_loss == pytest.approx(expected, rel=1e-12)
-    assert reports[1].train_loss == pytest.approx(expected, rel=1e-12)
+        reports: list[EpochReport] = []
+        config = TrainingConfig(network, GradientDescent(), 0.0, StopRule(2))
+        driver = ParameterDriver(config, plan, InlineReducer(workload), on_epoch=reports.append)
+        driver.run(np.zeros(4))
+        expected = pytest.approx(float(np.mean(0.5 * d**2)), rel=1e-12)
+        assert [report.train_loss for report in reports] == [expected, expected]
 
 
-def test_it_converges_and_says_so(line: tuple[Array, Array]) -> None:
-    workload, plan, network = linear_job(None, *line)
-    outcome = run(workload, plan, network, StopRule(1000, tolerance=1e-3, patience=2))
-    assert outcome.reason is StopReason.CONVERGED
-    assert outcome.epochs < 1000
+def test_convergence_ends_the_run(plane: tuple[Array, Array]) -> None:
+    workload, plan, network = linear_job(None, *plane)
+    result = run(workload, plan, network, StopRule(1000, tolerance=1e-3, patience=2))
+    assert result.reason is StopReason.CONVERGED
+    assert result.epochs < 1000
 
 
-def test_reports_carry_the_rate_the_norm_and_validation(line: tuple[Array, Array]) -> None:
-    workload, plan, network = linear_job(8, *line)
+def test_reports_contain_position_rate_norm_and_validation(plane: tuple[Array, Array]) -> None:
+    workload, plan, network = linear_job(8, *plane)
     reports: list[EpochReport] = []
-    config = TrainingConfig(
-        network,
-        Momentum(momentum=0.5),
-        ETA,
-        StopRule(3),
-        schedule=StepDecay(step_size=3, decay_rate=0.5),
-    )
+    schedule = StepDecay(step_size=3, decay_rate=0.5)
+    config = TrainingConfig(network, Momentum(momentum=0.5), ETA, StopRule(3), schedule)
     reducer = InlineReducer(workload)
-    ParameterDriver(config, plan, reducer, validate=True, on_epoch=reports.append).run(np.zeros(4))
+    driver = ParameterDriver(config, plan, reducer, validate=True, on_epoch=reports.append)
+    driver.run(np.zeros(4))
     assert [r.eta for r in reports] == [ETA, ETA / 2, ETA / 4]
-    assert [r.step for r in reports] == [3, 6, 9]
+    assert [(r.epoch, r.step) for r in reports] == [(1, 3), (2, 6), (3, 9)]
     assert all(r.validation is not None and r.validation.count == 22 for r in reports)
     assert all(r.gradient_norm > 0 and r.instances == 22 and r.samples_per_s > 0 for r in reports)
 
 
-def test_the_gradient_norm_of_a_full_batch_is_that_of_the_loss(line: tuple[Array, Array]) -> None:
-    x, d = line
-    workload, plan, network = linear_job(None, x, d)
-    reports: list[EpochReport] = []
-    run(workload, plan, network, StopRule(1), on_epoch=reports.append)
-    gradient = np.append((-d * x).mean(axis=0), (-d).mean())
-    assert reports[0].gradient_norm == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
+def test_the_reported_norm_is_the_mean_over_the_steps(plane: tuple[Array, Array]) -> None:
+    x, d = plane
+    for batch in (None, 8):
+        workload, plan, network = linear_job(batch, x, d)
+        reports: list[EpochReport] = []
+        config = TrainingConfig(network, GradientDescent(), 0.0, StopRule(1))
+        driver = ParameterDriver(config, plan, InlineReducer(workload), on_epoch=reports.append)
+        driver.run(np.zeros(4))
+        order = np.arange(22) if batch is None else permutation(22, 9, 1)
+        norms = []
+        for start in range(0, 22, batch or 22):
+            rows = order[start : start + (batch or 22)]
+            gradient = np.append((-d[rows] * x[rows]).mean(axis=0), (-d[rows]).mean())
+            norms.append(np.linalg.norm(gradient))
+        assert reports[0].gradient_norm == pytest.approx(np.mean(norms), rel=1e-12)
 
 
-class Scripted(GradientReducer):
-    """Gives losses that a test wrote down; the gradient is always 1."""
+def test_callbacks_come_in_the_order_of_the_steps(plane: tuple[Array, Array]) -> None:
+    workload, plan, network = linear_job(8, *plane)
+    calls: list[str] = []
+
+    def on_boundary(state: TrainingState, report: EpochReport | None) -> None:
+        calls.append(f"boundary {state.step} {None if report is None else report.epoch}")
+
+    result = run(
+        workload,
+        plan,
+        network,
+        StopRule(1),
+        on_step=lambda step: calls.append(f"step {step}"),
+        on_epoch=lambda report: calls.append(f"epoch {report.epoch}"),
+        on_boundary=on_boundary,
+    )
+    assert result.steps == 3
+    assert calls == [
+        *("step 1", "boundary 1 None", "step 2", "boundary 2 None", "step 3", "boundary 3 None"),
+        *("epoch 1", "boundary 3 1"),
+    ]
+
+
+class ScriptedReducer(GradientReducer):
+    """Returns the same gradient in every step, and the validation losses that a test gives.
+
+    Args:
+        validation: Divergence of each evaluation.
+        gradient: The gradient of each step; None for ones.
+        fail: Called before each reduction.
+        correct, count: Correctly classified and all instances of an evaluation.
+    """
 
     workers = 1
 
-    def __init__(self, validation: list[float], fail: Callable[[], None] = lambda: None) -> None:
-        self._validation = iter(validation)
+    def __init__(
+        self,
+        *,
+        validation: list[float] | None = None,
+        gradient: Array | None = None,
+        fail: Callable[[], None] = lambda: None,
+        correct: int = 0,
+        count: int = 1,
+    ) -> None:
+        self._validation = iter(validation or [])
+        self._gradient = gradient
         self._fail = fail
+        self._correct, self._count = correct, count
+        self.copies: list[int] = []
+
+    def shared_copy(self, like: Array) -> Array:
+        copy = like.copy()
+        self.copies.append(id(copy))
+        return copy
+
+    def release(self, vector: Array) -> None:
+        self.copies.remove(id(vector))
 
     def reduce(self, task: Task, flat: Array) -> PartialSum:
         self._fail()
         if task.kind == "evaluation":
-            return PartialSum(None, next(self._validation), 0, 1)
-        return PartialSum(np.ones_like(flat), 1.0, 0, 1)
+            return PartialSum(None, next(self._validation), self._correct, self._count)
+        gradient = np.ones_like(flat) if self._gradient is None else self._gradient
+        return PartialSum(gradient, 1.0, 0, 1)
 
     def close(self) -> None:
         pass
 
 
-@pytest.fixture
-def tiny() -> tuple[Network, Plan]:
-    return Network(1, (Layer(1, make_activation("identity")),), L2(), "float64"), Plan(1, None, 1)
+def run_scripted(
+    reducer: ScriptedReducer,
+    stop: StopRule = StopRule(1),  # noqa: B008 - it is frozen
+    *,
+    eta: float = 1.0,
+    dtype: str = "float64",
+    **options: object,
+) -> TrainingResult:
+    """Train one weight and one bias from zero."""
+    network = Network(1, (Layer(1, make_activation("identity")),), L2(), dtype)
+    config = TrainingConfig(network, GradientDescent(), eta, stop)
+    driver = ParameterDriver(config, Plan(1, None, 1), reducer, **options)  # type: ignore[arg-type]
+    result = driver.run(np.zeros(2, dtype))
+    assert reducer.copies == [], "every vector is released once"
+    return result
 
 
-def test_early_stopping_keeps_the_best_weights(tiny: tuple[Network, Plan]) -> None:
-    network, plan = tiny
-    rule = StopRule(50, early_stopping=EarlyStopping(patience=3))
-    reducer = Scripted([5.0, 3.0, 4.0, 4.0, 4.0, 1.0])
-    driver = ParameterDriver(
-        TrainingConfig(network, GradientDescent(), 1.0, rule), plan, reducer, validate=True
-    )
-    outcome = driver.run(np.zeros(2))
-    assert outcome.reason is StopReason.EARLY_STOPPING
-    assert outcome.epochs == 5
-    assert outcome.W.tolist() == [-2.0, -2.0], "the weights after epoch 2, not after epoch 5"
-    assert outcome.report is not None
-    assert (outcome.report.epoch, outcome.report.validation) != (5, None)
-    assert outcome.report.epoch == 2
-
-
-def test_a_stop_request_is_met_at_a_steps_boundary(line: tuple[Array, Array]) -> None:
-    workload, plan, network = linear_job(8, *line)
-    asked = iter([None, None, None, None, StopReason.INTERRUPTED])
-    outcome = run(workload, plan, network, StopRule(9), should_stop=lambda: next(asked))
-    assert outcome.reason is StopReason.INTERRUPTED
-    assert (outcome.epochs, outcome.steps, outcome.instances) == (1, 4, 22 + 8)
-    steps = run(workload, plan, network, StopRule(1))
-    assert outcome.report is not None
-    assert steps.report is not None
-    assert outcome.report.train_loss == steps.report.train_loss
-
-
-def test_a_rate_too_large_is_stopped_before_the_update_with_the_last_good_weights(
-    line: tuple[Array, Array],
-) -> None:
-    x, d = line
-    workload, plan, network = linear_job(None, x, d)
-    config = TrainingConfig(network, GradientDescent(), 1e200, StopRule(50))
-    outcome = ParameterDriver(config, plan, InlineReducer(workload)).run(np.zeros(4))
-    assert outcome.reason is StopReason.DIVERGED
-    assert isinstance(outcome.failure, Diverged)
-    assert "learning rate is likely too large" in str(outcome.failure)
-    assert np.isfinite(outcome.W).all()
-    loss = workload.network.divergences(network.parameters(outcome.W), x, d).sum()
-    assert np.isfinite(loss), "good weights are weights with a finite loss"
-
-
-@pytest.mark.parametrize("where", ["x", "d"])
-def test_poisoned_rows_stop_the_first_step(where: str, line: tuple[Array, Array]) -> None:
-    x, d = (array.copy() for array in line)
-    (x if where == "x" else d)[3, 0] = np.nan
-    workload, plan, network = linear_job(None, x, d)
-    outcome = run(workload, plan, network, StopRule(5))
-    assert isinstance(outcome.failure, Diverged)
-    assert (outcome.failure.epoch, outcome.failure.step) == (1, 1)
-    assert "the loss is not finite" in str(outcome.failure)
-    assert outcome.W.tolist() == [0.0] * 4
-    assert outcome.steps == 0
-
-
-def test_an_overflow_of_the_very_last_update_is_noticed(tiny: tuple[Network, Plan]) -> None:
-    network, plan = tiny
-    config = TrainingConfig(network, GradientDescent(), float("inf"), StopRule(1))
-    outcome = ParameterDriver(config, plan, Scripted([])).run(np.zeros(2))
-    assert isinstance(outcome.failure, Diverged)
-    assert "a weight is not finite" in str(outcome.failure)
-    assert outcome.W.tolist() == [0.0, 0.0]
-
-
-def test_an_infinite_gradient_names_its_layer(tiny: tuple[Network, Plan]) -> None:
-    network, plan = tiny
-
-    class Infinite(Scripted):
-        def reduce(self, task: Task, flat: Array) -> PartialSum:
-            return PartialSum(np.array([1.0, np.inf]), 1.0, 0, 1)
-
-    config = TrainingConfig(network, GradientDescent(), 1.0, StopRule(1))
-    outcome = ParameterDriver(config, plan, Infinite([])).run(np.zeros(2))
-    assert "the gradient of b1 is not finite" in str(outcome.failure)
-
-
-def test_large_float32_gradients_are_not_taken_for_infinite(tiny: tuple[Network, Plan]) -> None:
-    network, plan = replace(tiny[0], dtype="float32"), tiny[1]
-
-    class Large(Scripted):
-        def reduce(self, task: Task, flat: Array) -> PartialSum:
-            return PartialSum(np.full_like(flat, 1e30), 1.0, 0, 1)
-
-    reports: list[EpochReport] = []
-    config = TrainingConfig(network, GradientDescent(), 1e-30, StopRule(1))
-    driver = ParameterDriver(config, plan, Large([]), on_epoch=reports.append)
-    assert driver.run(np.zeros(2, np.float32)).failure is None
-    assert reports[0].gradient_norm == pytest.approx(2**0.5 * 1e30)
-
-
-@pytest.mark.parametrize("size", [1e160, 1e300])
-def test_large_float64_gradients_are_not_taken_for_infinite(
-    tiny: tuple[Network, Plan], size: float
-) -> None:
-    """Their squares are."""
-    network, plan = tiny
-
-    class Large(Scripted):
-        def reduce(self, task: Task, flat: Array) -> PartialSum:
-            return PartialSum(np.array([size, -size]), 1.0, 0, 1)
-
-    reports: list[EpochReport] = []
-    config = TrainingConfig(network, GradientDescent(), 1e-300, StopRule(1))
-    driver = ParameterDriver(config, plan, Large([]), on_epoch=reports.append)
-    assert driver.run(np.zeros(2)).failure is None
-    assert reports[0].gradient_norm == pytest.approx(2**0.5 * size)
-
-
-def test_a_norm_that_no_number_holds_is_told_as_that(tiny: tuple[Network, Plan]) -> None:
-    network, plan = tiny
-
-    class Largest(Scripted):
-        def reduce(self, task: Task, flat: Array) -> PartialSum:
-            return PartialSum(np.full_like(flat, np.finfo(np.float64).max), 1.0, 0, 1)
-
-    config = TrainingConfig(network, GradientDescent(), 1e-300, StopRule(1))
-    outcome = ParameterDriver(config, plan, Largest([])).run(np.zeros(2))
-    assert isinstance(outcome.failure, Diverged)
-    assert "the norm of the gradient is not finite" in str(outcome.failure)
-
-
-def test_the_norms_of_blocks_whose_sum_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "CHUNK_SIZE", 1)
-    S = np.full(8, 1.2e154)
-    update = ChunkedOptimizer(GradientDescent(), 8)
-    norm = update.step(np.zeros(8), S, 1, {}, 0.0, out=np.empty(8))
-    assert norm == pytest.approx(8**0.5 * 1.2e154)
-
-
-@pytest.mark.parametrize("best", [True, False])
-@pytest.mark.parametrize("loss", [np.inf, np.nan])
-def test_a_validation_loss_that_is_not_finite_ends_the_run(
-    tiny: tuple[Network, Plan], loss: float, best: bool
-) -> None:
-    network, plan = tiny
-    rule = StopRule(50, early_stopping=EarlyStopping(patience=9) if best else None)
-    driver = ParameterDriver(
-        TrainingConfig(network, GradientDescent(), 1.0, rule),
-        plan,
-        Scripted([3.0, 4.0, 5.0, loss]),
-        validate=True,
-    )
-    outcome = driver.run(np.zeros(2))
-    assert outcome.reason is StopReason.DIVERGED
-    assert isinstance(outcome.failure, Diverged)
-    assert "the validation loss is not finite at epoch 4, step 4" in str(outcome.failure)
-    assert outcome.W.tolist() == ([-1.0, -1.0] if best else [-3.0, -3.0])
-
-
-def test_evaluating_by_a_plan_of_steps_is_refused(line: tuple[Array, Array]) -> None:
-    """It would see the first step's rows alone."""
-    workload, plan, network = linear_job(8, *line)
+def test_an_evaluation_divides_by_the_number_of_instances(plane: tuple[Array, Array]) -> None:
+    workload, plan, network = linear_job(8, *plane)
     config = TrainingConfig(network, GradientDescent(), ETA, StopRule(1))
+    reducer = ScriptedReducer(validation=[6.0], correct=3, count=4)
+    seen = ParameterDriver(config, plan, reducer).evaluate("validation", np.zeros(4))
+    assert (seen.loss, seen.accuracy, seen.count) == (1.5, 0.75, 4)
     driver = ParameterDriver(config, plan, InlineReducer(workload))
-    with pytest.raises(ValueError, match="the plan of 'train' is not one for evaluations"):
-        driver.evaluate("train", np.zeros(4))
     assert driver.evaluate("validation", np.zeros(4)).count == 22
 
 
-def test_a_lost_worker_ends_the_run_with_what_was_reached(tiny: tuple[Network, Plan]) -> None:
-    network, plan = tiny
+def test_early_stopping_keeps_the_best_weights() -> None:
+    rule = StopRule(50, early_stopping=EarlyStopping(patience=3))
+    reducer = ScriptedReducer(validation=[5.0, 3.0, 4.0, 4.0, 4.0, 1.0])
+    result = run_scripted(reducer, rule, validate=True)
+    assert result.reason is StopReason.EARLY_STOPPING
+    assert result.epochs == 5
+    assert result.W.tolist() == [-2.0, -2.0], "the weights after epoch 2, not after epoch 5"
+    assert result.report is not None
+    assert result.report.epoch == 2
+    assert result.report.validation is not None
+    assert result.report.validation.loss == 3.0
+
+
+def test_without_early_stopping_the_last_weights_are_kept() -> None:
+    result = run_scripted(ScriptedReducer(validation=[3.0, 5.0]), StopRule(2), validate=True)
+    assert result.W.tolist() == [-2.0, -2.0]
+    assert result.report is not None
+    assert result.report.epoch == 2
+
+
+def test_a_stop_request_ends_the_run_at_a_step_boundary(plane: tuple[Array, Array]) -> None:
+    workload, plan, network = linear_job(8, *plane)
+    replies = iter([None, None, None, None, StopReason.INTERRUPTED])
+    result = run(workload, plan, network, StopRule(9), should_stop=lambda: next(replies))
+    assert result.reason is StopReason.INTERRUPTED
+    assert (result.epochs, result.steps, result.instances) == (1, 4, 22 + 8)
+    one_epoch = run(workload, plan, network, StopRule(1))
+    assert result.report is not None
+    assert one_epoch.report is not None
+    assert result.report.train_loss == one_epoch.report.train_loss
+
+
+def test_a_learning_rate_that_is_too_large_keeps_the_last_finite_weights(
+    plane: tuple[Array, Array],
+) -> None:
+    x, d = plane
+    workload, plan, network = linear_job(None, x, d)
+    config = TrainingConfig(network, GradientDescent(), 1e200, StopRule(50))
+    result = ParameterDriver(config, plan, InlineReducer(workload)).run(np.zeros(4))
+    assert result.reason is StopReason.DIVERGED
+    assert isinstance(result.failure, Diverged)
+    assert result.failure.step > 1
+    assert "learning rate is likely too large (eta=1e+200 in this step)" in str(result.failure)
+    assert np.isfinite(result.W).all()
+    assert np.isfinite(network.divergences(network.parameters(result.W), x, d).sum())
+
+
+@pytest.mark.parametrize("where", ["x", "d"])
+def test_nan_in_the_data_ends_the_first_step(where: str, plane: tuple[Array, Array]) -> None:
+    x, d = (array.copy() for array in plane)
+    (x if where == "x" else d)[3, 0] = np.nan
+    result = run(*linear_job(None, x, d), StopRule(5))
+    assert isinstance(result.failure, Diverged)
+    assert (result.failure.epoch, result.failure.step) == (1, 1)
+    assert "the loss is not finite" in str(result.failure)
+    assert "data are too large" in str(result.failure)
+    assert result.W.tolist() == [0.0] * 4
+    assert result.steps == 0
+
+
+def test_an_overflow_in_the_last_update_is_noticed() -> None:
+    result = run_scripted(ScriptedReducer(), eta=float("inf"))
+    assert isinstance(result.failure, Diverged)
+    assert "a weight is not finite" in str(result.failure)
+    assert result.W.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "what"),
+    [
+        ([1.0, np.inf], "the gradient of b1"),
+        ([np.nan, 1.0], "the gradient of W1"),
+        ([np.finfo(np.float64).max] * 2, "the norm of the gradient"),
+    ],
+)
+def test_a_gradient_that_is_not_finite_is_named(gradient: list[float], what: str) -> None:
+    result = run_scripted(ScriptedReducer(gradient=np.array(gradient)), eta=1e-300)
+    assert isinstance(result.failure, Diverged)
+    assert str(result.failure).startswith(f"{what} is not finite at epoch 1, step 1: ")
+    assert result.W.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "eta"), [("float32", 1e30, 1e-30), ("float64", 1e300, 1e-300)]
+)
+def test_a_large_finite_gradient_is_accepted(dtype: str, size: float, eta: float) -> None:
+    """Its square overflows."""
+    reports: list[EpochReport] = []
+    reducer = ScriptedReducer(gradient=np.array([size, -size], dtype))
+    result = run_scripted(reducer, eta=eta, dtype=dtype, on_epoch=reports.append)
+    assert result.failure is None
+    assert reports[0].gradient_norm == pytest.approx(2**0.5 * size)
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("loss", [np.inf, np.nan])
+def test_a_validation_loss_that_is_not_finite_ends_the_run(loss: float, early: bool) -> None:
+    rule = StopRule(50, early_stopping=EarlyStopping(patience=9) if early else None)
+    result = run_scripted(ScriptedReducer(validation=[3.0, 4.0, 5.0, loss]), rule, validate=True)
+    assert result.reason is StopReason.DIVERGED
+    assert "the validation loss is not finite at epoch 4, step 4" in str(result.failure)
+    assert result.W.tolist() == ([-1.0, -1.0] if early else [-3.0, -3.0])
+
+
+def fail_at(call: int) -> Callable[[], None]:
     calls = iter(range(100))
 
     def fail() -> None:
-        if next(calls) == 3:
+        if next(calls) == call:
             raise WorkerLost(1, "summing")
 
-    config = TrainingConfig(network, GradientDescent(), 1.0, StopRule(9))
-    outcome = ParameterDriver(config, plan, Scripted([], fail)).run(np.zeros(2))
-    assert outcome.reason is StopReason.FAILED
-    assert isinstance(outcome.failure, WorkerLost)
-    assert outcome.W.tolist() == [-3.0, -3.0]
+    return fail
 
 
-def test_a_wrong_count_never_becomes_an_update(small_job: SmallJob) -> None:
-    """The plan of the worker and the rows of the source disagree: refused, not averaged."""
+def test_a_lost_worker_ends_the_run_with_the_weights_so_far() -> None:
+    result = run_scripted(ScriptedReducer(fail=fail_at(3)), StopRule(9))
+    assert result.reason is StopReason.FAILED
+    assert isinstance(result.failure, WorkerLost)
+    assert result.W.tolist() == [-3.0, -3.0]
+    assert result.snapshot is not None
 
-    class Short(ArraySource):
-        def read(self, rows: object, out: Array | None = None) -> tuple[Array, Array]:
-            x, d = super().read(rows)  # type: ignore[arg-type]
-            return x[:-1], d[:-1]  # type: ignore[return-value]
 
+def test_a_failure_during_a_requested_stop_is_no_failure() -> None:
+    replies = iter([None, None, StopReason.TERMINATED])
+    reducer = ScriptedReducer(fail=fail_at(1))
+    result = run_scripted(reducer, StopRule(9), should_stop=lambda: next(replies))
+    assert (result.reason, result.failure) == (StopReason.TERMINATED, None)
+    assert result.W.tolist() == [-1.0, -1.0]
+
+
+def test_a_wrong_count_of_instances_never_becomes_an_update(small_job: SmallJob) -> None:
     full = small_job.workload.sources["full"]
     assert isinstance(full, ArraySource)
     plan = small_job.workload.plans["full"]
-    workload = Workload(small_job.network, {"train": Short(full.x, full.d)}, {"train": plan})
+    short = ArraySource(full.x[:-1], full.d[:-1])
+    workload = replace(small_job.workload, sources={"train": short}, plans={"train": plan})
     config = TrainingConfig(small_job.network, GradientDescent(), 1.0, StopRule(1))
-    outcome = ParameterDriver(config, plan, InlineReducer(workload)).run(small_job.W)
-    assert isinstance(outcome.failure, CountMismatch)
-    assert outcome.W.tobytes() == small_job.W.tobytes()
+    result = ParameterDriver(config, plan, InlineReducer(workload)).run(small_job.W)
+    assert isinstance(result.failure, CountMismatch)
+    assert result.W.tobytes() == small_job.W.tobytes()

@@ -1,7 +1,9 @@
-"""A run that goes on from a snapshot is the run that was never interrupted."""
+"""A run that resumes from a snapshot is the run that was never interrupted."""
 
 import json
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,15 @@ import pytest
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
-from sumgrad.cluster.reducers.base import InlineReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
-from sumgrad.cluster.training.state import EpochReport, Snapshot, TrainingResult, TrainingState
+from sumgrad.cluster.training.state import (
+    EpochReport,
+    Evaluation,
+    Snapshot,
+    TrainingResult,
+    TrainingState,
+)
 from sumgrad.cluster.training.stopping import EarlyStopping, StopReason, StopRule
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import MultiClassKL
@@ -22,112 +30,166 @@ from sumgrad.model.schedules import StepDecay
 EPOCHS, ROWS, BATCH = 4, 22, 8
 
 
-def small() -> Workload:
-    """Three classes in five dimensions, a validation set, and a last step that is short."""
+def make_workload() -> Workload:
+    """Return three classes in five dimensions, with validation rows and a small last step."""
     layers = (Layer(4, make_activation("tanh")), Layer(3, make_activation("softmax")))
     network = Network(5, layers, MultiClassKL())
     generator = np.random.default_rng(0)
     x = generator.standard_normal((ROWS, 5)).astype(np.float32)
     d = generator.integers(0, 3, ROWS)
     sources = {"train": ArraySource(x, d), "validation": ArraySource(x[:7], d[:7])}
-    return Workload(
-        network, sources, {"train": Plan(ROWS, BATCH, 3), "validation": Plan(7, None, 3)}
-    )
+    plans = {"train": Plan(ROWS, BATCH, 3), "validation": Plan(7, None, 3)}
+    return Workload(network, sources, plans)
 
 
 class Run:
-    """Runs that note a snapshot at every boundary."""
+    """A run that takes a snapshot at every boundary."""
 
     def __init__(self, optimizer: Optimizer, *, early: bool) -> None:
-        self.workload = small()
+        self.workload = make_workload()
         self.snapshots: list[Snapshot] = []
         self.reports: list[EpochReport] = []
         stop = StopRule(EPOCHS, 1e-9, 2, EarlyStopping(patience=2) if early else None)
-        self.config = TrainingConfig(self.workload.network, optimizer, 0.3, stop, StepDecay(3, 0.5))
+        network = self.workload.network
+        self.config = TrainingConfig(network, optimizer, 0.3, stop, StepDecay(3, 0.5))
 
     def run(self, start: Snapshot | None = None, stop_after: int | None = None) -> TrainingResult:
-        """From the beginning or from a snapshot; stopped after so many boundaries."""
-        seen = 0
+        """Run from the beginning or a snapshot, and stop after a number of boundaries."""
 
         def on_boundary(state: TrainingState, _report: EpochReport | None) -> None:
-            nonlocal seen
-            seen += 1
             self.snapshots.append(state.snapshot())
 
-        driver = ParameterDriver(
-            self.config,
-            self.workload.plans["train"],
-            InlineReducer(self.workload),
-            validate=True,
-            on_epoch=self.reports.append,
-            on_boundary=on_boundary,
-            should_stop=lambda: StopReason.INTERRUPTED if seen == stop_after else None,
-        )
+        def should_stop() -> StopReason | None:
+            return StopReason.INTERRUPTED if len(self.snapshots) == stop_after else None
+
         initial = np.linspace(-1, 1, self.workload.network.layout.size).astype(np.float32)
-        return driver.run(initial if start is None else start)
+        with InlineReducer(self.workload) as reducer:
+            return ParameterDriver(
+                self.config,
+                self.workload.plans["train"],
+                reducer,
+                validate=True,
+                on_epoch=self.reports.append,
+                on_boundary=on_boundary,
+                should_stop=should_stop,
+            ).run(initial if start is None else start)
 
 
 def through_json(snapshot: Snapshot) -> Snapshot:
-    """As it comes back from a file."""
+    """Return the snapshot as it is read from a file."""
     return Snapshot(snapshot.arrays, json.loads(json.dumps(snapshot.metadata)))
 
 
-def without_times(report: EpochReport | None) -> EpochReport | None:
+def without_seconds(report: EpochReport | None) -> EpochReport | None:
     return None if report is None else replace(report, seconds=0.0)
 
 
 @pytest.mark.parametrize("optimizer", [Momentum(), Adam()])
 @pytest.mark.parametrize("early", [False, True])
-def test_going_on_from_any_boundary_gives_the_same(optimizer: Optimizer, early: bool) -> None:
+def test_resuming_at_any_boundary_gives_the_same_run(optimizer: Optimizer, early: bool) -> None:
     whole = Run(optimizer, early=early)
     expected = whole.run()
-    # Three steps and the epoch's end, in each of the epochs.
+    # Each epoch has the boundaries of three steps and its own.
     assert len(whole.snapshots) == 4 * expected.epochs
     for snapshot in whole.snapshots:
-        again = Run(optimizer, early=early)
-        outcome = again.run(through_json(snapshot))
-        assert outcome.W.tobytes() == expected.W.tobytes()
-        assert without_times(outcome.report) == without_times(expected.report)
-        told = [without_times(report) for report in again.reports]
-        assert told == [without_times(r) for r in whole.reports[len(whole.reports) - len(told) :]]
-        assert (outcome.reason, outcome.steps, outcome.instances) == (
+        resumed = Run(optimizer, early=early)
+        result = resumed.run(through_json(snapshot))
+        assert result.W.tobytes() == expected.W.tobytes()
+        assert without_seconds(result.report) == without_seconds(expected.report)
+        reports = [without_seconds(report) for report in whole.reports]
+        assert [without_seconds(report) for report in resumed.reports] == (
+            reports[len(reports) - len(resumed.reports) :]
+        )
+        assert (result.reason, result.epochs, result.steps, result.instances) == (
             expected.reason,
+            expected.epochs,
             expected.steps,
             expected.instances,
         )
 
 
-def test_a_stopped_run_says_where_it_can_go_on_from() -> None:
+def test_a_stopped_run_returns_the_snapshot_to_resume_from() -> None:
     expected = Run(Adam(), early=False).run()
     stopped = Run(Adam(), early=False).run(stop_after=5)
     assert (stopped.reason, stopped.steps) == (StopReason.INTERRUPTED, 4)
     assert stopped.snapshot is not None
-    rest = Run(Adam(), early=False).run(through_json(stopped.snapshot))
-    assert rest.W.tobytes() == expected.W.tobytes()
+    assert stopped.snapshot.step == 4
+    resumed = Run(Adam(), early=False).run(through_json(stopped.snapshot))
+    assert resumed.W.tobytes() == expected.W.tobytes()
     assert expected.snapshot is None
 
 
-@pytest.mark.parametrize("lost", ["optimizer_state.mean", "last_finite"])
-def test_what_a_snapshot_holds_is_needed(lost: str) -> None:
-    """The mutation that the tests above must catch: an array that is not what it was."""
+@pytest.mark.parametrize("name", ["optimizer_state.mean", "W"])
+def test_mutation_a_lost_array_of_a_snapshot_changes_the_result(name: str) -> None:
+    """The mutation that the tests above must catch: an array that is not restored."""
     whole = Run(Adam(), early=False)
     expected = whole.run()
     snapshot = whole.snapshots[2]
-    arrays = dict(snapshot.arrays)
-    arrays[lost] = np.zeros_like(arrays[lost])
-    changed = TrainingState.restored(Snapshot(arrays, snapshot.metadata), InlineReducer(small()))
-    assert not np.array_equal(changed.snapshot().arrays[lost], snapshot.arrays[lost])
-    if lost != "last_finite":
-        outcome = Run(Adam(), early=False).run(Snapshot(arrays, snapshot.metadata))
-        assert outcome.W.tobytes() != expected.W.tobytes()
+    arrays = dict(snapshot.arrays) | {name: np.zeros_like(snapshot.arrays[name])}
+    result = Run(Adam(), early=False).run(Snapshot(arrays, snapshot.metadata))
+    assert result.W.tobytes() != expected.W.tobytes()
 
 
-def test_a_snapshot_outlives_the_next_steps() -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_restored_state_gives_the_same_snapshot(early: bool) -> None:
+    whole = Run(Adam(), early=early)
+    whole.run()
+    for snapshot in whole.snapshots:
+        read = through_json(snapshot)
+        state = TrainingState.restore(read, InlineReducer(whole.workload))
+        again = state.snapshot()
+        assert json.dumps(again.metadata) == json.dumps(snapshot.metadata)
+        assert again.arrays.keys() == snapshot.arrays.keys()
+        assert ("best" in again.arrays) == (early and read.metadata["best_report"] is not None)
+        for name, array in snapshot.arrays.items():
+            assert again.arrays[name].tobytes() == array.tobytes()
+        state.W[:] = state.next[:] = state.last_finite[:] = 7
+        for array in state.optimizer_state.values():
+            array[...] = 7
+        assert read.arrays["W"].tobytes() == again.arrays["W"].tobytes(), "restore copies"
+
+
+def test_a_snapshot_does_not_change_with_later_steps() -> None:
     whole = Run(Adam(), early=True)
     whole.run()
-    hashes = [
-        hash(s.arrays["W"].tobytes() + s.arrays["optimizer_state.mean"].tobytes())
+    contents = {
+        s.arrays["W"].tobytes() + s.arrays["optimizer_state.mean"].tobytes()
         for s in whole.snapshots
-    ]
-    # The boundary of an epoch's last step and of the epoch hold the same weights.
-    assert len(set(hashes)) == len(hashes) * 3 // 4
+    }
+    # The boundaries of an epoch and of its last step have the same weights.
+    assert len(contents) == len(whole.snapshots) * 3 // 4
+
+
+def test_the_last_finite_weights_are_those_before_the_step() -> None:
+    whole = Run(Momentum(), early=False)
+    whole.run()
+    steps = [s for i, s in enumerate(whole.snapshots) if i % 4 != 3]
+    for before, after in pairwise(steps):
+        assert after.arrays["last_finite"].tobytes() == before.arrays["W"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"progress": {"reason": "boredom"}},
+        {"progress": {"unknown": 1}},
+        {"epoch": []},
+        {"step": None},
+        {"report": {"epoch": 1}},
+    ],
+)
+def test_an_invalid_snapshot_is_refused(damage: dict[str, Any]) -> None:
+    run = Run(Momentum(), early=False)
+    run.run(stop_after=4)
+    snapshot = run.snapshots[-1]
+    damaged = Snapshot(snapshot.arrays, dict(snapshot.metadata) | damage)
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        TrainingState.restore(damaged, InlineReducer(run.workload))
+    with pytest.raises(KeyError):
+        TrainingState.restore(Snapshot({}, snapshot.metadata), InlineReducer(run.workload))
+
+
+def test_a_rate_is_instances_per_second() -> None:
+    report = EpochReport(1, 2, 0.5, Evaluation(0.5, 1.0, 3), 0.1, 0.3, 12, 4.0)
+    assert report.samples_per_s == 3.0
+    assert replace(report, seconds=0.0).samples_per_s == 0.0

@@ -15,7 +15,8 @@ from sumgrad.cluster.errors import ClusterError, ClusterUnreachable
 from sumgrad.cluster.ray_backend import reducer as ray_exchange
 from sumgrad.cluster.ray_backend.reducer import RayReducer
 from sumgrad.cluster.ray_backend.session import is_local_instance, ray_session
-from sumgrad.cluster.reducers.base import GradientReducer, InlineReducer
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.training.stopping import StopReason, StopRule

@@ -57,7 +57,7 @@ def test_a_layers_own_initializer_is_taken_and_the_seed_decides() -> None:
 def test_a_batch_of_all_rows_or_more_is_a_full_batch(size: Any, expected: int | None) -> None:
     plan = build_plan(make_spec(optimizer={"batch_size": size}, seed=4), 100)
     assert plan.batch_size == expected
-    assert (plan.rows, plan.seed) == (100, 4)
+    assert (plan.num_rows, plan.seed) == (100, 4)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(64, 32), (90, 45), ("full", 50)])

@@ -1,0 +1,39 @@
+"""The inline reducer: one thread per worker in this process, without Ray."""
+
+from sumgrad.cluster.compute.threads import ThreadedWorker
+from sumgrad.cluster.compute.worker import Task, Workload
+from sumgrad.cluster.planning.reduction import PartialSum, TreeReduction
+from sumgrad.cluster.reducers.base import GradientReducer
+from sumgrad.model.validation import Array
+
+
+class InlineReducer(GradientReducer):
+    """Computes everything in this process.
+
+    Args:
+        workload: Network, data sources and plans.
+        workers: Number of threads.
+    """
+
+    def __init__(self, workload: Workload, workers: int = 1) -> None:
+        self._workload = workload
+        self._num_threads = workers
+        self._worker = ThreadedWorker(0, workload, workers)
+
+    @property
+    def workers(self) -> int:
+        """Return the number of threads."""
+        return self._num_threads
+
+    def reduce(self, task: Task, flat: Array) -> PartialSum:
+        """Return the sum over every instance of the task."""
+        plan = self._workload.plan(task)
+        self._worker.release_all()
+        tree = TreeReduction(plan.num_microbatches)
+        for node in self._worker.compute(task, range(plan.num_microbatches), flat):
+            tree.add(node)
+        return tree.root(plan.num_rows)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._worker.close()
