@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sumgrad.cluster.compute import worker as module
 from sumgrad.cluster.compute.worker import GradientBuffers, GradientWorker, Task
 from sumgrad.cluster.errors import ClusterError, MicrobatchFailed
 from sumgrad.cluster.planning.data_source import ArraySource
@@ -170,7 +169,7 @@ def test_the_search_for_a_failing_row_has_a_time_limit(
 ) -> None:
     """The rows fail together only, so any of them may be the cause."""
     clock = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("sumgrad.cluster.compute.worker.time.monotonic", lambda: clock[0])
 
     def fail(rows: list[int]) -> None:
         clock[0] += step_s
