@@ -8,8 +8,6 @@ from sumgrad.model.errors import SumgradError
 class ClusterError(SumgradError):
     """A failure between the driver and its workers."""
 
-    exit_code = 3
-
 
 class ClusterUnreachable(ClusterError):
     """No Ray cluster answered, or it lacks the resources that the job requests."""
@@ -47,8 +45,6 @@ class MicrobatchFailed(ClusterError):
         location: Where the user finds these rows.
     """
 
-    exit_code = 1
-
     def __init__(
         self,
         worker: int,
@@ -80,8 +76,6 @@ class MicrobatchFailed(ClusterError):
 class CountMismatch(ClusterError):
     """Sums that do not cover the step's instances exactly once."""
 
-    exit_code = 1
-
 
 class Diverged(ClusterError):
     """A loss, gradient or weight that is not finite.
@@ -92,8 +86,6 @@ class Diverged(ClusterError):
         what: What is not finite.
         cause: The likely cause.
     """
-
-    exit_code = 1
 
     def __init__(self, epoch: int, step: int, what: str, cause: str, *, hint: str = "") -> None:
         super().__init__(f"{what} is not finite at epoch {epoch}, step {step}: {cause}", hint=hint)

@@ -10,19 +10,17 @@ The tree, whole:
     └── JobError              (sumgrad.jobs.errors)
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 
 class SumgradError(Exception):
-    """Something went wrong in a way that we foresaw: one line, a hint, an exit code.
+    """Something went wrong in a way that we foresaw: one line and a hint.
 
     Args:
         message: Names the cause. What a person or a file put into it cannot break the line, nor
             send anything but text to a terminal.
         hint: What to do about it; empty where there is nothing to say.
     """
-
-    exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -52,8 +50,6 @@ def _rebuild(
 
 class ModelError(SumgradError):
     """A network, an array or an option that the mathematics cannot take."""
-
-    exit_code = 2
 
 
 class ShapeError(ModelError):

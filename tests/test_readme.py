@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer.main
 
-from sumgrad.jobs.cli.train import app
+from sumgrad.jobs.cli.app import app
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.loader import example_names
 from sumgrad.jobs.spec.schema import JobSpec

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer.main
 
-from sumgrad.jobs.cli.train import app
+from sumgrad.jobs.cli.app import app
 
 PAGE = (Path(__file__).parents[1] / "docs" / "verbs.md").read_text()
 

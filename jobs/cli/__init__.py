@@ -1,6 +1,6 @@
-"""The command line. Commands parse, call one library function, and print.
+"""The command line: commands parse, call one library function and print.
 
-Nothing heavy is imported here: ``sumgrad --help`` answers in a blink.
+Heavy libraries are imported inside the commands, so that ``sumgrad --help`` answers at once.
 """
 
 import sys
@@ -10,11 +10,12 @@ __all__ = ["main"]
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the promised code, however early it is interrupted."""
+    """Run the command line and exit with the documented code."""
     try:
-        from sumgrad.jobs.cli.errors import main as run
+        from sumgrad.jobs.cli.app import main as run
 
         run()
     except KeyboardInterrupt:
+        # Ctrl-C while the modules above were still being imported.
         sys.stderr.write("error: interrupted\n")
         sys.exit(130)

@@ -1,48 +1,80 @@
-"""``sumgrad cluster``: clusters with names, and one on this machine."""
+"""Commands about clusters: named ones, one on this machine, and a check-up."""
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sumgrad.jobs.cli.options import Json
+from sumgrad.jobs.cli.options import Cluster, Json, print_json
 
 if TYPE_CHECKING:
-    from sumgrad.jobs.config.clusters import Cluster
+    from sumgrad.jobs.config import clusters
     from sumgrad.jobs.service.local.cluster import LocalCluster
 
-app = typer.Typer(rich_markup_mode=None, help="Name clusters, and run one on this machine.")
+app = typer.Typer()
+cluster = typer.Typer(help="Name and select clusters, or run one on this machine.")
+app.add_typer(cluster, name="cluster")
+_logger = logging.getLogger(__name__)
 
 Name = Annotated[str, typer.Argument(help="A cluster's name.")]
 
 
-def _say(lines: Sequence[str], facts: Mapping[str, Any], as_json: bool) -> None:
-    """Print lines for a person, or the facts for a script."""
-    typer.echo(json.dumps(facts) if as_json else "\n".join(lines))
+def _print(lines: Sequence[str], value: Mapping[str, Any], as_json: bool) -> None:
+    """Print lines, or with --json a value."""
+    if as_json:
+        print_json(value)
+    else:
+        typer.echo("\n".join(lines))
 
 
 @app.command()
+def doctor(
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="A path that the cluster should be able to read; repeatable."),
+    ] = None,
+    cluster: Cluster = None,
+    as_json: Json = False,
+) -> None:
+    """Check that a cluster can run jobs, and explain what is wrong.
+
+    Exit code 3 if a check fails.
+    """
+    from sumgrad.jobs.config.clusters import select_cluster
+    from sumgrad.jobs.service.client.doctor import run_checks, table
+
+    checks = run_checks(select_cluster(cluster), data or [])
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        typer.echo("\n".join(table(checks)))
+    if any(check.status == "FAIL" for check in checks):
+        raise typer.Exit(3)
+
+
+@cluster.command()
 def add(
     name: Name,
-    address: Annotated[str, typer.Argument(help="Of its Ray dashboard: http://HOST:8265.")],
+    address: Annotated[str, typer.Argument(help="Its Ray dashboard: http://HOST:8265.")],
     tracking_uri: Annotated[
-        str | None, typer.Option(help="Its MLflow, as it is reached from here.")
+        str | None, typer.Option(help="Its MLflow, as this machine reaches it.")
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="A file that holds its token and nothing else.")
     ] = None,
+    tracking_token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file that holds the token of its MLflow; it may be the same file."),
+    ] = None,
     ca_file: Annotated[
         Path | None, typer.Option(help="Certificates to trust, for an https address.")
     ] = None,
-    tracking_token_file: Annotated[
-        Path | None,
-        typer.Option(help="A file that holds its MLflow's token; it may be the same one."),
-    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a cluster a name; an earlier one of that name is replaced."""
+    """Name a cluster, or replace the one of that name."""
     from sumgrad.jobs.config.clusters import (
         Cluster,
         check_cluster_name,
@@ -54,7 +86,7 @@ def add(
     )
     from sumgrad.jobs.config.tokens import read_token
 
-    cluster = Cluster(
+    new = Cluster(
         normalize_address(address),
         check_cluster_name(name),
         tracking_uri,
@@ -62,164 +94,166 @@ def add(
         ca_file.absolute() if ca_file else None,
         tracking_token_file.absolute() if tracking_token_file else None,
     )
-    cluster.token()
-    if path := check_tracking_token(cluster).tracking_token_file:
+    new.token()
+    if path := check_tracking_token(new).tracking_token_file:
         read_token(path, "--tracking-token-file")
-    contexts = read_cluster_config().with_cluster(cluster)
-    write_cluster_config(contexts)
+    config = read_cluster_config().with_cluster(new)
+    write_cluster_config(config)
     lines = [
-        f"{name} is {cluster.address}, in {cluster_config_path()}",
-        f"Have commands mean it:  sumgrad cluster use {name}",
+        f"{name} is {new.address}, in {cluster_config_path()}",
+        f"Make it the default:  sumgrad cluster use {name}",
     ]
-    _say(lines, _facts(cluster, contexts.current), as_json)
+    _print(lines, _as_json(new, config.current), as_json)
 
 
-@app.command()
-def use(name: Name, as_json: Json = False) -> None:
-    """Have commands mean this cluster where none is named."""
+@cluster.command()
+def use(
+    name: Annotated[str | None, typer.Argument(help="A cluster's name.")] = None,
+    none: Annotated[bool, typer.Option("--none", help="Have no default cluster.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a cluster the default of all commands."""
     from sumgrad.jobs.config.clusters import read_cluster_config, write_cluster_config
 
-    contexts = read_cluster_config().using(name)
-    write_cluster_config(contexts)
-    cluster = contexts.clusters[name]
-    _say([f"commands mean {cluster.label} now"], _facts(cluster, name), as_json)
+    config = read_cluster_config()
+    if (name is None) is not none:
+        raise typer.BadParameter("give either a cluster's name or --none")
+    if name is None:
+        write_cluster_config(replace(config, current=None))
+        _print(["there is no default cluster now"], {"current": None}, as_json)
+        return
+    config = config.using(name)
+    write_cluster_config(config)
+    chosen = config.clusters[name]
+    _print([f"the default cluster is {chosen.label}"], _as_json(chosen, name), as_json)
 
 
-@app.command()
-def unuse(as_json: Json = False) -> None:
-    """Have no cluster be meant where none is named."""
-    from dataclasses import replace
-
-    from sumgrad.jobs.config.clusters import read_cluster_config, write_cluster_config
-
-    write_cluster_config(replace(read_cluster_config(), current=None))
-    _say(["no cluster is meant where none is named"], {"current": None}, as_json)
-
-
-@app.command()
+@cluster.command()
 def remove(name: Name, as_json: Json = False) -> None:
-    """Forget a cluster's name; the cluster is not touched."""
+    """Remove a cluster's name; the cluster is not touched."""
     from sumgrad.jobs.config.clusters import read_cluster_config, write_cluster_config
 
-    contexts = read_cluster_config().without(name)
-    write_cluster_config(contexts)
-    _say([f"{name} is forgotten"], {"name": name, "current": contexts.current}, as_json)
+    config = read_cluster_config().without(name)
+    write_cluster_config(config)
+    _print([f"{name} was removed"], {"name": name, "current": config.current}, as_json)
 
 
-@app.command("list")
+@cluster.command("list")
 def list_clusters(as_json: Json = False) -> None:
-    """The named clusters; a star marks the one that is meant where none is named."""
+    """List the named clusters; a star marks the default."""
     from sumgrad.jobs.config.clusters import read_cluster_config
     from sumgrad.jobs.support.redaction import redact
 
-    contexts = read_cluster_config()
+    config = read_cluster_config()
     if as_json:
-        typer.echo(json.dumps([_facts(c, contexts.current) for c in contexts.clusters.values()]))
+        print_json([_as_json(each, config.current) for each in config.clusters.values()])
         return
-    if not contexts.clusters:
-        typer.echo("none yet; sumgrad cluster add NAME URL, or sumgrad cluster up")
-    for name, cluster in sorted(contexts.clusters.items()):
-        mark = "*" if name == contexts.current else " "
-        tracking = redact(cluster.tracking_uri or "")
-        typer.echo(f"{mark} {name:<16} {cluster.address}  {tracking}".rstrip())
+    if not config.clusters:
+        typer.echo("no clusters yet; try sumgrad cluster add NAME URL, or sumgrad cluster up")
+    for name, each in sorted(config.clusters.items()):
+        mark = "*" if name == config.current else " "
+        tracking = redact(each.tracking_uri or "")
+        typer.echo(f"{mark} {name:<16} {each.address}  {tracking}".rstrip())
 
 
-def _facts(cluster: "Cluster", current: str | None) -> dict[str, Any]:
+def _as_json(named: "clusters.Cluster", current: str | None) -> dict[str, Any]:
     from sumgrad.jobs.support.redaction import redact
 
+    token_file, tracking_token_file = named.token_file, named.tracking_token_file
     return {
-        "name": cluster.name,
-        "address": cluster.address,
-        "tracking_uri": redact(cluster.tracking_uri) if cluster.tracking_uri else None,
-        "token_file": str(cluster.token_file) if cluster.token_file else None,
-        "tracking_token_file": (
-            str(cluster.tracking_token_file) if cluster.tracking_token_file else None
-        ),
-        "is_current": cluster.name == current,
+        "name": named.name,
+        "address": named.address,
+        "tracking_uri": redact(named.tracking_uri) if named.tracking_uri else None,
+        "token_file": str(token_file) if token_file else None,
+        "tracking_token_file": str(tracking_token_file) if tracking_token_file else None,
+        "is_current": named.name == current,
     }
 
 
-@app.command()
+@cluster.command()
 def up(
-    cpus: Annotated[
-        int | None, typer.Option(min=1, help="CPUs for jobs; by default all there are.")
-    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs for jobs; default: all.")] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Of Ray's dashboard.", show_default="8265"),
+        typer.Option(min=1, max=65535, help="Port of Ray's dashboard.", show_default="8265"),
     ] = None,
     mlflow_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Of MLflow.", show_default="5000")
+        int | None, typer.Option(min=1, max=65535, help="Port of MLflow.", show_default="5000")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start Ray and MLflow on this machine, and leave them running.
+    """Start Ray and MLflow on this machine, in the background.
 
-    On loopback alone, and with a token. Commands mean this cluster from then on.
+    They listen on loopback alone and require a token. The cluster becomes the default.
     """
     from sumgrad.jobs.service.local.cluster import status_lines
     from sumgrad.jobs.service.local.cluster import up as start
 
-    there, is_new = start(
-        lambda line: typer.echo(line, err=True), cpus=cpus, port=port, mlflow_port=mlflow_port
-    )
+    local, is_new = start(_logger.info, cpus=cpus, port=port, mlflow_port=mlflow_port)
     lines = [
-        *status_lines(there),
-        *([] if is_new else ["It ran already."]),
-        "Hand a job in:  sumgrad submit digits --wait",
-        "End it:         sumgrad cluster down",
+        *status_lines(local),
+        *([] if is_new else ["It was already running."]),
+        "Submit a job:  sumgrad submit digits --wait",
+        "Stop it:       sumgrad cluster down",
     ]
-    _say(lines, {"is_new": is_new} | _places(there), as_json)
+    _print(lines, {"is_new": is_new} | _addresses(local), as_json)
 
 
-def _places(there: "LocalCluster | None") -> dict[str, str | None]:
-    """Where the cluster on this machine is, for JSON."""
+def _addresses(local: "LocalCluster | None") -> dict[str, str | None]:
+    """Return where the cluster on this machine is, for JSON."""
     return {
-        "address": there.address if there else None,
-        "tracking_uri": there.tracking_uri if there else None,
-        "token_file": str(there.cluster.token_file) if there else None,
+        "address": local.address if local else None,
+        "tracking_uri": local.tracking_uri if local else None,
+        "token_file": str(local.cluster.token_file) if local else None,
     }
 
 
-@app.command()
+@cluster.command()
 def status(as_json: Json = False) -> None:
-    """The cluster on this machine; exit code 3 if it does not run, or its token is lost."""
+    """Show the cluster on this machine.
+
+    Exit code 3 if it does not run or its token cannot be read.
+    """
     from sumgrad.jobs.service.local.cluster import running, status_lines
 
-    there = running()
-    is_up = there is not None and there.ray.is_alive and there.mlflow.is_alive
+    local = running()
+    is_up = local is not None and local.ray.is_alive and local.mlflow.is_alive
     lines = ["no cluster runs on this machine; sumgrad cluster up starts one"]
     problem = None
-    if there is not None:
-        problem, hint = _token_problem(there.cluster)
-        lines = status_lines(there) + (
-            [f"problem  {problem}", f"         → {hint}"] if problem else []
-        )
-    _say(lines, {"is_up": is_up, **_places(there), "problem": problem}, as_json)
+    if local is not None:
+        lines = status_lines(local)
+        problem, hint = _token_problem(local.cluster)
+        if problem:
+            lines += [f"problem  {problem}", f"         → {hint}"]
+    _print(lines, {"is_up": is_up, **_addresses(local), "problem": problem}, as_json)
     if not is_up or problem:
         raise typer.Exit(3)
 
 
-def _token_problem(cluster: "Cluster") -> tuple[str | None, str]:
-    """Why nobody can show the cluster its token, if so, and what to do about it."""
+def _token_problem(local: "clusters.Cluster") -> tuple[str | None, str]:
+    """Return why a cluster's token cannot be used, if so, and a hint."""
     from sumgrad.jobs.config.token_hint import token_hint
     from sumgrad.jobs.errors import ClusterConfigError
 
     try:
-        cluster.token()
+        local.token()
     except ClusterConfigError as error:
-        file = cluster.token_file
+        file = local.token_file
         return error.message, error.hint or (token_hint(file) if file else "")
     return None, ""
 
 
-@app.command()
+@cluster.command()
 def down(as_json: Json = False) -> None:
-    """End the cluster on this machine; jobs are saved first, curves and runs stay."""
-    from sumgrad.jobs.service.local.cluster import down as end
+    """Stop the cluster on this machine; its jobs are saved first.
+
+    The curves in MLflow and the runs' folders stay.
+    """
+    from sumgrad.jobs.service.local.cluster import down as stop
     from sumgrad.jobs.service.local.cluster import folder
 
-    was_up = end(lambda line: typer.echo(line, err=True))
-    said = f"ended; curves and runs stay in {folder()}"
-    line = said if was_up else "no cluster of ours runs on this machine"
-    _say([line], {"was_up": was_up, "folder": str(folder())}, as_json)
+    was_up = stop(_logger.info)
+    line = (
+        f"stopped; curves and runs stay in {folder()}" if was_up else "no local cluster is running"
+    )
+    _print([line], {"was_up": was_up, "folder": str(folder())}, as_json)

@@ -1,202 +1,148 @@
-"""The one place where errors become a line, a hint and an exit code; for scripts also JSON."""
+"""Errors as users see them: one line, a hint and an exit code; for scripts a JSON object too."""
 
+import errno
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import typer
-from typer.core import TyperGroup
 
-from sumgrad.jobs.cli.environment import misspelled_variables
+from sumgrad.jobs.support.logs import show_logs
+from sumgrad.jobs.support.redaction import redact_text
+from sumgrad.jobs.support.text import describe_error, one_line
 
-#: Read by NumPy's BLAS when it is loaded, so they stand before anything imports NumPy.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-#: Characters of an error; whoever gives a name of thousands knows it.
-_LONGEST = 1000
-#: As a shell has it, for who writes to somebody who has gone: 128 and the signal's number.
-_NOBODY_READS = 141
+if TYPE_CHECKING:
+    from sumgrad.model.errors import SumgradError
+
+#: Longer messages, such as those that repeat a long argument, are cut.
+_MAX_LENGTH = 1000
+_HINTS = {
+    errno.ENOSPC: "free some space on that disk and try again",
+    errno.EDQUOT: "free some of your disk quota and try again",
+}
 
 
 class ResultPrinted(Exception):
-    """How a command ended that has printed its own JSON object; the cause is the error."""
+    """Raised from an error after a command has printed its own JSON object."""
 
 
-class Commands(TyperGroup):
-    """The commands of the program; typer would end two things by itself, and say nothing."""
-
-    def make_context(self, *arguments: Any, **more: Any) -> Any:
-        """Read what follows the program's name."""
-        try:
-            return super().make_context(*arguments, **more)
-        except KeyboardInterrupt:
-            raise typer.Abort from None
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the one that was named."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise typer.Abort from None
-        except BrokenPipeError:
-            _let_go_of(sys.stdout)
-            raise typer.Exit(_NOBODY_READS) from None
-
-
-class _Told(NamedTuple):
-    """What is said of an error."""
+class _Report(NamedTuple):
+    """What is printed of an error."""
 
     message: str
     hint: str
-    code: int
+    exit_code: int
 
 
-_INTERRUPTED = _Told("interrupted", "", 130)
+_INTERRUPTED = _Report("interrupted", "", 130)
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with the promised code."""
-    set_environment()
-    for line in misspelled_variables(os.environ):
-        _tell_line_by_line(f"note: {line}")
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments or bool(os.environ.get("SUMGRAD_DEBUG"))
-    code = run([item for item in arguments if item != "--debug"], debug=debug, at_end=_be_deaf)
-    sys.exit(code)
+def exit_code(error: "SumgradError") -> int:
+    """Return the exit code of an error: its class's, or that of the nearest parent listed here."""
+    # Here, because sumgrad.model imports NumPy.
+    from sumgrad.cluster import errors as cluster
+    from sumgrad.jobs import errors as jobs
+    from sumgrad.model import errors as model
+
+    if isinstance(error, jobs.Interrupted):
+        return error.exit_code
+    codes: dict[type, int] = {
+        model.SumgradError: 1,
+        model.ModelError: 2,
+        cluster.ClusterError: 3,
+        cluster.MicrobatchFailed: 1,
+        cluster.CountMismatch: 1,
+        cluster.Diverged: 1,
+        jobs.JobError: 2,
+        jobs.DataError: 1,
+        jobs.ModelNotSaved: 1,
+        jobs.TrackingError: 3,
+        jobs.JobLost: 3,
+        jobs.ServiceUnreachable: 3,
+    }
+    return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
 
 
-def _be_deaf() -> None:
-    """Have a second Ctrl-C not interrupt what Ray and the interpreter do at the very end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def set_environment() -> None:
-    """Set what has to stand before NumPy is imported; whoever has set it is obeyed."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
-def run(
-    arguments: list[str], *, debug: bool = False, at_end: Callable[[], None] = lambda: None
-) -> int:
-    """Run a command.
+def run_guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) -> int:
+    """Call a function and report whatever it raises.
 
     Args:
-        arguments: Without the program's name.
-        debug: Show tracebacks.
-        at_end: Called as soon as it has ended, however it did.
+        work: Returns an exit code. What sumgrad logs meanwhile goes to stderr.
+        debug: Print tracebacks.
+        as_json: Report errors on stdout too, as the JSON object on its last line.
 
     Returns:
         The exit code.
     """
-
-    def work() -> int:
-        from sumgrad.jobs.cli.train import app
-
-        command = typer.main.get_command(app)
-        try:
-            code = command.main(arguments, prog_name="sumgrad", standalone_mode=False)
-        finally:
-            at_end()
-        return code if isinstance(code, int) else 0
-
-    return run_guarded(work, debug=debug, as_json=_is_for_a_script(arguments))
-
-
-def _is_for_a_script(arguments: Sequence[str]) -> bool:
-    """Whether JSON was asked for; what follows ``--`` is no option."""
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in options
-
-
-def run_guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) -> int:
-    """Do something; whatever it raises becomes a line, a hint and an exit code.
-
-    Args:
-        work: Gives an exit code.
-        debug: Show tracebacks.
-        as_json: Say it on stdout too, as the JSON object that is the last line there.
-    """
     try:
-        return work()
+        with show_logs():
+            return work()
     except KeyboardInterrupt:
-        return _tell(_INTERRUPTED, as_json=as_json)
-    except Exception as error:  # noqa: BLE001 - this is the boundary
+        return _report(_INTERRUPTED, as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the outermost handler
         if debug:
-            _tell_line_by_line(traceback.format_exc())
+            print_error_line(traceback.format_exc())
         if isinstance(error, ResultPrinted) and isinstance(error.__cause__, Exception):
-            return _tell(_explained(error.__cause__), as_json=False)
-        return _tell(_explained(error), as_json=as_json)
+            return _report(_explain(error.__cause__), as_json=False)
+        return _report(_explain(error), as_json=as_json)
 
 
-def _explained(error: Exception) -> _Told:
-    """An error as one line, a hint and an exit code."""
+def _explain(error: Exception) -> _Report:
     from sumgrad.model.errors import SumgradError
 
     if isinstance(error, SumgradError):
-        return _Told(error.message, error.hint, error.exit_code)
+        return _Report(error.message, error.hint, exit_code(error))
     if isinstance(error, typer.TyperException):
-        return _Told(error.format_message(), "see --help", error.exit_code)
+        return _Report(error.format_message(), "see --help", error.exit_code)
     if isinstance(error, typer.Abort):
         return _INTERRUPTED
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return _Told(f"{where}{error.strerror}", "", 1)
+        return _Report(describe_error(error), _HINTS.get(error.errno or 0, ""), 1)
     if isinstance(error, MemoryError):
-        reason = str(error) or "there is none left"
-        return _Told(f"out of memory: {reason}", "a smaller job, or a larger machine", 1)
+        reason = str(error) or "no memory is left"
+        return _Report(f"out of memory: {reason}", "use a smaller job or a larger machine", 1)
     text = f"internal error: {type(error).__name__}: {error}"
-    return _Told(text, "this is a defect of sumgrad; --debug shows where", 1)
+    return _Report(text, "this is a defect of sumgrad; --debug shows where", 1)
 
 
-def _tell(told: _Told, *, as_json: bool) -> int:
-    message, hint = (_without_secrets(text) for text in (told.message, told.hint))
-    _tell_line_by_line(f"error: {message}")
+def _report(report: _Report, *, as_json: bool) -> int:
+    message, hint = (one_line(redact_text(text), _MAX_LENGTH) for text in report[:2])
+    print_error_line(f"error: {message}")
     if hint:
-        _tell_line_by_line(f"hint: {hint}")
+        print_error_line(f"hint: {hint}")
     if as_json:
-        # Whoever reads it may be the one who has gone, or whose disk is full.
+        # stdout may be a closed pipe or a full disk.
         with suppress(OSError):
-            facts = {"error": message, "hint": hint or None, "exit_code": told.code}
-            typer.echo(json.dumps(facts))
-    _expect_written()
-    return told.code
+            value = {"error": message, "hint": hint or None, "exit_code": report.exit_code}
+            typer.echo(json.dumps(value))
+    _flush()
+    return report.exit_code
 
 
-def _without_secrets(text: str) -> str:
-    """A text in one line, and without the secrets of any address, whoever wrote it."""
-    from sumgrad.jobs.tracking import redact_text
-
-    line = redact_text(" ".join(text.split()))
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
-
-
-def _tell_line_by_line(text: str) -> None:
-    """Print on stderr, without the secrets of any address, whoever wrote the text."""
-    from sumgrad.jobs.tracking import redact_text
-
+def print_error_line(text: str) -> None:
+    """Print on stderr, without the secrets of addresses."""
     with suppress(OSError):
         typer.echo(redact_text(text.rstrip("\n")), err=True)
 
 
-def _expect_written() -> None:
-    """Have the interpreter not stumble, at its end, over what could not be written."""
+def _flush() -> None:
+    """Flush both streams, or redirect them, so that the interpreter does not fail at its exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            # There is none where it was closed from the start.
+            # A stream that was closed from the start is None.
             if stream is not None:
                 stream.flush()
         except OSError:
-            _let_go_of(stream)
+            discard(stream)
 
 
-def _let_go_of(stream: TextIO) -> None:
-    """Have everything that is still written there go nowhere."""
+def discard(stream: TextIO) -> None:
+    """Send everything else that is written to a stream to /dev/null."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -1,6 +1,6 @@
-"""Commands about jobs on a cluster."""
+"""Commands about jobs on a cluster: submit, jobs, status, logs, wait, stop, delete."""
 
-import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,45 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sumgrad.jobs.cli.options import Json, Set, Spec
+from sumgrad.jobs.cli.options import Cluster, JobId, Json, Set, Spec, print_json
 
 if TYPE_CHECKING:
     from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
 
-#: As timeout(1) has it: what was waited for has not come in time.
-_IN_VAIN = 124
-Where = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        "-c",
-        metavar="NAME|URL",
-        help="A cluster's name, or the address of its Ray dashboard; by default SUMGRAD_CLUSTER, "
-        "or the one of 'sumgrad cluster use'.",
-    ),
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id; three characters may do.")]
+app = typer.Typer()
+_logger = logging.getLogger(__name__)
+
+#: The exit code of timeout(1).
+_TIMED_OUT = 124
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add them to the command line."""
-    for command in (submit, status, logs, stop, wait, delete, doctor):
-        app.command()(command)
-
-
-def _server(where: str | None) -> "RayJobsClient":
+def _connect(cluster: str | None) -> "RayJobsClient":
     from sumgrad.jobs.config.clusters import select_cluster
     from sumgrad.jobs.service.client.ray_api import RayJobsClient
 
-    return RayJobsClient(select_cluster(where))
+    return RayJobsClient(select_cluster(cluster))
 
 
 @contextmanager
-def _let_go(message: str, hint: str) -> Iterator[None]:
-    """What Ctrl-C means where a job goes on without us.
+def _detach_on_interrupt(message: str, hint: str) -> Iterator[None]:
+    """Report Ctrl-C where it leaves the job running.
 
     Raises:
-        Interrupted: In its place.
+        Interrupted: With this message and hint, for a KeyboardInterrupt.
     """
     from sumgrad.jobs.errors import Interrupted
 
@@ -57,48 +43,42 @@ def _let_go(message: str, hint: str) -> Iterator[None]:
         raise Interrupted(message, 130, hint=hint) from None
 
 
-def _note(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, allow_nan=False))
-
-
+@app.command()
 def submit(
     spec: Spec,
     overrides: Set = None,
-    cluster: Where = None,
+    cluster: Cluster = None,
     follow: Annotated[
-        bool, typer.Option("--wait", "-w", help="Show its log, and end with its exit code.")
+        bool, typer.Option("--wait", "-w", help="Print the job's log and exit with its code.")
     ] = False,
     job_id: Annotated[
         str | None,
-        typer.Option("--id", help="The job's id. Handing the same job in twice is as once."),
+        typer.Option("--id", help="The job's id; submitting the same job twice runs it once."),
     ] = None,
     upload: Annotated[
-        bool, typer.Option("--upload", help="Send data files of this machine along, if small.")
+        bool, typer.Option("--upload", help="Send small data files of this machine along.")
     ] = False,
     code: Annotated[
         str,
         typer.Option(
-            help="Whose sumgrad computes: cluster, local, or auto: the cluster's own if it is "
-            "the same as this one."
+            help="Which sumgrad runs: 'cluster', 'local' (this one), or 'auto': the cluster's if "
+            "it is the same as this one."
         ),
     ] = "auto",
     allow_version_mismatch: Annotated[
-        bool, typer.Option("--allow-version-mismatch", help="Send it although versions differ.")
+        bool,
+        typer.Option("--allow-version-mismatch", help="Submit although versions differ."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Hand a job in to a cluster, and return at once.
+    """Submit a job to a cluster and return immediately.
 
-    The job runs on the cluster and goes on without this machine. Relative paths and SQLite files
-    of this machine mean nothing there: --upload sends small data along, file:///PATH is a path on
-    the cluster's head.
+    The job does not need this machine any more. Relative paths and SQLite files of this machine
+    do not exist on the cluster: --upload sends small data along, and file:///PATH is a path on
+    the cluster's head node.
     """
     from sumgrad.jobs.config.clusters import select_cluster
     from sumgrad.jobs.service.client.submit import dry_run_lines, expect_code, prepare_submission
@@ -107,269 +87,252 @@ def submit(
 
     if dry_run and follow:
         raise typer.BadParameter("--dry-run sends nothing, so there is nothing to --wait for")
-    whose = expect_code(code)
+    source = expect_code(code)
     prepared = prepare_submission(spec, overrides or [], job_id=job_id, upload=upload)
     if dry_run:
-        where = select_cluster(cluster)
+        target = select_cluster(cluster)
         if as_json:
-            _print_json(prepared.as_json(where))
+            print_json(prepared.as_json(target))
         else:
-            typer.echo("\n".join(dry_run_lines(prepared, where)))
+            typer.echo("\n".join(dry_run_lines(prepared, target)))
         return
-    server = _server(cluster)
-    option = cluster_option(server.cluster)
-    known = f"sumgrad status {prepared.request.job_id}{option}"
-    with _let_go("interrupted", f"whether the cluster has the job says: {known}"):
+    client = _connect(cluster)
+    option = cluster_option(client.cluster)
+    check = f"to see whether the cluster has the job: sumgrad status {prepared.request.job_id}"
+    with _detach_on_interrupt("interrupted", f"{check}{option}"):
         sent = send(
-            prepared, server, _note, code=whose, allow_version_mismatch=allow_version_mismatch
+            prepared,
+            client,
+            _logger.info,
+            code=source,
+            allow_version_mismatch=allow_version_mismatch,
         )
-    said = "handed in" if sent.is_new else "is there already"
-    lines = [f"job {sent.job_id} {said}: {server.cluster.label}"]
+    state = "submitted" if sent.is_new else "was submitted before"
+    lines = [f"job {sent.job_id} {state}: {client.cluster.label}"]
     if not follow:
-        lines += _next_commands(sent.job_id, option)
+        lines += [
+            f"Follow its log:  sumgrad logs -f {sent.job_id}{option}",
+            f"See its state:   sumgrad status {sent.job_id}{option}",
+            f"Stop it:         sumgrad stop {sent.job_id}{option}",
+        ]
     typer.echo("\n".join(lines), err=as_json)
     if follow:
-        _follow(server, sent.submission_id, sent.job_id, as_json)
+        _follow(client, sent.submission_id, sent.job_id, as_json)
     elif as_json:
-        _print_json(
+        print_json(
             {
                 "id": sent.job_id,
                 "submission_id": sent.submission_id,
                 "is_new": sent.is_new,
-                "cluster": server.cluster.address,
+                "cluster": client.cluster.address,
             }
         )
 
 
-def _next_commands(job_id: str, option: str) -> list[str]:
-    """What can be done with a job that was handed in."""
-    return [
-        f"Follow it:     sumgrad logs -f {job_id}{option}",
-        f"How it is:     sumgrad status {job_id}{option}",
-        f"Stop it:       sumgrad stop {job_id}{option}",
-    ]
-
-
-def _follow(server: "RayJobsClient", submission_id: str, job_id: str, as_json: bool) -> None:
-    """Show an attempt's log until it is over, and end as it did; Ctrl-C lets go of it."""
-    from sumgrad.jobs.service.client.commands import follow_job, once_known
+@app.command()
+def jobs(cluster: Cluster = None, as_json: Json = False) -> None:
+    """List the jobs of a cluster, the newest first."""
+    from sumgrad.jobs.service.client.commands import job_table, list_of_jobs
     from sumgrad.jobs.service.client.typed import cluster_option
-    from sumgrad.jobs.service.states import can_resume
 
-    option = cluster_option(server.cluster)
-    stream = sys.stderr if as_json else sys.stdout
-
-    def write(text: str) -> None:
-        stream.write(text)
-        stream.flush()
-
-    again = f"sumgrad logs -f {job_id}{option}"
-    with (
-        _let_go(f"job {job_id} is no longer followed, and goes on", f"follow it again: {again}"),
-        once_known(job_id, server.cluster),
-    ):
-        ended, result = follow_job(server, submission_id, write, _note)
-    facts = _facts(job_id, ended)
-    code = facts["exit_code"]
+    client = _connect(cluster)
+    found = list_of_jobs(client)
     if as_json:
-        _print_json(facts | {"result": result})
-    elif code:
-        _note(f"job {job_id} is {facts['state']}, exit code {code}")
-        if can_resume(ended):
-            _note(f"Go on with it:  sumgrad resume {job_id}{option}")
-    if code:
-        raise typer.Exit(code)
+        print_json([job.as_json() for job in found])
+    else:
+        option = cluster_option(client.cluster)
+        typer.echo("\n".join(job_table(found, client.cluster.label, option)))
 
 
-def _facts(job_id: str, attempt: "Attempt") -> dict[str, Any]:
-    """How an attempt is, for JSON: in our words, and in Ray's own."""
-    from sumgrad.jobs.service.states import exit_code, state_of
+@app.command()
+def status(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
+    """Show a job's state, progress and latest metrics.
 
-    code = exit_code(attempt) if attempt.has_ended else None
-    return {
-        "id": job_id,
-        "state": state_of(attempt),
-        "ray_state": attempt.state,
-        "exit_code": code,
-    }
-
-
-def status(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
-    """How a job is, from Ray, its run in MLflow and its own signs of life."""
+    They come from Ray, from its run in MLflow and from the job's heartbeat.
+    """
     from sumgrad.jobs.service.client.commands import get_status
     from sumgrad.jobs.service.client.status import lines_of
     from sumgrad.jobs.service.client.typed import cluster_option
 
-    server = _server(cluster)
-    found, run = get_status(server, job_id)
+    client = _connect(cluster)
+    found, run = get_status(client, job_id)
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
-        option = cluster_option(server.cluster)
-        typer.echo("\n".join(lines_of(found, run, server.cluster.label, option)))
+        option = cluster_option(client.cluster)
+        typer.echo("\n".join(lines_of(found, run, client.cluster.label, option)))
 
 
+@app.command()
 def logs(
     job_id: JobId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job is over.")
+        bool, typer.Option("--follow", "-f", help="Print until the job ends.")
     ] = False,
     attempt: Annotated[
-        int | None, typer.Option(min=1, help="Of an earlier attempt; by default the newest.")
+        int | None, typer.Option(min=1, help="An earlier attempt; by default the newest.")
     ] = None,
-    cluster: Where = None,
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
-    """What a job has printed. With -f the exit code is the job's own; Ctrl-C does not stop it."""
+    """Print a job's log.
+
+    With --follow the exit code is the job's own; Ctrl-C leaves the job running.
+    """
     from sumgrad.jobs.service.client.commands import Log, attempt_of
 
-    server = _server(cluster)
-    job, which = attempt_of(server, job_id, attempt)
+    client = _connect(cluster)
+    job, chosen = attempt_of(client, job_id, attempt)
     if follow:
-        _follow(server, which.submission_id, job.job_id, as_json)
+        _follow(client, chosen.submission_id, job.job_id, as_json)
         return
-    text = server.log(which.submission_id)
+    text = client.log(chosen.submission_id)
     if as_json:
-        _print_json(_facts(job.job_id, which) | {"log": text})
+        print_json(_as_json(job.job_id, chosen) | {"log": text})
     else:
         log = Log(lambda piece: typer.echo(piece, nl=False))
         log.take(text)
         log.close()
 
 
-def stop(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
-    """Have a job end at its next step. It is saved, and 'sumgrad resume' goes on with it."""
-    from sumgrad.jobs.service.client.commands import stop_job
+def _follow(client: "RayJobsClient", submission_id: str, job_id: str, as_json: bool) -> None:
+    """Print an attempt's log until it ends, and exit with its code; Ctrl-C detaches."""
+    from sumgrad.jobs.service.client.commands import follow_job, once_known
     from sumgrad.jobs.service.client.typed import cluster_option
-    from sumgrad.jobs.service.states import state_of
+    from sumgrad.jobs.service.states import can_resume
 
-    server = _server(cluster)
-    job, was_running = stop_job(server, job_id)
+    option = cluster_option(client.cluster)
+    stream = sys.stderr if as_json else sys.stdout
+
+    def write(text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+    hint = f"follow it again: sumgrad logs -f {job_id}{option}"
+    with (
+        _detach_on_interrupt(f"job {job_id} is no longer followed; it continues", hint),
+        once_known(job_id, client.cluster),
+    ):
+        ended, result = follow_job(client, submission_id, write, _logger.info)
+    value = _as_json(job_id, ended)
+    code = value["exit_code"]
     if as_json:
-        _print_json({"id": job.job_id, "was_running": was_running})
-    elif was_running:
-        option = cluster_option(server.cluster)
-        typer.echo(f"job {job.job_id} was told to end")
-        typer.echo(f"Go on with it:  sumgrad resume {job.job_id}{option}")
-    else:
-        typer.echo(f"job {job.job_id} is over already ({state_of(job.counting)})")
+        print_json(value | {"result": result})
+    elif code:
+        _logger.info("job %s is %s, exit code %s", job_id, value["state"], code)
+        if can_resume(ended):
+            _logger.info("Resume it:  sumgrad resume %s%s", job_id, option)
+    if code:
+        raise typer.Exit(code)
 
 
+def _as_json(job_id: str, attempt: "Attempt") -> dict[str, Any]:
+    """Return an attempt's state for JSON, in sumgrad's words and in Ray's."""
+    from sumgrad.jobs.service.states import exit_code, state_of
+
+    return {
+        "id": job_id,
+        "state": state_of(attempt),
+        "ray_state": attempt.state,
+        "exit_code": exit_code(attempt) if attempt.has_ended else None,
+    }
+
+
+@app.command()
 def wait(
     job_id: JobId,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds; after them the exit code is 124.")
     ] = None,
-    cluster: Where = None,
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
-    """Wait until a job is over; the exit code is the job's own."""
+    """Wait until a job ends and exit with its code."""
     from sumgrad.jobs.service.client.commands import once_known
     from sumgrad.jobs.service.client.follow import wait as wait_for
     from sumgrad.jobs.service.client.jobs import find_job
     from sumgrad.jobs.service.client.typed import cluster_option
 
-    server = _server(cluster)
-    job = find_job(server, job_id)
-    # One that was to go on with it, and was refused, is not what became of the job.
-    which = job.counting if job.newest.has_ended else job.newest
-    again = f"sumgrad wait {job.job_id}{cluster_option(server.cluster)}"
+    client = _connect(cluster)
+    job = find_job(client, job_id)
+    # A refused attempt to resume the job does not change how the job ended.
+    attempt = job.counting if job.newest.has_ended else job.newest
+    hint = f"wait again: sumgrad wait {job.job_id}{cluster_option(client.cluster)}"
     with (
-        _let_go(f"job {job.job_id} goes on", f"wait for it again: {again}"),
-        once_known(job.job_id, server.cluster),
+        _detach_on_interrupt(f"job {job.job_id} continues", hint),
+        once_known(job.job_id, client.cluster),
     ):
-        ended = wait_for(server, which.submission_id, _note, seconds=timeout)
-    facts = _facts(job.job_id, ended or which)
-    # That it has not come in time is said by the command's code, and not by the job's.
-    code = facts["exit_code"] if ended is not None else _IN_VAIN
+        ended = wait_for(client, attempt.submission_id, _logger.info, seconds=timeout)
+    value = _as_json(job.job_id, ended or attempt)
+    code = value["exit_code"] if ended is not None else _TIMED_OUT
     if as_json:
-        _print_json(facts)
+        print_json(value)
     else:
-        typer.echo(f"job {job.job_id} is {'not over' if ended is None else facts['state']}")
+        typer.echo(f"job {job.job_id} is {value['state'] if ended else 'still running'}")
     if code:
         raise typer.Exit(code)
 
 
-def delete(job_id: JobId, cluster: Where = None, as_json: Json = False) -> None:
-    """Have the cluster forget a job that is over; its run in MLflow and its folder stay.
+@app.command()
+def stop(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
+    """Stop a job at its next step; it can be resumed."""
+    from sumgrad.jobs.service.client.commands import stop_job
+    from sumgrad.jobs.service.client.typed import cluster_option
+    from sumgrad.jobs.service.states import state_of
 
-    The folder has the id as its name, on the cluster's head below SUMGRAD_OUTPUT (~/sumgrad where
-    that is not set). So the id is used: another job needs another --id.
+    client = _connect(cluster)
+    job, was_running = stop_job(client, job_id)
+    if as_json:
+        print_json({"id": job.job_id, "was_running": was_running})
+    elif was_running:
+        typer.echo(f"job {job.job_id} will stop at its next step")
+        typer.echo(f"Resume it:  sumgrad resume {job.job_id}{cluster_option(client.cluster)}")
+    else:
+        typer.echo(f"job {job.job_id} has already ended ({state_of(job.counting)})")
+
+
+@app.command()
+def delete(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
+    """Delete a finished job from the cluster.
+
+    Its run in MLflow stays, and so does its folder: on the cluster's head node, named after the
+    job's id, below SUMGRAD_OUTPUT (by default ~/sumgrad). A new job therefore needs another --id.
     """
     from sumgrad.jobs.service.client.commands import delete_job, what_stays
 
-    job = delete_job(_server(cluster), job_id)
+    job = delete_job(_connect(cluster), job_id)
     if as_json:
-        _print_json({"id": job.job_id, "deleted": len(job.attempts)})
+        print_json({"id": job.job_id, "deleted": len(job.attempts)})
     else:
-        typer.echo("\n".join([f"job {job.job_id} is forgotten", *what_stays(job.job_id)]))
+        typer.echo("\n".join([f"job {job.job_id} was deleted", *what_stays(job.job_id)]))
 
 
-def is_elsewhere(run: str, output: Path, where: str | None) -> bool:
-    """Whether an id means a job of a cluster, and not a run of this machine."""
+def is_job(name: str, output: Path, cluster: str | None) -> bool:
+    """Whether a name means a job on a cluster rather than a run in this folder."""
     from sumgrad.jobs.config.clusters import find_selected_cluster
     from sumgrad.jobs.errors import RunNotFound
     from sumgrad.jobs.runs.directory import find_run
 
-    if where is not None:
+    if cluster is not None:
         return True
     try:
-        find_run(run, output)
+        find_run(name, output)
     except RunNotFound:
         return find_selected_cluster(None) is not None
     return False
 
 
-def resume_job(job_id: str, overrides: list[str], where: str | None, as_json: bool) -> None:
-    """Go on with a job on a cluster."""
-    from sumgrad.jobs.service.client.commands import resume_job as go_on
+def resume_job(job_id: str, overrides: list[str], cluster: str | None, as_json: bool) -> None:
+    """Resume a job on a cluster."""
+    from sumgrad.jobs.service.client.commands import resume_job as resume
     from sumgrad.jobs.service.client.typed import cluster_option
 
-    server = _server(where)
-    sent = go_on(server, job_id, overrides, _note)
+    client = _connect(cluster)
+    sent = resume(client, job_id, overrides, _logger.info)
     if as_json:
-        _print_json({"id": sent.job_id, "submission_id": sent.submission_id})
+        print_json({"id": sent.job_id, "submission_id": sent.submission_id})
     else:
-        option = cluster_option(server.cluster)
-        typer.echo(f"job {sent.job_id} goes on\nFollow it:  sumgrad logs -f {sent.job_id}{option}")
-
-
-def list_jobs(where: str | None, as_json: bool) -> bool:
-    """Print the jobs of the chosen cluster; False if none was chosen."""
-    from sumgrad.jobs.config.clusters import find_selected_cluster
-    from sumgrad.jobs.service.client.commands import job_table, list_of_jobs
-    from sumgrad.jobs.service.client.ray_api import RayJobsClient
-    from sumgrad.jobs.service.client.typed import cluster_option
-
-    chosen = find_selected_cluster(where)
-    if chosen is None:
-        return False
-    jobs = list_of_jobs(RayJobsClient(chosen))
-    if as_json:
-        _print_json([job.as_json() for job in jobs])
-    else:
-        typer.echo("\n".join(job_table(jobs, chosen.label, cluster_option(chosen))))
-    return True
-
-
-def doctor(
-    data: Annotated[
-        list[str] | None,
-        typer.Option("--data", help="A path that the cluster should be able to read; repeatable."),
-    ] = None,
-    cluster: Where = None,
-    as_json: Json = False,
-) -> None:
-    """Check everything that a job needs from a cluster, and explain what is wrong."""
-    from dataclasses import asdict
-
-    from sumgrad.jobs.config.clusters import select_cluster
-    from sumgrad.jobs.service.client.doctor import run_checks, table
-
-    checks = run_checks(select_cluster(cluster), data or [])
-    if as_json:
-        _print_json([asdict(check) for check in checks])
-    else:
-        typer.echo("\n".join(table(checks)))
-    if any(check.status == "FAIL" for check in checks):
-        raise typer.Exit(3)
+        option = cluster_option(client.cluster)
+        typer.echo(
+            f"job {sent.job_id} was resumed\nFollow its log:  sumgrad logs -f {sent.job_id}{option}"
+        )

@@ -1,8 +1,9 @@
 """Arguments and options that several commands share."""
 
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,34 +15,50 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key of the spec, such as optimizer.eta=0.1. May be repeated.",
+        help="Override a spec key, e.g. optimizer.eta=0.1; repeatable.",
     ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")
 ]
 Model = Annotated[
-    str,
-    typer.Argument(help="A run id of MLflow (six characters may do), or a saved model's folder."),
+    str, typer.Argument(help="A run id or its first six characters, or a saved model's folder.")
 ]
-Run = Annotated[str, typer.Argument(help="A run's id (six characters may do), or its folder.")]
+Run = Annotated[
+    str, typer.Argument(help="A run id or its first six characters, or the run's folder.")
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job id or its first three characters.")]
 Output = Annotated[
     Path,
     typer.Option(
         "--output",
         "-o",
         envvar="SUMGRAD_OUTPUT",
-        callback=lambda folder: Path(os.path.expanduser(folder)),  # noqa: PTH111 - raises nothing
-        help="The folder that the runs are in.",
+        # Unlike Path.expanduser it leaves the home of an unknown user as it is.
+        callback=lambda folder: Path(os.path.expanduser(folder)),  # noqa: PTH111
+        help="The folder that holds the runs.",
     ),
 ]
 DEFAULT_OUTPUT = Path("runs")
 TrackingUri = Annotated[
     str,
     typer.Option(
-        "--tracking-uri",
-        envvar="MLFLOW_TRACKING_URI",
-        help="The MLflow store that the run is in.",
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="The MLflow store that has the run."
     ),
 ]
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        "-c",
+        metavar="NAME|URL",
+        help="A cluster's name or the URL of its Ray dashboard. "
+        "Default: SUMGRAD_CLUSTER, or the one of 'sumgrad cluster use'.",
+    ),
+]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    typer.echo(json.dumps(value, allow_nan=False))

@@ -1,243 +1,143 @@
-"""The commands. Each parses, calls one library function, and prints."""
+"""Commands about runs on this machine: train, resume, runs, sync, ui."""
 
-import json
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sumgrad.jobs.cli import cluster, config, jobs
-from sumgrad.jobs.cli.errors import Commands, ResultPrinted
+from sumgrad.jobs.cli import jobs
+from sumgrad.jobs.cli.errors import ResultPrinted
 from sumgrad.jobs.cli.options import (
     DEFAULT_OUTPUT,
     DEFAULT_TRACKING_URI,
+    Cluster,
     Json,
-    Model,
     Output,
     Run,
     Set,
     Spec,
     TrackingUri,
+    print_json,
 )
+from sumgrad.jobs.support.logs import logs_through
 
 if TYPE_CHECKING:
     from sumgrad.jobs.runs.progress import Reporter
     from sumgrad.jobs.runs.summary import Summary
     from sumgrad.model.errors import SumgradError
 
-app = typer.Typer(
-    cls=Commands,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(config.app, name="config")
-app.add_typer(cluster.app, name="cluster")
-jobs.add_commands(app)
-
-
-@app.callback(invoke_without_command=True)
-def sumgrad(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    _debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
-) -> None:
-    """Distributed data-parallel training: the same weights for any number of workers."""
-    # --debug is here for the help text; the boundary takes it from anywhere on the line.
-    if version:
-        from importlib import metadata
-
-        typer.echo(f"sumgrad {metadata.version('sumgrad')}")
-    elif context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+app = typer.Typer()
 
 
 @app.command()
 def train(spec: Spec, overrides: Set = None, as_json: Json = False) -> None:
-    """Run a training job in the foreground.
+    """Train a model from a job spec.
 
-    Exit codes: 0 finished, 1 training failed, 2 bad spec, 3 cluster or tracking unreachable,
-    130 interrupted, 143 terminated.
+    Exit codes: 0 finished, 1 training failed, 2 bad usage or spec, 3 cluster or tracking
+    unreachable, 130 interrupted, 143 terminated.
     """
-    from sumgrad.jobs.runs.progress import make_reporter
-    from sumgrad.jobs.runs.training import train as run_training
+    from sumgrad.jobs.runs.training import train as start
     from sumgrad.jobs.spec.loader import load_spec
 
-    loaded = load_spec(spec, overrides or [])
-    # The JSON object has stdout for itself.
-    reporter = make_reporter(sys.stderr if as_json else sys.stdout)
-    _tell(*run_training(loaded.spec, reporter), reporter, as_json)
-
-
-def _tell(
-    summary: "Summary", failure: "SumgradError | None", reporter: "Reporter", as_json: bool
-) -> None:
-    """Print how a run ended, and end as it did."""
-    for line in summary.lines():
-        reporter.note(line)
-    if as_json:
-        typer.echo(summary.to_json())
-    if failure is None:
-        return
-    if as_json:
-        raise ResultPrinted from failure
-    raise failure
+    job = load_spec(spec, overrides or []).spec
+    _run(lambda reporter: start(job, reporter), as_json)
 
 
 @app.command()
 def resume(
     run: Run,
     overrides: Set = None,
-    as_json: Json = False,
     output: Output = DEFAULT_OUTPUT,
-    on_cluster: jobs.Where = None,
+    cluster: Cluster = None,
+    as_json: Json = False,
 ) -> None:
-    """Go on with a run that was interrupted or killed, or failed for want of workers.
+    """Resume an interrupted run; the weights are bit-identical.
 
-    The same bits, and the same run in MLflow, as if nothing had happened. More workers or another
-    address are fine (--set cluster.workers=8); anything that would change the weights is refused.
-    Exit codes as for train. With --cluster, or for an id that no run of this folder has, it is a
-    job of the cluster that goes on, there.
+    The run continues as if it had never stopped, with the same run in MLflow. It may use other
+    workers or another address, such as --set cluster.workers=8; a change that would alter the
+    weights is refused. With --cluster, or for an id that is not in this folder, it resumes a job
+    on that cluster. Exit codes are those of train.
     """
     from sumgrad.jobs.runs.directory import SPEC, find_run
-    from sumgrad.jobs.runs.progress import make_reporter
-    from sumgrad.jobs.runs.training import resume as go_on
+    from sumgrad.jobs.runs.training import resume as start
     from sumgrad.jobs.spec.loader import load_spec
 
-    if jobs.is_elsewhere(run, output, on_cluster):
-        jobs.resume_job(run, overrides or [], on_cluster, as_json)
+    if jobs.is_job(run, output, cluster):
+        jobs.resume_job(run, overrides or [], cluster, as_json)
         return
-    folder = find_run(run, output)
-    loaded = load_spec(str(folder.path / SPEC), overrides or [])
+    directory = find_run(run, output)
+    job = load_spec(str(directory.path / SPEC), overrides or []).spec
+    _run(lambda reporter: start(directory, job, reporter), as_json)
+
+
+def _run(start: "Callable[[Reporter], tuple[Summary, SumgradError | None]]", as_json: bool) -> None:
+    """Train in the foreground, print the summary, and raise the error that ended the run."""
+    from sumgrad.jobs.runs.progress import make_reporter
+
+    # With --json, stdout is for the JSON object alone.
     reporter = make_reporter(sys.stderr if as_json else sys.stdout)
-    _tell(*go_on(folder, loaded.spec, reporter), reporter, as_json)
+    with logs_through(reporter.note):
+        summary, failure = start(reporter)
+    for line in summary.lines():
+        reporter.note(line)
+    if as_json:
+        typer.echo(summary.to_json())
+    if failure is not None and as_json:
+        raise ResultPrinted from failure
+    if failure is not None:
+        raise failure
 
 
-@app.command("list")
-def list_runs(
-    as_json: Json = False,
-    output: Output = DEFAULT_OUTPUT,
-    on_cluster: jobs.Where = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="The runs of this folder, though a cluster is chosen.")
-    ] = False,
-) -> None:
-    """The runs of a folder, or the jobs of the cluster that was chosen; the newest first.
+@app.command()
+def runs(output: Output = DEFAULT_OUTPUT, as_json: Json = False) -> None:
+    """List the runs in this folder, the newest first.
 
-    Of the runs of a folder one whose process was killed is put right.
+    The status of a run whose process was killed is corrected, in MLflow too.
     """
     from sumgrad.jobs.runs.registry import list_runs, table
 
-    if local and on_cluster is not None:
-        raise typer.BadParameter("--local and --cluster mean two different lists")
-    if not local and jobs.list_jobs(on_cluster, as_json):
-        return
-    runs = list_runs(output, lambda line: typer.echo(line, err=True))
-    typer.echo(json.dumps(runs) if as_json else "\n".join(table(runs)))
+    found = list_runs(output, lambda line: typer.echo(line, err=True))
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo("\n".join(table(found)))
 
 
 @app.command()
 def sync(
     run: Annotated[
-        str | None, typer.Argument(help="A run; by default all of which MLflow lacks something.")
+        str | None, typer.Argument(help="A run; by default all that MLflow lacks something of.")
     ] = None,
     output: Output = DEFAULT_OUTPUT,
     tracking_uri: Annotated[
-        str | None,
-        typer.Option("--tracking-uri", help="Another address than the one of the run's spec."),
+        str | None, typer.Option("--tracking-uri", help="Another address than the run's own.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell MLflow what it missed of a run while its server was away."""
+    """Deliver to MLflow what it missed while it was away.
+
+    Exit code 3 if something could not be delivered.
+    """
     from sumgrad.jobs.runs.registry import sync_runs
 
-    lines, complete = sync_runs(run, output, tracking_uri)
-    facts = {"is_complete": complete, "lines": lines}
-    typer.echo(json.dumps(facts) if as_json else "\n".join(lines))
-    if not complete:
+    lines, is_complete = sync_runs(run, output, tracking_uri)
+    if as_json:
+        print_json({"is_complete": is_complete, "lines": lines})
+    else:
+        typer.echo("\n".join(lines))
+    if not is_complete:
         raise typer.Exit(3)
-
-
-@app.command()
-def evaluate(
-    model: Model,
-    data: Annotated[str, typer.Argument(help="Labelled rows; any format that training takes.")],
-    as_json: Json = False,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING_URI,
-) -> None:
-    """Loss and accuracy of a trained model on labelled rows."""
-    from sumgrad.jobs.runs.evaluate import evaluate_model
-    from sumgrad.jobs.runs.find_model import open_model
-
-    result = evaluate_model(open_model(model, tracking_uri), data)
-    typer.echo(result.to_json() if as_json else "\n".join(result.lines()))
-
-
-@app.command()
-def predict(
-    model: Model,
-    data: Annotated[str, typer.Argument(help="Rows with the model's features.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where to write: a .parquet or a .csv file.")
-    ] = Path("predictions.parquet"),
-    tracking_uri: TrackingUri = DEFAULT_TRACKING_URI,
-) -> None:
-    """Predictions for a file of rows, with the probability of every class."""
-    from sumgrad.jobs.runs.evaluate import predict_file
-    from sumgrad.jobs.runs.find_model import open_model
-
-    rows = predict_file(open_model(model, tracking_uri), data, out)
-    typer.echo(f"{rows:,} predictions written to {out}")
-
-
-@app.command()
-def gradcheck(
-    spec: Spec,
-    overrides: Set = None,
-    features: Annotated[
-        int | None,
-        typer.Option(min=1, help="Check on so many made-up features instead of the job's data."),
-    ] = None,
-) -> None:
-    """Prove the gradients of a spec's network against numeric derivatives, layer by layer."""
-    from sumgrad.jobs.runs.gradient_check import check_spec_gradients, table
-    from sumgrad.jobs.spec.loader import load_spec
-
-    checks = check_spec_gradients(load_spec(spec, overrides or []).spec, features)
-    typer.echo("\n".join(table(checks)))
-    if not all(check.ok for check in checks):
-        raise typer.Exit(1)
-
-
-@app.command()
-def init(
-    example: Annotated[
-        str | None, typer.Argument(help="A shipped example to start from; see --list.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("job.yaml"),
-    list_examples: Annotated[
-        bool, typer.Option("--list", help="List the shipped examples and write nothing.")
-    ] = False,
-) -> None:
-    """Write a commented job spec to start from."""
-    from sumgrad.jobs.spec.template import describe_examples, write_template
-
-    if list_examples:
-        typer.echo("\n".join(describe_examples()))
-        return
-    write_template(out, example)
-    typer.echo(
-        f"{out} written. Edit it, then:\n  sumgrad config validate {out}\n  sumgrad train {out}"
-    )
 
 
 @app.command()
 def ui(
     tracking_uri: TrackingUri = DEFAULT_TRACKING_URI,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The port to listen on, on this machine only.")
+    ] = 5000,
 ) -> None:
-    """Open the MLflow UI on the runs, on this machine only."""
+    """Open the MLflow UI on the runs."""
     from sumgrad.jobs.tracking.user_interface import serve_ui
 
     raise typer.Exit(serve_ui(tracking_uri, port))

@@ -1,7 +1,7 @@
-"""A trained model on rows of a file: its loss and accuracy, or its predictions."""
+"""Evaluate a trained model on the rows of a file, or write its predictions for them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sumgrad.cluster.compute.worker import Task, Workload
@@ -14,11 +14,11 @@ from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_c
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Over all rows of a file.
+    """A model's figures over all rows of a file.
 
     Attributes:
         loss: (1/T) Σ Div.
-        accuracy: The share put into the right class; None for a regression.
+        accuracy: The fraction classified correctly; None for a regression.
         rows: T.
     """
 
@@ -27,35 +27,32 @@ class EvaluationResult:
     rows: int
 
     def to_json(self) -> str:
-        """One object on one line."""
-        return json.dumps({"loss": self.loss, "accuracy": self.accuracy, "rows": self.rows})
+        """Return one object on one line."""
+        return json.dumps(asdict(self))
 
-    def lines(self) -> list[str]:
-        """For a person."""
-        right = "" if self.accuracy is None else f"{self.accuracy:.2%} right, "
-        return [f"{right}loss {self.loss:.4f} on {self.rows:,} rows"]
+    def describe(self) -> str:
+        """Return a line for the user."""
+        accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}, "
+        return f"{accuracy}loss {self.loss:.4f} on {self.rows:,} rows"
 
 
 def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
-    """Evaluate on labelled rows, by the same exact sums as training.
+    """Evaluate a model on labelled rows, with the deterministic sums of training.
 
     Args:
-        model: Trained.
+        model: The trained model.
         source: As in a spec's ``data.train``.
 
     Raises:
-        DataNotFound: Nothing there, or a column is missing.
-        DataError: Rows that the model cannot take.
+        DataNotFound: The file or a column does not exist.
+        DataError: The model cannot take the rows.
     """
     read = read_for_model(source, model.schema, model.network.dtype, with_labels=True)
-    assert read.labels is not None  # noqa: S101 - they were asked for
+    assert read.labels is not None  # noqa: S101 - requested above
     x = model.schema.scaling.apply(read.x, model.network.dtype)
     d = model.schema.encode(read.labels, model.network.dtype)
-    workload = Workload(
-        model.network,
-        {"test": ArraySource(x, d)},
-        {"test": Plan(len(x), None, PREDICTION_BATCH_SIZE)},
-    )
+    plan = Plan(len(x), None, PREDICTION_BATCH_SIZE)
+    workload = Workload(model.network, {"test": ArraySource(x, d)}, {"test": plan})
     with InlineReducer(workload) as reducer:
         total = reducer.reduce(Task("evaluation", "test"), model.parameters.flat)
     has_classes = model.schema.classes is not None
@@ -70,17 +67,17 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
     """Write predictions for every row of a file, in its order.
 
     Args:
-        model: Trained.
+        model: The trained model.
         source: As in a spec's ``data.train``; labels are not needed.
         out: A ``.parquet`` or a ``.csv`` file.
 
     Returns:
-        How many rows.
+        The number of rows.
 
     Raises:
-        DataNotFound: Nothing there, or a column is missing.
-        DataError: Rows that the model cannot take.
-        JobError: The file cannot be written.
+        DataNotFound: The file or a column does not exist.
+        DataError: The model cannot take the rows.
+        JobError: The output cannot be written.
     """
     check_writable(out)
     read = read_for_model(source, model.schema, model.network.dtype, with_labels=False)

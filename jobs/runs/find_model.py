@@ -1,4 +1,4 @@
-"""A model by what a person has at hand: its folder, or the run that trained it."""
+"""Find a model by its folder or by the run that trained it."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ def open_model(name: str, tracking_uri: str) -> SavedModel:
     """Load a model.
 
     Args:
-        name: A saved model's folder, or a run id or the beginning of one.
-        tracking_uri: The MLflow store to look for the run in.
+        name: A saved model's folder, a run's folder, or a run id or the beginning of one.
+        tracking_uri: The MLflow store that has the run.
 
     Raises:
-        ModelNotFound: Neither, or a model that is damaged.
+        ModelNotFound: No model has that name, or it is damaged.
         TrackingError: The store cannot be used.
     """
     folder = Path(name)

@@ -1,4 +1,4 @@
-"""``sumgrad gradcheck``: the gradients of a spec's network, proved on its own data."""
+"""``sumgrad gradcheck``: check the gradients of a spec's network on its own data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from sumgrad.model.gradcheck.check import GradientCheck, check_gradients
 from sumgrad.model.network import Network
 from sumgrad.model.random_streams import RandomStream, Stream
 
-#: Rows that the gradients are summed over: enough to differ, few enough to be quick.
+#: The number of rows that the gradients are summed over.
 _ROWS = 8
 
 
@@ -24,7 +24,7 @@ def check_spec_gradients(spec: JobSpec, features: int | None = None) -> tuple[Gr
 
     Args:
         spec: The job.
-        features: Use so many made-up features instead of the job's data.
+        features: Use this many random features instead of the job's data.
 
     Raises:
         SumgradError: The data cannot be read.
@@ -35,13 +35,13 @@ def check_spec_gradients(spec: JobSpec, features: int | None = None) -> tuple[Gr
         x, d = data.train.x[:_ROWS], data.train.d[:_ROWS]
     else:
         network = build_network(spec, features)
-        x, d = _made_up(network, spec.seed)
+        x, d = _random_rows(network, spec.seed)
     parameters = build_initial_parameters(spec, network)
     return check_gradients(network, parameters, x, d, seed=spec.seed)
 
 
-def _made_up(network: Network, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Random rows with targets of the right kind."""
+def _random_rows(network: Network, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return random x (N, D_0) and targets that the network's divergence takes."""
     stream = RandomStream(seed, Stream.GRADIENT_CHECK, index=1)
     x = stream.normal((_ROWS, network.inputs))
     if isinstance(network.divergence, MultiClassKL):
@@ -49,26 +49,26 @@ def _made_up(network: Network, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return x, stream.integers(2, (_ROWS, network.outputs)).astype(float)
 
 
-def table(checks: Sequence[GradientCheck]) -> list[str]:
-    """The checks as lines of a table."""
+def format_table(checks: Sequence[GradientCheck]) -> list[str]:
+    """Return the checks as lines of a table."""
     header = f"{'layer':>5}  {'array':5} {'shape':>12} {'probes':>7} {'kinks':>6} {'error':>9}"
-    return [header, *(_row(check) for check in checks), _verdict(checks)]
+    return [header, *(_row(check) for check in checks), _conclusion(checks)]
 
 
 def _row(check: GradientCheck) -> str:
     shape = "×".join(map(str, check.shape))
     probes = check.entries + check.directions
     layer = str(check.layer) if check.layer else "input"
-    verdict = "ok" if check.ok else f"WRONG (more than {check.tolerance:g})"
+    status = "ok" if check.ok else f"WRONG (more than {check.tolerance:g})"
     return (
         f"{layer:>5}  {check.name:5} {shape:>12} {probes:>7} {check.kinks:>6} "
-        f"{check.error:>9.1e}  {verdict}"
+        f"{check.error:>9.1e}  {status}"
     )
 
 
-def _verdict(checks: Sequence[GradientCheck]) -> str:
+def _conclusion(checks: Sequence[GradientCheck]) -> str:
     wrong = [check.name for check in checks if not check.ok]
     if wrong:
-        return f"gradients disagree with numeric derivatives in {', '.join(wrong)}"
+        return f"gradients differ from numeric derivatives in {', '.join(wrong)}"
     worst = max(check.error for check in checks)
     return f"all gradients agree with numeric derivatives; largest relative error {worst:.1e}"

@@ -1,4 +1,4 @@
-"""What is different for a job that somebody handed in, and that a service runs for them."""
+"""What a service sets for a run that it starts for a user."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from sumgrad.jobs.tracking import RunTracker
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How a run is hosted; by default it is a person's own, in the foreground.
+    """How a run is launched; the defaults are those of a run in the foreground.
 
     Attributes:
-        tags: Of the run in MLflow, besides its own and in place of what this machine would say.
-        waits_for_nodes: Whether to wait also for CPUs that the cluster does not have yet.
-        on_start: Told of the run's tracker as soon as there is one, from another thread.
+        tags: MLflow tags that replace or complete the run's own.
+        waits_for_nodes: Whether to wait for CPUs that the cluster does not have yet.
+        on_start: Called with the run's tracker as soon as it exists, from another thread.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a training run shows as it goes on: a live display in a terminal, plain lines elsewhere."""
+"""What a training run shows: a live display on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,17 +6,18 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TextIO
 
 from sumgrad.cluster.training.state import EpochReport
+from sumgrad.jobs.support.text import duration
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.live import Live
 
 
 class Reporter(ABC):
-    """Told of a run's events; all of them return at once."""
+    """Receives the events of a run; every method returns at once."""
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """A line about what is going on."""
+        """Show a line."""
 
     @abstractmethod
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
@@ -32,120 +33,123 @@ class Reporter(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """Training is over, however it ended."""
+        """Training has ended, successfully or not."""
 
 
 class PlainReporter(Reporter):
-    """One line an epoch, for logs and pipes.
+    """One line per epoch, for logs and pipes.
 
     Args:
         stream: Where to write.
-        every_s: Epochs that come faster than this are left out, but for the first and the last.
+        every_s: Skip epochs that end sooner than this after the last line, except the last one.
     """
 
     def __init__(self, stream: TextIO, *, every_s: float = 0.5) -> None:
         self._stream = stream
         self._every_s = every_s
         self._epochs = 0
-        self._began = 0.0
+        self._start = 0.0
         self._shown = -float("inf")
-        #: The newest epoch's line while it is held back; `end` shows it.
-        self._held: str | None = None
+        #: The newest epoch's line if it was skipped; `end` shows it.
+        self._skipped: str | None = None
 
     def note(self, text: str) -> None:
-        """See `Reporter.note`."""
+        """Print a line."""
         print(text, file=self._stream, flush=True)
 
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """See `Reporter.begin`."""
+        """Start the clock."""
         self._epochs = epochs
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def step(self, step: int) -> None:
-        """Too much for lines."""
+        """Print nothing."""
 
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        """See `Reporter.epoch`."""
+        """Print the epoch, or keep its line for `end`."""
         now = time.monotonic()
-        left = (now - self._began) / report.epoch * (self._epochs - report.epoch)
-        line = f"{describe(report, self._epochs, accuracy=accuracy)}  at most {left:.0f} s left"
+        left = (now - self._start) / report.epoch * (self._epochs - report.epoch)
+        line = describe(report, self._epochs, accuracy=accuracy)
+        line += f"  at most {duration(left)} left"
         if now - self._shown < self._every_s:
-            self._held = line
+            self._skipped = line
             return
-        self._shown, self._held = now, None
+        self._shown, self._skipped = now, None
         self.note(line)
 
     def end(self) -> None:
-        """See `Reporter.end`."""
-        if self._held is not None:
-            self.note(self._held)
-            self._held = None
+        """Print the last epoch if it was skipped."""
+        if self._skipped is not None:
+            self.note(self._skipped)
+            self._skipped = None
 
 
 class LiveReporter(Reporter):
-    """A bar with the newest figures, for a person at a terminal."""
+    """The newest epoch above a progress bar, for a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-
-        self._console = Console(file=stream)
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._steps_per_epoch = 1
-        self._done = 0
-
-    def note(self, text: str) -> None:
-        """See `Reporter.note`."""
-        self._console.print(text, highlight=False, markup=False)
-
-    def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """See `Reporter.begin`."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._steps_per_epoch = steps_per_epoch
+        self._console = Console(file=stream)
+        columns = (BarColumn(40), TextColumn("at most"), TimeRemainingColumn(compact=True))
+        self._progress = Progress(*columns, console=self._console)
+        self._task = self._progress.add_task("", start=False)
+        self._live: Live | None = None
+        self._epochs = 0
+        self._line = ""
+
+    def note(self, text: str) -> None:
+        """Print a line above the display."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, epochs: int, steps_per_epoch: int) -> None:
+        """Show the display."""
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
         self._epochs = epochs
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("at most"),
-            TimeRemainingColumn(compact=True),
+        self._progress.update(self._task, total=epochs * steps_per_epoch)
+        self._progress.start_task(self._task)
+        self._live = Live(
+            get_renderable=lambda: Group(Text(self._line or "first epoch"), self._progress),
             console=self._console,
             refresh_per_second=4,
+            transient=True,
         )
-        self._task = self._progress.add_task("first epoch", total=epochs * steps_per_epoch)
-        self._progress.start()
+        self._live.start()
 
     def step(self, step: int) -> None:
-        """See `Reporter.step`."""
-        self._done += 1
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._done)
+        """Advance the bar."""
+        self._progress.advance(self._task)
 
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        """See `Reporter.epoch`."""
-        if self._progress is not None and self._task is not None:
-            text = describe(report, self._epochs, accuracy=accuracy)
-            self._progress.update(self._task, description=text)
+        """Show the epoch's figures."""
+        self._line = describe(report, self._epochs, accuracy=accuracy)
 
     def end(self) -> None:
-        """See `Reporter.end`."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Replace the display by the last epoch's line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._line:
+            self.note(self._line)
+            self._line = ""
 
 
 def describe(report: EpochReport, epochs: int, *, accuracy: bool) -> str:
-    """An epoch in a line: number, losses, accuracy, rate."""
+    """Return an epoch's number, losses, accuracy and rate on one line of 80 columns."""
     parts = [f"epoch {report.epoch}/{epochs}", f"loss {report.train_loss:.4f}"]
     if report.validation is not None:
         parts.append(f"validation {report.validation.loss:.4f}")
         if accuracy:
             parts.append(f"accuracy {report.validation.accuracy:.2%}")
-    parts.append(f"{report.samples_per_s:,.0f} instances/s")
+    parts.append(f"{report.samples_per_s:,.0f} rows/s")
     return "  ".join(parts)
 
 
 def make_reporter(stream: TextIO | None = None) -> Reporter:
-    """Live where a person looks on, plain elsewhere."""
+    """Return a live display for a terminal, plain lines for anything else."""
     stream = stream or sys.stdout
     return LiveReporter(stream) if stream.isatty() else PlainReporter(stream)

@@ -1,4 +1,4 @@
-"""What a model with a class 'none of the above' does with digits and with non-digits."""
+"""How often a model with a reject class rejects digits and out-of-distribution images."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from sumgrad.jobs.data.prepare import Dataset, PreparedData
 
 @dataclass(frozen=True)
 class Rejection:
-    """Shares of rows that went into the reject class.
+    """The fractions of rows that a model rejects.
 
     Attributes:
-        digits: Of real test digits; the fewer the better.
-        kinds: Of non-digits, by kind.
-        unseen: The kinds that training never saw.
+        digits: Of real test digits; the lower the better.
+        kinds: Of out-of-distribution images, by kind.
+        unseen: The kinds that were not in the training rows.
     """
 
     digits: float
@@ -23,13 +23,13 @@ class Rejection:
     unseen: tuple[str, ...]
 
     def metrics(self) -> dict[str, float]:
-        """As MLflow metrics."""
+        """Return the fractions as MLflow metrics."""
         return {"test_rejected_digits": self.digits} | {
             f"test_rejected_{kind}": share for kind, share in self.kinds.items()
         }
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return lines for the summary."""
         return [f"rejects   {self.digits:.1%} of real digits"] + [
             f"          {share:.1%} of '{kind}' non-digits"
             + (" (a kind not seen in training)" if kind in self.unseen else "")
@@ -40,20 +40,19 @@ class Rejection:
 def measure_rejection(
     model: SavedModel, data: PreparedData, unseen: tuple[str, ...]
 ) -> Rejection | None:
-    """Count what is rejected among the test rows; None without a reject class or test rows."""
+    """Count the rejected test rows; None without a reject class or test rows."""
     if model.schema.reject is None or data.test is None:
         return None
     reject = model.network.outputs - 1
-    digits = data.test.d != reject
-    y = model.outputs(data.test.x[digits])
+    x = data.test.x[data.test.d != reject]
     return Rejection(
-        digits=float(np.mean(y.argmax(axis=1) == reject)),
+        digits=float(np.mean(model.outputs(x).argmax(axis=1) == reject)),
         kinds={
-            kind: _share(model, rows, reject) for kind, rows in data.out_of_distribution.items()
+            kind: _rejected(model, rows, reject) for kind, rows in data.out_of_distribution.items()
         },
         unseen=unseen,
     )
 
 
-def _share(model: SavedModel, rows: Dataset, reject: int) -> float:
+def _rejected(model: SavedModel, rows: Dataset, reject: int) -> float:
     return float(np.mean(model.outputs(rows.x).argmax(axis=1) == reject))

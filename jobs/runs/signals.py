@@ -1,4 +1,4 @@
-"""Ctrl-C and termination: stop at a step's boundary, keep the weights, tell the truth about it."""
+"""Stopping on Ctrl-C and SIGTERM: at the next step, with the weights saved."""
 
 import signal
 from types import FrameType, TracebackType
@@ -11,16 +11,20 @@ _REASONS = {
     signal.SIGTERM: StopReason.TERMINATED,
 }
 
-#: What a shell expects of a process that a signal ended.
+#: The exit codes that a shell gives to a process that one of these signals ended.
 EXIT_CODES = {StopReason.INTERRUPTED: 130, StopReason.TERMINATED: 143}
 
 
 class StopRequest:
-    """Notes the first signal; the second one stops at once. Used as a context."""
+    """Signal handlers, while used as a context: the first signal requests a stop, a second exits.
+
+    Attributes:
+        reason: The reason to stop, or None.
+    """
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None
-        self._before = {number: signal.getsignal(number) for number in _REASONS}
+        self._previous = {number: signal.getsignal(number) for number in _REASONS}
 
     def __enter__(self) -> Self:
         for number in _REASONS:
@@ -33,7 +37,7 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
@@ -43,5 +47,5 @@ class StopRequest:
         self.reason = reason
 
     def requested(self) -> StopReason | None:
-        """The reason to stop, or None."""
+        """Return the reason to stop, or None; for callers that take a function."""
         return self.reason

@@ -1,4 +1,4 @@
-"""What a run came to: the promised JSON object, and the lines that a person reads."""
+"""The result of a run: the JSON object for scripts and the lines for users."""
 
 import json
 import math
@@ -14,6 +14,7 @@ from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.loader import default_output
 from sumgrad.jobs.spec.schema import TrackingSpec
 from sumgrad.jobs.support.redaction import is_redacted, redact
+from sumgrad.jobs.support.text import duration, plural
 
 #: The keys of ``--json``, in this order; scripts rely on them.
 JSON_KEYS = (
@@ -33,10 +34,10 @@ JSON_KEYS = (
     "samples_per_s",
 )
 
-_WHY = {
+_OUTCOMES = {
     StopReason.CONVERGED: "converged",
     StopReason.EARLY_STOPPING: "stopped early (the validation loss no longer fell)",
-    StopReason.MAX_EPOCHS: "used its budget of epochs",
+    StopReason.MAX_EPOCHS: "completed its maximum number of epochs",
     StopReason.DIVERGED: "diverged",
     StopReason.INTERRUPTED: "was interrupted",
     StopReason.TERMINATED: "was terminated",
@@ -46,17 +47,17 @@ _WHY = {
 
 @dataclass
 class Summary:
-    """The result of a training run; null where something does not apply.
+    """The result of a training run; None where a figure does not apply.
 
     Attributes:
         name: The job's name.
-        status: FINISHED, FAILED or KILLED, as MLflow has it.
+        status: FINISHED, FAILED or KILLED, as in MLflow.
         test_loss: Mean divergence over the test rows.
-        best_epoch: The epoch that the weights are from, where it is not the last one.
-        run_folder: Where the run is kept.
-        can_resume: Whether it makes sense to go on with it.
-        is_delivered: Whether MLflow knows everything.
-        rejection: For a job with a reject class: lines about what it does with non-digits.
+        best_epoch: The epoch of the saved weights, where it is not the last one.
+        run_folder: The run's folder.
+        can_resume: Whether `sumgrad resume` can continue the run.
+        is_delivered: Whether MLflow has all of the run.
+        rejection: Lines about rejected rows, for a job with a reject class.
     """
 
     name: str
@@ -83,82 +84,83 @@ class Summary:
     rejection: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """The promised object, on one line."""
-        facts: dict[str, Any] = asdict(self)
-        # JSON has no NaN and no infinity, and readers choke on Python's.
+        """Return the object of ``--json`` on one line."""
+        values: dict[str, Any] = asdict(self)
+        # JSON has no NaN and no infinity.
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in facts.items()
+            for key, value in values.items()
         }
         return json.dumps({key: finite[key] for key in JSON_KEYS}, allow_nan=False)
 
     def lines(self, *, show_next_commands: bool = True) -> list[str]:
-        """For a person.
+        """Return lines of at most 80 columns, unless a path is longer.
 
         Args:
             show_next_commands: Whether to print the next useful commands; the client of a
                 submitted job prints its own.
         """
+        steps = f"{plural(self.epochs, 'epoch')} ({plural(self.steps, 'step')})"
+        time = duration(self.wall_s) if self.wall_s >= 60 else f"{self.wall_s:.1f} s"
         rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
-        steps = f"{_count(self.epochs, 'epoch')} ({_count(self.steps, 'step')})"
-        lines = [f"{self.name} {_WHY[self.stop_reason]} after {steps} in {self.wall_s:.1f} s{rate}"]
+        lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {steps} in {time}{rate}"]
         if self.best_epoch is not None:
-            lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best there were")
+            lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best so far")
         if self.test_loss is not None:
-            right = f"{self.test_accuracy:.2%} right, " if self.test_accuracy is not None else ""
-            lines.append(f"  test      {right}loss {self.test_loss:.4f} on {self.test_rows:,} rows")
+            accuracy = (
+                f"accuracy {self.test_accuracy:.2%}, " if self.test_accuracy is not None else ""
+            )
+            rows = f"on {self.test_rows:,} rows"
+            lines.append(f"  test      {accuracy}loss {self.test_loss:.4f} {rows}")
         lines.extend(f"  {line}" for line in self.rejection)
         if self.checkpoint:
-            lines.append(f"  weights   sha256 {self.weights_sha256}")
+            lines.append(f"  sha256    {self.weights_sha256}")
             lines.append(f"  model     {relative_to_cwd(self.checkpoint)}")
         if self.run_id:
             lines.append(f"  run       {self.run_id} in {relative_to_cwd(self.tracking_uri)}")
         return lines + self._next_commands() if show_next_commands and self.run_id else lines
 
     def _next_commands(self) -> list[str]:
-        """What may come next, each as it can be typed in the current folder."""
+        """Return the next useful commands, as they can be typed in the current folder."""
         run, store = self._run_argument(), self._store_option()
-        lines = [f"Go on with it:           sumgrad resume {run}"] if self.can_resume else []
+        lines = [f"Resume it:               sumgrad resume {run}"] if self.can_resume else []
         if not self.is_delivered:
-            return [*lines, f"Tell MLflow the rest:    sumgrad sync {run}"]
-        if store is None:
-            return [*lines, f"Predict with it:         sumgrad predict {self._model()} FILE"]
-        return [
-            *lines,
-            f"Compare runs in MLflow:  sumgrad ui{store}",
-            f"Predict with it:         sumgrad predict {(self.run_id or '')[:8]} FILE{store}",
-        ]
+            return [*lines, f"Deliver it to MLflow:    sumgrad sync {run}"]
+        model = shlex.quote(relative_to_cwd(self.checkpoint or ""))
+        if store is not None:
+            lines.append(f"Compare runs in MLflow:  sumgrad ui{store}")
+            model = f"{(self.run_id or '')[:8]} FILE{store}"
+        else:
+            model += " FILE"
+        if self.stop_reason in (StopReason.DIVERGED, StopReason.FAILED):
+            return lines
+        return [*lines, f"Predict with it:         sumgrad predict {model}"]
 
     def _run_argument(self) -> str:
-        """The beginning of the id, if the run is where commands look for it; else its folder."""
+        """Return the beginning of the id if the run is in the default folder, else its folder."""
         folder = Path(self.run_folder) if self.run_folder else None
         if folder is None or folder.parent == Path(default_output()).expanduser().absolute():
             return (self.run_id or "")[:8]
         return shlex.quote(relative_to_cwd(str(folder)))
 
     def _store_option(self) -> str | None:
-        """What names the store, if commands would look in another one; None if nothing may."""
-        meant = os.environ.get("MLFLOW_TRACKING_URI") or TrackingSpec().uri
+        """Return the option that names the store: empty for the default; None if it is secret."""
+        default = os.environ.get("MLFLOW_TRACKING_URI") or TrackingSpec().uri
         try:
-            is_meant = redact(resolve_tracking_uri(meant, Path.cwd())) == self.tracking_uri
+            is_default = redact(resolve_tracking_uri(default, Path.cwd())) == self.tracking_uri
         except SpecError:
-            is_meant = False
-        if is_meant:
+            is_default = False
+        if is_default:
             return ""
         if is_redacted(self.tracking_uri):
             return None
         return f" --tracking-uri {shlex.quote(relative_to_cwd(self.tracking_uri))}"
 
-    def _model(self) -> str:
-        return shlex.quote(relative_to_cwd(self.checkpoint or ""))
 
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def relative_to_cwd(place: str) -> str:
-    """A path or a SQLite URI as one would type it in the current folder, if it is below it."""
-    prefix = "sqlite:///" if place.startswith("sqlite:///") else ""
-    path = Path(place.removeprefix(prefix))
-    return f"{prefix}{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else place
+def relative_to_cwd(path_or_uri: str) -> str:
+    """Return a path or a SQLite URI relative to the current folder, if it is below it."""
+    prefix = "sqlite:///" if path_or_uri.startswith("sqlite:///") else ""
+    path = Path(path_or_uri.removeprefix(prefix))
+    if not path.is_relative_to(Path.cwd()):
+        return path_or_uri
+    return f"{prefix}{path.relative_to(Path.cwd())}"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, whatever moment a process or a machine ends at."""
+"""Writing files so that a crash leaves either the old or the new content, never a part."""
 
 import os
 import shutil
@@ -8,7 +8,11 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace a file, in UTF-8; see `write_bytes`."""
+    """Write or replace a file, in UTF-8.
+
+    Raises:
+        OSError: It could not be written; the previous file is unchanged.
+    """
     write_bytes(path, text.encode())
 
 
@@ -16,15 +20,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write or replace a file.
 
     Raises:
-        OSError: It could not be written; what was there before still is.
+        OSError: It could not be written; the previous file is unchanged.
     """
-    unfinished = _beside(path)
+    partial = _partial_path(path)
     try:
-        unfinished.write_bytes(data)
-        sync(unfinished)
-        unfinished.rename(path)
+        partial.write_bytes(data)
+        sync(partial)
+        partial.rename(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
 
@@ -33,40 +37,40 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Write or replace a folder of files.
 
     Args:
-        path: Its parents are made.
-        fill: Writes the files into the folder that it is given.
+        path: The folder; its parents are created.
+        fill: Writes the files into the folder that it is called with.
 
     Raises:
-        OSError: It could not be written; what was there before still is.
+        OSError: It could not be written; the previous folder is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _beside(path)
-    unfinished.mkdir()
+    partial = _partial_path(path)
+    partial.mkdir()
     try:
-        fill(unfinished)
-        for file in unfinished.iterdir():
+        fill(partial)
+        for file in partial.iterdir():
             sync(file)
-        sync(unfinished)
+        sync(partial)
         if path.exists():
-            replaced = _beside(path)
+            replaced = _partial_path(path)
             path.rename(replaced)
-            unfinished.rename(path)
+            partial.rename(path)
             shutil.rmtree(replaced, ignore_errors=True)
         else:
-            unfinished.rename(path)
+            partial.rename(path)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     sync(path.parent)
 
 
 def is_partial(path: Path) -> bool:
     """Whether a process ended while it wrote this file or folder."""
-    return path.name.endswith(_UNFINISHED)
+    return path.name.endswith(_PARTIAL)
 
 
 def sync(path: Path) -> None:
-    """Have a file's or a folder's content reach the disk."""
+    """Flush the content of a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,8 +78,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-_UNFINISHED = ".unfinished"
+_PARTIAL = ".unfinished"
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+def _partial_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")

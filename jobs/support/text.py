@@ -38,3 +38,19 @@ def plural(count: int, noun: str) -> str:
     ('1 row', '1,200 rows')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units.
+
+    >>> [duration(s) for s in (0.4, 59.6, 5263, 200_000)]
+    ['0 s', '1 min 0 s', '1 h 27 min', '2 d 7 h']
+    """
+    left = round(seconds)
+    if left < 60:
+        return f"{left} s"
+    if left < 3600:
+        return f"{left // 60} min {left % 60} s"
+    if left < 86_400:
+        return f"{left // 3600} h {left % 3600 // 60} min"
+    return f"{left // 86_400} d {left % 86_400 // 3600} h"

@@ -1,4 +1,4 @@
-"""Work that goes on beside other work, in a thread of its own."""
+"""Work in a background thread."""
 
 import threading
 from collections.abc import Callable
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 def run_in_thread(name: str, work: Callable[[], T]) -> "Future[T]":
-    """Start ``work`` in a thread.
+    """Call a function in a new daemon thread.
 
     Args:
         name: The thread's name.
-        work: What to do.
+        work: The function.
 
     Returns:
         A future; its ``result()`` raises what ``work`` raised.
@@ -23,9 +23,9 @@ def run_in_thread(name: str, work: Callable[[], T]) -> "Future[T]":
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001 - raised again by result()
             future.set_exception(error)
 
-    # A daemon, and no executor: the threads of those are waited for when the interpreter ends.
+    # Not an executor: the interpreter waits for an executor's threads at its exit.
     threading.Thread(target=run, name=name, daemon=True).start()
     return future

@@ -222,7 +222,7 @@ class Lab:
 
     def jobs(self) -> list[dict[str, Any]]:
         """The cluster's jobs."""
-        listed = self.sumgrad("list", "--json")
+        listed = self.sumgrad("jobs", "--json")
         assert listed.code == 0
         found: list[dict[str, Any]] = json.loads(listed.out.splitlines()[-1])
         return found

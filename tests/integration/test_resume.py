@@ -88,7 +88,7 @@ def test_a_terminated_run_goes_on_with_more_workers_elsewhere(
     run_id = run_of(folder).record.run_id
     assert only_run(folder).info.status == "KILLED"
     assert f"sumgrad resume {run_id[:8]}" in ended.out
-    listed = folder.sumgrad("list").out
+    listed = folder.sumgrad("runs").out
     assert "KILLED" in listed
     assert "terminated" in listed
     elsewhere = ("--set", "cluster.address=local", "--set", "cluster.workers=3")
@@ -107,7 +107,7 @@ def test_an_orphan_is_put_right_and_goes_on(folder: Folder, undisturbed: Folder)
     assert end(folder, signal.SIGKILL).code == -signal.SIGKILL
     run_id = run_of(folder).record.run_id
     assert only_run(folder).info.status == "RUNNING", "nobody was left to say otherwise"
-    (row,) = folder.sumgrad("list", "--json").results
+    (row,) = folder.sumgrad("runs", "--json").results
     assert (row["run_id"], row["status"], row["can_resume"]) == (run_id, "KILLED", True)
     assert only_run(folder).info.status == "KILLED"
     done = folder.sumgrad("resume", run_id)
@@ -161,7 +161,7 @@ def test_two_drivers_on_one_run_are_one_too_many(folder: Folder) -> None:
     second = folder.sumgrad("resume", run_id)
     assert second.code == 2
     assert f"run {run_id} is in hand of process {process.pid}" in one_line(second)
-    assert "RUNNING" in folder.sumgrad("list").out
+    assert "RUNNING" in folder.sumgrad("runs").out
     assert process.poll() is None
     process.terminate()
     process.communicate(timeout=60)
@@ -212,7 +212,7 @@ def test_a_run_killed_as_soon_as_mlflow_has_it_is_found(
             assert time.monotonic() < deadline
     process.kill()
     process.communicate()
-    (row,) = folder.sumgrad("list", "--json").results
+    (row,) = folder.sumgrad("runs", "--json").results
     assert row["status"] == "KILLED"
     assert only_run(folder).info.status == "KILLED"
     done = folder.sumgrad("resume", row["run_id"])
@@ -334,7 +334,7 @@ def test_folders_that_are_left_out_are_named(folder: Folder) -> None:
     end(folder, signal.SIGTERM)
     run = run_of(folder)
     (run.path / "run.json").write_text("")
-    listed = folder.sumgrad("list")
+    listed = folder.sumgrad("runs")
     assert f"{run.path} is left out: its run.json is missing or damaged" in listed.err
 
 

@@ -73,7 +73,7 @@ def test_a_run_that_is_tracked_leaves_no_secret(
     assert run.data.params["tracking.uri"] == done.result["tracking_uri"]
     shown = quiet(folder.sumgrad("config", "show", "flowers.yaml", *place))
     assert f"http://***@127.0.0.1:{gate.port}" in shown.out
-    quiet(folder.sumgrad("list"))
+    quiet(folder.sumgrad("runs"))
     knowing = replace(folder, environment={"MLFLOW_TRACKING_URI": secret_uri})
     assert quiet(knowing.sumgrad("ui")).code == 0
     expect_no_secret(folder.path, server_folder)

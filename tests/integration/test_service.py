@@ -211,9 +211,9 @@ def test_the_same_job_twice_is_one_job(service: Service) -> None:
     other = service.sumgrad("submit", *THERE, "--id", "once", "--set", "seed=4")
     assert (other.code, "another" in other.err) == (2, True)
     assert service.sumgrad("wait", "once").code == 0
-    assert [job["job_id"] for job in service.sumgrad("list", "--json").results].count("once") == 1
+    assert [job["job_id"] for job in service.sumgrad("jobs", "--json").results].count("once") == 1
     assert service.sumgrad("delete", "once").code == 0
-    assert "once" not in service.sumgrad("list").out
+    assert "once" not in service.sumgrad("jobs").out
     assert "Ray has forgotten it" in service.sumgrad("status", "once").out
     again = service.sumgrad("submit", *THERE, "--id", "once")
     assert (again.code, "there was a job 'once' before" in again.err) == (2, True)
@@ -308,7 +308,7 @@ def test_who_has_no_token_is_refused(service: Service) -> None:
     nowhere = dict.fromkeys(("HOME", "XDG_CONFIG_HOME"), "/nonexistent")
     stranger = {**service.folder.environment, **nowhere}
     url = f"127.0.0.1:{service.port}"
-    for command in (("list",), ("submit", "digits"), ("stop", "once"), ("doctor",)):
+    for command in (("jobs",), ("submit", "digits"), ("stop", "once"), ("doctor",)):
         refused = Folder(service.folder.path, stranger).sumgrad(*command, "--cluster", url)
         assert refused.code == 3
         assert "asks for a token" in refused.err + refused.out

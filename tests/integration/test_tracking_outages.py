@@ -80,7 +80,7 @@ class Job:
         assert run.data.params["optimizer.name"] == "adam"
         assert run.outputs is not None
         assert len(run.outputs.model_outputs) == 1
-        (row,) = self.folder.sumgrad("list", "--json").results
+        (row,) = self.folder.sumgrad("runs", "--json").results
         assert row["is_delivered"]
         assert row["run_id"] == run.info.run_id
 

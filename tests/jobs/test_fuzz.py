@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumgrad.jobs.artifacts.saved_model import DESCRIPTION, SavedModel, load_model, save_model
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
@@ -186,7 +186,7 @@ def test_any_change_to_a_models_description(
 ARGUMENTS = st.lists(
     st.sampled_from(
         [
-            *("config", "show", "validate", "schema", "evaluate", "predict", "gradcheck", "list"),
+            *("config", "show", "validate", "schema", "evaluate", "predict", "gradcheck", "runs"),
             *("sync", "init", "resume", "digits", "nothing.yaml", "rows.csv", "model", "runs"),
             *("0123456789", "--set", "optimizer.eta=0.1", "seed=x", "=", "--json", "--out", "-o"),
             *("--output", ".", "--features", "0", "3", "-1", "--keys", "--list", "-", "--", "ü\n"),

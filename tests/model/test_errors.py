@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import sumgrad.model.errors
-from sumgrad.model import ModelError, OptionError, ShapeError, SumgradError
+from sumgrad.model import ShapeError, SumgradError
 
 
 def declared() -> Iterator[type[SumgradError]]:
@@ -39,11 +39,6 @@ def test_the_tree_is_pinned() -> None:
         "ShapeError": "ModelError",
         "OptionError": "ModelError",
     }
-
-
-def test_bad_usage_ends_with_2() -> None:
-    assert SumgradError.exit_code == 1
-    assert ModelError.exit_code == ShapeError.exit_code == OptionError.exit_code == 2
 
 
 @pytest.mark.parametrize("kind", list(declared()))

@@ -3,15 +3,16 @@
 import sys
 from pathlib import Path
 
-from sumgrad.jobs.cli.errors import run_guarded, set_environment
+from sumgrad.jobs.cli.environment import limit_blas_threads
+from sumgrad.jobs.cli.errors import run_guarded
 
 
 def main() -> None:
     """Run the request of the current folder; exits with the job's code."""
-    set_environment()
+    limit_blas_threads()
 
     def work() -> int:
-        # Not before the environment stands, as it imports NumPy.
+        # Here, because these import NumPy.
         from sumgrad.jobs.service.host.runner import run
         from sumgrad.jobs.service.manifest import JobManifest
 

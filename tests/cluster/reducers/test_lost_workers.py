@@ -801,7 +801,6 @@ def test_with_too_few_for_too_long_it_ends_with_a_snapshot(
         outcome = train(small_job, reducer, 10**6, strike)
     assert outcome.reason is StopReason.FAILED
     assert isinstance(outcome.failure, ClusterUnreachable)
-    assert outcome.failure.exit_code == 3
     assert "no more came within 2 s" in str(outcome.failure)
     assert outcome.snapshot is not None
     assert outcome.snapshot.arrays["W"].tobytes() == after_steps(small_job, outcome.steps)

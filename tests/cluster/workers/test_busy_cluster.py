@@ -96,7 +96,6 @@ def test_a_cluster_that_is_too_small_is_told_at_once(address: str) -> None:
     ):
         pass
     assert time.monotonic() - began < 20
-    assert caught.value.exit_code == 3
     assert caught.value.hint == "set cluster.workers to 4 or fewer, or add nodes"
 
 

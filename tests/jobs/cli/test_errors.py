@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import sumgrad.jobs.cli
+from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.cli.environment import VARIABLES, misspelled_variables
-from sumgrad.jobs.cli.errors import ResultPrinted, run, run_guarded
+from sumgrad.jobs.cli.errors import ResultPrinted, run_guarded
 from sumgrad.jobs.errors import ServiceUnreachable
 from sumgrad.jobs.runs.summary import JSON_KEYS
 
+SPACE = "free some space on that disk and try again"
 DIVERGES = ("--set", "optimizer.eta=1e30", "--set", "cluster.address=inline")
 
 
@@ -83,7 +85,7 @@ def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int,
     ("error", "code", "expected"),
     [
         (ServiceUnreachable("it is\naway", hint="wait"), 3, ["it is away", "wait"]),
-        (OSError(28, "No space left on device"), 1, ["No space left on device", None]),
+        (OSError(28, "No space left on device"), 1, ["No space left on device", SPACE]),
         (OSError(13, "Permission denied", "/x"), 1, ["/x: Permission denied", None]),
         (ServiceUnreachable("GET http://me:s3cr3t@h"), 3, ["GET http://***@h", None]),
     ],
@@ -115,10 +117,10 @@ def test_what_has_been_told_is_not_told_again(capsys: pytest.CaptureFixture[str]
 def test_a_variable_that_is_misspelt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUMGRAD_CLUSTR", "lab")
     monkeypatch.setenv("SUMGRAD_WORKER_CPUS", "2")
-    with started("list", "--json", out=subprocess.PIPE) as process:
+    with started("runs", "--json", out=subprocess.PIPE) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, json.loads(out)) == (0, [])
-    assert err == "note: SUMGRAD_CLUSTR means nothing to sumgrad; did you mean SUMGRAD_CLUSTER?\n"
+    assert err == "note: SUMGRAD_CLUSTR is unknown to sumgrad; did you mean SUMGRAD_CLUSTER?\n"
 
 
 @pytest.mark.parametrize("name", VARIABLES)
@@ -127,7 +129,8 @@ def test_every_variable_that_is_read_is_in_the_manual(name: str) -> None:
     assert f"| `{name}` |" in (root / "docs" / "service.md").read_text()
     assert misspelled_variables([name, f"OTHER_{name}"]) == []
     assert len(misspelled_variables([f"{name}S", name.lower()])) == 2
-    sources = [file.read_text() for file in (root / "jobs").rglob("*.py") if "cli" not in str(file)]
+    files = [file for file in (root / "jobs").rglob("*.py") if file.parent.name != "cli"]
+    sources = [file.read_text() for file in files]
     assert name == "SUMGRAD_DEBUG" or any(name in text for text in sources)
 
 
@@ -140,7 +143,7 @@ def test_variables_of_compose_and_of_the_tests_are_not_misspelt(name: str) -> No
 
 # Whoever was to read it has gone
 
-PROGRAM = "import sys; from sumgrad.jobs.cli.errors import main; sys.argv[0] = 'sumgrad'; main()"
+PROGRAM = "import sys; from sumgrad.jobs.cli.app import main; sys.argv[0] = 'sumgrad'; main()"
 
 
 def started(
@@ -173,7 +176,7 @@ EARLY = (
 )
 def test_an_interrupt_at_the_very_end_is_quiet(before: str, code: int, told: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LATE + before + PROGRAM, "list", "--local"],
+        [sys.executable, "-c", LATE + before + PROGRAM, "runs"],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
@@ -183,7 +186,7 @@ def test_an_interrupt_at_the_very_end_is_quiet(before: str, code: int, told: str
     assert (done.returncode, done.stderr) == (code, told)
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("config", "schema"), ("init", "--list")])
+@pytest.mark.parametrize("arguments", [("runs",), ("config", "schema"), ("init", "--list")])
 def test_a_pipe_that_was_closed_is_nobodys_error(arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -196,11 +199,11 @@ def test_a_pipe_that_was_closed_is_nobodys_error(arguments: tuple[str, ...]) -> 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_full_disk_is_one_line(as_json: bool) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
-    arguments = ("list", "--json") if as_json else ("list",)
+    arguments = ("runs", "--json") if as_json else ("runs",)
     with started(*arguments, out=full) as process:
         os.close(full)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (1, "error: No space left on device\n")
+    assert (process.returncode, err) == (1, f"error: No space left on device\nhint: {SPACE}\n")
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
@@ -228,10 +231,10 @@ def test_an_interrupt_is_told_however_early_it_comes(
     for place in ("typer.core.TyperGroup.make_context", "typer.main.get_command"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupted)
-            code, out, err = say(capsys, "list", "--json")
+            code, out, err = say(capsys, "runs", "--json")
         assert (code, err) == (130, ["error: interrupted"])
         assert json.loads(out[-1])["error"] == "interrupted"
-    monkeypatch.setattr("sumgrad.jobs.cli.errors.main", interrupted)
+    monkeypatch.setattr("sumgrad.jobs.cli.app.main", interrupted)
     with pytest.raises(SystemExit) as ended:
         sumgrad.jobs.cli.main()
     assert ended.value.code == 130

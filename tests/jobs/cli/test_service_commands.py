@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.config.clusters import (
     Cluster,
     ClusterConfig,
@@ -35,8 +35,8 @@ from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
 DIGEST = source_digest()
 COMMANDS = (
-    *(["submit"], ["status"], ["logs"], ["stop"], ["wait"], ["delete"], ["doctor"], ["list"]),
-    *(["resume"], ["cluster"], ["cluster", "add"], ["cluster", "use"], ["cluster", "unuse"]),
+    *(["submit"], ["status"], ["logs"], ["stop"], ["wait"], ["delete"], ["doctor"], ["jobs"]),
+    *(["resume"], ["cluster"], ["cluster", "add"], ["cluster", "use"]),
     *(["cluster", "remove"], ["cluster", "list"], ["cluster", "up"], ["cluster", "status"]),
     ["cluster", "down"],
 )
@@ -179,10 +179,10 @@ def test_a_job_is_handed_in(server: FakeRayJobsClient, sumgrad: Say) -> None:
     said = sumgrad("submit", "digits", "--id", "new-1", "--set", "seed=5", "-c", "http://h:1")
     assert said.code == 0
     assert said.out.splitlines() == [
-        "job new-1 handed in: http://h:1",
-        "Follow it:     sumgrad logs -f new-1 --cluster http://h:1",
-        "How it is:     sumgrad status new-1 --cluster http://h:1",
-        "Stop it:       sumgrad stop new-1 --cluster http://h:1",
+        "job new-1 submitted: http://h:1",
+        "Follow its log:  sumgrad logs -f new-1 --cluster http://h:1",
+        "See its state:   sumgrad status new-1 --cluster http://h:1",
+        "Stop it:         sumgrad stop new-1 --cluster http://h:1",
     ]
     assert yaml.safe_load(server.memory.sent[0].request["spec_yaml"])["seed"] == 5
 
@@ -194,7 +194,7 @@ def test_a_job_is_handed_in_once(server: FakeRayJobsClient, sumgrad: Say) -> Non
         {"id": "new-1", "submission_id": "new-1", "is_new": True, "cluster": ADDRESS},
     )
     assert sumgrad("submit", "digits", "--id", "new-1", "--json").json["is_new"] is False
-    assert "is there already" in sumgrad("submit", "digits", "--id", "new-1").out
+    assert "was submitted before" in sumgrad("submit", "digits", "--id", "new-1").out
     other = sumgrad("submit", "digits", "--id", "new-1", "--set", "seed=5")
     assert (other.code, len(server.memory.sent)) == (2, 1)
     assert "which is another one" in one_line(other)
@@ -223,8 +223,8 @@ def test_a_job_that_cannot_be_handed_in(
     "arguments",
     [
         ("submit", "digits", "--dry-run", "--wait"),
-        ("list", "--local", "--cluster", ADDRESS),
-        ("list", "--local", "--cluster", "nobody"),
+        ("cluster", "use", "lab", "--none"),
+        ("cluster", "use"),
     ],
 )
 def test_options_that_contradict_each_other(
@@ -232,7 +232,7 @@ def test_options_that_contradict_each_other(
 ) -> None:
     said = sumgrad(*arguments)
     assert said.code == 2
-    assert ("--wait" if arguments[0] == "submit" else "--local") in one_line(said)
+    assert ("--wait" if arguments[0] == "submit" else "--none") in one_line(said)
     assert server.memory.calls == []
 
 
@@ -308,7 +308,7 @@ def test_who_waits_ends_as_the_job_does(
     else:
         assert said.out.endswith("epoch 1\nbye\n")
         assert (f"job new-1 is {word}, exit code {ended}" in said.err) is (ended != 0)
-        assert ("Go on with it:  sumgrad resume new-1\n" in said.err) is (ended > 2)
+        assert ("Resume it:  sumgrad resume new-1\n" in said.err) is (ended > 2)
 
 
 def test_who_lets_go_of_a_job_does_not_end_it(
@@ -320,7 +320,7 @@ def test_who_lets_go_of_a_job_does_not_end_it(
         said = sumgrad(*command)
         assert said.code == 130
         assert "job digits-1" in one_line(said)
-        assert "goes on" in one_line(said)
+        assert "continues" in one_line(said)
         assert said.err.endswith(f": sumgrad {' '.join(command)}-1\n"), "what is typed to go on"
         elsewhere = sumgrad(*command, "--cluster", "http://other:1", "--json")
         one_line(elsewhere, as_json=True)
@@ -384,10 +384,10 @@ def test_a_log(server: FakeRayJobsClient, sumgrad: Say) -> None:
 
 
 def test_a_job_is_stopped(server: FakeRayJobsClient, sumgrad: Say) -> None:
-    assert "Go on with it:  sumgrad resume digits-1" in sumgrad("stop", "digits").out
+    assert "Resume it:  sumgrad resume digits-1" in sumgrad("stop", "digits").out
     assert server.memory.calls[-1] == "stop digits-1~2"
     assert sumgrad("stop", "digits", "--json").json == {"id": "digits-1", "was_running": True}
-    assert "is over already (FINISHED)" in sumgrad("stop", "mnist").out
+    assert "has already ended (FINISHED)" in sumgrad("stop", "mnist").out
     assert sumgrad("stop", "mnist", "--json").json["was_running"] is False
 
 
@@ -408,7 +408,7 @@ def test_a_job_is_waited_for(
 
 def test_a_job_is_not_waited_for_longer_than_said(server: FakeRayJobsClient, sumgrad: Say) -> None:
     said = sumgrad("wait", "digits", "--timeout", "0")
-    assert (said.code, said.out) == (124, "job digits-1 is not over\n")
+    assert (said.code, said.out) == (124, "job digits-1 is still running\n")
     as_json = sumgrad("wait", "digits", "--timeout", "0", "--json")
     assert (as_json.code, as_json.json["exit_code"]) == (124, None)
     assert as_json.json["state"] == RUNNING
@@ -465,7 +465,7 @@ def test_a_job_is_forgotten(server: FakeRayJobsClient, sumgrad: Say) -> None:
     assert sumgrad("delete", "digits").code == 2
     assert sumgrad("delete", "mnist", "--json").json == {"id": "mnist-1", "deleted": 1}
     told = sumgrad("delete", "bad").out.splitlines()
-    assert told[0] == "job bad-1 is forgotten"
+    assert told[0] == "job bad-1 was deleted"
     assert all(what in told[1] for what in ("MLflow", "'bad-1'", "SUMGRAD_OUTPUT", "~/sumgrad"))
     assert "another --id" in told[2]
     assert sorted(server.memory.attempts) == ["digits-1", "digits-1~2"]
@@ -504,20 +504,20 @@ def a_run() -> RunDirectory:
     return RunDirectory.create(Path("runs") / RUN, record, "name: x\n")
 
 
-def test_a_list_is_of_the_folder_unless_a_cluster_was_chosen(
+def test_runs_are_of_the_folder_and_jobs_of_the_cluster(
     a_run: RunDirectory, server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [job["job_id"] for job in sumgrad("list", "--json").json] == [
+    assert [job["job_id"] for job in sumgrad("jobs", "--json").json] == [
         *("bad-1", "mnist-1", "digits-1"),
     ]
-    assert "mnist-1" in sumgrad("list").out
-    assert [each["run_id"] for each in sumgrad("list", "--local", "--json").json] == [RUN]
+    assert "mnist-1" in sumgrad("jobs").out
+    assert [each["run_id"] for each in sumgrad("runs", "--json").json] == [RUN]
     monkeypatch.delenv("SUMGRAD_CLUSTER")
-    assert [each["run_id"] for each in sumgrad("list", "--json").json] == [RUN]
-    assert len(sumgrad("list", "--json", "--cluster", ADDRESS).json) == 3
+    assert sumgrad("jobs").code == 2
+    assert len(sumgrad("jobs", "--json", "--cluster", ADDRESS).json) == 3
     write_cluster_config(ClusterConfig("lab", {"lab": Cluster(ADDRESS, "lab")}))
-    assert len(sumgrad("list", "--json").json) == 3
-    assert sumgrad("list", "--cluster", "gone").code == 2
+    assert len(sumgrad("jobs", "--json").json) == 3
+    assert sumgrad("jobs", "--cluster", "gone").code == 2
 
 
 def test_there_may_be_nothing_to_tell_mlflow(sumgrad: Say) -> None:
@@ -538,7 +538,7 @@ def test_resuming_is_of_the_clusters_job_otherwise(
     a_run: RunDirectory, server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = sumgrad("resume", "bad", "--set", "cluster.workers=8")
-    assert said.out == "job bad-1 goes on\nFollow it:  sumgrad logs -f bad-1\n"
+    assert said.out == "job bad-1 was resumed\nFollow its log:  sumgrad logs -f bad-1\n"
     assert server.memory.sent[0].request["overrides"] == ["cluster.workers=8"]
     server.memory.attempts.pop("bad-1~2")
     assert sumgrad("resume", "bad-1", "--json").json == {
@@ -560,7 +560,7 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
     token.write_text("s3cr3t")
     token.chmod(0o600)
     assert sumgrad("cluster", "list", "--json").json == []
-    assert sumgrad("cluster", "list").out.startswith("none yet")
+    assert sumgrad("cluster", "list").out.startswith("no clusters yet")
     added = sumgrad(
         *("cluster", "add", "lab", "head:8265", "--tracking-uri", "http://mlflow:5000"),
         *("--token-file", str(token), "--tracking-token-file", str(token)),
@@ -568,7 +568,7 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
     assert added.code == 0
     assert added.out.startswith("lab is http://head:8265, in ")
     assert sumgrad("cluster", "add", "home", "https://home").code == 0
-    assert "commands mean lab" in sumgrad("cluster", "use", "lab").out
+    assert "default cluster is lab" in sumgrad("cluster", "use", "lab").out
     assert sumgrad("cluster", "list").out.splitlines() == [
         "  home             https://home",
         "* lab              http://head:8265  http://mlflow:5000",
@@ -582,7 +582,7 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
         "tracking_token_file": str(token),
         "is_current": True,
     }
-    assert sumgrad("cluster", "unuse").code == 0
+    assert sumgrad("cluster", "use", "--none").code == 0
     assert read_cluster_config().current is None
     home = {"name": "home", "address": "https://home", "tracking_uri": None, "is_current": False}
     home |= {"token_file": None, "tracking_token_file": None}
@@ -591,8 +591,8 @@ def test_clusters_get_names(sumgrad: Say, tmp_path: Path) -> None:
     assert sumgrad("cluster", "add", "gone", "h:1").code == 0
     removed = sumgrad("cluster", "remove", "gone", "--json").json
     assert removed == {"name": "gone", "current": "home"}
-    assert sumgrad("cluster", "unuse", "--json").json == {"current": None}
-    assert sumgrad("cluster", "remove", "lab").out == "lab is forgotten\n"
+    assert sumgrad("cluster", "use", "--none", "--json").json == {"current": None}
+    assert sumgrad("cluster", "remove", "lab").out == "lab was removed\n"
     assert sorted(read_cluster_config().clusters) == ["home"]
 
 
@@ -622,11 +622,11 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cluster, "up", lambda note, **_: (there, False))
     said = sumgrad("cluster", "up")
     assert said.code == 0
-    assert "It ran already." in said.out
+    assert "It was already running." in said.out
     assert "sumgrad cluster down" in said.out
     for _ in range(2):
         down = sumgrad("cluster", "down")
-        assert (down.code, down.out) == (0, "no cluster of ours runs on this machine\n")
+        assert (down.code, down.out) == (0, "no local cluster is running\n")
     gone = {"was_up": False, "folder": str(cluster.folder())}
     assert sumgrad("cluster", "down", "--json").json == gone
     token = str(cluster.folder() / "token")
@@ -719,9 +719,9 @@ HEAVY = ("ray", "mlflow", "numpy", "pyarrow", "pandas", "yaml", "sklearn")
     "program",
     [
         "import sumgrad.jobs.cli.jobs, sumgrad.jobs.cli.cluster",
-        "from sumgrad.jobs.cli.errors import run; run(['--help'])",
+        "from sumgrad.jobs.cli.app import run; run(['--help'])",
         *(
-            f"from sumgrad.jobs.cli.errors import run; run(['{name}', '--help'])"
+            f"from sumgrad.jobs.cli.app import run; run(['{name}', '--help'])"
             for name in ("submit", "cluster", "doctor", "logs")
         ),
     ],

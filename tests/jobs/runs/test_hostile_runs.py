@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.errors import RunNotFound, SpecError
 from sumgrad.jobs.runs.directory import (
     RECORD,
@@ -217,10 +217,10 @@ def test_a_link_that_leads_out_of_a_run_is_refused(
     with pytest.raises(RunNotFound, match=rf"{RUN} is not used: the link {place.name} leads out"):
         RunDirectory.open(folder.path)
     assert all_runs(output) == []
-    for command in ("list", "sync", "resume"):
-        arguments = [command] if command == "list" else [command, str(folder.path)]
+    for command in ("runs", "sync", "resume"):
+        arguments = [command] if command == "runs" else [command, str(folder.path)]
         code = run([*arguments, "--output", str(output)])
-        assert code == (0 if command == "list" else 2)
+        assert code == (0 if command == "runs" else 2)
     assert (outside / "precious").read_text() == "kept"
     assert sorted(path.name for path in outside.iterdir()) == [
         "precious",

@@ -1,4 +1,4 @@
-"""Lines for logs, a bar for people, and the summary."""
+"""Lines for logs, a bar for terminals, and the summary."""
 
 import io
 import json
@@ -16,14 +16,14 @@ def report(epoch: int, validation: Evaluation | None = None) -> EpochReport:
     return EpochReport(epoch, epoch * 10, 0.5 / epoch, validation, 1.0, 0.1, 640, 0.5)
 
 
-def test_an_epoch_in_a_line() -> None:
+def test_an_epoch_fits_on_a_line() -> None:
     text = describe(report(2, Evaluation(0.3, 0.9125, 80)), 9, accuracy=True)
-    assert text == "epoch 2/9  loss 0.2500  validation 0.3000  accuracy 91.25%  1,280 instances/s"
+    assert text == "epoch 2/9  loss 0.2500  validation 0.3000  accuracy 91.25%  1,280 rows/s"
     assert "accuracy" not in describe(report(2, Evaluation(0.3, 0.9, 80)), 9, accuracy=False)
     assert "validation" not in describe(report(2), 9, accuracy=True)
 
 
-def test_plain_lines_show_every_epoch_that_takes_a_while() -> None:
+def test_plain_lines_show_every_slow_epoch() -> None:
     stream = io.StringIO()
     reporter = PlainReporter(stream, every_s=0.0)
     reporter.begin(3, 10)
@@ -34,7 +34,17 @@ def test_plain_lines_show_every_epoch_that_takes_a_while() -> None:
     assert stream.getvalue().splitlines()[-1].endswith("at most 0 s left")
 
 
-def test_epochs_that_fly_by_are_left_out_but_for_the_first_and_the_last() -> None:
+def test_the_time_left_is_in_hours_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 5263.0])
+    monkeypatch.setattr("sumgrad.jobs.runs.progress.time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    reporter = PlainReporter(stream)
+    reporter.begin(2, 10)
+    reporter.epoch(report(1), accuracy=True)
+    assert stream.getvalue().endswith("at most 1 h 27 min left\n")
+
+
+def test_plain_lines_skip_fast_epochs_except_the_first_and_the_last() -> None:
     stream = io.StringIO()
     reporter = PlainReporter(stream, every_s=3600.0)
     reporter.begin(50, 10)
@@ -45,26 +55,32 @@ def test_epochs_that_fly_by_are_left_out_but_for_the_first_and_the_last() -> Non
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/50", "50/50"]
 
 
-def test_a_terminal_gets_a_live_display_and_a_pipe_lines() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_a_terminal_gets_a_live_display_and_a_pipe_plain_lines() -> None:
     assert isinstance(make_reporter(Terminal()), LiveReporter)
     assert isinstance(make_reporter(io.StringIO()), PlainReporter)
 
 
-def test_the_live_display_shows_the_newest_epoch_and_text_as_it_is() -> None:
-    stream = io.StringIO()
+def test_the_live_display_leaves_the_last_epoch_uncut_on_80_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
     reporter = LiveReporter(stream)
-    reporter.note("a [bold]name[/bold]")
-    reporter.begin(2, 3)
+    reporter.note("a [bold]name[/bold] " + "x" * 90)
+    reporter.begin(100, 3)
     for step in (1, 2, 3):
         reporter.step(step)
-    reporter.epoch(report(1), accuracy=True)
+    last = EpochReport(100, 300, 0.5, Evaluation(0.3, 0.9125, 80), 1.0, 0.1, 10**6, 1.0)
+    reporter.epoch(last, accuracy=True)
     reporter.end()
-    assert "a [bold]name[/bold]" in stream.getvalue()
-    assert "epoch 1/2  loss 0.5000" in stream.getvalue()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "a [bold]name[/bold] " + "x" * 90
+    assert lines[-1].endswith(describe(last, 100, accuracy=True))
 
 
 @pytest.fixture
@@ -79,18 +95,18 @@ def test_the_json_object_has_the_promised_keys_in_their_order(summary: Summary) 
     assert value["test_accuracy"] is None
 
 
-def test_numbers_that_json_does_not_know_are_null(summary: Summary) -> None:
+def test_numbers_that_json_lacks_are_null(summary: Summary) -> None:
     summary.train_loss = float("nan")
     assert json.loads(summary.to_json())["train_loss"] is None
 
 
-def test_a_run_without_test_rows_says_nothing_of_them(summary: Summary) -> None:
+def test_a_summary_without_test_rows_has_no_line_about_them(summary: Summary) -> None:
     assert not any("test" in line for line in summary.lines())
     summary.test_loss, summary.test_rows = 0.5, 10
     assert any("loss 0.5000 on 10 rows" in line for line in summary.lines())
 
 
-def test_places_below_the_current_folder_are_shown_as_one_would_type_them(
+def test_paths_below_the_current_folder_are_relative(
     summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -108,7 +124,7 @@ def test_places_below_the_current_folder_are_shown_as_one_would_type_them(
 
 @pytest.fixture
 def ended(summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Summary:
-    """A run where commands look for it: in `runs`, and in the default store."""
+    """A run in the default folder and the default store."""
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "SUMGRAD_OUTPUT"):
         monkeypatch.delenv(name, raising=False)
@@ -120,20 +136,20 @@ def ended(summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def commands(summary: Summary) -> list[str]:
-    """What comes next, without what it is for."""
+    """The next commands, without their descriptions."""
     return [
         line.partition("  sumgrad ")[2].strip() for line in summary.lines() if "sumgrad" in line
     ]
 
 
-def test_what_comes_next_can_be_typed(ended: Summary) -> None:
+def test_next_commands_can_be_typed(ended: Summary) -> None:
     assert commands(ended) == ["resume aaaaaaaa", "ui", "predict aaaaaaaa FILE"]
     ended.is_delivered = False
     assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
     assert not any("sumgrad" in line for line in ended.lines(show_next_commands=False))
 
 
-def test_a_run_elsewhere_is_named_by_its_folder(
+def test_a_run_outside_the_default_folder_is_named_by_its_folder(
     ended: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended.run_folder = str(tmp_path / "my runs" / "b")
@@ -144,7 +160,9 @@ def test_a_run_elsewhere_is_named_by_its_folder(
     assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
 
 
-def test_another_store_is_named(ended: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_other_than_the_default_is_named(
+    ended: Summary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended.tracking_uri = "http://tracking:5000"
     there = " --tracking-uri http://tracking:5000"
     assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
@@ -154,10 +172,21 @@ def test_another_store_is_named(ended: Summary, monkeypatch: pytest.MonkeyPatch)
     assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
 
 
-def test_a_store_with_a_password_is_not_named(
+def test_a_store_with_a_password_is_not_printed(
     ended: Summary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended.tracking_uri = "http://***@tracking:5000"
     assert commands(ended)[1:] == [f"predict runs/{'a' * 32}/model FILE"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t@tracking:5000")
     assert commands(ended)[1:] == ["ui", "predict aaaaaaaa FILE"]
+
+
+@pytest.mark.parametrize("reason", [StopReason.DIVERGED, StopReason.FAILED])
+def test_a_failed_run_offers_no_predictions(ended: Summary, reason: StopReason) -> None:
+    ended.stop_reason = reason
+    assert commands(ended) == ["resume aaaaaaaa", "ui"]
+
+
+def test_the_hash_fits_on_80_columns(ended: Summary) -> None:
+    ended.weights_sha256 = "f" * 64
+    assert [len(line) for line in ended.lines() if "sha256" in line] == [76]

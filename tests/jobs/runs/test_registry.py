@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.registry import list_runs
 from tests.jobs.service.environment import isolate_user
@@ -41,7 +41,7 @@ def test_a_damaged_run_is_told(tmp_path: Path) -> None:
     assert len(warnings) == 2
 
 
-@pytest.mark.parametrize("command", [["list", "--local"], ["resume", RUN], ["sync", RUN]])
+@pytest.mark.parametrize("command", [["runs"], ["resume", RUN], ["sync", RUN]])
 def test_runs_are_looked_for_where_the_environment_says(
     command: list[str],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""The first signal is noted, the second ends the process, and handlers are put back."""
+"""The first signal requests a stop, a second exits, and the handlers are restored."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from sumgrad.jobs.runs.signals import StopRequest
         (signal.SIGTERM, StopReason.TERMINATED, 143),
     ],
 )
-def test_a_signal_is_noted_and_a_second_one_ends_it(
+def test_the_first_signal_requests_a_stop_and_the_second_exits(
     number: signal.Signals, reason: StopReason, code: int
 ) -> None:
     before = signal.getsignal(number)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.runs.job import build_job

@@ -84,7 +84,7 @@ def told(work: Folder) -> tuple[RunDirectory, Run]:
 
 TRAIN = """
 import sys
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 assert run(["train", "flowers.yaml"]) == 0
 sys.stderr.write(repr({"mlflow", "sqlalchemy"} & sys.modules.keys()))
 """

@@ -7,7 +7,7 @@ import pytest
 import typer
 import yaml
 
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataNotFound, TrackingError
 from sumgrad.jobs.tracking import user_interface
@@ -115,7 +115,7 @@ def test_no_error_shows_secrets_whoever_wrote_it(
         ["config", "validate", "digits", "--set", URI],
         ["config", "validate", "digits", "--set", f"tracking.on_unavailable={URI}"],
         ["config", "validate", "digits", "--set", f"seed={URI}"],
-        ["list", "--tracking-uri", URI],
+        ["runs", "--tracking-uri", URI],
         ["resume", URI],
         ["evaluate", "0123456789", "x.csv", "--tracking-uri", f"http://me:{SECRET}@h"],
         ["evaluate", "0123456789", "x.csv", "--tracking-uri", f"file://me:{SECRET}@h"],
