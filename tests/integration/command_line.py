@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sumgrad.jobs.cli.errors import run
+from sumgrad.jobs.cli.app import run
 
 SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
 
