@@ -63,12 +63,12 @@ def show(spec: Spec, overrides: Set = None) -> None:
     Secrets in addresses are printed as ***.
     """
     from sumgrad.jobs.spec.loader import load_spec
-    from sumgrad.jobs.spec.text import spec_as_yaml
+    from sumgrad.jobs.spec.text import dump_spec
     from sumgrad.jobs.support.redaction import redact, redact_text
 
     job = load_spec(spec, overrides or []).spec
     tracking = job.tracking.model_copy(update={"uri": redact(job.tracking.uri)})
-    typer.echo(redact_text(spec_as_yaml(job.model_copy(update={"tracking": tracking}))), nl=False)
+    typer.echo(redact_text(dump_spec(job.model_copy(update={"tracking": tracking}))), nl=False)
 
 
 @config.command()

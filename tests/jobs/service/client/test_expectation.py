@@ -36,7 +36,6 @@ def test_all_that_differs_is_named() -> None:
         "the cluster has changed since it was asked: sumgrad was 0.1.0 (there) and is 0.2.0 "
         "(here); Python was 3.12 and is 3.11; numpy was 2.2.0 and is 2.3.0"
     )
-    assert caught.value.exit_code == 3
     assert "nothing was computed" in caught.value.hint
     expect_unchanged(THERE, THERE)
 

@@ -292,7 +292,7 @@ def test_a_cluster_that_has_changed_computes_nothing(
     sent = replace(request(number=number), expected=replace(HERE, **changes))
     with pytest.raises(ServiceUnreachable, match=f"has changed since it was asked: {told}") as said:
         runner.run(sent)
-    assert (said.value.exit_code, trainings.asked) == (3, [])
+    assert trainings.asked == []
     assert "sumgrad resume" in said.value.hint
     # What was sent is kept, so that it can be gone on with.
     runner.run(replace(request(number=2), expected=HERE))
