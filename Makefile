@@ -3,6 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 # `EXTRAS=cluster,dev,torch make test` adds PyTorch as one more oracle.
 EXTRAS ?= cluster,dev
+# Test processes; each runs whole files, so that the fixtures of a file are made once.
+TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+# Compiling every installed module takes longer than compiling those that are imported.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+    --constraint constraints.txt
 BIN = $(VENV)/bin
 
 .PHONY: help train test chaos fuzz benchmark benchmark-hosts token end-to-end check format clean
@@ -23,21 +29,19 @@ help:
 # The stamp's name holds the extras, so that asking for others installs them.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    --constraint constraints.txt --editable '.[$*]'
+	$(INSTALL) --editable '.[$*]'
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    --constraint constraints.txt --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 train: $(VENV)/.installed
 	$(BIN)/sumgrad train digits
 
 test: $(VENV)/.installed-$(EXTRAS)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The tests do the same with a few.
 chaos: $(VENV)/.installed-$(EXTRAS)
