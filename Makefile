@@ -14,19 +14,19 @@ BIN = $(VENV)/bin
 .PHONY: help train test chaos fuzz benchmark benchmark-hosts token end-to-end check format clean
 
 help:
-	@echo "make train   set up and run the main job: a digit recogniser on Ray workers"
-	@echo "make test    set up and run the tests"
-	@echo "make benchmark  compare with PyTorch DDP and scikit-learn: ten minutes; docs/benchmarks"
+	@echo "make train            set up and train the digit recogniser on Ray workers"
+	@echo "make test             set up and run the tests"
+	@echo "make check            formatter, linter, import contracts, type checker"
+	@echo "make format           apply the formatter and the linter's fixes"
+	@echo "make chaos            kill and freeze drivers and workers 200 times (30 minutes)"
+	@echo "make fuzz             run the random tests with 20 times as many cases (an hour)"
+	@echo "make benchmark        compare with PyTorch DDP and scikit-learn (10 minutes)"
 	@echo "make benchmark-hosts  the same between network namespaces; needs root"
-	@echo "make chaos   kill drivers and workers some two hundred times: half an hour"
-	@echo "make fuzz    hand in twenty times as much nonsense as the tests do: an hour"
-	@echo "make token   make the one secret that docker-compose.yml needs: once, docs/docker.md"
-	@echo "make end-to-end  build and run docker-compose.yml for real; needs a Docker engine"
-	@echo "make check   formatter, linter, import contracts and strict type checker"
-	@echo "make format  let the formatter and the linter mend what they can"
-	@echo "make clean   remove what the targets above made, but no runs"
+	@echo "make end-to-end       build and test docker-compose.yml; needs a Docker engine"
+	@echo "make token            create the secret that docker-compose.yml needs"
+	@echo "make clean            remove the environment and caches, but no runs"
 
-# The stamp's name holds the extras, so that asking for others installs them.
+# The stamp's name holds the extras, so that other extras are installed when they are asked for.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$*]'
@@ -43,7 +43,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-$(EXTRAS)
 	$(PYTEST)
 
-# The tests do the same with a few.
+# `make test` runs a short form.
 chaos: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -u -m tests.integration.chaos --kills 100
 
@@ -59,15 +59,14 @@ benchmark: $(VENV)/.installed-dev,torch
 benchmark-hosts: $(VENV)/.installed-dev,torch
 	$(BIN)/python -m benchmarks.across_hosts --out docs/benchmarks
 
-# Containers have users of their own and must be able to read the file; other users of this machine
-# are kept out by the folder.
+# The containers' users must be able to read the file; the folder's mode keeps other users out.
 token: secrets/cluster_token
 secrets/cluster_token:
 	mkdir -p data secrets && chmod 700 secrets
 	$(PYTHON) -I -c 'import secrets; print(secrets.token_hex(32), end="")' > $@.new
 	chmod 444 $@.new && mv $@.new $@
 
-# Which Compose: SUMGRAD_COMPOSE, or `docker compose`, or `docker-compose`.
+# Uses SUMGRAD_COMPOSE, else `docker compose`, else `docker-compose`.
 end-to-end: $(VENV)/.installed-$(EXTRAS)
 	SUMGRAD_END_TO_END=1 $(BIN)/python -m pytest -s tests/end_to_end
 
