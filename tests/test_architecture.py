@@ -4,8 +4,10 @@ The contracts in pyproject.toml hold the order of the packages; `make check` run
 """
 
 import ast
+import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -38,14 +40,50 @@ def test_heavy_packages_are_imported_inside_functions(package: str) -> None:
             assert not heavy, f"{path.relative_to(ROOT)} imports {heavy} at the top"
 
 
-def test_the_import_name_does_not_collide_with_a_users_modules(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory"]
+    subprocess.run([*build, str(folder)], cwd=ROOT, check=True, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder / "content")
+    return folder / "content"
+
+
+def test_the_wheel_holds_real_files(wheel: Path) -> None:
+    for package in ("model", "cluster", "jobs"):
+        sources = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
+        packed = {
+            path.relative_to(wheel / "sumgrad")
+            for path in (wheel / "sumgrad" / package).rglob("*.py")
+            if not path.is_symlink()
+        }
+        assert packed == sources
+    assert (wheel / "sumgrad/jobs/spec/examples/digits.yaml").is_file()
+    assert (wheel / "sumgrad/py.typed").is_file()
+
+
+@pytest.mark.parametrize("installed", ["editable", "wheel"])
+def test_the_import_name_does_not_collide_with_a_users_modules(
+    installed: str, wheel: Path, tmp_path: Path
+) -> None:
     for name in ("model", "cluster", "jobs"):
         (tmp_path / f"{name}.py").write_text("mine = True\n")
     program = (
-        "import model, cluster, jobs; from sumgrad.model import Network; "
-        "print(model.mine, cluster.mine, jobs.mine, Network.__module__)"
+        "import model, cluster, jobs, sumgrad; from sumgrad.model import Network; "
+        "print(model.mine, cluster.mine, jobs.mine, Network.__module__, sumgrad.__file__)"
     )
+    origin = ROOT if installed == "editable" else wheel
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(origin)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.split() == ["True", "True", "True", "sumgrad.model.network"]
+    *names, file = done.stdout.split()
+    assert names == ["True", "True", "True", "sumgrad.model.network"]
+    assert Path(file) == origin / "sumgrad" / "__init__.py"
