@@ -1,6 +1,6 @@
-"""The mathematics of sumgrad: pure NumPy, no input or output, no Ray.
+"""The mathematics of sumgrad: pure NumPy, no I/O, no Ray.
 
-It follows a lecture on back-propagation; docs/mathematics.md says where each equation stands.
+It follows a lecture on back-propagation; docs/mathematics.md maps each equation to its code.
 """
 
 from sumgrad.model.activations import ACTIVATIONS, Activation, ScalarActivation, make_activation

@@ -1,8 +1,8 @@
-"""Divergences: how far the output y is from the desired output d, per instance, never averaged.
+"""Divergences between the output y and the desired output d, per instance, never averaged.
 
-Value and gradient agree: each gradient is the derivative of exactly the value given, and a test
-holds it to numeric derivatives. A divergence may be *fused* with the activation whose logits it
-takes, which is both stable and cheap: ``∇_z = y − d``.
+Each gradient is the derivative of exactly the value, which tests prove numerically. A divergence
+may be *fused* with the activation whose logits it takes, which is stable and cheap:
+``∇_z = y − d``.
 """
 
 from abc import ABC, abstractmethod
@@ -25,20 +25,20 @@ Targets = NDArray[Any]
 
 
 def xlogx(d: Array) -> Array:
-    """``d·log d`` with its limit 0 at d = 0, so that a degenerate target stays finite."""
+    """Return ``d·log d``, which is 0 at d = 0, so that one-hot targets stay finite."""
     result: Array = d * np.log(np.where(d > 0, d, 1))
     return result
 
 
 def finite_log(y: Array) -> Array:
-    """``log y``, continued below the smallest normal number ε by its tangent, so finite at 0."""
+    """Return ``log y``, extended by its tangent below the smallest normal number ε."""
     epsilon = np.finfo(y.dtype).tiny
     result: Array = np.log(np.maximum(y, epsilon)) + np.minimum(y - epsilon, 0) / epsilon
     return result
 
 
 def log_grad(y: Array) -> Array:
-    """The derivative of `finite_log`: ``1/y``, and ``1/ε`` below ε."""
+    """Return the derivative of `finite_log`: ``1/y``, and ``1/ε`` below ε."""
     result: Array = 1 / np.maximum(y, np.finfo(y.dtype).tiny)
     return result
 
@@ -47,31 +47,31 @@ def log_grad(y: Array) -> Array:
 class Divergence(ABC):
     """``Div(y, d)`` for each instance, and ``∇_y Div``."""
 
-    #: The activation whose logits the fused path takes.
+    #: The activation that the fused path includes.
     fused: ClassVar[type[Activation] | None] = None
 
     @abstractmethod
     def targets(self, d: Targets, y: Array) -> Targets:
-        """``d`` checked against y (B, D); numbers are brought to its dtype, row-major.
+        """Return valid targets for y (B, D); numbers in y's dtype, row-major.
 
         Raises:
-            ShapeError: A shape, a dtype, a class index or a number that does not fit.
+            ShapeError: A shape, a dtype, a class index or a value is invalid.
         """
 
     @abstractmethod
     def value(self, y: Array, d: Targets) -> Array:
-        """``Div(y, d)``, (B,): y (B, D), d as `targets` gives it."""
+        """Return ``Div(y, d)``, (B,), for y (B, D) and d from `targets`."""
 
     @abstractmethod
     def gradient(self, y: Array, d: Targets) -> Array:
-        """``∇_y Div``, (B, D)."""
+        """Return ``∇_y Div``, (B, D)."""
 
     def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
-        """``Div(f(z), d)``, (B,), from the logits z of the fused activation f, and ``y = f(z)``."""
+        """Return ``Div(f(z), d)``, (B,), for the fused activation f and ``y = f(z)``."""
         raise NotImplementedError(f"{type(self).__name__} has no fused path")
 
     def fused_gradient(self, y: Array, d: Targets) -> Array:
-        """``∇_z Div(f(z), d)``, (B, D), where ``y = f(z)``; newly allocated."""
+        """Return ``∇_z Div(f(z), d)``, (B, D), for ``y = f(z)``; newly allocated."""
         raise NotImplementedError(f"{type(self).__name__} has no fused path")
 
 
@@ -80,7 +80,7 @@ class L2(Divergence):
     """``Div = ½ Σ_i (y_i − d_i)²``, ``∇_y = y − d``."""
 
     def targets(self, d: Targets, y: Array) -> Targets:
-        return same_shape(d, y)
+        return as_targets(d, y)
 
     def value(self, y: Array, d: Targets) -> Array:
         result: Array = 0.5 * np.sum(np.square(y - d), axis=1)
@@ -93,7 +93,7 @@ class L2(Divergence):
 
 @dataclass(frozen=True)
 class TwoClassKL(Divergence):
-    """``Div = Σ_i d_i log(d_i/y_i) + (1−d_i) log((1−d_i)/(1−y_i))``: KL for sigmoid outputs.
+    """``Div = Σ_i d_i log(d_i/y_i) + (1−d_i) log((1−d_i)/(1−y_i))``, for sigmoid outputs.
 
     For a target of 0 or 1 it is ``−log(1−y)`` or ``−log y``. Fused with the sigmoid:
     ``Div = d·softplus(−z) + (1−d)·softplus(z) + const``, ``∇_z = y − d``.
@@ -102,7 +102,7 @@ class TwoClassKL(Divergence):
     fused: ClassVar[type[Activation] | None] = Sigmoid
 
     def targets(self, d: Targets, y: Array) -> Targets:
-        return within(same_shape(d, y), 0.0, 1.0)
+        return check_range(as_targets(d, y), 0.0, 1.0)
 
     def _entropy(self, d: Array) -> Array:
         return xlogx(d) + xlogx(1 - d)
@@ -113,12 +113,12 @@ class TwoClassKL(Divergence):
         return result
 
     def gradient(self, y: Array, d: Targets) -> Array:
-        """``(1−d)/(1−y) − d/y``; finite at 0 and 1, see `finite_log`."""
+        """Return ``(1−d)/(1−y) − d/y``, finite at 0 and 1."""
         result: Array = (1 - d) * log_grad(1 - y) - d * log_grad(y)
         return result
 
     def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
-        # Products with softplus, not softplus(z) − d·z, which cancels to nothing for large z.
+        # softplus(z) − d·z is shorter but cancels catastrophically for large z.
         terms = self._entropy(d) + d * softplus(-z) + (1 - d) * softplus(z)
         result: Array = np.sum(terms, axis=1)
         return result
@@ -129,18 +129,18 @@ class TwoClassKL(Divergence):
 
 @dataclass(frozen=True)
 class MultiClassKL(Divergence):
-    """``Div = Σ_i d_i log(d_i/y_i)``: KL for softmax outputs.
+    """``Div = Σ_i d_i log(d_i/y_i)``, for softmax outputs.
 
     Targets are class indices, (B,) whole numbers, or distributions, (B, D). For a class index c
-    it is ``−log y_c``, whose ∇_y is 0 but at c. Fused with softmax: ``∇_z = y·Σd − d``, which is
-    ``y − d`` for a distribution.
+    it is ``−log y_c``. Fused with softmax: ``∇_z = y·Σd − d``, which is ``y − d`` for a
+    distribution.
     """
 
     fused: ClassVar[type[Activation] | None] = Softmax
 
     def targets(self, d: Targets, y: Array) -> Targets:
         if d.ndim != 1:
-            return within(same_shape(d, y), 0.0, np.inf)
+            return check_range(as_targets(d, y), 0.0, np.inf)
         return as_class_indices(d, y)
 
     def value(self, y: Array, d: Targets) -> Array:
@@ -149,22 +149,22 @@ class MultiClassKL(Divergence):
         return result
 
     def gradient(self, y: Array, d: Targets) -> Array:
-        """``−d/y``; finite at 0, see `finite_log`."""
+        """Return ``−d/y``, finite at 0."""
         result: Array = -as_distributions(d, y) * log_grad(y)
         return result
 
     def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
-        """With ``−log y_j = (z_* − z_j) − log y_*``, where * is the arg-max: y_* is at least 1/D.
+        """Use ``−log y_j = (z_* − z_j) − log y_*`` with the arg-max *, where ``y_* ≥ 1/D``.
 
-        So a y_j that has become 0 does no harm, and nothing is summed over the classes again.
+        So a y_j that underflows to 0 does no harm, and no second sum over the classes is needed.
         """
         top, log_y_top = z.max(axis=1), np.log(y.max(axis=1))
         result: Array
         if d.ndim == 1:
             result = top - z[np.arange(len(z)), d] - log_y_top
         else:
-            surprise = top[:, None] - z - log_y_top[:, None]
-            result = np.sum(xlogx(d) + d * surprise, axis=1)
+            surprisal = top[:, None] - z - log_y_top[:, None]
+            result = np.sum(xlogx(d) + d * surprisal, axis=1)
         return result
 
     def fused_gradient(self, y: Array, d: Targets) -> Array:
@@ -177,19 +177,19 @@ class MultiClassKL(Divergence):
         return result
 
 
-def same_shape(d: Targets, y: Array) -> Array:
-    """Targets as numbers of y's shape; (B,) is taken for (B, 1), where y has one column."""
+def as_targets(d: Targets, y: Array) -> Array:
+    """Return d as numbers of y's shape and dtype; (B,) becomes (B, 1) if y has one column."""
     if d.ndim == 1 and y.shape[1] == 1:
         d = d[:, None]
     check_shape("the desired output d", d, *y.shape)
     return as_float_array("the desired output d", d, y.dtype)
 
 
-def within(d: Array, low: float, high: float) -> Array:
-    """Targets of a KL, which are probabilities; not-a-number is left for the loss to show.
+def check_range(d: Array, low: float, high: float) -> Array:
+    """Return d unless a value is outside of its range; NaN passes, and makes the loss NaN.
 
     Raises:
-        ShapeError: A number below ``low`` or above ``high``.
+        ShapeError: A value is below ``low`` or above ``high``.
     """
     outside = (d < low) | (d > high)
     if outside.any():
@@ -199,15 +199,15 @@ def within(d: Array, low: float, high: float) -> Array:
 
 
 def as_class_indices(d: Targets, y: Array) -> Targets:
-    """Class indices, (B,), each of which is one of y's D columns.
+    """Return class indices, (B,), each of them a column of y (B, D).
 
     Raises:
-        ShapeError: Indices that are no whole numbers, or not below D.
+        ShapeError: An index is not a whole number from 0, below D.
     """
     check_shape("the classes d", d, len(y))
     if d.dtype.kind not in "iu":
         raise ShapeError(f"class indices are {d.dtype}, expected whole numbers")
-    # A negative one turns into a huge one.
+    # The cast turns a negative index into a very large one.
     outside = d.astype(np.uint64) >= y.shape[1]
     if outside.any():
         raise ShapeError(f"class index {d[outside][0]} in d, but y has {y.shape[1]} outputs")
@@ -215,7 +215,7 @@ def as_class_indices(d: Targets, y: Array) -> Targets:
 
 
 def as_distributions(d: Targets, y: Array) -> Array:
-    """Class indices (B,) as (B, D), 1 at the class and 0 elsewhere; distributions as they are."""
+    """Return class indices (B,) as one-hot rows (B, D), and distributions unchanged."""
     if d.ndim != 1:
         return np.asarray(d)
     result = np.zeros_like(y)
@@ -223,20 +223,20 @@ def as_distributions(d: Targets, y: Array) -> Array:
     return result
 
 
-#: Every divergence that a spec can name; `kl` stands for the one that fits the output layer.
+#: Every divergence that a spec can name; `kl` means the one that fits the output layer.
 DIVERGENCES: Mapping[str, type[Divergence]] = MappingProxyType(
     {"l2": L2, "kl_two_class": TwoClassKL, "kl_multi_class": MultiClassKL}
 )
 
 
 def resolve_divergence(name: str, output: Activation) -> Divergence:
-    """The divergence that a spec names, for a network whose last activation is ``output``.
+    """Return the divergence that a spec names, for a network whose last activation is ``output``.
 
     >>> resolve_divergence("kl", Sigmoid())
     TwoClassKL()
 
     Raises:
-        OptionError: An unknown name, or a KL for outputs that are no probabilities.
+        OptionError: The name is unknown, or it is a KL and the outputs are not probabilities.
     """
     if name not in DIVERGENCES and name != "kl":
         raise OptionError(

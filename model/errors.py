@@ -3,23 +3,23 @@
 The tree, whole:
 
     SumgradError
-    ├── ModelError            (here)      a shape, a name or an option that does not fit
+    ├── ModelError            (here)      an invalid shape, name or option
     │   ├── ShapeError
     │   └── OptionError
     ├── ClusterError          (sumgrad.cluster.errors)
     └── JobError              (sumgrad.jobs.errors)
 """
 
-from typing import Any, Self
+from typing import Any
 
 
 class SumgradError(Exception):
-    """Something went wrong in a way that we foresaw: one line and a hint.
+    """A foreseen error: a message of one line, and a hint.
 
     Args:
-        message: Names the cause. What a person or a file put into it cannot break the line, nor
-            send anything but text to a terminal.
-        hint: What to do about it; empty where there is nothing to say.
+        message: The cause. Unprintable characters, which may come from user input, become spaces,
+            so that they cannot break the line or control the terminal.
+        hint: How to fix it, or the empty string.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -31,30 +31,26 @@ class SumgradError(Exception):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The facts live in keyword attributes, which Exception's own pickling drops.
+        # Exception's own pickling calls the class with args only, without keyword arguments.
         return _rebuild, (type(self), self.args, self.__dict__)
-
-    @classmethod
-    def _bare(cls, args: tuple[Any, ...], facts: dict[str, Any]) -> Self:
-        error = cls.__new__(cls, *args)
-        error.args = args
-        error.__dict__.update(facts)
-        return error
 
 
 def _rebuild(
-    kind: type[SumgradError], args: tuple[Any, ...], facts: dict[str, Any]
+    cls: type[SumgradError], args: tuple[Any, ...], attributes: dict[str, Any]
 ) -> SumgradError:
-    return kind._bare(args, facts)  # noqa: SLF001 - the other half of __reduce__
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class ModelError(SumgradError):
-    """A network, an array or an option that the mathematics cannot take."""
+    """An invalid network, array or option."""
 
 
 class ShapeError(ModelError):
-    """An array whose shape, dtype or range is not what the equation needs."""
+    """An array of the wrong shape, dtype or range."""
 
 
 class OptionError(ModelError):
-    """An unknown activation, divergence, … or an option that it does not have."""
+    """An unknown name of an activation, divergence, …, or an invalid option."""

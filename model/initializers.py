@@ -24,16 +24,16 @@ from sumgrad.model.validation import Array
 
 @dataclass(frozen=True)
 class Initializer(ABC):
-    """Draws a weight matrix."""
+    """A distribution of initial weights."""
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
-        """W of shape (fan_out, fan_in), float64."""
+        """Draw W of shape (fan_out, fan_in), float64."""
 
 
 @dataclass(frozen=True)
 class _Scaled(Initializer):
-    """A distribution of mean 0 and deviation ``gain·√variance``."""
+    """A distribution of mean 0 and standard deviation ``gain·√variance``."""
 
     uniform: ClassVar[bool]
     gain: float = 1.0
@@ -43,7 +43,7 @@ class _Scaled(Initializer):
 
     @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
-        """Of each weight, before the gain."""
+        """Return the variance of each weight, before the gain."""
 
     def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
         fan_out, fan_in = shape
@@ -122,7 +122,7 @@ class LeCunNormal(_LeCun):
 
 @dataclass(frozen=True)
 class Normal(Initializer):
-    """Normal with a stated deviation."""
+    """Normal with a fixed standard deviation."""
 
     deviation: float = 0.01
 
@@ -135,13 +135,13 @@ class Normal(Initializer):
 
 @dataclass(frozen=True)
 class Zeros(Initializer):
-    """All 0: for a single layer, whose loss is convex; deeper ones cannot learn from it."""
+    """All 0: for a single layer, whose loss is convex; deeper networks cannot learn from it."""
 
     def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
         return np.zeros(shape)
 
 
-#: Every initialiser that a spec can name.
+#: Every initializer that a spec can name.
 INITIALIZERS: Mapping[str, type[Initializer]] = MappingProxyType(
     {
         "he_normal": HeNormal,
@@ -157,7 +157,7 @@ INITIALIZERS: Mapping[str, type[Initializer]] = MappingProxyType(
 
 
 def make_initializer(named: str | Mapping[str, Any]) -> Initializer:
-    """The initialiser that a spec names.
+    """Create the initializer that a spec configures.
 
     Raises:
         OptionError: An unknown name or option.
@@ -166,7 +166,7 @@ def make_initializer(named: str | Mapping[str, Any]) -> Initializer:
 
 
 def default_initializer(layer: Layer) -> Initializer:
-    """The one that suits the layer's activation; for a leaky ReLU its gain accounts for the slope.
+    """Return the default of the layer's activation; for a leaky ReLU the gain depends on its slope.
 
     >>> from sumgrad.model.activations import make_activation
     >>> default_initializer(Layer(10, make_activation("relu")))
@@ -178,19 +178,19 @@ def default_initializer(layer: Layer) -> Initializer:
 
 
 def initial_parameters(
-    network: Network, chosen: Sequence[Initializer | None] = (), *, seed: int
+    network: Network, initializers: Sequence[Initializer | None] = (), *, seed: int
 ) -> Parameters:
-    """Weights to start from. Each layer has a random stream of its own.
+    """Draw the initial weights; each layer has its own random stream.
 
     Args:
-        network: Whose weights.
-        chosen: For each layer an initialiser, or None for the one that suits its activation.
-        seed: The same seed gives the same weights.
+        network: The network to draw weights for.
+        initializers: One for each layer, or None for the default of its activation.
+        seed: The seed of the weights.
 
     Raises:
-        OptionError: Initialisers for another number of layers.
+        OptionError: The number of initializers is not the number of layers.
     """
-    choices = tuple(chosen) or (None,) * len(network.layers)
+    choices = tuple(initializers) or (None,) * len(network.layers)
     if len(choices) != len(network.layers):
         raise OptionError(f"{len(choices)} initializers for {len(network.layers)} layers")
     parameters = Parameters.zeros(network.layout, network.dtype)

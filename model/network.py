@@ -11,10 +11,10 @@ Notation of the lecture, with batches of one instance a row:
                 ∇_{W_k} = (y_{k-1} ∇_{z_k})ᵀ    summed over the batch: ∇Zᵀ Y
                 ∇_{b_k} = ∇_{z_k}
 
-What is between x and the gradients, (B, D) for the reader, lies in memory as the lecture's column
-vectors: ``Zᵀ (D, B)`` is contiguous, and the product that is made is ``Zᵀ = W Yᵀ``. For few rows
-BLAS does that up to 1.7 times as fast as ``Z = Y Wᵀ``, and what goes over an instance's components,
-as softmax does, goes down columns.
+Intermediate arrays have shape (B, D), but each instance is a column in memory: ``Zᵀ (D, B)`` is
+contiguous, and the product computed is ``Zᵀ = W Yᵀ``. For few rows BLAS computes it up to 1.7 times
+as fast as ``Z = Y Wᵀ``, and reductions over an instance's components, as in softmax, vectorize over
+instances.
 """
 
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ class Layer:
     """An affine map and an activation.
 
     Args:
-        units: What a user calls the layer's size; see `Activation.affine_width`.
+        units: The layer's size; `Activation.affine_width` gives the width of z.
         activation: f_k.
 
     Raises:
-        OptionError: Units that are no whole number from 1.
+        OptionError: ``units`` is not a whole number from 1.
     """
 
     units: int
@@ -53,15 +53,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Cache:
-    """What the forward recursion leaves for the backward one, and what that one writes.
+    """The intermediate arrays of both recursions, which can be reused.
 
-    Its arrays can be used again: `Network.cache` makes them, `first` takes them for fewer rows.
+    `Network.cache` allocates them; `narrow` reuses them for fewer rows.
 
     Attributes:
         z: ``z[k-1]`` is z_k, (B, D_k).
         y: ``y[k]`` is y_k; ``y[0]`` is x.
         d_z: ``d_z[k-1]`` is ∇_{z_k}, (B, D_k).
-        d_y: ``d_y[k-1]`` is ∇_{y_k}, for the hidden layers.
+        d_y: ``d_y[k-1]`` is ∇_{y_k}, hidden layers only.
     """
 
     z: list[Array]
@@ -70,45 +70,45 @@ class Cache:
     d_y: list[Array]
 
     def narrow(self, rows: int) -> "Cache":
-        """The same memory for fewer rows."""
+        """Return a cache of ``rows`` rows in the same memory."""
         if rows == len(self.z[0]):
             return self
         parts = (self.z, self.y, self.d_z, self.d_y)
-        return Cache(*([_first(array, rows) for array in part] for part in parts))
+        return Cache(*([_narrow(array, rows) for array in part] for part in parts))
 
 
 def _columns(rows: int, width: int, dtype: str) -> Array:
-    """(B, D), each instance a column in memory."""
+    """Allocate (B, D), each instance a column in memory."""
     return np.empty((width, rows), dtype).T
 
 
-def _first(array: Array, rows: int) -> Array:
-    """The beginning of the memory of `_columns`, as it would be made for fewer rows."""
+def _narrow(array: Array, rows: int) -> Array:
+    """Return an array as `_columns` lays it out, at the start of the memory of another."""
     width = array.shape[1]
     return array.T.reshape(-1)[: rows * width].reshape(width, rows).T
 
 
 class GradientSum(NamedTuple):
-    """Sums over instances; never an average.
+    """Sums over instances, never averages.
 
     Attributes:
         divergence: Σ Div.
         gradients: Σ ∇Div for every W and b, in the parameters' layout.
-        count: How many instances were summed.
+        count: The number of instances.
     """
 
     divergence: float
     gradients: Parameters
-    count: int  # type: ignore[assignment]  # the contract's name; it hides tuple.count
+    count: int  # type: ignore[assignment]  # a promised name, which hides tuple.count
 
 
 class EvaluationSum(NamedTuple):
-    """Sums over instances, forward only.
+    """Sums over instances of an evaluation.
 
     Attributes:
         divergence: Σ Div.
-        correct: How many instances were put into the right class.
-        count: How many instances were summed.
+        correct: The number of instances that were classified correctly.
+        count: The number of instances.
     """
 
     divergence: float
@@ -118,19 +118,19 @@ class EvaluationSum(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A feed-forward network and its divergence. Parameters live outside of it.
+    """A feed-forward network and its divergence, without its parameters.
 
-    Its results are a pure function of the values and shapes of what it is given: the memory order
-    of x and d, and whether `out` or `cache` is given, never change a bit.
+    Results depend on the values and shapes of the arguments only: neither the memory order of x and
+    d nor passing `out` or `cache` changes a bit.
 
     Args:
-        inputs: D_0, the features of an instance.
+        inputs: D_0, the number of features.
         layers: From the first hidden layer to the output layer.
-        divergence: What is to become small.
+        divergence: The loss of an instance.
         dtype: ``float32`` or ``float64``.
 
     Raises:
-        OptionError: Sizes or a dtype that do not fit.
+        OptionError: A size or the dtype is invalid.
     """
 
     inputs: int
@@ -145,52 +145,52 @@ class Network:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
             raise OptionError("a network needs at least one layer")
-        # An activation that the units do not suit is refused here, not in the first step.
+        # Raise here, not in the first step, if an activation does not accept its layer's units.
         _ = self.layout
 
     @cached_property
     def layout(self) -> Layout:
-        """Every W and b and its place in the flat vector."""
+        """The position of every W and b in the flat vector."""
         widths: list[tuple[int, int]] = []
-        before = self.inputs
+        inputs = self.inputs
         for layer in self.layers:
-            widths.append((before, layer.activation.affine_width(layer.units)))
-            before = layer.activation.output_width(layer.units)
+            widths.append((inputs, layer.activation.affine_width(layer.units)))
+            inputs = layer.activation.output_width(layer.units)
         return Layout(tuple(widths))
 
     @property
     def outputs(self) -> int:
-        """D_L, the components of y_L."""
+        """D_L, the width of y_L."""
         return self.layers[-1].activation.output_width(self.layers[-1].units)
 
     @property
     def fused(self) -> bool:
-        """Whether divergence and last activation take the stable fused path."""
-        # Exactly that class: one derived from it may have another value or derivative.
+        """Whether the divergence and the last activation are fused."""
+        # A subclass may have another value or derivative, so the class must match exactly.
         return type(self.layers[-1].activation) is self.divergence.fused
 
     def parameters(self, flat: Array) -> Parameters:
-        """Views on a flat vector.
+        """Return views on a flat vector.
 
         Raises:
-            ShapeError: A vector of another size or dtype.
+            ShapeError: The vector's size or dtype is wrong.
         """
         check_dtype("the parameter vector", flat, self.dtype)
         return Parameters(self.layout, flat)
 
-    def _expect_fitting(self, name: str, parameters: Parameters) -> None:
+    def _check_parameters(self, name: str, parameters: Parameters) -> None:
         """Raise unless parameters, or gradients, have this network's layout and dtype."""
         check_dtype(name, parameters.flat, self.dtype)
         if parameters.layout is not self.layout and parameters.layout != self.layout:
             raise ShapeError(f"{name} have another network's layout")
 
     def cache(self, rows: int, *, in_place: bool = False) -> Cache:
-        """Arrays for the recursions over so many rows; ``y[0]`` is x's place, set by each use.
+        """Allocate the intermediate arrays of B rows; each use sets ``y[0]`` to its x.
 
         Args:
             rows: B.
-            in_place: Let y_k be written over z_k of the hidden layers, and ∇_{z_k} over ∇_{y_k},
-                wherever the activation allows it: less memory to go through, and the same sums.
+            in_place: Let y_k overwrite z_k of the hidden layers, and ∇_{z_k} overwrite ∇_{y_k},
+                where the activation allows it: less memory traffic, equal sums.
         """
 
         def empty(width: int) -> Array:
@@ -212,18 +212,17 @@ class Network:
         return cache
 
     def forward(self, parameters: Parameters, x: Array, *, cache: Cache | None = None) -> Cache:
-        """The forward recursion.
+        """Compute every z_k and y_k.
 
         Args:
             parameters: Every W and b.
-            x: (B, D_0), numbers; brought to the network's dtype.
-            cache: Arrays to write to, of `cache` for B rows; newly allocated by default.
+            x: (B, D_0), numbers of any kind.
+            cache: Arrays for B rows to write to; by default newly allocated.
 
         Raises:
-            ShapeError: x has another width or holds no numbers, or the parameters are not of this
-                network's layout and dtype.
+            ShapeError: x or the parameters do not match the network.
         """
-        self._expect_fitting("the parameters", parameters)
+        self._check_parameters("the parameters", parameters)
         check_shape("x", x, None, self.inputs)
         cache = self.cache(len(x)) if cache is None else cache
         check_shape("the cache's z_1", cache.z[0], len(x), parameters.b[0].size)
@@ -238,28 +237,28 @@ class Network:
         return cache
 
     def predict(self, parameters: Parameters, x: Array) -> Array:
-        """y_L for each row of x, (B, D_L)."""
+        """Return y_L for each row of x, (B, D_L)."""
         return self.forward(parameters, x).y[-1]
 
     def backward(
         self, parameters: Parameters, cache: Cache, d: Targets, *, out: Parameters | None = None
     ) -> Parameters:
-        """The backward recursion, down to the weights.
+        """Compute the gradients of the parameters.
 
         Args:
             parameters: Every W and b.
-            cache: Of the forward recursion.
-            d: The desired outputs as `Divergence.targets` gives them.
-            out: Where to write; newly allocated by default.
+            cache: The result of `forward`.
+            d: Desired outputs from `Divergence.targets`.
+            out: The gradients to write to; by default newly allocated.
 
         Returns:
             ``Σ ∇_{W_k}`` and ``Σ ∇_{b_k}`` over the rows.
 
         Raises:
-            ShapeError: ``out`` is not of this network's layout and dtype, or is the parameters.
+            ShapeError: ``out`` does not match the network or shares memory with the parameters.
         """
         gradients = Parameters.zeros(self.layout, self.dtype) if out is None else out
-        self._expect_fitting("the gradients", gradients)
+        self._check_parameters("the gradients", gradients)
         if np.may_share_memory(gradients.flat, parameters.flat):
             raise ShapeError("the gradients would overwrite the parameters")
         self._output_gradient(cache, d)
@@ -272,7 +271,7 @@ class Network:
         return gradients
 
     def _output_gradient(self, cache: Cache, d: Targets) -> None:
-        """``∇_{z_L}``, (B, D_L), into the cache."""
+        """Write ``∇_{z_L}``, (B, D_L), to the cache."""
         y = cache.y[-1]
         if self.fused:
             cache.d_z[-1][...] = self.divergence.fused_gradient(y, d)
@@ -281,14 +280,14 @@ class Network:
             self.layers[-1].activation.vjp_into(cache.z[-1], y, d_y, cache.d_z[-1])
 
     def _step_back(self, parameters: Parameters, cache: Cache, k: int) -> None:
-        """From ``∇_{z_k}`` to ``∇_{y_{k-1}}`` and ``∇_{z_{k-1}}``, both in the cache."""
+        """Compute ``∇_{y_{k-1}}`` and ``∇_{z_{k-1}}`` from ``∇_{z_k}``, in the cache."""
         d_y = cache.d_y[k - 2]
         np.matmul(parameters.W[k - 1].T, cache.d_z[k - 1].T, out=d_y.T)
         activation = self.layers[k - 2].activation
         activation.vjp_into(cache.z[k - 2], cache.y[k - 1], d_y, cache.d_z[k - 2])
 
     def _divergences(self, cache: Cache, d: Targets) -> Array:
-        """Div of each instance, (B,)."""
+        """Return Div of each instance, (B,)."""
         if self.fused:
             return self.divergence.fused_value(cache.z[-1], cache.y[-1], d)
         return self.divergence.value(cache.y[-1], d)
@@ -302,20 +301,20 @@ class Network:
         out: Parameters | None = None,
         cache: Cache | None = None,
     ) -> GradientSum:
-        """Σ Div and Σ ∇Div over the rows of x: sums, never averages.
+        """Return Σ Div and Σ ∇Div over the rows of x: sums, never averages.
 
         Args:
             parameters: Every W and b.
-            x: (B, D_0), numbers; brought to the network's dtype.
+            x: (B, D_0), numbers of any kind.
             d: Desired outputs, (B, D_L), or (B,) class indices for multi-class KL.
-            out: Where to write the gradients; newly allocated by default.
-            cache: Arrays of `cache` for B rows, to be written to; newly allocated by default.
+            out: The gradients to write to; by default newly allocated.
+            cache: Arrays for B rows to write to; by default newly allocated.
 
         Returns:
-            Divergence (added up in float64), gradients, and the count B.
+            The divergence, summed in float64, the gradients, and the count B.
 
         Raises:
-            ShapeError: x or d do not fit the network or each other.
+            ShapeError: x or d do not match the network or each other.
         """
         cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
@@ -324,7 +323,7 @@ class Network:
         return GradientSum(float(divergence), gradients, len(x))
 
     def input_gradient(self, parameters: Parameters, x: Array, d: Targets) -> Array:
-        """``∇_{y_0} Div``, the derivative of each instance's divergence by its input, (B, D_0)."""
+        """Return ``∇_{y_0} Div``, the derivative of Div by the input, (B, D_0)."""
         cache = self.forward(parameters, x)
         self._output_gradient(cache, self.divergence.targets(d, cache.y[-1]))
         for k in range(len(self.layers), 1, -1):
@@ -333,29 +332,29 @@ class Network:
         return result
 
     def divergences(self, parameters: Parameters, x: Array, d: Targets) -> Array:
-        """Div of each instance, (B,)."""
+        """Return Div of each instance, (B,)."""
         cache = self.forward(parameters, x)
         return self._divergences(cache, self.divergence.targets(d, cache.y[-1]))
 
     def evaluation_sum(
         self, parameters: Parameters, x: Array, d: Targets, *, cache: Cache | None = None
     ) -> EvaluationSum:
-        """Σ Div and the count of right answers over the rows of x; arguments as gradient_sum's."""
+        """Return Σ Div and the number of correct rows; the arguments are those of gradient_sum."""
         cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])
         divergence = self._divergences(cache, targets).sum(dtype=np.float64)
-        hits = np.count_nonzero(predict_class(cache.y[-1]) == predict_class(targets))
-        return EvaluationSum(float(divergence), int(hits), len(x))
+        correct = np.count_nonzero(predict_class(cache.y[-1]) == predict_class(targets))
+        return EvaluationSum(float(divergence), int(correct), len(x))
 
 
 def predict_class(y: Targets) -> NDArray[np.intp]:
-    """The class that outputs stand for, (B,): the largest component, or with one, whether y ≥ ½.
+    """Return the predicted class, (B,): the arg-max, or for one output whether y ≥ ½.
 
-    Class indices stand for themselves.
+    Class indices are returned unchanged.
     """
     if y.ndim == 1:
         return y
     if y.shape[1] == 1:
         return (y[:, 0] >= 0.5).astype(np.intp)
-    winner: NDArray[np.intp] = y.argmax(axis=1)
-    return winner
+    result: NDArray[np.intp] = y.argmax(axis=1)
+    return result

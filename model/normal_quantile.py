@@ -2,9 +2,9 @@
 
 Algorithm AS 241 (Wichura, 1988) is a quotient of two polynomials in the middle and needs a square
 root and a logarithm in the tails. NumPy's float64 logarithm differs in the last bit between
-processors, so the tails use one of their own. Products, sums, quotients, square roots and ``frexp``
-are exact or rounded as IEEE 754 demands, and each is an operation of its own, so that no compiler
-can fuse two of them.
+processors, so this module has its own. IEEE 754 fixes the rounding of sums, products, quotients and
+square roots, ``frexp`` is exact, and each is a separate NumPy call, so that no compiler can fuse
+two of them.
 """
 
 import numpy as np

@@ -1,14 +1,14 @@
-"""Optimisers: pure functions on the flat vector. The default is the lecture's gradient descent.
+"""Optimizers: pure functions of the flat vector. The default is the lecture's gradient descent.
 
     init(W)                        -> state
     update(W, S, T, state, η)      -> W, state
 
-S is the **sum** of the per-instance gradients over T instances, so that the one division by T
-stands here, in the update, and nowhere else. State is a dictionary of plain arrays.
+S is the **sum** of the per-instance gradients over T instances; the update is the only place that
+divides by T. The state is a dictionary of arrays.
 
-A weight decay λ adds ``λ·W`` to the mean gradient, the derivative of ``(λ/2)·‖W‖²``, for every
-parameter; `AdamW` decouples it. The formulas are those of PyTorch's optimisers of the same names,
-which serve as oracles in the tests.
+A weight decay λ adds ``λ·W``, the derivative of ``(λ/2)·‖W‖²``, to the mean gradient of every
+parameter; `AdamW` decouples it. The formulas are those of PyTorch's optimizers of the same names,
+which the tests use as oracles.
 """
 
 from abc import ABC, abstractmethod
@@ -23,13 +23,13 @@ from sumgrad.model.errors import ShapeError
 from sumgrad.model.registry import from_config, validate_number
 from sumgrad.model.validation import Array, check_dtype, check_shape
 
-#: Arrays by name: what an optimiser remembers from step to step.
+#: What an optimizer keeps from step to step, arrays by name.
 State = dict[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(ABC):
-    """A rule for the next weights.
+    """An update rule of the weights.
 
     Args:
         weight_decay: λ.
@@ -41,51 +41,51 @@ class Optimizer(ABC):
         validate_number("optimizer", self, "weight_decay", 0.0, 1e6)
 
     def init(self, W: Array) -> State:
-        """The state before the first step."""
+        """Return the state before the first step."""
         return {}
 
     def update(
         self, W: Array, S: Array, T: int, state: State, eta: float, *, out: Array | None = None
     ) -> tuple[Array, State]:
-        """The next weights and state; no argument but ``out`` is changed.
+        """Return the next weights and state; only ``out`` is modified.
 
         Args:
             W: Parameters, (N,).
             S: Sum of the per-instance gradients, (N,), of W's dtype.
-            T: Instances in the sum.
-            state: Of `init` or of the step before.
+            T: The number of instances in the sum.
+            state: The state from `init` or the previous step.
             eta: The learning rate η of this step.
-            out: Where to write the next weights, (N,), apart from all others; newly allocated by
-                default.
+            out: The array for the next weights, (N,), which shares no memory with the others; by
+                default newly allocated.
 
         Returns:
             W, (N,), of the same dtype, and the state for the next step.
 
         Raises:
-            ShapeError: S does not fit W, or there is no instance in it.
+            ShapeError: S does not match W, or T is below 1.
         """
         check_shape("the gradient sum S", S, *W.shape)
         check_dtype("the gradient sum S", S, W.dtype)
         if T < 1:
             raise ShapeError(f"the gradient sum S is over T = {T} instances, expected at least 1")
-        # Plain numbers: a NumPy float64 among them would turn float32 weights into float64 ones.
+        # A NumPy float64 would turn float32 weights into float64 weights; Python numbers do not.
         return self.step(W, S, int(T), state, float(eta), out)
 
     @abstractmethod
     def step(
         self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
     ) -> tuple[Array, State]:
-        """The equation itself; arguments and result as `update`'s."""
+        """Apply the equation to checked arguments, which are those of `update`."""
 
     def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
-        """``S/T + λ·W``, (N,)."""
+        """Return ``S/T + λ·W``, (N,)."""
         g: Array = S / W.dtype.type(T)
         return g + self.weight_decay * W if self.weight_decay else g
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent(Optimizer):
-    """``W ← W − (η/T)·∇Loss``, ∇Loss being the sum over the T instances.
+    """``W ← W − (η/T)·∇Loss``, where ∇Loss is the sum over T instances.
 
     >>> W, _ = GradientDescent().update(np.ones(2), np.array([4.0, 8.0]), 4, {}, 0.5)
     >>> W
@@ -108,7 +108,7 @@ class Momentum(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validate_number("optimizer", self, "momentum", 0.0, 1.0, below=True)
+        validate_number("optimizer", self, "momentum", 0.0, 1.0, exclusive=True)
 
     def init(self, W: Array) -> State:
         return {"velocity": np.zeros_like(W)}
@@ -141,7 +141,7 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validate_number("optimizer", self, "rho", 0.0, 1.0, below=True)
+        validate_number("optimizer", self, "rho", 0.0, 1.0, exclusive=True)
         validate_number("optimizer", self, "epsilon", 1e-30, 1.0)
 
     def init(self, W: Array) -> State:
@@ -171,15 +171,15 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validate_number("optimizer", self, "beta1", 0.0, 1.0, below=True)
-        validate_number("optimizer", self, "beta2", 0.0, 1.0, below=True)
+        validate_number("optimizer", self, "beta1", 0.0, 1.0, exclusive=True)
+        validate_number("optimizer", self, "beta2", 0.0, 1.0, exclusive=True)
         validate_number("optimizer", self, "epsilon", 1e-30, 1.0)
 
     def init(self, W: Array) -> State:
         return {"mean": np.zeros_like(W), "square": np.zeros_like(W), "step": np.zeros(())}
 
     def direction(self, g: Array, state: State) -> tuple[Array, State]:
-        """``m̂/(√v̂ + ε)`` and the next state."""
+        """Return ``m̂/(√v̂ + ε)`` and the next state."""
         t = float(state["step"]) + 1
         m = self.beta1 * state["mean"] + (1 - self.beta1) * g
         v = self.beta2 * state["square"] + (1 - self.beta2) * np.square(g)
@@ -197,7 +197,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """Adam whose decay does not pass through its averages: ``W ← (1 − ηλ)·W − η·m̂/(√v̂ + ε)``.
+    """Adam with decoupled weight decay: ``W ← (1 − ηλ)·W − η·m̂/(√v̂ + ε)``.
 
     Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
     """
@@ -212,7 +212,7 @@ class AdamW(Adam):
         return np.subtract(decayed, eta * direction, out=out), state
 
 
-#: Every optimiser that a spec can name.
+#: Every optimizer that a spec can name.
 OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
     {
         "adam": Adam,
@@ -225,10 +225,18 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
 )
 
 
+#: Other accepted names of optimizers.
+OPTIMIZER_ALIASES: Mapping[str, str] = MappingProxyType({"sgd": "gradient_descent"})
+
+
 def make_optimizer(name: str, **options: Any) -> Optimizer:
-    """The optimiser that a spec names.
+    """Create the optimizer that a spec names.
+
+    >>> make_optimizer("sgd")
+    GradientDescent(weight_decay=0.0)
 
     Raises:
-        OptionError: An unknown name or option, or a value out of its range.
+        OptionError: An unknown name or option, or an invalid value.
     """
+    name = OPTIMIZER_ALIASES.get(name, name)
     return from_config("optimizer", OPTIMIZERS, {"name": name, **options})

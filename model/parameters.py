@@ -1,7 +1,7 @@
 """All weights and biases as one flat vector, with named views on it.
 
-The order is the contract: layer by layer, ``W_k`` then ``b_k``, each row-major. Gradients have the
-same layout, so that adding, sending and hashing are operations on one contiguous vector.
+The order is fixed: layer by layer, ``W_k`` then ``b_k``, each row-major. Gradients have the same
+layout, so that adding, sending and hashing are operations on one contiguous vector.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from sumgrad.model.validation import Array, check_shape
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """Where one array stands in the flat vector."""
+    """The name, shape and offset of one array in the flat vector."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,13 +27,13 @@ class ParamSpec:
 
     @cached_property
     def size(self) -> int:
-        """Numbers in the array."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays of a network in their order.
+    """The arrays of a network, in order.
 
     Args:
         widths: ``(D_0, D_1, …)`` as pairs: for layer k, the width of its input and of its z.
@@ -44,27 +44,27 @@ class Layout:
     @cached_property
     def param_specs(self) -> tuple[ParamSpec, ...]:
         """``W1, b1, W2, b2, …``; ``W_k`` is (D_k, D_{k-1}), ``b_k`` is (D_k,)."""
-        slots: list[ParamSpec] = []
+        specs: list[ParamSpec] = []
         offset = 0
         for k, (inputs, outputs) in enumerate(self.widths, start=1):
             for name, shape in ((f"W{k}", (outputs, inputs)), (f"b{k}", (outputs,))):
-                slots.append(ParamSpec(name, shape, offset))
+                specs.append(ParamSpec(name, shape, offset))
                 offset += math.prod(shape)
-        return tuple(slots)
+        return tuple(specs)
 
     @cached_property
     def size(self) -> int:
-        """Numbers in the flat vector."""
+        """The number of elements in the flat vector."""
         return sum((inputs + 1) * outputs for inputs, outputs in self.widths)
 
 
 class Parameters:
-    """A flat vector and its views; also used for gradients.
+    """A flat vector and views on its arrays; also used for gradients.
 
-    A copy, by pickle or otherwise, is made of the flat vector alone and has views of its own.
+    Pickling and copying transfer the flat vector and recreate the views.
 
     Args:
-        layout: Which arrays, in which order.
+        layout: The arrays and their order.
         flat: (size,), contiguous; not copied.
 
     Attributes:
@@ -76,7 +76,7 @@ class Parameters:
     (11, (2, 3), (1,))
 
     Raises:
-        ShapeError: A vector of another size, of no floating dtype, or not contiguous.
+        ShapeError: The vector's size or dtype is wrong, or it is not contiguous.
     """
 
     def __init__(self, layout: Layout, flat: Array) -> None:
@@ -84,43 +84,43 @@ class Parameters:
         if flat.dtype.kind != "f":
             raise ShapeError(f"the parameter vector is {flat.dtype}, expected float32 or float64")
         if not flat.flags.c_contiguous:
-            # Reshaping it would copy, and what is written to a view would be lost.
+            # Reshaping would copy, and values written to a view would be lost.
             raise ShapeError("the parameter vector is not contiguous")
         self.layout = layout
         self.flat = flat
         views = [
-            flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for slot in layout.param_specs
+            flat[spec.offset : spec.offset + spec.size].reshape(spec.shape)
+            for spec in layout.param_specs
         ]
         self.W = tuple(views[0::2])
         self.b = tuple(views[1::2])
 
     @classmethod
     def zeros(cls, layout: Layout, dtype: DTypeLike) -> Self:
-        """All zero, newly allocated."""
+        """Allocate parameters that are all zero."""
         return cls(layout, np.zeros(layout.size, dtype=dtype))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled one by one, the views would come back as arrays of their own.
+        # Pickled separately, the views would be restored as independent arrays.
         return type(self), (self.layout, self.flat)
 
     def __getitem__(self, name: str) -> Array:
         return dict(self.items())[name]
 
     def items(self) -> list[tuple[str, Array]]:
-        """Names and views, in layout order."""
+        """Return names and views, in layout order."""
         pairs = zip(self.W, self.b, strict=True)
         views = (view for pair in pairs for view in pair)
         return [
-            (slot.name, view) for slot, view in zip(self.layout.param_specs, views, strict=True)
+            (spec.name, view) for spec, view in zip(self.layout.param_specs, views, strict=True)
         ]
 
     def sha256(self) -> str:
-        """SHA-256 of the flat vector's bytes, little-endian, as hexadecimal digits."""
+        """Return the SHA-256 of the flat vector's bytes, little-endian, as hexadecimal digits."""
         return weights_sha256(self.flat)
 
 
 def weights_sha256(flat: Array) -> str:
-    """SHA-256 of a vector's bytes, little-endian, as hexadecimal digits."""
+    """Return the SHA-256 of a vector's bytes, little-endian, as hexadecimal digits."""
     little = np.ascontiguousarray(flat, dtype=flat.dtype.newbyteorder("<"))
     return hashlib.sha256(little.tobytes()).hexdigest()

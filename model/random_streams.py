@@ -1,4 +1,4 @@
-"""Random streams: every use of a job's seed in the program, by name.
+"""The registry of random streams: every use of a job's seed, by name.
 
 A stream is a sequence of Philox4x64-10 blocks (Salmon et al., 2011). The seed is the cipher's key;
 the stream's number and index are the upper half of its counter, and the lower half counts the
@@ -6,8 +6,8 @@ blocks. So two streams of a seed never share a block, and no stream depends on a
 
 The bits outlive NumPy versions and do not depend on the processor. Only ``random_raw`` is used,
 whose output Philox's definition fixes; `numpy.random.Generator` may change its methods. What is
-made of the raw output uses integers and the operations that IEEE 754 rounds exactly, and no
-function of the C library; `normal_quantile` does the same for normal numbers.
+made of the raw output uses integer arithmetic and floating-point operations whose rounding IEEE 754
+fixes, and no function of the C library; `normal_quantile` does the same for normal numbers.
 """
 
 from enum import IntEnum, unique
@@ -22,7 +22,7 @@ from sumgrad.model.validation import Array
 Indices = NDArray[np.intp]
 
 _WORD = 2**64
-#: Numbers that are transformed at once: their intermediate results stay in a core's cache.
+#: How many normal numbers are computed at once; their intermediate arrays fit into a core's cache.
 _CHUNK = 8192
 
 
@@ -52,7 +52,7 @@ class RandomStream:
     Args:
         seed: The job's seed, from 0, below 2**128.
         stream: What the numbers are used for.
-        index: Which of the streams of that name, from 0, below 2**64.
+        index: Distinguishes streams of the same name, from 0, below 2**64.
 
     Raises:
         OptionError: A seed or an index out of range.
@@ -93,7 +93,7 @@ class RandomStream:
     def integers(self, high: int, shape: int | tuple[int, ...]) -> Indices:
         """Return whole numbers from 0, below ``high``: the top 32 bits times high, over 2**32.
 
-        A number is more likely than another by ``high / 2**32`` of its probability at most.
+        The probabilities of two numbers differ by a factor of ``1 + high / 2**32`` or less.
         """
         if not 0 < high <= 2**32:
             raise OptionError(f"the upper limit is {high}, expected one from 1 to 2**32")

@@ -1,4 +1,4 @@
-"""Things that a spec names: ``relu``, or ``{name: leaky_relu, slope: 0.1}``."""
+"""Objects from their configuration: ``relu``, or ``{name: leaky_relu, slope: 0.1}``."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -12,72 +12,72 @@ T = TypeVar("T")
 
 
 def from_config(kind: str, registry: Mapping[str, type[T]], named: str | Mapping[str, Any]) -> T:
-    """Make the registered dataclass that ``named`` asks for.
+    """Create the registered dataclass that ``named`` configures.
 
     Args:
-        kind: What it is, for the message: 'activation', 'initializer', …
-        registry: Names and the frozen dataclasses they stand for.
-        named: A name, or a mapping of ``name`` and the dataclass's own fields.
+        kind: What the registry holds, for the message: 'activation', 'initializer', …
+        registry: Frozen dataclasses by name.
+        named: A name, or a mapping of ``name`` and the dataclass's fields.
 
     Raises:
-        OptionError: An unknown name, an option that it does not have, or a value it refuses.
+        OptionError: An unknown name or option, a missing option, or an invalid value.
     """
     if not isinstance(named, str | Mapping):
         raise OptionError(f"{kind} is {named!r}, expected a name, or a name and its options")
     options = {"name": named} if isinstance(named, str) else dict(named)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise OptionError(f"this {kind} has no name", hint=f"known: {', '.join(sorted(registry))}")
+        raise OptionError(f"{kind} has no name", hint=f"known: {', '.join(sorted(registry))}")
     if name not in registry:
         raise OptionError(f"unknown {kind} '{name}'", hint=did_you_mean(name, registry))
-    maker = registry[name]
-    known = {field.name: field for field in fields(maker) if field.init}  # type: ignore[arg-type]
+    cls = registry[name]
+    known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
     for option in options:
         if option not in known:
             raise OptionError(
                 f"{kind} '{name}' has no option '{option}'",
-                hint=did_you_mean(str(option), known) if known else "it takes none",
+                hint=did_you_mean(str(option), known) if known else "it takes no options",
             )
     for field in known.values():
         required = field.default is MISSING and field.default_factory is MISSING
         if required and field.name not in options:
             raise OptionError(f"{kind} '{name}' needs the option '{field.name}'")
-    return maker(**options)
+    return cls(**options)
 
 
 def validate_number(
-    kind: str, thing: object, option: str, low: float, high: float, *, below: bool = False
+    kind: str, config: object, option: str, low: float, high: float, *, exclusive: bool = False
 ) -> None:
-    """Raise unless an option is a number with ``low ≤ value ≤ high``; keep it as a plain float.
+    """Raise unless an option is a number with ``low ≤ value ≤ high``; store it as a float.
 
-    A NumPy scalar would be kept otherwise, and turn float32 arrays into float64 ones.
+    A NumPy scalar would turn float32 arrays into float64 arrays.
 
     Args:
-        kind: What the thing is called, for the message.
-        thing: The frozen dataclass that has the option.
-        option: Its name.
-        low: The least value.
-        high: The greatest value.
-        below: Whether the value has to be less than ``high``.
+        kind: What the message calls the object.
+        config: The frozen dataclass that has the option.
+        option: The field's name.
+        low: The minimum.
+        high: The maximum.
+        exclusive: Whether the value must be below ``high``.
 
     Raises:
         OptionError: Names the option, the value and the limits.
     """
-    value = getattr(thing, option)
+    value = getattr(config, option)
     number = not isinstance(value, bool) and isinstance(value, Real)
-    if not number or not low <= value <= high or (below and value == high):
-        limit = f"below {high}" if below else f"to {high}"
+    if not number or not low <= value <= high or (exclusive and value == high):
+        limit = f"below {high}" if exclusive else f"to {high}"
         raise OptionError(f"{kind}: {option} is {value!r}, expected a number from {low} {limit}")
-    object.__setattr__(thing, option, float(value))
+    object.__setattr__(config, option, float(value))
 
 
-def validate_positive_int(kind: str, thing: object, option: str) -> None:
-    """Raise unless an option is a whole number from 1; keep it as a plain int.
+def validate_positive_int(kind: str, config: object, option: str) -> None:
+    """Raise unless an option is a whole number from 1; store it as an int.
 
     Raises:
         OptionError: Names the option and the value.
     """
-    value = getattr(thing, option)
+    value = getattr(config, option)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise OptionError(f"{kind}: {option} is {value!r}, expected a whole number from 1")
-    object.__setattr__(thing, option, int(value))
+    object.__setattr__(config, option, int(value))

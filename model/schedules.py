@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, which is counted from 0."""
+"""Learning-rate schedules: pure functions of the step, from 0."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, step: int) -> float:
-        """What η is multiplied with in this step."""
+        """Return the factor by which η is multiplied in this step."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine from 1 to ``final`` in so many steps, then constant.
+    """Half a cosine from 1 to ``final`` over ``steps`` steps, then constant.
 
     Source: Loshchilov and Hutter, SGDR, 2017.
 
@@ -69,9 +69,9 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """Linear growth to 1 in so many steps, then another schedule from its own step 0.
+    """Linear growth to 1 over ``steps`` steps, then ``schedule`` from its step 0.
 
-    The first step already moves: it takes ``1/steps`` of the rate, not 0.
+    The first step uses ``1/steps`` of the rate, not 0.
 
     >>> [Warmup(steps=2, schedule=Constant()).factor(step) for step in range(3)]
     [0.5, 1.0, 1.0]
@@ -81,7 +81,7 @@ class Warmup(Schedule):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        validate_positive_int("warm-up", self, "steps")
+        validate_positive_int("warmup", self, "steps")
 
     def factor(self, step: int) -> float:
         if step < self.steps:
@@ -89,7 +89,7 @@ class Warmup(Schedule):
         return self.schedule.factor(step - self.steps)
 
 
-#: Every schedule that a spec can name; each may have a warm-up before it.
+#: Every schedule that a spec can name; `Warmup` can precede each.
 SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType(
     {"constant": Constant, "cosine": Cosine, "step": StepDecay}
 )

@@ -1,7 +1,8 @@
-"""Nothing broadcasts by accident: arrays are held to the equation's shape and dtype."""
+"""Checks of arrays, so that nothing broadcasts by accident, and hints for unknown names."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -11,26 +12,46 @@ from sumgrad.model.errors import ShapeError
 #: Arrays of the job's dtype, float32 or float64.
 Array = NDArray[np.floating]
 
+#: What other libraries call things, and the name here.
+SYNONYMS: Mapping[str, str] = MappingProxyType(
+    {
+        "abs": "absolute",
+        "cross_entropy": "kl",
+        "crossentropy": "kl",
+        "exponential": "step",
+        "glorot_normal": "xavier_normal",
+        "glorot_uniform": "xavier_uniform",
+        "kaiming_normal": "he_normal",
+        "kaiming_uniform": "he_uniform",
+        "linear": "identity",
+        "logistic": "sigmoid",
+        "mse": "l2",
+        "none": "identity",
+        "sgd": "gradient_descent",
+        "swish": "silu",
+    }
+)
+
 
 def check_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> None:
-    """Raise unless ``array`` has this shape; ``None`` stands for any size.
+    """Raise unless ``array`` has this shape; ``None`` matches any size.
 
     Raises:
         ShapeError: Names the array, the expected shape and the actual one.
     """
-    have = array.shape
-    # Nearly every call ends here, and there are some in each microbatch.
-    if have == shape:
+    actual = array.shape
+    # Nearly every call returns here, and each microbatch makes several.
+    if actual == shape:
         return
-    if len(have) != len(shape) or any(
-        want not in (None, size) for want, size in zip(shape, have, strict=True)
+    if len(actual) != len(shape) or any(
+        size not in (None, found) for size, found in zip(shape, actual, strict=True)
     ):
         expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ShapeError(f"{name} has shape {have}, expected ({expected})")
+        raise ShapeError(f"{name} has shape {actual}, expected ({expected})")
 
 
 def check_dtype(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> None:
-    """Raise unless ``array`` has exactly this dtype, for NumPy would promote in silence.
+    """Raise unless ``array`` has exactly this dtype; NumPy would promote it silently.
 
     Raises:
         ShapeError: Names the array, the expected dtype and the actual one.
@@ -40,13 +61,13 @@ def check_dtype(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> None
 
 
 def as_float_array(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> Array:
-    """Data brought to this dtype, row-major and aligned; not copied where it is so already.
+    """Return the data in this dtype, row-major and aligned, copied only where necessary.
 
-    The order matters: BLAS and NumPy's sums take other paths through column-major memory, so the
-    same values would not always give the same bits.
+    The memory order matters: BLAS and NumPy's sums process column-major memory differently, so
+    equal values would not always give equal bits.
 
     Raises:
-        ShapeError: The array holds no real numbers.
+        ShapeError: The array does not hold real numbers.
     """
     if array.dtype.kind not in "biuf":
         raise ShapeError(f"{name} is {array.dtype}, expected numbers")
@@ -55,7 +76,7 @@ def as_float_array(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> A
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: the did_you_mean known one, or all of them.
+    """Return a hint for an unknown name: the most similar known one, or all of them.
 
     >>> did_you_mean("sigmoyd", ["sigmoid", "tanh"])
     "did you mean 'sigmoid'?"
@@ -63,5 +84,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'known: sigmoid, tanh'
     """
     known = sorted(known)
-    match = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(known)}"
+    synonym = SYNONYMS.get(name.lower())
+    similar = difflib.get_close_matches(name.lower(), known, n=1)
+    match = synonym if synonym in known else next(iter(similar), None)
+    return f"did you mean '{match}'?" if match else f"known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Activations by name: scalar ones have a diagonal Jacobian, vector ones a full one."""
+"""The registry of activations."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -57,7 +57,7 @@ __all__ = ["ACTIVATIONS", "Activation", "ScalarActivation", "make_activation"]
 
 
 def make_activation(named: str | Mapping[str, Any]) -> Activation:
-    """The activation that a spec names.
+    """Create the activation that a spec configures.
 
     >>> make_activation("relu")
     ReLU()

@@ -1,4 +1,4 @@
-"""What an activation is: ``y = f(z)``, its Jacobian, and the product that back-propagation needs.
+"""The interface of activations: ``y = f(z)``, its Jacobian, and its vector-Jacobian product.
 
 Row-major: ``z (B, D)`` holds B instances. The Jacobian of instance i is
 ``J[i, j, k] = ∂y_j/∂z_k``, and the backward recursion multiplies from the left:
@@ -16,27 +16,27 @@ from sumgrad.model.validation import Array
 
 @dataclass(frozen=True)
 class Activation(ABC):
-    """An activation function with its derivative, stateless."""
+    """An activation function with its derivative; stateless."""
 
-    #: The initialiser that suits weights in front of it; see sumgrad.model.initializers.
+    #: The default initializer of the layer's weights.
     initializer: ClassVar[str] = "xavier_uniform"
-    #: The range of y, where that matters for a divergence: 'distribution' or 'probability'.
+    #: The range of y: 'distribution' or 'probability' if a KL divergence accepts it, else 'any'.
     output: ClassVar[str] = "any"
-    #: Whether `vjp` gives the same for y in z's place, so that y may be written over z. Holds for
-    #: exactly the class that says so: one derived from it may need z.
+    #: Whether `vjp` gives the same result with y passed as z, so that y may overwrite z. Not
+    #: inherited: a subclass may need z.
     vjp_needs_only_output: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, z: Array) -> Array:
-        """``y = f(z)``: z (B, D) to y (B, D_out), in z's dtype."""
+        """Return ``y = f(z)``, (B, D_out), for z (B, D), in z's dtype."""
 
     @abstractmethod
     def jacobian(self, z: Array) -> Array:
-        """The full Jacobian, (B, D_out, D): for proof and teaching."""
+        """Return the full Jacobian, (B, D_out, D); for proofs and teaching only."""
 
     @abstractmethod
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        """``∇_z = ∇_y J(z)`` without forming J.
+        """Return ``∇_z = ∇_y J(z)`` without forming J.
 
         Args:
             z: (B, D).
@@ -48,38 +48,38 @@ class Activation(ABC):
         """
 
     def value_into(self, z: Array, out: Array) -> None:
-        """`value`, written to ``out`` (B, D_out), which may be z: the same bits, no allocation."""
+        """Write `value` to ``out`` (B, D_out), which may be z; the bits are the same."""
         out[...] = self.value(z)
 
     def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
-        """`vjp`, written to ``out`` (B, D), which may be ``d_y``: the same bits, no allocation."""
+        """Write `vjp` to ``out`` (B, D), which may be ``d_y``; the bits are the same."""
         out[...] = self.vjp(z, y, d_y)
 
     def affine_width(self, units: int) -> int:
-        """D, the width of z, of a layer that a user gave so many units."""
+        """Return D, the width of z, of a layer with ``units`` units."""
         return units
 
     def output_width(self, units: int) -> int:
-        """D_out, the width of y, of a layer that a user gave so many units."""
+        """Return D_out, the width of y, of a layer with ``units`` units."""
         return units
 
 
 @dataclass(frozen=True)
 class ScalarActivation(Activation):
-    """``y_j = f(z_j)`` for each component alone, so that the Jacobian is diagonal."""
+    """An elementwise activation, ``y_j = f(z_j)``, whose Jacobian is diagonal."""
 
     @abstractmethod
     def derivative(self, z: Array, y: Array) -> Array:
-        """``f'(z)`` for each component, (B, D); ``y = f(z)`` is given as it often helps."""
+        """Return ``f'(z)``, (B, D); ``y = f(z)`` is passed because it often saves work."""
 
     def jacobian(self, z: Array) -> Array:
-        """``J = diag(f'(z))``, (B, D, D)."""
+        """Return ``J = diag(f'(z))``, (B, D, D)."""
         slope = self.derivative(z, self.value(z))
         result: Array = slope[:, :, None] * np.eye(z.shape[1], dtype=z.dtype)
         return result
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        """``∇_z = ∇_y ∘ f'(z)``, (B, D)."""
+        """Return ``∇_z = ∇_y ∘ f'(z)``, (B, D)."""
         result: Array = d_y * self.derivative(z, y)
         return result
 

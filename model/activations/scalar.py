@@ -1,6 +1,6 @@
-"""Scalar activations: value and derivative on one screen each.
+"""Scalar activations, each with its derivative.
 
-Where f has a kink the derivative given is one of its subgradients, named in the docstring.
+Where f has a kink, the derivative is a subgradient, which the docstring states.
 """
 
 import math
@@ -15,14 +15,14 @@ from sumgrad.model.validation import Array
 
 
 def sigmoid(z: Array) -> Array:
-    """``σ(z) = 1/(1 + exp(−z))``, free of overflow: only ``exp(−|z|)`` is ever formed."""
+    """Return ``σ(z) = 1/(1 + exp(−z))`` without overflow: only ``exp(−|z|)`` is computed."""
     e = np.exp(-np.abs(z))
     result: Array = np.where(z >= 0, 1, e) / (1 + e)
     return result
 
 
 def softplus(z: Array) -> Array:
-    """``log(1 + exp(z))``, free of overflow: ``max(z, 0) + log(1 + exp(−|z|))``."""
+    """Return ``log(1 + exp(z))`` without overflow, as ``max(z, 0) + log(1 + exp(−|z|))``."""
     result: Array = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
     return result
 
@@ -93,7 +93,7 @@ class ReLU(ScalarActivation):
         return (z > 0).astype(z.dtype)
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        # A product with the mask itself saves a pass and gives the same bits.
+        # Multiplying by the mask itself saves a pass over memory; the bits are the same.
         return d_y * (z > 0)
 
     def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
@@ -244,7 +244,7 @@ class GELU(ScalarActivation):
 
     C: ClassVar[float] = math.sqrt(2 / math.pi)
     CUBIC: ClassVar[float] = 0.044715
-    #: tanh(u) is ±1 to the last bit long before |z| reaches this, and z³ stays finite.
+    #: Beyond this |z|, tanh(u) is exactly ±1; clipping keeps z³ finite.
     SATURATED: ClassVar[float] = 32.0
     initializer: ClassVar[str] = "he_normal"
 

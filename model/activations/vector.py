@@ -1,6 +1,6 @@
 """Vector activations: every output may depend on every component of z.
 
-Each gives its full Jacobian and a vjp that never forms it; a test holds the two together.
+Each has a full Jacobian and a vjp that never forms it; tests prove that the two agree.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sumgrad.model.validation import Array
 class Softmax(Activation):
     """``y_j = exp(z_j) / Σ_k exp(z_k)``; ``J_jk = y_j(δ_jk − y_k)``.
 
-    The largest z of each instance is subtracted first, which changes nothing but overflow.
+    The largest z of each instance is subtracted first, which only prevents overflow.
     """
 
     output: ClassVar[str] = "distribution"
@@ -49,22 +49,21 @@ class Softmax(Activation):
 
 @dataclass(frozen=True)
 class Max(Activation):
-    """``y_j = max_{k ∈ S_j} z_k``: the maximum of each of several subsets of z's components.
+    """``y_j = max_{k ∈ S_j} z_k``: the maxima of subsets of z's components.
 
-    A component may belong to several subsets, or to none. Not differentiable on ties; the
-    subgradient taken is 1 for the arg-max and 0 elsewhere, the first index of the subset on ties,
-    as the lecture has it.
+    A component may belong to several subsets or to none. Subgradient on ties: 1 for the first
+    index of the subset, 0 elsewhere, as in the lecture.
 
     Args:
-        subsets: One tuple of component indices, from 0, for each output; () stands for a single
-            output over all components.
+        subsets: A tuple of component indices, from 0, for each output; () means a single output
+            over all components.
     """
 
     subsets: tuple[tuple[int, ...], ...] = ()
     initializer: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
-        # A spec hands in lists; tuples make it hashable, and frozen as it says.
+        # Specs contain lists; tuples are hashable and cannot be changed.
         object.__setattr__(self, "subsets", as_subsets(self.subsets))
 
     def affine_width(self, units: int) -> int:
@@ -77,38 +76,38 @@ class Max(Activation):
         return len(self.subsets) or 1
 
     @cached_property
-    def _members(self) -> NDArray[np.intp]:
-        """(D_out, longest): the subsets; short ones repeat their first member.
+    def _padded_subsets(self) -> NDArray[np.intp]:
+        """The subsets as (D_out, longest); short ones repeat their first index.
 
-        The arg-max takes the first of equal values, so the repetition never wins.
+        The arg-max takes the first of equal values, so a repetition never wins.
         """
         longest = max(len(subset) for subset in self.subsets)
         padded = [subset + subset[:1] * (longest - len(subset)) for subset in self.subsets]
         return np.array(padded, dtype=np.intp)
 
-    def winners(self, z: Array) -> NDArray[np.intp]:
-        """The arg-max component of each subset, (B, D_out)."""
+    def argmax(self, z: Array) -> NDArray[np.intp]:
+        """Return the component that is the maximum of each subset, (B, D_out)."""
         if not self.subsets:
             overall: NDArray[np.intp] = z.argmax(axis=1)[:, None]
             return overall
-        members = self._members
-        places = z[:, members].argmax(axis=2)
-        winners: NDArray[np.intp] = members[np.arange(len(members)), places]
-        return winners
+        subsets = self._padded_subsets
+        chosen = z[:, subsets].argmax(axis=2)
+        components: NDArray[np.intp] = subsets[np.arange(len(subsets)), chosen]
+        return components
 
     def value(self, z: Array) -> Array:
-        return np.take_along_axis(z, self.winners(z), axis=1)
+        return np.take_along_axis(z, self.argmax(z), axis=1)
 
     def jacobian(self, z: Array) -> Array:
-        chosen = self.winners(z)[:, :, None] == np.arange(z.shape[1])
+        chosen = self.argmax(z)[:, :, None] == np.arange(z.shape[1])
         result: Array = chosen.astype(z.dtype)
         return result
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        """Each ``∇_y`` goes to its arg-max; a component that won several times gets the sum."""
+        """Add each ``∇_y`` to its arg-max component."""
         d_z = np.zeros_like(z)
         rows = np.arange(len(z))[:, None]
-        np.add.at(d_z, (rows, self.winners(z)), d_y)
+        np.add.at(d_z, (rows, self.argmax(z)), d_y)
         return d_z
 
 
@@ -116,9 +115,9 @@ class Max(Activation):
 class Maxout(Activation):
     """``y_j = max`` over the ``pieces`` components of z that belong to unit j.
 
-    A layer of n units has an affine map to ``n·pieces`` components, so that each unit learns a
+    The affine map of a layer of n units has ``n·pieces`` components, so that each unit learns a
     convex piecewise linear function. Component ``j·pieces + p`` is piece p of unit j. Subgradient
-    on ties: the first piece.
+    on ties: 1 for the first piece, 0 elsewhere.
 
     Source: Goodfellow et al., Maxout Networks, 2013.
     """
@@ -135,7 +134,7 @@ class Maxout(Activation):
     def _pieces(self, z: Array) -> Array:
         if z.shape[1] % self.pieces:
             raise ShapeError(f"maxout: z has {z.shape[1]} columns, no multiple of {self.pieces}")
-        # Not -1, which NumPy cannot infer where there are no rows.
+        # The width is computed because NumPy cannot infer -1 for an empty batch.
         return z.reshape(len(z), z.shape[1] // self.pieces, self.pieces)
 
     def value(self, z: Array) -> Array:
@@ -143,7 +142,7 @@ class Maxout(Activation):
         return result
 
     def _chosen(self, z: Array) -> NDArray[np.bool_]:
-        """(B, D_out, pieces): where each unit's maximum stands."""
+        """Return the mask of each unit's maximum, (B, D_out, pieces)."""
         first = self._pieces(z).argmax(axis=2)
         chosen: NDArray[np.bool_] = first[:, :, None] == np.arange(self.pieces)
         return chosen
@@ -151,8 +150,8 @@ class Maxout(Activation):
     def jacobian(self, z: Array) -> Array:
         chosen = self._chosen(z)
         batch, units, _ = chosen.shape
-        own = np.eye(units, dtype=z.dtype)[None, :, :, None]
-        result: Array = (own * chosen[:, :, None, :]).reshape(batch, units, z.shape[1])
+        same_unit = np.eye(units, dtype=z.dtype)[None, :, :, None]
+        result: Array = (same_unit * chosen[:, :, None, :]).reshape(batch, units, z.shape[1])
         return result
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
@@ -161,10 +160,10 @@ class Maxout(Activation):
 
 
 def as_subsets(rows: object) -> tuple[tuple[int, ...], ...]:
-    """What a user gave for `Max.subsets`, checked.
+    """Return the value of `Max.subsets` as tuples.
 
     Raises:
-        OptionError: Anything but a list of lists of indices, none of them empty.
+        OptionError: The value is not a list of non-empty lists of indices.
     """
     if not isinstance(rows, list | tuple) or not all(isinstance(s, list | tuple) for s in rows):
         raise OptionError(f"max: subsets is {rows!r}, expected a list of lists of indices")

@@ -29,7 +29,7 @@ SHAPE = (9, 4)
 
 def half_square(y: Floats, d: Floats) -> Floats:
     return np.array(
-        [float((row - want) @ (row - want)) / 2 for row, want in zip(y, d, strict=True)]
+        [float((row - target) @ (row - target)) / 2 for row, target in zip(y, d, strict=True)]
     )
 
 
@@ -248,9 +248,9 @@ def test_the_unfused_chain_stays_finite_far_out(name: str) -> None:
 @given(z=st.floats(-60, 60), d=st.floats(0, 1))
 @settings(derandomize=True, deadline=None)
 def test_two_class_fused_value_against_extended_precision(z: float, d: float) -> None:
-    want, logit = np.longdouble(d), np.longdouble(z)
+    target, logit = np.longdouble(d), np.longdouble(z)
     expected = np.longdouble(0)
-    for share, sign in ((want, 1), (1 - want, -1)):
+    for share, sign in ((target, 1), (1 - target, -1)):
         if share > 0:
             expected += share * (np.log(share) + np.log1p(np.exp(-sign * logit)))
     value = fused_value(TwoClassKL(), np.array([[z]]), np.array([[d]]))

@@ -1,4 +1,4 @@
-"""The errors of model/: their tree, their facts, and that both survive pickling."""
+"""The errors of model/: their tree and attributes, and that both survive pickling."""
 
 import copy
 import pickle
@@ -17,16 +17,16 @@ def declared() -> Iterator[type[SumgradError]]:
             yield thing
 
 
-class WithFacts(ShapeError):
-    """As the other packages derive them: keyword facts beside the message."""
+class WithStep(ShapeError):
+    """An error with a keyword attribute, as other packages define them."""
 
     def __init__(self, message: str, *, step: int) -> None:
         super().__init__(f"step {step}: {message}", hint="try again")
         self.step = step
 
 
-class Forgetful(WithFacts):
-    """A mutation: pickled as a plain exception is, without its facts."""
+class PlainPickling(WithStep):
+    """A mutation: pickled like a plain exception, without its attributes."""
 
     __reduce__ = Exception.__reduce__  # type: ignore[assignment]
 
@@ -60,17 +60,17 @@ def test_it_survives_pickling_and_copying(
     assert str(copied) == "what happened"
 
 
-def test_facts_of_derived_errors_survive_pickling() -> None:
-    error = pickle.loads(pickle.dumps(WithFacts("too wide", step=7)))
-    assert type(error) is WithFacts
+def test_attributes_of_derived_errors_survive_pickling() -> None:
+    error = pickle.loads(pickle.dumps(WithStep("too wide", step=7)))
+    assert type(error) is WithStep
     assert (str(error), error.step, error.hint) == ("step 7: too wide", 7, "try again")
 
 
-def test_mutation_plain_pickling_loses_them() -> None:
+def test_mutation_plain_pickling_loses_attributes() -> None:
     with pytest.raises(TypeError):
-        pickle.loads(pickle.dumps(Forgetful("too wide", step=7)))
+        pickle.loads(pickle.dumps(PlainPickling("too wide", step=7)))
 
 
-def test_what_a_file_puts_into_a_message_stays_text() -> None:
+def test_control_characters_in_a_message_become_spaces() -> None:
     error = SumgradError("no class 'a\nb\x1b[2Jü'")
     assert str(error) == "no class 'a b [2Jü'"

@@ -241,7 +241,7 @@ def test_initializers_for_another_number_of_layers_are_refused() -> None:
         ({"name": "normal", "deviation": None}, "deviation is None"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(named: Any, message: str) -> None:
+def test_invalid_options_are_refused(named: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         make_initializer(named)
 

@@ -295,7 +295,7 @@ def test_the_same_bits_with_a_cache_used_again(case: str, in_place: bool, rows: 
 
 
 class SquashedReLU(ReLU):
-    """Says nothing of z, and needs it: tanh(max(z, 0)) has another slope."""
+    """Needs z but does not declare it: tanh(max(z, 0)) has another derivative."""
 
     def value(self, z: Floats) -> Floats:
         return np.tanh(super().value(z))
@@ -328,15 +328,15 @@ def test_a_cache_for_other_rows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_same_bits_again_and_with_into(dtype: str) -> None:
+def test_the_same_bits_again_and_with_out(dtype: str) -> None:
     network, parameters, x, d = usual(dtype)
     first = network.gradient_sum(parameters, x, d)
     again = network.gradient_sum(parameters, x, d)
     out = Parameters.zeros(network.layout, dtype)
     out.flat[...] = np.nan
-    given_place = network.gradient_sum(parameters, x, d, out=out)
-    assert given_place.gradients is out
-    assert first.divergence == again.divergence == given_place.divergence
+    written = network.gradient_sum(parameters, x, d, out=out)
+    assert written.gradients is out
+    assert first.divergence == again.divergence == written.divergence
     assert first.gradients.sha256() == again.gradients.sha256() == out.sha256()
 
 
@@ -389,7 +389,7 @@ def test_forward_is_the_lecture() -> None:
     assert network.predict(network.parameters(flat), cache.y[0]).tolist() == [[92.0], [7.0]]
 
 
-def test_evaluation_counts_what_predict_decides() -> None:
+def test_evaluation_counts_correct_predictions() -> None:
     network, parameters, x, _ = usual()
     classes = network.predict(parameters, x).argmax(axis=1)
     classes[:2] = (classes[:2] + 1) % WIDTH
@@ -452,7 +452,7 @@ def test_logits_far_out_are_finite_and_right(end: str, scale: float) -> None:
         (np.full((3, INPUTS), "1"), "expected numbers"),
     ],
 )
-def test_x_that_does_not_fit_is_refused(x: Floats, message: str) -> None:
+def test_invalid_x_is_refused(x: Floats, message: str) -> None:
     network, parameters, *_ = usual()
     with pytest.raises(ShapeError, match=message):
         network.forward(parameters, x)
@@ -470,7 +470,7 @@ def test_x_that_does_not_fit_is_refused(x: Floats, message: str) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["gradient_sum", "input_gradient", "evaluation_sum"])
-def test_d_that_does_not_fit_is_refused(method: str, d: Floats, message: str) -> None:
+def test_invalid_d_is_refused(method: str, d: Floats, message: str) -> None:
     network, parameters, x, _ = usual()
     with pytest.raises(ShapeError, match=message):
         getattr(network, method)(parameters, x, d)
@@ -484,7 +484,7 @@ def test_x_of_any_kind_of_number_is_taken(dtype: DType) -> None:
     assert y.dtype == np.float32
 
 
-def test_sizes_and_dtypes_that_do_not_fit_are_refused() -> None:
+def test_invalid_sizes_and_dtypes_are_refused() -> None:
     layers = (Layer(2, Tanh()),)
     with pytest.raises(OptionError, match="float16"):
         Network(2, layers, L2(), "float16")

@@ -181,7 +181,7 @@ def test_plain_gradient_descent_is_the_lectures_bit_for_bit(dtype: DType) -> Non
 
 
 def check_no_argument_changes(optimizer: Optimizer) -> None:
-    """Neither W, S nor the state handed in is written to."""
+    """Neither W, S nor the given state is modified."""
     W, S, T = problem()
     state = optimizer.init(W)
     for step in range(3):
@@ -303,9 +303,13 @@ def test_decay_of_adamw_does_not_pass_through_its_averages() -> None:
         (np.zeros(SIZE), 0, "T = 0"),
     ],
 )
-def test_a_sum_that_does_not_fit_is_refused(S: Floats, T: int, message: str) -> None:
+def test_an_invalid_sum_is_refused(S: Floats, T: int, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         GradientDescent().update(np.zeros(SIZE), S, T, {}, ETA)
+
+
+def test_sgd_means_gradient_descent() -> None:
+    assert make_optimizer("sgd", weight_decay=0.5) == GradientDescent(weight_decay=0.5)
 
 
 @pytest.mark.parametrize(
@@ -320,11 +324,9 @@ def test_a_sum_that_does_not_fit_is_refused(S: Floats, T: int, message: str) -> 
         ("gradient_descent", {"weight_decay": -1}, "weight_decay is -1"),
         ("gradient_descent", {"weight_decay": math.nan}, "weight_decay is nan"),
         ("gradient_descent", {"momentum": 0.9}, "has no option 'momentum'"),
-        ("sgd", {}, "unknown optimizer 'sgd'"),
+        ("sdg", {}, "unknown optimizer 'sdg'"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(
-    name: str, options: dict[str, Any], message: str
-) -> None:
+def test_invalid_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         make_optimizer(name, **options)

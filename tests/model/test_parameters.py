@@ -32,9 +32,9 @@ def test_the_order_is_layer_by_layer_weights_then_biases() -> None:
     np.testing.assert_array_equal(laid_out, parameters.flat)
 
 
-def test_slots_tell_where_each_array_stands() -> None:
-    slots = [(slot.name, slot.offset, slot.size) for slot in LAYOUT.param_specs]
-    assert slots == [
+def test_param_specs_give_the_offset_of_each_array() -> None:
+    specs = [(spec.name, spec.offset, spec.size) for spec in LAYOUT.param_specs]
+    assert specs == [
         ("W1", 0, 6), ("b1", 6, 2), ("W2", 8, 8), ("b2", 16, 4), ("W3", 20, 1), ("b3", 21, 1)
     ]  # fmt: skip
     assert LAYOUT.size == 22
@@ -73,7 +73,7 @@ def test_zeros(dtype: DType) -> None:
         (np.zeros(44)[::2], "not contiguous"),
     ],
 )
-def test_a_vector_that_does_not_fit_is_refused(flat: Floats, message: str) -> None:
+def test_an_invalid_vector_is_refused(flat: Floats, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         Parameters(LAYOUT, flat)
 

@@ -1,4 +1,4 @@
-"""What model/ offers, pinned; and that it is all it takes to import it."""
+"""The public API of model/, pinned, and the cost of importing it."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_every_public_name_exists_and_is_documented() -> None:
 
 def test_importing_it_loads_nothing_heavy() -> None:
     heavy = "{'ray', 'mlflow', 'pyarrow', 'torch', 'scipy', 'sklearn', 'pandas'}"
-    program = f"import sys, model; print(sorted({heavy} & set(sys.modules)))"
+    program = f"import sys, sumgrad.model; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )

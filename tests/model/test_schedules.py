@@ -49,11 +49,11 @@ def test_cosine_is_symmetric_and_ends_exactly() -> None:
     assert cosine.factor(10) == cosine.factor(10**9) == 0
 
 
-def test_warm_up_grows_to_one_then_starts_the_other_at_its_step_zero() -> None:
-    then = Cosine(steps=4)
-    factors = [Warmup(steps=4, schedule=then).factor(step) for step in range(9)]
+def test_warmup_grows_to_one_then_starts_the_schedule_at_step_zero() -> None:
+    cosine = Cosine(steps=4)
+    factors = [Warmup(steps=4, schedule=cosine).factor(step) for step in range(9)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1]
-    assert factors[4:] == [then.factor(step) for step in range(5)]
+    assert factors[4:] == [cosine.factor(step) for step in range(5)]
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_warm_up_grows_to_one_then_starts_the_other_at_its_step_zero() -> None:
         ({"name": "constant", "steps": 3}, "no option 'steps'"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(named: dict[str, object], message: str) -> None:
+def test_invalid_options_are_refused(named: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         from_config("schedule", SCHEDULES, named)
 
 
-def test_a_warm_up_has_at_least_one_step() -> None:
+def test_a_warmup_without_steps_is_refused() -> None:
     with pytest.raises(OptionError, match="steps is 0"):
         Warmup(steps=0, schedule=Constant())
 

@@ -1,4 +1,4 @@
-"""Shapes and dtypes are held to what the equation states, in words that name the array."""
+"""Checks of shapes and dtypes, and hints for unknown names."""
 
 from typing import Any
 
@@ -59,23 +59,30 @@ def test_numbers_become_row_major_and_of_the_dtype(array: Any) -> None:
     assert numbers.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_what_fits_is_not_copied() -> None:
+def test_an_array_of_the_right_layout_is_not_copied() -> None:
     array = np.zeros((2, 3), np.float32)
     assert as_float_array("x", array, "float32") is array
 
 
-def test_what_is_misaligned_is_copied() -> None:
+def test_a_misaligned_array_is_copied() -> None:
     array = np.frombuffer(bytes(25), np.uint8)[1:].view(np.float32)
     assert not array.flags.aligned
     assert as_float_array("x", array, "float32").flags.aligned
 
 
 @pytest.mark.parametrize("array", [np.array(["1"]), np.array([None]), np.array([1j])])
-def test_what_is_no_number_is_refused(array: Any) -> None:
+def test_an_array_without_numbers_is_refused(array: Any) -> None:
     with pytest.raises(ShapeError, match=r"^x is .*, expected numbers$"):
         as_float_array("x", array, "float32")
 
 
-def test_hints_name_the_nearest_or_all() -> None:
+def test_hints_name_the_most_similar_name_or_all() -> None:
     assert did_you_mean("reluu", ["relu", "selu", "tanh"]) == "did you mean 'relu'?"
     assert did_you_mean("qqq", ["tanh", "relu"]) == "known: relu, tanh"
+    assert did_you_mean("", ["b", "a"]) == "known: a, b"
+
+
+def test_hints_know_the_names_of_other_libraries() -> None:
+    assert did_you_mean("linear", ["identity", "relu"]) == "did you mean 'identity'?"
+    assert did_you_mean("Swish", ["silu", "relu"]) == "did you mean 'silu'?"
+    assert did_you_mean("linear", ["relu", "tanh"]) == "known: relu, tanh"

@@ -57,7 +57,7 @@ class LastWinnerMax(Max):
 
     def vjp(self, z: Floats, y: Floats, d_y: Floats) -> Floats:
         d_z = np.zeros_like(z)
-        d_z[np.arange(len(z))[:, None], self.winners(z)] += d_y
+        d_z[np.arange(len(z))[:, None], self.argmax(z)] += d_y
         return d_z
 
 
@@ -162,7 +162,7 @@ def test_max_takes_the_first_index_of_the_subset_on_ties() -> None:
 def test_padding_of_short_subsets_never_wins_a_tie() -> None:
     z = np.array([[5.0, 5.0, 5.0, 5.0]])
     uneven = Max(subsets=((1, 0), (0, 1, 2, 3), (2,)))
-    assert uneven.winners(z).tolist() == [[1, 0, 2]]
+    assert uneven.argmax(z).tolist() == [[1, 0, 2]]
 
 
 def test_max_sums_gradients_of_overlapping_subsets_and_skips_those_in_none() -> None:

@@ -1,4 +1,4 @@
-"""The gradient check passes right gradients of every kind, and catches wrong ones."""
+"""The gradient check passes correct gradients of every kind and catches wrong ones."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -75,7 +75,7 @@ class WrongTanh(Tanh):
 
 
 @dataclass(frozen=True)
-class WrongInOnePlace(Tanh):
+class WrongForLargeInputs(Tanh):
     """Wrong only for larger z."""
 
     def derivative(self, z: Array, y: Array) -> Array:
@@ -110,7 +110,7 @@ def names_of_wrong(checks: tuple[GradientCheck, ...]) -> set[str]:
     return {check.name for check in checks if not check.ok}
 
 
-@pytest.mark.parametrize("wrong", [WrongTanh(), WrongInOnePlace(), NotANumber()])
+@pytest.mark.parametrize("wrong", [WrongTanh(), WrongForLargeInputs(), NotANumber()])
 def test_mutation_a_wrong_derivative_is_caught_in_the_layer_below(wrong: Activation) -> None:
     found = names_of_wrong(run(wrong, Tanh(), L2()))
     assert {"W1", "x"} <= found
@@ -186,7 +186,7 @@ def test_mutation_a_wrong_subgradient_of_one_unit_among_many_is_caught() -> None
     assert not by_b1.ok
 
 
-def test_a_step_is_one_of_z_whatever_the_scale_of_x() -> None:
+def test_the_step_is_one_of_z_at_any_scale_of_x() -> None:
     network = Network(3, (Layer(4, Tanh()), Layer(1, make_activation("identity"))), L2())
     parameters = some_parameters(network, 0)
     parameters.W[0][...] *= 1e-6
@@ -212,8 +212,8 @@ def test_ties_of_overlapping_subsets_pass() -> None:
     assert all(check.ok for check in checks), checks
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 255.0])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scale", [0.01, 255.0])
+@pytest.mark.parametrize("seed", range(2))
 def test_random_networks_pass_at_any_scale_and_with_a_blank_instance(
     seed: int, scale: float
 ) -> None:
@@ -263,7 +263,7 @@ def test_mutation_a_wrong_vjp_of_any_activation_is_caught(case: str) -> None:
         network = some_network([activation, Tanh()], L2())
         x = np.random.default_rng(1).standard_normal((ROWS, network.inputs))
         d = some_targets(network.divergence, (ROWS, network.outputs), seed=1)
-        checks = check_gradients(network, some_parameters(network, 1), x, d, seed=0)
+        checks = check_gradients(network, some_parameters(network, 1), x, d, seed=0, entries=4)
         assert names_of_wrong(checks) == expected, checks
 
 
@@ -281,14 +281,14 @@ def test_mutation_a_wrong_gradient_of_any_divergence_is_caught(name: str, fused:
     wrong = type("Wrong", (kind,), {"gradient": gradient, "fused_gradient": fused_gradient})
     output = kind.fused() if kind.fused else Tanh()
     if not fused:
-        # A class of its own, of which the divergence does not know that it could be fused.
+        # Only the exact class is fused, so a subclass takes the unfused path.
         output = type("Plain", (type(output),), {})()
     for divergence, ok in ((kind(), True), (wrong(), False)):
         network = some_network([Tanh(), output], divergence)
         assert network.fused == (fused and kind.fused is not None)
         x = np.random.default_rng(2).standard_normal((ROWS, network.inputs))
         d = some_targets(kind(), (ROWS, network.outputs), seed=2)
-        checks = check_gradients(network, some_parameters(network, 2), x, d, seed=0)
+        checks = check_gradients(network, some_parameters(network, 2), x, d, seed=0, entries=3)
         assert {check.ok for check in checks} == {ok}, checks
 
 
@@ -296,7 +296,7 @@ def test_the_same_seed_gives_the_same_checks() -> None:
     assert run(Tanh(), Tanh(), L2()) == run(Tanh(), Tanh(), L2())
 
 
-def test_nothing_it_is_given_is_changed() -> None:
+def test_arguments_are_not_changed() -> None:
     network = Network(3, (Layer(4, ReLU()), Layer(2, Tanh())), L2())
     parameters = initial_parameters(network, seed=0)
     x, d = np.ones((2, 3), np.float32), np.zeros((2, 2), np.float32)
@@ -308,7 +308,7 @@ def test_nothing_it_is_given_is_changed() -> None:
 
 
 def test_a_large_network_is_checked_along_few_directions() -> None:
-    layers = (Layer(1024, ReLU()), Layer(1024, ReLU()), Layer(10, Softmax()))
+    layers = (Layer(300, ReLU()), Layer(300, ReLU()), Layer(10, Softmax()))
     network = Network(784, layers, MultiClassKL())
     generator = np.random.default_rng(0)
     checks = check_gradients(
@@ -317,5 +317,6 @@ def test_a_large_network_is_checked_along_few_directions() -> None:
         generator.random((8, 784)),
         generator.integers(0, 10, 8),
         seed=0,
+        entries=4,
     )
     assert all(check.ok for check in checks), checks
