@@ -15,3 +15,8 @@ def user_directory(variable: str, default: str) -> Path:
     # Path.home raises where there is none. What is given then cannot be used, which is told later.
     above = base if base.is_absolute() else Path(os.path.expanduser("~"), default)  # noqa: PTH111
     return above / "sumgrad"
+
+
+def local_cluster_directory() -> Path:
+    """Return where the cluster of ``sumgrad cluster up`` keeps its token, logs, curves and runs."""
+    return user_directory("XDG_STATE_HOME", ".local/state") / "cluster"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sumgrad.jobs.service.local.cluster import folder
+from sumgrad.jobs.config.directories import local_cluster_directory
 
 
 def token_hint(file: Path) -> str:
@@ -11,7 +11,7 @@ def token_hint(file: Path) -> str:
     Args:
         file: That should hold the token.
     """
-    if file == folder() / "token":
+    if file == local_cluster_directory() / "token":
         # A new one is made where there is no file.
         return f"'sumgrad cluster down', 'rm -f {file}' and 'sumgrad cluster up' make another one"
     return f"whoever set the cluster up has its token, which belongs into {file}"

@@ -1,16 +1,17 @@
-"""A cluster on this machine for people without one: Ray's head and an MLflow server that stay.
+"""A cluster on this machine: Ray's head and an MLflow server, which stay after the command.
 
-Both listen on loopback alone, and ask for a token. Everything they leave is in one folder.
+Both listen on loopback alone and ask for a token. Everything that they write is in one folder.
 """
 
 import json
+import logging
 import shutil
-import time
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from sumgrad.cluster.ray_backend.session import (
     RAY_DIRECTORY,
@@ -19,142 +20,136 @@ from sumgrad.cluster.ray_backend.session import (
 )
 from sumgrad.jobs.config.clusters import Cluster, read_cluster_config, write_cluster_config
 from sumgrad.jobs.config.credentials import USER
-from sumgrad.jobs.config.directories import user_directory
+from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable
 from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable, TrackingError
 from sumgrad.jobs.service.client.follow import wait
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.local import servers
-from sumgrad.jobs.service.local.processes import Process, start
+from sumgrad.jobs.service.local.processes import ServerProcess, start_process
 from sumgrad.jobs.service.local.servers import HOST
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.memory import read_small_file
+from sumgrad.jobs.support.polling import wait_until
 from sumgrad.model.errors import SumgradError
 
-_TEMPORARY = "sumgrad-up-"
-#: The name of its context.
+_logger = logging.getLogger(__name__)
+#: The name of the cluster in the user's configuration.
 NAME = "local"
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
-#: Both servers need seconds to start, on a busy machine many.
-PATIENCE_S = 120.0
+#: Both servers need seconds to start, and many more on a busy machine.
+START_TIMEOUT_S = 120.0
+_TEMPORARY_PREFIX = "sumgrad-up-"
 
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """What is running.
+    """The servers that `up` has started.
 
     Attributes:
-        address: Of Ray's dashboard.
-        tracking_uri: Of the MLflow server.
-        ray: The head.
-        mlflow: The server.
-        cpus: That jobs may use; None for all.
-        temporary: Where Ray's own files are. Nobody else can look into it, and it is no other
-            instance's: Ray's jobs find their cluster by a file in it.
+        address: Ray's dashboard.
+        tracking_uri: The MLflow server.
+        temporary: Ray's own files: a private folder for this instance alone, because Ray's jobs
+            find their cluster by a file in it.
+        ray: The process of Ray's head.
+        mlflow: The process of the MLflow server.
+        cpus: CPUs for jobs; None for all.
     """
 
     address: str
     tracking_uri: str
     temporary: str
-    ray: Process
-    mlflow: Process
+    ray: ServerProcess
+    mlflow: ServerProcess
     cpus: int | None = None
 
     @property
     def cluster(self) -> Cluster:
-        """As its context has it."""
-        token = folder() / "token"
+        """The entry in the user's configuration."""
+        token = local_cluster_directory() / "token"
         return Cluster(
             self.address, NAME, self.tracking_uri, token_file=token, tracking_token_file=token
         )
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether both servers run."""
+        return self.ray.is_alive and self.mlflow.is_alive
 
-def folder() -> Path:
-    """Where it keeps its token, logs, curves and runs."""
-    return user_directory("XDG_STATE_HOME", ".local/state") / "cluster"
+
+def _record_file() -> Path:
+    return local_cluster_directory() / "cluster.json"
+
+
+def _write_record(cluster: LocalCluster) -> None:
+    write_text(_record_file(), json.dumps(asdict(cluster)))
 
 
 def running() -> LocalCluster | None:
-    """The cluster that was started and has not been ended; its servers may have died."""
+    """Return the cluster that was started and not stopped; its servers may have died."""
     try:
-        value: dict[str, Any] = json.loads(read_small_file(folder() / "cluster.json", 1 << 16))
-        return LocalCluster(
-            str(value["address"]),
-            str(value["tracking_uri"]),
-            str(value["temporary"]),
-            _process(value["ray"]),
-            _process(value["mlflow"]),
-            None if value.get("cpus") is None else int(value["cpus"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        text = read_small_file(_record_file(), 1 << 16)
+        return TypeAdapter(LocalCluster).validate_json(text)
+    except (OSError, ValueError):
         return None
 
 
-def _process(value: Mapping[str, Any]) -> Process:
-    # A number that is no process's would mean a group of them, or all.
-    pid, began = int(value["pid"]), int(value["began"])
-    if pid <= 1:
-        raise ValueError(f"{pid} is no process of ours")
-    return Process(pid, began)
-
-
 def up(
-    note: Callable[[str], None],
-    *,
-    cpus: int | None = None,
-    port: int | None = None,
-    mlflow_port: int | None = None,
+    *, cpus: int | None = None, port: int | None = None, mlflow_port: int | None = None
 ) -> tuple[LocalCluster, bool]:
-    """Start it, and have commands mean it from now on.
+    """Start a cluster on this machine, and make it the current one.
 
     Args:
-        note: Takes a line.
-        cpus: CPUs that jobs may use; by default all.
-        port: Of the dashboard; 8265 where nothing is said.
-        mlflow_port: Of MLflow; 5000 where nothing is said.
+        cpus: CPUs for jobs; all by default.
+        port: Port of Ray's dashboard; 8265 by default.
+        mlflow_port: Port of MLflow; 5000 by default.
 
     Returns:
         The cluster, and whether it is new.
 
     Raises:
         ServiceUnreachable: It did not start.
-        ClusterConfigError: It runs, and not as it is wanted; or the file of names is damaged.
+        ClusterConfigError: One runs with other options, a port cannot be used, or the user's
+            configuration is damaged.
     """
-    # Its name has to be written there in the end.
+    # Fails early where the cluster's name could not be written in the end.
     write_cluster_config(read_cluster_config())
     servers.check_installed()
-    there = running()
-    if there is not None and there.ray.is_alive:
-        _expect_same(there, cpus, port, mlflow_port)
-        # Jobs may be running.
-        there = _with_mlflow(there, note)
-        _await(there)
-        _use(there.cluster)
-        return there, False
-    if there is not None:
-        note("Ray has died: ending what is left of it")
-        down(note)
-    started = _new(note, cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT)
-    _use(started.cluster)
-    return started, True
+    existing = running()
+    is_new = existing is None or not existing.ray.is_alive
+    if existing is not None and not is_new:
+        _check_options(existing, cpus, port, mlflow_port)
+        # Ray is left alone: its jobs may be running.
+        cluster = _ensure_mlflow(existing)
+        _wait_until_ready(cluster)
+    else:
+        if existing is not None:
+            _logger.info("Ray has died: ending what is left of it")
+            down()
+        cluster = _start_servers(cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT)
+    write_cluster_config(read_cluster_config().with_cluster(cluster.cluster).using(NAME))
+    return cluster, is_new
 
 
-def _expect_same(
-    there: LocalCluster, cpus: int | None, port: int | None, mlflow_port: int | None
+def _check_options(
+    existing: LocalCluster, cpus: int | None, port: int | None, mlflow_port: int | None
 ) -> None:
-    """Raise if something else is wanted than what runs."""
-    pairs = (
-        ("--port", port, _port(there.address)),
-        ("--mlflow-port", mlflow_port, _port(there.tracking_uri)),
-        ("--cpus", cpus, there.cpus),
+    """Raise if the existing cluster has other options than the requested ones."""
+    options = (
+        ("--port", port, _port(existing.address)),
+        ("--mlflow-port", mlflow_port, _port(existing.tracking_uri)),
+        ("--cpus", cpus, existing.cpus),
     )
-    others = [(name, has) for name, wanted, has in pairs if wanted is not None and wanted != has]
-    if others:
-        has = ", ".join(f"{name} {value or 'for all of them'}" for name, value in others)
+    different = [
+        f"{name} {actual or 'for all of them'}"
+        for name, requested, actual in options
+        if requested is not None and requested != actual
+    ]
+    if different:
         raise ClusterConfigError(
-            f"a cluster runs on this machine already, with {has}",
-            hint="'sumgrad cluster down' ends it, and saves its jobs; then 'sumgrad cluster up' "
-            "anew. Without options 'up' leaves it as it is",
+            f"a cluster runs on this machine already, with {', '.join(different)}",
+            hint="'sumgrad cluster down' saves its jobs and ends it; 'sumgrad cluster up' without "
+            "options leaves it as it is",
         )
 
 
@@ -162,131 +157,129 @@ def _port(uri: str) -> int:
     return int(uri.rpartition(":")[2])
 
 
-def _new(
-    note: Callable[[str], None], cpus: int | None, port: int, mlflow_port: int
-) -> LocalCluster:
-    """Start both servers; neither is left if one does not answer."""
-    if port == mlflow_port:
-        raise ClusterConfigError(f"Ray's dashboard and MLflow cannot both have port {port}")
-    for what, number in (("Ray's dashboard", port), ("MLflow", mlflow_port)):
-        servers.check_port_free(what, number)
-    place = folder()
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    token = place / "token"
+def _start_servers(cpus: int | None, port: int, mlflow_port: int) -> LocalCluster:
+    """Start both servers; end both if one of them does not answer."""
+    servers.check_ports(port, mlflow_port)
+    folder = local_cluster_directory()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    token = folder / "token"
     create_token_file(token)
     uri = f"http://{HOST}:{mlflow_port}"
-    note(f"starting Ray and MLflow on {HOST}; logs in {place}")
-    temporary = str(make_private_directory(_TEMPORARY))
-    with ExitStack() as undoing:
-        undoing.callback(shutil.rmtree, temporary, ignore_errors=True)
+    _logger.info("starting Ray and MLflow on %s; logs in %s", HOST, folder)
+    temporary = str(make_private_directory(_TEMPORARY_PREFIX))
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, temporary, ignore_errors=True)
         mlflow = _start_mlflow(mlflow_port)
-        undoing.callback(mlflow.end)
+        undo.callback(mlflow.terminate)
         command = [*servers.ray_command(port, cpus), "--temp-dir", f"{temporary}/{RAY_DIRECTORY}"]
-        environment = servers.ray_environment(place, token, uri)
-        ray = start(command, environment, place, place / "ray.log")
-        undoing.callback(ray.end)
-        started = LocalCluster(f"http://{HOST}:{port}", uri, temporary, ray, mlflow, cpus)
-        undoing.callback((place / "cluster.json").unlink, missing_ok=True)
-        write_text(place / "cluster.json", json.dumps(asdict(started)))
-        _await(started)
-        undoing.pop_all()
-    return started
+        environment = servers.ray_environment(folder, token, uri)
+        ray = start_process(command, environment, folder, folder / "ray.log")
+        undo.callback(ray.terminate)
+        cluster = LocalCluster(f"http://{HOST}:{port}", uri, temporary, ray, mlflow, cpus)
+        undo.callback(_record_file().unlink, missing_ok=True)
+        _write_record(cluster)
+        _wait_until_ready(cluster)
+        undo.pop_all()
+    return cluster
 
 
-def _start_mlflow(port: int) -> Process:
-    place = folder()
-    command = servers.mlflow_command(place, place / "token", port)
-    return start(command, servers.mlflow_environment(), place, place / "mlflow.log")
+def _start_mlflow(port: int) -> ServerProcess:
+    folder = local_cluster_directory()
+    command = servers.mlflow_command(folder, folder / "token", port)
+    return start_process(command, servers.mlflow_environment(), folder, folder / "mlflow.log")
 
 
-def _with_mlflow(there: LocalCluster, note: Callable[[str], None]) -> LocalCluster:
-    """The cluster with an MLflow server that runs, be it another one."""
-    if there.mlflow.is_alive:
-        return there
-    note("MLflow has died: starting it again")
-    there.mlflow.end()
-    port = _port(there.tracking_uri)
-    # Whoever may have its port by now is not shown the token.
+def _ensure_mlflow(cluster: LocalCluster) -> LocalCluster:
+    """Return the cluster with its MLflow server running, started again if it has died."""
+    if cluster.mlflow.is_alive:
+        return cluster
+    _logger.info("MLflow has died: starting it again")
+    cluster.mlflow.terminate()
+    port = _port(cluster.tracking_uri)
+    # Another program that listens there must not receive the token.
     servers.check_port_free("MLflow", port)
-    there = replace(there, mlflow=_start_mlflow(port))
-    write_text(folder() / "cluster.json", json.dumps(asdict(there)))
-    return there
+    cluster = replace(cluster, mlflow=_start_mlflow(port))
+    _write_record(cluster)
+    return cluster
 
 
-def down(note: Callable[[str], None] = lambda _: None) -> bool:
-    """End it; gives whether anything ran. Jobs are told to end first. Curves and runs stay."""
-    there = running()
-    if there is None:
-        return False
-    if there.ray.is_alive:
-        try:
-            _stop_jobs(RayJobsClient(there.cluster), note)
-        except SumgradError as error:
-            note(f"jobs could not be told to end, and end unsaved: {error.message}")
-    there.ray.end()
-    there.mlflow.end()
-    (folder() / "cluster.json").unlink(missing_ok=True)
-    if Path(there.temporary).name.startswith(_TEMPORARY):
-        shutil.rmtree(there.temporary, ignore_errors=True)
-    try:
-        contexts = read_cluster_config()
-        if NAME in contexts.clusters:
-            write_cluster_config(contexts.without(NAME))
-    except SumgradError as error:
-        note(f"it was ended, and its name stays: {error.message}")
-    return True
+def _wait_until_ready(cluster: LocalCluster) -> None:
+    client = RayJobsClient(cluster.cluster)
+    problem = ""
 
-
-def _stop_jobs(server: RayJobsClient, note: Callable[[str], None]) -> None:
-    """Have jobs save themselves."""
-    living = [attempt.submission_id for attempt in server.attempts() if not attempt.has_ended]
-    for name in living:
-        note(f"stopping job {name}")
-        server.stop(name)
-    for name in living:
-        wait(server, name, note, seconds=servers.STOP_JOB_S)
-
-
-def _use(cluster: Cluster) -> None:
-    write_cluster_config(read_cluster_config().with_cluster(cluster).using(NAME))
-
-
-def _await(started: LocalCluster) -> None:
-    give_up = time.monotonic() + PATIENCE_S
-    server = RayJobsClient(started.cluster)
-    while True:
-        for name, process in (("ray", started.ray), ("mlflow", started.mlflow)):
+    def is_ready() -> bool:
+        nonlocal problem
+        for name, process in (("ray", cluster.ray), ("mlflow", cluster.mlflow)):
             if not process.is_alive:
-                log = folder() / f"{name}.log"
+                log = local_cluster_directory() / f"{name}.log"
                 raise ServiceUnreachable(f"{name} did not start: {_last_line(log)}", hint=str(log))
         try:
-            server.server_info()
-            check_tracking_reachable(started.tracking_uri)
+            client.server_info()
+            check_tracking_reachable(cluster.tracking_uri)
         except (ServiceUnreachable, TrackingError) as error:
-            if time.monotonic() > give_up:
-                raise ServiceUnreachable(error.message, hint=f"see {folder()}") from None
-            time.sleep(0.2)
-        else:
-            return
+            problem = error.message
+            return False
+        return True
+
+    if not wait_until(is_ready, START_TIMEOUT_S, interval=0.2):
+        raise ServiceUnreachable(problem, hint=f"logs are in {local_cluster_directory()}")
 
 
 def _last_line(log: Path) -> str:
     with suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
     return "it left no log"
 
 
-def status_lines(there: LocalCluster) -> list[str]:
-    """For a person."""
+def down() -> bool:
+    """Stop the cluster's jobs, so that they save themselves, and end it; curves and runs stay.
 
-    def state(process: Process) -> str:
-        return "runs" if process.is_alive else "has died"
+    Returns:
+        Whether there was one.
+    """
+    cluster = running()
+    if cluster is None:
+        return False
+    if cluster.ray.is_alive:
+        try:
+            _stop_jobs(RayJobsClient(cluster.cluster))
+        except SumgradError as error:
+            _logger.warning("jobs cannot be stopped and end unsaved: %s", error.message)
+    cluster.ray.terminate()
+    cluster.mlflow.terminate()
+    _record_file().unlink(missing_ok=True)
+    if Path(cluster.temporary).name.startswith(_TEMPORARY_PREFIX):
+        shutil.rmtree(cluster.temporary, ignore_errors=True)
+    try:
+        config = read_cluster_config()
+        if NAME in config.clusters:
+            write_cluster_config(config.without(NAME))
+    except SumgradError as error:
+        _logger.warning("the cluster has ended, but its name stays: %s", error.message)
+    return True
 
+
+def _stop_jobs(client: RayJobsClient) -> None:
+    running = [each.submission_id for each in client.attempts() if not each.has_ended]
+    for name in running:
+        _logger.info("stopping job %s", name)
+        client.stop(name)
+    for name in running:
+        wait(client, name, _logger.info, seconds=servers.STOP_JOB_TIMEOUT_S)
+
+
+def status_lines(cluster: LocalCluster) -> list[str]:
+    """Return what the user needs to know of the cluster."""
+
+    def state(process: ServerProcess) -> str:
+        return f"{'running' if process.is_alive else 'dead'} (process {process.pid})"
+
+    folder = local_cluster_directory()
     return [
-        f"Ray      {there.address}  {state(there.ray)} (process {there.ray.pid})",
-        f"MLflow   {there.tracking_uri}  {state(there.mlflow)} (process {there.mlflow.pid})",
-        f"token    {folder() / 'token'}",
-        f"login    MLflow's page asks for the user '{USER}' and a password: that token",
-        f"files    {folder()}",
+        f"Ray      {cluster.address}  {state(cluster.ray)}",
+        f"MLflow   {cluster.tracking_uri}  {state(cluster.mlflow)}",
+        f"token    {folder / 'token'}",
+        f"login    on MLflow's page: the user '{USER}', with the token as the password",
+        f"files    {folder}",
     ]

@@ -1,83 +1,85 @@
-"""Processes that outlive the command that started them: found again, and ended with all of theirs.
-
-What the kernel says of them is read from ``/proc``.
-"""
+"""Server processes that outlive the command that started them."""
 
 import os
-import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-#: A process that is told to end has so long before it is killed.
-STOP_S = 20.0
+import psutil
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from sumgrad.jobs.support.polling import wait_until
+
+#: Seconds that a process has to end after SIGTERM, before it is killed.
+STOP_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
-class Process:
-    """A server of ours.
+class ServerProcess:
+    """A process that leads a session of its own; all that it starts belongs to the session.
 
     Attributes:
-        pid: Its process id; it leads a session of its own, which all that it starts belongs to.
-        began: Its start as the kernel counts it, so that no other process is taken for it.
+        pid: Its process id.
+        started: Seconds between the machine's boot and its start, to tell it from a later process
+            with the same id.
     """
 
-    pid: int
-    began: int
+    # The ids below address groups of processes, or init.
+    pid: Annotated[int, Field(gt=1)]
+    started: float
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs."""
-        return start_of(self.pid) == self.began
+        """Whether it runs."""
+        return start_time(self.pid) == self.started
 
-    def end(self) -> None:
-        """End it and all that it has started, also what has outlived it."""
-        # First it alone, which ends its own in their order: one of Ray's waits long for another.
-        self._end(signal.SIGTERM, lambda: [self.pid] if self.is_alive else [])
-        self._end(signal.SIGTERM, self._session)
-        self._end(signal.SIGKILL, self._session)
+    def terminate(self) -> None:
+        """End it and everything that it has started, including what has outlived it."""
+        # The leader first and alone: Ray's ends its own processes in their order.
+        self._signal(psutil.Process.terminate, lambda: [self.pid] if self.is_alive else [])
+        self._signal(psutil.Process.terminate, self._session)
+        self._signal(psutil.Process.kill, self._session)
+        self._reap()
+
+    def _signal(
+        self, send: Callable[[psutil.Process], None], find_running: Callable[[], list[int]]
+    ) -> None:
+        """Signal processes, and wait until they have ended or the time is up."""
+        for pid in find_running():
+            with suppress(psutil.Error):
+                send(psutil.Process(pid))
+
+        def have_ended() -> bool:
+            self._reap()
+            return not find_running()
+
+        wait_until(have_ended, STOP_TIMEOUT_S)
+
+    def _reap(self) -> None:
         with suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
 
-    def _end(self, number: signal.Signals, living: Callable[[], list[int]]) -> None:
-        """Send a signal, and wait a while until nobody lives any more whom it was for."""
-        for pid in living():
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-        give_up = time.monotonic() + STOP_S
-        while living() and time.monotonic() < give_up:
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
-            time.sleep(0.05)
-
     def _session(self) -> list[int]:
-        """What is alive of its session; nothing where another process has got its number."""
-        leader = stat_of(self.pid)
-        if leader is not None and leader.began != self.began:
+        """Return the running processes of the session; none if its id belongs to a later one."""
+        leader = start_time(self.pid)
+        if leader is not None and leader != self.started:
             return []
-        found = []
-        for place in Path("/proc").glob("[1-9]*"):
-            process = stat_of(int(place.name))
-            if process is None or process.session != self.pid or process.began < self.began:
-                continue
-            if process.is_alive:
-                found.append(int(place.name))
-        return found
+        return [pid for pid in psutil.pids() if _session_id(pid) == self.pid and _is_running(pid)]
 
 
-def start(
+def start_process(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
-) -> Process:
+) -> ServerProcess:
     """Start a process in a session of its own.
 
     Args:
         command: The program and its arguments.
-        environment: All that it gets.
-        folder: Its current folder.
-        log: The file that it writes on.
+        environment: All of its environment.
+        folder: Its working folder.
+        log: The file that its output is appended to.
 
     Raises:
         OSError: It cannot be started.
@@ -92,38 +94,29 @@ def start(
             env=environment,
             start_new_session=True,
         )
-    # One that has died at once is there as long as nobody has asked for its exit code.
-    found = stat_of(started.pid)
-    return Process(started.pid, found.began if found is not None else 0)
+    # A process that ended at once remains as a zombie, with its start time, until it is reaped.
+    return ServerProcess(started.pid, _since_boot(psutil.Process(started.pid)))
 
 
-@dataclass(frozen=True)
-class Stat:
-    """What the kernel says of a process.
-
-    Attributes:
-        session: The session that it belongs to.
-        began: Its start, in ticks.
-        is_alive: Whether it runs, and is not only its remains.
-    """
-
-    session: int
-    began: int
-    is_alive: bool
+def start_time(pid: int) -> float | None:
+    """Return when a running process started, in seconds since boot; None if there is none."""
+    return _since_boot(psutil.Process(pid)) if _is_running(pid) else None
 
 
-def stat_of(pid: int) -> Stat | None:
-    """What the kernel says of a process; None if there is none."""
+def _since_boot(process: psutil.Process) -> float:
+    # psutil adds the boot time, which changes when the clock is set.
+    return round(process.create_time() - psutil.boot_time(), 2)
+
+
+def _is_running(pid: int) -> bool:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
+
+
+def _session_id(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
     except OSError:
         return None
-    # The name before it may hold anything, also blanks and brackets.
-    fields = text.rpartition(")")[2].split()
-    return Stat(int(fields[3]), int(fields[19]), is_alive=fields[0] not in "ZX")
-
-
-def start_of(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks; None if there is none, or only its remains."""
-    found = stat_of(pid)
-    return found.began if found is not None and found.is_alive else None

@@ -1,7 +1,4 @@
-"""What ``sumgrad cluster up`` starts, and with which ports, options and environment.
-
-Both servers listen on loopback alone, and both ask for the same token.
-"""
+"""The two servers of ``sumgrad cluster up``: their ports, command lines and environments."""
 
 import importlib.util
 import os
@@ -10,39 +7,62 @@ import sys
 from pathlib import Path
 
 from sumgrad.jobs.config.credentials import TOKEN_FILE
-from sumgrad.jobs.errors import ServiceUnreachable
+from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable
 from sumgrad.jobs.service.versions import INSTALL_HINT
 
 HOST = "127.0.0.1"
-#: As long as Ray itself waits before it kills them.
-STOP_JOB_S = 30.0
-#: MLflow would start four more processes, a gigabyte in all, for evaluations that nobody here has.
-_MLFLOW = {
+#: Seconds that Ray gives a stopped job before it kills it.
+STOP_JOB_TIMEOUT_S = 30.0
+#: Ray takes these ports for its workers' processes and refuses any other use of them.
+RAY_WORKER_PORTS = range(10002, 20000)
+_MLFLOW_ENVIRONMENT = {
+    # Job execution would start four more processes, a gigabyte in all.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-#: With this Ray uses loopback alone, as it does on other systems by default.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-#: What the caller may have for another cluster.
-_OTHERS = ("RAY_AUTH_TOKEN",)
+_PORT_HINT = "--port and --mlflow-port choose others"
 
 
 def check_installed() -> None:
-    """Raise unless what Ray and MLflow leave out by default is installed."""
+    """Raise unless the optional parts of Ray and MLflow are installed."""
     parts = {
         "Ray's dashboard, which takes jobs,": ("aiohttp_cors", "opencensus"),
         "what MLflow needs to ask for a login": ("flask_wtf",),
     }
-    for what, names in parts.items():
-        if any(importlib.util.find_spec(name) is None for name in names):
-            raise ServiceUnreachable(f"{what} is not installed here", hint=INSTALL_HINT)
+    for part, modules in parts.items():
+        if any(importlib.util.find_spec(name) is None for name in modules):
+            raise ServiceUnreachable(f"{part} is not installed here", hint=INSTALL_HINT)
 
 
-def check_port_free(what: str, port: int) -> None:
+def check_ports(port: int, mlflow_port: int) -> None:
+    """Raise unless both servers can listen at their ports.
+
+    Args:
+        port: Port of Ray's dashboard.
+        mlflow_port: Port of MLflow.
+
+    Raises:
+        ClusterConfigError: The ports are equal, or Ray uses the dashboard's for its workers.
+        ServiceUnreachable: Another program listens there.
+    """
+    if port == mlflow_port:
+        raise ClusterConfigError(f"Ray's dashboard and MLflow cannot both have port {port}")
+    if port in RAY_WORKER_PORTS:
+        first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
+        raise ClusterConfigError(
+            f"port {port}, for Ray's dashboard, is among the ports {first} to {last} that Ray "
+            "takes for its worker processes",
+            hint="--port chooses another, below or above them",
+        )
+    check_port_free("Ray's dashboard", port)
+    check_port_free("MLflow", mlflow_port)
+
+
+def check_port_free(server: str, port: int) -> None:
     """Raise unless a server can listen at a port.
 
     Raises:
-        ServiceUnreachable: Somebody else does.
+        ServiceUnreachable: Another program does.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,88 +70,90 @@ def check_port_free(what: str, port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServiceUnreachable(
-                f"port {port}, for {what}, cannot be had: {error.strerror}",
-                hint="--port and --mlflow-port choose others",
+                f"port {port}, for {server}, is not available: {error.strerror}", hint=_PORT_HINT
             ) from None
 
 
-def mlflow_command(place: Path, token: Path, port: int) -> list[str]:
-    """MLflow's server.
+def mlflow_command(folder: Path, token: Path, port: int) -> list[str]:
+    """Return the command line of MLflow's server.
 
     Args:
-        place: The folder for all that it keeps.
+        folder: Where it keeps its database, artifacts and users.
         token: The file with the password.
-        port: At which it listens.
+        port: Where it listens.
     """
+    module = "sumgrad.jobs.service.local.mlflow_server"
     return [
-        *(
-            sys.executable,
-            "-P",
-            "-m",
-            "sumgrad.jobs.service.local.mlflow_server",
-            str(token),
-            str(place),
-        ),
+        *(sys.executable, "-P", "-m", module, str(token), str(folder)),
         *("--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}"),
-        *("--artifacts-destination", (place / "mlartifacts").as_uri()),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--artifacts-destination", (folder / "mlartifacts").as_uri()),
         *("--allowed-hosts", f"{HOST}:{port},localhost:{port}"),
     ]
 
 
 def mlflow_environment() -> dict[str, str]:
-    """All that MLflow's server gets."""
-    return _own_environment() | _MLFLOW
+    """Return the environment of MLflow's server."""
+    return _base_environment() | _MLFLOW_ENVIRONMENT
 
 
 def ray_command(port: int, cpus: int | None) -> list[str]:
-    """Ray's head.
+    """Return the command line of Ray's head.
 
     Args:
-        port: Of its dashboard.
-        cpus: That jobs may use; None for all.
+        port: Port of its dashboard.
+        cpus: CPUs for jobs; None for all.
     """
-    # Every port that Ray would take by default is one that another instance may have.
+    # Another instance may have any port that Ray takes by default.
     client, agent, gcs = free_ports(3)
+    first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
     return [
         *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         *("--port", str(gcs), "--disable-usage-stats"),
         *("--dashboard-host", HOST, "--dashboard-port", str(port)),
         *("--ray-client-server-port", str(client), "--dashboard-agent-listen-port", str(agent)),
+        *("--min-worker-port", str(first), "--max-worker-port", str(last)),
         *(("--num-cpus", str(cpus)) if cpus else ()),
     ]
 
 
-def ray_environment(place: Path, token: Path, tracking_uri: str) -> dict[str, str]:
-    """All that Ray's head gets, and jobs from it.
+def ray_environment(folder: Path, token: Path, tracking_uri: str) -> dict[str, str]:
+    """Return the environment of Ray's head, which its jobs inherit.
 
     Args:
-        place: The folder of the cluster.
-        token: The file with its token.
-        tracking_uri: Of its MLflow, which has the same token.
+        folder: The cluster's folder.
+        token: The file with the token of both servers.
+        tracking_uri: The cluster's MLflow.
     """
-    return _own_environment() | {
-        **_LOOPBACK,
+    return _base_environment() | {
+        # Ray listens on loopback alone, as it does by default on other systems.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        # A job that is stopped saves itself.
-        "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_JOB_S:.0f}",
+        # Time for a stopped job to save itself.
+        "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_JOB_TIMEOUT_S:.0f}",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_TRACKING_URI": tracking_uri,
         TOKEN_FILE: str(token),
-        "SUMGRAD_OUTPUT": str(place / "jobs"),
+        "SUMGRAD_OUTPUT": str(folder / "jobs"),
         "SUMGRAD_PYTHON": sys.executable,
     }
 
 
-def _own_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _OTHERS}
+def _base_environment() -> dict[str, str]:
+    """Return this process's environment without the token of another cluster."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at."""
-    with_ports = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in with_ports]
-    for each in with_ports:
+    """Return different ports where no program listens, outside of Ray's range for workers."""
+    listening: list[socket.socket] = []
+    ports: list[int] = []
+    while len(ports) < count:
+        listening.append(socket.create_server((HOST, 0)))
+        port = listening[-1].getsockname()[1]
+        if port not in RAY_WORKER_PORTS:
+            ports.append(port)
+    for each in listening:
         each.close()
     return ports

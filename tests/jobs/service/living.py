@@ -1,17 +1,13 @@
-"""Whether processes that a test has started are still there."""
+"""Checks for processes that a test has started."""
 
-import time
-
-from sumgrad.jobs.service.local.processes import start_of
+from sumgrad.jobs.service.local.processes import start_time
+from sumgrad.jobs.support.polling import wait_until
 
 
 def is_alive(pid: int) -> bool:
-    return start_of(pid) is not None
+    return start_time(pid) is not None
 
 
 def wait_until_dead(pid: int) -> None:
-    """Wait until a process has ended, whoever has heard of it."""
-    give_up = time.monotonic() + 10
-    while is_alive(pid):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    """Wait until a process has ended, even if its parent has not reaped it."""
+    assert wait_until(lambda: not is_alive(pid), 10, interval=0.01)

@@ -1,4 +1,4 @@
-"""Processes that are started, watched and ended, with all that they have started."""
+"""Server processes: started in a session of their own, and ended with everything they started."""
 
 import os
 import subprocess
@@ -8,109 +8,122 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
+from pydantic import ValidationError
 
 from sumgrad.jobs.service.local import processes
-from sumgrad.jobs.service.local.processes import Process, Stat, start, stat_of
+from sumgrad.jobs.service.local.processes import ServerProcess, start_process, start_time
 from tests.jobs.service.living import is_alive, wait_until_dead
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+Starter = Callable[[str], "subprocess.Popen[bytes]"]
+SLEEP = "import time; time.sleep(600)"
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts programs, each in a session of its own, and ends them."""
-    processes: list[subprocess.Popen[bytes]] = []
+def start() -> Iterator[Starter]:
+    """Start programs, each in a session of its own, and kill them in the end."""
+    started: list[subprocess.Popen[bytes]] = []
 
     def start(program: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-S", "-c", program], start_new_session=True, stdout=subprocess.PIPE
-        )
-        processes.append(process)
-        return process
+        command = [sys.executable, "-S", "-c", program]
+        started.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE))
+        return started[-1]
 
     yield start
-    for process in processes:
+    for process in started:
         process.kill()
         process.communicate()
 
 
-def of(process: subprocess.Popen[bytes]) -> Process:
-    found = stat_of(process.pid)
-    assert found is not None
-    return Process(process.pid, found.began)
+def server(process: "subprocess.Popen[bytes]") -> ServerProcess:
+    started = start_time(process.pid)
+    assert started is not None
+    return ServerProcess(process.pid, started)
 
 
-Starting = Callable[[str], "subprocess.Popen[bytes]"]
-
-
-def test_a_process_lives_until_it_ends(started: Starting) -> None:
-    process = started("input()")
-    ours, lives = of(process), [True]
-    lives.append(ours.is_alive)
+def test_a_zombie_is_not_alive(start: Starter) -> None:
+    process = start(SLEEP)
+    ours = server(process)
+    assert ours.is_alive
     process.kill()
     wait_until_dead(process.pid)
-    lives.append(ours.is_alive)
+    assert not ours.is_alive
     process.wait()
-    lives.append(ours.is_alive)
-    assert lives[1:] == [True, False, False], "its remains are no life"
+    assert not ours.is_alive
+    assert start_time(process.pid) is None
 
 
-def test_another_process_with_its_number_is_not_taken_for_it(started: Starting) -> None:
-    process = started("import time; time.sleep(600)")
-    earlier = replace(of(process), began=of(process).began - 1)
+def test_a_later_process_with_the_same_id_is_left_alone(start: Starter) -> None:
+    process = start(SLEEP)
+    earlier = replace(server(process), started=server(process).started - 1)
     assert not earlier.is_alive
-    earlier.end()
-    assert process.poll() is None, "it was not touched"
-    assert of(process).is_alive
+    earlier.terminate()
+    assert process.poll() is None
+    assert server(process).is_alive
 
 
-@pytest.mark.parametrize("name", ["a) Z 1 (b", "x y", "((("])
-def test_a_name_does_not_lead_astray(name: str, started: Starting) -> None:
-    process = started(
-        f"open('/proc/self/comm', 'w').write({name!r}); print(flush=True); "
-        "import time; time.sleep(600)"
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    assert Path(f"/proc/{process.pid}/comm").read_text().strip() == name
-    assert of(process).is_alive
-    assert stat_of(process.pid) == Stat(process.pid, of(process).began, is_alive=True)
+def test_a_change_of_the_clock_does_not_change_the_process(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = server(start(SLEEP))
+    boot = psutil.boot_time() + 3600
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot)
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot)
+    assert ours.is_alive
 
 
+@pytest.mark.parametrize("pid", [-1, 0, 1])
+def test_ids_that_address_groups_of_processes_are_refused(pid: int) -> None:
+    with pytest.raises(ValidationError):
+        ServerProcess(pid, 1.0)
+
+
+#: Starts a child, prints its id, and then sleeps or ends.
 FAMILY = """
 import os, signal, subprocess, sys, time
-if {deaf}:
+if {ignores_sigterm}:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-more = {{"process_group": 0}} if {apart} else {{}}
+more = {{"process_group": 0}} if {own_group} else {{}}
 child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], **more)
 print(child.pid, flush=True)
 {then}
 """
 
 
-@pytest.mark.parametrize("deaf", [False, True])
-@pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("then", ["time.sleep(600)", "os._exit(1)"])
-def test_the_end_of_a_process_is_the_end_of_all_that_it_has_started(
-    deaf: bool, apart: bool, then: str, started: Starting, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("ignores_sigterm", "own_group", "then"),
+    [
+        (False, False, "time.sleep(600)"),
+        (True, True, "time.sleep(600)"),
+        (True, False, "os._exit(1)"),
+        (False, True, "os._exit(1)"),
+    ],
+)
+def test_a_process_is_ended_with_everything_that_it_started(
+    ignores_sigterm: bool,
+    own_group: bool,
+    then: str,
+    start: Starter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(processes, "STOP_S", 0.3)
-    process = started(FAMILY.format(deaf=deaf, apart=apart, then=then))
-    ours = of(process)
+    monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 0.3)
+    process = start(FAMILY.format(ignores_sigterm=ignores_sigterm, own_group=own_group, then=then))
+    ours = server(process)
     assert process.stdout is not None
     child = int(process.stdout.readline())
     if "exit" in then:
         process.wait()
     assert is_alive(child)
-    ours.end()
+    ours.terminate()
     assert not is_alive(child)
     assert not ours.is_alive
-    ours.end()
+    ours.terminate()
 
 
-#: Ends what it has started, if that was not told so before it, and then takes its time.
-IN_ORDER = """
+#: Ends its child over a pipe; the child hangs if it receives SIGTERM itself.
+ORDERLY = """
 import signal, subprocess, sys
 slow = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: time.sleep(600)); "
@@ -127,28 +140,28 @@ while True:
 """
 
 
-def test_one_that_ends_its_own_in_their_order_is_let_do_so(started: Starting) -> None:
-    process = started(IN_ORDER)
+def test_a_process_that_ends_its_own_children_has_time_to_do_so(start: Starter) -> None:
+    process = start(ORDERLY)
     assert process.stdout is not None
     process.stdout.readline()
     began = time.monotonic()
-    of(process).end()
-    assert time.monotonic() - began < processes.STOP_S / 2
+    server(process).terminate()
+    assert time.monotonic() - began < processes.STOP_TIMEOUT_S / 2
     assert process.wait() == 0
 
 
-def test_what_is_started_writes_its_log_and_gets_its_environment_alone(tmp_path: Path) -> None:
+def test_a_started_process_writes_its_log_and_gets_only_its_environment(tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = "import os; print(sorted(os.environ), os.getcwd(), os.getsid(0) == os.getpid())"
-    process = start([sys.executable, "-S", "-c", program], {"A": "1"}, tmp_path, log)
+    process = start_process([sys.executable, "-S", "-c", program], {"A": "1"}, tmp_path, log)
     wait_until_dead(process.pid)
-    process.end()
-    said = log.read_text()
-    assert "'A'" in said
-    assert "HOME" not in said
-    assert said.endswith(f"{tmp_path} True\n")
+    process.terminate()
+    written = log.read_text()
+    assert "'A'" in written
+    assert "HOME" not in written
+    assert written.endswith(f"{tmp_path} True\n")
 
 
-def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="/nowhere/ray"):
-        start(["/nowhere/ray"], os.environ, tmp_path, tmp_path / "log")
+        start_process(["/nowhere/ray"], os.environ, tmp_path, tmp_path / "log")
