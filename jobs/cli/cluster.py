@@ -1,6 +1,5 @@
 """Commands about clusters: named ones, one on this machine, and a check-up."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 cluster = typer.Typer(help="Name and select clusters, or run one on this machine.")
 app.add_typer(cluster, name="cluster")
-_logger = logging.getLogger(__name__)
 
 Name = Annotated[str, typer.Argument(help="A cluster's name.")]
 
@@ -189,7 +187,7 @@ def up(
     from sumgrad.jobs.service.local.cluster import status_lines
     from sumgrad.jobs.service.local.cluster import up as start
 
-    local, is_new = start(_logger.info, cpus=cpus, port=port, mlflow_port=mlflow_port)
+    local, is_new = start(cpus=cpus, port=port, mlflow_port=mlflow_port)
     lines = [
         *status_lines(local),
         *([] if is_new else ["It was already running."]),
@@ -217,7 +215,7 @@ def status(as_json: Json = False) -> None:
     from sumgrad.jobs.service.local.cluster import running, status_lines
 
     local = running()
-    is_up = local is not None and local.ray.is_alive and local.mlflow.is_alive
+    is_up = local is not None and local.is_alive
     lines = ["no cluster runs on this machine; sumgrad cluster up starts one"]
     problem = None
     if local is not None:
@@ -249,11 +247,9 @@ def down(as_json: Json = False) -> None:
 
     The curves in MLflow and the runs' folders stay.
     """
+    from sumgrad.jobs.config.directories import local_cluster_directory
     from sumgrad.jobs.service.local.cluster import down as stop
-    from sumgrad.jobs.service.local.cluster import folder
 
-    was_up = stop(_logger.info)
-    line = (
-        f"stopped; curves and runs stay in {folder()}" if was_up else "no local cluster is running"
-    )
-    _print([line], {"was_up": was_up, "folder": str(folder())}, as_json)
+    was_up, folder = stop(), local_cluster_directory()
+    line = f"stopped; curves and runs stay in {folder}" if was_up else "no local cluster is running"
+    _print([line], {"was_up": was_up, "folder": str(folder)}, as_json)

@@ -19,6 +19,7 @@ from sumgrad.jobs.config.clusters import (
     read_cluster_config,
     write_cluster_config,
 )
+from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.service import versions
@@ -27,7 +28,7 @@ from sumgrad.jobs.service.client.doctor import Check
 from sumgrad.jobs.service.client.ray_api import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from sumgrad.jobs.service.local import cluster
 from sumgrad.jobs.service.local.cluster import LocalCluster
-from sumgrad.jobs.service.local.processes import Process, start_of
+from sumgrad.jobs.service.local.processes import ServerProcess, start_time
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
 from sumgrad.jobs.support.source_digest import source_digest
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
@@ -618,8 +619,10 @@ def test_a_name_that_cannot_be_given(arguments: list[str], sumgrad: Say) -> None
 
 
 def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = LocalCluster("http://h:1", "http://h:2", "/t", Process(2**22 + 1, 1), Process(2, 1))
-    monkeypatch.setattr(cluster, "up", lambda note, **_: (there, False))
+    there = LocalCluster(
+        "http://h:1", "http://h:2", "/t", ServerProcess(2**22 + 1, 1), ServerProcess(2, 1)
+    )
+    monkeypatch.setattr(cluster, "up", lambda **_: (there, False))
     said = sumgrad("cluster", "up")
     assert said.code == 0
     assert "It was already running." in said.out
@@ -627,9 +630,9 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     for _ in range(2):
         down = sumgrad("cluster", "down")
         assert (down.code, down.out) == (0, "no local cluster is running\n")
-    gone = {"was_up": False, "folder": str(cluster.folder())}
+    gone = {"was_up": False, "folder": str(local_cluster_directory())}
     assert sumgrad("cluster", "down", "--json").json == gone
-    token = str(cluster.folder() / "token")
+    token = str(local_cluster_directory() / "token")
     assert sumgrad("cluster", "up", "--json").json == {
         "is_new": False,
         "address": "http://h:1",
@@ -645,7 +648,7 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     assert as_json.json == {"is_up": False, **nothing}
     monkeypatch.setattr(cluster, "running", lambda: there)
     status = sumgrad("cluster", "status")
-    assert "has died" in status.out
+    assert "dead" in status.out
     assert "the user 'sumgrad' and a password" in status.out
     facts = sumgrad("cluster", "status", "--json").json
     assert (facts["address"], facts["tracking_uri"]) == ("http://h:1", "http://h:2")
@@ -653,10 +656,10 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cluster_whose_token_is_lost(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Process(os.getpid(), start_of(os.getpid()) or 0)
+    mine = ServerProcess(os.getpid(), start_time(os.getpid()) or 0)
     there = LocalCluster("http://h:1", "http://h:2", "/t", mine, mine)
     monkeypatch.setattr(cluster, "running", lambda: there)
-    token = cluster.folder() / "token"
+    token = local_cluster_directory() / "token"
     lost = sumgrad("cluster", "status")
     assert lost.code == 3
     assert f"problem  {token} (token_file of cluster 'local') cannot be read" in lost.out
@@ -677,7 +680,7 @@ def test_options_that_are_not_said_are_not_wanted(
 ) -> None:
     wanted: list[dict[str, int | None]] = []
 
-    def up(_: object, **options: int | None) -> None:
+    def up(**options: int | None) -> None:
         wanted.append(options)
         raise ServiceUnreachable("no room")
 

@@ -11,11 +11,11 @@ import pytest
 
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.credentials import Credentials
+from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.client.doctor import Check, run_checks, table
 from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo
-from sumgrad.jobs.service.local.cluster import folder
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, free_port
 
@@ -227,7 +227,7 @@ def test_a_token_that_cannot_be_read_is_a_finding(
 def test_a_token_of_the_cluster_here_can_be_had_again(
     content: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = folder() / "token"
+    file = local_cluster_directory() / "token"
     if content is not None:
         file.parent.mkdir(parents=True)
         file.write_text(content)

@@ -172,9 +172,7 @@ def test_other_clusters_keep_their_names(local: Servers) -> None:
     assert read_cluster_config() == ClusterConfig(None, {"lab": lab})
 
 
-def test_up_ends_what_a_dead_cluster_left(
-    local: Servers, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_up_ends_what_a_dead_cluster_left(local: Servers, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "sumgrad")
     dead, _ = local.up()
     os.kill(dead.ray.pid, signal.SIGKILL)
