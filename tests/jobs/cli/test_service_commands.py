@@ -619,9 +619,8 @@ def test_a_name_that_cannot_be_given(arguments: list[str], sumgrad: Say) -> None
 
 
 def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = LocalCluster(
-        "http://h:1", "http://h:2", "/t", ServerProcess(2**22 + 1, 1), ServerProcess(2, 1)
-    )
+    dead = ServerProcess(2**22 + 1, 1)
+    there = LocalCluster("http://h:1", "http://h:2", "/t", dead, dead)
     monkeypatch.setattr(cluster, "up", lambda **_: (there, False))
     said = sumgrad("cluster", "up")
     assert said.code == 0
@@ -649,7 +648,7 @@ def test_a_cluster_on_this_machine(sumgrad: Say, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cluster, "running", lambda: there)
     status = sumgrad("cluster", "status")
     assert "dead" in status.out
-    assert "the user 'sumgrad' and a password" in status.out
+    assert "the user 'sumgrad', with the token as the password" in status.out
     facts = sumgrad("cluster", "status", "--json").json
     assert (facts["address"], facts["tracking_uri"]) == ("http://h:1", "http://h:2")
     assert facts["token_file"] in status.out
