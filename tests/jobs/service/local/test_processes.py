@@ -46,12 +46,13 @@ def server(process: "subprocess.Popen[bytes]") -> ServerProcess:
 def test_a_zombie_is_not_alive(start: Starter) -> None:
     process = start(SLEEP)
     ours = server(process)
-    assert ours.is_alive
+    states = [ours.is_alive]
     process.kill()
     wait_until_dead(process.pid)
-    assert not ours.is_alive
+    states.append(ours.is_alive)
     process.wait()
-    assert not ours.is_alive
+    states.append(ours.is_alive)
+    assert states == [True, False, False]
     assert start_time(process.pid) is None
 
 
