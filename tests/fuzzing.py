@@ -1,6 +1,7 @@
-"""How many cases the fuzz tests try: what a minute allows, and ``make fuzz`` many times that.
+"""How many cases the fuzz tests try: few in ``make test``, many in ``make fuzz``.
 
-The same cases in every run, unless ``SUMGRAD_FUZZ=20`` asks for 20 times as many: then new ones.
+Without the environment variable ``SUMGRAD_FUZZ`` a test tries a twentieth of its cases, the same
+ones in each run. With ``SUMGRAD_FUZZ=20`` it tries 20 times its cases, and new ones in each run.
 """
 
 import os
@@ -14,21 +15,20 @@ from hypothesis import HealthCheck, settings
 from sumgrad.model.errors import SumgradError
 
 TIMES = int(os.environ.get("SUMGRAD_FUZZ", "0"))
-#: As `timeout` in pyproject.toml, for as many cases as there are without SUMGRAD_FUZZ.
-SECONDS = 300
 Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 def cases(count: int) -> Callable[[Test], Test]:
-    """Try so many cases, or a multiple of them, for which there is as much more time."""
+    """Return a decorator that runs a test with this number of cases, or a share or multiple."""
     tried = settings(
         derandomize=not TIMES,
         database=None,
         deadline=None,
-        max_examples=count * max(1, TIMES),
+        max_examples=count * TIMES or max(15, count // 20),
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
-    in_time = pytest.mark.timeout(SECONDS * max(1, TIMES))
+    # Pytest's own timeout in pyproject.toml, per multiple.
+    in_time = pytest.mark.timeout(300 * max(1, TIMES))
 
     def decorate(test: Test) -> Test:
         decorated: Test = in_time(tried(test))
@@ -39,7 +39,7 @@ def cases(count: int) -> Callable[[Test], Test]:
 
 @contextmanager
 def only(*declared: type[SumgradError]) -> Iterator[None]:
-    """Nothing but these errors may come out, each of them one line."""
+    """Accept these errors, each with a message of one printable line, and no others."""
     try:
         yield
     except declared as error:

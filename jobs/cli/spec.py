@@ -85,10 +85,10 @@ def schema(
     keys: Annotated[bool, typer.Option("--keys", help="Only list the keys, dotted.")] = False,
 ) -> None:
     """Print the JSON schema of job specs."""
-    from sumgrad.jobs.spec.loader import all_keys
     from sumgrad.jobs.spec.schema import JobSpec
+    from sumgrad.jobs.support.validation import all_keys
 
     if keys:
-        typer.echo("\n".join(all_keys()))
+        typer.echo("\n".join(all_keys(JobSpec)))
     else:
         typer.echo(json.dumps(JobSpec.model_json_schema(), indent=2, ensure_ascii=False))

@@ -41,7 +41,9 @@ def add_out_of_distribution(
         digits = roles[role]
         # As many of each kind, and one of each at least.
         count = max(1, round(len(digits.x) * reject.ratio / len(reject.kinds)))
-        made = {k: _make(k, digits, shape, count, reject, stream) for k in reject.kinds}
+        made: dict[str, RawSplit] = {
+            k: _make(k, digits, shape, count, reject, stream) for k in reject.kinds
+        }
         extended[role] = _joined([digits, *made.values()])
         by_kind |= made if role == "test" else {}
     if "test" in roles:

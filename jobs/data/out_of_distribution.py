@@ -6,16 +6,14 @@ whether rejection carries over. They are not the world: a letter or a face is li
 what a network says of it is not tested by these.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.errors import SpecError
 from sumgrad.model.random_streams import RandomStream
-from sumgrad.model.validation import did_you_mean
 
 #: Images as (N, height, width).
 Images = NDArray[Any]
@@ -79,19 +77,6 @@ KINDS: Mapping[str, Maker] = MappingProxyType(
         "seams": seams,
     }
 )
-
-
-def check_kinds(kinds: Sequence[str], place: str) -> None:
-    """Raise unless all kinds are known.
-
-    Raises:
-        SpecError: Names the unknown one and the nearest known.
-    """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise SpecError(
-                f"unknown kind of non-digits '{kind}'", key=place, hint=did_you_mean(kind, KINDS)
-            )
 
 
 def make_out_of_distribution(

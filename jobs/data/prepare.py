@@ -15,7 +15,6 @@ from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema, Scaling
 from sumgrad.jobs.data.splits import RawSplit, divide, read_sources
 from sumgrad.jobs.data.targets import infer_schema
-from sumgrad.jobs.spec.checks import check_record, spec_features, spec_label
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.memory import available_bytes, check_memory_for_rows
 from sumgrad.model.validation import Array
@@ -85,10 +84,13 @@ def prepare(spec: JobSpec) -> PreparedData:
             or that memory has no room for.
         SpecError: Data and spec do not fit each other.
     """
-    check_record(spec)
     numbers = spec.task == "regression"
     read = read_dataset(
-        spec.data.train, "train", spec_label(spec), spec_features(spec), numbers=numbers
+        spec.data.train,
+        "train",
+        spec.data.label_columns,
+        spec.data.feature_columns,
+        numbers=numbers,
     )
     schema = infer_schema(spec, read)
     sources = read_sources(spec, read, schema)

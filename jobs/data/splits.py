@@ -17,7 +17,6 @@ from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.data.stratified import Indices, stratified_split
 from sumgrad.jobs.errors import SpecError
-from sumgrad.jobs.spec.checks import spec_label
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.random_streams import RandomStream, Stream
 
@@ -68,7 +67,9 @@ def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[S
 
 def _own_file(spec: JobSpec, source: str, role: Split, schema: DataSchema) -> RawDataset:
     numbers = schema.kind == "numbers"
-    read = read_dataset(source, role, spec_label(spec), schema.columns_to_read, numbers=numbers)
+    read = read_dataset(
+        source, role, spec.data.label_columns, schema.columns_to_read, numbers=numbers
+    )
     check_width(read, schema)
     if not numbers:
         read = replace(read, labels=in_training_terms(read.targets, schema.seen))

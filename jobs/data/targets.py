@@ -6,7 +6,6 @@ from sumgrad.jobs.data.compatibility import shown
 from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.schema import DataSchema, Label
 from sumgrad.jobs.errors import DataError, SpecError
-from sumgrad.jobs.spec.checks import spec_outputs
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.activations import make_activation
 from sumgrad.model.validation import did_you_mean
@@ -31,7 +30,7 @@ def infer_schema(spec: JobSpec, read: RawDataset) -> DataSchema:
 
 def _regression(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
     columns = read.targets.shape[1]
-    if columns != spec_outputs(spec):
+    if columns != spec.model.outputs:
         raise _outputs_error(spec, columns, f"{columns} target{'s' if columns > 1 else ''}")
     one_each = len(read.label) == columns
     names = read.label if one_each else tuple(f"{read.label[0]}_{i}" for i in range(columns))
@@ -40,11 +39,11 @@ def _regression(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
 
 def _classes(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
     seen = _seen(read)
-    if spec_outputs(spec) == 1:
+    if spec.model.outputs == 1:
         return _two_class(spec, seen)
     if spec.data.positive is not None:
         raise SpecError(
-            f"needs one sigmoid output, the network has {spec_outputs(spec)}",
+            f"needs one sigmoid output, the network has {spec.model.outputs}",
             key="data.positive",
         )
     classes, reject = seen, spec.data.reject.label if spec.data.reject else None
@@ -52,7 +51,7 @@ def _classes(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
         if reject in map(str, seen):
             raise SpecError(f"the data has a class '{reject}' of its own", key="data.reject.label")
         classes = (*seen, reject)
-    if len(classes) != spec_outputs(spec):
+    if len(classes) != spec.model.outputs:
         raise _outputs_error(spec, len(classes), f"{len(classes)} classes: {shown(classes)}")
     kind = "one_hot" if spec.model.divergence == "l2" else "classes"
     return {"kind": kind, "classes": classes, "seen": seen, "reject": reject}
@@ -60,7 +59,7 @@ def _classes(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
 
 def _outputs_error(spec: JobSpec, needed: int, data: str) -> SpecError:
     """The output layer does not fit; with ``max`` the outputs are not as many as the units."""
-    last, outputs = spec.model.layers[-1], spec_outputs(spec)
+    last, outputs = spec.model.layers[-1], spec.model.outputs
     units_help = make_activation(last.activation).output_width(needed) == needed
     return SpecError(
         f"{outputs} output{'s' if outputs > 1 else ''}, but the data has {data}",

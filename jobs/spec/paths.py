@@ -1,22 +1,21 @@
-"""Relative paths in a spec mean the folder that the command was run in, and keep meaning it."""
+"""Resolve relative paths of a spec against the folder that the command runs in."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
-from sumgrad.jobs.data.readers.sources import BUILTIN
-from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.spec.schema import BUILTIN, JobSpec
 
 
 def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
-    """The spec with absolute paths, for parts of it are used while the current folder is another.
+    """Return the spec with absolute paths, because parts of it are used in other folders.
 
     Raises:
-        SpecError: A tracking URI that MLflow does not take.
+        SpecError: MLflow does not accept the tracking URI.
     """
     data: dict[str, Any] = {
-        key: anchor(value, folder)
+        key: _resolve(value, folder)
         for key in ("train", "validation", "test")
         if isinstance(value := getattr(spec.data, key), str)
     }
@@ -25,13 +24,12 @@ def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
         update={
             "data": spec.data.model_copy(update=data),
             "tracking": spec.tracking.model_copy(update={"uri": uri}),
-            "output": anchor(spec.output, folder),
+            "output": _resolve(spec.output, folder),
         }
     )
 
 
-def anchor(path: str, folder: Path) -> str:
-    """A path as an absolute one; shipped data and URIs stay as they are."""
+def _resolve(path: str, folder: Path) -> str:
     if path in BUILTIN or "://" in path:
         return path
     return os.path.normpath(folder / Path(path).expanduser())

@@ -1,14 +1,17 @@
-"""The job spec: every key that a job can have, with its meaning, its default and its limits.
+"""The job spec: every key of a job with its meaning, default and limits.
 
-The schema is the documentation: ``sumgrad config schema`` prints it, ``sumgrad init`` writes it out
-with comments, and an unknown key is refused with the nearest one named.
+The schema is also the reference: ``sumgrad config schema`` prints it, and ``sumgrad init`` writes
+it as a commented file.
 """
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -18,29 +21,37 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend.session import check_address
+from sumgrad.jobs.support.validation import problem_error
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import resolve_divergence
 from sumgrad.model.errors import OptionError
 from sumgrad.model.initializers import make_initializer
 from sumgrad.model.optimizers import make_optimizer
 
-#: Numbers are strict, so that `yes` is not taken for 1 nor 64.0 for 64.
+# Numbers are strict, so that `yes` is not taken for 1 nor 64.0 for 64.
 Number = Annotated[float, Field(strict=True)]
 PositiveNumber = Annotated[float, Field(strict=True, gt=0.0)]
 NonNegative = Annotated[float, Field(strict=True, ge=0.0)]
-#: Three years: more than a clock's arithmetic can take is as good as never.
+#: Three years at most: larger values overflow the arithmetic of clocks.
 Seconds = Annotated[float, Field(strict=True, ge=0.0, le=1e8)]
 PositiveSeconds = Annotated[float, Field(strict=True, gt=0.0, le=1e8)]
 Fraction = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(strict=True, gt=0)]
-#: What is an index or a size somewhere, so that it has to fit into a machine's word.
+#: An index or the size of an array.
 Size = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
 #: A name, or a mapping of a name and its options.
 NameOrOptions = str | dict[str, Any]
+PathOrFraction = Fraction | str | None
+
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+#: Data sets that are installed with scikit-learn; as `data.train` they are names, not paths.
+BUILTIN = ("digits", "diabetes")
+#: Ways to make out-of-distribution images from images.
+OutOfDistributionKind = Literal["halves", "negatives", "noise", "scrambled", "seams"]
+Kinds = tuple[OutOfDistributionKind, ...]
 
 
 class _Section(BaseModel):
@@ -50,175 +61,221 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _empty_section(cls, value: Any, info: ValidationInfo) -> Any:
-        """A section whose keys are all commented out reads as null, and means its defaults."""
+    def _default_for_null(cls, value: Any, info: ValidationInfo) -> Any:
+        """Use the defaults of a section that is null because all its keys are commented out."""
         default = cls.model_fields[str(info.field_name)].default
         return default if value is None and isinstance(default, _Section) else value
 
 
-def _told(make: Callable[[], object], key: str = "") -> None:
-    """Build something, and say what is wrong with it as pydantic wants to hear it.
-
-    Args:
-        make: Builds it.
-        key: The key of the section that is to blame, where the whole section is being checked.
-    """
+def _check_options(make: Callable[[], object], key: str = "") -> None:
+    """Build something, and report an `OptionError` at a key of the validated section."""
     try:
         make()
     except OptionError as error:
-        facts = {"message": error.message, "hint": error.hint, "key": key}
-        raise PydanticCustomError("option", "{message}", facts) from None
+        raise problem_error(error.message, error.hint, key) from None
 
 
-def _checked(make: Callable[[NameOrOptions], object]) -> AfterValidator:
-    """A validator that builds the named thing, so that a wrong name or option is told at once."""
+def _buildable(make: Callable[[NameOrOptions], object]) -> AfterValidator:
+    """Return a validator that builds the named thing, which checks its name and its options."""
 
     def check(value: NameOrOptions | None) -> NameOrOptions | None:
         if value is not None:
-            _told(lambda: make(value))
+            _check_options(lambda: make(value))
         return value
 
     return AfterValidator(check)
 
 
-def _expect_address(address: str) -> str:
-    """What cannot be an address is told before anything is begun, in the words of who uses it."""
+def _check_cluster_address(address: str) -> str:
     try:
         check_address(address)
     except ClusterUnreachable as error:
         message = error.message.removeprefix("cluster.address ")
-        facts = {"message": message, "hint": error.hint, "key": ""}
-        raise PydanticCustomError("option", "{message}", facts) from None
+        raise problem_error(message, error.hint) from None
     return address
 
 
-PathOrFraction = Fraction | str | None
+def _check_name(name: str) -> str:
+    if not re.fullmatch(_NAME, name):
+        raise problem_error(
+            f"{name!r} should have only letters, digits, dots, dashes and underscores, "
+            "at most 100, and begin with a letter or a digit"
+        )
+    return name
+
+
+def _check_unique(names: Sequence[str], key: str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise problem_error(f"'{name}' is named twice", key=key)
 
 
 class RejectSpec(_Section):
-    """An extra class, 'none of the above', trained on non-digits made from the digits."""
+    """An extra class, 'none of the above', trained on images made from those of the data set."""
 
     label: str = "none"
-    """The name of the extra class."""
+    """Name of the extra class."""
     ratio: Fraction = 0.3
-    """Non-digits made for each digit, in the training and in the test rows."""
-    kinds: tuple[str, ...] = ("noise", "scrambled", "halves")
-    """The kinds of non-digits to train with."""
-    unseen: tuple[str, ...] = ("seams",)
-    """Kinds that are kept out of training, to test whether rejection carries over."""
+    """Number of out-of-distribution images per image of the data set."""
+    kinds: Annotated[Kinds, Field(min_length=1)] = ("noise", "scrambled", "halves")
+    """Kinds to train and test with: halves, negatives, noise, scrambled or seams."""
+    unseen: Kinds = ("seams",)
+    """Kinds to test with only, which shows whether the network rejects images of a new kind."""
+
+    @model_validator(mode="after")
+    def _check_kinds(self) -> Self:
+        _check_unique(self.kinds, "kinds")
+        _check_unique(self.unseen, "unseen")
+        for kind in self.unseen:
+            if kind in self.kinds:
+                raise problem_error(f"'{kind}' is also in data.reject.kinds", key="unseen")
+        return self
 
 
 class DataSpec(_Section):
-    """Where the rows come from and what they mean."""
+    """The data set: where the rows are, and what their columns mean."""
 
     train: str
-    """Training rows: a file, a folder or a glob of Parquet, CSV, Arrow or Feather files, an IDX
-    image file (plain or gzip), or `digits`, the 1,797 digits that scikit-learn ships."""
+    """Training rows: a file, a folder or a glob of Parquet, CSV, Arrow or Feather files; an IDX
+    image file (plain or gzip); or `digits` or `diabetes`, which are installed with scikit-learn."""
     validation: PathOrFraction = None
-    """Validation rows: another file, or the fraction of the training rows to hold out."""
+    """Validation rows: a source like `train`, or the fraction of the training rows to hold out."""
     test: PathOrFraction = None
-    """Test rows: another file, or the fraction of the training rows to hold out."""
+    """Test rows: a source like `train`, or the fraction of the training rows to hold out."""
     label: str | tuple[str, ...] = "label"
-    """The label column. For a regression also a list of columns, or a list column."""
+    """Label column. A regression can have a list of columns, or a column of lists."""
     features: str | tuple[str, ...] | None = None
-    """Feature columns, or one list column; default: every column but the label."""
+    """Feature columns, or one column of lists. Default: every column but the label."""
     task: Literal["classification", "regression"] | None = None
     """Default: classification with a KL divergence, regression with L2."""
     positive: Annotated[int, Field(strict=True)] | str | None = None
-    """The class that counts as 1 with a single sigmoid output; all the others count as 0."""
+    """Class with target 1 if the network has a single sigmoid output; all others have target 0."""
     scaling: Literal["none", "minmax", "standard"] = "minmax"
-    """Of the features, fitted on the training rows only. `minmax`: to 0–1; `standard`: to mean 0
-    and deviation 1. Each column is scaled by itself; an image's pixels and a list column share
-    one range."""
+    """Scaling of the features, fitted to the training rows. `minmax`: to 0–1; `standard`: to mean 0
+    and standard deviation 1. Each column is scaled separately; the pixels of an image, and the
+    items of a list column, are scaled together."""
     reject: RejectSpec | None = None
-    """An extra class for images, 'none of the above', such as `{label: none, ratio: 0.3}`."""
+    """Adds a class 'none of the above' for images, such as `{label: none, ratio: 0.3}`."""
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The label columns, also if there is one."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @property
+    def feature_columns(self) -> tuple[str, ...] | None:
+        """The feature columns, also if there is one; None for all but the label."""
+        return (self.features,) if isinstance(self.features, str) else self.features
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        for key, columns in (("label", self.label_columns), ("features", self.feature_columns)):
+            if columns is None:
+                continue
+            if not columns:
+                raise problem_error("names no column", key=key)
+            _check_unique(columns, key)
+        labels = set(self.label_columns)
+        for name in self.feature_columns or ():
+            if name in labels:
+                raise problem_error(f"'{name}' is the label", key="features")
+        return self
 
 
 class LayerSpec(_Section):
     """One layer: an affine map and an activation."""
 
     units: Size
-    """Outputs of the layer. (With `max` over subsets: its inputs; each subset gives one output.)"""
-    activation: Annotated[NameOrOptions, _checked(make_activation)] = "identity"
+    """Number of outputs. (With `max` over subsets: of inputs; each subset has one output.)"""
+    activation: Annotated[NameOrOptions, _buildable(make_activation)] = "identity"
     """A name, or a mapping such as `{name: leaky_relu, slope: 0.1}`."""
-    initializer: Annotated[NameOrOptions | None, _checked(make_initializer)] = None
-    """Default: chosen by the activation (He for ReLU and its kin, Xavier otherwise)."""
+    initializer: Annotated[NameOrOptions | None, _buildable(make_initializer)] = None
+    """Default: He for ReLU and its variants, Xavier for other activations."""
 
     @model_validator(mode="after")
-    def _units_fit(self) -> Self:
-        _told(lambda: make_activation(self.activation).affine_width(self.units), "activation")
+    def _check_units(self) -> Self:
+        activation = make_activation(self.activation)
+        _check_options(lambda: activation.affine_width(self.units), "activation")
         return self
 
 
 class ModelSpec(_Section):
-    """The network and what it is trained to make small."""
+    """The network, and the divergence that training minimizes."""
 
     layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1)]
-    """From the first hidden layer to the output layer."""
+    """Layers from the first hidden one to the output layer."""
     divergence: str = "kl"
-    """`kl` (two-class for one sigmoid output, multi-class for softmax) or `l2`."""
+    """`kl` (two-class with one sigmoid output, multi-class with softmax) or `l2`."""
     dtype: Literal["float32", "float64"] = "float32"
-    """The arithmetic of training."""
+    """Floating-point type of the weights and of all computations."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the network."""
+        last = self.layers[-1]
+        return make_activation(last.activation).output_width(last.units)
 
     @model_validator(mode="after")
-    def _divergence_fits(self) -> Self:
+    def _check_divergence(self) -> Self:
         output = make_activation(self.layers[-1].activation)
-        _told(lambda: resolve_divergence(self.divergence, output), "divergence")
+        _check_options(lambda: resolve_divergence(self.divergence, output), "divergence")
         return self
 
 
 class ScheduleSpec(_Section):
-    """How the learning rate changes; times are in epochs and may be fractions."""
+    """How the learning rate changes. Times are in epochs and can be fractions."""
 
     name: Literal["constant", "step", "cosine"] = "constant"
     """constant, step or cosine."""
     every: PositiveNumber = 10.0
-    """`step`: epochs between two drops."""
+    """`step`: epochs between two decays."""
     factor: PositiveNumber = 0.5
-    """`step`: what η is multiplied with at each drop."""
+    """`step`: factor by which η is multiplied at each decay."""
     epochs: PositiveNumber | None = None
-    """`cosine`: epochs until the final rate; default: all that the warm-up leaves."""
+    """`cosine`: epochs until the final rate. Default: all epochs after the warmup."""
     final: Annotated[float, Field(strict=True, ge=0.0, le=1.0)] = 0.0
-    """`cosine`: the final rate as a fraction of η."""
+    """`cosine`: final rate as a fraction of η."""
     warmup: NonNegative = 0.0
-    """Epochs of linear growth to η that come first, with any schedule."""
+    """Epochs of linear increase to η before the schedule starts."""
 
 
 class OptimizerSpec(_Section):
-    """How the weights follow the gradient. The default is `W ← W − (η/T)·∇Loss`."""
+    """The weight update. Default: `W ← W − (η/T)·∇Loss`."""
 
-    name: Annotated[str, _checked(lambda name: make_optimizer(str(name)))] = "gradient_descent"
+    name: Annotated[str, _buildable(lambda name: make_optimizer(str(name)))] = "gradient_descent"
     """gradient_descent, momentum, nesterov, rmsprop, adam or adamw."""
-    eta: PositiveNumber = 0.1
-    """The learning rate η."""
+    eta: Annotated[PositiveNumber, Field(validation_alias=AliasChoices("eta", "learning_rate"))] = (
+        0.1
+    )
+    """Learning rate η. `learning_rate` is accepted as well."""
     batch_size: Size | Literal["full"] = 64
-    """Instances per update over all workers together, or `full`: every row in each step."""
+    """Rows per update over all workers, or `full`: all training rows in each update."""
     weight_decay: Number | None = None
-    """λ of the penalty (λ/2)·‖W‖², default 0; adamw decouples it, default 0.01."""
+    """λ of the penalty (λ/2)·‖W‖². Default 0; adamw decouples it, default 0.01."""
     momentum: Number | None = None
-    """momentum, nesterov: μ, default 0.9."""
+    """momentum, nesterov: μ. Default 0.9."""
     rho: Number | None = None
-    """rmsprop: how much of the mean square is kept, default 0.99."""
+    """rmsprop: decay rate of the mean square. Default 0.99."""
     beta1: Number | None = None
-    """adam, adamw: how much of the mean is kept, default 0.9."""
+    """adam, adamw: decay rate of the mean. Default 0.9."""
     beta2: Number | None = None
-    """adam, adamw: how much of the mean square is kept, default 0.999."""
+    """adam, adamw: decay rate of the mean square. Default 0.999."""
     epsilon: Number | None = None
-    """rmsprop, adam, adamw: ε of the denominator, default 1e-8."""
+    """rmsprop, adam, adamw: ε in the denominator. Default 1e-8."""
     schedule: ScheduleSpec = ScheduleSpec()
 
     @property
     def options(self) -> dict[str, float]:
-        """The optimiser's own numbers, where they were given."""
+        """The options of this optimizer that the spec sets."""
         names = ("weight_decay", "momentum", "rho", "beta1", "beta2", "epsilon")
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
     @model_validator(mode="after")
-    def _options_fit(self) -> Self:
+    def _check_each_option(self) -> Self:
         for option, value in self.options.items():
             one = {option: value}
-            _told(lambda one=one: make_optimizer(self.name, **one), option)  # type: ignore[misc]
+            _check_options(lambda one=one: make_optimizer(self.name, **one), option)  # type: ignore[misc]
         return self
 
 
@@ -226,7 +283,7 @@ class EarlyStoppingSpec(_Section):
     """Stop when the validation loss no longer falls, and keep the best weights."""
 
     patience: Count = 5
-    """Epochs without a better validation loss."""
+    """Epochs to wait for a better validation loss."""
     min_delta: NonNegative = 0.0
     """How much lower a validation loss must be to count as better."""
 
@@ -235,33 +292,33 @@ class StopSpec(_Section):
     """When training ends."""
 
     max_epochs: Count = 100
-    """The budget: passes over the training rows."""
+    """Maximum number of passes over the training rows."""
     tolerance: NonNegative = 1e-4
-    """Converged when the training loss changes by less than this, relatively; 0 turns it off."""
+    """Converged when the relative change of the training loss is below this value; 0: never."""
     patience: Count = 3
-    """… for so many epochs in a row."""
+    """Number of consecutive epochs below `tolerance`."""
     early_stopping: EarlyStoppingSpec | None = None
-    """Such as `{patience: 5}`: stop when the validation loss no longer falls, keep the best."""
+    """Such as `{patience: 5}`: stop when the validation loss no longer falls; keep the best
+    weights."""
 
 
-#: Beyond it one parameter driver would be what all of them wait for.
+#: The parameter driver serves every worker itself, so more workers would only wait for it.
 MAX_WORKERS = 1024
 Workers = Annotated[int, Field(strict=True, gt=0, le=MAX_WORKERS)]
 
 
 class WorkerRange(_Section):
-    """How many workers there may be."""
+    """The numbers of workers that a run can have."""
 
     min: Workers = 1
-    """With fewer, the run waits."""
+    """The run waits while it has fewer workers."""
     max: Workers | None = None
-    """More join, up to so many, when the cluster has room; default: all CPUs there are."""
+    """The run grows to this number when the cluster has free CPUs. Default: the number of CPUs."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _check_order(self) -> Self:
         if self.max is not None and self.max < self.min:
-            facts = {"message": f"is less than min ({self.min})", "hint": "", "key": "max"}
-            raise PydanticCustomError("option", "{message}", facts)
+            raise problem_error(f"is less than min ({self.min})", key="max")
         return self
 
 
@@ -272,60 +329,62 @@ WorkerCount = Annotated[
 
 
 class ClusterSpec(_Section):
-    """Where it runs. The weights do not depend on any of this but `microbatch_size`."""
+    """Where the job runs. Of these keys only `microbatch_size` changes the weights."""
 
-    address: Annotated[str, AfterValidator(_expect_address)] = "local"
+    address: Annotated[str, AfterValidator(_check_cluster_address)] = "local"
     """`inline` (this process, no Ray), `local` (Ray on this machine), `auto` (the cluster that this
-    machine is one of), or a cluster's address, `host:port`."""
+    machine belongs to), or the address `host:port` of a cluster."""
     workers: WorkerCount | None = None
-    """Gradient workers: a number, or a range such as `{min: 2, max: 8}` within which the run may
-    shrink and grow; default: one for each CPU, and one at least. On a cluster, workers beyond the
-    least make room for other jobs."""
+    """Number of gradient workers, or a range such as `{min: 2, max: 8}` in which the run shrinks
+    and grows. Default: one for each CPU. On a cluster, a run releases workers above its minimum
+    when other jobs need CPUs."""
     resource_timeout: Seconds = 300.0
-    """With fewer workers than it needs a run waits so long for more, and then ends with exit code
-    3; `sumgrad resume` goes on."""
+    """Seconds to wait for enough workers. Then the run ends with exit code 3; `sumgrad resume`
+    continues it."""
     microbatch_size: Size | None = None
-    """Rows of a microbatch, the unit of work and of exact summing; default: half of a step's, but
-    from 32 to 256."""
+    """Rows per microbatch, the unit of work and of deterministic summing. Default: half of a batch,
+    but at least 32 and at most 256."""
 
     @property
     def worker_range(self) -> WorkerRange:
-        """How many workers there may be, whichever way it was said."""
+        """The number of workers as a range."""
         if isinstance(self.workers, int):
             return WorkerRange(min=self.workers, max=self.workers)
         return self.workers or WorkerRange()
 
 
 class CheckpointSpec(_Section):
-    """How often a run is saved on the way, in its folder, so that `sumgrad resume` can go on."""
+    """How often a run is saved in its folder, for `sumgrad resume`."""
 
     every_seconds: PositiveSeconds | None = 60.0
-    """After so many seconds; null for never."""
+    """Seconds between two checkpoints; null: never."""
     every_steps: Count | None = None
-    """And after so many steps; writing goes on beside training, which does not wait for it."""
+    """Steps between two checkpoints. Checkpoints are written in the background."""
     keep: Count = 2
-    """So many of the last checkpoints are kept, and the best."""
+    """Number of recent checkpoints to keep, besides the best."""
 
 
 class TrackingSpec(_Section):
-    """Where the curves are kept."""
+    """Where MLflow keeps parameters, curves and models."""
 
     uri: str = "sqlite:///mlflow.db"
-    """Any MLflow tracking URI. The default needs no server."""
+    """MLflow tracking URI. The default needs no server."""
     experiment: str = "sumgrad"
-    """The MLflow experiment that the run belongs to."""
+    """MLflow experiment of the run."""
     on_unavailable: Literal["buffer", "fail"] = "buffer"
-    """A server that does not answer at the start: `buffer` keeps everything in the run's folder and
-    delivers it later; `fail` does not begin."""
+    """If the server does not answer at the start, `buffer` trains, keeps everything in the run's
+    folder and delivers it later; `fail` does not start the run."""
 
 
 class JobSpec(_Section):
     """A training job."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """The job's name: letters, digits, dots, dashes and underscores."""
+    name: Annotated[
+        str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": f"^{_NAME}$"})
+    ]
+    """Name of the job: letters, digits, dots, dashes and underscores."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
-    """Of the initial weights, the order of the rows, held-out rows and made non-digits."""
+    """Seed of the initial weights, the order of rows, held-out rows and made images."""
     data: DataSpec
     model: ModelSpec
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -334,23 +393,33 @@ class JobSpec(_Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: TrackingSpec = TrackingSpec()
     output: str = "runs"
-    """The folder that gets a sub-folder for each run, with its checkpoints and its model; default:
-    what `SUMGRAD_OUTPUT` in the environment names, or `runs`."""
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        if self.stop.early_stopping is not None and self.data.validation is None:
-            facts = {
-                "message": "needs validation rows",
-                "hint": "set data.validation, such as 0.1",
-                "key": "stop.early_stopping",
-            }
-            raise PydanticCustomError("option", "{message}", facts)
-        return self
+    """Folder of all runs; each run has a folder in it. Default: the environment variable
+    `SUMGRAD_OUTPUT`, or `runs`."""
 
     @property
     def task(self) -> Literal["classification", "regression"]:
-        """What the labels are: classes, or numbers."""
+        """Whether labels are classes or numbers."""
         if self.data.task is not None:
             return self.data.task
         return "regression" if self.model.divergence == "l2" else "classification"
+
+    @model_validator(mode="after")
+    def _check_sections_together(self) -> Self:
+        labels = self.data.label_columns
+        if self.task == "classification" and len(labels) > 1:
+            raise problem_error(
+                f"a classification has one label column, not {len(labels)}",
+                "for a regression set model.divergence to l2",
+                "data.label",
+            )
+        is_multi_class = self.task == "classification" and self.model.outputs > 1
+        if self.data.reject is not None and not is_multi_class:
+            raise problem_error(
+                "a reject class needs a classification with one output per class",
+                key="data.reject",
+            )
+        if self.stop.early_stopping is not None and self.data.validation is None:
+            raise problem_error(
+                "needs validation rows", "set data.validation, such as 0.1", "stop.early_stopping"
+            )
+        return self

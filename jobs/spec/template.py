@@ -1,4 +1,4 @@
-"""``sumgrad init``: a commented spec to start from, written out of the schema itself."""
+"""The file that ``sumgrad init`` writes: every key of the schema, with its meaning as a comment."""
 
 import textwrap
 from collections.abc import Iterator
@@ -9,16 +9,17 @@ import yaml
 from pydantic import BaseModel
 
 from sumgrad.jobs.errors import JobError
-from sumgrad.jobs.spec.loader import example_names, own_section, read_example
+from sumgrad.jobs.spec.loader import example_names, read_example
 from sumgrad.jobs.spec.schema import JobSpec, LayerSpec
+from sumgrad.jobs.support.validation import section_of
 from sumgrad.model.validation import did_you_mean
 
-_HEAD = """\
-# A sumgrad job. Run it with `sumgrad train FILE`; check it with `sumgrad config validate FILE`.
-# What is commented out has the default shown.
+_HEADER = """\
+# A sumgrad job. Check this file with `sumgrad config validate FILE`, run it with
+# `sumgrad train FILE`. Keys that are commented out show their defaults.
 """
-#: Values of the keys that have no default, and of those that a first job should see.
-_STARTING: dict[str, Any] = {
+#: Values of the keys that have no default, and of those that a first job sets.
+_VALUES: dict[str, Any] = {
     "name": "my-job",
     "data.train": "digits",
     "data.label": "digit",
@@ -37,45 +38,43 @@ def write_template(out: Path, example: str | None) -> None:
     """Write a spec file.
 
     Args:
-        out: A file that does not exist yet.
-        example: A shipped example to copy; None for every key there is, commented.
+        out: The new file.
+        example: Name of the shipped example to copy; None for a commented spec with every key.
 
     Raises:
-        JobError: No such example, or the file exists.
+        JobError: The example does not exist, or the file exists or cannot be written.
     """
     if example is not None and example not in example_names():
-        raise JobError(
-            f"no shipped example '{example}'", hint=did_you_mean(example, example_names())
-        )
-    text = starting_spec() if example is None else read_example(example)
+        hint = did_you_mean(example, example_names())
+        raise JobError(f"no shipped example '{example}'", hint=hint)
+    text = spec_template() if example is None else read_example(example)
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise JobError(f"{out} exists already", hint="name another file with --out") from None
+        raise JobError(f"{out} exists already", hint="choose another file with --out") from None
     except OSError as error:
         raise JobError(f"{out} cannot be written: {error.strerror}") from None
 
 
 def describe_examples() -> list[str]:
-    """Name and first line of each shipped example."""
-    return [f"{name:15} {_first_comment(read_example(name))}" for name in example_names()]
+    """Return a line for each shipped example: its name and its first comment."""
+    return [
+        f"{name:15} {read_example(name).partition(chr(10))[0].removeprefix('# ')}"
+        for name in example_names()
+    ]
 
 
-def _first_comment(text: str) -> str:
-    return text.partition("\n")[0].removeprefix("# ")
-
-
-def starting_spec() -> str:
-    """A valid spec with every key, its meaning and its default."""
-    return _HEAD + "\n".join(_section(JobSpec, "", "")) + "\n"
+def spec_template() -> str:
+    """Return a valid spec with every key, its meaning and its default."""
+    return _HEADER + "\n".join(_section(JobSpec, "", "")) + "\n"
 
 
 def _section(section: type[BaseModel], prefix: str, indent: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
         key = f"{prefix}{name}"
-        inner = own_section(field.annotation)
-        # A section that may be null is an offer: its default is none of it.
+        inner = section_of(field.annotation)
+        # A section that is null by default stays a comment: its keys would switch it on.
         if inner is not None and field.default is not None:
             yield ""
             yield from _comment(inner.__doc__ or "", indent)
@@ -87,22 +86,17 @@ def _section(section: type[BaseModel], prefix: str, indent: str) -> Iterator[str
 
 
 def _entry(name: str, key: str, default: Any, indent: str) -> Iterator[str]:
-    given = key in _STARTING
-    value = _STARTING[key] if given else default
+    value = _VALUES.get(key, default)
     if isinstance(value, list):
         yield f"{indent}{name}:"
-        yield from (f"{indent}  - {_flow(item)}" for item in value)
-        yield from _layer_keys(indent)
+        yield from (f"{indent}  - {_inline(item)}" for item in value)
+        for field_name, field in LayerSpec.model_fields.items():
+            yield from _comment(f"{field_name}: {field.description}", f"{indent}  ")
         return
-    yield f"{indent}{'' if given else '# '}{name}: {_flow(value)}"
+    yield f"{indent}{'' if key in _VALUES else '# '}{name}: {_inline(value)}"
 
 
-def _layer_keys(indent: str) -> Iterator[str]:
-    for name, field in LayerSpec.model_fields.items():
-        yield from _comment(f"{name}: {field.description}", f"{indent}  ")
-
-
-def _flow(value: Any) -> str:
+def _inline(value: Any) -> str:
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000)
     return text.removesuffix("...\n").strip()
 

@@ -1,4 +1,4 @@
-"""A spec as text."""
+"""Write a spec as YAML."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,30 +7,27 @@ import yaml
 
 from sumgrad.jobs.spec.schema import JobSpec
 
-#: What a number begins with, in any YAML.
-_NUMERIC = frozenset("+-.0123456789")
-
 
 def dump_spec(spec: JobSpec) -> str:
-    """The resolved spec, every default filled in, as a file that gives the same job again."""
+    """Return the resolved spec, with every default, as YAML that loads as the same spec."""
     return dump_yaml(spec.model_dump(mode="json"))
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
-    """Plain values as YAML that `sumgrad.jobs.support.yaml` reads as the same values."""
+    """Return plain values as YAML that `sumgrad.jobs.support.yaml` parses to the same values."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that begins as numbers do, for PyYAML has other ones than our specs.
+    """Quotes texts that start like numbers, and escapes unprintable ones.
 
-    And escapes line breaks, of which YAML makes one kind out of several.
+    PyYAML's rules for numbers differ from those of YAML 1.2, and YAML normalizes line breaks.
     """
 
 
 def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = '"' if not text.isprintable() else "'" if text[:1] in _NUMERIC else None
+    style = '"' if not text.isprintable() else "'" if text[:1] in {*"+-.0123456789"} else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

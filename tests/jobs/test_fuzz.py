@@ -22,7 +22,9 @@ from sumgrad.jobs.runs.directory import RECORD, RunDirectory, RunEnd, RunRecord,
 from sumgrad.jobs.runs.job import build_job
 from sumgrad.jobs.runs.registry import list_runs, table
 from sumgrad.jobs.runs.sync import link_to
-from sumgrad.jobs.spec.loader import all_keys, example_names, load_spec, read_example
+from sumgrad.jobs.spec.loader import example_names, load_spec, read_example
+from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.validation import all_keys
 from sumgrad.jobs.tracking import DirectClient
 from sumgrad.model import Layer, Network, make_activation, resolve_divergence
 from tests.fuzzing import cases, only
@@ -42,7 +44,7 @@ WORDS = st.sampled_from(
 )
 SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.text(max_size=5))
 KEYS = st.sampled_from(
-    [key.rpartition(".")[2].removesuffix("[]") for key in all_keys()] + ["x", ""]
+    [key.rpartition(".")[2].removesuffix("[]") for key in all_keys(JobSpec)] + ["x", ""]
 )
 TREES = st.recursive(
     SCALARS,

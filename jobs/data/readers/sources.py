@@ -7,10 +7,8 @@ from sumgrad.jobs.data.dataset import RawDataset, concatenate
 from sumgrad.jobs.data.readers.builtin import read_builtin
 from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx, read_idx
 from sumgrad.jobs.errors import DataNotFound
+from sumgrad.jobs.spec.schema import BUILTIN
 from sumgrad.jobs.support.redaction import redact
-
-#: Names that stand for data that comes along, not for paths.
-BUILTIN = ("digits", "diabetes")
 
 
 def read_dataset(

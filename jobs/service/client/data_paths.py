@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx
-from sumgrad.jobs.data.readers.sources import BUILTIN, find_table_files
+from sumgrad.jobs.data.readers.sources import find_table_files
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
 from sumgrad.jobs.service.manifest import DATA_FOLDER
-from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.spec.schema import BUILTIN, JobSpec
 from sumgrad.jobs.support.redaction import redact
 
 ROLES = ("train", "validation", "test")

@@ -25,7 +25,6 @@ from sumgrad.jobs.service.client.typed import cluster_option
 from sumgrad.jobs.service.ids import check_job_id, new_job_id, submission_id
 from sumgrad.jobs.service.manifest import JobManifest
 from sumgrad.jobs.service.versions import INSTALL_HINT, MUST_MATCH, Versions
-from sumgrad.jobs.spec.checks import check_record
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.spec.text import dump_yaml
@@ -124,7 +123,6 @@ def prepare_submission(
         DataNotFound: Its data are not there.
     """
     spec = load_spec(spec_name, overrides, environment=False).spec
-    check_record(spec)
     _expect_for_elsewhere(spec)
     sources, files = with_upload(spec, upload=upload)
     # Only what its owner said: for everything else the cluster has its own defaults.

@@ -24,7 +24,7 @@ from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.data.readers.tables import read_table
 from sumgrad.jobs.errors import DataError, DataNotFound, SpecError
 from sumgrad.jobs.support import memory as room
-from tests.jobs.data.cases import job, outputs, prepared, write_csv
+from tests.jobs.data.cases import outputs, prepared, write_csv
 
 #: What the files below stand for at least, how much memory is said to be free, and how much more
 #: than before a process may have needed.
@@ -312,15 +312,6 @@ def test_as_many_classes_as_rows_take_no_time(tmp_path: Path) -> None:
 def test_a_long_label_takes_its_room_once(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", "1," + "x" * 500_000, *["2,b"] * 2000)
     assert prepared(outputs(2), train=path, validation=0.5).train.count
-
-
-def test_a_column_that_is_named_very_often(tmp_path: Path) -> None:
-    names = [f"x{i}" for i in range(20_000)]
-    spec = job(outputs(2), train="x.csv", features=[*names, "x7"])
-    from sumgrad.jobs.spec.checks import check_record
-
-    with pytest.raises(SpecError, match=r"data\.features: 'x7' is named twice"):
-        check_record(spec)
 
 
 @pytest.mark.timeout(20)

@@ -1,0 +1,191 @@
+"""Describe validation errors of pydantic: the key, what is wrong, and the nearest valid one."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from sumgrad.model.validation import did_you_mean
+
+#: Keys and list indices from the root of a document.
+KeyPath = tuple[str | int, ...]
+
+#: Replaces pydantic's messages that are meant for programmers.
+_MESSAGES: Mapping[str, str] = {
+    "dict_type": "should be a mapping of keys to values",
+    "float_type": "should be a number",
+    "int_from_float": "should be a whole number",
+    "int_type": "should be a whole number",
+    "mapping_type": "should be a mapping of keys to values",
+    "missing": "required, but not given",
+    "model_attributes_type": "should be a mapping of keys to values",
+    "model_type": "should be a mapping of keys to values",
+    "path_type": "should be the path of a file",
+    "string_type": "should be a text",
+    "too_short": "should have at least one item",
+    "tuple_type": "should be a list",
+}
+#: Pydantic's mark for the key, not the value, of a mapping's entry.
+_KEY_MARK = "[key]"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem of a document.
+
+    Attributes:
+        path: The key that is wrong.
+        message: What is wrong, without the key.
+        hint: How to fix it, or "".
+    """
+
+    path: KeyPath
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        key = dotted(self.path)
+        return f"{key}: {self.message}" if key else self.message
+
+
+def first_problem(
+    error: ValidationError, model: type[BaseModel], synonyms: Mapping[str, str] | None = None
+) -> Problem:
+    """Return the first problem of a validation error, and count the others in its message.
+
+    Args:
+        error: Raised by the model's validation.
+        model: The model that was validated.
+        synonyms: Dotted keys and values to suggest for names that are used elsewhere.
+    """
+    # An unknown key explains a missing one, so it comes first.
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    paths = [_path(detail, model) for detail in details]
+    path = paths[0]
+    # The members of a union fail at the same path: together they are one problem.
+    members = [detail for detail, found in zip(details, paths, strict=True) if found == path]
+    message, hint = _explain(members, path, model, synonyms or {})
+    others = len(set(paths)) - 1
+    return Problem(path, f"{message} (and {others} more)" if others else message, hint)
+
+
+def problem_error(message: str, hint: str = "", key: str = "") -> PydanticCustomError:
+    """Return the error that a validator raises to have its message and hint reported unchanged.
+
+    Args:
+        message: What is wrong, without the key.
+        hint: How to fix it.
+        key: The dotted key below the validated section, when the validator checks a whole section.
+    """
+    return PydanticCustomError(
+        "problem", "{message}", {"message": message, "hint": hint, "key": key}
+    )
+
+
+def dotted(path: KeyPath) -> str:
+    """Return a path as people write it.
+
+    >>> dotted(("model", "layers", 0, "units"))
+    'model.layers[0].units'
+    """
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a key holds itself, also an optional one; not that of list items."""
+    if getattr(annotation, "__origin__", None) in (tuple, list, dict):
+        return None
+    return next(_sections(annotation), None)
+
+
+def all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return every dotted key that a document can have; list items are written ``[]``."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        inner = next(_sections(field.annotation), None)
+        if inner is not None:
+            below = "." if section_of(field.annotation) else "[]."
+            keys.extend(all_keys(inner, f"{prefix}{name}{below}"))
+    return keys
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
+
+
+def _path(detail: ErrorDetails, model: type[BaseModel]) -> KeyPath:
+    """Return pydantic's location without the names of union members, which no document has."""
+    location: KeyPath = detail["loc"]
+    if detail["type"] == "problem" and detail["ctx"]["key"]:
+        location = (*location, *detail["ctx"]["key"].split("."))
+    here: Any = model
+    path: list[str | int] = []
+    for index, part in enumerate(location):
+        if part == _KEY_MARK:
+            continue
+        if isinstance(part, int):
+            path.append(part)
+            here = next(_sections(here), None)
+        elif isinstance(here, type) and issubclass(here, BaseModel):
+            is_unknown = detail["type"] == "extra_forbidden" and index == len(location) - 1
+            if part not in here.model_fields and not is_unknown:
+                continue
+            path.append(part)
+            field = here.model_fields.get(part)
+            annotation = field.annotation if field else None
+            here = section_of(annotation) or annotation
+        elif getattr(here, "__origin__", None) is dict:
+            path.append(part)
+            here = next(_sections(here), None)
+    return tuple(path)
+
+
+def _explain(
+    details: list[ErrorDetails], path: KeyPath, model: type[BaseModel], synonyms: Mapping[str, str]
+) -> tuple[str, str]:
+    """Return message and hint for the errors at one path."""
+    by_type = {detail["type"]: detail for detail in details}
+    if "extra_forbidden" in by_type:
+        return "unknown key", _nearest_key(path, model, synonyms)
+    if "problem" in by_type:
+        context = by_type["problem"]["ctx"]
+        return context["message"], context["hint"]
+    given = details[0]["input"]
+    if "literal_error" in by_type and len(details) == 1:
+        expected = details[0]["ctx"]["expected"]
+        options = re.findall(r"'([^']*)'", expected)
+        hint = did_you_mean(synonyms.get(str(given), str(given)), options)
+        return f"{given!r} is none of {expected}", hint
+    messages = [_MESSAGES.get(detail["type"], detail["msg"]) for detail in details]
+    messages = [message.replace("greater than or equal to 0", "at least 0") for message in messages]
+    message = " or ".join(dict.fromkeys(messages)).replace("Input should be", "should be")
+    if "missing" not in by_type and (given is None or isinstance(given, str | int | float)):
+        message = f"{'nothing' if given is None else repr(given)} {message}"
+    return message, ""
+
+
+def _nearest_key(path: KeyPath, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
+    """Return a hint that names the valid key which an unknown one most likely stands for."""
+    last = str(path[-1])
+    keys = all_keys(model)
+    if synonyms.get(last) in keys:
+        return f"did you mean '{synonyms[last]}'?"
+    beside = dotted(path[:-1])
+    prefix = re.sub(r"\[\d+\]", "[]", beside) + "." if beside else ""
+    below = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    siblings = [key for key in below if "." not in key and "[" not in key]
+    if close := difflib.get_close_matches(last, siblings, n=1):
+        return f"did you mean '{f'{beside}.{close[0]}'.removeprefix('.')}'?"
+    for key in keys:
+        if re.split(r"[.\]]", key)[-1] == last:
+            return f"did you mean '{key}'?"
+    return f"known here: {', '.join(siblings)}"
