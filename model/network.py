@@ -328,7 +328,8 @@ class Network:
         self._output_gradient(cache, self.divergence.targets(d, cache.y[-1]))
         for k in range(len(self.layers), 1, -1):
             self._step_back(parameters, cache, k)
-        return cache.d_z[0] @ parameters.W[0]
+        result: Array = cache.d_z[0] @ parameters.W[0]
+        return result
 
     def divergences(self, parameters: Parameters, x: Array, d: Targets) -> Array:
         """Return Div of each instance, (B,)."""
@@ -355,4 +356,5 @@ def predict_class(y: Targets) -> NDArray[np.intp]:
         return y
     if y.shape[1] == 1:
         return (y[:, 0] >= 0.5).astype(np.intp)
-    return y.argmax(axis=1)
+    result: NDArray[np.intp] = y.argmax(axis=1)
+    return result

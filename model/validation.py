@@ -71,7 +71,8 @@ def as_float_array(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> A
     """
     if array.dtype.kind not in "biuf":
         raise ShapeError(f"{name} is {array.dtype}, expected numbers")
-    return np.require(array, dtype=dtype, requirements=["C", "A"])
+    result: Array = np.require(array, dtype=dtype, requirements=["C", "A"])
+    return result
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,18 +1,20 @@
-"""Commands about jobs on a cluster: submit, jobs, status, logs, wait, stop, delete."""
+"""Commands about the jobs of a cluster: submit, jobs, status, logs, wait, stop, delete."""
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sumgrad.jobs.cli.options import Cluster, JobId, Json, Set, Spec, print_json
 
 if TYPE_CHECKING:
-    from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
+    from sumgrad.jobs.service.client.ray_api import RayJobsClient
+    from sumgrad.jobs.service.states import Attempt
 
 app = typer.Typer()
 _logger = logging.getLogger(__name__)
@@ -59,15 +61,12 @@ def submit(
         bool, typer.Option("--upload", help="Send small data files of this machine along.")
     ] = False,
     code: Annotated[
-        str,
-        typer.Option(
-            help="Which sumgrad runs: 'cluster', 'local' (this one), or 'auto': the cluster's if "
-            "it is the same as this one."
-        ),
-    ] = "auto",
+        Literal["local", "cluster"],
+        typer.Option(help="Run this machine's sumgrad, or the one installed on the cluster."),
+    ] = "local",
     allow_version_mismatch: Annotated[
         bool,
-        typer.Option("--allow-version-mismatch", help="Submit although versions differ."),
+        typer.Option("--allow-version-mismatch", help="Run although versions differ."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")
@@ -80,33 +79,32 @@ def submit(
     do not exist on the cluster: --upload sends small data along, and file:///PATH is a path on
     the cluster's head node.
     """
-    from sumgrad.jobs.config.clusters import select_cluster
-    from sumgrad.jobs.service.client.submit import dry_run_lines, expect_code, prepare_submission
+    from sumgrad.jobs.config.clusters import cluster_option, select_cluster
+    from sumgrad.jobs.service.client.submit import prepare_submission
     from sumgrad.jobs.service.client.submit import submit as send
-    from sumgrad.jobs.service.client.typed import cluster_option
 
     if dry_run and follow:
         raise typer.BadParameter("--dry-run sends nothing, so there is nothing to --wait for")
-    source = expect_code(code)
-    prepared = prepare_submission(spec, overrides or [], job_id=job_id, upload=upload)
+    submission = prepare_submission(
+        spec,
+        overrides or [],
+        job_id=job_id,
+        upload=upload,
+        send_code=code == "local",
+        allow_version_mismatch=allow_version_mismatch,
+    )
     if dry_run:
         target = select_cluster(cluster)
         if as_json:
-            print_json(prepared.as_json(target))
+            print_json(submission.as_json(target))
         else:
-            typer.echo("\n".join(dry_run_lines(prepared, target)))
+            typer.echo("\n".join(submission.lines(target)))
         return
     client = _connect(cluster)
     option = cluster_option(client.cluster)
-    check = f"to see whether the cluster has the job: sumgrad status {prepared.request.job_id}"
-    with _detach_on_interrupt("interrupted", f"{check}{option}"):
-        sent = send(
-            prepared,
-            client,
-            _logger.info,
-            code=source,
-            allow_version_mismatch=allow_version_mismatch,
-        )
+    status = f"sumgrad status {submission.manifest.job_id}{option}"
+    with _detach_on_interrupt("interrupted", f"to see whether the cluster has the job: {status}"):
+        sent = send(submission, client)
     state = "submitted" if sent.is_new else "was submitted before"
     lines = [f"job {sent.job_id} {state}: {client.cluster.label}"]
     if not follow:
@@ -132,11 +130,11 @@ def submit(
 @app.command()
 def jobs(cluster: Cluster = None, as_json: Json = False) -> None:
     """List the jobs of a cluster, the newest first."""
-    from sumgrad.jobs.service.client.commands import job_table, list_of_jobs
-    from sumgrad.jobs.service.client.typed import cluster_option
+    from sumgrad.jobs.config.clusters import cluster_option
+    from sumgrad.jobs.service.client.commands import job_table, list_jobs
 
     client = _connect(cluster)
-    found = list_of_jobs(client)
+    found = list_jobs(client)
     if as_json:
         print_json([job.as_json() for job in found])
     else:
@@ -150,9 +148,9 @@ def status(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
 
     They come from Ray, from its run in MLflow and from the job's heartbeat.
     """
+    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.commands import get_status
-    from sumgrad.jobs.service.client.status import lines_of
-    from sumgrad.jobs.service.client.typed import cluster_option
+    from sumgrad.jobs.service.client.status import status_lines
 
     client = _connect(cluster)
     found, run = get_status(client, job_id)
@@ -160,7 +158,7 @@ def status(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
         print_json(found.as_json())
     else:
         option = cluster_option(client.cluster)
-        typer.echo("\n".join(lines_of(found, run, client.cluster.label, option)))
+        typer.echo("\n".join(status_lines(found, run, client.cluster.label, option)))
 
 
 @app.command()
@@ -179,26 +177,27 @@ def logs(
 
     With --follow the exit code is the job's own; Ctrl-C leaves the job running.
     """
-    from sumgrad.jobs.service.client.commands import Log, attempt_of
+    from sumgrad.jobs.service.client.commands import find_attempt
+    from sumgrad.jobs.service.client.follow import LogPrinter
 
     client = _connect(cluster)
-    job, chosen = attempt_of(client, job_id, attempt)
+    job, chosen = find_attempt(client, job_id, attempt)
     if follow:
         _follow(client, chosen.submission_id, job.job_id, as_json)
         return
-    text = client.log(chosen.submission_id)
+    text = client.get_log(chosen.submission_id)
     if as_json:
         print_json(_as_json(job.job_id, chosen) | {"log": text})
     else:
-        log = Log(lambda piece: typer.echo(piece, nl=False))
-        log.take(text)
+        log = LogPrinter(lambda piece: typer.echo(piece, nl=False))
+        log.feed(text)
         log.close()
 
 
 def _follow(client: "RayJobsClient", submission_id: str, job_id: str, as_json: bool) -> None:
     """Print an attempt's log until it ends, and exit with its code; Ctrl-C detaches."""
-    from sumgrad.jobs.service.client.commands import follow_job, once_known
-    from sumgrad.jobs.service.client.typed import cluster_option
+    from sumgrad.jobs.config.clusters import cluster_option
+    from sumgrad.jobs.service.client.follow import explain_lost_job, follow_job
     from sumgrad.jobs.service.states import can_resume
 
     option = cluster_option(client.cluster)
@@ -211,9 +210,9 @@ def _follow(client: "RayJobsClient", submission_id: str, job_id: str, as_json: b
     hint = f"follow it again: sumgrad logs -f {job_id}{option}"
     with (
         _detach_on_interrupt(f"job {job_id} is no longer followed; it continues", hint),
-        once_known(job_id, client.cluster),
+        explain_lost_job(job_id, client.cluster),
     ):
-        ended, result = follow_job(client, submission_id, write, _logger.info)
+        ended, result = follow_job(client, submission_id, write)
     value = _as_json(job_id, ended)
     code = value["exit_code"]
     if as_json:
@@ -242,27 +241,28 @@ def _as_json(job_id: str, attempt: "Attempt") -> dict[str, Any]:
 def wait(
     job_id: JobId,
     timeout: Annotated[
-        float | None, typer.Option(min=0, help="Seconds; after them the exit code is 124.")
-    ] = None,
+        float,
+        typer.Option(min=0, show_default=False, help="Seconds; after them the exit code is 124."),
+    ] = math.inf,
     cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Wait until a job ends and exit with its code."""
-    from sumgrad.jobs.service.client.commands import once_known
+    from sumgrad.jobs.config.clusters import cluster_option
+    from sumgrad.jobs.service.client.follow import explain_lost_job
     from sumgrad.jobs.service.client.follow import wait as wait_for
     from sumgrad.jobs.service.client.jobs import find_job
-    from sumgrad.jobs.service.client.typed import cluster_option
 
     client = _connect(cluster)
     job = find_job(client, job_id)
     # A refused attempt to resume the job does not change how the job ended.
-    attempt = job.counting if job.newest.has_ended else job.newest
+    attempt = job.effective if job.latest.has_ended else job.latest
     hint = f"wait again: sumgrad wait {job.job_id}{cluster_option(client.cluster)}"
     with (
         _detach_on_interrupt(f"job {job.job_id} continues", hint),
-        once_known(job.job_id, client.cluster),
+        explain_lost_job(job.job_id, client.cluster),
     ):
-        ended = wait_for(client, attempt.submission_id, _logger.info, seconds=timeout)
+        ended = wait_for(client, attempt.submission_id, timeout=timeout)
     value = _as_json(job.job_id, ended or attempt)
     code = value["exit_code"] if ended is not None else _TIMED_OUT
     if as_json:
@@ -276,8 +276,8 @@ def wait(
 @app.command()
 def stop(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
     """Stop a job at its next step; it can be resumed."""
+    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.commands import stop_job
-    from sumgrad.jobs.service.client.typed import cluster_option
     from sumgrad.jobs.service.states import state_of
 
     client = _connect(cluster)
@@ -288,27 +288,27 @@ def stop(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
         typer.echo(f"job {job.job_id} will stop at its next step")
         typer.echo(f"Resume it:  sumgrad resume {job.job_id}{cluster_option(client.cluster)}")
     else:
-        typer.echo(f"job {job.job_id} has already ended ({state_of(job.counting)})")
+        typer.echo(f"job {job.job_id} has already ended ({state_of(job.effective)})")
 
 
 @app.command()
 def delete(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
-    """Delete a finished job from the cluster.
+    """Delete a job that has ended from the cluster.
 
-    Its run in MLflow stays, and so does its folder: on the cluster's head node, named after the
-    job's id, below SUMGRAD_OUTPUT (by default ~/sumgrad). A new job therefore needs another --id.
+    Its run in MLflow and its folder on the cluster's head stay, so a new job needs another --id.
+    The deleted job can no longer be resumed from here.
     """
-    from sumgrad.jobs.service.client.commands import delete_job, what_stays
+    from sumgrad.jobs.service.client.commands import delete_job, deletion_lines
 
-    job = delete_job(_connect(cluster), job_id)
+    job, run = delete_job(_connect(cluster), job_id)
     if as_json:
         print_json({"id": job.job_id, "deleted": len(job.attempts)})
     else:
-        typer.echo("\n".join([f"job {job.job_id} was deleted", *what_stays(job.job_id)]))
+        typer.echo("\n".join(deletion_lines(job.job_id, run)))
 
 
 def is_job(name: str, output: Path, cluster: str | None) -> bool:
-    """Whether a name means a job on a cluster rather than a run in this folder."""
+    """Return whether a name means a job on a cluster rather than a run in this folder."""
     from sumgrad.jobs.config.clusters import find_selected_cluster
     from sumgrad.jobs.errors import RunNotFound
     from sumgrad.jobs.runs.directory import find_run
@@ -324,11 +324,11 @@ def is_job(name: str, output: Path, cluster: str | None) -> bool:
 
 def resume_job(job_id: str, overrides: list[str], cluster: str | None, as_json: bool) -> None:
     """Resume a job on a cluster."""
-    from sumgrad.jobs.service.client.commands import resume_job as resume
-    from sumgrad.jobs.service.client.typed import cluster_option
+    from sumgrad.jobs.config.clusters import cluster_option
+    from sumgrad.jobs.service.client.resume import resume_job as resume
 
     client = _connect(cluster)
-    sent = resume(client, job_id, overrides, _logger.info)
+    sent = resume(client, job_id, overrides)
     if as_json:
         print_json({"id": sent.job_id, "submission_id": sent.submission_id})
     else:

@@ -13,6 +13,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from sumgrad.jobs.config.clusters_file import MEND, context_error, place
 from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.directories import user_directory
 from sumgrad.jobs.config.tokens import check_token, expand_home, read_token
-from sumgrad.jobs.errors import ClusterConfigError
+from sumgrad.jobs.errors import ClusterConfigError, SpecError
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.redaction import redact
@@ -278,6 +279,15 @@ def find_selected_cluster(given: str | None) -> Cluster | None:
     if contexts.current is None:
         return None
     return _with_environment(contexts.named(contexts.current))
+
+
+def cluster_option(cluster: Cluster) -> str:
+    """Return the option that makes a printed command mean this cluster; "" if it does already."""
+    try:
+        is_selected = find_selected_cluster(None) == cluster
+    except (ClusterConfigError, SpecError):
+        is_selected = False
+    return "" if is_selected else f" --cluster {shlex.quote(cluster.option)}"
 
 
 def _at(address: str, contexts: ClusterConfig) -> Cluster:

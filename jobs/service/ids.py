@@ -1,8 +1,8 @@
-"""Names of jobs and of their attempts.
+"""Ids of jobs and of their attempts.
 
-A job keeps its id for life. Each time it is handed to Ray, which takes no id twice, is an attempt:
-the first has the job's own id, those that go on with it are ``<id>~2``, ``<id>~3``, ….
-With a dot, Ray would write into the first one's log what it does about the second.
+A job keeps its id for life. Each submission to Ray, which accepts no id twice, is an attempt: the
+first one has the job's id, resumed ones are ``<id>~2``, ``<id>~3``, …. With a dot in place of the
+tilde, Ray writes its own messages about the second attempt into the log of the first one.
 """
 
 import re
@@ -10,17 +10,16 @@ import secrets
 
 from sumgrad.jobs.errors import SubmissionError
 
-#: Metadata of a submission that names its job; how we know our own among others' submissions.
-JOB_KEY = "sumgrad.job"
-NAME_KEY = "sumgrad.name"
-ATTEMPT_KEY = "sumgrad.attempt"
-#: Also the tag of the job's run in MLflow.
-JOB_TAG = "sumgrad.job"
+#: Metadata of a submission; the first key tells sumgrad's jobs from others.
+JOB_KEY, NAME_KEY, ATTEMPT_KEY = "sumgrad.job", "sumgrad.name", "sumgrad.attempt"
+#: Tags of a job's run in MLflow: the job's id, its folder on the cluster's head, and whether it
+#: was deleted from the cluster.
+JOB_TAG, FOLDER_TAG, DELETED_TAG = "sumgrad.job", "sumgrad.folder", "sumgrad.deleted"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,62}")
 
 
 def new_job_id(name: str) -> str:
-    """An id that nobody else has, which begins with the job's name.
+    """Return a unique id that starts with the job's name.
 
     >>> new_job_id("My digits!")[:10]
     'my-digits-'
@@ -30,15 +29,15 @@ def new_job_id(name: str) -> str:
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a job may have this id."""
+    """Return whether a text is a valid job id."""
     return _ID.fullmatch(text) is not None
 
 
 def check_job_id(text: str) -> str:
-    """An id that a person chose.
+    """Return a job id that a user chose.
 
     Raises:
-        SubmissionError: It cannot be one.
+        SubmissionError: It is not valid.
     """
     if not is_job_id(text):
         raise SubmissionError(
@@ -49,7 +48,7 @@ def check_job_id(text: str) -> str:
 
 
 def submission_id(job_id: str, attempt: int) -> str:
-    """Ray's name of an attempt.
+    """Return the id of an attempt in Ray.
 
     >>> submission_id("digits-1", 1), submission_id("digits-1", 2)
     ('digits-1', 'digits-1~2')

@@ -1,93 +1,76 @@
-"""What travels to the cluster with a job: one JSON file, and data that were to come along.
+"""The manifest of a submitted job: one JSON file, sent to the cluster beside the job's data.
 
-`sumgrad.jobs.service.host` reads the file on the cluster. It holds no secrets: Ray keeps what it is
-sent and shows it to every client that has the cluster's token.
+`sumgrad.jobs.service.host` reads it there. It holds no secrets: Ray keeps what it is sent and shows
+it to every client that has the cluster's token.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Literal, Self
 
-from sumgrad.jobs.errors import ServiceUnreachable, SubmissionError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from sumgrad.jobs.errors import SubmissionError
 from sumgrad.jobs.service.ids import check_job_id
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.support.memory import read_small_file
+from sumgrad.jobs.support.validation import first_problem
 
 MANIFEST_FILE = "job.json"
-#: A line of the log with the run's result as JSON begins so.
-RESULT_PREFIX = "result: "
-#: The folder of uploaded data beside it.
+#: The folder of uploaded data beside the manifest, with one folder for each role.
 DATA_FOLDER = "data"
-FORMAT = 1
-_LONGEST = 1 << 22
+#: The line of the log that holds the run's result as JSON starts with it.
+RESULT_PREFIX = "result: "
+#: Python on the cluster's head. The variable names it where it is not the first 'python' of PATH.
+PYTHON = "${SUMGRAD_PYTHON:-python}"
+#: The command that Ray runs in the folder of the manifest.
+ENTRYPOINT = f"{PYTHON} -P -m sumgrad.jobs.service.host"
+_MAX_BYTES = 1 << 22
 
 
-@dataclass(frozen=True)
-class JobManifest:
-    """A job as it is handed in.
+class JobManifest(BaseModel):
+    """An attempt to run a job, as it is submitted.
 
     Attributes:
-        job_id: Its id.
-        attempt: From 1.
-        spec_yaml: What its owner said, without defaults: those of the cluster hold. None for an
-            attempt that goes on with an earlier one.
-        overrides: ``key=value`` for such an attempt.
-        versions: Of where it was handed in.
-        has_code: Whether sumgrad's own code travels along.
-        expected: What it has to find where it runs; None if any versions will do.
-        tags: For MLflow: who handed it in, from which commit.
+        format: Number of this set of keys; another version of sumgrad may read the file.
+        job_id: Also the name of the job's folder on the cluster.
+        attempt: Number of the attempt, from 1.
+        spec_yaml: What the user set in the spec; for the rest the cluster's defaults hold. None for
+            an attempt that resumes an earlier one.
+        overrides: ``key=value`` each, for an attempt that resumes an earlier one.
+        versions: Of the machine that submits the job.
+        has_code: Whether sumgrad's code is sent along.
+        allow_version_mismatch: Whether the job runs although the cluster has other versions.
+        tags: For the run in MLflow: the user, the commit.
     """
 
-    job_id: str
-    attempt: int
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: Literal[2] = 2
+    job_id: Annotated[str, AfterValidator(check_job_id)]
+    attempt: Annotated[int, Field(ge=1)]
     spec_yaml: str | None
     versions: Versions
     overrides: tuple[str, ...] = ()
     has_code: bool = False
-    expected: Versions | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    allow_version_mismatch: bool = False
+    tags: Mapping[str, str] = {}
 
     def write(self, folder: Path) -> None:
-        """Write the file into a folder."""
-        (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        """Write the manifest into a folder."""
+        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the file of a folder.
+        """Read the manifest of a folder.
 
         Raises:
-            SubmissionError: There is none, or it is another version's.
+            SubmissionError: It is missing, damaged, or of another version of sumgrad.
         """
+        path = folder / MANIFEST_FILE
         try:
-            value: dict[str, Any] = json.loads(read_small_file(folder / MANIFEST_FILE, _LONGEST))
-            if value["format"] != FORMAT:
-                raise SubmissionError(f"{MANIFEST_FILE} has format {value['format']}, not {FORMAT}")
-            value["versions"] = Versions.from_json(value["versions"])
-            if value.get("expected") is not None:
-                value["expected"] = Versions.from_json(value["expected"])
-            value["overrides"] = tuple(value["overrides"])
-            request = cls(**value)
-            request._expect_sound()
-        except (
-            *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
-        ) as error:
-            raise SubmissionError(f"{folder / MANIFEST_FILE} cannot be used: {error}") from None
-        except ServiceUnreachable as error:
-            raise SubmissionError(
-                f"{folder / MANIFEST_FILE} cannot be used: {error.message}"
-            ) from None
-        return request
-
-    def _expect_sound(self) -> None:
-        # The id becomes the name of a folder.
-        check_job_id(self.job_id)
-        texts = [*self.overrides, *self.tags, *self.tags.values()]
-        if self.spec_yaml is not None:
-            texts.append(self.spec_yaml)
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("something in it is no text")
-        if type(self.attempt) is not int or self.attempt < 1 or type(self.has_code) is not bool:
-            raise TypeError("its numbers make no sense")
+            return cls.model_validate_json(read_small_file(path, _MAX_BYTES))
+        except ValidationError as error:
+            raise SubmissionError(f"{path}: {first_problem(error, cls)}") from None
+        except (OSError, ValueError) as error:
+            raise SubmissionError(f"{path} cannot be read: {error}") from None

@@ -17,12 +17,14 @@ from sumgrad.model.validation import Array
 def sigmoid(z: Array) -> Array:
     """Return ``σ(z) = 1/(1 + exp(−z))`` without overflow: only ``exp(−|z|)`` is computed."""
     e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1, e) / (1 + e)
+    result: Array = np.where(z >= 0, 1, e) / (1 + e)
+    return result
 
 
 def softplus(z: Array) -> Array:
     """Return ``log(1 + exp(z))`` without overflow, as ``max(z, 0) + log(1 + exp(−|z|))``."""
-    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+    result: Array = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+    return result
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,12 @@ class Softsign(ScalarActivation):
     """``f(z) = z/(1 + |z|)``, ``f' = 1/(1 + |z|)²``."""
 
     def value(self, z: Array) -> Array:
-        return z / (1 + np.abs(z))
+        result: Array = z / (1 + np.abs(z))
+        return result
 
     def derivative(self, z: Array, y: Array) -> Array:
-        return np.square(1 / (1 + np.abs(z)))
+        result: Array = np.square(1 / (1 + np.abs(z)))
+        return result
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,8 @@ class SiLU(ScalarActivation):
 
     def derivative(self, z: Array, y: Array) -> Array:
         s = sigmoid(z)
-        return s + y * (1 - s)
+        result: Array = s + y * (1 - s)
+        return result
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,8 @@ class Mish(ScalarActivation):
 
     def derivative(self, z: Array, y: Array) -> Array:
         t = np.tanh(softplus(z))
-        return t + z * (1 - t * t) * sigmoid(z)
+        result: Array = t + z * (1 - t * t) * sigmoid(z)
+        return result
 
 
 @dataclass(frozen=True)
@@ -248,12 +254,14 @@ class GELU(ScalarActivation):
 
     def value(self, z: Array) -> Array:
         t, _ = self._tanh(z)
-        return 0.5 * z * (1 + t)
+        result: Array = 0.5 * z * (1 + t)
+        return result
 
     def derivative(self, z: Array, y: Array) -> Array:
         t, inner = self._tanh(z)
         d_u = self.C * (1 + 3 * self.CUBIC * inner * inner)
-        return 0.5 * (1 + t) + 0.5 * inner * (1 - t * t) * d_u
+        result: Array = 0.5 * (1 + t) + 0.5 * inner * (1 - t * t) * d_u
+        return result
 
 
 @dataclass(frozen=True)
@@ -275,7 +283,8 @@ class HardSigmoid(ScalarActivation):
         return np.clip(z / 6 + 0.5, 0, 1)
 
     def derivative(self, z: Array, y: Array) -> Array:
-        return (np.abs(z) < 3).astype(z.dtype) / 6
+        result: Array = (np.abs(z) < 3).astype(z.dtype) / 6
+        return result
 
 
 @dataclass(frozen=True)

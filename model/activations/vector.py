@@ -38,11 +38,13 @@ class Softmax(Activation):
     def jacobian(self, z: Array) -> Array:
         y = self.value(z)
         diagonal = y[:, :, None] * np.eye(z.shape[1], dtype=z.dtype)
-        return diagonal - y[:, :, None] * y[:, None, :]
+        result: Array = diagonal - y[:, :, None] * y[:, None, :]
+        return result
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         """``∇_z = y ∘ (∇_y − ⟨∇_y, y⟩)``."""
-        return y * (d_y - np.sum(d_y * y, axis=1, keepdims=True))
+        result: Array = y * (d_y - np.sum(d_y * y, axis=1, keepdims=True))
+        return result
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,20 @@ class Max(Activation):
     def argmax(self, z: Array) -> NDArray[np.intp]:
         """Return the component that is the maximum of each subset, (B, D_out)."""
         if not self.subsets:
-            return z.argmax(axis=1)[:, None]
+            overall: NDArray[np.intp] = z.argmax(axis=1)[:, None]
+            return overall
         subsets = self._padded_subsets
         chosen = z[:, subsets].argmax(axis=2)
-        return subsets[np.arange(len(subsets)), chosen]
+        components: NDArray[np.intp] = subsets[np.arange(len(subsets)), chosen]
+        return components
 
     def value(self, z: Array) -> Array:
         return np.take_along_axis(z, self.argmax(z), axis=1)
 
     def jacobian(self, z: Array) -> Array:
         chosen = self.argmax(z)[:, :, None] == np.arange(z.shape[1])
-        return chosen.astype(z.dtype)
+        result: Array = chosen.astype(z.dtype)
+        return result
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         """Add each ``∇_y`` to its arg-max component."""
@@ -133,21 +138,25 @@ class Maxout(Activation):
         return z.reshape(len(z), z.shape[1] // self.pieces, self.pieces)
 
     def value(self, z: Array) -> Array:
-        return self._pieces(z).max(axis=2)
+        result: Array = self._pieces(z).max(axis=2)
+        return result
 
     def _chosen(self, z: Array) -> NDArray[np.bool_]:
         """Return the mask of each unit's maximum, (B, D_out, pieces)."""
         first = self._pieces(z).argmax(axis=2)
-        return first[:, :, None] == np.arange(self.pieces)
+        chosen: NDArray[np.bool_] = first[:, :, None] == np.arange(self.pieces)
+        return chosen
 
     def jacobian(self, z: Array) -> Array:
         chosen = self._chosen(z)
         batch, units, _ = chosen.shape
         same_unit = np.eye(units, dtype=z.dtype)[None, :, :, None]
-        return (same_unit * chosen[:, :, None, :]).reshape(batch, units, z.shape[1])
+        result: Array = (same_unit * chosen[:, :, None, :]).reshape(batch, units, z.shape[1])
+        return result
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        return (d_y[:, :, None] * self._chosen(z)).reshape(z.shape)
+        result: Array = (d_y[:, :, None] * self._chosen(z)).reshape(z.shape)
+        return result
 
 
 def as_subsets(rows: object) -> tuple[tuple[int, ...], ...]:

@@ -161,7 +161,9 @@ def test_the_token_opens_mlflow_for_whoever_has_it_and_is_told_to_nobody(service
     fetched = service.sumgrad("evaluate", run_id, "flowers.csv", "--tracking-uri", service.mlflow)
     assert fetched.code == 0, fetched.err
     token = service.token_file.read_text()
-    asked = [attempt for attempt in service.server.attempts() if "secret" in attempt.submission_id]
+    asked = [
+        attempt for attempt in service.server.list_attempts() if "secret" in attempt.submission_id
+    ]
     told = [
         *(service.sumgrad("status", "secret").out, service.sumgrad("logs", "secret").out),
         *(service.sumgrad("cluster", "list", "--json").out, sent.out, sent.err, fetched.out),

@@ -16,8 +16,9 @@ from sumgrad.jobs.config.tokens import read_token
 from sumgrad.jobs.config.tracking_uri import is_server
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.data_paths import FILE_SCHEME
-from sumgrad.jobs.service.client.preflight import PYTHON, ask, cluster_versions
+from sumgrad.jobs.service.client.preflight import ask, cluster_versions
 from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo, doctor_hint
+from sumgrad.jobs.service.manifest import PYTHON
 from sumgrad.jobs.service.mlflow_check import mlflow_problem, requires_login
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 from sumgrad.jobs.support.redaction import redact
@@ -57,7 +58,7 @@ def run_checks(cluster: Cluster, data: Sequence[str] = ()) -> list[Check]:
         server = RayJobsClient(cluster)
         described = server.server_info()
         checks = [*_connection(cluster, described), *checks]
-        versions = cluster_versions(server, described)
+        versions = cluster_versions(server)
         checks += _versions(Versions.here(), versions)
         if "none" in versions.libraries.values():
             return checks

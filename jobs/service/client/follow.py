@@ -1,159 +1,208 @@
-"""What a job prints, up to its real end: a connection that ends says nothing about the job."""
+"""Following a job's log, and waiting for a job, until Ray confirms that it has ended."""
 
+import json
+import logging
 import math
 import time
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from sumgrad.jobs.errors import ServiceUnreachable
-from sumgrad.jobs.service.client.ray_api import Attempt, RayJobsClient
+from sumgrad.jobs.config.clusters import Cluster, cluster_option
+from sumgrad.jobs.errors import JobLost, JobNotFound, ServiceUnreachable
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
+from sumgrad.jobs.service.manifest import RESULT_PREFIX
+from sumgrad.jobs.service.states import REFUSED, Attempt, exit_code
+from sumgrad.jobs.support.polling import wait_until
 
 T = TypeVar("T")
-#: A job server may be away for so long before we give up; the job goes on without us.
-PATIENCE_S = 600.0
-_PAUSE_S = 1.0
-#: It is not known whether the connection alone has ended, or the cluster.
-_AGAIN = "trying again; a job goes on without us, if its cluster does"
-
-
-class Clock(Protocol):
-    """What `follow` and `wait` need of time."""
-
-    def monotonic(self) -> float:
-        """Seconds."""
-
-    def sleep(self, seconds: float, /) -> None:
-        """Let some pass."""
-
-
-def follow(
-    server: RayJobsClient,
-    submission_id: str,
-    write: Callable[[str], None],
-    note: Callable[[str], None],
-    *,
-    clock: Clock = time,
-) -> Attempt:
-    """Hand on everything that a submission prints, once and in order, until it is over.
-
-    Args:
-        server: The cluster's.
-        submission_id: Which.
-        write: Takes text.
-        note: Takes a line about the connection.
-        clock: Of the world, or of a test.
-
-    Returns:
-        How it ended.
-
-    Raises:
-        ServiceUnreachable: The cluster has been away for too long; the job may go on.
-        JobNotFound: It was deleted, or the cluster started anew.
-    """
-    patient = _Patient(server, submission_id, note, clock)
-    seen = 0
-    while True:
-        # Each connection begins with the first character again.
-        position, checked = 0, clock.monotonic()
-        has_ended = False
-
-        def is_wanted() -> bool:
-            return not has_ended  # noqa: B023 - asked within this turn only
-
-        for piece in server.tail(submission_id, is_wanted):
-            fresh = piece[max(0, seen - position) :]
-            position += len(piece)
-            if fresh:
-                write(fresh)
-                seen += len(fresh)
-            elif clock.monotonic() - checked > 2.0:
-                # A connection can be dead without anybody saying so.
-                checked = clock.monotonic()
-                has_ended = patient.attempt().has_ended
-        attempt = patient.attempt()
-        if attempt.has_ended:
-            rest = patient.log()[seen:]
-            if rest:
-                write(rest)
-            return attempt
-        clock.sleep(_PAUSE_S)
+_logger = logging.getLogger(__name__)
+#: Seconds for which a job server may be unreachable.
+RECONNECT_TIMEOUT_S = 600.0
+_INTERVAL_S = 1.0
 
 
 def wait(
-    server: RayJobsClient,
+    client: RayJobsClient,
     submission_id: str,
-    note: Callable[[str], None],
     *,
-    seconds: float | None = None,
-    every_s: float = _PAUSE_S,
-    clock: Clock = time,
+    timeout: float = math.inf,
+    interval: float = _INTERVAL_S,
 ) -> Attempt | None:
-    """Wait for a submission's end.
-
-    Args:
-        server: The cluster's.
-        submission_id: Which.
-        note: Takes a line about the connection.
-        seconds: How long; None for as long as it takes.
-        every_s: How often to ask.
-        clock: Of the world, or of a test.
-
-    Returns:
-        How it ended; None if it has not in time.
+    """Return an attempt when it has ended; None if it has not after ``timeout`` seconds.
 
     Raises:
-        ServiceUnreachable: The cluster has been away for too long.
-        JobNotFound: See `follow`.
+        ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
+        JobNotFound: The attempt was deleted, or the cluster was restarted.
     """
-    patient = _Patient(server, submission_id, note, clock)
-    give_up = math.inf if seconds is None else clock.monotonic() + seconds
+    server = _PatientClient(client, submission_id)
+
+    def ended() -> Attempt | None:
+        attempt = server.attempt()
+        return attempt if attempt is not None and attempt.has_ended else None
+
+    return wait_until(ended, timeout, interval=interval)
+
+
+def follow(client: RayJobsClient, submission_id: str, write: Callable[[str], None]) -> Attempt:
+    """Pass on what an attempt prints, each character once and in order, and return how it ended.
+
+    Args:
+        client: Of the cluster.
+        submission_id: Of the attempt.
+        write: Called with each piece of text.
+
+    Raises:
+        ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
+        JobNotFound: The attempt was deleted, or the cluster was restarted.
+    """
+    server = _PatientClient(client, submission_id)
+    written = 0
     while True:
+        # Each connection starts again with the first character of the log.
+        position, last_check = 0, time.monotonic()
+        has_ended = False
+        for piece in client.tail_log(submission_id, lambda: not has_ended):  # noqa: B023
+            new = piece[max(0, written - position) :]
+            position += len(piece)
+            if new:
+                write(new)
+                written += len(new)
+            elif time.monotonic() - last_check > 2 * _INTERVAL_S:
+                # A connection may be dead without an error.
+                last_check = time.monotonic()
+                has_ended = server.insist(server.attempt).has_ended
+        # That a connection ends does not show that the job has ended.
+        attempt = server.insist(server.attempt)
+        if attempt.has_ended:
+            if rest := server.insist(server.log)[written:]:
+                write(rest)
+            return attempt
+        time.sleep(_INTERVAL_S)
+
+
+def follow_job(
+    client: RayJobsClient, submission_id: str, write: Callable[[str], None]
+) -> tuple[Attempt, dict[str, Any] | None]:
+    """Pass on the log of an attempt, and return how the attempt ended and the run's result."""
+    log = LogPrinter(write)
+    attempt = follow(client, submission_id, log.feed)
+    log.close()
+    code = exit_code(attempt)
+    # The log may start with that of a deleted job which had the same id, result included.
+    is_own = log.result is not None and (log.result.get("status") == "FINISHED") == (code == 0)
+    return attempt, log.result if is_own and code != REFUSED else None
+
+
+@contextmanager
+def explain_lost_job(job_id: str, cluster: Cluster) -> Iterator[None]:
+    """Report a job that disappears from its cluster as lost.
+
+    Ray's head keeps the jobs and ends them when it ends; after a restart it does not know them.
+
+    Raises:
+        JobLost: In place of `JobNotFound`.
+    """
+    try:
+        yield
+    except JobNotFound:
+        option = cluster_option(cluster)
+        raise JobLost(
+            f"{cluster.label} no longer knows job {job_id}: its head was restarted, which ended "
+            "the job, or the job was deleted",
+            hint=f"'sumgrad status {job_id}{option}' shows its progress, "
+            f"'sumgrad resume {job_id}{option}' resumes it",
+        ) from None
+
+
+class LogPrinter:
+    """Passes on a log without the line that holds the run's result.
+
+    Args:
+        write: Called with each piece of text.
+
+    Attributes:
+        result: The run's result, once its line has come.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.result: dict[str, Any] | None = None
+        self._write = write
+        #: Start of a line that may hold the result.
+        self._pending = ""
+        #: Whether the start of the current line has been written.
+        self._is_mid_line = False
+
+    def feed(self, text: str) -> None:
+        """Take a piece of the log."""
+        for part in text.splitlines(keepends=True):
+            self._pending += part
+            is_complete = self._pending.endswith("\n")
+            may_be_result = RESULT_PREFIX.startswith(self._pending[: len(RESULT_PREFIX)])
+            if is_complete or self._is_mid_line or not may_be_result:
+                self.close()
+                self._is_mid_line = not is_complete
+
+    def close(self) -> None:
+        """Write what is pending."""
+        result = None if self._is_mid_line else _parse_result(self._pending)
+        if result is not None:
+            self.result = result
+        elif self._pending:
+            self._write(self._pending)
+        self._pending = ""
+
+
+def _parse_result(line: str) -> dict[str, Any] | None:
+    if not line.startswith(RESULT_PREFIX):
+        return None
+    try:
+        value = json.loads(line.removeprefix(RESULT_PREFIX), parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _reject_constant(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
+
+
+class _PatientClient:
+    """Queries about one attempt to a job server that may be unreachable for a while."""
+
+    def __init__(self, client: RayJobsClient, submission_id: str) -> None:
+        self._client = client
+        self._submission_id = submission_id
+        self._unreachable_since: float | None = None
+
+    def attempt(self) -> Attempt | None:
+        """Return the attempt; None if the server does not answer now."""
+        return self._query(self._client.get_attempt)
+
+    def log(self) -> str | None:
+        """Return the log; None if the server does not answer now."""
+        return self._query(self._client.get_log)
+
+    def insist(self, query: Callable[[], T | None]) -> T:
+        """Repeat a query until the server answers."""
+        while (answer := query()) is None:
+            time.sleep(2 * _INTERVAL_S)
+        return answer
+
+    def _query(self, query: Callable[[str], T]) -> T | None:
+        now = time.monotonic()
         try:
-            attempt = patient.attempt(give_up)
-        except ServiceUnreachable:
-            if clock.monotonic() < give_up:
+            answer = query(self._submission_id)
+        except ServiceUnreachable as error:
+            if self._unreachable_since is None:
+                self._unreachable_since = now
+                _logger.warning(
+                    "%s; trying again, and the job continues if its cluster does", error.message
+                )
+            elif now - self._unreachable_since >= RECONNECT_TIMEOUT_S:
                 raise
             return None
-        if attempt.has_ended:
-            return attempt
-        left = give_up - clock.monotonic()
-        if left <= 0:
-            return None
-        clock.sleep(min(every_s, left))
-
-
-class _Patient:
-    """Asks a job server that may be away for a while."""
-
-    def __init__(
-        self, server: RayJobsClient, submission_id: str, note: Callable[[str], None], clock: Clock
-    ) -> None:
-        self._server = server
-        self._submission_id = submission_id
-        self._note = note
-        self._clock = clock
-
-    def attempt(self, give_up: float = math.inf) -> Attempt:
-        return self._ask(lambda: self._server.attempt(self._submission_id), give_up)
-
-    def log(self) -> str:
-        return self._ask(lambda: self._server.log(self._submission_id))
-
-    def _ask(self, question: Callable[[], T], give_up: float = math.inf) -> T:
-        is_told = False
-        give_up = min(give_up, self._clock.monotonic() + PATIENCE_S)
-        while True:
-            try:
-                answer = question()
-            except ServiceUnreachable as error:
-                left = give_up - self._clock.monotonic()
-                if left <= 0:
-                    raise
-                if not is_told:
-                    self._note(f"{error.message}; {_AGAIN}")
-                    is_told = True
-                self._clock.sleep(min(2 * _PAUSE_S, left))
-                continue
-            if is_told:
-                self._note("connected again")
-            return answer
+        if self._unreachable_since is not None:
+            self._unreachable_since = None
+            _logger.info("connected again")
+        return answer

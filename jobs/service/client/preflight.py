@@ -1,33 +1,21 @@
-"""What a cluster's machines have installed, asked before anything is sent to them.
+"""Short jobs that tell what a cluster's head has installed."""
 
-Ray's job server tells its own version alone. The rest is found out by a short job, once for each
-session of a cluster; the answer is kept in the user's cache.
-"""
-
-import hashlib
 import json
 import secrets
 import shlex
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from sumgrad.jobs.config.directories import user_directory
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.client.expectation import is_outdated
 from sumgrad.jobs.service.client.follow import wait
-from sumgrad.jobs.service.client.ray_api import SUCCEEDED, RayJobsClient, RayServerInfo
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
+from sumgrad.jobs.service.manifest import PYTHON
+from sumgrad.jobs.service.states import SUCCEEDED
 from sumgrad.jobs.service.versions import Versions
-from sumgrad.jobs.support.files import write_text
-from sumgrad.jobs.support.memory import read_small_file
 
-#: The cluster's Python. Where Ray's is not the first on the path there, this variable names it.
-PYTHON = "${SUMGRAD_PYTHON:-python}"
 #: A line of the probe's answer begins so.
 _MARK = "sumgrad-probe:"
-#: In a kept answer: what had begun by then says nothing about it.
-_SINCE = "since"
 #: How long a probe may take: a cluster that has just started needs half a minute for its first job.
 PROBE_S = 90.0
 _LOOK_S = 0.3
@@ -63,31 +51,13 @@ print({_MARK!r} + json.dumps({{
 """
 
 
-def cluster_versions(server: RayJobsClient, described: RayServerInfo) -> Versions:
-    """What the cluster's head has installed; 'none' where it has not.
-
-    The answer is kept for its session, until a job finds that it does not hold any more.
-
-    Args:
-        server: The cluster's job server.
-        described: What it says of itself.
+def cluster_versions(client: RayJobsClient) -> Versions:
+    """Return what the cluster's head has installed; 'none' for what it has not.
 
     Raises:
         ServiceUnreachable: It does not answer, or runs no jobs.
     """
-    kept, attempts = _cache_file(described), server.attempts()
-    with suppress(OSError, ValueError, TypeError, OverflowError, ServiceUnreachable):
-        facts = json.loads(read_small_file(kept, 1 << 16))
-        answer = Versions.from_json(facts)
-        if not is_outdated(answer, float(facts.get(_SINCE, 0.0)), attempts):
-            return answer
-    # By Ray's clock, which has the time of every attempt; this machine's may be another.
-    since = max((attempt.start_time or 0.0 for attempt in attempts), default=0.0)
-    versions = Versions.from_json(ask(server, f"{PYTHON} -P -c {shlex.quote(_PROBE)}"))
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, json.dumps(versions.as_json() | {_SINCE: since}))
-    return versions
+    return Versions.from_json(ask(client, f"{PYTHON} -P -c {shlex.quote(_PROBE)}"))
 
 
 def ask(server: RayJobsClient, command: str, **runtime_env: Any) -> Any:
@@ -99,13 +69,13 @@ def ask(server: RayJobsClient, command: str, **runtime_env: Any) -> Any:
     name = f"{_PROBES}{secrets.token_hex(4)}"
     server.submit(name, command, runtime_env, {})
     try:
-        attempt = wait(server, name, lambda _: None, seconds=PROBE_S, every_s=_LOOK_S)
+        attempt = wait(server, name, timeout=PROBE_S, interval=_LOOK_S)
         if attempt is None:
             raise ServiceUnreachable(
                 f"the cluster at {server.cluster.address} has not run a short job in {PROBE_S:g} s",
                 hint="look at 'ray job list' and the head's logs",
             )
-        lines = server.log(name).splitlines()
+        lines = server.get_log(name).splitlines()
     finally:
         _forget(server, name)
     answers = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
@@ -140,14 +110,14 @@ def _forget(server: RayJobsClient, name: str) -> None:
 
 def _end(server: RayJobsClient, name: str) -> None:
     """Stop a probe if it has not ended, for Ray forgets none before."""
-    if not server.attempt(name).has_ended:
+    if not server.get_attempt(name).has_ended:
         server.stop(name)
-        wait(server, name, lambda _: None, seconds=_STOP_S, every_s=_LOOK_S)
+        wait(server, name, timeout=_STOP_S, interval=_LOOK_S)
 
 
 def _left_behind(server: RayJobsClient, name: str) -> list[str]:
     """Probes that nobody asks any more, by the cluster's own clock."""
-    probes = [each for each in server.attempts() if each.submission_id.startswith(_PROBES)]
+    probes = [each for each in server.list_attempts() if each.submission_id.startswith(_PROBES)]
     began = next((each.start_time for each in probes if each.submission_id == name), None)
     return [
         each.submission_id
@@ -164,9 +134,3 @@ def _left_behind(server: RayJobsClient, name: str) -> list[str]:
 def answer(value: Any) -> None:
     """On the cluster: print an answer for `ask`."""
     print(_MARK + json.dumps(value), flush=True)  # noqa: T201 - stdout is the way back
-
-
-def _cache_file(described: RayServerInfo) -> Path:
-    # The name is the cluster's to choose, and no path.
-    digest = hashlib.sha256(described.session.encode()).hexdigest()[:24]
-    return user_directory("XDG_CACHE_HOME", ".cache") / "clusters" / f"{digest}.json"

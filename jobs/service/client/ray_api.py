@@ -1,29 +1,27 @@
-"""Ray's job server, as far as we use it: every call has a deadline, every failure one line.
+"""Client of Ray's job server: every call has a timeout, and every failure is one line.
 
-Ray's own client takes a second to be imported, so only uploads and logs that are followed are its.
+Ray's own client takes a second to import, so only submissions and followed logs use it.
 """
 
 import asyncio
 import contextlib
-import http.client
 import json
+import logging
 import os
 import queue
 import re
 import ssl
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster
+from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster, cluster_option
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
-from sumgrad.jobs.runs.record import in_one_line
-from sumgrad.jobs.service.client.typed import cluster_option
+from sumgrad.jobs.service.states import RAY_STATES, Attempt
+from sumgrad.jobs.support.http import RequestFailed, Response, send_request
+from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.model.errors import SumgradError
 
@@ -31,294 +29,137 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 T = TypeVar("T")
-#: Whoever does not answer a small question for so long is away, in seconds.
-PROBE_S = 5.0
-#: And for any other call; an upload has longer.
-CALL_S = 30.0
-#: Names of Ray's states.
-PENDING, RUNNING, STOPPED = "PENDING", "RUNNING", "STOPPED"
-SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
-OVER = frozenset({STOPPED, SUCCEEDED, FAILED})
-_STATES = OVER | {PENDING, RUNNING}
-#: Of an answer that is not a log, or the list of very many jobs, nobody needs more.
-_MOST_BYTES = 1 << 28
+#: Seconds for the first request, which shows whether a Ray dashboard answers, and for the others.
+PROBE_TIMEOUT_S, CALL_TIMEOUT_S = 5.0, 30.0
 _JOBS = "/api/jobs/"
-#: The year 9999 in seconds since 1970, which is the last one that has a date.
-_END_OF_TIME_S = 253_370_764_800
-#: Before any other address, also the one that it is given, Ray's client takes this one.
-_ADDRESS = "RAY_API_SERVER_ADDRESS"
-#: Guards that variable while it is changed.
-_ENVIRONMENT = threading.Lock()
-#: How Ray's client tells of HTTP's codes for it.
-_REFUSED = re.compile(r"status code (401|403)\b|\b(401|403) Client Error|nauthorized")
-_NO_TOKEN_HINT = (
-    f"the cluster's token goes into {TOKEN_PATH} (the path of a file), or into the context: "
+_MAX_MESSAGE = 300
+#: The last second of the year 9999, after which `datetime` ends.
+_MAX_TIME_S = 253_370_764_800
+#: Ray's client prefers this variable to the address that it is given.
+_ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+_environment_lock = threading.Lock()
+#: What Ray's client says where the server answers 401 or 403.
+_UNAUTHORIZED = re.compile(r"status code (401|403)\b|\b(401|403) Client Error|nauthorized")
+_TOKEN_HINT = (
+    f"name the file of the cluster's token in {TOKEN_PATH}, or with "
     "sumgrad cluster add NAME URL --token-file FILE"
 )
 
 
 @dataclass(frozen=True)
 class RayServerInfo:
-    """What a job server says of itself.
+    """A job server.
 
     Attributes:
         ray_version: Of the cluster.
-        session: Name of the cluster's session: another one after each start.
+        session: Ray's name of the cluster's session, a new one after each start.
     """
 
     ray_version: str
     session: str
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One submission to Ray, as Ray sees it.
-
-    Attributes:
-        submission_id: Ray's name of it.
-        state: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
-        message: Ray's words.
-        error: Ray's kind of error, if there was one.
-        exit_code: Of the job's process, where it has ended by itself.
-        began: When it was submitted, in seconds since 1970.
-        ended: When it was over, or None.
-        metadata: As it was given.
-    """
-
-    submission_id: str
-    state: str
-    message: str
-    error: str | None
-    exit_code: int | None
-    start_time: float | None
-    end_time: float | None
-    metadata: Mapping[str, str]
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it has ended, one way or another."""
-        return self.state in OVER
-
-
 class RayJobsClient:
-    """The job server of a cluster.
+    """Client of a cluster's job server.
 
     Args:
-        cluster: Where it is.
+        cluster: Its address and where its token is.
 
     Raises:
-        ClusterConfigError: The cluster's token cannot be read.
+        ClusterConfigError: The cluster's token or its certificates cannot be read.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        token = cluster.token()
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._ca_file = cluster.ca_file
-        self._client: JobSubmissionClient | None = None
-        #: Whether it is known that a dashboard of Ray's is there.
-        self._is_met = False
+        self._token = cluster.token()
+        self._sdk: JobSubmissionClient | None = None
+        #: Whether a Ray dashboard has answered at the address.
+        self._is_dashboard = False
+        if cluster.ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=cluster.ca_file)
+            except OSError as error:
+                raise ClusterConfigError(
+                    f"{cluster.ca_file} (ca_file) cannot be used: {error.strerror or error}"
+                ) from None
 
     def server_info(self) -> RayServerInfo:
-        """Ask who is there; the first question to any cluster, answered within seconds.
+        """Return what the server reports about itself, within seconds.
 
         Raises:
-            ServiceUnreachable: Nobody, nobody who takes jobs, or somebody who refuses our token.
+            ServiceUnreachable: No server answers, it is no Ray dashboard, or it refuses the token.
         """
+        found = self._send("GET", "/api/version", PROBE_TIMEOUT_S)
         try:
-            # Somebody who sends a byte now and then keeps every other deadline.
-            facts = self._in_time("GET", "/api/version", 2 * PROBE_S)
-            server = RayServerInfo(str(facts["ray_version"]), str(facts["session_name"]))
+            info = RayServerInfo(str(found["ray_version"]), str(found["session_name"]))
         except (KeyError, TypeError):
-            raise self._no_dashboard() from None
-        self._is_met = True
-        return server
+            raise self._not_a_dashboard() from None
+        self._is_dashboard = True
+        return info
 
-    def _no_dashboard(self) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"what answers at {self.cluster.address} is no Ray dashboard",
-            hint="its port is often 8265",
-        )
-
-    def _asked(self, method: str, path: str, seconds: float = CALL_S) -> Any:
-        """What the server answers, as JSON."""
-        if not self._is_met:
-            # Who is away, or somebody else, is found out within seconds.
-            self.server_info()
-        return self._in_time(method, path, seconds)
-
-    def _in_time(self, method: str, path: str, seconds: float) -> Any:
-        answer = run_in_thread("ray-jobs", lambda: self._read(method, path, seconds))
-        try:
-            return json.loads(answer.result(seconds))
-        except TimeoutError:
-            raise self._away(f"no answer in {seconds:g} s") from None
-        except (ValueError, RecursionError):
-            raise self._no_dashboard() from None
-
-    def _read(self, method: str, path: str, seconds: float) -> bytes:
-        request = urllib.request.Request(self.cluster.address + path, method=method)  # noqa: S310 - http(s) only, see `normalize_address`
-        for name, value in self._headers.items():
-            # Whoever we are sent on to has no right to our token.
-            request.add_unredirected_header(name, value)
-        patience = max(PROBE_S, seconds) if self._is_met else PROBE_S
-        context = self._trusted()
-        try:
-            with urllib.request.urlopen(request, timeout=patience, context=context) as answer:  # noqa: S310
-                content: bytes = answer.read(_MOST_BYTES)
-        except urllib.error.HTTPError as error:
-            raise self._refusal(error, path) from None
-        except (OSError, ValueError) as error:
-            raise self._away(str(getattr(error, "reason", error))) from None
-        except http.client.HTTPException:
-            raise self._away("what answers there does not speak HTTP") from None
-        if len(content) == _MOST_BYTES:
-            raise self._said(f"more than {_MOST_BYTES >> 20} MiB to {path}")
-        return content
-
-    def _refusal(
-        self, error: urllib.error.HTTPError, path: str
-    ) -> ServiceUnreachable | JobNotFound:
-        """What a code of HTTP's means, and what was said with it."""
-        text = ""
-        with error, contextlib.suppress(OSError, http.client.HTTPException):
-            text = error.read(1 << 16).decode(errors="replace").strip()
-        if error.code in (401, 403):
-            return self._refused()
-        if error.code == 404 and "does not exist" in text:
-            return JobNotFound("the cluster knows no such job")
-        if self._is_met and text and not text.startswith("<"):
-            return self._said(text)
-        return ServiceUnreachable(
-            f"the cluster at {self.cluster.address} answers {error.code} to {path}",
-            hint="is it Ray's dashboard? Its port is often 8265",
-        )
-
-    def _said(self, text: str) -> ServiceUnreachable:
-        if "Traceback (most recent call last)" in text:
-            # One of Ray's own: of its many lines the last one says what went wrong.
-            text = next(line for line in reversed(text.splitlines()) if line.strip(" .\n"))
-        said = " ".join(text.split())[:300]
-        return ServiceUnreachable(f"the cluster at {self.cluster.address} answers: {said}")
-
-    def _trusted(self) -> ssl.SSLContext | None:
-        if self._ca_file is None:
-            return None
-        try:
-            return ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise ClusterConfigError(f"{self._ca_file} (ca_file) cannot be used: {why}") from None
-
-    def _refused(self) -> ServiceUnreachable:
-        what = "refuses our token" if self._headers else "asks for a token, and none was given"
-        return ServiceUnreachable(
-            f"the cluster at {self.cluster.address} {what}", hint=_NO_TOKEN_HINT
-        )
-
-    def _away(self, why: str) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"no cluster answers at {self.cluster.address}: {why}",
-            hint=f"{doctor_hint(self.cluster)}'sumgrad cluster up' starts one on this machine",
-        )
-
-    def submit(
-        self,
-        submission_id: str,
-        entrypoint: str,
-        runtime_env: Mapping[str, Any],
-        metadata: Mapping[str, str],
-        *,
-        seconds: float = CALL_S,
-    ) -> None:
-        """Have the cluster run a command. What ``runtime_env`` names is uploaded.
+    def get_attempt(self, submission_id: str) -> Attempt:
+        """Return an attempt.
 
         Raises:
-            ServiceUnreachable: The cluster has not taken it.
-        """
-        self._ask(
-            lambda client: client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=submission_id,
-                runtime_env=dict(runtime_env),
-                metadata=dict(metadata),
-            ),
-            seconds,
-        )
-
-    def attempt(self, submission_id: str) -> Attempt:
-        """What Ray knows of a submission.
-
-        Raises:
-            JobNotFound: Nothing.
+            JobNotFound: Ray does not know it.
             ServiceUnreachable: The cluster does not answer.
         """
-        answer = self._asked("GET", _path(submission_id))
-        return self._understood(lambda: _attempt(answer))
+        found = self._call("GET", _path(submission_id))
+        return self._parse(lambda: _parse_attempt(found))
 
-    def attempts(self) -> list[Attempt]:
-        """All submissions that Ray knows of, the oldest first.
+    def list_attempts(self) -> list[Attempt]:
+        """Return all attempts that Ray knows, the oldest first, also those of other programs.
 
         Raises:
             ServiceUnreachable: The cluster does not answer.
         """
-        answer = self._asked("GET", _JOBS)
-        # The others are drivers that nobody has submitted.
-        found = self._understood(lambda: [_attempt(each) for each in answer if _name(each)])
-        return sorted(found, key=lambda attempt: attempt.start_time or 0.0)
-
-    def _understood(self, read: Callable[[], T]) -> T:
-        """What an answer says, read in a way that raises where it is none of Ray's."""
-        try:
-            return read()
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-            raise ServiceUnreachable(
-                f"the cluster at {self.cluster.address} tells of jobs in a way that is not "
-                "understood",
-                hint="is its Ray a version that this sumgrad knows? 'sumgrad doctor' compares them",
-            ) from None
+        found = self._call("GET", _JOBS)
+        # Drivers that were not submitted have no submission id.
+        attempts = self._parse(
+            lambda: [_parse_attempt(each) for each in found if each["submission_id"]]
+        )
+        return sorted(attempts, key=lambda attempt: attempt.start_time or 0.0)
 
     def stop(self, submission_id: str) -> None:
-        """Ask a submission to end: SIGTERM now, SIGKILL later."""
-        self._asked("POST", f"{_path(submission_id)}/stop")
+        """Ask an attempt to end: Ray sends SIGTERM at once and SIGKILL later."""
+        self._call("POST", f"{_path(submission_id)}/stop")
 
     def delete(self, submission_id: str) -> None:
-        """Have Ray forget a submission that has ended."""
-        self._asked("DELETE", _path(submission_id))
+        """Delete an attempt that has ended."""
+        self._call("DELETE", _path(submission_id))
 
-    def log(self, submission_id: str, *, seconds: float = CALL_S) -> str:
-        """What a submission has printed so far."""
-        answer = self._asked("GET", f"{_path(submission_id)}/logs", seconds)
-        text = answer.get("logs") if isinstance(answer, dict) else None
+    def get_log(self, submission_id: str, *, timeout: float = CALL_TIMEOUT_S) -> str:
+        """Return what an attempt has printed so far."""
+        found = self._call("GET", f"{_path(submission_id)}/logs", timeout)
+        text = found.get("logs") if isinstance(found, dict) else None
         return text if isinstance(text, str) else ""
 
-    def tail(self, submission_id: str, is_wanted: Callable[[], bool]) -> Iterator[str]:
-        """What a submission prints, from its beginning on, until the connection ends.
+    def tail_log(self, submission_id: str, keep_going: Callable[[], bool]) -> Iterator[str]:
+        """Yield what an attempt prints, from its start, until the connection ends.
 
-        That the connection ends says nothing about the job: ask `attempt`.
+        The attempt may still run when the connection ends: `get_attempt` knows.
 
         Args:
-            submission_id: Which.
-            is_wanted: Asked about once a second; False ends it.
+            submission_id: Of the attempt.
+            keep_going: Called about once a second; False ends the iteration.
 
         Yields:
-            Pieces of text. An empty one about every second, so that whoever reads can do something
-            else in between.
+            Pieces of text, and an empty one after each second without any.
         """
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-        async def read(client: "JobSubmissionClient") -> None:
-            async for piece in client.tail_job_logs(submission_id):
+        async def read(sdk: "JobSubmissionClient") -> None:
+            async for piece in sdk.tail_job_logs(submission_id):
                 pieces.put(piece)
 
         def run() -> None:
-            # Whatever goes wrong here, `attempt` tells it better.
+            # get_attempt reports every problem better than Ray's client does here.
             with contextlib.suppress(Exception):
-                asyncio.run(read(self._connected()))
+                asyncio.run(read(self._connect()))
             pieces.put(None)
 
-        threading.Thread(target=run, name="tail", daemon=True).start()
-        while is_wanted():
+        threading.Thread(target=run, name="tail-log", daemon=True).start()
+        while keep_going():
             try:
                 piece = pieces.get(timeout=1.0)
             except queue.Empty:
@@ -328,105 +169,193 @@ class RayJobsClient:
                 return
             yield piece
 
-    def _ask(self, question: "Callable[[JobSubmissionClient], T]", seconds: float = CALL_S) -> T:
-        """The answer of Ray's client, which itself would wait for ever."""
-        answer: Future[T] = run_in_thread("ray-jobs", lambda: question(self._connected()))
+    def submit(
+        self,
+        submission_id: str,
+        entrypoint: str,
+        runtime_env: Mapping[str, Any],
+        metadata: Mapping[str, str],
+        *,
+        timeout: float = CALL_TIMEOUT_S,
+    ) -> None:
+        """Submit a command to the cluster, and upload the folders that ``runtime_env`` names.
+
+        Raises:
+            ServiceUnreachable: The cluster has not accepted it.
+        """
+
+        def submit() -> None:
+            self._connect().submit_job(
+                entrypoint=entrypoint,
+                submission_id=submission_id,
+                runtime_env=dict(runtime_env),
+                metadata=dict(metadata),
+            )
+
+        # Ray's client has no timeouts.
+        submitted = run_in_thread("ray-jobs", submit)
         try:
-            return answer.result(seconds)
+            submitted.result(timeout)
         except TimeoutError:
-            raise self._away(f"no answer in {seconds:g} s") from None
+            raise self._unreachable(f"no answer in {timeout:g} s") from None
         except SumgradError:
             raise
-        except Exception as error:  # Ray's client raises of every kind, requests' among them
-            raise self._explained(error) from error
+        except Exception as error:  # Ray's client passes on errors of many libraries
+            raise self._explain(error) from error
 
-    def _explained(self, error: Exception) -> ServiceUnreachable:
-        text = " ".join(str(error).split())
-        if type(error).__name__ == "AuthenticationError" or _REFUSED.search(text):
-            return self._refused()
-        if isinstance(error, OSError):
-            return self._away(text)
-        return self._said(str(error))
-
-    def _connected(self) -> "JobSubmissionClient":
-        if self._client is None:
-            # Ray's client would wait for ever for a host that says nothing.
+    def _connect(self) -> "JobSubmissionClient":
+        """Return Ray's client."""
+        if self._sdk is None:
+            # Ray's client would wait forever for a host that does not answer.
             self.server_info()
             from ray.job_submission import JobSubmissionClient
 
-            _quiet_ray()
-
-            with _this_address(self.cluster.address):
-                self._client = JobSubmissionClient(
+            for name in ("dashboard_sdk", "job.sdk"):
+                logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
+            logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+            with _address_in_environment(self.cluster.address):
+                self._sdk = JobSubmissionClient(
                     self.cluster.address,
-                    headers=dict(self._headers),
-                    verify=str(self._ca_file) if self._ca_file else True,
+                    headers={"Authorization": f"Bearer {self._token}"} if self._token else None,
+                    verify=str(self.cluster.ca_file) if self.cluster.ca_file else True,
                 )
-        return self._client
+        return self._sdk
+
+    def _call(self, method: str, path: str, timeout: float = CALL_TIMEOUT_S) -> Any:
+        """Send a request to a server that is known to be a Ray dashboard."""
+        if not self._is_dashboard:
+            self.server_info()
+        return self._send(method, path, timeout)
+
+    def _send(self, method: str, path: str, timeout: float) -> Any:
+        """Send a request and return the JSON of the answer."""
+        try:
+            response = send_request(
+                method,
+                self.cluster.address + path,
+                timeout=timeout,
+                token=self._token,
+                ca_file=self.cluster.ca_file,
+            )
+        except RequestFailed as error:
+            raise self._unreachable(str(error)) from None
+        if response.status >= 400:
+            raise self._refusal(response, path)
+        try:
+            return json.loads(response.body)
+        except (ValueError, RecursionError):
+            raise self._not_a_dashboard() from None
+
+    def _parse(self, parse: Callable[[], T]) -> T:
+        """Return what a parser makes of an answer, or raise that the answer is not Ray's."""
+        try:
+            return parse()
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            raise ServiceUnreachable(
+                f"the cluster at {self.cluster.address} describes jobs in an unknown format",
+                hint="'sumgrad doctor' compares its version of Ray with the one installed here",
+            ) from None
+
+    def _refusal(self, response: Response, path: str) -> ServiceUnreachable | JobNotFound:
+        """Return the error for an HTTP status of 400 and more."""
+        text = response.text.strip()
+        if response.status in (401, 403):
+            return self._unauthorized()
+        if response.status == 404 and "does not exist" in text:
+            return JobNotFound("the cluster knows no such job")
+        if self._is_dashboard and text and not text.startswith("<"):
+            return self._server_error(text)
+        return ServiceUnreachable(
+            f"the cluster at {self.cluster.address} answers {response.status} to {path}",
+            hint="is it Ray's dashboard? Its port is often 8265",
+        )
+
+    def _explain(self, error: Exception) -> ServiceUnreachable:
+        """Return the error for an exception of Ray's client."""
+        text = one_line(str(error))
+        if type(error).__name__ == "AuthenticationError" or _UNAUTHORIZED.search(text):
+            return self._unauthorized()
+        if isinstance(error, OSError):
+            return self._unreachable(text)
+        return self._server_error(str(error))
+
+    def _unreachable(self, reason: str) -> ServiceUnreachable:
+        return ServiceUnreachable(
+            f"no cluster answers at {self.cluster.address}: {reason}",
+            hint=f"{doctor_hint(self.cluster)}'sumgrad cluster up' starts one on this machine",
+        )
+
+    def _not_a_dashboard(self) -> ServiceUnreachable:
+        return ServiceUnreachable(
+            f"the server at {self.cluster.address} is no Ray dashboard",
+            hint="the dashboard's port is often 8265",
+        )
+
+    def _unauthorized(self) -> ServiceUnreachable:
+        problem = "refuses the token" if self._token else "requires a token, and none is known here"
+        return ServiceUnreachable(
+            f"the cluster at {self.cluster.address} {problem}", hint=_TOKEN_HINT
+        )
+
+    def _server_error(self, text: str) -> ServiceUnreachable:
+        if "Traceback (most recent call last)" in text:
+            # The last line of a traceback names the error.
+            text = next(line for line in reversed(text.splitlines()) if line.strip(" .\n"))
+        return ServiceUnreachable(
+            f"the cluster at {self.cluster.address} answers: {one_line(text, _MAX_MESSAGE)}"
+        )
 
 
 def doctor_hint(cluster: Cluster) -> str:
-    """How the hint about a cluster that is away begins, for all but who looks closer already."""
+    """Return the start of the hint for an unreachable cluster; `sumgrad doctor` omits it."""
     return f"'sumgrad doctor{cluster_option(cluster)}' looks closer; "
 
 
 @contextlib.contextmanager
-def _this_address(address: str) -> Iterator[None]:
-    """Have Ray's client take this address, in the place of which it prefers its variables'."""
-    with _ENVIRONMENT:
-        before = os.environ.get(_ADDRESS)
-        os.environ[_ADDRESS] = address
+def _address_in_environment(address: str) -> Iterator[None]:
+    """Set the variable that Ray's client prefers to the address that it is given."""
+    with _environment_lock:
+        before = os.environ.get(_ADDRESS_VARIABLE)
+        os.environ[_ADDRESS_VARIABLE] = address
         try:
             yield
         finally:
             if before is None:
-                del os.environ[_ADDRESS]
+                del os.environ[_ADDRESS_VARIABLE]
             else:
-                os.environ[_ADDRESS] = before
-
-
-def _quiet_ray() -> None:
-    """Have Ray's client not tell of every upload and connection; it says so when it is imported."""
-    import logging
-
-    for name in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
-    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+                os.environ[_ADDRESS_VARIABLE] = before
 
 
 def _path(submission_id: str) -> str:
-    """Where a submission is. It may be called by any name, and may not lead elsewhere."""
+    """Return the path of an attempt, whatever characters its id has."""
     return _JOBS + urllib.parse.quote(submission_id, safe="")
 
 
-def _attempt(details: Mapping[str, Any]) -> Attempt:
-    """An attempt as Ray's answer has it; raises what `RayJobsClient._understood` expects."""
-    if details["status"] not in _STATES:
+def _parse_attempt(details: Mapping[str, Any]) -> Attempt:
+    """Return an attempt from Ray's answer; raise what `RayJobsClient._parse` expects."""
+    if details["status"] not in RAY_STATES:
         raise ValueError(details["status"])
     code = details.get("driver_exit_code")
-    given = details.get("metadata") or {}
+    # Other programs choose the texts of their jobs, and those may contain control sequences.
+    metadata = {
+        str(key): one_line(str(text)) for key, text in (details.get("metadata") or {}).items()
+    }
     return Attempt(
-        submission_id=_name(details),
+        submission_id=one_line(str(details["submission_id"] or "")),
         state=str(details["status"]),
         message=str(details.get("message") or ""),
-        error=details.get("error_type"),
         exit_code=None if code is None else int(code),
-        start_time=_seconds(details.get("start_time")),
-        end_time=_seconds(details.get("end_time")),
-        metadata={str(key): in_one_line(str(text)) for key, text in given.items()},
+        start_time=_parse_time(details.get("start_time")),
+        end_time=_parse_time(details.get("end_time")),
+        metadata=metadata,
     )
 
 
-def _name(details: Mapping[str, Any]) -> str:
-    """A submission's; whoever chose it may have thought of the terminals of others."""
-    return in_one_line(str(details["submission_id"] or ""))
-
-
-def _seconds(milliseconds: Any) -> float | None:
-    """A time that a calendar has."""
+def _parse_time(milliseconds: Any) -> float | None:
+    """Return a time in seconds that `datetime` can represent."""
     if not milliseconds:
         return None
     seconds = float(milliseconds) / 1000
-    if not 0 <= seconds < _END_OF_TIME_S:
+    if not 0 <= seconds < _MAX_TIME_S:
         raise ValueError(milliseconds)
     return seconds

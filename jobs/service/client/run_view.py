@@ -1,35 +1,48 @@
-"""A job's run in MLflow, as it is seen from here."""
+"""A job's run in MLflow, as seen from the user's machine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, TypeVar
 
 from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.tracking_uri import is_server, resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError, TrackingError
-from sumgrad.jobs.runs.record import in_one_line
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
-from sumgrad.jobs.service.ids import JOB_TAG, is_job_id
+from sumgrad.jobs.service.ids import DELETED_TAG, FOLDER_TAG, JOB_TAG, is_job_id
 from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.model.errors import SumgradError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+#: Seconds for MLflow to answer; its own client would wait for a minute.
+TIMEOUT_S = 20.0
+#: Written by `sumgrad.jobs.runs` when a run ends.
+_REASON_TAG = "sumgrad.stop_reason"
+_MAX_RUNS = 1000
+_MAX_ATTEMPTS = 1_000_000
 
 
 @dataclass(frozen=True)
 class RunView:
-    """What MLflow knows of a job.
+    """What MLflow knows about a job; texts come from tags, which other programs can write.
 
     Attributes:
-        uri: Of the store, without secrets; empty where none is known here.
+        uri: Of the store, without secrets; empty if it is not known here.
         run_id: Of the job's newest run; None if it has none.
         status: RUNNING, FINISHED, FAILED or KILLED.
-        heartbeat: The job's newest sign of life.
-        problem: Why nothing is known, if so.
-        stop_reason: Why the run ended, as the job has told MLflow; anybody's words.
-        name: Of the job's spec; empty where the run does not say it.
+        heartbeat: The job's newest heartbeat.
+        problem: Why MLflow could not be asked; empty if it could.
+        stop_reason: Why the run ended.
+        name: Of the job's spec; empty if the run does not have it.
+        folder: Of the job, on the cluster's head; empty if the run does not have it.
+        is_deleted: Whether the job was deleted from its cluster.
     """
 
     uri: str = ""
@@ -39,126 +52,135 @@ class RunView:
     problem: str = ""
     stop_reason: str = ""
     name: str = ""
+    folder: str = ""
+    is_deleted: bool = False
 
     @property
     def attempt(self) -> int | None:
-        """Which attempt has given the newest sign of life; None if that is not known."""
+        """Number of the attempt that sent the newest heartbeat; None if it is not known."""
         number = self.heartbeat.attempt if self.heartbeat else 0
-        # A tag is anybody's to write.
-        return number if 0 < number < _MOST_ATTEMPTS else None
+        return number if 0 < number < _MAX_ATTEMPTS else None
 
     @property
     def can_resume(self) -> bool | None:
-        """Whether a run that failed left something to go on with; None if MLflow cannot say it."""
+        """Whether a failed run can be resumed; None if MLflow does not know."""
         if self.status != "FAILED" or not self.stop_reason:
             return None
-        # Whatever else ended it, as a disk that was full, has left its checkpoints.
+        # Every other failure, such as a full disk, leaves checkpoints that can be resumed.
         return self.stop_reason != StopReason.DIVERGED
 
-    @classmethod
-    def unknown(cls, why: str, uri: str = "") -> Self:
-        """Nothing is known, and why."""
-        return cls(uri=uri, problem=why)
+    @property
+    def page(self) -> str | None:
+        """The run's page; None if its store is not a server."""
+        if self.run_id is None or not is_server(self.uri):
+            return None
+        return f"{self.uri}/#/runs/{self.run_id}"
 
 
-#: MLflow's own client would wait for a minute, in seconds.
-PATIENCE_S = 20.0
-#: What `sumgrad.jobs.runs.finish` and `sumgrad.jobs.runs.training` say of a run that has ended.
-_REASON_TAG = "sumgrad.stop_reason"
-#: So many runs are asked for at once, the newest first.
-_MOST_RUNS = 1000
-_MOST_ATTEMPTS = 1_000_000
-
-
-def look_up_runs(
-    cluster: Cluster, job_ids: Sequence[str], *, others: bool = False
+def find_runs(
+    cluster: Cluster, job_ids: Sequence[str], *, include_others: bool = False
 ) -> dict[str, RunView]:
-    """Ask the cluster's MLflow for the newest run of each job.
-
-    Whatever goes wrong is said by what is given, and not raised.
+    """Return the newest run of each job; a problem with MLflow becomes part of the result.
 
     Args:
-        cluster: Whose MLflow.
-        job_ids: Which jobs.
-        others: Give also the jobs that are not named.
+        cluster: Whose MLflow to ask.
+        job_ids: The jobs.
+        include_others: Also return all other jobs that MLflow knows.
     """
-    if not job_ids and not others:
+    if not job_ids and not include_others:
         return {}
     if cluster.tracking_uri is None:
-        nothing = RunView.unknown(
-            "where the cluster's MLflow is, is not known here (MLFLOW_TRACKING_URI, or the "
-            "context's tracking_uri)"
+        unknown = RunView(
+            problem="the address of the cluster's MLflow is not known here (set "
+            "MLFLOW_TRACKING_URI, or the cluster's tracking_uri)"
         )
-        return dict.fromkeys(job_ids, nothing)
+        return dict.fromkeys(job_ids, unknown)
     try:
-        uri = resolve_tracking_uri(cluster.tracking_uri, Path.cwd())
-        found = _ask_in_time(uri, cluster.login, [] if others else job_ids)
+        found = _query(cluster, lambda client: _search(client, [] if include_others else job_ids))
     except (TrackingError, SpecError) as error:
-        nothing = RunView.unknown(error.message, redact(cluster.tracking_uri))
-        return dict.fromkeys(job_ids, nothing)
-    named = {job_id: found.get(job_id, RunView(uri=redact(uri))) for job_id in job_ids}
-    return {**found, **named} if others else named
+        unknown = RunView(uri=redact(cluster.tracking_uri), problem=error.message)
+        return dict.fromkeys(job_ids, unknown)
+    uri = redact(resolve_tracking_uri(cluster.tracking_uri, Path.cwd()))
+    views = {job_id: _view(uri, run) for job_id, run in found.items()}
+    named = {job_id: views.get(job_id, RunView(uri=uri)) for job_id in job_ids}
+    return {**views, **named} if include_others else named
 
 
-def _ask_in_time(uri: str, login: Credentials | None, job_ids: Sequence[str]) -> dict[str, RunView]:
-    """What `_ask` gives.
+def mark_deleted(cluster: Cluster, run: RunView) -> None:
+    """Record in MLflow that a job was deleted from its cluster.
 
     Raises:
-        TrackingError: It takes too long, or the answer is none of MLflow's.
+        TrackingError: MLflow cannot be reached, or refuses.
     """
-    answer = run_in_thread("mlflow", lambda: _ask(uri, login, job_ids))
+    if run.problem:
+        raise TrackingError(run.problem)
+    if run.run_id is not None:
+        run_id = run.run_id
+        _query(cluster, lambda client: client.set_tag(run_id, DELETED_TAG, "true"))
+
+
+def _query(cluster: Cluster, question: "Callable[[MlflowClient], T]") -> T:
+    """Return what the cluster's MLflow answers within `TIMEOUT_S`.
+
+    Raises:
+        SpecError: The URI cannot be used.
+        TrackingError: MLflow takes too long, cannot be reached, or does not understand.
+    """
+    uri = resolve_tracking_uri(cluster.tracking_uri or "", Path.cwd())
+
+    def work() -> T:
+        from sumgrad.jobs.tracking.store import open_store, tracking_error
+
+        store = open_store(uri, cluster.login)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return question(store.client)
+        except (MlflowException, OSError) as error:
+            problem = f"{redact(uri)} cannot be queried"
+            raise tracking_error(problem, error, uri, cluster.login) from error
+
+    answer = run_in_thread("mlflow", work)
     try:
-        return answer.result(PATIENCE_S)
+        return answer.result(TIMEOUT_S)
     except TimeoutError:
-        raise TrackingError(f"{redact(uri)} has not answered in {PATIENCE_S:g} s") from None
+        raise TrackingError(f"{redact(uri)} has not answered in {TIMEOUT_S:g} s") from None
     except SumgradError:
         raise
     except Exception as error:
-        # MLflow's client raises of every kind where somebody else answers.
-        raise TrackingError(f"what answers at {redact(uri)} is no MLflow server") from error
+        # MLflow's client raises errors of any kind where another server answers.
+        raise TrackingError(f"the server at {redact(uri)} is no MLflow server") from error
 
 
-def _ask(uri: str, login: Credentials | None, job_ids: Sequence[str]) -> dict[str, RunView]:
-    from sumgrad.jobs.tracking.store import open_store, tracking_error
-
-    store = open_store(uri, login)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        experiments = [found.experiment_id for found in store.client.search_experiments()]
-        runs = store.client.search_runs(
-            experiments,
-            f"tags.`{JOB_TAG}` {_which(job_ids)}",
-            max_results=_MOST_RUNS,
-            order_by=["attributes.start_time DESC"],
-        )
-    except (MlflowException, OSError) as error:
-        raise tracking_error(f"{redact(uri)} was asked in vain", error, uri, login) from error
-    views: dict[str, RunView] = {}
+def _search(client: "MlflowClient", job_ids: Sequence[str]) -> Mapping[str, "Run"]:
+    """Return the newest run of each job id; of all jobs unless exactly one is named."""
+    # MLflow's search language has no lists of tags.
+    condition = f"= '{job_ids[0]}'" if len(job_ids) == 1 else "LIKE '%'"
+    runs = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        f"tags.`{JOB_TAG}` {condition}",
+        max_results=_MAX_RUNS,
+        order_by=["attributes.start_time DESC"],
+    )
+    found: dict[str, Run] = {}
     for run in runs:
-        view = RunView(
-            uri=redact(uri),
-            run_id=str(run.info.run_id),
-            status=str(run.info.status),
-            heartbeat=Heartbeat.from_json(run.data.tags.get(TAG, "")),
-            stop_reason=run.data.tags.get(_REASON_TAG, ""),
-            # A parameter stays what it was; the run itself may get another name on MLflow's page.
-            name=in_one_line(run.data.params.get("name", "")),
-        )
         job_id = run.data.tags[JOB_TAG]
-        # Whoever may write runs may write any text there, also what a terminal takes for orders.
+        # Every user of MLflow can write the tag, also with control sequences for terminals.
         if is_job_id(job_id):
-            views.setdefault(job_id, view)
-    return views
+            found.setdefault(job_id, run)
+    return found
 
 
-def _which(job_ids: Sequence[str]) -> str:
-    """MLflow's search knows no list of tags."""
-    return f"= '{job_ids[0]}'" if len(job_ids) == 1 else "LIKE '%'"
-
-
-def page_of(view: RunView) -> str | None:
-    """Where a person sees the run, if its store is a server."""
-    if view.run_id is None or not is_server(view.uri):
-        return None
-    return f"{view.uri}/#/runs/{view.run_id}"
+def _view(uri: str, run: "Run") -> RunView:
+    tags = run.data.tags
+    return RunView(
+        uri=uri,
+        run_id=str(run.info.run_id),
+        status=str(run.info.status),
+        heartbeat=Heartbeat.from_json(tags.get(TAG, "")),
+        stop_reason=tags.get(_REASON_TAG, ""),
+        # A parameter keeps its value, while users can rename the run on MLflow's page.
+        name=one_line(run.data.params.get("name", "")),
+        folder=one_line(tags.get(FOLDER_TAG, "")),
+        is_deleted=DELETED_TAG in tags,
+    )

@@ -1,8 +1,8 @@
-"""How a job is, from three witnesses: Ray, the run in MLflow, and the job's own signs of life.
+"""The status of a job, from Ray, its run in MLflow and its heartbeat.
 
-None of them is believed alone. Ray calls a job RUNNING that waits for room, MLflow calls a run
-RUNNING whose process was killed, and a job that says nothing may only have lost its way to MLflow:
-then its log, which comes by Ray, says what it does. What they disagree in is said.
+No single source is right. Ray calls a job RUNNING that waits for CPUs, MLflow calls a run RUNNING
+whose process was killed, and a job without a heartbeat may only have lost its connection to MLflow;
+then its log, which Ray has, shows what it does. The status names what the sources disagree in.
 """
 
 import re
@@ -10,65 +10,71 @@ import signal
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sumgrad.jobs.runs.record import in_one_line
-from sumgrad.jobs.service.client.expectation import has_found_a_change
 from sumgrad.jobs.service.client.jobs import Job
-from sumgrad.jobs.service.client.ray_api import (
-    FAILED,
-    PENDING,
-    RUNNING,
-    STOPPED,
-    SUCCEEDED,
-    Attempt,
-)
-from sumgrad.jobs.service.client.run_view import RunView, page_of
+from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.host.heartbeat import (
     HEARTBEAT_INTERVAL_S,
     HEARTBEAT_TIMEOUT_S,
     TRAINING_STARTED,
     Heartbeat,
 )
-from sumgrad.jobs.service.states import FINISHED, SIGNAL, can_resume, state_of
+from sumgrad.jobs.service.states import (
+    FAILED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    SIGNAL_BASE,
+    STOPPED,
+    SUCCEEDED,
+    Attempt,
+    can_resume,
+    state_of,
+)
 from sumgrad.jobs.service.states import exit_code as exit_code_of
+from sumgrad.jobs.service.versions import VERSION_MISMATCH
+from sumgrad.jobs.support.text import one_line
 
-#: A sign of life that is older says what the job did then, and not what it does.
+#: The note of an older heartbeat does not tell what the job does now.
 _CURRENT_S = 3 * HEARTBEAT_INTERVAL_S
-#: A line of the log about an epoch that is done.
-_EPOCH = re.compile(r"epoch (\d+)/(\d+)  ")
-#: What was done by earlier attempts is not counted among the epochs of one that has just begun.
-_FIRST_EPOCH = "the first epoch of this attempt is being computed"
-_LONGEST_REASON = 200
-_SIGNALS = frozenset(signal.Signals)
-_WHY = {
-    2: "the job cannot be run as it is",
-    3: "workers or MLflow were not to be had",
+#: A line of the log about a finished epoch.
+_EPOCH_LINE = re.compile(r"epoch (\d+)/(\d+)  ")
+_FIRST_EPOCH = "in the first epoch of this attempt"
+_MAX_REASON = 200
+_REASONS = {
+    2: "the job cannot run as it is",
+    3: "workers or MLflow were not available",
     130: "it was interrupted",
-    143: "it was told to end",
+    143: "it was stopped",
 }
+_UNREPORTED = "the job was killed, or MLflow was unreachable"
+_SYNC = "'sumgrad resume' updates MLflow"
+#: A run's status in MLflow: after an attempt with a state of Ray, and for a job unknown to Ray.
+_EXPECTED = {SUCCEEDED: ("FINISHED",), STOPPED: ("KILLED",), FAILED: ("FAILED", "KILLED")}
+_STATE_BY_RUN = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": STOPPED}
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a job is.
+    """The status of a job.
 
     Attributes:
         job_id: Its id.
-        name: Its spec's; None if it is not known.
-        state: PENDING (nothing was computed yet), RUNNING, FINISHED, FAILED or STOPPED.
-        reason: Why, in a line.
-        attempt: The number of the attempt; None if it is not known.
-        submission_id: Ray's name of it.
-        ray_state: Ray's own word for how it is; empty for one that Ray has forgotten.
-        exit_code: Of the job, once it is over; None also if it is not known.
-        can_resume: Whether ``sumgrad resume`` makes sense; None if that is not known.
+        name: Of its spec; None if it is not known.
+        state: PENDING (no step computed yet), RUNNING, FINISHED, FAILED or STOPPED.
+        reason: Why, in one line.
+        attempt: Number of the attempt; None if it is not known.
+        submission_id: Of the attempt, in Ray.
+        ray_state: Ray's own state; empty if Ray does not know the job.
+        exit_code: Of the job; None until it ends, or if it is not known.
+        can_resume: Whether ``sumgrad resume`` can continue it; None if that is not known.
         run_id: In MLflow.
-        epoch: Epochs done, of ``epochs`` at most; None until this attempt has done one.
-        epochs: The budget.
-        loss: Of the training rows in the newest epoch.
-        heartbeat_age_s: Seconds since the job's last sign of life.
-        began: When it was handed in, in seconds since 1970.
-        end_time: When it finished.
-        differences: What Ray, MLflow and the job disagree in.
+        epoch: Finished epochs; None until this attempt has finished one.
+        epochs: The largest number of epochs.
+        loss: Of the training rows in the last finished epoch.
+        heartbeat_age_s: Seconds since the last heartbeat.
+        start_time: When the attempt was submitted, in seconds since 1970.
+        end_time: When it ended.
+        differences: What Ray, MLflow and the heartbeat disagree in.
     """
 
     job_id: str
@@ -90,24 +96,27 @@ class Status:
     differences: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the status as a JSON object."""
         return asdict(self)
 
 
 def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Status:
-    """What the three of them make together.
+    """Return the status that Ray, MLflow and the heartbeat give together.
 
     Args:
-        job: As Ray sees it.
-        run: As MLflow sees it, with the job's heartbeat.
+        job: As Ray knows it.
+        run: As MLflow knows it, with the heartbeat.
         now: In seconds since 1970.
-        log: What the attempt has printed, if it was asked for; see `needs_log`.
+        log: What the attempt has printed, if it was read; see `needs_log`.
     """
-    attempt = job.counting
-    beat = beat_of(job, run.heartbeat)
+    attempt = job.effective
+    beat = current_heartbeat(job, run.heartbeat)
     state, reason = _state(attempt, run, beat, now, log)
-    over = attempt.has_ended
-    by_ray = can_resume(attempt)
+    resumable = can_resume(attempt)
+    differences = _differences(attempt, run, beat, now)
+    if attempt is not job.latest:
+        refused = f"attempt {job.next_number - 1} to resume it was refused: see its log"
+        differences.insert(0, refused)
     return Status(
         job_id=job.job_id,
         name=job.name,
@@ -116,212 +125,184 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
         attempt=job.number,
         submission_id=attempt.submission_id,
         ray_state=attempt.state,
-        exit_code=exit_code_of(attempt) if over else None,
-        can_resume=run.can_resume if by_ray is None else by_ray,
+        exit_code=exit_code_of(attempt) if attempt.has_ended else None,
+        can_resume=run.can_resume if resumable is None else resumable,
         run_id=run.run_id,
-        epoch=_epoch(beat),
-        epochs=beat.epochs if beat else None,
-        loss=beat.loss if beat else None,
-        heartbeat_age_s=max(0.0, now - beat.at) if beat and not over else None,
+        heartbeat_age_s=max(0.0, now - beat.at) if beat and not attempt.has_ended else None,
         start_time=attempt.start_time,
         end_time=attempt.end_time,
-        differences=[*_refused(job), *_differences(attempt, run, beat, now)],
+        differences=differences,
+        **_progress(beat),
     )
 
 
-def _epoch(beat: Heartbeat | None) -> int | None:
-    """Epochs done; None as long as the attempt has done none itself."""
-    return beat.epoch or None if beat else None
+def status_without_ray(job_id: str, run: RunView) -> Status:
+    """Return the status of a job that Ray does not know, because its head was restarted.
+
+    Args:
+        job_id: Its id.
+        run: Its run in MLflow, which exists.
+    """
+    state = _STATE_BY_RUN.get(run.status or "", FAILED)
+    differences = [f"MLflow has it as {run.status}, and Ray does not know it"]
+    if run.status == "RUNNING":
+        differences.append("it ended with the Ray that ran it, or this is another cluster")
+    return Status(
+        job_id=job_id,
+        name=run.name or None,
+        state=state,
+        reason="Ray does not know it: its head was restarted",
+        attempt=run.attempt,
+        submission_id="",
+        exit_code=0 if state == FINISHED else None,
+        can_resume=run.status in ("KILLED", "RUNNING") or run.can_resume is True,
+        run_id=run.run_id,
+        differences=differences,
+        **_progress(run.heartbeat),
+    )
 
 
-def _refused(job: Job) -> list[str]:
-    if job.counting is job.newest:
-        return []
-    return [f"attempt {job.next_number - 1} to go on was refused: its log says why"]
-
-
-def beat_of(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
-    """The heartbeat, unless an earlier attempt has left it, or an earlier job of that id."""
-    began = job.counting.start_time
+def current_heartbeat(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
+    """Return the heartbeat unless an earlier attempt, or an earlier job of that id, sent it."""
+    start = job.effective.start_time
     if beat is None or beat.attempt != job.number:
         return None
-    return None if began is not None and beat.at < began - HEARTBEAT_TIMEOUT_S else beat
+    return None if start is not None and beat.at < start - HEARTBEAT_TIMEOUT_S else beat
 
 
 def needs_log(job: Job, run: RunView, now: float) -> bool:
-    """Whether only its log can say what a job does: it runs, and MLflow has no current sign."""
-    beat = beat_of(job, run.heartbeat)
-    return job.counting.state == RUNNING and not (beat and _is_believed(beat, now))
+    """Return whether only its log can show what a job does."""
+    beat = current_heartbeat(job, run.heartbeat)
+    return job.effective.state == RUNNING and not (beat and _is_current(beat, now))
 
 
-def _is_believed(beat: Heartbeat, now: float) -> bool:
-    """Whether a sign of life says what a job does now: who computes does not wait any more."""
+def status_lines(status: Status, run: RunView, cluster: str, option: str = "") -> list[str]:
+    """Return a status as lines of text.
+
+    Args:
+        status: Of the job.
+        run: Its run.
+        cluster: Label of the cluster.
+        option: Follows a printed command so that it means that cluster.
+    """
+    loss, age = status.loss, status.heartbeat_age_s
+    fields = {
+        "cluster": cluster,
+        "reason": status.reason,
+        "loss": "" if loss is None else f"{loss:.4f} after epoch {status.epoch}",
+        "heartbeat": "" if age is None else f"{age:.0f} s ago",
+        "run": f"{status.run_id} in {run.uri}" if status.run_id else "",
+        "page": run.page or "",
+    }
+    attempt = f"  attempt {status.attempt}" if status.attempt else ""
+    lines = [f"{status.job_id}  {status.state}{attempt}"]
+    lines += [f"  {name:<10} {text}" for name, text in fields.items() if text]
+    lines += [f"  differs    {text}" for text in status.differences]
+    if status.can_resume:
+        lines.append(f"Resume it:  sumgrad resume {status.job_id}{option}")
+    return lines
+
+
+def _progress(beat: Heartbeat | None) -> dict[str, Any]:
+    if beat is None:
+        return {}
+    return {"epoch": beat.epoch or None, "epochs": beat.epochs, "loss": beat.loss}
+
+
+def _is_current(beat: Heartbeat, now: float) -> bool:
+    """Return whether a heartbeat shows what a job does now: a job that trains waits no more."""
     return beat.is_training or now - beat.at <= _CURRENT_S
 
 
 def _state(
     attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float, log: str | None
 ) -> tuple[str, str]:
+    """Return the state and its reason."""
     if attempt.state == PENDING:
-        return PENDING, _short(attempt.message) or "Ray has not started it yet"
+        return PENDING, one_line(attempt.message, _MAX_REASON) or "Ray has not started it yet"
     if attempt.state == RUNNING:
-        return _running(beat, now, log)
+        if beat is not None and _is_current(beat, now):
+            return _state_by_heartbeat(beat)
+        return (RUNNING, "according to Ray alone") if log is None else _state_by_log(log)
     if attempt.state == SUCCEEDED:
-        return FINISHED, "it came to its end"
-    code = attempt.exit_code
+        return FINISHED, "it finished"
     if state_of(attempt) == STOPPED:
-        return STOPPED, _WHY.get(exit_code_of(attempt), "it was told to end")
-    if code is not None and code > SIGNAL:
-        name = signal.Signals(code - SIGNAL).name if code - SIGNAL in _SIGNALS else "a signal"
-        return FAILED, f"its process was ended by {name}, perhaps for want of memory"
-    if code is None or code < 0:
-        return FAILED, f"its process was lost: {_first_line(attempt)}"
-    if has_found_a_change(attempt):
-        return FAILED, "its cluster had changed since it was asked, and nothing was computed"
-    has_diverged = code == 1 and run.can_resume is False
-    why = "the training diverged" if has_diverged else _WHY.get(code, "it failed")
-    return FAILED, f"{why} (exit code {code})"
+        return STOPPED, _REASONS.get(exit_code_of(attempt), _REASONS[143])
+    return FAILED, _failure(attempt, run)
 
 
-def _running(beat: Heartbeat | None, now: float, log: str | None) -> tuple[str, str]:
-    """What an attempt does whose process runs."""
-    if beat is not None and _is_believed(beat, now):
-        if beat.is_training:
-            done = f"epoch {beat.epoch} of at most {beat.epochs} is done"
-            return RUNNING, done if beat.epoch else _FIRST_EPOCH
-        return PENDING, _short(beat.note) or "it is starting"
-    # What is not known is not claimed; how long it has been silent stands among the differences.
-    return _by_log(log) if log is not None else (RUNNING, "as far as Ray knows")
+def _state_by_heartbeat(beat: Heartbeat) -> tuple[str, str]:
+    if not beat.is_training:
+        return PENDING, one_line(beat.note, _MAX_REASON) or "it is starting"
+    done = f"{beat.epoch} of at most {beat.epochs} epochs done"
+    return RUNNING, done if beat.epoch else _FIRST_EPOCH
 
 
-def _by_log(log: str) -> tuple[str, str]:
+def _state_by_log(log: str) -> tuple[str, str]:
     lines = [line for line in log.splitlines() if line.strip()]
     for line in reversed(lines):
-        if found := _EPOCH.match(line):
-            return RUNNING, f"epoch {found[1]} of at most {found[2]} is done, says its log"
+        if found := _EPOCH_LINE.match(line):
+            return RUNNING, f"{found[1]} of at most {found[2]} epochs done, according to its log"
         if line == TRAINING_STARTED:
-            return RUNNING, f"{_FIRST_EPOCH}, says its log"
-    return PENDING, _short(lines[-1]) if lines else "it is starting"
+            return RUNNING, f"{_FIRST_EPOCH}, according to its log"
+    return PENDING, one_line(lines[-1], _MAX_REASON) if lines else "it is starting"
 
 
-def _short(text: str) -> str:
-    """Somebody else's words as a reason, for a terminal."""
-    return in_one_line(text)[:_LONGEST_REASON]
-
-
-def _first_line(attempt: Attempt) -> str:
-    lines = [line for line in attempt.message.splitlines() if line.strip()]
-    # What follows the comma is the log.
-    return (
-        _short(lines[0].partition(", last available logs")[0]) if lines else "Ray does not say why"
-    )
-
-
-#: What MLflow should say of an attempt that is over.
-_EXPECTED = {SUCCEEDED: ("FINISHED",), STOPPED: ("KILLED",), FAILED: ("FAILED", "KILLED")}
+def _failure(attempt: Attempt, run: RunView) -> str:
+    """Return why an attempt failed."""
+    code = attempt.exit_code
+    if code is not None and code > SIGNAL_BASE:
+        try:
+            name = signal.Signals(code - SIGNAL_BASE).name
+        except ValueError:
+            name = "a signal"
+        return f"{name} ended its process, perhaps because memory ran out"
+    if code is None or code < 0:
+        lines = [line for line in attempt.message.splitlines() if line.strip()]
+        # Ray appends the log after this comma.
+        cause = lines[0].partition(", last available logs")[0] if lines else "Ray does not know why"
+        return f"its process was lost: {one_line(cause, _MAX_REASON)}"
+    if VERSION_MISMATCH in attempt.message:
+        return f"{VERSION_MISMATCH}, and nothing was computed"
+    has_diverged = code == 1 and run.can_resume is False
+    reason = "the training diverged" if has_diverged else _REASONS.get(code, "it failed")
+    return f"{reason} (exit code {code})"
 
 
 def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float) -> list[str]:
     if run.problem:
         return [f"only Ray was asked: {run.problem}"]
+    age = now - (attempt.start_time or now)
     if run.run_id is None:
         if attempt.state == SUCCEEDED:
-            what = f"Ray has it as {SUCCEEDED}, and {run.uri} has no run of it"
-            return [f"{what}; 'sumgrad resume' tells it"]
-        since = now - (attempt.start_time or now)
-        if attempt.state == RUNNING and since > HEARTBEAT_TIMEOUT_S:
-            return [f"Ray has it as {RUNNING} for {since:.0f} s, and {run.uri} has no run of it"]
+            return [f"Ray has it as {SUCCEEDED}, and {run.uri} has no run of it; {_SYNC}"]
+        if attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S:
+            return [f"Ray has it as {RUNNING} for {age:.0f} s, and {run.uri} has no run of it"]
         return []
     if not attempt.has_ended:
-        return _of_living(attempt, run, beat, now)
-    expected = _EXPECTED[attempt.state]
-    if run.status in expected:
+        return _differences_of_running(attempt, run, beat, now)
+    if run.status in _EXPECTED[attempt.state]:
         return []
     if run.status == "RUNNING":
-        why = "it was killed before it could say so, or MLflow was away; 'sumgrad resume' tells it"
-        return [f"Ray has it as {attempt.state}, MLflow still as RUNNING: {why}"]
+        return [f"Ray has it as {attempt.state}, MLflow still as RUNNING: {_UNREPORTED}; {_SYNC}"]
     return [f"Ray has it as {attempt.state}, MLflow as {run.status}"]
 
 
-def _of_living(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float) -> list[str]:
+def _differences_of_running(
+    attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float
+) -> list[str]:
     found = []
+    ray = f"Ray has it as {attempt.state}"
     if run.status != "RUNNING" and beat is not None:
         found.append(f"MLflow has it as {run.status}, and Ray as {attempt.state}: it is ending")
+    age = now - (beat.at if beat else attempt.start_time or now)
     if beat is None:
-        since = now - (attempt.start_time or now)
-        if attempt.state == RUNNING and since > HEARTBEAT_TIMEOUT_S:
-            found.append(f"Ray has it as RUNNING, and it has given no sign for {since:.0f} s")
-    elif now - beat.at > HEARTBEAT_TIMEOUT_S:
+        if attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S:
+            found.append(f"{ray}, and it has sent no heartbeat for {age:.0f} s")
+    elif age > HEARTBEAT_TIMEOUT_S:
         found.append(
-            f"Ray has it as {attempt.state}, and its last sign of life is {now - beat.at:.0f} s "
-            "old: it hangs, or its way to MLflow is cut"
+            f"{ray}, and its last heartbeat is {age:.0f} s old: it hangs, or it cannot reach MLflow"
         )
-    elif now - beat.at < -HEARTBEAT_TIMEOUT_S:
-        found.append(f"the cluster's clock is {beat.at - now:.0f} s ahead of this one")
+    elif age < -HEARTBEAT_TIMEOUT_S:
+        found.append(f"the cluster's clock is {-age:.0f} s ahead of this one")
     return found
-
-
-#: What a run's status in MLflow says of a job that Ray has forgotten.
-_FORGOTTEN = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": STOPPED}
-
-
-def status_without_ray(job_id: str, run: RunView) -> Status:
-    """How a job is that Ray does not know: its head was started anew, or somebody deleted it.
-
-    Args:
-        job_id: Its id.
-        run: As MLflow sees it; there is one.
-    """
-    state = _FORGOTTEN.get(run.status or "", FAILED)
-    differences = [f"MLflow has it as {run.status}, and Ray does not know it"]
-    if run.status == "RUNNING":
-        differences.append("its process ended with the Ray that ran it, or Ray was asked elsewhere")
-    beat = run.heartbeat
-    return Status(
-        job_id=job_id,
-        name=run.name or None,
-        state=state,
-        reason="Ray has forgotten it: its head was started anew, or the job was deleted",
-        attempt=run.attempt,
-        submission_id="",
-        exit_code=0 if state == FINISHED else None,
-        can_resume=run.status in ("KILLED", "RUNNING") or run.can_resume is True,
-        run_id=run.run_id,
-        epoch=_epoch(beat),
-        epochs=beat.epochs if beat else None,
-        loss=beat.loss if beat else None,
-        differences=differences,
-    )
-
-
-def lines_of(status: Status, run: RunView, cluster: str, option: str = "") -> list[str]:
-    """For a person.
-
-    Args:
-        status: How the job is.
-        run: Its run.
-        cluster: What to call the cluster.
-        option: What has to follow a command for it to mean that cluster.
-    """
-    facts = [
-        ("cluster", cluster),
-        ("reason", status.reason),
-        (
-            "loss",
-            f"{status.loss:.4f} after epoch {status.epoch}" if status.loss is not None else "",
-        ),
-        ("heartbeat", _ago(status.heartbeat_age_s)),
-        ("run", f"{status.run_id} in {run.uri}" if status.run_id else ""),
-        ("page", page_of(run) or ""),
-    ]
-    attempt = f"  attempt {status.attempt}" if status.attempt else ""
-    lines = [f"{status.job_id}  {status.state}{attempt}"]
-    lines += [f"  {what:<10} {text}" for what, text in facts if text]
-    lines += [f"  differs    {text}" for text in status.differences]
-    if status.can_resume:
-        lines.append(f"Go on with it:  sumgrad resume {status.job_id}{option}")
-    return lines
-
-
-def _ago(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.0f} s ago"

@@ -25,11 +25,10 @@ from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.runs.training import resume, train
 from sumgrad.jobs.service.client.data_paths import ROLES, file_url_paths
-from sumgrad.jobs.service.client.expectation import expect_unchanged
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
-from sumgrad.jobs.service.ids import JOB_TAG, check_job_id
+from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG, check_job_id
 from sumgrad.jobs.service.manifest import DATA_FOLDER, RESULT_PREFIX, JobManifest
-from sumgrad.jobs.service.versions import Versions
+from sumgrad.jobs.service.versions import Versions, check_versions
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
 
@@ -52,18 +51,20 @@ def run(request: JobManifest) -> int:
         f"sumgrad {here.sumgrad}{' of the submitter' if request.has_code else ''}",
         flush=True,
     )
-    for line in request.versions.differences(here):
-        print(f"versions differ from the submitter's: {line}", flush=True)  # noqa: T201
     home = job_folder(request.job_id)
     if request.attempt == 1:
         _settle(request, home)
     # The job is kept before, so that it can be gone on with.
-    if request.expected is not None:
-        expect_unchanged(request.expected, here)
+    check_versions(
+        request.versions,
+        here,
+        has_code=request.has_code,
+        allow_mismatch=request.allow_version_mismatch,
+    )
     spec = spec_of(home, request.overrides)
     reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), request.attempt)
     hosting = LaunchOptions(
-        tags={JOB_TAG: request.job_id, **request.tags},
+        tags={JOB_TAG: request.job_id, FOLDER_TAG: str(home), **request.tags},
         waits_for_nodes=True,
         on_start=lambda tracker: reporter.start(tracker.tell),
     )

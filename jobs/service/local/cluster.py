@@ -261,12 +261,12 @@ def down() -> bool:
 
 
 def _stop_jobs(client: RayJobsClient) -> None:
-    running = [each.submission_id for each in client.attempts() if not each.has_ended]
+    running = [each.submission_id for each in client.list_attempts() if not each.has_ended]
     for name in running:
         _logger.info("stopping job %s", name)
         client.stop(name)
     for name in running:
-        wait(client, name, _logger.info, seconds=servers.STOP_JOB_TIMEOUT_S)
+        wait(client, name, timeout=servers.STOP_JOB_TIMEOUT_S)
 
 
 def status_lines(cluster: LocalCluster) -> list[str]:

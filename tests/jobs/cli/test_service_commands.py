@@ -25,11 +25,11 @@ from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.service import versions
 from sumgrad.jobs.service.client import doctor, follow
 from sumgrad.jobs.service.client.doctor import Check
-from sumgrad.jobs.service.client.ray_api import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from sumgrad.jobs.service.local import cluster
 from sumgrad.jobs.service.local.cluster import LocalCluster
 from sumgrad.jobs.service.local.processes import ServerProcess, start_time
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
+from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from sumgrad.jobs.support.source_digest import source_digest
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
 from tests.jobs.test_fuzz import RECORD_OF_A_RUN
@@ -156,7 +156,7 @@ def test_with_a_cluster_that_is_none(command: list[str], where: str, sumgrad: Sa
 def test_with_a_cluster_that_is_away(
     command: list[str], as_json: bool, server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
-    server.memory.is_away = True
+    server.memory.is_unreachable = True
     said = sumgrad(*command, *(["--json"] if as_json else []))
     assert said.code == 3
     assert "no cluster answers" in one_line(said, as_json=as_json)
@@ -185,7 +185,7 @@ def test_a_job_is_handed_in(server: FakeRayJobsClient, sumgrad: Say) -> None:
         "See its state:   sumgrad status new-1 --cluster http://h:1",
         "Stop it:         sumgrad stop new-1 --cluster http://h:1",
     ]
-    assert yaml.safe_load(server.memory.sent[0].request["spec_yaml"])["seed"] == 5
+    assert yaml.safe_load(server.memory.sent[0].manifest["spec_yaml"])["seed"] == 5
 
 
 def test_a_job_is_handed_in_once(server: FakeRayJobsClient, sumgrad: Say) -> None:
@@ -198,7 +198,7 @@ def test_a_job_is_handed_in_once(server: FakeRayJobsClient, sumgrad: Say) -> Non
     assert "was submitted before" in sumgrad("submit", "digits", "--id", "new-1").out
     other = sumgrad("submit", "digits", "--id", "new-1", "--set", "seed=5")
     assert (other.code, len(server.memory.sent)) == (2, 1)
-    assert "which is another one" in one_line(other)
+    assert "has another job with the id" in one_line(other)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_an_id_that_is_none(
     assert said.code == 2
     assert len(one_line(said)) < 1100
     assert said.err.replace("\n", "").isprintable()
-    assert server.memory.calls == ["attempts"]
+    assert server.memory.calls == ["list_attempts"]
 
 
 def test_a_dry_run_asks_nobody(server: FakeRayJobsClient, sumgrad: Say) -> None:
@@ -267,10 +267,8 @@ class RunEnd(FakeRayJobsClient):
         super().__init__()
         self._end = (state, exit_code)
 
-    def attempt(self, submission_id: str) -> Attempt:
-        found = super().attempt(submission_id)
-        if submission_id.startswith("sumgrad-probe-"):
-            return found
+    def get_attempt(self, submission_id: str) -> Attempt:
+        found = super().get_attempt(submission_id)
         status = "FINISHED" if self._end[0] == SUCCEEDED else "FAILED"
         result = f'{RESULT_PREFIX}{{"run_id": "ab", "status": "{status}"}}'
         self.memory.logs[submission_id] = f"epoch 1\n{result}\nbye\n"
@@ -315,7 +313,7 @@ def test_who_waits_ends_as_the_job_does(
 def test_who_lets_go_of_a_job_does_not_end_it(
     server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sumgrad.jobs.service.client.commands.follow", interrupted)
+    monkeypatch.setattr("sumgrad.jobs.service.client.follow.follow", interrupted)
     monkeypatch.setattr(follow, "wait", interrupted)
     for command in (["logs", "-f", "digits"], ["wait", "digits"]):
         said = sumgrad(*command)
@@ -336,7 +334,7 @@ def interrupted(*_: object, **__: object) -> None:
 def test_who_is_interrupted_while_a_job_is_sent_is_told_how_to_find_out(
     server: FakeRayJobsClient, sumgrad: Say
 ) -> None:
-    server.memory.refuses = interrupted
+    server.memory.on_submit = interrupted
     said = sumgrad("submit", "digits", "--id", "new-1", "-c", "http://h:1")
     assert said.code == 130
     assert one_line(said) == "error: interrupted"
@@ -346,7 +344,7 @@ def test_who_is_interrupted_while_a_job_is_sent_is_told_how_to_find_out(
 def test_an_interrupt_is_told_wherever_it_comes(
     server: FakeRayJobsClient, sumgrad: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "attempts", interrupted)
+    monkeypatch.setattr(server, "list_attempts", interrupted)
     for as_json in (False, True):
         said = sumgrad("status", "digits", *(["--json"] if as_json else []))
         assert (said.code, one_line(said, as_json=as_json)) == (130, "error: interrupted")
@@ -423,9 +421,10 @@ def test_a_cluster_that_goes_away_while_it_is_waited_for(
     def away(_: str) -> Attempt:
         raise ServiceUnreachable("no cluster answers at http://head:8265")
 
-    monkeypatch.setattr(server, "attempt", away)
+    monkeypatch.setattr(server, "get_attempt", away)
     assert sumgrad("wait", "digits", "--timeout", "0.1").code == 124
-    monkeypatch.setattr(follow, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(follow, "RECONNECT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     assert sumgrad("wait", "digits").code == 3
 
 
@@ -443,19 +442,19 @@ def test_a_cluster_that_comes_back_as_a_new_one(
     away = iter([True])
 
     def attempt_at(submission_id: str) -> Attempt:
-        if "--wait" in command and f"tail {job}" not in server.memory.calls:
-            return FakeRayJobsClient.attempt(server, submission_id)
+        if "--wait" in command and f"tail_log {job}" not in server.memory.calls:
+            return FakeRayJobsClient.get_attempt(server, submission_id)
         if next(away, False):
             raise ServiceUnreachable("no cluster answers at http://head:8265")
         raise JobNotFound("the cluster knows no such job")
 
-    monkeypatch.setattr(server, "attempt", attempt_at)
-    monkeypatch.setattr(follow, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(server, "get_attempt", attempt_at)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     said = sumgrad(*command, *which, "-c", "http://h:1", *(["--json"] if as_json else []))
     away_line, error, hint = said.err.splitlines()[-3:]
     assert said.code == 3
-    assert away_line.endswith("; trying again; a job goes on without us, if its cluster does")
-    assert error.startswith(f"error: http://h:1 has forgotten job {job}: it was started anew")
+    assert away_line.endswith("; trying again, and the job continues if its cluster does")
+    assert error.startswith(f"error: http://h:1 no longer knows job {job}: its head was restarted")
     for verb in ("status", "resume"):
         assert f"'sumgrad {verb} {job} --cluster http://h:1'" in hint
     if as_json:
@@ -465,10 +464,13 @@ def test_a_cluster_that_comes_back_as_a_new_one(
 def test_a_job_is_forgotten(server: FakeRayJobsClient, sumgrad: Say) -> None:
     assert sumgrad("delete", "digits").code == 2
     assert sumgrad("delete", "mnist", "--json").json == {"id": "mnist-1", "deleted": 1}
-    told = sumgrad("delete", "bad").out.splitlines()
-    assert told[0] == "job bad-1 was deleted"
-    assert all(what in told[1] for what in ("MLflow", "'bad-1'", "SUMGRAD_OUTPUT", "~/sumgrad"))
-    assert "another --id" in told[2]
+    deleted = sumgrad("delete", "bad")
+    assert deleted.err == ""
+    assert deleted.out.splitlines() == [
+        "job bad-1 is deleted from the cluster",
+        "What stays:  its folder $SUMGRAD_OUTPUT/bad-1 on the cluster's head",
+        "The id 'bad-1' stays in use: give another job another --id",
+    ]
     assert sorted(server.memory.attempts) == ["digits-1", "digits-1~2"]
 
 
@@ -540,14 +542,14 @@ def test_resuming_is_of_the_clusters_job_otherwise(
 ) -> None:
     said = sumgrad("resume", "bad", "--set", "cluster.workers=8")
     assert said.out == "job bad-1 was resumed\nFollow its log:  sumgrad logs -f bad-1\n"
-    assert server.memory.sent[0].request["overrides"] == ["cluster.workers=8"]
+    assert server.memory.sent[0].manifest["overrides"] == ["cluster.workers=8"]
     server.memory.attempts.pop("bad-1~2")
     assert sumgrad("resume", "bad-1", "--json").json == {
         "id": "bad-1",
         "submission_id": "bad-1~2",
     }
-    assert "is not over" in one_line(sumgrad("resume", "digits-1"))
-    assert "came to its end" in one_line(sumgrad("resume", "mnist-1"))
+    assert "has not ended" in one_line(sumgrad("resume", "digits-1"))
+    assert "has finished" in one_line(sumgrad("resume", "mnist-1"))
     monkeypatch.delenv("SUMGRAD_CLUSTER")
     assert "no run bad-10000 in runs" in one_line(sumgrad("resume", "bad-10000"))
     assert "has no job" in one_line(sumgrad("resume", RUN, "--cluster", ADDRESS))

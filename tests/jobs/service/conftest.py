@@ -1,4 +1,4 @@
-"""A user with an empty home, and nothing of the environment's clusters."""
+"""Tests of the service run as a user with an empty home and without clusters."""
 
 from pathlib import Path
 
@@ -10,6 +10,6 @@ from tests.jobs.service.environment import isolate_user
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of a user who has nothing yet; the current folder is another."""
+    """The user's home; the current folder is another empty one."""
     monkeypatch.setattr(preflight, "_SETTLE_S", 0.0)
     return isolate_user(tmp_path, monkeypatch)

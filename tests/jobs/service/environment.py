@@ -1,4 +1,4 @@
-"""Tests of the service have nothing of the user's own clusters, tokens and caches."""
+"""Isolation of tests from the clusters, tokens and caches of the user who runs them."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ VARIABLES = (
 
 
 def isolate_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a home and a folder to work in, below a folder; gives the home."""
+    """Create an empty home and current folder below a folder, and return the home."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     home, here = folder / "home", folder / "here"

@@ -1,4 +1,4 @@
-"""Stand-ins for a cluster: a clock, a job server in memory, and servers on loopback."""
+"""Fakes of a cluster: a clock, a job server in memory, and servers on loopback."""
 
 import json
 import socket
@@ -10,28 +10,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.preflight import _MARK
-from sumgrad.jobs.service.client.ray_api import (
-    PENDING,
-    RUNNING,
-    SUCCEEDED,
-    Attempt,
-    RayJobsClient,
-    RayServerInfo,
-)
+from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
+from sumgrad.jobs.service.states import PENDING, RUNNING, SUCCEEDED, Attempt
 from sumgrad.jobs.service.versions import Versions
 
 ADDRESS = "http://head:8265"
 
 
 class Clock:
-    """Time that passes only where somebody sleeps, or says so."""
+    """Time that passes only during `sleep`, in place of `time`'s own."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
+        monkeypatch.setattr("time.monotonic", self.monotonic)
+        monkeypatch.setattr("time.sleep", self.sleep)
 
     def monotonic(self) -> float:
         return self.now
@@ -49,19 +47,17 @@ def attempt(
     message: str = "",
     start_time: float | None = 1000.0,
     number: int = 1,
-    job_id: str | None = None,
 ) -> Attempt:
-    """An attempt of one of our jobs."""
+    """An attempt of one of sumgrad's jobs."""
     return Attempt(
         submission_id=submission_id,
         state=state,
         message=message,
-        error=None,
         exit_code=exit_code,
         start_time=start_time,
         end_time=None,
         metadata={
-            JOB_KEY: job_id or submission_id.partition("~")[0],
+            JOB_KEY: submission_id.partition("~")[0],
             NAME_KEY: "digits",
             ATTEMPT_KEY: str(number),
         },
@@ -77,17 +73,24 @@ class Sent:
     files: Mapping[str, bytes]
     modules: tuple[str, ...]
     metadata: Mapping[str, str]
-    seconds: float
+    timeout: float
 
     @property
-    def request(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.files["job.json"])
         return value
 
 
 @dataclass
 class Memory:
-    """What a `FakeRayJobsClient` has and does."""
+    """State of a `FakeRayJobsClient`, and the calls it got.
+
+    Attributes:
+        versions: In the answer to a probe; this machine's by default.
+        answer: To a probe, in place of versions.
+        on_submit: Called with the id of a submission before it is accepted.
+        is_unreachable: Whether every call fails.
+    """
 
     attempts: dict[str, Attempt] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
@@ -95,25 +98,25 @@ class Memory:
     calls: list[str] = field(default_factory=list)
     versions: Versions | None = None
     answer: str | None = None
-    refuses: Callable[[str], None] = lambda _: None
-    is_away: bool = False
+    on_submit: Callable[[str], None] = lambda _: None
+    is_unreachable: bool = False
 
 
 class FakeRayJobsClient(RayJobsClient):
-    """A job server without a cluster; it takes jobs, and answers probes."""
+    """A job server in memory, which accepts jobs and answers probes."""
 
     def __init__(self, *attempts: Attempt, cluster: Cluster | None = None) -> None:
         super().__init__(cluster or Cluster(ADDRESS))
         self.memory = Memory({each.submission_id: each for each in attempts})
 
-    def _call(self, what: str) -> None:
-        self.memory.calls.append(what)
-        if self.memory.is_away:
+    def _record(self, call: str) -> None:
+        self.memory.calls.append(call)
+        if self.memory.is_unreachable:
             raise ServiceUnreachable(f"no cluster answers at {self.cluster.address}")
 
     def server_info(self) -> RayServerInfo:
-        self._call("describe")
-        return RayServerInfo("2.60.0", "session_1")
+        self._record("server_info")
+        return RayServerInfo(Versions.here().libraries["ray"], "session_1")
 
     def submit(
         self,
@@ -122,56 +125,53 @@ class FakeRayJobsClient(RayJobsClient):
         runtime_env: Mapping[str, Any],
         metadata: Mapping[str, str],
         *,
-        seconds: float = 30.0,
+        timeout: float = 30.0,
     ) -> None:
-        self._call(f"submit {submission_id}")
+        self._record(f"submit {submission_id}")
         if submission_id.startswith("sumgrad-probe-"):
             versions = self.memory.versions or Versions.here()
             text = self.memory.answer or _MARK + json.dumps(versions.as_json())
             self.memory.logs[submission_id] = f"a line before\n{text}\n"
-            self.memory.attempts[submission_id] = replace(
-                attempt(submission_id, SUCCEEDED), metadata={}
-            )
+            self.memory.attempts[submission_id] = replace(attempt(submission_id), metadata={})
             return
-        self.memory.refuses(submission_id)
-        folder = runtime_env.get("working_dir")
+        self.memory.on_submit(submission_id)
         files = {}
-        if folder is not None:
+        if folder := runtime_env.get("working_dir"):
             files = {
                 file.relative_to(folder).as_posix(): file.read_bytes()
                 for file in Path(folder).rglob("*")
                 if file.is_file()
             }
         modules = tuple(Path(module).name for module in runtime_env.get("py_modules", ()))
-        sent = Sent(submission_id, entrypoint, files, modules, dict(metadata), seconds)
+        sent = Sent(submission_id, entrypoint, files, modules, dict(metadata), timeout)
         self.memory.sent.append(sent)
         self.memory.attempts[submission_id] = replace(
             attempt(submission_id, PENDING), metadata=dict(metadata)
         )
 
-    def attempt(self, submission_id: str) -> Attempt:
-        self._call(f"attempt {submission_id}")
+    def get_attempt(self, submission_id: str) -> Attempt:
+        self._record(f"get_attempt {submission_id}")
         if submission_id not in self.memory.attempts:
             raise JobNotFound("the cluster knows no such job")
         return self.memory.attempts[submission_id]
 
-    def attempts(self) -> list[Attempt]:
-        self._call("attempts")
+    def list_attempts(self) -> list[Attempt]:
+        self._record("list_attempts")
         return list(self.memory.attempts.values())
 
     def stop(self, submission_id: str) -> None:
-        self._call(f"stop {submission_id}")
+        self._record(f"stop {submission_id}")
 
     def delete(self, submission_id: str) -> None:
-        self._call(f"delete {submission_id}")
+        self._record(f"delete {submission_id}")
         del self.memory.attempts[submission_id]
 
-    def log(self, submission_id: str, *, seconds: float = 30.0) -> str:
-        self._call(f"log {submission_id}")
+    def get_log(self, submission_id: str, *, timeout: float = 30.0) -> str:
+        self._record(f"get_log {submission_id}")
         return self.memory.logs.get(submission_id, "")
 
-    def tail(self, submission_id: str, is_wanted: Callable[[], bool]) -> Iterator[str]:
-        self._call(f"tail {submission_id}")
+    def tail_log(self, submission_id: str, keep_going: Callable[[], bool]) -> Iterator[str]:
+        self._record(f"tail_log {submission_id}")
         yield from self.memory.logs.get(submission_id, "").splitlines(keepends=True)
 
 
@@ -179,10 +179,10 @@ class ScriptedRayJobsClient(RayJobsClient):
     """A job server whose connections and answers follow a script.
 
     Args:
-        clock: Passes while a connection is silent.
-        text: All that the job prints.
-        connections: The pieces of each; every connection begins with the first character.
-        silent_for: Seconds that a further connection says nothing before the job ends.
+        clock: Advances while a connection is silent.
+        text: The whole log of the job.
+        connections: The pieces that each yields; every connection starts with the log's start.
+        silent_for: Seconds without output on a last connection before the job ends.
     """
 
     def __init__(
@@ -193,55 +193,56 @@ class ScriptedRayJobsClient(RayJobsClient):
         self._text = text
         self._connections = connections
         self._silent_for = silent_for
-        self._ends_at: float | None = None
+        self.ends_at: float | None = None
+        #: The attempt once it has ended.
         self.ended = attempt("job", SUCCEEDED)
-        #: Raised in the place of an answer, until a time.
-        self.away: ServiceUnreachable | JobNotFound | None = None
-        self.away_until = 0.0
-        self.asked: list[Attempt] = []
+        #: Raised in place of an answer, until a time.
+        self.error: ServiceUnreachable | JobNotFound | None = None
+        self.error_until = 0.0
+        self.answers: list[Attempt] = []
 
-    def _answer(self) -> None:
-        if self.away is not None and self._clock.now < self.away_until:
-            raise self.away
+    def _check(self) -> None:
+        if self.error is not None and self._clock.now < self.error_until:
+            raise self.error
 
     @property
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         if self._connections:
             return False
-        return self._ends_at is None or self._clock.now >= self._ends_at
+        return self.ends_at is None or self._clock.now >= self.ends_at
 
-    def attempt(self, submission_id: str) -> Attempt:
-        self._answer()
-        state = self.ended.state if self._is_over else RUNNING
-        self.asked.append(replace(self.ended, state=state))
-        return self.asked[-1]
+    def get_attempt(self, submission_id: str) -> Attempt:
+        self._check()
+        state = self.ended.state if self._has_ended else RUNNING
+        self.answers.append(replace(self.ended, state=state))
+        return self.answers[-1]
 
-    def log(self, submission_id: str, *, seconds: float = 30.0) -> str:
-        self._answer()
+    def get_log(self, submission_id: str, *, timeout: float = 30.0) -> str:
+        self._check()
         return self._text
 
-    def tail(self, submission_id: str, is_wanted: Callable[[], bool]) -> Iterator[str]:
+    def tail_log(self, submission_id: str, keep_going: Callable[[], bool]) -> Iterator[str]:
         if self._connections:
             for piece in self._connections.pop(0):
                 if not piece:
                     self._clock.sleep(1.0)
-                if not is_wanted():
+                if not keep_going():
                     return
                 yield piece
             if not self._connections and self._silent_for:
-                self._ends_at = self._clock.now + self._silent_for
+                self.ends_at = self._clock.now + self._silent_for
             return
         silent = 0
-        while is_wanted():
+        while keep_going():
             silent += 1
-            assert silent < 100, "nobody looks whether the job is over"
+            assert silent < 100, "the state of the job is not checked"
             self._clock.sleep(1.0)
             yield ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server on loopback says."""
+    """The answer of a server on loopback."""
 
     code: int = 200
     body: str = ""
@@ -250,7 +251,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a server on loopback was asked."""
+    """A request that a server on loopback received."""
 
     method: str
     path: str
@@ -263,9 +264,9 @@ class Site:
     """A server on loopback.
 
     Attributes:
-        address: Where.
-        answers: By path; a path without an answer is answered with 404.
-        asked: So far.
+        address: Its URL.
+        answers: By path; other paths are answered with 404.
+        asked: The requests so far.
     """
 
     address: str
@@ -275,7 +276,7 @@ class Site:
 
 @contextmanager
 def site(answers: Mapping[str, Answer] | None = None, port: int = 0) -> Iterator[Site]:
-    """A real HTTP server on a port of loopback, by default any that is free."""
+    """Run an HTTP server on a port of loopback, by default a free one."""
 
     class Handler(BaseHTTPRequestHandler):
         def _respond(self) -> None:
@@ -291,10 +292,10 @@ def site(answers: Mapping[str, Answer] | None = None, port: int = 0) -> Iterator
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _respond  # noqa: N815 - as they are called
+        do_GET = do_POST = do_PUT = do_DELETE = _respond  # noqa: N815 - names of the base class
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         found = Site(f"http://127.0.0.1:{server.server_port}", dict(answers or {}))
@@ -309,7 +310,7 @@ def site(answers: Mapping[str, Answer] | None = None, port: int = 0) -> Iterator
 
 @contextmanager
 def raw_socket_server(serves: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A port of loopback where a connection is served in any way; gives its address."""
+    """Serve each connection to a port of loopback with a function, and yield the URL."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def work() -> None:
@@ -335,6 +336,6 @@ def raw_socket_server(serves: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -1,67 +1,58 @@
-"""The five words for how a job is, and the code it ends with."""
+"""The five states that commands report, and their exit codes."""
 
 import pytest
 
-from sumgrad.jobs.service.client.ray_api import FAILED, OVER, PENDING, RUNNING, STOPPED, SUCCEEDED
-from sumgrad.jobs.service.states import FINISHED, STATES, can_resume, exit_code, state_of
+from sumgrad.jobs.service.states import (
+    END_STATES,
+    FAILED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    STATES,
+    STOPPED,
+    SUCCEEDED,
+    can_resume,
+    exit_code,
+    state_of,
+)
 from tests.jobs.service.stand_ins import attempt
 
 
 @pytest.mark.parametrize(
-    ("state", "given", "code"),
+    ("ray_state", "ray_code", "code", "state", "resumable"),  # None: only the run knows
     [
-        (SUCCEEDED, None, 0),
-        (SUCCEEDED, 0, 0),
-        (FAILED, None, 1),
-        (FAILED, 0, 1),
-        (FAILED, 1, 1),
-        (FAILED, 2, 2),
-        (FAILED, 3, 3),
-        (FAILED, 130, 130),
-        (FAILED, -9, 137),
-        (FAILED, -15, 143),
-        (FAILED, -2, 130),
-        (STOPPED, None, 143),
-        (STOPPED, 0, 143),
-        (STOPPED, 143, 143),
-        (STOPPED, 1, 1),
-        (STOPPED, -9, 137),
+        (PENDING, None, None, PENDING, None),
+        (RUNNING, None, None, RUNNING, None),
+        (SUCCEEDED, None, 0, FINISHED, False),
+        (SUCCEEDED, 0, 0, FINISHED, False),
+        (FAILED, None, 1, FAILED, True),
+        (FAILED, 0, 1, FAILED, True),
+        (FAILED, 1, 1, FAILED, None),
+        (FAILED, 2, 2, FAILED, False),
+        (FAILED, 3, 3, FAILED, True),
+        (FAILED, 130, 130, STOPPED, True),
+        (FAILED, 143, 143, STOPPED, True),
+        (FAILED, -9, 137, FAILED, True),
+        (FAILED, -15, 143, STOPPED, True),
+        (FAILED, -2, 130, STOPPED, True),
+        (STOPPED, None, 143, STOPPED, True),
+        (STOPPED, 0, 143, STOPPED, True),
+        (STOPPED, 143, 143, STOPPED, True),
+        (STOPPED, 1, 1, STOPPED, None),
+        (STOPPED, -9, 137, STOPPED, True),
     ],
 )
-def test_the_exit_code_is_the_jobs_own(state: str, given: int | None, code: int) -> None:
-    assert exit_code(attempt("job", state, exit_code=given)) == code
-
-
-@pytest.mark.parametrize(
-    ("state", "given", "said", "goes_on"),  # None: only the run says it
-    [
-        (PENDING, None, PENDING, False),
-        (RUNNING, None, RUNNING, False),
-        (SUCCEEDED, 0, FINISHED, False),
-        (FAILED, 1, FAILED, None),
-        (FAILED, 2, FAILED, False),
-        (FAILED, 3, FAILED, True),
-        (FAILED, -9, FAILED, True),
-        (FAILED, None, FAILED, True),
-        (FAILED, 130, STOPPED, True),
-        (FAILED, 143, STOPPED, True),
-        (FAILED, -2, STOPPED, True),
-        (FAILED, -15, STOPPED, True),
-        (STOPPED, None, STOPPED, True),
-        (STOPPED, 1, STOPPED, None),
-    ],
-)
-def test_there_are_five_words(
-    state: str, given: int | None, said: str, goes_on: bool | None
+def test_state_exit_code_and_whether_it_can_be_resumed(
+    ray_state: str, ray_code: int | None, code: int | None, state: str, resumable: bool | None
 ) -> None:
-    found = attempt("job", state, exit_code=given)
-    assert state_of(found) == said
-    assert said in STATES
-    if found.has_ended:
-        assert can_resume(found) is goes_on
+    found = attempt("job", ray_state, exit_code=ray_code)
+    assert state_of(found) == state
+    assert found.has_ended is (code is not None)
+    if code is not None:
+        assert exit_code(found) == code
+        assert can_resume(found) is resumable
 
 
-def test_the_words_are_those_of_the_manual() -> None:
+def test_the_states_are_those_of_the_documentation() -> None:
     assert STATES == ("PENDING", "RUNNING", "FINISHED", "FAILED", "STOPPED")
-    assert SUCCEEDED not in STATES
-    assert {*OVER, PENDING, RUNNING} - {SUCCEEDED} <= set(STATES)
+    assert {*END_STATES, PENDING, RUNNING} - {SUCCEEDED} <= set(STATES)

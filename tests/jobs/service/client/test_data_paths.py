@@ -1,4 +1,4 @@
-"""Data of this machine: refused, sent along, or named as the cluster's own."""
+"""Data of a submitted job: refused, uploaded, or read on the cluster."""
 
 import gzip
 from pathlib import Path
@@ -12,7 +12,7 @@ from sumgrad.jobs.service.client.data_paths import (
     Upload,
     file_url_paths,
     local_sources,
-    with_upload,
+    prepare_data,
 )
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
@@ -38,7 +38,7 @@ def idx(folder: Path, head: str = "train-") -> None:
     (folder / f"{head}labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
 
 
-def test_what_is_local() -> None:
+def test_sources_on_this_machine_are_listed_by_role() -> None:
     assert local_sources(spec("digits")) == {}
     assert local_sources(spec("file:///data/x.csv", test="x.csv", validation=0.5)) == {
         "test": "x.csv"
@@ -46,20 +46,20 @@ def test_what_is_local() -> None:
 
 
 @pytest.mark.parametrize("upload", [False, True])
-def test_shipped_data_and_the_clusters_own_are_left_alone(upload: bool) -> None:
+def test_builtin_data_and_paths_on_the_cluster_are_unchanged(upload: bool) -> None:
     for source in ("digits", "file:///data/*.parquet", "file:///C:/x"):
-        assert with_upload(spec(source), upload=upload) == ({}, Upload({}, 0))
+        assert prepare_data(spec(source), upload=upload) == ({}, Upload({}, 0))
 
 
 def test_local_data_is_refused_with_an_explanation(tmp_path: Path) -> None:
     path = rows(tmp_path / "rows.csv", 1)
     with pytest.raises(SubmissionError, match="is on this machine, where the cluster") as caught:
-        with_upload(spec(str(path)), upload=False)
+        prepare_data(spec(str(path)), upload=False)
     assert caught.value.message.startswith(f"data.train: {path} ")
     assert "--upload" in caught.value.hint
     assert "file:///" in caught.value.hint
     with pytest.raises(SubmissionError, match=r"data\.test: gone\.csv is a local path"):
-        with_upload(spec("digits", test="gone.csv"), upload=False)
+        prepare_data(spec("digits", test="gone.csv"), upload=False)
 
 
 @pytest.mark.parametrize("upload", [False, True])
@@ -70,44 +70,44 @@ def test_local_data_is_refused_with_an_explanation(tmp_path: Path) -> None:
         *("file://host/x.csv", "file://x.csv", "FILE:///x.csv"),
     ],
 )
-def test_data_on_no_machine_is_refused_at_once(source: str, upload: bool) -> None:
+def test_urls_of_other_things_than_files_are_refused(source: str, upload: bool) -> None:
     with pytest.raises(SubmissionError, match=r"data\.train: .*files only") as caught:
-        with_upload(spec(source), upload=upload)
+        prepare_data(spec(source), upload=upload)
     assert "s3cr3t" not in caught.value.message
 
 
-def test_a_file_goes_along(tmp_path: Path) -> None:
+def test_a_file_is_uploaded(tmp_path: Path) -> None:
     path = rows(tmp_path / "my rows.csv", 1, 2)
     rows(tmp_path / "others.csv", 3)
-    changed, upload = with_upload(spec(str(path)), upload=True)
+    changed, upload = prepare_data(spec(str(path)), upload=True)
     assert changed == {"train": "data/train/my rows.csv"}
     assert upload == Upload({"data/train/my rows.csv": path}, path.stat().st_size)
 
 
-def test_every_role_has_a_folder_of_its_own() -> None:
+def test_each_role_has_its_own_folder() -> None:
     rows(Path("a/rows.csv"), 1)
     rows(Path("b/rows.csv"), 2)
     rows(Path("~/rows.csv").expanduser(), 3)
     sources = spec("a/rows.csv", validation="b/rows.csv", test="~/rows.csv")
-    changed, upload = with_upload(sources, upload=True)
+    changed, upload = prepare_data(sources, upload=True)
     assert changed == {role: f"data/{role}/rows.csv" for role in ("train", "validation", "test")}
     assert upload.files["data/validation/rows.csv"] == Path("b/rows.csv")
     assert upload.size == sum(file.stat().st_size for file in upload.files.values())
 
 
-def test_a_folder_goes_along_without_what_is_not_read_of_it(tmp_path: Path) -> None:
+def test_a_folder_is_uploaded_without_files_that_are_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     rows(folder / "b.csv", 2)
     rows(folder / "deep/a.csv", 1)
     for name in (".git/config.csv", ".env", "_SUCCESS", "_old/x.csv", "notes.txt", "deep/.x.csv"):
         rows(folder / name, 9)
-    changed, upload = with_upload(spec(str(folder)), upload=True)
+    changed, upload = prepare_data(spec(str(folder)), upload=True)
     assert changed == {"train": "data/train"}
     assert sorted(upload.files) == ["data/train/b.csv", "data/train/deep/a.csv"]
 
 
 @pytest.mark.parametrize("pattern", ["*.csv", "**/*.csv", "rows*", "*/x.csv", "[ab].csv", "rows/*"])
-def test_what_a_glob_gives_here_it_gives_there_in_the_same_order(pattern: str) -> None:
+def test_a_glob_gives_the_same_rows_in_the_same_order_on_the_cluster(pattern: str) -> None:
     for number, name in enumerate(
         [
             *("b.csv", "a.csv", "rows-10.csv", "rows-9.csv", "c/x.csv", "_a/x.csv", "b/x.csv"),
@@ -116,7 +116,7 @@ def test_what_a_glob_gives_here_it_gives_there_in_the_same_order(pattern: str) -
     ):
         rows(Path("here") / name, number)
     source = f"here/{pattern}"
-    changed, upload = with_upload(spec(source), upload=True)
+    changed, upload = prepare_data(spec(source), upload=True)
     job = Path("job")
     job.mkdir()
     upload.copy(job)
@@ -127,22 +127,22 @@ def test_what_a_glob_gives_here_it_gives_there_in_the_same_order(pattern: str) -
     assert len(here.x) == len(upload.files)
 
 
-def test_a_glob_of_many_files_keeps_their_order() -> None:
+def test_the_files_of_a_glob_keep_their_order() -> None:
     for number in range(11):
         rows(Path(f"many/{number:02}/x.csv"), number)
-    _, upload = with_upload(spec("many/*/x.csv"), upload=True)
+    _, upload = prepare_data(spec("many/*/x.csv"), upload=True)
     assert [upload.files[name].parent.name for name in sorted(upload.files)] == [
         f"{number:02}" for number in range(11)
     ]
 
 
 @pytest.mark.parametrize("named", ["images", "folder"])
-def test_mnists_images_bring_their_labels(named: str, tmp_path: Path) -> None:
+def test_the_labels_of_mnist_are_uploaded_with_the_images(named: str, tmp_path: Path) -> None:
     folder = tmp_path / "mnist"
     idx(folder)
     (folder / "notes.txt").write_text("private")
     source = folder if named == "folder" else folder / "train-images-idx3-ubyte.gz"
-    changed, upload = with_upload(spec(str(source)), upload=True)
+    changed, upload = prepare_data(spec(str(source)), upload=True)
     job = tmp_path / "job"
     job.mkdir()
     upload.copy(job)
@@ -157,37 +157,37 @@ def test_mnists_images_bring_their_labels(named: str, tmp_path: Path) -> None:
 def test_a_folder_of_mnist_without_the_roles_files_is_refused(tmp_path: Path) -> None:
     idx(tmp_path / "mnist")
     with pytest.raises(DataNotFound, match="has no file t10k-images"):
-        with_upload(spec("digits", test=str(tmp_path / "mnist")), upload=True)
+        prepare_data(spec("digits", test=str(tmp_path / "mnist")), upload=True)
 
 
-@pytest.mark.parametrize("source", ["gone.csv", "gone/*.csv", "empty", "nobody[", ""])
-def test_data_that_is_not_there(source: str) -> None:
+@pytest.mark.parametrize("source", ["gone.csv", "gone/*.csv", "empty", "x[", ""])
+def test_missing_data_are_refused(source: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(DataNotFound, match=r"data\.train"):
-        with_upload(spec(source or "empty/"), upload=True)
+        prepare_data(spec(source or "empty/"), upload=True)
 
 
-def test_data_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_paths, "MOST_BYTES", 1 << 20)
+def test_too_large_data_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_paths, "_MAX_BYTES", 1 << 20)
     for name in ("a.csv", "b.csv"):
         rows(Path(name), 1)
     with Path("b.csv").open("ab") as file:
         file.truncate((1 << 20) - Path("a.csv").stat().st_size)
-    with_upload(spec("a.csv", test="b.csv"), upload=True)
+    prepare_data(spec("a.csv", test="b.csv"), upload=True)
     with Path("b.csv").open("ab") as file:
         file.truncate((1 << 20) - Path("a.csv").stat().st_size + 1)
     with pytest.raises(SubmissionError, match="at most 1 MiB") as caught:
-        with_upload(spec("a.csv", test="b.csv"), upload=True)
+        prepare_data(spec("a.csv", test="b.csv"), upload=True)
     assert "file:///PATH" in caught.value.hint
 
 
-def test_a_user_that_nobody_knows_has_no_data() -> None:
+def test_the_home_of_an_unknown_user_is_refused() -> None:
     for upload in (False, True):
         with pytest.raises((DataNotFound, SubmissionError), match=r"data\.train"):
-            with_upload(spec("~nobody-there/x.csv"), upload=upload)
+            prepare_data(spec("~unknown-user/x.csv"), upload=upload)
 
 
-def test_the_clusters_own_data_as_plain_paths() -> None:
+def test_file_urls_become_plain_paths() -> None:
     data = {"train": "file:///a/b c.csv", "validation": 0.1, "test": None, "label": "file:///x"}
     assert file_url_paths(data) == {"train": "/a/b c.csv"}
     assert file_url_paths({"train": "file://host/x", "test": "data/test"}) == {}

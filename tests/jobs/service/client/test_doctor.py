@@ -199,7 +199,7 @@ def test_a_probe_that_fails_is_a_finding(error: Exception, examined: Examined) -
 
 
 def test_a_cluster_that_is_away_is_a_finding(examined: Examined) -> None:
-    examined.server.memory.is_away = True
+    examined.server.memory.is_unreachable = True
     found = examined()
     assert list(found) == ["MLflow here", "cluster"]
     assert found["cluster"].status == "FAIL"

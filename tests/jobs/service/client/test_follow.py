@@ -1,44 +1,59 @@
-"""A job's log is handed on whole and in order, and an end is one that Ray confirms."""
+"""Following a log whole and in order, and waiting for an end that Ray confirms."""
 
+import json
+import logging
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.client.follow import PATIENCE_S, follow, wait
-from sumgrad.jobs.service.client.ray_api import OVER, PENDING, RUNNING, SUCCEEDED, Attempt
+from sumgrad.jobs.service.client.follow import (
+    RECONNECT_TIMEOUT_S,
+    LogPrinter,
+    follow,
+    follow_job,
+    wait,
+)
+from sumgrad.jobs.service.manifest import RESULT_PREFIX
+from sumgrad.jobs.service.states import END_STATES, FAILED, RUNNING, SUCCEEDED, Attempt
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import Clock, ScriptedRayJobsClient, attempt
+from tests.jobs.service.stand_ins import (
+    Clock,
+    FakeRayJobsClient,
+    ScriptedRayJobsClient,
+    attempt,
+)
 
-AWAY = ServiceUnreachable("no cluster answers at http://head:8265: refused")
+UNREACHABLE = ServiceUnreachable("no cluster answers at http://head:8265: refused")
+RETRYING = f"{UNREACHABLE.message}; trying again, and the job continues if its cluster does"
 
 
-class Followed:
-    """What came of following a job."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
-    def __init__(self, server: ScriptedRayJobsClient, clock: Clock) -> None:
-        self.written: list[str] = []
-        self.notes: list[str] = []
-        self.ended = follow(server, "job", self.written.append, self.notes.append, clock=clock)
 
-    @property
-    def text(self) -> str:
-        return "".join(self.written)
+@pytest.fixture(autouse=True)
+def _log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sumgrad")
+
+
+def followed(client: ScriptedRayJobsClient) -> tuple[Attempt, list[str]]:
+    """Follow a job; return how it ended, and the pieces that were written."""
+    written: list[str] = []
+    return follow(client, "job", written.append), written
 
 
 @st.composite
 def cut(draw: st.DrawFn, text: str) -> list[str]:
-    """A text, or its beginning, in pieces, with silence in between."""
+    """A text, or its start, in pieces, with silence in between."""
     end = draw(st.integers(0, len(text)))
     points = draw(st.lists(st.integers(0, end), max_size=6))
-    places = sorted({0, end, *points})
-    pieces = [text[a:b] for a, b in pairwise(places)]
-    silences = draw(st.lists(st.integers(0, len(pieces)), max_size=3))
-    for place in silences:
-        pieces.insert(place, "")
+    pieces = [text[a:b] for a, b in pairwise(sorted({0, end, *points}))]
+    for index in draw(st.lists(st.integers(0, len(pieces)), max_size=3)):
+        pieces.insert(index, "")
     return pieces
 
 
@@ -49,164 +64,200 @@ def scripts(draw: st.DrawFn) -> tuple[str, list[list[str]], float]:
     return text, connections, draw(st.sampled_from([0.0, 1.0, 30.0]))
 
 
-@cases(400)
-@given(script=scripts(), state=st.sampled_from(sorted(OVER)))
+@cases(150)
+@given(script=scripts(), state=st.sampled_from(sorted(END_STATES)))
 def test_every_character_comes_once_and_in_order(
     script: tuple[str, list[list[str]], float], state: str
 ) -> None:
     text, connections, silent_for = script
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, text, connections, silent_for)
-    server.ended = attempt("job", state)
-    followed = Followed(server, clock)
-    assert followed.text == text
-    assert followed.ended is server.asked[-1], "an end that Ray has confirmed"
-    assert followed.ended.state == state
+    with pytest.MonkeyPatch.context() as patch:
+        client = ScriptedRayJobsClient(Clock(patch), text, connections, silent_for)
+        client.ended = attempt("job", state)
+        ended, written = followed(client)
+    assert "".join(written) == text
+    assert ended is client.answers[-1]
+    assert ended.state == state
     assert not connections
-    assert "" not in followed.written
+    assert "" not in written
 
 
-def test_a_connection_that_ends_says_nothing_about_the_job() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "one\ntwo\n", [["one\n"], [], ["one\ntw"], []])
-    followed = Followed(server, clock)
-    assert followed.written == ["one\n", "tw", "o\n"]
-    assert [asked.state for asked in server.asked] == [RUNNING] * 3 + [SUCCEEDED]
+def test_the_end_of_a_connection_is_not_the_end_of_the_job(clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "one\ntwo\n", [["one\n"], [], ["one\ntw"], []])
+    assert followed(client)[1] == ["one\n", "tw", "o\n"]
+    assert [answer.state for answer in client.answers] == [RUNNING] * 3 + [SUCCEEDED]
     assert clock.now == 1003.0, "a pause before each new connection"
 
 
-def test_a_connection_that_is_dead_is_noticed() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "all of it", [["all"]], silent_for=60.0)
-    assert Followed(server, clock).text == "all of it"
+def test_a_dead_connection_is_noticed(clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "all of it", [["all"]], silent_for=60.0)
+    assert "".join(followed(client)[1]) == "all of it"
     assert 1060.0 <= clock.now < 1070.0
 
 
-def test_a_job_that_prints_is_not_asked_about_in_between() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "x" * 50, [["x"] * 50])
-    Followed(server, clock)
-    assert len(server.asked) == 1
+def test_the_state_is_not_requested_while_the_job_prints(clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "x" * 50, [["x"] * 50])
+    followed(client)
+    assert len(client.answers) == 1
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "one\ntwo\n", [["one\n"], ["one\n", "two\n"]])
-    server.away, server.away_until = AWAY, 1000.0 + PATIENCE_S - 5
-    followed = Followed(server, clock)
-    assert followed.text == "one\ntwo\n"
-    assert followed.ended.state == SUCCEEDED
-    assert followed.notes == [
-        f"{AWAY.message}; trying again; a job goes on without us, if its cluster does",
-        "connected again",
-    ]
+def test_a_short_outage_of_the_server_is_survived(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = ScriptedRayJobsClient(clock, "one\ntwo\n", [["one\n"], ["one\n", "two\n"]])
+    client.error, client.error_until = UNREACHABLE, 1000.0 + RECONNECT_TIMEOUT_S - 5
+    ended, written = followed(client)
+    assert "".join(written) == "one\ntwo\n"
+    assert ended.state == SUCCEEDED
+    assert caplog.messages == [RETRYING, "connected again"]
 
 
-def test_a_server_that_is_away_for_too_long_is_given_up() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "one\n", [])
-    server.away, server.away_until = AWAY, 1e9
-    with pytest.raises(ServiceUnreachable, match="no cluster answers"):
-        Followed(server, clock)
-    assert 1000.0 + PATIENCE_S <= clock.now <= 1000.0 + PATIENCE_S + 5
-    assert server.asked == []
-
-
-def test_a_server_that_goes_away_before_the_rest_of_the_log_was_had() -> None:
-    clock = Clock()
-
-    class GoesAway(ScriptedRayJobsClient):
-        def attempt(self, submission_id: str) -> Attempt:
-            found = super().attempt(submission_id)
-            self.away, self.away_until = AWAY, clock.now + 20.0
+def test_an_outage_before_the_rest_of_the_log_is_survived(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(ScriptedRayJobsClient):
+        def get_attempt(self, submission_id: str) -> Attempt:
+            found = super().get_attempt(submission_id)
+            self.error, self.error_until = UNREACHABLE, clock.now + 20.0
             return found
 
-    followed = Followed(GoesAway(clock, "one\ntwo\n", []), clock)
-    assert followed.text == "one\ntwo\n"
-    assert followed.notes[-1] == "connected again"
+    assert "".join(followed(Failing(clock, "one\ntwo\n", []))[1]) == "one\ntwo\n"
+    assert caplog.messages[-1] == "connected again"
 
 
-def test_a_job_that_was_deleted_meanwhile_has_no_end() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "one\n", [["one\n"]])
-    server.away, server.away_until = JobNotFound("the cluster knows no such job"), 1e9
+def test_a_long_outage_is_an_error(clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "one\n", [])
+    client.error, client.error_until = UNREACHABLE, 1e9
+    with pytest.raises(ServiceUnreachable, match="no cluster answers"):
+        followed(client)
+    assert 1000.0 + RECONNECT_TIMEOUT_S <= clock.now <= 1000.0 + RECONNECT_TIMEOUT_S + 5
+    for timeout in (float("inf"), 10 * RECONNECT_TIMEOUT_S):
+        with pytest.raises(ServiceUnreachable):
+            wait(client, "job", timeout=timeout)
+
+
+def test_a_deleted_job_is_an_error(clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "one\n", [["one\n"]])
+    client.error, client.error_until = JobNotFound("the cluster knows no such job"), 1e9
     written: list[str] = []
     with pytest.raises(JobNotFound):
-        follow(server, "job", written.append, pytest.fail, clock=clock)
+        follow(client, "job", written.append)
     assert written == ["one\n"]
     with pytest.raises(JobNotFound):
-        wait(server, "job", pytest.fail, clock=clock)
+        wait(client, "job")
 
 
-def test_a_log_that_has_become_shorter_gives_nothing_twice() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "on", [["one\n"]])
-    assert Followed(server, clock).text == "one\n"
+def test_a_log_that_became_shorter_repeats_nothing(clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "on", [["one\n"]])
+    assert followed(client)[1] == ["one\n"]
 
 
-@pytest.mark.parametrize("state", sorted(OVER))
-def test_waiting_ends_with_the_job(state: str) -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "", [])
-    server.ended = attempt("job", state)
-    server._ends_at = 1007.5
-    assert wait(server, "job", pytest.fail, clock=clock) == server.ended
+# Waiting
+
+
+@pytest.mark.parametrize("state", sorted(END_STATES))
+def test_waiting_ends_with_the_job(state: str, clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "", [])
+    client.ended = attempt("job", state)
+    client.ends_at = 1007.5
+    assert wait(client, "job") == client.ended
     assert clock.now == 1008.0
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.25, 3.0, 3.5])
-def test_waiting_ends_in_time(seconds: float) -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "", [])
-    server._ends_at = 1e9
-    assert wait(server, "job", pytest.fail, seconds=seconds, clock=clock) is None
-    assert clock.now == 1000.0 + seconds
+@pytest.mark.parametrize("timeout", [0.0, 0.25, 3.0, 3.5])
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_waiting_ends_at_its_timeout(is_reachable: bool, timeout: float, clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "", [])
+    client.ends_at = 1e9
+    if not is_reachable:
+        client.error, client.error_until = UNREACHABLE, 1e9
+    assert wait(client, "job", timeout=timeout) is None
+    assert clock.now == 1000.0 + timeout
 
 
-def test_waiting_no_time_at_all_sees_an_end_that_has_been() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "", [])
-    assert wait(server, "job", pytest.fail, seconds=0.0, clock=clock) == server.ended
+def test_a_job_that_has_ended_needs_no_waiting(clock: Clock) -> None:
+    client = ScriptedRayJobsClient(clock, "", [])
+    assert wait(client, "job", timeout=0.0) == client.ended
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.0, 30.0])
-def test_waiting_ends_in_time_also_where_the_server_is_away(seconds: float) -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "", [])
-    server.away, server.away_until = AWAY, 1e9
-    notes: list[str] = []
-    assert wait(server, "job", notes.append, seconds=seconds, clock=clock) is None
-    assert clock.now == 1000.0 + seconds
-    assert len(notes) == bool(seconds)
+def test_waiting_survives_an_outage(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    client = ScriptedRayJobsClient(clock, "", [])
+    client.error, client.error_until = UNREACHABLE, 1050.0
+    assert wait(client, "job", timeout=100.0) == client.ended
+    assert caplog.messages == [RETRYING, "connected again"]
 
 
-def test_waiting_without_a_limit_gives_up_on_a_server() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "", [])
-    server.away, server.away_until = AWAY, 1e9
-    with pytest.raises(ServiceUnreachable):
-        wait(server, "job", lambda _: None, clock=clock)
-    assert clock.now >= 1000.0 + PATIENCE_S
-    with pytest.raises(ServiceUnreachable):
-        wait(server, "job", lambda _: None, seconds=10 * PATIENCE_S, clock=clock)
+# The line with the result
 
 
-def test_waiting_outlasts_a_server_that_comes_back() -> None:
-    clock = Clock()
-    server = ScriptedRayJobsClient(clock, "", [])
-    server.away, server.away_until = AWAY, 1050.0
-    notes: list[str] = []
-    assert wait(server, "job", notes.append, seconds=100.0, clock=clock) == server.ended
-    assert notes[-1] == "connected again"
+RESULT = {"run_id": "ab", "status": "FINISHED", "test_accuracy": None}
+LINE = RESULT_PREFIX + json.dumps(RESULT)
+LINES = st.sampled_from(
+    [
+        *("", "epoch 1/20", "result", "result:", "the " + LINE, "resul", " " + LINE, "\r"),
+        *("result: none", "result: 3", "result: [1]", 'result: {"a": NaN}', "result: {"),
+    ]
+)
 
 
-@pytest.mark.parametrize("state", [*OVER, PENDING, RUNNING])
-def test_what_is_over(state: str) -> None:
-    assert attempt("job", state).has_ended is (state in OVER)
-
-
-def test_the_real_clock_will_do() -> None:
-    server: Any = ScriptedRayJobsClient(Clock(), "text", [["te"]])
+def printed(pieces: list[str]) -> tuple[str, object]:
+    """Return what a printer writes of a log, and the result."""
     written: list[str] = []
-    assert follow(server, "job", written.append, pytest.fail).state == SUCCEEDED
-    assert "".join(written) == "text"
+    log = LogPrinter(written.append)
+    for piece in pieces:
+        log.feed(piece)
+    log.close()
+    return "".join(written), log.result
+
+
+@cases(150)
+@given(
+    before=st.lists(LINES, max_size=4),
+    after=st.lists(LINES, max_size=3),
+    has_result=st.booleans(),
+    ends=st.booleans(),
+    data=st.data(),
+)
+def test_the_result_is_removed_however_the_log_is_cut(
+    before: list[str], after: list[str], has_result: bool, ends: bool, data: st.DataObject
+) -> None:
+    start = "".join(line + "\n" for line in before)
+    rest = "\n".join(after) + ("\n" if ends and after else "")
+    text = start + (LINE + "\n" if has_result else "") + rest
+    points = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    pieces = [text[a:b] for a, b in pairwise([0, *points, len(text)])]
+    assert printed(pieces) == (start + rest, RESULT if has_result else None)
+
+
+def test_a_result_at_the_end_of_the_log_needs_no_newline() -> None:
+    assert printed(["epoch\n", LINE[:9], LINE[9:]]) == ("epoch\n", RESULT)
+
+
+def test_the_last_of_several_results_counts() -> None:
+    other = RESULT_PREFIX + json.dumps({"run_id": "cd"})
+    assert printed([f"{other}\nx\n{LINE}\n"]) == ("x\n", RESULT)
+
+
+def test_text_that_is_no_result_is_written_at_once() -> None:
+    written: list[str] = []
+    log = LogPrinter(written.append)
+    for piece, expected in (("epoch 1", "epoch 1"), ("\nres", "epoch 1\n")):
+        log.feed(piece)
+        assert "".join(written) == expected
+    log.feed("t of it")
+    assert "".join(written) == "epoch 1\nrest of it"
+
+
+def test_following_a_job_returns_its_end_and_its_result() -> None:
+    client = FakeRayJobsClient(attempt("digits-1", SUCCEEDED))
+    client.memory.logs["digits-1"] = f"epoch 1\n{LINE}\nbye\n"
+    written: list[str] = []
+    ended, result = follow_job(client, "digits-1", written.append)
+    assert (ended.state, result) == (SUCCEEDED, RESULT)
+    assert "".join(written) == "epoch 1\nbye\n"
+
+
+@pytest.mark.parametrize("code", [1, 2, 143])
+def test_the_result_of_a_deleted_job_with_the_same_id_is_ignored(code: int) -> None:
+    client = FakeRayJobsClient(attempt("digits-1", FAILED, exit_code=code))
+    client.memory.logs["digits-1"] = f"{LINE}\nerror: there are runs of an earlier job\n"
+    assert follow_job(client, "digits-1", lambda _: None)[1] is None

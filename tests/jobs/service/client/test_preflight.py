@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,91 +12,18 @@ import pytest
 
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client import preflight
-from sumgrad.jobs.service.client.expectation import ANSWER_KEY, answer_digest
 from sumgrad.jobs.service.client.preflight import _MARK, _PROBE, answer, ask, cluster_versions
-from sumgrad.jobs.service.client.ray_api import (
-    FAILED,
-    RUNNING,
-    STOPPED,
-    SUCCEEDED,
-    Attempt,
-    RayServerInfo,
-)
+from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from sumgrad.jobs.service.versions import Versions
 from tests.jobs.service.stand_ins import FakeRayJobsClient, attempt
 
 NOW = 10_000.0
-SESSION = RayServerInfo("2.60.0", "session_1")
-
-
-def probes(server: FakeRayJobsClient) -> int:
-    return sum(call.startswith("submit sumgrad-probe-") for call in server.memory.calls)
-
-
-def test_a_session_is_asked_once(home: Path) -> None:
-    server = FakeRayJobsClient()
-    assert cluster_versions(server, SESSION) == Versions.here()
-    assert cluster_versions(server, SESSION) == Versions.here()
-    assert probes(server) == 1
-    server.memory.versions = replace(Versions.here(), python="3.12")
-    assert cluster_versions(server, RayServerInfo("2.60.0", "session_2")).python == "3.12"
-    assert probes(server) == 2
-    assert len(list((home / ".cache/sumgrad/clusters").iterdir())) == 2
-
-
-def test_an_answer_that_is_right_again_is_kept_again() -> None:
-    server = FakeRayJobsClient()
-    right = cluster_versions(server, SESSION)
-
-    def find_a_change(name: str, began: float) -> None:
-        found = attempt(name, FAILED, message="the cluster has changed since it was asked: x")
-        metadata = {ANSWER_KEY: answer_digest(right)}
-        server.memory.attempts[name] = replace(found, start_time=began, metadata=metadata)
-
-    find_a_change("digits-1", NOW)
-    for _ in range(3):
-        # It had changed, and has changed back.
-        assert cluster_versions(server, SESSION) == right
-    assert probes(server) == 2
-    find_a_change("digits-2", NOW + 1)
-    cluster_versions(server, SESSION)
-    assert probes(server) == 3
 
 
 def test_a_probe_leaves_nothing_on_the_cluster() -> None:
     server = FakeRayJobsClient()
-    cluster_versions(server, SESSION)
+    cluster_versions(server)
     assert server.memory.attempts == {}
-
-
-@pytest.mark.parametrize("session", ["../../evil", "/etc/passwd", "a" * 5000, "\0", ""])
-def test_a_sessions_name_is_no_path(session: str, home: Path) -> None:
-    cluster_versions(FakeRayJobsClient(), RayServerInfo("2.60.0", session))
-    (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
-    assert kept.suffix == ".json"
-    assert sorted(path.name for path in home.iterdir()) == [".cache"]
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"sumgrad": 1}', "\xff", "x" * (1 << 17)])
-def test_a_damaged_cache_is_asked_anew(content: str, home: Path) -> None:
-    server = FakeRayJobsClient()
-    cluster_versions(server, SESSION)
-    (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
-    kept.write_text(content, encoding="latin-1")
-    assert cluster_versions(server, SESSION) == Versions.here()
-    assert probes(server) == 2
-    assert cluster_versions(server, SESSION) == Versions.here()
-    assert probes(server) == 2
-
-
-def test_a_cache_that_cannot_be_written_is_no_trouble(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (home / ".cache").write_text("no folder")
-    assert cluster_versions(FakeRayJobsClient(), SESSION) == Versions.here()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "other"))
-    cluster_versions(FakeRayJobsClient(), SESSION)
-    assert (home / "other/sumgrad/clusters").is_dir()
 
 
 class Failing(FakeRayJobsClient):
@@ -107,11 +33,11 @@ class Failing(FakeRayJobsClient):
         super().__init__()
         self._how = (state, log, message)
 
-    def attempt(self, submission_id: str) -> Attempt:
+    def get_attempt(self, submission_id: str) -> Attempt:
         state, _, message = self._how
         return replace(attempt(submission_id, state), message=message)
 
-    def log(self, submission_id: str, *, seconds: float = 30.0) -> str:
+    def get_log(self, submission_id: str, *, timeout: float = 30.0) -> str:
         return self._how[1]
 
 
@@ -128,7 +54,7 @@ class Failing(FakeRayJobsClient):
 )
 def test_a_cluster_that_can_run_nothing(state: str, log: str, message: str, told: str) -> None:
     with pytest.raises(ServiceUnreachable, match="takes jobs, but cannot run one") as caught:
-        cluster_versions(Failing(state, log, message), SESSION)
+        cluster_versions(Failing(state, log, message))
     assert told in caught.value.message
     assert len(caught.value.message) < 400
     assert "SUMGRAD_PYTHON" in caught.value.hint
@@ -139,7 +65,7 @@ def test_an_answer_that_makes_no_sense(text: str) -> None:
     server = FakeRayJobsClient()
     server.memory.answer = _MARK + text
     with pytest.raises(ServiceUnreachable, match="cannot be understood"):
-        cluster_versions(server, SESSION)
+        cluster_versions(server)
 
 
 class Hanging(FakeRayJobsClient):
@@ -170,7 +96,7 @@ def test_a_probe_is_not_forgotten_before_ray_has_seen_its_end(
         "time.sleep", lambda seconds: slept.append((seconds, server.memory.calls[-1]))
     )
     ask(server, "command")
-    assert slept == [(2.0, "attempts")]
+    assert slept == [(2.0, "list_attempts")]
     assert server.memory.calls[-1].startswith("delete sumgrad-probe-")
 
 
@@ -178,19 +104,19 @@ def test_a_probe_that_does_not_end_is_ended_and_forgotten(monkeypatch: pytest.Mo
     monkeypatch.setattr(preflight, "PROBE_S", -1.0)
     server = Hanging()
     with pytest.raises(ServiceUnreachable, match="has not run a short job in"):
-        cluster_versions(server, SESSION)
+        cluster_versions(server)
     assert server.memory.attempts == {}
 
 
 def test_a_probe_that_nobody_waits_for_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **named: float) -> None:
-        if named["seconds"] == preflight.PROBE_S:
+        if named["timeout"] == preflight.PROBE_S:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(preflight, "wait", interrupted)
     server = Hanging()
     with pytest.raises(KeyboardInterrupt):
-        cluster_versions(server, SESSION)
+        cluster_versions(server)
     assert server.memory.attempts == {}
 
 
@@ -219,7 +145,7 @@ def test_an_answer_counts_although_its_probe_cannot_be_forgotten(
         raise error
 
     monkeypatch.setattr(FakeRayJobsClient, "delete", delete)
-    assert cluster_versions(FakeRayJobsClient(), SESSION) == Versions.here()
+    assert cluster_versions(FakeRayJobsClient()) == Versions.here()
 
 
 def test_of_several_answers_the_last_counts() -> None:
@@ -259,10 +185,3 @@ def test_the_probe_tells_what_is_not_there(tmp_path: Path) -> None:
     assert (found.sumgrad, found.code) == ("none", "none")
     assert set(found.libraries.values()) == {"none"}
     assert found.python == Versions.here().python
-
-
-def test_the_cache_is_written_whole(home: Path) -> None:
-    cluster_versions(FakeRayJobsClient(), SESSION)
-    (kept,) = (home / ".cache/sumgrad/clusters").iterdir()
-    assert stat.S_ISREG(kept.stat().st_mode)
-    assert Versions.from_json(json.loads(kept.read_text())) == Versions.here()

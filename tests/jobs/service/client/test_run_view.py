@@ -1,4 +1,4 @@
-"""A job's newest run in MLflow; whatever goes wrong is said, and not raised."""
+"""A job's newest run in MLflow; problems are part of the result, and not raised."""
 
 import shutil
 import time
@@ -9,10 +9,11 @@ import pytest
 from mlflow import MlflowClient
 
 from sumgrad.jobs.config.clusters import Cluster
+from sumgrad.jobs.errors import TrackingError
 from sumgrad.jobs.service.client import run_view
-from sumgrad.jobs.service.client.run_view import RunView, look_up_runs, page_of
+from sumgrad.jobs.service.client.run_view import RunView, find_runs, mark_deleted
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
-from sumgrad.jobs.service.ids import JOB_TAG
+from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
 from sumgrad.jobs.tracking import open_store
 from tests.jobs.service.stand_ins import ADDRESS, Answer, free_port, site
 
@@ -21,7 +22,7 @@ BEAT = Heartbeat(1000.0, True, "digits", 3, 20, 0.25)
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised database: creating its tables takes seconds, copying them does not."""
+    """A database with MLflow's tables, which take seconds to create and none to copy."""
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
     open_store(f"sqlite:///{path}")
     return path
@@ -44,7 +45,7 @@ def add(client: MlflowClient, began: int, experiment: str = "0", **tags: str) ->
 
 
 def ask(uri: str | None, *job_ids: str) -> dict[str, RunView]:
-    return look_up_runs(Cluster(ADDRESS, tracking_uri=uri), job_ids)
+    return find_runs(Cluster(ADDRESS, tracking_uri=uri), job_ids)
 
 
 def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
@@ -65,20 +66,20 @@ def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
     assert ask(uri, "gone-1") == {"gone-1": RunView(uri)}
 
 
-def test_a_tag_that_is_no_heartbeat_is_none(client: MlflowClient, uri: str) -> None:
+def test_an_invalid_heartbeat_is_ignored(client: MlflowClient, uri: str) -> None:
     run = add(client, 1, **{JOB_TAG: "digits-1", TAG: '{"at": "yesterday"}'})
     assert ask(uri, "digits-1") == {"digits-1": RunView(uri, run, "RUNNING", None)}
 
 
-def test_a_tag_that_is_no_jobs_id_is_left_out(client: MlflowClient, uri: str) -> None:
+def test_an_invalid_job_id_is_ignored(client: MlflowClient, uri: str) -> None:
     sound = add(client, 1, sumgrad_job="digits-1")
     for forged in ("\x1b[2Jdigits-2", "digits-3\nmnist-1  FINISHED", "../digits", "x" * 64, " "):
         add(client, 2, sumgrad_job=forged)
-    found = look_up_runs(Cluster(ADDRESS, tracking_uri=uri), [], others=True)
+    found = find_runs(Cluster(ADDRESS, tracking_uri=uri), [], include_others=True)
     assert found == {"digits-1": RunView(uri, sound, "RUNNING")}
 
 
-def test_the_name_is_the_specs_whatever_the_run_is_called(client: MlflowClient, uri: str) -> None:
+def test_the_name_is_the_specs_and_not_the_runs(client: MlflowClient, uri: str) -> None:
     run = add(client, 1, sumgrad_job="digits-1")
     client.log_param(run, "name", "digits")
     client.update_run(run, name="my best one")
@@ -88,12 +89,12 @@ def test_the_name_is_the_specs_whatever_the_run_is_called(client: MlflowClient, 
 
 
 @pytest.mark.parametrize(("given", "known"), [(3, 3), (0, None), (-1, None), (10**30, None)])
-def test_an_attempts_number_is_one_that_there_can_be(given: int, known: int | None) -> None:
+def test_an_impossible_attempt_number_is_unknown(given: int, known: int | None) -> None:
     assert RunView("uri", "ab", "KILLED", replace(BEAT, attempt=given)).attempt == known
     assert RunView("uri", "ab", "KILLED").attempt is None
 
 
-def test_why_a_run_ended_is_the_jobs_own_word(client: MlflowClient, uri: str) -> None:
+def test_the_reason_of_a_failure_is_read(client: MlflowClient, uri: str) -> None:
     run = add(client, 1, sumgrad_job="digits-1")
     client.set_tag(run, "sumgrad.stop_reason", "diverged")
     client.set_terminated(run, "FAILED")
@@ -101,18 +102,18 @@ def test_why_a_run_ended_is_the_jobs_own_word(client: MlflowClient, uri: str) ->
     assert (found.status, found.stop_reason, found.can_resume) == ("FAILED", "diverged", False)
 
 
-def test_nobody_is_asked_for_nothing() -> None:
+def test_without_jobs_nothing_is_asked() -> None:
     assert ask(f"http://127.0.0.1:{free_port()}") == {}
 
 
-def test_a_store_that_nobody_knows() -> None:
+def test_an_unknown_store_is_a_problem() -> None:
     found = ask(None, "digits-1", "mnist-1")
     assert set(found) == {"digits-1", "mnist-1"}
     assert "is not known here" in found["digits-1"].problem
     assert "MLFLOW_TRACKING_URI" in found["digits-1"].problem
 
 
-def test_a_server_that_is_away() -> None:
+def test_an_unreachable_server_is_a_problem() -> None:
     address = f"127.0.0.1:{free_port()}"
     view = ask(f"http://me:s3cr3t@{address}", "digits-1")["digits-1"]
     assert "does not answer" in view.problem
@@ -121,7 +122,7 @@ def test_a_server_that_is_away() -> None:
     assert view.run_id is None
 
 
-def test_a_server_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_refuses_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with site({"/health": Answer()}) as server:
         view = ask(server.address, "digits-1")["digits-1"]
@@ -131,38 +132,48 @@ def test_a_server_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "uri", ["./mlruns", "file:///mlruns", "http://[x", "http://h:0", "sqlite://", "http://a:b:c@/"]
 )
-def test_what_is_no_store_is_said_too(uri: str) -> None:
+def test_an_invalid_uri_is_a_problem(uri: str) -> None:
     view = ask(uri, "digits-1")["digits-1"]
     assert view.problem
     assert view.run_id is None
 
 
-def test_an_id_that_is_no_id_does_no_harm(client: MlflowClient, uri: str) -> None:
+def test_an_id_with_quotes_finds_nothing(client: MlflowClient, uri: str) -> None:
     add(client, 1, sumgrad_job="digits-1")
     view = ask(uri, "x' OR '1' = '1")["x' OR '1' = '1"]
     assert view.run_id is None
 
 
-def test_where_a_person_sees_it() -> None:
-    assert page_of(RunView("http://mlflow:5000", "ab")) == "http://mlflow:5000/#/runs/ab"
-    assert page_of(RunView("http://mlflow:5000")) is None
-    assert page_of(RunView("sqlite:///x.db", "ab")) is None
+def test_a_run_on_a_server_has_a_page() -> None:
+    assert RunView("http://mlflow:5000", "ab").page == "http://mlflow:5000/#/runs/ab"
+    assert RunView("http://mlflow:5000").page is None
+    assert RunView("sqlite:///x.db", "ab").page is None
 
 
 @pytest.mark.parametrize("body", ['{"experiments": 3}', '{"experiments": [{"experiment_id": []}]}'])
-def test_an_answer_that_is_none_of_mlflows_is_said(body: str) -> None:
+def test_an_answer_of_another_server_is_a_problem(body: str) -> None:
     path = "/api/2.0/mlflow/experiments/search"
     with site({"/health": Answer(body="OK"), path: Answer(body=body)}) as server:
         found = ask(server.address, "digits-1")["digits-1"]
-    assert found == RunView.unknown(
-        f"what answers at {server.address} is no MLflow server", server.address
+    assert found == RunView(
+        uri=server.address, problem=f"the server at {server.address} is no MLflow server"
     )
 
 
-def test_an_answer_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_view, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(run_view, "_ask", lambda *_: time.sleep(1.0))
-    began = time.monotonic()
-    found = ask("http://mlflow:5000", "digits-1")["digits-1"]
-    assert found.problem == "http://mlflow:5000 has not answered in 0.05 s"
-    assert time.monotonic() - began < 0.9
+def test_a_slow_server_is_a_problem(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setattr(run_view, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(run_view, "_search", lambda *_: time.sleep(0.5))
+    found = ask(uri, "digits-1")["digits-1"]
+    assert found.problem == f"{uri} has not answered in 0.05 s"
+
+
+def test_a_deleted_job_is_marked(client: MlflowClient, uri: str) -> None:
+    add(client, 1, **{JOB_TAG: "digits-1", FOLDER_TAG: "/runs/digits-1\x1b"})
+    found = ask(uri, "digits-1")["digits-1"]
+    assert (found.folder, found.is_deleted) == ("/runs/digits-1", False)
+    cluster = Cluster(ADDRESS, tracking_uri=uri)
+    mark_deleted(cluster, found)
+    mark_deleted(cluster, RunView(uri))
+    assert ask(uri, "digits-1")["digits-1"] == replace(found, is_deleted=True)
+    with pytest.raises(TrackingError):
+        mark_deleted(cluster, replace(found, run_id="0" * 32))

@@ -24,7 +24,6 @@ from sumgrad.jobs.config.clusters import (
 )
 from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable
-from sumgrad.jobs.service.client.ray_api import RUNNING, STOPPED, Attempt
 from sumgrad.jobs.service.local import cluster, processes, servers
 from sumgrad.jobs.service.local.cluster import (
     NAME,
@@ -34,6 +33,7 @@ from sumgrad.jobs.service.local.cluster import (
     status_lines,
     up,
 )
+from sumgrad.jobs.service.states import RUNNING, STOPPED, Attempt
 from sumgrad.jobs.service.versions import INSTALL_HINT
 from sumgrad.jobs.support.polling import wait_until
 from tests.jobs.service.living import is_alive, wait_until_dead
@@ -373,4 +373,4 @@ def test_running_jobs_are_stopped_and_waited_for(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["stopping job a-1", "stopping job c-1"]
     stops = [call for call in client.memory.calls if call.startswith("stop")]
     assert stops == ["stop a-1", "stop c-1"]
-    assert client.memory.calls[-1] == "attempt c-1"
+    assert client.memory.calls[-1] == "get_attempt c-1"

@@ -1,0 +1,93 @@
+"""Resuming a job on its cluster: one more attempt, which continues the job's run."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from sumgrad.jobs.config.clusters import cluster_option
+from sumgrad.jobs.errors import JobNotFound, SubmissionError
+from sumgrad.jobs.service.client.commands import find_lost_run
+from sumgrad.jobs.service.client.follow import wait
+from sumgrad.jobs.service.client.jobs import Job, find_job
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
+from sumgrad.jobs.service.client.run_view import RunView, find_runs
+from sumgrad.jobs.service.client.status import current_heartbeat
+from sumgrad.jobs.service.client.submit import SubmittedJob, check_no_password, send
+from sumgrad.jobs.service.host.heartbeat import HEARTBEAT_TIMEOUT_S
+from sumgrad.jobs.service.manifest import JobManifest
+from sumgrad.jobs.service.states import exit_code
+from sumgrad.jobs.service.versions import Versions
+
+_logger = logging.getLogger(__name__)
+#: Seconds for a stopped job to save its state.
+_STOP_TIMEOUT_S = 40.0
+
+
+def resume_job(client: RayJobsClient, job_id: str, overrides: Sequence[str]) -> SubmittedJob:
+    """Submit another attempt of a job, which continues where the job ended.
+
+    Args:
+        client: Of the cluster.
+        job_id: Of the job, or the start of its id.
+        overrides: ``key=value`` each.
+
+    Raises:
+        JobNotFound: The cluster does not know the job, or the job was deleted.
+        SubmissionError: The job still runs or has finished, or an override holds a password.
+    """
+    for override in overrides:
+        check_no_password(f"--set {override}")
+    job_id, name, number = _next_attempt(client, job_id)
+    manifest = JobManifest(
+        job_id=job_id,
+        attempt=number,
+        spec_yaml=None,
+        overrides=tuple(overrides),
+        versions=Versions.here(),
+        has_code=True,
+        # The run's own signature refuses whatever would change the weights.
+        allow_version_mismatch=True,
+    )
+    return SubmittedJob(job_id, send(client, manifest, name), is_new=True)
+
+
+def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int]:
+    """Return the id and the name of a job that can be resumed, and the number of the attempt."""
+    try:
+        job = find_job(client, job_id)
+    except JobNotFound as error:
+        # After a restart of Ray's head the cluster still has the job's folder.
+        run = find_lost_run(client, job_id, error)
+        if run.status == "FINISHED":
+            raise _finished(job_id) from None
+        return job_id, run.name or job_id, (run.attempt or 1) + 1
+    run = RunView()
+    if not job.latest.has_ended or exit_code(job.effective) == 0:
+        run = find_runs(client.cluster, [job.job_id])[job.job_id]
+    if not job.latest.has_ended and _is_silent(job, run):
+        # A restarted head reports jobs that ended with the old one as RUNNING until it has to act
+        # on them. A job that runs but cannot send heartbeats saves its state when it is stopped.
+        _logger.warning("job %s sends no heartbeats: stopping it first", job.job_id)
+        client.stop(job.latest.submission_id)
+        wait(client, job.latest.submission_id, timeout=_STOP_TIMEOUT_S)
+        job = find_job(client, job.job_id)
+    if not job.latest.has_ended:
+        option = cluster_option(client.cluster)
+        raise SubmissionError(
+            f"job {job.job_id} has not ended", hint=f"sumgrad logs -f {job.job_id}{option}"
+        )
+    if exit_code(job.effective) == 0:
+        if run.problem or run.status == "FINISHED":
+            raise _finished(job.job_id)
+        _logger.info("job %s has finished; its run in MLflow is updated", job.job_id)
+    return job.job_id, job.name, job.next_number
+
+
+def _finished(job_id: str) -> SubmissionError:
+    return SubmissionError(f"job {job_id} has finished, so there is nothing to resume")
+
+
+def _is_silent(job: Job, run: RunView) -> bool:
+    """Return whether the effective attempt has sent heartbeats and no longer sends any."""
+    beat = current_heartbeat(job, run.heartbeat)
+    return beat is not None and time.time() - beat.at > HEARTBEAT_TIMEOUT_S

@@ -1,0 +1,57 @@
+"""A printed command means the same cluster when the user types it."""
+
+import shlex
+
+import pytest
+
+from sumgrad.jobs.config.clusters import (
+    Cluster,
+    ClusterConfig,
+    cluster_config_path,
+    cluster_option,
+    select_cluster,
+    write_cluster_config,
+)
+
+LAB, HOME = "http://lab:8265", "http://home:8265"
+V6 = "http://[::1]:8265"
+
+
+@pytest.fixture
+def named() -> None:
+    clusters = {"lab": Cluster(LAB, "lab", "http://mlflow"), "home": Cluster(HOME, "home")}
+    write_cluster_config(ClusterConfig("home", clusters))
+
+
+@pytest.mark.usefixtures("named")
+@pytest.mark.parametrize("given", [None, "lab", "home", LAB, HOME, V6, "lab:8265", "other:1"])
+@pytest.mark.parametrize("variable", [None, "lab", LAB, V6])
+def test_the_option_selects_the_same_cluster(
+    given: str | None, variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("SUMGRAD_CLUSTER", variable)
+    cluster = select_cluster(given)
+    words = shlex.split(cluster_option(cluster))
+    assert words in ([], ["--cluster", cluster.option])
+    assert select_cluster(words[1] if words else None) == cluster
+    if given is None:
+        assert words == []
+
+
+@pytest.mark.usefixtures("named")
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        *(("home", ""), (HOME, ""), (LAB, " --cluster lab")),
+        *(("other:1", " --cluster http://other:1"), (V6, f" --cluster '{V6}'")),
+    ],
+)
+def test_the_option_is_as_short_as_possible(given: str, option: str) -> None:
+    assert cluster_option(select_cluster(given)) == option
+
+
+def test_an_unreadable_configuration_is_no_obstacle() -> None:
+    cluster_config_path().parent.mkdir(parents=True)
+    cluster_config_path().write_text("clusters: [")
+    assert cluster_option(Cluster(LAB)) == f" --cluster {LAB}"
