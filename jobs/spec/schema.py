@@ -29,7 +29,7 @@ from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import resolve_divergence
 from sumgrad.model.errors import OptionError
 from sumgrad.model.initializers import make_initializer
-from sumgrad.model.optimizers import make_optimizer
+from sumgrad.model.optimizers import OPTIMIZER_ALIASES, make_optimizer
 
 # Numbers are strict, so that `yes` is not taken for 1 nor 64.0 for 64.
 Number = Annotated[float, Field(strict=True)]
@@ -242,8 +242,12 @@ class ScheduleSpec(_Section):
 class OptimizerSpec(_Section):
     """The weight update. Default: `W ← W − (η/T)·∇Loss`."""
 
-    name: Annotated[str, _buildable(lambda name: make_optimizer(str(name)))] = "gradient_descent"
-    """gradient_descent, momentum, nesterov, rmsprop, adam or adamw."""
+    name: Annotated[
+        str,
+        _buildable(lambda name: make_optimizer(str(name))),
+        AfterValidator(lambda name: OPTIMIZER_ALIASES.get(name, name)),
+    ] = "gradient_descent"
+    """gradient_descent (or sgd), momentum, nesterov, rmsprop, adam or adamw."""
     eta: Annotated[PositiveNumber, Field(validation_alias=AliasChoices("eta", "learning_rate"))] = (
         0.1
     )

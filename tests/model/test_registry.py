@@ -1,7 +1,7 @@
 """Configuration of registered objects: names, options, hints and validation."""
 
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,19 @@ def test_an_unknown_option_gets_a_hint(named: dict[str, Any], option: str, hint:
     with pytest.raises(OptionError, match=f"has no option '{option}'") as caught:
         make_activation(named)
     assert caught.value.hint == hint
+
+
+@dataclass(frozen=True)
+class Listed:
+    required: int
+    items: list[int] = field(default_factory=list)
+
+
+def test_only_options_without_a_default_are_required() -> None:
+    listed: Listed = from_config("thing", {"listed": Listed}, {"name": "listed", "required": 1})
+    assert listed == Listed(1, [])
+    with pytest.raises(OptionError, match="thing 'listed' needs the option 'required'"):
+        from_config("thing", {"listed": Listed}, "listed")
 
 
 @pytest.mark.parametrize("named", [{}, {"slope": 0.1}, {"name": None}, {"name": 3}, {"name": []}])

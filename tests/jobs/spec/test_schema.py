@@ -87,6 +87,11 @@ def test_a_malformed_cluster_address_is_refused_as_the_cluster_refuses_it(addres
     assert error.hint == expected.value.hint
 
 
+def test_sgd_is_stored_as_gradient_descent() -> None:
+    # So that runs with either name have the same signature.
+    assert load_spec("digits", ["optimizer.name=sgd"]).spec == load_spec("digits").spec
+
+
 def test_learning_rate_is_accepted_for_eta() -> None:
     assert load_spec("digits", ["optimizer.learning_rate=0.25"]).spec.optimizer.eta == 0.25
     overrides = ["optimizer.learning_rate=0.25", "optimizer.eta=0.5"]
