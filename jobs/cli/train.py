@@ -97,7 +97,7 @@ def runs(output: Output = DEFAULT_OUTPUT, as_json: Json = False) -> None:
     """
     from sumgrad.jobs.runs.registry import list_runs, table
 
-    found = list_runs(output, lambda line: typer.echo(line, err=True))
+    found = list_runs(output)
     if as_json:
         print_json(found)
     else:

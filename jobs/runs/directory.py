@@ -1,295 +1,205 @@
-"""A run's folder: all that is needed to go on with it, to list it, and to tell MLflow of it.
+"""The directory of a run: all that is needed to resume it, list it and deliver it to MLflow.
 
-runs/<run id>/
-run.json        what it is, and how it ended
-spec.yaml       the spec, every default filled in, without secrets
-lock            held by the process that has the run in hand
-metrics.jsonl   every value of its curves; metrics.sent: how many MLflow has
-checkpoints/    see sumgrad.jobs.runs.checkpoints
-model/          see sumgrad.jobs.artifacts.saved_model
+runs/<job name>-<6 characters>/
+run.json        what the run is, and how it ended; see `sumgrad.jobs.runs.record`
+spec.yaml       the spec with every default filled in, without secrets
+lock            locked by the process that trains or delivers the run
+metrics.jsonl   every value of its metrics
+delivery.json   what MLflow has of it; see `sumgrad.jobs.tracking.outbox`
+checkpoints/    see `sumgrad.jobs.runs.checkpoints`
+model/          see `sumgrad.jobs.artifacts.saved_model`
 example.json    rows for the model's signature in MLflow
 """
 
-import fcntl
-import json
 import os
 import re
+import secrets
 import shutil
 import socket
-import threading
-import time
-from collections.abc import Iterator, Mapping
+import stat
+import string
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from sumgrad.jobs.errors import RunLocked, RunNotFound
 from sumgrad.jobs.runs.checkpoints import CheckpointStore
-from sumgrad.jobs.runs.record import check_enclosed, check_record, in_one_line
-from sumgrad.jobs.support.files import sync, write_folder, write_text
+from sumgrad.jobs.runs.record import RunRecord, first_problem, now
+from sumgrad.jobs.support.files import write_folder, write_text
 from sumgrad.jobs.support.memory import read_small_file
-from sumgrad.jobs.tracking import DatasetMetadata, RunMetadata
+from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Receipt, TrackedRun
 
-FORMAT = 1
 RECORD = "run.json"
 SPEC = "spec.yaml"
-MODEL = "model"
-EXAMPLE = "example.json"
 _LOCK = "lock"
-#: A run.json longer than this is none of ours.
-_LONGEST_RECORD = 1 << 24
-_TRIES, _PAUSE_S = 5, 0.05
-#: Shorter beginnings of run ids are not looked for.
-SHORTEST_PREFIX = 6
+#: A longer ``run.json`` is not sumgrad's.
+_MAX_RECORD_BYTES = 1 << 24
+#: A process that only checks a lock holds it for a moment.
+_LOCK_TIMEOUT_S = 0.25
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+_ID_CHARACTERS = 6
 
 
-@dataclass(frozen=True)
-class RunEnd:
-    """How a run ended.
+def new_run_id(name: str) -> str:
+    """Return a run id: the job's name and six random characters.
 
-    Attributes:
-        status: As MLflow has it.
-        stop_reason: Why.
-        tags: For MLflow.
-        step: The epoch that the model is from.
-        can_resume: Whether it makes sense to go on with it.
+    >>> new_run_id("digits")[:7], len(new_run_id("digits"))
+    ('digits-', 13)
     """
-
-    status: str
-    stop_reason: str
-    tags: Mapping[str, str]
-    step: int
-    can_resume: bool
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What ``run.json`` holds.
-
-    Attributes:
-        run_id: MLflow's id; one of our own where its store did not answer when the run began.
-        key: Our own name of it, for MLflow.
-        name: The job's.
-        began: When, in UTC.
-        tracking_uri: Without secrets.
-        mlflow_run_id: The run's id in MLflow, once there is one.
-        facts: What MLflow is told of it when it is made there.
-        job: See `sumgrad.jobs.runs.signature`; None until the data have been read.
-        end: None while it runs, or if its process was killed.
-        is_delivered: Whether MLflow knows all there is to know.
-        is_model_logged: Whether MLflow has the model.
-    """
-
-    run_id: str
-    key: str
-    name: str
-    began: str
-    tracking_uri: str
-    facts: Mapping[str, Any]
-    mlflow_run_id: str | None = None
-    job: Mapping[str, Any] | None = None
-    end: RunEnd | None = None
-    is_delivered: bool = False
-    is_model_logged: bool = False
-    format: int = field(default=FORMAT)
+    return f"{name}-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_CHARACTERS))
 
 
 class RunDirectory:
-    """A run on disk.
+    """A run on disk. It keeps its path for life.
 
     Args:
-        path: Its folder.
-        record: Of ``run.json``.
+        path: The directory.
+        record: The content of ``run.json``.
     """
 
     def __init__(self, path: Path, record: RunRecord) -> None:
-        # The current folder is another one for a moment while Ray starts.
+        # While Ray starts, the working directory changes for a moment.
         self.path = path.absolute()
         self.record = record
-        self._updating = threading.Lock()
-        #: Held while the folder gets another name, and by whoever needs it to keep the one it has.
-        self._moving = threading.RLock()
-        self._is_removed = False
+        # One thread may acquire it and another release it.
+        self._lock = FileLock(self.path / _LOCK, timeout=_LOCK_TIMEOUT_S, thread_local=False)
 
     @classmethod
     def create(
         cls, path: Path, record: RunRecord, spec_yaml: str, example: str = ""
     ) -> "RunDirectory":
-        """Make the folder of a new run, whole or not at all.
+        """Create the directory of a new run, completely or not at all.
 
         Args:
-            path: Where; nothing may be there.
-            record: What it is.
+            path: Must not exist.
+            record: The run's.
             spec_yaml: The spec.
-            example: See `sumgrad.jobs.runs.sync.example_text`.
+            example: See `sumgrad.jobs.tracking.input_example`.
 
         Raises:
             OSError: It cannot be written.
         """
-        texts = {SPEC: spec_yaml, EXAMPLE: example, RECORD: _as_text(record)}
+        texts = {SPEC: spec_yaml, EXAMPLE: example, RECORD: record.to_json()}
 
-        def fill(place: Path) -> None:
+        def fill(folder: Path) -> None:
             for name, text in texts.items():
-                (place / name).write_text(text, encoding="utf-8")
+                (folder / name).write_text(text, encoding="utf-8")
 
         write_folder(path, fill)
         return cls(path, record)
 
-    def rename(self, run_id: str) -> None:
-        """Give the run another id, and its folder that name, if none is there.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        self.update(run_id=run_id)
-        with self._moving, self._updating:
-            path = self.path.with_name(run_id)
-            if not path.exists():
-                self.path.rename(path)
-                sync(path.parent)
-                self.path = path
-
-    @contextmanager
-    def in_place(self) -> Iterator[bool]:
-        """Have the folder stay where it is; gives whether it is there at all."""
-        with self._moving:
-            yield not self._is_removed
-
-    def remove(self) -> None:
-        """Remove all of it, for a run that never began."""
-        with self._moving:
-            self._is_removed = True
-            shutil.rmtree(self.path, ignore_errors=True)
-
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
-        """The folder of an earlier run.
+        """Open the directory of an earlier run.
 
         Raises:
-            RunNotFound: There is none, or it is damaged, or has a link that leads out of it.
+            RunNotFound: There is none, it is damaged, or a link in it leads out of it.
         """
         file = path / RECORD
         try:
-            facts = json.loads(read_small_file(file, _LONGEST_RECORD))
-            check_record(facts)
-            if facts["format"] != FORMAT:
-                raise RunNotFound(f"{file} has format {facts['format']!r}, not {FORMAT}")
-            ending = None if facts["end"] is None else RunEnd(**facts["end"])
-            if ending is not None:
-                # It may tell of any error, in any number of lines.
-                ending = replace(ending, stop_reason=in_one_line(ending.stop_reason))
-            record = RunRecord(**facts | {"end": ending})
+            record = RunRecord.from_json(read_small_file(file, _MAX_RECORD_BYTES))
+            _check_enclosed(path)
         except FileNotFoundError:
             raise RunNotFound(f"no run at {path}: it has no {RECORD}") from None
         except OSError as error:
             raise RunNotFound(f"{file} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RunNotFound(f"{file} is damaged: {error}") from error
-        try:
-            check_enclosed(path)
-        except ValueError as error:
-            raise RunNotFound(f"{path} is not used: {error}") from None
+        except ValidationError as error:
+            raise RunNotFound(f"{file} is damaged: {first_problem(error)}") from None
         return cls(path, record)
 
     def update(self, **changes: Any) -> None:
-        """Change what is recorded, on disk first.
+        """Change fields of the record, on disk first.
 
         Raises:
             OSError: It cannot be written.
         """
-        with self._updating:
-            record = replace(self.record, **changes)
-            write_text(self.path / RECORD, _as_text(record))
-            self.record = record
+        record = replace(self.record, **changes)
+        write_text(self.path / RECORD, record.to_json())
+        self.record = record
 
-    @property
-    def journal_path(self) -> Path:
-        """Of every value of its curves."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def example_path(self) -> Path:
-        """Of the rows for the model's signature."""
-        return self.path / EXAMPLE
+    def remove(self) -> None:
+        """Remove the directory of a run that did not start."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def model(self) -> Path:
-        """Of the trained model."""
+        """The trained model."""
         return self.path / MODEL
 
+    @property
+    def tracked(self) -> TrackedRun:
+        """The run as the delivery to MLflow sees it."""
+        record = self.record
+        return TrackedRun(self.path, record.run_id, record.key, record.metadata)
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """MLflow's id of the run; None until MLflow has it."""
+        return Receipt.read(self.path).mlflow_run_id
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the run has ended and MLflow has everything."""
+        end = self.record.end
+        return end is not None and Receipt.read(self.path).end == end
+
     def checkpoints(self, keep: int = 2) -> CheckpointStore:
-        """Its checkpoints."""
+        """Return the run's checkpoints."""
         record = self.record
         run = {
             "run_id": record.run_id,
-            "mlflow_run_id": record.mlflow_run_id,
-            "name": record.name,
-            "spec": record.facts.get("spec_yaml"),
+            "mlflow_run_id": self.mlflow_run_id,
+            "name": record.metadata.name,
+            "spec": record.metadata.spec_yaml,
         }
         return CheckpointStore(self.path / "checkpoints", keep, run)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Have the run in hand, until this process ends at the latest.
+        """Hold the run's lock; the operating system releases it when the process ends.
 
         Raises:
-            RunLocked: Another process has.
+            RunLocked: Another process holds it.
         """
-        with (self.path / _LOCK).open("a+") as lock:
-            if not _locked(lock):
-                lock.seek(0)
-                raise RunLocked(
-                    f"run {self.record.run_id} is in hand of {lock.read() or 'another process'}",
-                    hint="wait for it, or end that process first",
-                )
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
-            lock.flush()
+        file = self.path / _LOCK
+        try:
+            self._lock.acquire()
+        except Timeout:
+            owner = file.read_text(encoding="utf-8", errors="replace")[:200]
+            raise RunLocked(
+                f"run {self.record.run_id} is locked by {owner or 'another process'}",
+                hint="wait for it, or end that process first",
+            ) from None
+        try:
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
             yield
+        finally:
+            self._lock.release()
 
     @property
     def is_locked(self) -> bool:
-        """Whether a process has the run in hand."""
+        """Whether another process trains or delivers the run."""
         try:
-            with (self.path / _LOCK).open("a+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+            with FileLock(self.path / _LOCK, timeout=0):
+                return False
+        except (Timeout, OSError):
             return True
-        return False
 
     @property
     def status(self) -> str:
-        """RUNNING, or how it ended; one whose process was killed says KILLED."""
+        """RUNNING, FINISHED, FAILED or KILLED."""
         if self.record.end is not None:
             return self.record.end.status
         return "RUNNING" if self.is_locked else "KILLED"
 
 
-def _as_text(record: RunRecord) -> str:
-    return json.dumps(asdict(record), indent=1) + "\n"
-
-
-def _locked(lock: TextIO) -> bool:
-    """Take a lock; whoever only looks whether it is taken holds it for a moment."""
-    for _ in range(_TRIES):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            time.sleep(_PAUSE_S)
-        else:
-            return True
-    return False
-
-
-def now() -> str:
-    """This moment in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def all_runs(output: Path) -> list[RunDirectory]:
-    """Every run below an output folder, the newest first; damaged ones are left out."""
+    """Return every run in an output folder, the newest first; damaged ones are left out."""
     found = []
     for path in output.iterdir() if output.is_dir() else ():
         if _has_record(path):
@@ -297,21 +207,14 @@ def all_runs(output: Path) -> list[RunDirectory]:
                 found.append(RunDirectory.open(path))
             except RunNotFound:
                 continue
-    return sorted(found, key=lambda run: run.record.began, reverse=True)
-
-
-def _has_record(path: Path) -> bool:
-    try:
-        return (path / RECORD).is_file()
-    except (OSError, ValueError):
-        return False  # One that may not be looked into, or whose name no file can have.
+    return sorted(found, key=lambda run: run.record.started, reverse=True)
 
 
 def find_run(name: str, output: Path) -> RunDirectory:
-    """A run by its folder, its id, or the beginning of one.
+    """Find a run by its directory, its id, MLflow's id, or a unique prefix of an id.
 
     Args:
-        name: What a person gave.
+        name: What the user typed.
         output: The folder of the runs.
 
     Raises:
@@ -319,35 +222,54 @@ def find_run(name: str, output: Path) -> RunDirectory:
     """
     if _has_record(Path(name)):
         return RunDirectory.open(Path(name))
-    if not re.fullmatch(rf"[0-9a-zA-Z_-]{{{SHORTEST_PREFIX},}}", name):
+    if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", name):
         raise RunNotFound(
-            f"'{name}' is no run",
-            hint=f"a run's folder, its id, or the first {SHORTEST_PREFIX} or more characters of it",
+            f"no run '{name}'", hint="give a run's directory, its id or a prefix of it"
         )
-    matching = [
-        run
-        for run in all_runs(output)
-        # The key is what the run was called before MLflow had answered.
-        if any(
-            known.startswith(name)
-            for known in (run.record.run_id, run.record.key, run.record.mlflow_run_id or "")
-        )
-    ]
+    runs = {run: (run.record.run_id, run.mlflow_run_id or "") for run in all_runs(output)}
+    exact = [run for run, ids in runs.items() if name in ids]
+    matching = exact or [run for run, ids in runs.items() if any(i.startswith(name) for i in ids)]
     if not matching:
         raise RunNotFound(
-            f"no run {name} in {output}", hint="name its folder, or the one it is in with --output"
+            f"no run {name} in {output}", hint="give its directory, or the folder with --output"
         )
     if len(matching) > 1:
-        raise RunNotFound(f"several runs in {output} begin with {name}", hint="give more of it")
+        raise RunNotFound(
+            f"several runs in {output} start with {name}", hint="give more characters"
+        )
     return matching[0]
 
 
-def facts_as_json(facts: RunMetadata) -> dict[str, Any]:
-    """A run's facts as ``run.json`` keeps them."""
-    return asdict(facts) | {"folder": str(facts.folder)}
+def _has_record(path: Path) -> bool:
+    try:
+        return (path / RECORD).is_file()
+    except (OSError, ValueError):
+        # The folder is unreadable, or the name is one that no file can have.
+        return False
 
 
-def facts_from_json(facts: Mapping[str, Any]) -> RunMetadata:
-    """The facts that `facts_as_json` was given."""
-    datasets = [DatasetMetadata(**dataset) for dataset in facts["datasets"]]
-    return RunMetadata(**dict(facts) | {"datasets": datasets, "folder": Path(facts["folder"])})
+def _check_enclosed(folder: Path) -> None:
+    """Check that nothing in a run's directory leads out of it.
+
+    Metrics are appended, old checkpoints are removed and the model is copied into MLflow. Behind a
+    link each of them could be any file.
+
+    Raises:
+        RunNotFound: Names what leads out, or is neither a file nor a folder.
+    """
+    root = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:
+                continue  # A running process has renamed a file.
+            if stat.S_ISLNK(mode):
+                try:
+                    is_inside = path.resolve().is_relative_to(root)
+                except (OSError, RuntimeError):
+                    is_inside = False  # The links form a loop.
+                if not is_inside:
+                    raise RunNotFound(f"{folder} is refused: the link {path.name} leads out of it")
+            elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise RunNotFound(f"{folder} is refused: {path.name} is no file and no folder")

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from sumgrad.jobs.artifacts.saved_model import DESCRIPTION, SavedModel, load_model
-from sumgrad.jobs.runs.directory import MODEL, RECORD
-from sumgrad.jobs.tracking import find_model, resolve_tracking_uri
+from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
+from sumgrad.jobs.runs.directory import RECORD
+from sumgrad.jobs.tracking.find_model import find_model
+from sumgrad.jobs.tracking.outbox import MODEL
 
 
 def open_model(name: str, tracking_uri: str) -> SavedModel:

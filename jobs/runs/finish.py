@@ -1,64 +1,108 @@
-"""What is left of a run: the saved model, how it ended, what MLflow is told, the summary."""
+"""Finishing a run: the saved model, the record of how it ended, the delivery and the summary."""
 
-from dataclasses import dataclass
+import json
+import time
+from contextlib import suppress
+from dataclasses import asdict, replace
 
-from sumgrad.cluster.training.stopping import RESUMABLE
+from sumgrad.cluster.training.stopping import RESUMABLE, StopReason
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
-from sumgrad.jobs.runs.directory import RunDirectory, RunEnd
+from sumgrad.jobs.errors import RunNotFound
+from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.job import TrainingJob
-from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.rejection import Rejection, measure_rejection
 from sumgrad.jobs.runs.start import ActiveRun
 from sumgrad.jobs.runs.summary import Summary
-from sumgrad.jobs.runs.sync import deliver
+from sumgrad.jobs.runs.sync import deliver_locked
 from sumgrad.jobs.runs.train_loop import RunResult
-from sumgrad.jobs.tracking import redact
+from sumgrad.jobs.support.files import write_text
+from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.tracking.metadata import RunEnd, Status
 from sumgrad.model.parameters import weights_sha256
 
-
-@dataclass(frozen=True)
-class Kept:
-    """What is left of a run on disk, and what its model does with non-digits."""
-
-    folder: RunDirectory
-    is_delivered: bool
-    rejection: Rejection | None
+SUMMARY = "summary.json"
 
 
-def keep(job: TrainingJob, result: RunResult, begun: ActiveRun, reporter: Reporter) -> Kept:
-    """Save the model, record how the run ended, and tell MLflow."""
-    outcome, folder = result.outcome, begun.folder
+def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float) -> Summary:
+    """Save the model, record how the run ended, and deliver it to MLflow.
+
+    Args:
+        job: The job.
+        result: What training computed.
+        run: The run.
+        started: When the run started, by `time.monotonic`.
+
+    Raises:
+        OSError: The disk is full, for example.
+    """
+    outcome, directory = result.outcome, run.directory
     saved = SavedModel(
         name=job.spec.name,
         network=job.network,
         parameters=job.network.parameters(outcome.W),
         schema=job.data.schema,
         facts={
-            "run_id": begun.tracker.run_id or folder.record.run_id,
+            "run_id": directory.record.run_id,
             "seed": job.spec.seed,
             "epochs": outcome.epochs,
             "stop_reason": outcome.reason.value,
             "data_digest": job.data.digest,
         },
     )
-    save_model(folder.model, saved)
+    save_model(directory.model, saved)
     reject = job.spec.data.reject
     rejection = measure_rejection(saved, job.data, reject.unseen) if reject else None
     step = outcome.report.epoch if outcome.report else 0
-    begun.tracker.log_epoch(step, _final_metrics(job, result, rejection))
+    run.outbox.log(step, _final_metrics(job, result, rejection))
     tags = {
         "sumgrad.stop_reason": outcome.reason.value,
         "sumgrad.weights_sha256": weights_sha256(outcome.W),
-        "sumgrad.model_folder": str(folder.model),
+        "sumgrad.model_folder": str(directory.model),
         "sumgrad.instances_seen": str(outcome.instances),
+        **{f"sumgrad.not_finite.{k}": f"from step {s}" for k, s in run.outbox.non_finite.items()},
     }
     if outcome.failure:
         tags["sumgrad.error"] = str(outcome.failure)
+    summary = _summarize(job, result, directory, rejection)
+    write_text(directory.path / SUMMARY, json.dumps(asdict(summary)))
     can_resume = outcome.reason in RESUMABLE
-    ending = RunEnd(result.status, outcome.reason.value, tags, step, can_resume)
-    # On disk first: whatever happens to MLflow, or to us, from here on can be made up for.
-    folder.update(end=ending, is_model_logged=False)
-    return Kept(folder, deliver(folder, begun.tracker, reporter.note), rejection)
+    end = RunEnd(result.status, outcome.reason.value, tags, step, can_resume)
+    # On disk first: `sumgrad sync` delivers the run if this process or MLflow fails from here on.
+    directory.update(end=end)
+    is_delivered = run.tracker.finish(end, run.outbox.unwritten())
+    return replace(summary, is_delivered=is_delivered, wall_s=time.monotonic() - started)
+
+
+def record_failure(run: ActiveRun, status: Status, reason: str, timeout: float) -> None:
+    """Record on disk and in MLflow that a run ended early.
+
+    Args:
+        run: The run.
+        status: FAILED or KILLED.
+        reason: Why.
+        timeout: How long to wait for MLflow, in seconds.
+    """
+    end = RunEnd(status, reason, {"sumgrad.stop_reason": reason}, 0, can_resume=True)
+    # MLflow gets the status even if the disk is full.
+    with suppress(OSError):
+        run.directory.update(end=end)
+    run.tracker.finish(end, run.outbox.unwritten(), timeout)
+
+
+def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
+    """Deliver a finished run of which MLflow lacks a part.
+
+    Raises:
+        RunNotFound: The run's summary is damaged.
+        TrackingError: The store does not answer, or refuses.
+    """
+    is_delivered = deliver_locked(directory, tracking_uri)
+    try:
+        saved = json.loads((directory.path / SUMMARY).read_text(encoding="utf-8"))
+        summary = Summary(**saved | {"stop_reason": StopReason(saved["stop_reason"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunNotFound(f"{directory.path / SUMMARY} is damaged: {error}") from None
+    return replace(summary, is_delivered=is_delivered)
 
 
 def _final_metrics(
@@ -72,17 +116,16 @@ def _final_metrics(
     return metrics
 
 
-def summarize(
-    job: TrainingJob, result: RunResult, kept: Kept, begun: ActiveRun, wall_s: float
+def _summarize(
+    job: TrainingJob, result: RunResult, directory: RunDirectory, rejection: Rejection | None
 ) -> Summary:
-    """What a run came to, for its owner."""
     outcome, report, test = result.outcome, result.outcome.report, result.test
     return Summary(
         name=job.spec.name,
         status=result.status,
         stop_reason=outcome.reason,
         tracking_uri=redact(job.spec.tracking.uri),
-        run_id=begun.tracker.run_id or kept.folder.record.run_id,
+        run_id=directory.record.run_id,
         epochs=outcome.epochs,
         steps=outcome.steps,
         instances_seen=outcome.instances,
@@ -92,12 +135,10 @@ def summarize(
         test_accuracy=test.accuracy if test and job.is_classification else None,
         test_rows=test.count if test else None,
         weights_sha256=weights_sha256(outcome.W),
-        checkpoint=str(kept.folder.model),
-        run_folder=str(kept.folder.path),
+        checkpoint=str(directory.model),
+        run_folder=str(directory.path),
         can_resume=outcome.snapshot is not None,
-        is_delivered=kept.is_delivered,
-        wall_s=wall_s,
         samples_per_s=outcome.instances / outcome.seconds if outcome.seconds else None,
         best_epoch=report.epoch if report and report.epoch != outcome.epochs else None,
-        rejection=kept.rejection.lines() if kept.rejection else [],
+        rejection=rejection.lines() if rejection else [],
     )

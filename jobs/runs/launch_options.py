@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sumgrad.jobs.tracking import RunTracker
+from sumgrad.jobs.tracking.run_tracker import RunTracker
 
 
 @dataclass(frozen=True)

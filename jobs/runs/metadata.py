@@ -1,4 +1,4 @@
-"""What MLflow is told of a run when it starts."""
+"""What MLflow is sent about a run when it starts."""
 
 from collections.abc import Mapping
 from importlib import metadata
@@ -8,9 +8,10 @@ from typing import Literal
 from sumgrad.jobs.data.prepare import PreparedData
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.spec.text import dump_spec
-from sumgrad.jobs.tracking import DatasetMetadata, RunMetadata, redact
+from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunMetadata, source_tags
 
-#: A role of rows, and what MLflow calls it.
+#: The roles of data sets in a spec, and MLflow's names for them.
 _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
     "train": "training",
     "validation": "validation",
@@ -19,9 +20,9 @@ _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
 
 
 def describe_run(
-    spec: JobSpec, data: PreparedData, microbatch_size: int, tags: Mapping[str, str] | None = None
+    spec: JobSpec, data: PreparedData, microbatch_size: int, tags: Mapping[str, str]
 ) -> RunMetadata:
-    """Parameters, tags and datasets of a run; no secrets of the tracking URI."""
+    """Return parameters, tags and data sets of a run, without secrets."""
     uri = redact(spec.tracking.uri)
     spec = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": uri})})
     return RunMetadata(
@@ -29,28 +30,19 @@ def describe_run(
         experiment=spec.tracking.experiment,
         spec=spec.model_dump(mode="json"),
         spec_yaml=dump_spec(spec),
-        datasets=_datasets(spec, data),
+        datasets=[
+            DatasetMetadata(context, f"{spec.name}-{role}", rows.source, rows.digest, rows.count)
+            for role, context in _CONTEXTS.items()
+            if (rows := getattr(data, role)) is not None
+        ],
         tags={
+            **source_tags(Path.cwd()),
             "sumgrad.version": metadata.version("sumgrad"),
             "sumgrad.seed": str(spec.seed),
             "sumgrad.microbatch_size": str(microbatch_size),
             "sumgrad.address": spec.cluster.address,
             "sumgrad.data_digest": data.digest,
-            **(tags or {}),
+            **tags,
         },
         folder=Path.cwd(),
     )
-
-
-def _datasets(spec: JobSpec, data: PreparedData) -> list[DatasetMetadata]:
-    return [
-        DatasetMetadata(
-            context=context,
-            name=f"{spec.name}-{role}",
-            source=rows.source,
-            digest=rows.digest,
-            rows=rows.count,
-        )
-        for role, context in _CONTEXTS.items()
-        if (rows := getattr(data, role)) is not None
-    ]

@@ -1,54 +1,59 @@
-"""Runs of a folder: listed, put right where their process was killed, and told to MLflow."""
+"""The runs of a folder: listing them, and delivering them to MLflow."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import RunLocked
-from sumgrad.jobs.runs.directory import EXAMPLE, RECORD, RunDirectory, all_runs, find_run
+from sumgrad.jobs.runs.directory import RECORD, RunDirectory, all_runs, find_run
 from sumgrad.jobs.runs.sync import ORPHANED, require_credentials, sync
+from sumgrad.jobs.tracking.outbox import EXAMPLE
 from sumgrad.jobs.tracking.store import first_line
 from sumgrad.model.errors import SumgradError
 
-_COLUMNS = ("run", "name", "status", "why", "checkpoint", "began (UTC)")
+_COLUMNS = ("run", "status", "why", "checkpoint", "started (UTC)")
+_logger = logging.getLogger(__name__)
 
 
-def list_runs(output: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The runs of a folder, the newest first, as JSON can hold them.
+def list_runs(output: Path) -> list[dict[str, Any]]:
+    """Return the runs of a folder as JSON-compatible rows, the newest first.
 
     A run whose process was killed is recorded as KILLED, in MLflow too if its store answers.
     """
-    runs = [_put_right(run, warn) for run in all_runs(output)]
-    for path in set(_look_like_runs(output)) - {run.path for run in runs}:
-        warn(f"{path} is left out: its {RECORD} is missing or damaged")
-    behind = sum(run.record.end is not None and not run.record.is_delivered for run in runs)
-    if behind:
-        warn(f"MLflow does not know all of {behind} of these: sumgrad sync tells it")
+    runs = [_record_orphan(run) for run in all_runs(output)]
+    for path in set(_run_like_folders(output)) - {run.path for run in runs}:
+        _logger.warning("%s is left out: its %s is missing or damaged", path, RECORD)
+    undelivered = sum(run.record.end is not None and not run.is_delivered for run in runs)
+    if undelivered:
+        _logger.warning("MLflow lacks a part of %d runs: 'sumgrad sync' delivers it", undelivered)
     return [_row(run) for run in runs]
 
 
-def _look_like_runs(output: Path) -> list[Path]:
-    """Folders that a run has left something in; a job's of a cluster has a spec, and no example."""
+def _run_like_folders(output: Path) -> list[Path]:
+    """Return folders in which a run has left files. Those of submitted jobs have none of them."""
     if not output.is_dir():
         return []
     names = (RECORD, EXAMPLE, "checkpoints")
     return [path.absolute() for path in output.iterdir() if any((path / n).exists() for n in names)]
 
 
-def _put_right(run: RunDirectory, warn: Callable[[str], None]) -> RunDirectory:
+def _record_orphan(run: RunDirectory) -> RunDirectory:
     if run.record.end is not None or run.is_locked:
         return run
     try:
-        sync(run, require_credentials(run.record.tracking_uri), warn)
+        sync(run, require_credentials(run.record.tracking_uri))
     except RunLocked:
-        pass  # Somebody has begun to go on with it.
+        pass  # Another process has just resumed it.
     except SumgradError as error:
         with suppress(RunLocked), run.lock():
             run = RunDirectory.open(run.path)
             if run.record.end is None:
                 run.update(end=ORPHANED)
-        warn(f"run {run.record.run_id}: MLflow still has it as running: {error.message}")
+        _logger.warning(
+            "run %s: MLflow still shows it as running: %s", run.record.run_id, error.message
+        )
     return RunDirectory.open(run.path)
 
 
@@ -56,33 +61,34 @@ def _row(run: RunDirectory) -> dict[str, Any]:
     record = run.record
     newest = next(iter(run.checkpoints().paths()), None)
     return {
-        "run_id": record.mlflow_run_id or record.run_id,
-        "name": record.name,
+        "run_id": record.run_id,
+        "mlflow_run_id": run.mlflow_run_id,
+        "name": record.metadata.name,
         "status": run.status,
         "stop_reason": record.end.stop_reason if record.end else None,
         "can_resume": record.end.can_resume if record.end else False,
-        "is_delivered": record.is_delivered,
+        "is_delivered": run.is_delivered,
         "checkpoint": str(newest) if newest else None,
-        "began": record.began,
+        "started": record.started,
         "folder": str(run.path),
     }
 
 
 def table(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The runs as lines for a person."""
+    """Format the runs as lines of a table."""
     if not runs:
         return ["no runs here; start one with: sumgrad train digits"]
     rows = [_COLUMNS]
     for run in runs:
         checkpoint = Path(run["checkpoint"]).name if run["checkpoint"] else "-"
-        why = run["stop_reason"] or "-"
-        began = run["began"][:19].replace("T", " ")
-        rows.append((run["run_id"][:8], run["name"], run["status"], why, checkpoint, began))
+        started = run["started"][:19].replace("T", " ")
+        stop_reason = run["stop_reason"] or "-"
+        rows.append((run["run_id"], run["status"], stop_reason, checkpoint, started))
     return aligned(rows)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table as lines with their columns below each other."""
+    """Format rows of a table as lines with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -93,30 +99,37 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple[list[str], bool]:
     """Deliver what MLflow lacks of one run, or of all.
 
+    Args:
+        name: The run; None for all that have ended.
+        output: The folder of the runs.
+        tracking_uri: A store other than the one in the run's record.
+
     Returns:
-        A line for each run, and whether MLflow knows everything now.
+        A line for each run, and whether MLflow has everything now.
 
     Raises:
         RunNotFound: There is no such run.
     """
     if name is not None:
-        runs = [find_run(name, output)]
-    else:
-        runs = [r for r in all_runs(output) if not r.record.is_delivered and not r.is_locked]
-    busy = [r.record.run_id[:8] for r in all_runs(output) if name is None and r.is_locked]
-    lines = [f"{short} left out: it is in hand of a process" for short in busy]
-    if not runs:
-        return [*lines, "MLflow knows everything" + (" of the others" if busy else "")], True
-    complete = True
+        return _sync_all([find_run(name, output)], tracking_uri)
+    runs = all_runs(output)
+    locked = [run for run in runs if run.is_locked]
+    lines, is_complete = _sync_all(
+        [run for run in runs if run not in locked and not run.is_delivered], tracking_uri
+    )
+    left_out = [f"{run.record.run_id} is left out: it is running" for run in locked]
+    return [*left_out, *(lines or ["MLflow has everything" + " else" * bool(locked)])], is_complete
+
+
+def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[list[str], bool]:
+    lines, is_complete = [], True
     for run in runs:
-        short = run.record.run_id[:8]
-        warnings: list[str] = []
         try:
             uri = tracking_uri or require_credentials(run.record.tracking_uri)
-            is_complete = sync(run, uri, warnings.append)
-            line = f"{short} delivered" if is_complete else f"{short} NOT delivered"
+            is_delivered, problem = sync(run, uri), ""
         except SumgradError as error:
-            is_complete, line = False, f"{short} NOT delivered: {first_line(error)}"
-        lines += [f"{short} {warning}" for warning in warnings] + [line]
-        complete = complete and is_complete
-    return lines, complete
+            is_delivered, problem = False, f": {first_line(error)}"
+        state = "delivered" if is_delivered else f"NOT delivered{problem}"
+        lines.append(f"{run.record.run_id} {state}")
+        is_complete = is_complete and is_delivered
+    return lines, is_complete

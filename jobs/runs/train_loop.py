@@ -1,7 +1,6 @@
 """The computation of a run: training from its start to its end, and the test rows after that."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
 from sumgrad.jobs.runs.signature import compute_signature
 from sumgrad.jobs.runs.start import ActiveRun
-from sumgrad.jobs.tracking.client import Status
+from sumgrad.jobs.tracking.metadata import Status
 from sumgrad.model.errors import SumgradError
 from sumgrad.model.validation import Array
 
@@ -56,8 +55,7 @@ def run_training(
     job: TrainingJob,
     start: Checkpoint | None,
     reducer: GradientReducer,
-    begun: ActiveRun,
-    run: "Future[ActiveRun]",
+    run: ActiveRun,
     reporter: Reporter,
     stop: StopRequest,
 ) -> RunResult:
@@ -67,30 +65,28 @@ def run_training(
         job: What to train.
         start: Where to go on from.
         reducer: Computes the steps.
-        begun: The run on disk.
-        run: The same once MLflow has it, which training does not wait for; what keeps it from being
-            there is raised as soon as it is known.
+        run: Takes the metrics. A refusal by MLflow, which may come late, is raised at a step.
         reporter: Told of everything.
         stop: Asked at every step.
     """
-    if start is not None or job.spec.tracking.on_unavailable == "fail":
-        # What MLflow refuses is told before anything is computed again, or at all.
-        run.result()
+    run.tracker.check()
+
+    def on_step(step: int) -> None:
+        run.tracker.check()
+        reporter.step(step)
 
     def on_epoch(report: EpochReport) -> None:
-        if run.done():
-            run.result()
-        begun.tracker.log_epoch(report.epoch, _metrics(report, accuracy=job.is_classification))
+        run.outbox.log(report.epoch, _metrics(report, accuracy=job.is_classification))
         reporter.epoch(report, accuracy=job.is_classification)
 
-    checkpointer = _checkpointer(job, begun, reporter)
+    checkpointer = _checkpointer(job, run, reporter)
     driver = ParameterDriver(
         job.training_config,
         job.plan,
         reducer,
         validate="validation" in job.workload.sources,
         on_epoch=on_epoch,
-        on_step=reporter.step,
+        on_step=on_step,
         on_boundary=checkpointer.boundary,
         should_stop=stop.requested,
     )
@@ -105,7 +101,6 @@ def run_training(
         outcome = _outcome(driver, beginning if start is None else start.snapshot, checkpointer)
     finally:
         reporter.end()
-    run.result()
     outcome, test = _tested(job, driver, outcome)
     if isinstance(outcome.failure, MicrobatchFailed):
         place = job.data.describe(outcome.failure.source, outcome.failure.rows)
@@ -143,19 +138,17 @@ def _outcome(
     return outcome
 
 
-def _checkpointer(job: TrainingJob, begun: ActiveRun, reporter: Reporter) -> Checkpointer:
+def _checkpointer(job: TrainingJob, run: ActiveRun, reporter: Reporter) -> Checkpointer:
     rule = job.spec.checkpoint
 
     @contextmanager
     def ready() -> Iterator[CheckpointStore | None]:
-        """The folder, with the curves up to here on the disk."""
-        with begun.folder.in_place() as is_there:
-            if not is_there:
-                yield None
-                return
-            # A run that goes on from here does not give these epochs again.
-            begun.journal.sync()
-            yield begun.folder.checkpoints(rule.keep)
+        """Provide the checkpoints once the metrics are on the disk.
+
+        A run that resumes from the next checkpoint does not log these epochs again.
+        """
+        run.outbox.sync()
+        yield run.directory.checkpoints(rule.keep)
 
     interval = CheckpointInterval(rule.every_steps, rule.every_seconds)
     return Checkpointer(ready, compute_signature(job), interval, reporter.note)

@@ -1,4 +1,4 @@
-"""A new SQLite database of MLflow's, made whole or not at all."""
+"""Creating a SQLite database with MLflow's tables, completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -13,44 +13,44 @@ if TYPE_CHECKING:
 
 
 def create_database(database: Path) -> None:
-    """Make a database with MLflow's tables; does nothing if there is one.
+    """Create a database with MLflow's tables, unless the file exists.
 
-    MLflow makes it in a hundred transactions, and a process that is killed between two of them
-    leaves a database that no MLflow can use. So it is made beside its place, and gets its name when
-    it is complete. Until then none of the transactions has to wait for the disk, which would take
-    as long as all the rest.
+    MLflow creates them in a hundred transactions. A process that is killed between two of these
+    leaves a database that MLflow cannot open. So the database is created under another name, and
+    linked when it is complete. Until then no transaction waits for the disk, which takes as long as
+    everything else.
 
     Args:
-        database: The file; one process at a time.
+        database: The file. Callers hold a lock on it.
 
     Raises:
         OSError: It cannot be written.
-        SQLAlchemyError: The same, or MLflow's tables cannot be made.
+        SQLAlchemyError: MLflow's tables cannot be created.
     """
     if os.path.lexists(database):
         return
     from mlflow import MlflowClient
 
-    made = database.with_name(f".{database.name}.new")
-    for left in (made, made.with_name(f"{made.name}-journal")):
-        left.unlink(missing_ok=True)
-    uri = f"sqlite:///{made}"
+    new = database.with_name(f".{database.name}.new")
+    for leftover in (new, new.with_name(f"{new.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    uri = f"sqlite:///{new}"
     try:
-        with _unhurried_disk():
+        with _synchronous_off():
             MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
-        sync(made)
-        # Not renamed: another program's database, made meanwhile, would be replaced. Where there
-        # are no links MLflow makes it in its place, as it would have done.
+        sync(new)
+        # Renaming would replace a database that another program has created in the meantime. On
+        # file systems without links MLflow creates the tables in place later.
         with suppress(OSError):
-            os.link(made, database)
+            os.link(new, database)
             sync(database.parent)
     finally:
-        made.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 @contextmanager
-def _unhurried_disk() -> Iterator[None]:
-    """Connections that are opened meanwhile do not wait for the disk, and are closed in the end."""
+def _synchronous_off() -> Iterator[None]:
+    """Let new connections skip waiting for the disk, and close them at the end."""
     from sqlalchemy import Engine, event
 
     opened: list[Connection] = []

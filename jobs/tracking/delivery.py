@@ -1,208 +1,253 @@
-"""Metrics on their way: a queue that never blocks training, and a thread that empties it.
+"""Delivering a run's directory to MLflow: the run, its metrics, its model and its status.
 
-Queueing and sending are two things. `MetricQueue` knows nothing of MLflow: it hands batches to a
-`MetricSink`, asks again when that fails, and counts what could not be delivered.
+Every step may be repeated after a failure; what MLflow has acknowledged is in the run's receipt.
+`deliver` does all of it for a run that has ended. During training a process of its own uses
+`Delivery` step by step, see `sumgrad.jobs.tracking.mlflow_process`.
 """
 
-import contextlib
-import math
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sumgrad.jobs.tracking.outbox import Backlog, MemoryBacklog, Point
-from sumgrad.jobs.tracking.store import first_line
+from sumgrad.jobs.config.tracking_uri import artifact_location
+from sumgrad.jobs.errors import LoginRefused, TrackingError
+from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.tracking.input_example import read_example
+from sumgrad.jobs.tracking.metadata import MAX_TAG_CHARACTERS, RunEnd, dataset_inputs, flatten
+from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Point, Receipt, TrackedRun, read_points
+from sumgrad.jobs.tracking.store import Store, first_line, is_invalid_value, tracking_error
 
-#: MLflow refuses more in one call.
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+
+#: The tag with `TrackedRun.key`.
+KEY_TAG = "sumgrad.run"
+#: MLflow's limit for one request.
 BATCH = 1000
-SEND_EVERY_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
+#: The end of a run waits this long for the next successful request.
+REQUEST_TIMEOUT_S = 10.0
+#: The time to prepare and upload a model, plus the time of its bytes on a slow line.
+MODEL_TIMEOUT_S = 60.0
+SLOW_LINE_BYTES_PER_S = 100_000
+
+_logger = logging.getLogger(__name__)
 
 
-class Refused(Exception):
-    """The store will never take this batch; asking again is pointless."""
+def deliver(run: TrackedRun, end: RunEnd, open_store: Callable[[], Store]) -> bool:
+    """Deliver what MLflow lacks of a run that has ended.
 
+    Returns:
+        Whether MLflow has everything now. If not, the reason is logged.
 
-class MetricSink(Protocol):
-    """Where batches go. Sending the same batch twice must have the effect of sending it once."""
-
-    def send(self, points: Sequence[Point]) -> None:
-        """Deliver at most `BATCH` points.
-
-        Raises:
-            Refused: This batch can never be delivered.
-            Exception: It failed this time.
-        """
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What became of the points of a run.
-
-    Attributes:
-        delivered: Taken by the store.
-        undelivered: The store was away at the end, refused them, or there were too many.
-        unanswered: Those of them that wait, and can be delivered later if they are kept in a file.
-        is_status_set: Whether the run was given its status.
-        non_finite: Name and first step of each metric that was NaN or infinite at some step. Such
-            values are left out: MLflow stores an infinity as 1.8e308, which flattens its charts.
+    Raises:
+        TrackingError: The store cannot be reached or refuses the run.
     """
+    delivery = Delivery(run, open_store)
+    delivery.register()
+    while delivery.send_metrics():
+        pass
+    return delivery.finish(end)
 
-    delivered: int
-    undelivered: int
-    non_finite: Mapping[str, int]
-    unanswered: int = 0
-    is_status_set: bool = False
 
+class Delivery:
+    """One run on its way to an MLflow store.
 
-class MetricQueue:
-    """Takes points at once, sends them about once a second from a thread of its own.
-
-    A store that does not answer is asked again at growing intervals for as long as the run
-    lasts; `close` sets an end to it.
+    A run is never MLflow's global active run, because MLflow's exit hook marks that one as
+    FINISHED, whatever happened. Methods raise `TrackingUnreachable` if the store does not answer
+    now, and `TrackingError` if it refuses.
 
     Args:
-        sink: Where the points go.
-        warn: Takes one line when deliveries begin to fail, and one when they work again.
-        interval: Seconds between two sends.
-        backlog: Where points wait; by default in memory.
+        run: The run.
+        open_store: Opens the store.
+        on_progress: Called after each successful request, with the seconds that the next may take.
     """
 
     def __init__(
         self,
-        sink: MetricSink,
-        warn: Callable[[str], None],
-        *,
-        interval: float = SEND_EVERY_SECONDS,
-        backlog: Backlog | None = None,
+        run: TrackedRun,
+        open_store: Callable[[], Store],
+        on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._sink = sink
-        self._warn = warn
-        self._interval = interval
-        self._changed = threading.Condition()
-        #: Guarded by `_changed`. A batch stays in here until the sink has taken it.
-        self._waiting: Backlog = MemoryBacklog() if backlog is None else backlog
-        self._non_finite: dict[str, int] = {}
-        self._delivered = 0
-        self._lost = 0
-        self._hurry = False
-        self._closing = False
-        #: Only the sending thread touches it: failures in a row.
-        self._failures = 0
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
-        self._thread.start()
+        self._run = run
+        self._open_store = open_store
+        self._on_progress = on_progress
+        self._store: Store | None = None
+        self._receipt = Receipt.read(run.directory)
+        #: Whether MLflow has the model; None before the only attempt to log it.
+        self._has_model: bool | None = None
 
-    def put(self, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
-        """Queue the values of one step; returns at once."""
-        with self._changed:
-            points = []
-            for key, value in metrics.items():
-                if math.isfinite(value):
-                    points.append(Point(key, float(value), step, timestamp_ms))
-                else:
-                    self._non_finite.setdefault(key, step)
-            idle = not len(self._waiting)
-            self._lost += len(points) if self._closing else self._waiting.append(points)
-            if idle:  # else the sending thread knows that there is something
-                self._changed.notify_all()
-
-    def flush(self, patience: float) -> bool:
-        """Wait until everything queued is delivered; give up after so long without any progress.
+    def register(self, *, resumed: bool = False) -> None:
+        """Create the run in MLflow unless it exists.
 
         Args:
-            patience: Seconds.
+            resumed: Whether the run continues, so that its status becomes RUNNING again.
+        """
+        run_id = self._receipt.mlflow_run_id
+        with self._request("the run could not be started") as store:
+            if run_id is None:
+                run_id = self._create(store)
+                self._acknowledge(mlflow_run_id=run_id)
+            if resumed:
+                store.client.update_run(run_id, status="RUNNING")
+                self._acknowledge(end=None, model_id=None)
+            else:
+                store.client.get_run(run_id)
+
+    def send_metrics(self) -> int:
+        """Send the oldest values that MLflow does not have.
 
         Returns:
-            Whether everything is delivered.
+            Their number; at most `BATCH`.
         """
-        with self._changed:
-            self._hurry = True
-            self._changed.notify_all()
-            while left := len(self._waiting):
+        offset = self._receipt.metrics_offset
+        points, end = read_points(self._run.directory, offset, BATCH)
+        if points:
+            self.send_points(points)
+        if end > offset:
+            self._acknowledge(metrics_offset=end)
+        return len(points)
 
-                def has_moved(before: int = left) -> bool:
-                    return len(self._waiting) < before
+    def send_points(self, points: list[Point]) -> None:
+        """Send values. Those that MLflow will never accept are dropped with a warning."""
+        with self._request("metrics were not accepted") as store:
+            from mlflow.entities import Metric
+            from mlflow.exceptions import MlflowException
 
-                if not self._changed.wait_for(has_moved, patience):
-                    break
-            self._hurry = False
-            return not left
-
-    def close(self, patience: float) -> Delivery:
-        """Deliver what is left, as `flush` does, and stop. May be called again."""
-        self.flush(patience)
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            # Whatever a sink still hangs on is given up; its thread ends with the process.
-            waiting = len(self._waiting)
-            return Delivery(self._delivered, self._lost + waiting, dict(self._non_finite), waiting)
-
-    def _run(self) -> None:
-        while self._wait_for_points():
-            started = time.monotonic()
+            metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
             try:
-                has_delivered = self._send_first()
-            except Exception as error:  # noqa: BLE001 - tracking never fails a training
-                self._failures += 1
-                if self._failures == 1:
-                    self._say(f"metrics cannot be delivered, trying again: {first_line(error)}")
-            else:
-                if has_delivered and self._failures:
-                    self._say("metrics are delivered again")
-                self._failures = 0
-            self._pause(started)
+                store.client.log_batch(self._run_id, metrics=metrics)
+            except MlflowException as error:
+                if not is_invalid_value(error):
+                    raise
+                _logger.warning(
+                    "MLflow refused %d metric values: %s", len(points), first_line(error)
+                )
 
-    def _wait_for_points(self) -> bool:
-        """Wait until there are some; False when there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) or self._closing)
-            return not self._closing
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+        with self._request("tags were not accepted") as store:
+            for key, value in tags.items():
+                store.client.set_tag(self._run_id, key, value[:MAX_TAG_CHARACTERS])
 
-    def _send_first(self) -> bool:
-        """Send the oldest waiting points; gives whether the sink has taken them.
+    def finish(self, end: RunEnd) -> bool:
+        """Log the model, and set the final tags and the status.
 
-        Raises:
-            OSError: The backlog cannot be read now.
-            Exception: Whatever the sink raises.
+        Returns:
+            Whether MLflow has everything. If the model is missing, the reason is logged.
         """
-        with self._changed:
-            batch = self._waiting.first(BATCH)
+        if self._has_model is None:
+            self._has_model = self._log_model(end)
+        self.set_tags(end.tags)
+        with self._request("the status was not accepted") as store:
+            store.client.set_terminated(self._run_id, status=end.status)
+        if self._has_model:
+            self._acknowledge(end=end)
+        return self._has_model
+
+    def _log_model(self, end: RunEnd) -> bool:
+        """Return whether MLflow has the model that it should have."""
+        model = self._run.directory / MODEL
+        if end.status == "KILLED" or self._receipt.model_id or not model.is_dir():
+            return True
+        with self._request("the model was not accepted") as store:
+            # A small request first: a store that does not answer it gets no model.
+            store.client.get_run(self._run_id)
+        self._on_progress(MODEL_TIMEOUT_S + _size(model) / SLOW_LINE_BYTES_PER_S)
         try:
-            self._sink.send(batch)
-        except Refused as login_error:
-            self._settle(batch, delivered=False)
-            self._say(f"{len(batch)} metric values were refused: {first_line(login_error)}")
+            from sumgrad.jobs.tracking.model_logging import log_model
+
+            example = read_example(self._run.directory / EXAMPLE)
+            model_id = log_model(store, self._run_id, model, example, end.step)
+        except Exception as error:  # noqa: BLE001 - the model is on disk, and the status matters
+            _logger.warning("the model could not be logged to MLflow: %s", first_line(error))
             return False
-        self._settle(batch, delivered=True)
+        finally:
+            self._on_progress(REQUEST_TIMEOUT_S)
+        self._acknowledge(model_id=model_id)
         return True
 
-    def _say(self, line: str) -> None:
-        # Nobody may be listening any more, which is no reason to stop sending.
-        with contextlib.suppress(OSError, ValueError):
-            self._warn(line)
+    @property
+    def _run_id(self) -> str:
+        if self._receipt.mlflow_run_id is None:
+            raise TrackingError("the run is not registered in MLflow")
+        return self._receipt.mlflow_run_id
 
-    def _settle(self, batch: list[Point], *, delivered: bool) -> None:
-        with self._changed:
-            if self._closing:  # they are counted as lost already
-                return
-            self._waiting.settle(len(batch))
-            if delivered:
-                self._delivered += len(batch)
-            else:
-                self._lost += len(batch)
-            self._changed.notify_all()
+    def _acknowledge(self, **changes: object) -> None:
+        self._receipt = replace(self._receipt, **changes)  # type: ignore[arg-type]
+        self._receipt.write(self._run.directory)
 
-    def _pause(self, started: float) -> None:
-        with self._changed:
-            while not self._closing and (left := started + self._gap() - time.monotonic()) > 0:
-                self._changed.wait(left)
+    def _create(self, store: Store) -> str:
+        """Create the run with its metadata, or complete one that was created before a crash."""
+        from mlflow.entities import Param
 
-    def _gap(self) -> float:
-        """Seconds from one send to the next: longer after failures, shorter in a hurry."""
-        if self._hurry:
-            return self._interval if self._failures else 0.0
-        # The exponent is bounded, for a float is not.
-        return min(self._interval * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_SECONDS)
+        client, metadata = store.client, self._run.metadata
+        experiment_id = self._experiment(store).experiment_id
+        query = f"tags.`{KEY_TAG}` = '{self._run.key}'"
+        found = client.search_runs([experiment_id], query, max_results=1)
+        if found:
+            run_id = str(found[0].info.run_id)
+        else:
+            cut = {key: value[:MAX_TAG_CHARACTERS] for key, value in metadata.tags.items()}
+            tags = cut | {KEY_TAG: self._run.key}
+            created = client.create_run(experiment_id, tags=tags, run_name=self._run.run_id)
+            run_id = str(created.info.run_id)
+        # The client splits these into batches of the size that a store accepts.
+        params = [Param(key, value) for key, value in flatten(metadata.spec)]
+        client.log_batch(run_id, params=params)
+        client.log_inputs(run_id, dataset_inputs(metadata.datasets))
+        client.log_text(run_id, metadata.spec_yaml, "spec.yaml")
+        return run_id
+
+    def _experiment(self, store: Store) -> "Experiment":
+        """Return the run's experiment, which is created if it does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        name, client = self._run.metadata.experiment, store.client
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            location = artifact_location(store.uri, self._run.metadata.folder)
+            try:
+                client.create_experiment(name, artifact_location=location)
+            except MlflowException:
+                # Another run may have created it at the same time.
+                if client.get_experiment_by_name(name) is None:
+                    raise
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            found = experiment.experiment_id if experiment else "ID"
+            raise TrackingError(
+                f"the MLflow experiment '{name}' is deleted",
+                hint=f"run 'mlflow experiments restore --experiment-id {found}', "
+                "or set tracking.experiment to another name",
+            )
+        return experiment
+
+    @contextmanager
+    def _request(self, problem: str) -> Iterator[Store]:
+        """Provide the open store; MLflow's errors become sumgrad's.
+
+        Raises:
+            TrackingError: The request failed.
+        """
+        if self._store is None:
+            self._store = self._open_store()
+        store = self._store
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield store
+        except (MlflowException, OSError) as error:
+            ours = tracking_error(f"{problem} at {redact(store.uri)}", error, store.uri)
+            if isinstance(ours, LoginRefused):
+                # The token may have been replaced: open the store with the one in the file.
+                self._store = None
+            raise ours from error
+        self._on_progress(REQUEST_TIMEOUT_S)
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""What identifies a run: its parameters, its tags, where it was started, and the data it read."""
+"""What describes a run in MLflow: parameters, tags, the git commit, data sets, and how it ended."""
 
 import getpass
 import json
@@ -6,64 +6,108 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
+from pydantic import AfterValidator, ConfigDict, StringConstraints
+from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-# MLflow's limits; a longer value is refused there, and cut here.
-PARAMETER_CHARACTERS = 6000
-TAG_CHARACTERS = 8000
-DIGEST_CHARACTERS = 36
-GIT_SECONDS = 3.0
+# MLflow's limits. It refuses longer values, so they are cut.
+MAX_PARAMETER_CHARACTERS = 6000
+MAX_TAG_CHARACTERS = 8000
+MAX_DIGEST_CHARACTERS = 36
+GIT_TIMEOUT_S = 3.0
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-@dataclass(frozen=True)
+def _check_printable(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
+def _check_absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+Line = Annotated[str, AfterValidator(_check_printable)]
+#: Text that is safe as one part of a path.
+PathPart = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,99}$")]
+Count = Annotated[int, Ge(0), Lt(2**63)]
+#: Records are files that other programs may have edited, so every field is checked.
+CHECKED = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True, config=CHECKED)
 class DatasetMetadata:
-    """Rows that a run read.
+    """A data set that a run reads.
 
-    Args:
-        context: What they were for.
+    Attributes:
+        context: What it is used for.
         name: A short name.
-        source: Where they came from: a path or a URI.
+        source: A path or a URI.
         digest: Identifies the content.
-        rows: How many.
+        rows: The number of rows.
     """
 
     context: Literal["training", "validation", "test"]
-    name: str
+    name: Line
     source: str
-    digest: str
-    rows: int
+    digest: Line
+    rows: Count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class RunMetadata:
     """What is known of a run when it starts.
 
-    Args:
-        name: The run's name.
-        experiment: The experiment it belongs to.
+    Attributes:
+        name: The job's name.
+        experiment: The MLflow experiment.
         spec: The resolved spec; becomes the parameters.
         spec_yaml: The same as a file; becomes the artifact ``spec.yaml``.
-        datasets: Rows for training, validation and test.
-        tags: More tags: seed, microbatch rows, workers, data digest, sumgrad's version, ….
-        folder: Where the job was started from: its git commit is noted.
+        datasets: Data sets for training, validation and test.
+        tags: Further tags, such as the seed and the version of sumgrad.
+        folder: Where the user started the job.
     """
 
-    name: str
+    name: PathPart
     experiment: str
     spec: Mapping[str, Any]
     spec_yaml: str
     datasets: Sequence[DatasetMetadata]
     tags: Mapping[str, str]
-    folder: Path
+    folder: Annotated[Path, AfterValidator(_check_absolute)]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RunEnd:
+    """How a run ended.
+
+    Attributes:
+        status: The status in MLflow.
+        stop_reason: Why it ended.
+        tags: Final tags for MLflow.
+        step: The epoch of the saved weights.
+        can_resume: Whether resuming makes sense.
+    """
+
+    status: Status
+    stop_reason: str
+    tags: Mapping[str, str]
+    step: Count
+    can_resume: bool
 
 
 def flatten(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings as dotted keys; list items by their index.
+    """Yield nested mappings as dotted keys; list items by their index.
 
     >>> dict(flatten({"model": {"layers": [{"units": 10}]}, "seed": 0, "tags": []}))
     {'model.layers.0.units': '10', 'seed': '0', 'tags': '[]'}
@@ -75,24 +119,21 @@ def flatten(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
             yield from flatten({str(i): item for i, item in enumerate(value)}, f"{name}.")
         else:
-            yield name, _text(value)[:PARAMETER_CHARACTERS]
+            yield name, _text(value)[:MAX_PARAMETER_CHARACTERS]
 
 
-def run_tags(facts: RunMetadata) -> dict[str, str]:
-    """MLflow's own tags for who, what and from which commit, and the given ones."""
-    source = {
-        "mlflow.runName": facts.name,
+def source_tags(folder: Path) -> dict[str, str]:
+    """Return MLflow's own tags for user, program and the git commit of a folder."""
+    return {
         "mlflow.user": _user(),
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
+        **git_tags(folder),
     }
-    tags = source | git_tags(facts.folder) | dict(facts.tags)
-    return {key: value[:TAG_CHARACTERS] for key, value in tags.items()}
 
 
 def git_tags(folder: Path) -> dict[str, str]:
-    """Commit and dirty flag of the repository around a folder; nothing where there is none."""
-    # Checked first: without git there is nothing to say, and nothing to warn of.
+    """Return commit and dirty flag of the repository around a folder; empty without one."""
     git = shutil.which("git")
     if git is None:
         return {}
@@ -108,21 +149,21 @@ def git_tags(folder: Path) -> dict[str, str]:
 
 
 def dataset_inputs(datasets: Sequence[DatasetMetadata]) -> "list[DatasetInput]":
-    """The datasets as MLflow takes them."""
+    """Return the data sets as MLflow entities."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     return [
         DatasetInput(
             Dataset(
-                name=facts.name,
-                digest=facts.digest[:DIGEST_CHARACTERS],
+                name=dataset.name,
+                digest=dataset.digest[:MAX_DIGEST_CHARACTERS],
                 source_type="local",
-                source=json.dumps({"uri": facts.source}),
-                profile=json.dumps({"num_rows": facts.rows}),
+                source=json.dumps({"uri": dataset.source}),
+                profile=json.dumps({"num_rows": dataset.rows}),
             ),
-            tags=[InputTag("mlflow.data.context", facts.context)],
+            tags=[InputTag("mlflow.data.context", dataset.context)],
         )
-        for facts in datasets
+        for dataset in datasets
     ]
 
 
@@ -135,13 +176,14 @@ def _text(value: Any) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as containers have
+    except (OSError, KeyError):
+        # User ids without a name are common in containers.
         return "unknown"
 
 
 def _git(git: str, folder: Path, *arguments: str) -> str:
     command = [git, "-C", str(folder), *arguments]
     done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
-        command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS
+        command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S
     )
     return done.stdout.strip()

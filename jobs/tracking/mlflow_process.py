@@ -1,116 +1,202 @@
-"""What runs in the process that has MLflow: ``python -P -m sumgrad.jobs.tracking.mlflow_process``.
+"""The process beside training that delivers a run to MLflow.
 
-Each request is answered in a thread of its own, so that one that hangs holds up no other. There is
-nobody left to work for when the socket is at its end, and then the process is, too, at once.
+MLflow takes seconds to import and holds the interpreter's lock, so training has a process of its
+own for it. The two talk in JSON over a socket:
+
+- to this process: ``{"uri": …}`` first; ``{"run": …, "resumed": …}`` to start; ``{"tags": …}`` to
+  set tags; ``{"end": …, "lines": […]}`` when the run has ended, with metrics that the disk had no
+  space for.
+- from this process: ``{"ready": true}`` when MLflow is imported; ``{"registered": true}``,
+  ``{"failed": {…}}`` with an error, ``{"warning": text}``, ``{"busy": seconds}`` before a request,
+  and ``{"finished": complete}``.
 """
 
-import gc
-import json
-import os
+import ctypes
 import signal
-import socket
 import sys
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+
+if sys.platform == "linux":
+    _PR_SET_PDEATHSIG = 1
+    # First of all, so that even a frozen process ends with its parent.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+import gc
+import importlib
+import json
+import logging
+import os
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any
 
-from sumgrad.jobs.tracking.client import TrackingClient
-from sumgrad.jobs.tracking.messages import error_line, perform, result_line
+from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.tracking.delivery import Delivery
+from sumgrad.jobs.tracking.metadata import RunEnd
+from sumgrad.jobs.tracking.outbox import Point, TrackedRun
+from sumgrad.jobs.tracking.store import Store, first_line, open_store, prepare_mlflow
+from sumgrad.model.errors import SumgradError
 
-Client = TypeVar("Client", bound=TrackingClient)
+SEND_INTERVAL_S = 1.0
+MAX_PAUSE_S = 30.0
+
+#: The errors that reach the parent by name.
+ERRORS = {kind.__name__: kind for kind in (TrackingError, TrackingUnreachable, LoginRefused)}
+
+_logger = logging.getLogger(__name__)
 
 
-class Service(Generic[Client]):
-    """Answers requests with a client.
+class Service:
+    """Delivers one run as its parent asks.
 
     Args:
-        channel: To the process that asks.
-        make_client: From the store's URI, which the first message has.
-
-    Attributes:
-        client: Once that message has come.
+        connection: To the parent.
+        open_store: Opens the store at a URI.
     """
 
-    def __init__(self, channel: socket.socket, make_client: Callable[[str], Client]) -> None:
-        self._channel = channel
-        self._make_client = make_client
-        self._sending = threading.Lock()
-        self.client: Future[Client] = Future()
-        self._reader = threading.Thread(target=self._read, name="requests", daemon=True)
-        self._reader.start()
+    def __init__(self, connection: Connection, open_store: Callable[[str], Store]) -> None:
+        self._connection = connection
+        self._open_store = open_store
+        self._uri = ""
+        self._store: Store | None = None
+        self._resumed = False
+        self._delivery: Delivery | None = None
+        self._is_registered = False
+        self._tags: dict[str, str] = {}
+        self._end: RunEnd | None = None
+        self._lines: list[str] = []
+        #: Failed attempts in a row.
+        self._failures = 0
 
-    def _read(self) -> None:
+    def run(self) -> None:
+        """Work until the parent closes the connection."""
+        with suppress(EOFError, OSError):
+            while True:
+                if self._connection.poll(self._pause()):
+                    self._receive(json.loads(self._connection.recv_bytes()))
+                if self._delivery is not None:
+                    self._attempt(self._delivery)
+
+    def send(self, **message: Any) -> None:
+        """Send a message to the parent."""
+        # Without a parent the next `recv_bytes` ends this process.
+        with suppress(OSError):
+            self._connection.send_bytes(json.dumps(message).encode())
+
+    def _pause(self) -> float:
+        """Return the seconds until the next attempt: longer after failures, but not at the end."""
+        if self._end is not None:
+            return SEND_INTERVAL_S
+        # The exponent is bounded, because a float overflows.
+        return min(SEND_INTERVAL_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S)
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "close" in message:
+            raise EOFError
+        if "uri" in message:
+            self._uri = message["uri"]
+            # Opening takes a while, and there is time until the run starts.
+            with suppress(Exception):
+                self._store = self._open_store(self._uri)
+        self._tags |= message.get("tags", {})
+        if "run" in message:
+            run = TrackedRun.from_json(message["run"])
+            self._resumed = message["resumed"]
+            self._delivery = Delivery(run, self._open, self._busy)
+        if "end" in message:
+            self._end, self._lines = RunEnd(**message["end"]), message["lines"]
+
+    def _open(self) -> Store:
+        store, self._store = self._store or self._open_store(self._uri), None
+        return store
+
+    def _busy(self, seconds: float) -> None:
+        self.send(busy=seconds)
+
+    def _attempt(self, delivery: Delivery) -> None:
+        """Deliver what there is; after a failure the next call repeats it."""
         try:
-            with self._channel.makefile("rb") as lines:
-                for line in lines:
-                    self._take(json.loads(line))
-        finally:
-            # Not sys.exit, which would wait for whatever hangs.
-            os._exit(0)
-
-    def _take(self, request: Mapping[str, Any]) -> None:
-        if request["method"] == "open":
-            self.client.set_result(self._make_client(request["params"]["uri"]))
-            self._reply(result_line(request["id"], None))
+            self._deliver(delivery)
+        except Exception as error:  # noqa: BLE001 - tracking never fails a training run
+            self._failures += 1
+            if self._failures > 1:
+                return
+            if self._is_registered:
+                line = first_line(error)
+                _logger.warning("metrics cannot be delivered, trying again: %s", line)
+            else:
+                self.send(failed=error_to_json(error))
         else:
-            name = request["method"]
-            threading.Thread(target=self._answer, args=(request,), name=name, daemon=True).start()
+            if self._failures and self._is_registered:
+                _logger.warning("metrics are delivered again")
+            self._failures = 0
 
-    def _answer(self, request: Mapping[str, Any]) -> None:
-        number = request["id"]
-        try:
-            result = perform(self.client.result(), request["method"], request["params"])
-            line = result_line(number, result)
-        except Exception as error:  # noqa: BLE001 - told to the process that asked
-            line = error_line(number, error)
-        self._reply(line)
+    def _deliver(self, delivery: Delivery) -> None:
+        if not self._is_registered:
+            delivery.register(resumed=self._resumed)
+            self._is_registered = True
+            self.send(registered=True)
+            # Needed for the model, and there is time now.
+            importlib.import_module("mlflow.pyfunc")
+        while delivery.send_metrics():
+            pass
+        if self._tags:
+            delivery.set_tags(self._tags)
+            self._tags = {}
+        if self._end is not None:
+            points = [point for line in self._lines if (point := Point.from_line(line.encode()))]
+            if points:
+                delivery.send_points(points)
+            complete = delivery.finish(self._end)
+            self._end = None
+            self.send(finished=complete)
 
-    def _reply(self, line: bytes) -> None:
-        with suppress(OSError), self._sending:
-            self._channel.sendall(line)
 
-    def wait(self) -> None:
-        """Until the process ends."""
-        self._reader.join()
+def error_to_json(error: Exception) -> dict[str, str]:
+    """Return an error as JSON; an unexpected one counts as an unreachable store."""
+    kind = type(error).__name__ if type(error) in ERRORS.values() else "TrackingUnreachable"
+    if isinstance(error, SumgradError):
+        return {"kind": kind, "message": error.message, "hint": error.hint}
+    return {"kind": kind, "message": first_line(error), "hint": ""}
 
 
-def take_channel() -> socket.socket:
-    """The socket that this process was given as its standard input, which becomes an empty one."""
+class _ToParent(logging.Handler):
+    """Sends warnings to the parent, which has the terminal."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(logging.WARNING)
+        self._service = service
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one warning."""
+        self._service.send(warning=record.getMessage())
+
+
+def take_connection() -> Connection:
+    """Return the connection that this process was given as its standard input."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # The process that started us meets them, and has something to tell us after that.
+        # The parent handles these, and then has the final status to report.
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
-    # A copy is not inherited by processes that MLflow may start.
-    channel = socket.socket(fileno=os.dup(0))
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    # Nobody reads what is printed, but somebody may read an error.
-    sys.stdout = sys.stderr
-    return channel
+    # Processes that MLflow may start do not inherit a copy.
+    connection = Connection(os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return connection
 
 
 def main() -> None:
-    """Serve the process that started this one, until that ends."""
-    # What is imported stays; to look through it again and again takes a sixth of the time.
+    """Deliver the run of the process that started this one."""
+    # What is imported stays; searching it for garbage takes a sixth of the time.
     gc.disable()
-    channel = take_channel()
-    from sumgrad.jobs.tracking.direct_client import DirectClient
-    from sumgrad.jobs.tracking.model_logging import import_ahead
-    from sumgrad.jobs.tracking.store import open_store
-
-    service = Service(channel, lambda uri: DirectClient(lambda: open_store(uri)))
-    client = service.client.result()
-    client.prepare()
-    # A store that does not answer now is asked again by the first request.
-    with suppress(Exception):
-        client.open()
-    import_ahead()
-    gc.freeze()
-    gc.enable()
-    service.wait()
+    service = Service(take_connection(), open_store)
+    logging.getLogger("sumgrad").addHandler(_ToParent(service))
+    prepare_mlflow()
+    importlib.import_module("mlflow")
+    service.send(ready=True)
+    service.run()
+    # MLflow's threads are not waited for.
+    os._exit(0)
 
 
 if __name__ == "__main__":

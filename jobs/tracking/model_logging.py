@@ -1,10 +1,9 @@
-"""A run's model in MLflow, logged as a self-contained pyfunc model.
+"""Logging a run's model to MLflow as a self-contained pyfunc model.
 
-`mlflow.pyfunc.log_model` works on MLflow's global tracking URI and takes the experiment from
-global state. Here the same steps are taken with a client that is bound to one store.
+`mlflow.pyfunc.log_model` uses MLflow's global tracking URI and experiment. This module takes the
+same steps with a client that is bound to one store.
 """
 
-import importlib
 import shutil
 import tempfile
 from importlib import metadata
@@ -26,15 +25,10 @@ MODEL_NAME = "model"
 #: The saved-model folder among the MLflow model's artifacts.
 ARTIFACT = "saved_model"
 _ENTRY = Path(__file__).parents[1] / "artifacts" / "pyfunc_model.py"
-#: Up to so many columns take numbers of any type; MLflow needs a microsecond and more for each of
-#: their values, so wider rows, such as large images, are typed as the example's.
-_UNTYPED_COLUMNS = 100
+#: The maximum number of columns whose signature accepts any number type. MLflow needs a microsecond
+#: per value to check these, so wider rows, such as images, have the example's types.
+_MAX_UNTYPED_COLUMNS = 100
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors")
-
-
-def import_ahead() -> None:
-    """Import what `log_model` will need, while there is time."""
-    importlib.import_module("mlflow.pyfunc")
 
 
 def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) -> str:
@@ -86,14 +80,14 @@ def _build(
     parts = built.with_name("parts")
     parts.mkdir()
     entry, package = copy_code(_ENTRY, parts)
-    # MLflow keeps an artifact under its folder's own name, and this one has to be found again.
+    # MLflow stores an artifact under the name of its folder, which `find_model` expects.
     artifact = shutil.copytree(folder, parts / ARTIFACT)
     mlflow.pyfunc.save_model(
         path=str(built),
         python_model=str(entry),
         artifacts={ARTIFACT: str(artifact)},
         code_paths=[str(package)],
-        # Named outright: MLflow would find them out by loading the model in a new process.
+        # Without these MLflow would load the model in a new process to infer them.
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS],
         signature=_signature(folder, example),
         input_example=example,
@@ -107,23 +101,23 @@ def _build(
 
 
 def _signature(folder: Path, example: Any) -> "ModelSignature":
-    """What goes in, by the example's types, and what comes out."""
+    """Return the types of the model's inputs, from the example, and of its outputs."""
     from mlflow.models import infer_signature
     from mlflow.types.schema import AnyType, ColSpec, Schema
     from pandas import DataFrame
 
     saved = load_model(folder)
-    nothing = np.zeros((1, saved.network.inputs), dtype=saved.network.dtype)
-    signature = infer_signature(example, DataFrame(saved.predict_columns(nothing)))
-    if isinstance(example, DataFrame) and len(example.columns) <= _UNTYPED_COLUMNS:
-        # Typed, MLflow would refuse whole numbers where the example has others, and the reverse.
-        anything = AnyType()  # type: ignore[no-untyped-call]
-        signature.inputs = Schema([ColSpec(anything, name) for name in example.columns])
+    zeros = np.zeros((1, saved.network.inputs), dtype=saved.network.dtype)
+    signature = infer_signature(example, DataFrame(saved.predict_columns(zeros)))
+    if isinstance(example, DataFrame) and len(example.columns) <= _MAX_UNTYPED_COLUMNS:
+        # With the example's types MLflow would refuse integers for floats and floats for integers.
+        any_type = AnyType()  # type: ignore[no-untyped-call]
+        signature.inputs = Schema([ColSpec(any_type, name) for name in example.columns])
     return signature
 
 
 def _link_metrics(store: Store, run: "Run", model_id: str, step: int) -> None:
-    """Give the model the run's metrics of its step, with the run's own timestamps."""
+    """Copy the run's metrics of one step to the model, with their timestamps."""
     from mlflow.entities import Metric
 
     run_id = run.info.run_id

@@ -1,250 +1,221 @@
-"""Metrics that wait for delivery: in a file that outlives the process, or in memory.
+"""The outbox of a run: files in its directory from which MLflow is supplied.
 
-The file is a journal: a line for each value, in the order of the run, and beside it how much of
-them has been delivered. After a crash what was not delivered still is there, and what may have been
-is sent again, which MLflow takes for one and the same.
+Training only appends to ``metrics.jsonl``: one line for each value, in the order of the run. The
+delivery records in ``delivery.json`` what MLflow has acknowledged. After a crash at any moment the
+delivery continues from there. A value may be sent twice, which has the effect of sending it once.
 """
 
-import contextlib
 import errno
-import io
 import json
+import logging
+import math
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, compress, islice
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
-from sumgrad.jobs.support.files import sync, write_bytes
+from pydantic import TypeAdapter, ValidationError
 
-#: What is kept in memory while a store does not answer; beyond it the newest are dropped.
-CAPACITY = 200_000
+from sumgrad.jobs.support.files import sync, write_text
+from sumgrad.jobs.tracking.metadata import RunEnd, RunMetadata
+
+METRICS = "metrics.jsonl"
+RECEIPT = "delivery.json"
+EXAMPLE = "example.json"
+MODEL = "model"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run to deliver to MLflow.
+
+    Attributes:
+        directory: Where its files are.
+        run_id: Its id, which becomes its name in MLflow.
+        key: A unique tag by which MLflow's run is found again when its id there was not recorded.
+        metadata: Parameters, tags and data sets.
+    """
+
+    directory: Path
+    run_id: str
+    key: str
+    metadata: RunMetadata
+
+    def to_json(self) -> str:
+        """Return the run as text for another process."""
+        return _RUN.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrackedRun":
+        """Return the run that `to_json` was called on."""
+        return _RUN.validate_json(text)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What MLflow has acknowledged of a run.
+
+    Attributes:
+        mlflow_run_id: MLflow's id of the run; None until the run and its metadata are there.
+        metrics_offset: The number of bytes of ``metrics.jsonl`` that MLflow has.
+        model_id: MLflow's id of the trained model.
+        end: How the run ended, once MLflow has everything.
+    """
+
+    mlflow_run_id: str | None = None
+    metrics_offset: int = field(default=0)
+    model_id: str | None = None
+    end: RunEnd | None = None
+
+    @classmethod
+    def read(cls, directory: Path) -> "Receipt":
+        """Return the receipt in a run's directory; an empty one if it is missing or damaged."""
+        try:
+            return _RECEIPT.validate_json((directory / RECEIPT).read_bytes())
+        except (OSError, ValidationError):
+            return cls()
+
+    def write(self, directory: Path) -> None:
+        """Save the receipt; without it values are sent again, so a full disk is no error."""
+        with suppress(OSError):
+            write_text(directory / RECEIPT, _RECEIPT.dump_json(self).decode())
+
+
+_RUN = TypeAdapter(TrackedRun)
+_RECEIPT = TypeAdapter(Receipt)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of one curve."""
+    """One value of one metric."""
 
     key: str
     value: float
     step: int
     timestamp_ms: int
 
+    def to_line(self) -> bytes:
+        """Return the line of ``metrics.jsonl``."""
+        return json.dumps([self.key, self.value, self.step, self.timestamp_ms]).encode() + b"\n"
 
-class Backlog(Protocol):
-    """Points in order; not for several threads at a time."""
-
-    def append(self, points: Sequence[Point]) -> int:
-        """Take points; gives how many there was no room for."""
-
-    def first(self, count: int) -> list[Point]:
-        """The oldest points, at most so many."""
-
-    def settle(self, count: int) -> None:
-        """So many of the oldest points need not be kept any more."""
-
-    def __len__(self) -> int:
-        """How many points wait."""
+    @classmethod
+    def from_line(cls, line: bytes) -> "Point | None":
+        """Return the value in a line; None if the line is damaged."""
+        try:
+            key, value, step, timestamp_ms = json.loads(line)
+            point = cls(str(key), float(value), int(step), int(timestamp_ms))
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            return None
+        return point if math.isfinite(point.value) else None
 
 
-class MemoryBacklog:
-    """Points that are lost with the process."""
+class Outbox:
+    """Appends metrics for one process, which owns the run's lock.
 
-    def __init__(self) -> None:
-        self._points: deque[Point] = deque()
-
-    def append(self, points: Sequence[Point]) -> int:
-        """See `Backlog`."""
-        room = CAPACITY - len(self._points)
-        self._points.extend(points[:room])
-        return max(0, len(points) - room)
-
-    def first(self, count: int) -> list[Point]:
-        """See `Backlog`."""
-        return list(islice(self._points, count))
-
-    def settle(self, count: int) -> None:
-        """See `Backlog`."""
-        for _ in range(count):
-            self._points.popleft()
-
-    def __len__(self) -> int:
-        return len(self._points)
-
-
-class Journal:
-    """Points in a file. The first value of a curve at a step counts; a resumed run repeats some.
-
-    Unlike other backlogs it is for several threads: one may have it `sync` while others use it.
+    While the disk is full, values wait in memory and follow later.
 
     Args:
-        path: The file; made if there is none. ``<name>.sent`` beside it says how far it has been
-            delivered.
-        warn: Takes a line when the file begins not to be writable, and one when it works again;
-            points wait in memory meanwhile. And one if a part of it is damaged.
+        directory: The run's.
+
+    Attributes:
+        non_finite: The first step at which a metric was NaN or infinite, by name. Such values are
+            left out: MLflow stores an infinity as 1.8e308, which flattens its charts.
 
     Raises:
-        OSError: The file cannot be read, or not be repaired; it is as it was.
+        OSError: ``metrics.jsonl`` cannot be read or repaired.
     """
 
-    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
-        self._path = path
-        self._warn = warn
-        self._sent_path = path.with_suffix(".sent")
-        path.touch()
-        data = path.read_bytes()
-        lines = list(io.BytesIO(data))
-        is_whole = [line.endswith(b"\n") and _point(line) is not None for line in lines]
-        whole = list(compress(lines, is_whole))
-        kept = b"".join(whole)
-        self._size = len(kept)
-        self._sent = self._read_sent(lines, is_whole)
-        if kept != data:
-            self._repair(data, kept)
-            # But for the last one, which was under way when the process ended.
-            damaged = sum(line.endswith(b"\n") for line in lines) - len(whole)
-            if damaged:
-                warn(f"{path} was damaged, and {damaged} of its values are lost")
-        points = [_parsed(line) for line in whole]
-        self._known = {(point.key, point.step) for point in points}
-        self._waiting = kept[self._sent :].count(b"\n")
-        #: Lines that could not be written to the file; they follow on it.
-        self._unwritten: list[bytes] = []
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / METRICS
+        self._path.touch()
+        data = self._path.read_bytes()
+        self._size = data.rfind(b"\n") + 1
+        if self._size < len(data):
+            # The last process was killed while it wrote this line.
+            os.truncate(self._path, self._size)
+        points = (Point.from_line(line) for line in data[: self._size].splitlines())
+        self._known = {(point.key, point.step) for point in points if point is not None}
+        receipt = Receipt.read(directory)
+        if receipt.metrics_offset > self._size:
+            # The machine crashed before the file reached the disk. Send everything again.
+            replace(receipt, metrics_offset=0).write(directory)
+        self.non_finite: dict[str, int] = {}
+        self._unwritten = b""
         self._is_failing = False
-        #: Guards everything above; not held while a disk syncs, which takes long.
-        self._lock = threading.RLock()
 
-    def _read_sent(self, lines: Sequence[bytes], is_whole: Sequence[bool]) -> int:
-        """How much is delivered of what is whole; nothing, if that is not known for certain."""
-        ends = list(accumulate(map(len, lines)))
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the values of one step; those that a resumed run repeats are left out."""
+        now = time.time_ns() // 1_000_000
+        for key, value in metrics.items():
+            if not math.isfinite(value):
+                self.non_finite.setdefault(key, step)
+            elif (key, step) not in self._known:
+                self._known.add((key, step))
+                self._unwritten += Point(key, float(value), step, now).to_line()
         try:
-            recorded = int(self._sent_path.read_text())
-        except (OSError, ValueError):
-            recorded = -1
-        sent = 0
-        if recorded in ends:
-            pairs = zip(lines, is_whole, ends, strict=True)
-            sent = sum(len(line) for line, ok, end in pairs if ok and end <= recorded)
-        if sent != recorded:
-            # It may come to fit by chance when the file has grown.
-            self._sent_path.unlink(missing_ok=True)
-        return sent
-
-    def _repair(self, data: bytes, kept: bytes) -> None:
-        """Have nothing but whole lines in the file."""
-        if data.startswith(kept):
-            # To cut off what follows takes no room on a disk that may be full, and cannot cost
-            # any other line.
-            os.truncate(self._path, len(kept))
-        else:
-            write_bytes(self._path, kept)
-
-    def append(self, points: Sequence[Point]) -> int:
-        """See `Backlog`; points that are known already are left out."""
-        with self._lock:
-            for point in points:
-                if (point.key, point.step) in self._known:
-                    continue
-                self._known.add((point.key, point.step))
-                line = [point.key, point.value, point.step, point.timestamp_ms]
-                self._unwritten.append(json.dumps(line).encode() + b"\n")
-                self._waiting += 1
-            try:
-                self._write()
-            except OSError as error:
-                why = error.strerror or str(error)
-                self._tell(f"metrics cannot be kept in {self._path}: {why}", is_failing=True)
-        return 0
+            self._write()
+        except OSError as error:
+            if not self._is_failing:
+                why = error.strerror or error
+                _logger.warning("metrics cannot be written to %s: %s", self._path, why)
+            self._is_failing = True
 
     def _write(self) -> None:
-        """Write what is in memory only.
+        """Write the values that are only in memory.
 
         Raises:
-            OSError: Not all of it could be; it is written over next time.
+            OSError: The disk is full, for example. The next call overwrites what is incomplete.
         """
-        data = b"".join(self._unwritten)
-        if not data:
+        if not self._unwritten:
             return
         with self._path.open("r+b", buffering=0) as file:
             file.seek(self._size)
-            if file.write(data) != len(data):
+            if file.write(self._unwritten) != len(self._unwritten):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        self._size += len(data)
-        self._unwritten = []
-        self._tell(f"metrics are kept in {self._path} again", is_failing=False)
-
-    def _tell(self, line: str, *, is_failing: bool) -> None:
-        if is_failing != self._is_failing:
-            self._warn(line)
-        self._is_failing = is_failing
-
-    def first(self, count: int) -> list[Point]:
-        """See `Backlog`.
-
-        Raises:
-            OSError: The file cannot be read now.
-        """
-        with self._lock:
-            return [_parsed(line) for line in self._lines(count)]
-
-    def _lines(self, count: int) -> list[bytes]:
-        lines: list[bytes] = []
-        with self._path.open("rb") as file:
-            file.seek(self._sent)
-            while len(lines) < count and file.tell() < self._size:
-                lines.append(file.readline())
-        return lines + self._unwritten[: count - len(lines)]
-
-    def settle(self, count: int) -> None:
-        """See `Backlog`.
-
-        Raises:
-            OSError: The file cannot be read now; nothing is settled.
-        """
-        with self._lock:
-            in_file = min(count, self._waiting - len(self._unwritten))
-            self._sent += sum(map(len, self._lines(in_file)))
-            del self._unwritten[: count - in_file]
-            self._waiting -= count
-            with contextlib.suppress(OSError):
-                # Lost, it means that some are sent again.
-                self._sent_path.write_text(str(self._sent))
-
-    def follow(self, move: Callable[[], Path]) -> None:
-        """Have the file moved, while nobody uses it.
-
-        Args:
-            move: Moves it, and gives where it is then.
-        """
-        with self._lock:
-            self._path = move()
-            self._sent_path = self._path.with_suffix(".sent")
+        self._size += len(self._unwritten)
+        self._unwritten = b""
+        if self._is_failing:
+            _logger.info("metrics are written to %s again", self._path)
+        self._is_failing = False
 
     def sync(self) -> None:
-        """Have everything that was appended reach the disk.
+        """Bring all values to the disk.
 
         Raises:
-            OSError: Some of it cannot.
+            OSError: Some cannot be written.
         """
-        with self._lock:
-            self._write()
+        self._write()
         sync(self._path)
 
-    def __len__(self) -> int:
-        return self._waiting
+    def unwritten(self) -> list[str]:
+        """Return the lines that the disk had no space for."""
+        return self._unwritten.decode().splitlines()
 
 
-def _parsed(line: bytes) -> Point:
-    key, value, step, timestamp_ms = json.loads(line)
-    return Point(str(key), float(value), int(step), int(timestamp_ms))
+def read_points(directory: Path, offset: int, limit: int) -> tuple[list[Point], int]:
+    """Read values that MLflow does not have yet.
 
+    Args:
+        directory: The run's.
+        offset: Where to start, in bytes.
+        limit: The maximum number of values.
 
-def _point(line: bytes) -> Point | None:
-    """The point of a line; None if it is none of ours."""
-    try:
-        return _parsed(line)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return None
+    Returns:
+        The values, and the offset behind them. Damaged lines are skipped with a warning.
+    """
+    path = directory / METRICS
+    lines: list[bytes] = []
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n") or len(lines) == limit:
+                break
+            lines.append(line)
+    points = [point for line in lines if (point := Point.from_line(line)) is not None]
+    if len(points) < len(lines):
+        _logger.warning("%s is damaged: %d values are lost", path, len(lines) - len(points))
+    return points, offset + sum(map(len, lines))

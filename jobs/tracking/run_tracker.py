@@ -1,213 +1,281 @@
-"""One MLflow run: started, fed, given its model, and ended with the status that is true."""
+"""Training's side of the delivery: a child process that is replaced when it dies or freezes."""
 
-import concurrent.futures
-import math
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Self, TypeVar
+from types import TracebackType
+from typing import Any, Self
 
-from sumgrad.jobs.errors import TrackingUnreachable
-from sumgrad.jobs.support.threads import run_in_thread
-from sumgrad.jobs.tracking.client import Status, TrackingClient
-from sumgrad.jobs.tracking.delivery import Delivery, MetricQueue
-from sumgrad.jobs.tracking.link import Link
-from sumgrad.jobs.tracking.metadata import RunMetadata
-from sumgrad.jobs.tracking.outbox import Backlog, Point
-from sumgrad.jobs.tracking.store import first_line
+import psutil
 
-T = TypeVar("T")
-#: How long the end of a run waits for a store that takes nothing.
-PATIENCE_SECONDS = 10.0
-#: How long a model may take to be made ready for MLflow and sent. How far a request has come is
-#: not to be seen, so a large model has longer, by what a slow line carries.
-MODEL_SECONDS = 60.0
-SLOWEST_BYTES_PER_S = 100_000
+from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.tracking.metadata import RunEnd
+from sumgrad.jobs.tracking.outbox import TrackedRun
+
+#: -P keeps modules of the user's folder from shadowing others.
+COMMAND = (sys.executable, "-P", "-m", "sumgrad.jobs.tracking.mlflow_process")
+#: The process has at most one core; the others are for training.
+_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+#: Importing MLflow takes one or two seconds on an idle machine.
+START_TIMEOUT_S = 60.0
+#: How long to wait for a store that acknowledges nothing.
+RESPONSE_TIMEOUT_S = 10.0
+#: How long the process may take to exit before it is killed.
+EXIT_TIMEOUT_S = 1.0
+#: How often a silent process is checked for being frozen.
+_CHECK_INTERVAL_S = 1.0
+_MIN_RESTART_PAUSE_S, _MAX_RESTART_PAUSE_S = 0.5, 30.0
+
+_ERRORS = {kind.__name__: kind for kind in (TrackingError, TrackingUnreachable, LoginRefused)}
+_logger = logging.getLogger(__name__)
 
 
 class RunTracker:
-    """A run in an MLflow store. Once it was begun nothing here fails or delays a training.
+    """Supervises the process that delivers a run to MLflow. Used as a context.
+
+    The process starts at once, because it takes seconds. Methods may be called from any thread;
+    none but `wait_until_registered` and `finish` waits for the process.
 
     Args:
-        link: Leads to the run.
-        warn: Takes one line where something could not be tracked.
-        backlog: Where metrics wait for delivery; by default in memory.
+        uri: The store's, with its secrets. They are sent over a socket, because all users of the
+            machine can read command lines.
+        must_answer: Whether a run must not start while the store does not answer.
+        command: Starts the process.
     """
 
     def __init__(
-        self, link: Link, warn: Callable[[str], None], backlog: Backlog | None = None
+        self, uri: str, *, must_answer: bool = False, command: Sequence[str] = COMMAND
     ) -> None:
-        self._link = link
-        self._warn = warn
-        self._queue = MetricQueue(_LinkedSink(link), warn, backlog=backlog)
-        #: What is left of it: a store is waited for once.
-        self._patience = math.inf
+        self._where = redact(uri)
+        self._must_answer = must_answer
+        self._command = command
+        # While Ray starts, the working directory changes for a moment.
+        self._folder = Path.cwd()
+        self._started = time.monotonic()
+        #: Guards everything below, and is notified of every change.
+        self._changed = threading.Condition(threading.RLock())
+        #: Every message to send to a replacement of the process.
+        self._messages: dict[str, dict[str, Any]] = {"uri": {"uri": uri}}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._is_ready = False
+        self._is_registered = False
+        #: Whether training continues without an answer, so that a late refusal is only a warning.
+        self._is_buffering = False
+        self._error: TrackingError | None = None
+        self._is_complete: bool | None = None
+        self._deadline = 0.0
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._supervise, name="mlflow", daemon=True)
+        self._thread.start()
 
-    @classmethod
-    def start(cls, client: TrackingClient, facts: RunMetadata, warn: Callable[[str], None]) -> Self:
-        """A tracker of a new run in a store that answers.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises:
-            TrackingError: It does not answer, or refuses.
-        """
-        link = Link(client, facts, uuid.uuid4().hex)
-        link.linked()
-        return cls(link, warn)
-
-    @property
-    def run_id(self) -> str | None:
-        """The run's id in MLflow; None as long as its store has not answered."""
-        return self._link.run_id
-
-    def log_epoch(
-        self, step: int, metrics: Mapping[str, float], timestamp_ms: int | None = None
-    ) -> None:
-        """Queue a step's values; returns at once. Values that are not finite are left out."""
-        self._queue.put(step, metrics, timestamp_ms or _now_ms())
-
-    def prepare(self) -> None:
-        """Wait for MLflow to be imported, which takes seconds that no store is to blame for."""
-        # If it cannot be, what is asked next says so.
-        with suppress(TrackingUnreachable):
-            self._link.client.prepare()
-
-    def log_model(self, folder: Path, example: Path, step: int) -> str | None:
-        """Log a saved model's folder as the run's MLflow model.
-
-        Args:
-            folder: As `sumgrad.jobs.artifacts.saved_model.save_model` wrote it.
-            example: A file of a few raw rows; see `sumgrad.jobs.tracking.example`.
-            step: The epoch that its weights come from; that epoch's metrics become the model's.
-
-        Returns:
-            The model's id, or None where it could not be logged, which is warned of.
-        """
-        if not self._queue.flush(min(PATIENCE_SECONDS, self._patience)):
-            # The store does not answer, and asking for more would take as long again.
-            self._patience = 0.0
-            return None
-
-        def log() -> str:
-            run_id = self._link.linked().run_id
-            return self._link.client.log_model(run_id, folder, example, step)
-
-        try:
-            # A small question first: who does not answer it will take no model.
-            self._ask(self._expect_run, PATIENCE_SECONDS)
-            return self._ask(log, MODEL_SECONDS + _size(folder) / SLOWEST_BYTES_PER_S)
-        except Exception as error:  # noqa: BLE001 - the model stands on disk, whatever MLflow says
-            self._warn(f"the model could not be logged to MLflow: {first_line(error)}")
-            return None
-
-    def _expect_run(self) -> None:
-        self._link.client.get_run(self._link.linked().run_id)
-
-    def _ask(self, question: Callable[[], T], seconds: float) -> T:
-        """The store's answer; one that does not come is waited for once, and never again.
-
-        Raises:
-            TrackingUnreachable: It has not answered in time. The question stays asked.
-            Exception: Whatever the question raises.
-        """
-        seconds = min(seconds, self._patience)
-        if not seconds:
-            raise TrackingUnreachable("the store did not answer before")
-        answer = run_in_thread("ask", question)
-        if not concurrent.futures.wait([answer], seconds).done:
-            self._patience = 0.0
-            raise TrackingUnreachable(f"no answer in {seconds:.3g} s")
-        return answer.result()
-
-    def finish(
+    def __exit__(
         self,
-        status: Status,
-        tags: Mapping[str, str] | None = None,
-        metrics: Mapping[str, float] | None = None,
-        step: int = 0,
-        *,
-        patience: float = PATIENCE_SECONDS,
-    ) -> Delivery:
-        """Deliver what is left, then set the status. May be called again with a later truth.
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
-        It comes to its end although the store may not answer.
+    def start(self, run: TrackedRun, *, resumed: bool = False) -> None:
+        """Have the run delivered from now on.
 
         Args:
-            status: What became of the run.
-            tags: Last tags, such as the stop reason.
-            metrics: Last values, such as the test accuracy.
-            step: The step of those.
-            patience: How long to wait for a store that takes nothing, in seconds.
+            run: The run; its directory exists.
+            resumed: Whether MLflow may have the run with another status than RUNNING.
+        """
+        self._send("run", {"run": run.to_json(), "resumed": resumed})
+
+    def set_tags(self, tags: Mapping[str, str]) -> bool:
+        """Set tags of the run as soon as MLflow has it; later tags replace earlier ones.
 
         Returns:
-            What became of the metrics, and whether the status was set; what failed is warned of.
+            True.
         """
-        self._queue.put(step, metrics or {}, _now_ms())
-        delivery = self._queue.close(min(patience, self._patience))
-        if delivery.undelivered:
-            self._warn(f"{delivery.undelivered} metric values could not be delivered")
-            if delivery.unanswered:
-                return delivery
-        tags = dict(tags or {}) | {
-            f"sumgrad.not_finite.{key}": f"from step {first}"
-            for key, first in delivery.non_finite.items()
-        }
-
-        def end() -> None:
-            self._link.client.end_run(self._link.linked().run_id, tags, status)
-
-        try:
-            self._ask(end, patience)
-        except Exception as error:  # noqa: BLE001 - the training is over, and its result stands
-            self._warn(f"the run's status {status} could not be set: {first_line(error)}")
-            return delivery
-        return replace(delivery, is_status_set=True)
-
-    def tell(self, tags: Mapping[str, str]) -> bool:
-        """Set tags now, if the run has been reached; waits for the store.
-
-        Returns:
-            Whether it has been reached.
-
-        Raises:
-            TrackingError: The store does not answer, or refuses.
-        """
-        if self.run_id is None:
-            return False
-        self._link.client.set_tags(self.run_id, tags)
+        self._send("tags", {"tags": dict(tags)})
         return True
 
-    def abandon(self) -> None:
-        """Send nothing more: the run does not begin."""
-        self._queue.close(0.0)
+    @property
+    def refusal(self) -> TrackingError | None:
+        """Why the store does not accept the run; None if it does, or has not answered yet."""
+        return self._error
 
-    def goes_on(self) -> None:
-        """Say that the run is running again.
+    def check(self) -> None:
+        """Raise the refusal if there is one.
 
         Raises:
-            TrackingUnreachable: The store does not answer now.
-            TrackingError: It refuses.
+            TrackingError: The store refuses the run.
         """
-        self._link.client.continue_run(self._link.linked().run_id)
+        if self._error is not None:
+            raise self._error
 
+    def wait_until_registered(self) -> None:
+        """Wait until MLflow has the run, or until training may continue without.
 
-class _LinkedSink:
-    """Sends batches to a run. MLflow takes the same value twice for one, so resending is safe."""
+        Raises:
+            TrackingUnreachable: The store does not answer, and it must.
+            TrackingError: The store refuses the run.
+        """
+        timeout = START_TIMEOUT_S if self._must_answer else RESPONSE_TIMEOUT_S
+        with self._changed:
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+            def is_decided() -> bool:
+                return self._is_registered or self._is_buffering or self._error is not None
 
-    def send(self, points: Sequence[Point]) -> None:
-        """See `MetricSink`."""
-        self._link.client.log_metrics(self._link.linked().run_id, points)
+            if not self._wait_for(is_decided, timeout):
+                message = f"MLflow at {self._where} has not answered in {timeout:g} s"
+                self._on_failure(TrackingUnreachable(message))
+            self.check()
 
+    def finish(
+        self, end: RunEnd, lines: Sequence[str] = (), timeout: float = RESPONSE_TIMEOUT_S
+    ) -> bool:
+        """Deliver the rest: metrics, model, tags, status. May be called again with another end.
 
-def _size(folder: Path) -> int:
-    """Bytes of a folder's files."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        Args:
+            end: How the run ended.
+            lines: Metrics that are not in the outbox because the disk is full.
+            timeout: How long to wait for a store that acknowledges nothing, in seconds.
 
+        Returns:
+            Whether MLflow has everything. If not, the reason is logged.
+        """
+        with self._changed:
+            self._is_complete = None
+        self._send("end", {"end": asdict(end), "lines": list(lines)})
+        with self._changed:
+            if not self._wait_for(
+                lambda: self._is_complete is not None or self._error is not None, timeout
+            ):
+                _logger.warning("MLflow at %s has not answered in %g s", self._where, timeout)
+            return bool(self._is_complete)
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    def close(self) -> None:
+        """End the process; a request in flight is not waited for."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._send("close", {"close": True})
+        self._thread.join(EXIT_TIMEOUT_S)
+        with self._changed:
+            process = self._process
+        if process is not None:
+            process.kill()
+        self._thread.join()
+
+    def _send(self, name: str, message: dict[str, Any]) -> None:
+        """Send a message to the process, and keep it for a replacement."""
+        with self._changed:
+            self._messages[name] = message
+            if self._connection is not None:
+                # A process that has just ended is replaced, and then gets the message.
+                with suppress(OSError):
+                    self._connection.send_bytes(json.dumps(message).encode())
+
+    def _wait_for(self, is_done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until something is true or the process has acknowledged nothing in time."""
+        self._deadline = time.monotonic() + timeout
+        if not self._is_ready:
+            self._deadline = max(self._deadline, self._started + START_TIMEOUT_S)
+        while not is_done():
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(left)
+        return True
+
+    def _supervise(self) -> None:
+        """Start the process, and start another when it ends."""
+        pause = _MIN_RESTART_PAUSE_S
+        while not self._is_closing:
+            try:
+                self._converse()
+            except OSError as error:
+                _logger.warning("no process for MLflow can be started: %s", error.strerror)
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closing, pause)
+            pause = min(2 * pause, _MAX_RESTART_PAUSE_S)
+
+    def _converse(self) -> None:
+        """Run one process until it ends.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        ours, theirs = Pipe()
+        with ours:
+            # On Linux the process is killed when the thread that started it ends: this one.
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                    self._command,
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    cwd=self._folder,
+                    env=os.environ | _ENVIRONMENT,
+                )
+            with self._changed:
+                self._process, self._connection = process, ours
+                for name in list(self._messages):
+                    self._send(name, self._messages[name])
+            try:
+                # A message that is none ends the process, too.
+                with suppress(OSError, EOFError, ValueError, AttributeError, psutil.Error):
+                    while True:
+                        self._receive_one(ours, process)
+            finally:
+                with self._changed:
+                    self._connection = None
+                process.kill()
+                process.wait()
+
+    def _receive_one(self, connection: Connection, process: "subprocess.Popen[bytes]") -> None:
+        while not connection.poll(_CHECK_INTERVAL_S):
+            if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
+                # A frozen process holds the database's lock.
+                process.kill()
+        message = json.loads(connection.recv_bytes())
+        with self._changed:
+            self._on_message(message)
+            self._changed.notify_all()
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if message.get("ready"):
+            self._is_ready = True
+            self._deadline = time.monotonic() + RESPONSE_TIMEOUT_S
+        if message.get("registered"):
+            self._is_registered = True
+        if "failed" in message and not self._is_registered and not self._is_buffering:
+            failed = message["failed"]
+            kind = _ERRORS.get(failed["kind"], TrackingUnreachable)
+            self._on_failure(kind(failed["message"], hint=failed["hint"]))
+        if "warning" in message:
+            _logger.warning("%s", message["warning"])
+        if "busy" in message:
+            self._deadline = time.monotonic() + message["busy"]
+        if "finished" in message:
+            self._is_complete = message["finished"]
+
+    def _on_failure(self, error: TrackingError) -> None:
+        """Handle the first failure to register the run."""
+        if self._must_answer or not isinstance(error, TrackingUnreachable):
+            self._error = error
+            return
+        self._is_buffering = True
+        _logger.warning(
+            "%s; training continues, and everything is kept for MLflow "
+            "(tracking.on_unavailable=fail refuses to start)",
+            error.message,
+        )

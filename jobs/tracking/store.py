@@ -1,14 +1,15 @@
-"""Opening an MLflow store: quietly, without telemetry, and one at a time."""
+"""Opening an MLflow store, without telemetry, and classifying its errors."""
 
 import contextlib
 import os
 import textwrap
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from sumgrad.jobs.config.credentials import (
     Credentials,
@@ -25,38 +26,36 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-#: Read by MLflow at import. They are defaults: whoever sets one of them is obeyed.
+#: Read by MLflow at import. These are defaults that the environment overrides.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Looking for a uv.lock in the current folder would put a stranger's project into the model.
+    # A uv.lock in the working directory may belong to an unrelated project.
     "MLFLOW_UV_AUTO_DETECT": "false",
-    # A server that goes away is asked again by us, in the background; MLflow's own retries would
-    # hold one request for four minutes.
+    # The delivery retries in the background. MLflow's own retries would block one request for four
+    # minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # Its git lookup prints a warning where there is no git; see sumgrad.jobs.tracking.metadata.
+    # MLflow's own git lookup warns where git is not installed.
     "GIT_PYTHON_REFRESH": "quiet",
 }
-#: Nobody is obeyed in this: the line that MLflow would print when a run ends holds the login of
-#: `Store.address`.
+#: Always set: the line that MLflow prints when a run ends contains the password in `Store.address`.
 _PRINT_NO_ADDRESS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 
-#: Creating a database's tables takes seconds; whoever holds its lock for longer has been stopped.
-LOCK_SECONDS = 30.0
-_LOCK_PAUSE_S = 0.05
-_LINE_CHARACTERS = 200
+#: Creating a database's tables takes seconds, on a busy machine some more.
+LOCK_TIMEOUT_S = 30.0
+_MAX_LINE_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store that is ready for use.
+    """An open MLflow store.
 
-    Args:
+    Attributes:
         uri: Resolved; see `sumgrad.jobs.config.tracking_uri.resolve_tracking_uri`.
         client: Bound to that URI. MLflow's global URI is never set.
-        address: The URI with the login that the store asks for; for MLflow, and for nobody's eyes.
+        address: The URI with user and password, for MLflow only.
     """
 
     uri: str
@@ -65,14 +64,15 @@ class Store:
 
 
 def open_store(uri: str, login: Credentials | None = None) -> Store:
-    """Connect, and where a SQLite database is new, create its tables.
+    """Connect to a store, and create the tables of a new SQLite database.
 
     Args:
         uri: Resolved.
-        login: For that server; by default the one that is known to be for it.
+        login: The credentials for a server; by default those that are configured for it.
 
     Raises:
-        TrackingError: It cannot be reached, or is no store of this MLflow.
+        TrackingUnreachable: It does not answer now.
+        TrackingError: This version of MLflow cannot use it.
     """
     check_tracking_reachable(uri)
     prepare_mlflow()
@@ -84,103 +84,96 @@ def open_store(uri: str, login: Credentials | None = None) -> Store:
     login = login or find_credentials(uri)
     address = with_password(uri, login)
     try:
-        with _one_at_a_time(uri):
+        with _database_lock(database):
             if database is not None:
                 create_database(database)
             client = MlflowClient(tracking_uri=address, registry_uri=address)
-            # The first question is what connects, and what creates the tables of other databases.
+            # The first request connects, and creates the tables of other databases.
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        what = f"the MLflow store at {redact(uri)} cannot be used"
-        raise tracking_error(what, error, uri, login) from error
+        problem = f"the MLflow store at {redact(uri)} cannot be used"
+        raise tracking_error(problem, error, uri, login) from error
     return Store(uri, client, address)
 
 
 def tracking_error(
-    what: str, error: Exception, uri: str, login: Credentials | None = None
+    problem: str, error: Exception, uri: str, login: Credentials | None = None
 ) -> TrackingError:
-    """The error that says whether asking again later makes sense.
+    """Return the error that says whether a later attempt may succeed.
 
     Args:
-        what: What failed.
-        error: What MLflow raised.
-        uri: Of the store.
-        login: What was shown to it; by default what is known to be for it.
+        problem: What failed.
+        error: MLflow's error.
+        uri: The store.
+        login: The credentials that were sent; by default those that are configured for the store.
     """
     from mlflow.exceptions import MlflowException
 
-    if is_server(uri) and isinstance(error, MlflowException) and not _is_about_the_name(error):
+    if is_server(uri) and isinstance(error, MlflowException) and not _is_about_host(error):
         code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
         refused = login_error(code, uri, login or find_credentials(uri))
         if refused is not None:
             return refused
-    kind = TrackingError
-    if is_server(uri) and not (isinstance(error, MlflowException) and is_about_us(error)):
-        kind = TrackingUnreachable
-    return kind(f"{what}: {first_line(error)}")
+    kind = TrackingUnreachable if _may_recover(error, uri) else TrackingError
+    return kind(f"{problem}: {first_line(error)}")
 
 
-def is_about_us(error: "MlflowException") -> bool:
-    """Whether a store refuses what it was sent: 4xx, but for a timeout and 'too many'."""
-    code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-    return 400 <= code < 500 and code not in (408, 429)
+def _may_recover(error: Exception, uri: str) -> bool:
+    """Return whether the same request may succeed later."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, MlflowException):
+        code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+        return code in (408, 429) or code >= 500
+    # A database that is locked or does not accept connections is an operational error.
+    return is_server(uri) or isinstance(error, OperationalError)
 
 
-def _is_about_the_name(error: "MlflowException") -> bool:
-    """Whether a server refuses to be called by this name, which is no matter of logins."""
+def _is_about_host(error: "MlflowException") -> bool:
+    """Return whether a server refuses its host name, which looks like a refused login."""
     return "Host header" in str(error)
 
 
 def prepare_mlflow() -> None:
-    """Before MLflow is imported: no telemetry, and no notes that no user can act on."""
+    """Set up MLflow before its import: no telemetry, and no messages that users cannot act on."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ[_PRINT_NO_ADDRESS] = "true"
-    # A lasting filter for MLflow's own modules: catch_warnings would swap the filters of every
-    # thread, and MLflow starts while other things do.
+    # A permanent filter for MLflow's modules: `catch_warnings` would affect all threads.
     warnings.filterwarnings("ignore", module=r"mlflow\b")
 
 
-def is_refusal(error: "MlflowException") -> bool:
-    """Whether a store will never take what it was sent, however often it is asked.
+def is_invalid_value(error: "MlflowException") -> bool:
+    """Return whether MLflow will never accept what it was sent.
 
-    It says so of a value that is none. Whatever else it answers may be otherwise tomorrow: a
-    password that has expired, a proxy that takes no large requests, a run that is restored.
+    Other refusals may end: a password expires, a proxy limits requests, a run is restored.
     """
     return str(error.error_code) == "INVALID_PARAMETER_VALUE"
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one short line and without secrets."""
+    """Return an error's message as one short line without secrets."""
     line = redact_text(str(error).strip()).partition("\n")[0] or type(error).__name__
-    return textwrap.shorten(line, _LINE_CHARACTERS, placeholder=" …")
+    return textwrap.shorten(line, _MAX_LINE_CHARACTERS, placeholder=" …")
 
 
 @contextlib.contextmanager
-def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Two processes that create the tables of one new database at once would break each other."""
-    database = sqlite_file(uri)
-    if database is None or os.name == "nt":
+def _database_lock(database: Path | None) -> Iterator[None]:
+    """Keep processes from creating the tables of one new SQLite database at the same time.
+
+    Raises:
+        TrackingUnreachable: Another process has locked the database for too long.
+    """
+    if database is None:
         yield
         return
-    import fcntl
-
     path = database.with_name(f".{database.name}.lock")
-    with path.open("w") as lock:
-        give_up = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    raise _never_let_go(path) from None
-                time.sleep(_LOCK_PAUSE_S)
-        yield
-
-
-def _never_let_go(lock: Path) -> TrackingError:
-    return TrackingError(
-        f"another process has held {lock} for {LOCK_SECONDS:g} s",
-        hint=f"it may have been stopped: 'fuser {lock}' names it; let it go on, or end it",
-    )
+    try:
+        with FileLock(path, timeout=LOCK_TIMEOUT_S):
+            yield
+    except Timeout:
+        raise TrackingUnreachable(
+            f"another process has locked {path} for {LOCK_TIMEOUT_S:g} s",
+            hint=f"find it with 'fuser {path}'; it may be frozen",
+        ) from None

@@ -12,9 +12,10 @@ from pathlib import Path
 import typer
 
 from sumgrad.jobs.config.credentials import USER, find_credentials
+from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, resolve_tracking_uri
 from sumgrad.jobs.errors import TrackingError
-from sumgrad.jobs.support.redaction import without_user
-from sumgrad.jobs.tracking import check_tracking_reachable, redact, resolve_tracking_uri, ui_command
+from sumgrad.jobs.support.redaction import redact, without_user
+from sumgrad.jobs.tracking.ui import ui_command
 
 #: Seconds that a server may take to start.
 _PATIENCE_S = 60

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
-from sumgrad.jobs.tracking import open_store
+from sumgrad.jobs.tracking.store import open_store
 from tests.integration.command_line import Folder
 from tests.integration.conftest import make_folder
 
@@ -61,7 +61,7 @@ class Survived:
         """Those of which MLflow has a loss, in order."""
         store = open_store(self.run.record.tracking_uri)
         # Killed before MLflow had answered, a run has an id of its own.
-        run_id = self.run.record.mlflow_run_id
+        run_id = self.run.mlflow_run_id
         assert run_id is not None
         history = store.client.get_metric_history(run_id, "train_loss")
         return [metric.step for metric in history]

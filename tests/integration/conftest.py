@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sumgrad.cluster.ray_backend.session import ray_session
-from sumgrad.jobs.tracking import open_store
+from sumgrad.jobs.tracking.store import open_store
 from tests.integration.command_line import Folder
 
 FLOWERS = """\

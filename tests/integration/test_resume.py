@@ -72,7 +72,7 @@ def wait_for_checkpoints(folder: Folder, process: "subprocess.Popen[str]") -> No
     """Wait until there are two, and MLflow has the run, which may come later."""
     deadline = time.monotonic() + 60
     while not any(
-        run.path.name == run.record.mlflow_run_id and len(run.checkpoints().paths()) > 1
+        run.mlflow_run_id is not None and len(run.checkpoints().paths()) > 1
         for run in all_runs(folder.path / "runs")
     ):
         assert process.poll() is None
@@ -223,11 +223,11 @@ def test_a_run_killed_as_soon_as_mlflow_has_it_is_found(
 def test_a_run_whose_example_is_gone_finishes_all_the_same(folder: Folder) -> None:
     end(folder, signal.SIGKILL)
     run = run_of(folder)
-    run.example_path.unlink()
+    (run.path / "example.json").unlink()
     done = folder.sumgrad("resume", run.record.run_id, "--json")
     assert done.code == 0, done.err
     assert done.result["status"] == "FINISHED"
-    assert f"{run.example_path} is damaged" in done.err
+    assert f"{(run.path / 'example.json')} is damaged" in done.err
     assert only_run(folder).info.status == "FINISHED"
 
 

@@ -96,7 +96,7 @@ def test_a_run_that_nobody_could_be_told_of_leaves_none_and_is_told_later(
     delivered = quiet(knowing.sumgrad("sync"))
     assert delivered.code == 0, delivered.out
     (run,) = all_runs(folder.path / "runs")
-    assert run.record.is_delivered
+    assert run.is_delivered
     expect_no_secret(folder.path, server_folder)
 
 
@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_the_secret_of_the_environment(
     assert any("going on after step" in line for line in process.stdout)
     assert terminated(process).code == 143
     (run,) = all_runs(folder.path / "runs")
-    assert run.record.is_delivered
+    assert run.is_delivered
     expect_no_secret(folder.path)
 
 

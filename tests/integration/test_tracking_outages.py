@@ -82,7 +82,8 @@ class Job:
         assert len(run.outputs.model_outputs) == 1
         (row,) = self.folder.sumgrad("runs", "--json").results
         assert row["is_delivered"]
-        assert row["run_id"] == run.info.run_id
+        assert row["mlflow_run_id"] == run.info.run_id
+        assert row["run_id"] == run.info.run_name
 
     def expect_nothing_left(self) -> None:
         """A further `sync` has nothing to say."""
@@ -206,10 +207,10 @@ def test_checkpoints_do_not_wait_for_mlflow(folder: Folder, start: Start, gate: 
         assert time.monotonic() < give_up
         time.sleep(0.01)
     (waiting,) = all_runs(folder.path / "runs")
-    assert waiting.record.mlflow_run_id is None
+    assert waiting.mlflow_run_id is None
     gate.turn("open")
     assert job.finished().code == 0
     (run,) = all_runs(folder.path / "runs")
-    assert run.record.mlflow_run_id is not None
+    assert run.mlflow_run_id is not None
     assert run.checkpoints().paths()
     job.expect_everything_once()

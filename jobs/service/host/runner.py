@@ -66,7 +66,7 @@ def run(request: JobManifest) -> int:
     hosting = LaunchOptions(
         tags={JOB_TAG: request.job_id, FOLDER_TAG: str(home), **request.tags},
         waits_for_nodes=True,
-        on_start=lambda tracker: reporter.start(tracker.tell),
+        on_start=lambda tracker: reporter.start(tracker.set_tags),
     )
     earlier = _earlier_run(home) if request.attempt > 1 else None
     if earlier is not None and _is_only_untold(earlier):
@@ -89,13 +89,13 @@ def run(request: JobManifest) -> int:
 def _is_only_untold(run: RunDirectory) -> bool:
     """Whether a run came to its end, and MLflow does not know all of it."""
     ending = run.record.end
-    return ending is not None and not ending.can_resume and not run.record.is_delivered
+    return ending is not None and not ending.can_resume and not run.is_delivered
 
 
 def _tell_mlflow(run: RunDirectory, spec: JobSpec) -> int:
     """Deliver what MLflow lacks of a run; gives the exit code."""
     uri = resolve_tracking_uri(spec.tracking.uri, Path.cwd())
-    is_complete = sync(run, uri, lambda line: print(line, flush=True))  # noqa: T201
+    is_complete = sync(run, uri)
     said = "MLflow knows everything now" if is_complete else "MLflow does not know everything yet"
     print(f"the run came to its end before; {said}", flush=True)  # noqa: T201
     return 0 if is_complete else 3

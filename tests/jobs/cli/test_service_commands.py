@@ -31,8 +31,9 @@ from sumgrad.jobs.service.local.processes import ServerProcess, start_time
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
 from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from sumgrad.jobs.support.source_digest import source_digest
+from sumgrad.jobs.tracking.outbox import Receipt
+from tests.jobs.runs.records import RECORD_OF_A_RUN
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
-from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
 DIGEST = source_digest()
 COMMANDS = (
@@ -503,8 +504,10 @@ RUN = "0123456789abcdef"
 
 @pytest.fixture
 def a_run() -> RunDirectory:
-    record = replace(RECORD_OF_A_RUN, run_id=RUN, mlflow_run_id=RUN, is_delivered=True)
-    return RunDirectory.create(Path("runs") / RUN, record, "name: x\n")
+    record = replace(RECORD_OF_A_RUN, run_id=RUN)
+    directory = RunDirectory.create(Path("runs") / RUN, record, "name: x\n")
+    Receipt(RUN, end=record.end).write(directory.path)
+    return directory
 
 
 def test_runs_are_of_the_folder_and_jobs_of_the_cluster(

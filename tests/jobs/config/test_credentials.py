@@ -20,8 +20,10 @@ from sumgrad.jobs.config.credentials import (
     with_password,
 )
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
-from sumgrad.jobs.tracking import DirectClient, open_store
-from sumgrad.jobs.tracking.outbox import Point
+from sumgrad.jobs.tracking.delivery import Delivery
+from sumgrad.jobs.tracking.metadata import RunMetadata
+from sumgrad.jobs.tracking.outbox import Point, Receipt, TrackedRun
+from sumgrad.jobs.tracking.store import open_store
 from tests.jobs.service.environment import isolate_user
 from tests.jobs.service.stand_ins import Answer, Site, site
 
@@ -307,15 +309,18 @@ def test_a_server_that_does_not_know_its_name_is_no_matter_of_logins(server: Sit
     assert not isinstance(caught.value, LoginRefused)
 
 
-def test_a_token_that_was_replaced_is_read_again(server: Site, token: Path) -> None:
+def test_a_token_that_was_replaced_is_read_again(server: Site, token: Path, tmp_path: Path) -> None:
     remember(server, token)
-    client = DirectClient(lambda: open_store(server.address))
-    client.open()
+    metadata = RunMetadata("iris", "flowers", {}, "", [], {}, tmp_path)
+    Receipt("run").write(tmp_path)
+    delivery = Delivery(
+        TrackedRun(tmp_path, "iris-abc123", "key", metadata), lambda: open_store(server.address)
+    )
     points = [Point("loss", 0.5, 1, 1000)]
     server.answers[LOG_BATCH] = Answer(401, "who are you?")
     with pytest.raises(LoginRefused):
-        client.log_metrics("run", points)
+        delivery.send_points(points)
     token.write_text("the-next-one-of-the-lab")
     server.answers[LOG_BATCH] = Answer(body="{}")
-    client.log_metrics("run", points)
+    delivery.send_points(points)
     assert shown(server)[-1] == "sumgrad:the-next-one-of-the-lab"

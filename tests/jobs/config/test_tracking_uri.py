@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.config.tracking_uri import artifact_location, with_credentials
+from sumgrad.jobs.config.tracking_uri import (
+    artifact_location,
+    check_tracking_reachable,
+    resolve_tracking_uri,
+    with_credentials,
+)
 from sumgrad.jobs.errors import SpecError, TrackingError, TrackingUnreachable
 from sumgrad.jobs.runs.sync import require_credentials
-from sumgrad.jobs.tracking import check_tracking_reachable, resolve_tracking_uri
 
 
 @pytest.mark.parametrize(

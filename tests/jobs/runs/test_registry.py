@@ -1,4 +1,4 @@
-"""Runs of a folder: what is listed of it, and what else may be in it."""
+"""The runs of a folder: listing, finding and delivering them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,43 +6,89 @@ from pathlib import Path
 import pytest
 
 from sumgrad.jobs.cli.app import run
-from sumgrad.jobs.runs.directory import RunDirectory
-from sumgrad.jobs.runs.registry import list_runs
+from sumgrad.jobs.errors import RunNotFound
+from sumgrad.jobs.runs.directory import RunDirectory, find_run
+from sumgrad.jobs.runs.registry import list_runs, sync_runs
+from sumgrad.jobs.tracking.outbox import Receipt
+from tests.jobs.runs.records import RECORD_OF_A_RUN
 from tests.jobs.service.environment import isolate_user
-from tests.jobs.test_fuzz import RECORD_OF_A_RUN
 
-RUN = "0123456789abcdef"
-
-
-def make_run(output: Path) -> RunDirectory:
-    record = replace(RECORD_OF_A_RUN, run_id=RUN, mlflow_run_id=RUN, is_delivered=True)
-    return RunDirectory.create(output / RUN, record, "name: x\n")
+RUN = "job-abc123"
 
 
-def test_a_clusters_jobs_beside_the_runs_are_no_damaged_runs(tmp_path: Path) -> None:
+def make_run(output: Path, run_id: str = RUN) -> RunDirectory:
+    record = replace(RECORD_OF_A_RUN, run_id=run_id)
+    directory = RunDirectory.create(output / run_id, record, "name: x\n")
+    Receipt("m" * 32, end=record.end).write(directory.path)
+    return directory
+
+
+def test_folders_of_submitted_jobs_are_not_taken_for_damaged_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_run(tmp_path)
     job = tmp_path / "digits-1"
     job.mkdir()
     (job / "spec.yaml").write_text("name: digits\n")
     make_run(job / "runs")
-    warnings: list[str] = []
-    assert [each["run_id"] for each in list_runs(tmp_path, warnings.append)] == [RUN]
-    assert not any("left out" in line for line in warnings)
+    (row,) = list_runs(tmp_path)
+    assert (row["run_id"], row["mlflow_run_id"], row["is_delivered"]) == (RUN, "m" * 32, True)
+    assert caplog.messages == []
 
 
-def test_a_damaged_run_is_told(tmp_path: Path) -> None:
-    found = make_run(tmp_path)
-    (found.path / "run.json").write_text("")
-    warnings: list[str] = []
-    assert list_runs(tmp_path, warnings.append) == []
-    assert warnings == [f"{found.path} is left out: its run.json is missing or damaged"]
-    (found.path / "run.json").unlink()
-    assert list_runs(tmp_path, warnings.append) == []
-    assert len(warnings) == 2
+def test_a_damaged_run_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = make_run(tmp_path)
+    (directory.path / "run.json").write_text("")
+    assert list_runs(tmp_path) == []
+    expected = f"{directory.path} is left out: its run.json is missing or damaged"
+    assert caplog.messages == [expected]
+    (directory.path / "run.json").unlink()
+    assert list_runs(tmp_path) == []
+    assert caplog.messages == [expected] * 2
+
+
+def test_a_run_whose_process_was_killed_is_recorded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = make_run(tmp_path)
+    directory.update(end=None)
+    with directory.lock():
+        assert list_runs(tmp_path)[0]["status"] == "RUNNING"
+    (row,) = list_runs(tmp_path)
+    assert (row["status"], row["stop_reason"], row["can_resume"]) == ("KILLED", "killed", True)
+    assert not row["is_delivered"]
+    assert "MLflow still shows it as running" in caplog.text
+
+
+def test_runs_are_found_by_id_mlflow_id_and_unique_prefix(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    other = make_run(tmp_path, f"{RUN}4")
+    for name in (RUN, str(tmp_path / RUN)):
+        assert find_run(name, tmp_path).path.name == RUN
+    for name in (f"{RUN}4", "n" * 5, "n" * 32):
+        Receipt("n" * 32).write(other.path)
+        assert find_run(name, tmp_path).path == other.path
+    with pytest.raises(RunNotFound, match="several runs"):
+        find_run("job", tmp_path)
+    with pytest.raises(RunNotFound, match="no run jobx"):
+        find_run("jobx", tmp_path)
+
+
+def test_sync_reports_each_run(tmp_path: Path) -> None:
+    assert sync_runs(None, tmp_path, None) == (["MLflow has everything"], True)
+    directory = make_run(tmp_path)
+    assert sync_runs(None, tmp_path, None) == (["MLflow has everything"], True)
+    Receipt().write(directory.path)
+    (line,), is_complete = sync_runs(None, tmp_path, None)
+    assert line.startswith(f"{RUN} NOT delivered: the MLflow server at http://127.0.0.1:9 ")
+    assert not is_complete
+    with directory.lock():
+        left_out = [f"{RUN} is left out: it is running", "MLflow has everything else"]
+        assert sync_runs(None, tmp_path, None) == (left_out, True)
 
 
 @pytest.mark.parametrize("command", [["runs"], ["resume", RUN], ["sync", RUN]])
-def test_runs_are_looked_for_where_the_environment_says(
+def test_the_environment_names_the_folder_of_the_runs(
     command: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -57,4 +103,4 @@ def test_runs_are_looked_for_where_the_environment_says(
         assert "no run" not in said.out + said.err
     run([*command, "--output", "elsewhere"])
     said = capsys.readouterr()
-    assert "no run" in said.out + said.err, "who says it on the line is obeyed"
+    assert "no run" in said.out + said.err, "the option overrides the environment"

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sumgrad.jobs.support.redaction import is_redacted
-from sumgrad.jobs.tracking import redact, redact_text
+from sumgrad.jobs.support.redaction import is_redacted, redact, redact_text
 from sumgrad.jobs.tracking.store import first_line
 from tests.fuzzing import cases
 

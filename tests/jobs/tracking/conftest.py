@@ -1,7 +1,7 @@
-"""Stores to track into, and a saved model to log."""
+"""Stores to deliver to, runs to deliver, and a saved model to log."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +11,16 @@ import pytest
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
 from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.data.schema import DataSchema
-from sumgrad.jobs.tracking import (
-    DatasetMetadata,
-    DirectClient,
-    ProcessClient,
-    RunMetadata,
-    RunTracker,
-    Store,
-    open_store,
-)
-from sumgrad.jobs.tracking.client import TrackingClient
-from sumgrad.jobs.tracking.example import example_text
+from sumgrad.jobs.tracking.delivery import Delivery
+from sumgrad.jobs.tracking.input_example import example_text
+from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunEnd, RunMetadata
+from sumgrad.jobs.tracking.outbox import EXAMPLE, Outbox, Receipt, TrackedRun
+from sumgrad.jobs.tracking.store import Store, open_store
 from sumgrad.model import Layer, Network, make_activation, resolve_divergence
+
+FINISHED = RunEnd("FINISHED", "converged", {"sumgrad.stop_reason": "converged"}, 2, False)
+FAILED = RunEnd("FAILED", "cluster", {}, 0, True)
+KILLED = RunEnd("KILLED", "terminated", {}, 0, True)
 
 
 @pytest.fixture(scope="session")
@@ -44,22 +42,7 @@ def store(uri: str) -> Store:
 
 
 @pytest.fixture
-def direct(store: Store) -> DirectClient:
-    return DirectClient(lambda: store)
-
-
-@pytest.fixture(params=["direct", "process"])
-def client(request: pytest.FixtureRequest, direct: DirectClient) -> Iterator[TrackingClient]:
-    """Each kind of client, of the same store."""
-    if request.param == "direct":
-        yield direct
-    else:
-        with ProcessClient(direct.open().uri) as asking:
-            yield asking
-
-
-@pytest.fixture
-def facts(tmp_path: Path) -> RunMetadata:
+def metadata(tmp_path: Path) -> RunMetadata:
     return RunMetadata(
         name="iris",
         experiment="flowers",
@@ -75,36 +58,32 @@ def facts(tmp_path: Path) -> RunMetadata:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """The lines that a tracker warned with."""
-    return []
-
-
-class Tracker(RunTracker):
-    """One whose store has answered."""
-
-    @property
-    def run_id(self) -> str:
-        return self._link.linked().run_id
-
-    @property
-    def experiment_id(self) -> str:
-        """Of the run's experiment."""
-        return self._link.linked().experiment_id
+def run(tmp_path: Path, metadata: RunMetadata) -> TrackedRun:
+    directory = tmp_path / "runs" / "iris-abc123"
+    directory.mkdir(parents=True)
+    return TrackedRun(directory, directory.name, "k" * 32, metadata)
 
 
 @pytest.fixture
-def start(direct: DirectClient, facts: RunMetadata, said: list[str]) -> Callable[[], Tracker]:
-    """Starts a run whose calls to MLflow a test can replace."""
-    return lambda: Tracker.start(direct, facts, said.append)
+def outbox(run: TrackedRun) -> Outbox:
+    return Outbox(run.directory)
 
 
 @pytest.fixture
-def start_either(
-    client: TrackingClient, facts: RunMetadata, said: list[str]
-) -> Callable[[], Tracker]:
-    """Starts a run with each kind of client."""
-    return lambda: Tracker.start(client, facts, said.append)
+def delivery(run: TrackedRun, outbox: Outbox, store: Store) -> Delivery:
+    return Delivery(run, lambda: store)
+
+
+@pytest.fixture
+def mlflow_id(run: TrackedRun) -> Callable[[], str]:
+    """Returns MLflow's id of the run."""
+
+    def read() -> str:
+        found = Receipt.read(run.directory).mlflow_run_id
+        assert found is not None
+        return found
+
+    return read
 
 
 @pytest.fixture
@@ -118,20 +97,14 @@ def saved() -> SavedModel:
 
 
 @pytest.fixture
-def folder(saved: SavedModel, tmp_path: Path) -> Path:
-    save_model(tmp_path / "saved", saved)
-    return tmp_path / "saved"
-
-
-@pytest.fixture
 def rows() -> pd.DataFrame:
     values = np.random.default_rng(1).normal(size=(5, 3))
     return pd.DataFrame(values, columns=["a", "b", "c"])
 
 
 @pytest.fixture
-def example(rows: pd.DataFrame, saved: SavedModel, tmp_path: Path) -> Path:
-    """The rows as a run's folder has them."""
-    path = tmp_path / "example.json"
-    path.write_text(example_text(rows.to_numpy(), saved.schema))
-    return path
+def folder(run: TrackedRun, saved: SavedModel, rows: pd.DataFrame) -> Path:
+    """The trained model in the run's directory, with the example rows beside it."""
+    save_model(run.directory / "model", saved)
+    (run.directory / EXAMPLE).write_text(example_text(rows.to_numpy(), saved.schema))
+    return run.directory / "model"

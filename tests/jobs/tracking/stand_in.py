@@ -1,75 +1,74 @@
-"""A process that speaks as the one with MLflow does, and starts in a blink: it has none.
+"""A process that speaks as `sumgrad.jobs.tracking.mlflow_process` does, and starts quickly.
 
-Run by file. The run's id says what becomes of a question; every call is noted in a file, whose path
-stands in the place of the store's URI.
+The run's id decides what becomes of it. Every message is appended to a file whose path is given as
+the store's URI.
 """
 
+import json
 import os
 import signal
-import threading
-from collections.abc import Mapping, Sequence
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from sumgrad.jobs.errors import ModelNotFound, TrackingError, TrackingUnreachable
-from sumgrad.jobs.tracking.client import RunDescription, RunRef, Status
-from sumgrad.jobs.tracking.delivery import Refused
-from sumgrad.jobs.tracking.mlflow_process import Service, take_channel
-from sumgrad.jobs.tracking.outbox import Point
+from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
+from sumgrad.jobs.tracking.mlflow_process import error_to_json, take_connection
 
 ERRORS: dict[str, Exception] = {
-    "refuse": TrackingError("the run is deleted", hint="restore it"),
-    "away": TrackingUnreachable("nobody answers", hint="start it"),
-    "odd": Refused("never"),
-    "damaged": ModelNotFound("no model there"),
+    "refused": TrackingError("the experiment is deleted", hint="restore it"),
+    "away": TrackingUnreachable("the server does not answer", hint="start it"),
     "defect": ZeroDivisionError("at http://me:s3cr3t@host/x"),
 }
 
 
-class StandIn:
-    """Notes what it is asked, and answers."""
+def send(connection: Connection, **message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())
 
-    def __init__(self, notes: str) -> None:
-        self._notes = Path(notes)
 
-    def _note(self, *words: object) -> None:
-        with self._notes.open("a") as file:
-            file.write(" ".join(map(str, words)) + "\n")
-
-    def prepare(self) -> None:
-        self._note("prepare")
-
-    def create_run(self, run: RunDescription, *, may_exist: bool) -> RunRef:
-        self._note("create_run", run.name, may_exist)
-        return RunRef("made", "experiment")
-
-    def get_run(self, run_id: str) -> RunRef:
-        self._note("get_run", run_id)
-        if run_id == "hang":
-            threading.Event().wait()
-        if run_id == "die":
+def receive(connection: Connection, notes: Path) -> None:
+    message = json.loads(connection.recv_bytes())
+    with notes.open("a") as file:
+        file.write(f"{os.getpid()} {json.dumps(message)}\n")
+    if "close" in message:
+        raise EOFError
+    if "run" in message:
+        name = json.loads(message["run"])["run_id"]
+        lives = {line.split()[0] for line in notes.read_text().splitlines()}
+        if name in ERRORS:
+            send(connection, failed=error_to_json(ERRORS[name]))
+        elif name == "hangs":
+            time.sleep(999)
+        elif name == "frozen-once" and len(lives) == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif name == "killed-once" and len(lives) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        if run_id == "print":
-            print("a line that somebody's library prints")  # noqa: T201
-        if run_id in ERRORS:
-            raise ERRORS[run_id]
-        return RunRef(run_id, "experiment")
+        elif name == "garbage":
+            connection.send_bytes(b"no JSON")
+        else:
+            print("a line that a library prints", flush=True)
+            send(connection, warning="metrics are delivered again")
+            send(connection, registered=True)
+    if "end" in message:
+        if message["end"]["stop_reason"] == "slow":
+            for _ in range(4):
+                time.sleep(0.4)
+                send(connection, busy=1.0)
+        send(connection, finished=message["end"]["status"] != "FAILED")
 
-    def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
-        self._note("log_metrics", run_id, *points)
 
-    def log_model(self, run_id: str, folder: Path, example: Path, step: int) -> str:
-        self._note("log_model", run_id, folder, example, step)
-        return "model"
-
-    def end_run(self, run_id: str, tags: Mapping[str, str], status: Status) -> None:
-        self._note("end_run", run_id, dict(tags), status)
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self._note("set_tags", run_id, dict(tags))
-
-    def continue_run(self, run_id: str) -> None:
-        self._note("continue_run", run_id)
+def main() -> None:
+    connection = take_connection()
+    notes = Path(json.loads(connection.recv_bytes())["uri"])
+    with notes.open("a") as file:
+        file.write(f"{os.getpid()} started\n")
+    send(connection, ready=True)
+    while True:
+        receive(connection, notes)
 
 
 if __name__ == "__main__":
-    Service(take_channel(), StandIn).wait()
+    try:
+        main()
+    except EOFError:
+        os._exit(0)

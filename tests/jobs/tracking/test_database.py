@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.tracking import database as database_module
-from sumgrad.jobs.tracking import open_store
+from sumgrad.jobs.tracking.store import open_store
 
 
 def schema(database: Path) -> set[object]:
@@ -46,7 +46,7 @@ def test_it_is_the_one_that_mlflow_would_have_made(tmp_path: Path) -> None:
     )
 
 
-OPEN = "import sys; from sumgrad.jobs.tracking import open_store; open_store(sys.argv[1])"
+OPEN = "import sys; from sumgrad.jobs.tracking.store import open_store; open_store(sys.argv[1])"
 
 
 def test_who_is_killed_meanwhile_leaves_none_that_is_half_made(tmp_path: Path) -> None:

@@ -1,203 +1,342 @@
-import errno
-import threading
-import time
-from collections.abc import Sequence
+"""Delivering a run to a real MLflow store: completely, exactly once, and after any failure."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from mlflow.entities import LoggedModelOutput, Run
+from mlflow.exceptions import MlflowException, get_error_code
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, PERMISSION_DENIED
 
-from sumgrad.jobs.tracking.delivery import BATCH, MetricQueue, Refused
-from sumgrad.jobs.tracking.outbox import MemoryBacklog, Point
+from sumgrad.jobs.config.tracking_uri import artifact_location
+from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.tracking.delivery import Delivery, deliver
+from sumgrad.jobs.tracking.metadata import RunEnd
+from sumgrad.jobs.tracking.outbox import EXAMPLE, RECEIPT, Outbox, Receipt, TrackedRun
+from sumgrad.jobs.tracking.store import Store
+from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED
 
-
-class Sink:
-    """Keeps what it gets; fails, refuses or hangs when told to."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Point]] = []
-        self.failures = 0
-        self.refuse = False
-        self.pause = 0.0
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    def send(self, points: Sequence[Point]) -> None:
-        self.go_on.wait(10)
-        time.sleep(self.pause)
-        if self.failures:
-            self.failures -= 1
-            raise OSError("away")
-        if self.refuse:
-            raise Refused("never")
-        self.batches.append(list(points))
-
-    @property
-    def points(self) -> list[Point]:
-        return [point for batch in self.batches for point in batch]
+Id = Callable[[], str]
 
 
-@pytest.fixture
-def sink() -> Sink:
-    return Sink()
+def models(run: Run) -> list[LoggedModelOutput]:
+    assert run.outputs is not None
+    return run.outputs.model_outputs
 
 
-def queue(sink: Sink, said: list[str], interval: float = 0.01) -> MetricQueue:
-    return MetricQueue(sink, said.append, interval=interval)
-
-
-def test_everything_arrives_in_order_and_in_batches(sink: Sink, said: list[str]) -> None:
-    sink.go_on.clear()
-    metrics = queue(sink, said)
-    for step in range(2500):
-        metrics.put(step, {"loss": 1.0 / (step + 1)}, 1000 + step)
-    sink.go_on.set()
-    delivery = metrics.close(5)
-    assert [point.step for point in sink.points] == list(range(2500))
-    assert max(len(batch) for batch in sink.batches) == BATCH
-    assert (delivery.delivered, delivery.undelivered, said) == (2500, 0, [])
-    assert sink.points[3] == Point("loss", 0.25, 3, 1003)
-
-
-def test_putting_never_waits_for_the_store(sink: Sink, said: list[str]) -> None:
-    sink.go_on.clear()
-    metrics = queue(sink, said)
-    for step in range(1000):
-        metrics.put(step, {"loss": 1.0}, 0)
-    assert sink.points == [], "the store has not moved, and all were taken"
-    sink.go_on.set()
-    assert metrics.close(5).delivered == 1000
-
-
-def test_it_sends_about_once_an_interval(sink: Sink, said: list[str]) -> None:
-    began = time.monotonic()
-    metrics = queue(sink, said, interval=0.2)
-    for step in range(50):
-        metrics.put(step, {"loss": 1.0}, 0)
-        time.sleep(0.01)
-    assert len(sink.batches) <= 2 + (time.monotonic() - began) / 0.2
-    assert metrics.flush(5)
-    assert len(sink.points) == 50
-
-
-def test_an_outage_is_told_once_and_loses_nothing(sink: Sink, said: list[str]) -> None:
-    sink.failures = 3
-    metrics = queue(sink, said)
-    metrics.put(1, {"loss": 1.0}, 0)
-    delivery = metrics.close(5)
-    assert (delivery.delivered, delivery.undelivered) == (1, 0)
-    assert said == [
-        "metrics cannot be delivered, trying again: away",
-        "metrics are delivered again",
-    ]
-
-
-def test_an_outage_at_the_end_is_counted_and_bounded(sink: Sink, said: list[str]) -> None:
-    sink.failures = 10**6
-    metrics = queue(sink, said)
-    metrics.put(1, {"loss": 1.0, "accuracy": 0.5}, 0)
-    delivery = metrics.close(0.3)
-    assert (delivery.delivered, delivery.undelivered) == (0, 2)
-    assert metrics.close(0.3) == delivery
-
-
-def test_a_store_that_hangs_is_left_behind(sink: Sink, said: list[str]) -> None:
-    sink.go_on.clear()
-    metrics = queue(sink, said)
-    metrics.put(1, {"loss": 1.0}, 0)
-    assert metrics.close(0.2).undelivered == 1
-    sink.go_on.set()
-
-
-def test_a_store_that_is_slow_is_waited_for(sink: Sink, said: list[str]) -> None:
-    sink.pause = 0.1
-    metrics = queue(sink, said)
-    for step in range(30 * BATCH):
-        metrics.put(step, {"loss": 1.0}, 0)
-    # All in all it takes longer than two seconds, in which it never stands still as long.
-    assert metrics.close(2).delivered == 30 * BATCH
-
-
-def test_what_is_refused_does_not_hold_up_the_rest(sink: Sink, said: list[str]) -> None:
-    sink.refuse = True
-    metrics = queue(sink, said)
-    metrics.put(1, {"loss": 1.0}, 0)
-    metrics.flush(5)
-    sink.refuse = False
-    metrics.put(2, {"loss": 1.0}, 0)
-    delivery = metrics.close(5)
-    assert (delivery.delivered, delivery.undelivered) == (1, 1)
-    assert [point.step for point in sink.points] == [2]
-
-
-def test_values_that_are_not_finite_are_noted_not_sent(sink: Sink, said: list[str]) -> None:
-    metrics = queue(sink, said)
-    for step, value in enumerate([1.0, float("inf"), float("nan")]):
-        metrics.put(step, {"loss": value}, 0)
-    delivery = metrics.close(5)
-    assert [point.step for point in sink.points] == [0]
-    assert delivery.non_finite == {"loss": 1}
-
-
-def test_a_point_after_the_end_is_lost_not_awaited(sink: Sink, said: list[str]) -> None:
-    metrics = queue(sink, said)
-    metrics.close(1)
-    metrics.put(1, {"loss": 1.0}, 0)
-    assert metrics.close(1).undelivered == 1
-
-
-class Unreadable(MemoryBacklog):
-    """A backlog whose file cannot be opened, for a while."""
-
-    def __init__(self, method: str) -> None:
-        super().__init__()
-        self._method = method
-        self._failures = 3
-
-    def _fail(self, method: str) -> None:
-        if method == self._method and self._failures:
-            self._failures -= 1
-            raise OSError(errno.EMFILE, "Too many open files")
-
-    def first(self, count: int) -> list[Point]:
-        self._fail("first")
-        return super().first(count)
-
-    def settle(self, count: int) -> None:
-        self._fail("settle")
-        super().settle(count)
-
-
-@pytest.mark.parametrize("method", ["first", "settle"])
-def test_a_backlog_that_cannot_be_read_for_a_while_is_no_end(
-    sink: Sink, said: list[str], method: str
+def test_a_run_has_its_parameters_tags_datasets_and_spec(
+    store: Store, delivery: Delivery, mlflow_id: Id, tmp_path: Path
 ) -> None:
-    metrics = MetricQueue(sink, said.append, interval=0.01, backlog=Unreadable(method))
-    metrics.put(1, {"loss": 1.0}, 0)
-    delivery = metrics.close(5)
-    assert (delivery.delivered, delivery.undelivered) == (1, 0)
-    assert set(sink.points) == {Point("loss", 1.0, 1, 0)}
-    assert said == [
-        "metrics cannot be delivered, trying again: [Errno 24] Too many open files",
-        "metrics are delivered again",
+    delivery.register()
+    run = store.client.get_run(mlflow_id())
+    assert run.info.run_name == "iris-abc123"
+    assert run.info.status == "RUNNING"
+    assert run.data.params["seed"] == "7"
+    assert run.data.params["model.layers.0.units"] == "3"
+    assert len(run.data.params["note"]) == 6000
+    assert run.data.tags["sumgrad.workers"] == "2"
+    spec = Path(tmp_path, "mlartifacts", mlflow_id(), "artifacts/spec.yaml")
+    assert spec.read_text() == "seed: 7\n"
+    assert run.inputs is not None
+    inputs = {
+        entry.tags[0].value: (entry.dataset.name, entry.dataset.digest, entry.dataset.profile)
+        for entry in run.inputs.dataset_inputs
+    }
+    assert inputs == {
+        "training": ("iris", "d" * 36, '{"num_rows": 120}'),
+        "test": ("iris", "e" * 36, '{"num_rows": 30}'),
+    }
+
+
+def test_more_than_a_batch_of_parameters(store: Store, run: TrackedRun, mlflow_id: Id) -> None:
+    many = replace(run.metadata, spec={f"key{i}": i for i in range(250)})
+    Delivery(replace(run, metadata=many), lambda: store).register()
+    assert len(store.client.get_run(mlflow_id()).data.params) == 250
+
+
+@pytest.mark.parametrize("end", [FINISHED, FAILED, KILLED], ids=lambda end: str(end.status))
+def test_the_end_sets_status_and_tags(
+    store: Store, run: TrackedRun, outbox: Outbox, mlflow_id: Id, end: RunEnd
+) -> None:
+    assert deliver(run, end, lambda: store)
+    found = store.client.get_run(mlflow_id())
+    assert (found.info.status, found.info.end_time is not None) == (end.status, True)
+    assert end.tags.items() <= found.data.tags.items()
+    assert Receipt.read(run.directory).end == end
+
+
+def test_metrics_keep_steps_and_timestamps(
+    store: Store, delivery: Delivery, outbox: Outbox, mlflow_id: Id, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(1_000_000_000, 1_000_000_000)
+    monkeypatch.setattr("time.time_ns", lambda: next(clock))
+    for epoch in range(1, 4):
+        outbox.log(epoch, {"train_loss": 1 / epoch, "gap": math.inf})
+    delivery.register()
+    assert delivery.send_metrics() == 3
+    assert delivery.send_metrics() == 0
+    curve = store.client.get_metric_history(mlflow_id(), "train_loss")
+    assert [(m.step, m.timestamp, m.value) for m in curve] == [
+        (1, 1000, 1.0),
+        (2, 2000, 0.5),
+        (3, 3000, 1 / 3),
     ]
 
 
-def test_nobody_who_listens_is_no_reason_to_stop(sink: Sink) -> None:
-    def warn(line: str) -> None:
-        raise BrokenPipeError
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("get_experiment_by_name", "create_run", "log_batch", "log_inputs", "log_text"),
+        *("get_run", "set_tag", "set_terminated", "log_model_artifacts"),
+    ],
+)
+def test_a_run_is_created_once_wherever_the_answer_is_lost(
+    store: Store,
+    run: TrackedRun,
+    outbox: Outbox,
+    folder: Path,
+    call: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outbox.log(1, {"loss": 0.5})
+    outbox.log(2, {"loss": 0.25})
+    real = getattr(store.client, call)
 
-    sink.failures = 2
-    metrics = MetricQueue(sink, warn, interval=0.01)
-    metrics.put(1, {"loss": 1.0}, 0)
-    assert metrics.close(5).delivered == 1
+    def answer_is_lost(*arguments: object, **options: object) -> None:
+        real(*arguments, **options)
+        raise OSError("the connection is gone")
+
+    with monkeypatch.context() as away:
+        away.setattr(store.client, call, answer_is_lost)
+        try:
+            assert not deliver(run, FINISHED, lambda: store)
+        except TrackingError as error:
+            assert "the connection is gone" in error.message
+    assert deliver(run, FINISHED, lambda: store)
+    experiment = store.client.get_experiment_by_name("flowers")
+    assert experiment is not None
+    (found,) = store.client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["seed"] == "7"
+    assert found.inputs is not None
+    assert len(found.inputs.dataset_inputs) == 2
+    history = store.client.get_metric_history(found.info.run_id, "loss")
+    assert [m.step for m in history if m.model_id is None] == [1, 2]
+    assert len(models(found)) == 1
 
 
-def test_what_a_failure_says_has_no_secrets(said: list[str]) -> None:
-    class Failing(Sink):
-        def send(self, points: Sequence[Point]) -> None:
-            raise OSError("POST http://me:pw@host/x failed")
+def test_a_run_whose_receipt_is_lost_is_found_and_completed(
+    store: Store, run: TrackedRun, outbox: Outbox, mlflow_id: Id
+) -> None:
+    outbox.log(1, {"loss": 0.5})
+    deliver(run, FAILED, lambda: store)
+    first = mlflow_id()
+    (run.directory / RECEIPT).unlink()
+    deliver(run, FAILED, lambda: store)
+    assert mlflow_id() == first
+    assert len(store.client.get_metric_history(first, "loss")) == 1
 
-    metrics = queue(Failing(), said)
-    metrics.put(1, {"loss": 1.0}, 0)
-    metrics.close(0.1)
-    (line,) = said
-    assert line.endswith("POST http://***@host/x failed")
+
+def test_a_resumed_run_is_running_again_and_gets_a_new_model(
+    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Id
+) -> None:
+    deliver(run, replace(FAILED, step=1), lambda: store)
+    again = Delivery(run, lambda: store)
+    again.register(resumed=True)
+    assert store.client.get_run(mlflow_id()).info.status == "RUNNING"
+    assert Receipt.read(run.directory).end is None
+    assert again.finish(FINISHED)
+    found = store.client.get_run(mlflow_id())
+    assert found.info.status == "FINISHED"
+    assert len(models(found)) == 2
+
+
+def test_a_run_that_mlflow_has_lost_is_refused(
+    store: Store, run: TrackedRun, outbox: Outbox, mlflow_id: Id
+) -> None:
+    deliver(run, KILLED, lambda: store)
+    store.client.delete_run(mlflow_id())
+    with pytest.raises(TrackingError) as caught:
+        Delivery(run, lambda: store).register(resumed=True)
+    assert not isinstance(caught.value, TrackingUnreachable)
+    replace(Receipt.read(run.directory), mlflow_run_id="0" * 32).write(run.directory)
+    with pytest.raises(TrackingError, match="0" * 32):
+        deliver(run, KILLED, lambda: store)
+
+
+def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(
+    store: Store, delivery: Delivery, run: TrackedRun
+) -> None:
+    experiment = store.client.create_experiment("flowers")
+    store.client.delete_experiment(experiment)
+    with pytest.raises(TrackingError, match="is deleted") as caught:
+        delivery.register()
+    assert f"restore --experiment-id {experiment}" in caught.value.hint
+
+
+def test_losing_the_race_for_a_new_experiment_is_no_failure(
+    store: Store,
+    delivery: Delivery,
+    run: TrackedRun,
+    mlflow_id: Id,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    location = artifact_location(store.uri, run.metadata.folder)
+    created = store.client.create_experiment("flowers", location)
+    found = store.client.get_experiment_by_name("flowers")
+    answers = iter([None, found, found])
+    monkeypatch.setattr(store.client, "get_experiment_by_name", lambda name: next(answers))
+    delivery.register()
+    assert store.client.get_run(mlflow_id()).info.experiment_id == created
+
+
+def answering(status: int) -> Callable[..., None]:
+    """A call that a server answers with a status."""
+    code = get_error_code(status)  # type: ignore[no-untyped-call]
+
+    def call(*_: object, **__: object) -> None:
+        raise MlflowException(f"API request failed: {status}", error_code=code)
+
+    return call
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 503])
+def test_values_that_a_server_may_accept_later_are_kept(
+    store: Store,
+    delivery: Delivery,
+    outbox: Outbox,
+    mlflow_id: Id,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    delivery.register()
+    outbox.log(1, {"loss": 0.5})
+    with monkeypatch.context() as away:
+        away.setattr(store.client, "log_batch", answering(status))
+        with pytest.raises(TrackingError):
+            delivery.send_metrics()
+    assert delivery.send_metrics() == 1
+    assert store.client.get_run(mlflow_id()).data.metrics == {"loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("code", "is_dropped"),
+    [(INVALID_PARAMETER_VALUE, True), (BAD_REQUEST, False), (PERMISSION_DENIED, False)],
+)
+def test_only_invalid_values_are_dropped(
+    store: Store,
+    delivery: Delivery,
+    outbox: Outbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+    is_dropped: bool,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("bad", error_code=code)
+
+    delivery.register()
+    outbox.log(1, {"loss": 0.5})
+    monkeypatch.setattr(store.client, "log_batch", refuse)
+    if not is_dropped:
+        with pytest.raises(TrackingError):
+            delivery.send_metrics()
+    else:
+        assert delivery.send_metrics() == 1
+        assert delivery.send_metrics() == 0
+        assert caplog.messages == ["MLflow refused 1 metric values: bad"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (500, TrackingUnreachable),
+        (503, TrackingUnreachable),
+        (403, LoginRefused),
+        (404, TrackingError),
+    ],
+)
+def test_errors_of_a_server_say_whether_a_later_attempt_may_succeed(
+    store: Store,
+    run: TrackedRun,
+    outbox: Outbox,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    kind: type[TrackingError],
+) -> None:
+    server = Store("http://me:pw@tracking", store.client, "http://me:pw@tracking")
+    monkeypatch.setattr(store.client, "get_experiment_by_name", answering(status))
+    with pytest.raises(TrackingError, match=f"{status}") as caught:
+        Delivery(run, lambda: server).register()
+    assert type(caught.value) is kind
+    assert "pw" not in caught.value.message
+
+
+def test_after_a_refused_login_the_store_is_opened_again(
+    store: Store, run: TrackedRun, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Store] = []
+
+    def open_store() -> Store:
+        opened.append(Store("http://tracking", store.client, "http://tracking"))
+        return opened[-1]
+
+    delivery = Delivery(run, open_store)
+    with monkeypatch.context() as away:
+        away.setattr(store.client, "get_experiment_by_name", answering(401))
+        with pytest.raises(LoginRefused):
+            delivery.register()
+    delivery.register()
+    assert len(opened) == 2
+
+
+def test_the_model_is_logged_once(
+    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Id
+) -> None:
+    for _ in range(2):
+        assert deliver(run, FINISHED, lambda: store)
+    (output,) = models(store.client.get_run(mlflow_id()))
+    assert output.step == 2
+    assert Receipt.read(run.directory).model_id == output.model_id
+
+
+def test_a_model_that_cannot_be_logged_does_not_keep_the_status_away(
+    store: Store,
+    run: TrackedRun,
+    outbox: Outbox,
+    folder: Path,
+    mlflow_id: Id,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (run.directory / EXAMPLE).unlink()
+    assert not deliver(run, FINISHED, lambda: store)
+    assert store.client.get_run(mlflow_id()).info.status == "FINISHED"
+    assert Receipt.read(run.directory).end is None
+    assert f"{run.directory / EXAMPLE} is damaged" in caplog.text
+
+
+def test_a_killed_run_gets_no_model(
+    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Id
+) -> None:
+    assert deliver(run, KILLED, lambda: store)
+    assert models(store.client.get_run(mlflow_id())) == []
+
+
+def test_progress_is_reported_after_successes_only(
+    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[float] = []
+    delivery = Delivery(run, lambda: store, seconds.append)
+    with monkeypatch.context() as away:
+        away.setattr(store.client, "get_experiment_by_name", answering(500))
+        with pytest.raises(TrackingError):
+            delivery.register()
+    assert seconds == []
+    delivery.register()
+    delivery.finish(FINISHED)
+    assert min(seconds) == 10
+    assert max(seconds) > 60, "a model may take longer"
+    assert seconds[-1] == 10

@@ -12,10 +12,13 @@ import pytest
 from sumgrad.jobs.artifacts.code_copy import closure
 from sumgrad.jobs.artifacts.saved_model import SavedModel, load_model, save_model
 from sumgrad.jobs.errors import ModelNotFound
-from sumgrad.jobs.tracking import Store, find_model
-from sumgrad.jobs.tracking.example import example_text
+from sumgrad.jobs.tracking.delivery import Delivery, deliver
+from sumgrad.jobs.tracking.find_model import find_model
+from sumgrad.jobs.tracking.input_example import example_text, read_example
 from sumgrad.jobs.tracking.model_logging import log_model
-from tests.jobs.tracking.conftest import Tracker
+from sumgrad.jobs.tracking.outbox import Outbox, Receipt, TrackedRun
+from sumgrad.jobs.tracking.store import Store
+from tests.jobs.tracking.conftest import FINISHED
 
 
 def expected(saved: SavedModel, rows: pd.DataFrame) -> pd.DataFrame:
@@ -26,20 +29,23 @@ def expected(saved: SavedModel, rows: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture
 def logged(
-    start: Callable[[], Tracker], folder: Path, example: Path, said: list[str]
+    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Callable[[], str]
 ) -> tuple[str, str]:
-    """The ids of a finished run and of its model."""
-    tracker = start()
-    tracker.log_epoch(1, {"train_loss": 0.5})
-    tracker.log_epoch(2, {"train_loss": 0.25})
-    model_id = tracker.log_model(folder, example, step=2)
-    tracker.finish("FINISHED")
-    assert said == []
-    assert model_id is not None
-    return tracker.run_id, model_id
+    """MLflow's ids of a finished run and of its model."""
+    outbox.log(1, {"train_loss": 0.5})
+    outbox.log(2, {"train_loss": 0.25})
+    assert deliver(run, FINISHED, lambda: store)
+    return mlflow_id(), str(Receipt.read(run.directory).model_id)
 
 
-def test_both_addresses_load_it_and_predict_the_same(
+@pytest.fixture
+def registered(delivery: Delivery, mlflow_id: Callable[[], str]) -> str:
+    """MLflow's id of a run without a model."""
+    delivery.register()
+    return mlflow_id()
+
+
+def test_run_and_model_uris_load_the_model(
     store: Store,
     logged: tuple[str, str],
     saved: SavedModel,
@@ -56,7 +62,7 @@ def test_both_addresses_load_it_and_predict_the_same(
         pd.testing.assert_frame_equal(got, expected(saved, shuffled))
 
 
-def test_the_store_links_model_run_and_metrics(store: Store, logged: tuple[str, str]) -> None:
+def test_model_run_and_metrics_are_linked(store: Store, logged: tuple[str, str]) -> None:
     run_id, model_id = logged
     model = store.client.get_logged_model(model_id)
     assert (model.name, model.source_run_id, str(model.status)) == ("model", run_id, "READY")
@@ -68,7 +74,7 @@ def test_the_store_links_model_run_and_metrics(store: Store, logged: tuple[str, 
     assert len(store.client.get_metric_history(run_id, "train_loss")) == 2
 
 
-def test_the_signature_names_what_goes_in_and_out(store: Store, logged: tuple[str, str]) -> None:
+def test_the_signature_names_inputs_and_outputs(store: Store, logged: tuple[str, str]) -> None:
     import mlflow
 
     folder = find_model(logged[0], store.uri).parents[1]
@@ -97,7 +103,7 @@ assert not [name for name in sys.modules if name.startswith(("model.", "jobs."))
 """
 
 
-def test_it_loads_where_sumgrad_is_not_and_other_modules_have_its_names(
+def test_it_loads_without_sumgrad_and_beside_modules_named_model_and_jobs(
     store: Store,
     logged: tuple[str, str],
     saved: SavedModel,
@@ -139,7 +145,7 @@ def test_a_missing_column_is_named(store: Store, logged: tuple[str, str]) -> Non
         ("tall", "a feature is not a number"),
     ],
 )
-def test_values_that_are_no_numbers_are_refused(
+def test_values_that_are_not_finite_numbers_are_refused(
     store: Store, logged: tuple[str, str], rows: pd.DataFrame, value: float | str | None, words: str
 ) -> None:
     import mlflow
@@ -152,7 +158,7 @@ def test_values_that_are_no_numbers_are_refused(
         model.predict(bad)
 
 
-def test_whole_numbers_are_taken_for_the_numbers_that_they_are(
+def test_integers_are_accepted_for_floats(
     store: Store, logged: tuple[str, str], rows: pd.DataFrame
 ) -> None:
     import mlflow
@@ -164,28 +170,18 @@ def test_whole_numbers_are_taken_for_the_numbers_that_they_are(
 
 
 def test_arrays_go_in_as_arrays(
-    store: Store,
-    start: Callable[[], Tracker],
-    folder: Path,
-    saved: SavedModel,
-    rows: pd.DataFrame,
+    store: Store, registered: str, folder: Path, saved: SavedModel, rows: pd.DataFrame
 ) -> None:
     import mlflow
 
-    tracker = start()
-    model_id = log_model(store, tracker.run_id, folder, rows.to_numpy(), step=1)
-    tracker.finish("FINISHED")
+    model_id = log_model(store, registered, folder, rows.to_numpy(), step=1)
     loaded = mlflow.pyfunc.load_model(store.client.get_logged_model(model_id).artifact_location)
     got = loaded.predict(rows.to_numpy())
     pd.testing.assert_frame_equal(got, expected(saved, rows))
 
 
-def test_a_list_column_goes_in_as_lists_or_arrays(
-    store: Store,
-    start: Callable[[], Tracker],
-    saved: SavedModel,
-    rows: pd.DataFrame,
-    tmp_path: Path,
+def test_a_list_column_accepts_lists_and_arrays(
+    store: Store, registered: str, saved: SavedModel, rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     import mlflow
 
@@ -194,10 +190,7 @@ def test_a_list_column_goes_in_as_lists_or_arrays(
     frame = pd.DataFrame({"flower": [row.tolist() for row in rows.to_numpy()]})
     listing = tmp_path / "listing.json"
     listing.write_text(example_text(rows.to_numpy(), listed.schema))
-    tracker = start()
-    model_id = tracker.log_model(tmp_path / "listed", listing, step=1)
-    tracker.finish("FINISHED")
-    assert model_id is not None
+    model_id = log_model(store, registered, tmp_path / "listed", read_example(listing), step=1)
     loaded = mlflow.pyfunc.load_model(store.client.get_logged_model(model_id).artifact_location)
     pd.testing.assert_frame_equal(loaded.predict(frame), expected(saved, rows))
     arrays = pd.DataFrame({"flower": list(rows.to_numpy())})
@@ -208,61 +201,63 @@ def test_a_list_column_goes_in_as_lists_or_arrays(
         loaded.predict(pd.DataFrame({"flower": [[1, 2]]}))
 
 
-def test_whole_number_columns_make_no_noise(
+def test_integer_columns_print_nothing(
     store: Store,
-    start: Callable[[], Tracker],
+    registered: str,
     folder: Path,
     rows: pd.DataFrame,
-    said: list[str],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    tracker = start()
-    log_model(store, tracker.run_id, folder, (rows * 10).round().astype("int64"), step=1)
-    tracker.finish("FINISHED")
+    log_model(store, registered, folder, (rows * 10).round().astype("int64"), step=1)
     assert capfd.readouterr() == ("", "")
-    assert said == []
 
 
-def test_a_model_that_cannot_be_logged_warns_and_fails_nothing(
-    store: Store,
-    start_either: Callable[[], Tracker],
-    tmp_path: Path,
-    example: Path,
-    said: list[str],
+def test_a_model_that_cannot_be_logged_is_marked_as_failed(
+    store: Store, registered: str, tmp_path: Path, rows: pd.DataFrame
 ) -> None:
-    tracker = start_either()
-    assert tracker.log_model(tmp_path / "nothing", example, step=1) is None
-    tracker.finish("FAILED")
-    assert len(said) == 1
-    assert "could not be logged" in said[0]
-    models = store.client.search_logged_models([tracker.experiment_id])
+    with pytest.raises(ModelNotFound):
+        log_model(store, registered, tmp_path / "nothing", rows, step=1)
+    experiment = store.client.get_run(registered).info.experiment_id
+    models = store.client.search_logged_models([experiment])
     assert [str(model.status) for model in models] == ["FAILED"]
 
 
-def test_it_is_found_by_its_run(store: Store, logged: tuple[str, str], saved: SavedModel) -> None:
-    run_id, _ = logged
-    for name in (run_id, run_id[:8]):
+def test_a_model_is_found_by_the_run_id_mlflows_id_and_prefixes(
+    store: Store, logged: tuple[str, str], saved: SavedModel
+) -> None:
+    mlflow_id, _ = logged
+    for name in ("iris-abc123", "iris-a", mlflow_id, mlflow_id[:8]):
         found = load_model(find_model(name, store.uri))
         assert found.parameters.sha256() == saved.parameters.sha256()
 
 
+def test_an_exact_run_id_wins_over_longer_ones(
+    store: Store, logged: tuple[str, str], run: TrackedRun, tmp_path: Path
+) -> None:
+    longer = replace(run, directory=tmp_path, run_id=f"{run.run_id}4", key="other")
+    Delivery(longer, lambda: store).register()
+    find_model(run.run_id, store.uri)
+    with pytest.raises(ModelNotFound, match="several runs"):
+        find_model("iris-abc", store.uri)
+
+
 @pytest.mark.parametrize(
-    ("run_id", "words"),
-    [("0123456789", "no run"), ("abc", "is no run id"), ("a' OR 'a", "is no run id")],
+    ("run_id", "message"),
+    [("0123456789", "no run"), ("iris_abc", "no run"), ("a' OR 'a", "is no run id")],
 )
-def test_an_unknown_run_is_told(store: Store, run_id: str, words: str) -> None:
-    with pytest.raises(ModelNotFound, match=words):
+def test_an_unknown_run_is_refused(
+    store: Store, logged: tuple[str, str], run_id: str, message: str
+) -> None:
+    with pytest.raises(ModelNotFound, match=message):
         find_model(run_id, store.uri)
 
 
-def test_a_run_without_a_model_is_told(store: Store, start: Callable[[], Tracker]) -> None:
-    tracker = start()
-    tracker.finish("FAILED")
+def test_a_run_without_a_model_is_refused(store: Store, registered: str) -> None:
     with pytest.raises(ModelNotFound, match="has no model"):
-        find_model(tracker.run_id, store.uri)
+        find_model(registered, store.uri)
 
 
-def test_only_what_prediction_needs_is_copied() -> None:
+def test_only_the_modules_that_prediction_needs_are_copied() -> None:
     modules = closure("sumgrad.jobs.artifacts.saved_model")
     assert {
         "sumgrad.jobs.artifacts.saved_model",

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.config.tracking_uri import SQLITE
-from sumgrad.jobs.errors import TrackingError
-from sumgrad.jobs.tracking import check_tracking_reachable, open_store, ui_command
+from sumgrad.jobs.config.tracking_uri import SQLITE, check_tracking_reachable
+from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import store as store_module
-from sumgrad.jobs.tracking.store import first_line
+from sumgrad.jobs.tracking.store import first_line, open_store
+from sumgrad.jobs.tracking.ui import ui_command
 
 OPEN = """
 import sys
-from sumgrad.jobs.tracking import open_store
+from sumgrad.jobs.tracking.store import open_store
 store = open_store(sys.argv[1])
 from mlflow.telemetry import get_telemetry_client
 assert get_telemetry_client() is None
@@ -58,17 +58,17 @@ def test_a_lock_that_a_stopped_process_holds_is_told_of(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = tmp_path / ".mlflow.db.lock"
-    monkeypatch.setattr(store_module, "LOCK_SECONDS", 0.5)
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT_S", 0.5)
     command = [sys.executable, "-c", HOLD, str(lock)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
             holder.send_signal(signal.SIGSTOP)
-            with pytest.raises(TrackingError, match=f"has held {lock} for 0.5 s") as caught:
+            with pytest.raises(TrackingUnreachable, match=f"has locked {lock} for 0.5 s") as caught:
                 open_store(uri)
             assert f"fuser {lock}" in caught.value.hint
-            monkeypatch.setattr(store_module, "LOCK_SECONDS", 30.0)
+            monkeypatch.setattr(store_module, "LOCK_TIMEOUT_S", 30.0)
             # Whoever comes in time is let in.
             threading.Timer(0.5, holder.kill).start()
             open_store(uri)

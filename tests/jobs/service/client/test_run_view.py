@@ -14,7 +14,7 @@ from sumgrad.jobs.service.client import run_view
 from sumgrad.jobs.service.client.run_view import RunView, find_runs, mark_deleted
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
-from sumgrad.jobs.tracking import open_store
+from sumgrad.jobs.tracking.store import open_store
 from tests.jobs.service.stand_ins import ADDRESS, Answer, free_port, site
 
 BEAT = Heartbeat(1000.0, True, "digits", 3, 20, 0.25)

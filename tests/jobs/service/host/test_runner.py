@@ -18,7 +18,7 @@ from sumgrad.jobs.errors import (
     SpecError,
     SubmissionError,
 )
-from sumgrad.jobs.runs.directory import RunDirectory, RunEnd
+from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.summary import Summary
@@ -30,8 +30,9 @@ from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
 from sumgrad.jobs.service.manifest import RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.model.errors import SumgradError
-from tests.jobs.test_fuzz import RECORD_OF_A_RUN
+from tests.jobs.runs.records import RECORD_OF_A_RUN
 
 HERE = Versions.here()
 SPEC: dict[str, Any] = {
@@ -184,7 +185,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
 
 
 def run_of(home: Path, run_id: str, began: str, ending: RunEnd | None = None) -> None:
-    record = replace(RECORD_OF_A_RUN, run_id=run_id, began=began, end=ending)
+    record = replace(RECORD_OF_A_RUN, run_id=run_id, started=began, end=ending)
     RunDirectory.create(home / "runs" / run_id, record, "")
 
 
@@ -243,7 +244,7 @@ def test_what_mlflow_lacks_of_a_run_that_is_over_is_told(
     run_of(home, "1" * 16, "2026-01-01T00:00:00+00:00", over)
     told: list[str] = []
 
-    def sync(run: RunDirectory, uri: str, warn: object) -> bool:
+    def sync(run: RunDirectory, uri: str) -> bool:
         told.append(run.record.run_id)
         return is_complete
 

@@ -1,4 +1,4 @@
-"""From a run's id, or the beginning of one, to its saved model."""
+"""Finding the model of a run in an MLflow store."""
 
 import atexit
 import re
@@ -15,30 +15,30 @@ from sumgrad.jobs.tracking.store import Store, first_line, open_store
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-#: Shorter beginnings of run ids are not looked for.
-SHORTEST_PREFIX = 6
+#: Enough to find two that really match among those that an underscore in LIKE matches.
+_MAX_MATCHES = 20
 
 
 def find_model(run_id: str, uri: str) -> Path:
-    """The saved-model folder of a run, on this machine.
+    """Return the saved-model folder of a run on this machine.
 
     Args:
-        run_id: A run's id, or at least six characters that only its id begins with.
+        run_id: A run's id, MLflow's id of it, or a unique prefix of one of these.
         uri: A resolved tracking URI.
 
     Returns:
-        The store's own folder where it is on this machine, and otherwise a download that is
-        removed when this process ends.
+        The store's own folder if it is on this machine; otherwise a download that is removed when
+        this process ends.
 
     Raises:
-        ModelNotFound: No such run, several, or one without a model.
+        ModelNotFound: No run or several match, or the run has no model.
         TrackingError: The store cannot be used.
     """
     store = open_store(uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    run = find_run(run_id, store)
+    run = _find_run(run_id, store)
     location = _model_location(run, store)
     # Local files are not copied, so the download folder may stay empty.
     try:
@@ -55,33 +55,38 @@ def find_model(run_id: str, uri: str) -> Path:
     return Path(found)
 
 
-def find_run(run_id: str, store: Store) -> "Run":
-    """The run with this id, or the only one whose id begins so.
+def _find_run(run_id: str, store: Store) -> "Run":
+    """Return the only run whose name or id in MLflow is or starts with a text.
 
     Raises:
         ModelNotFound: None, or several.
     """
     where = redact(store.uri)
-    if not re.fullmatch(rf"[0-9a-zA-Z_-]{{{SHORTEST_PREFIX},}}", run_id):
-        raise ModelNotFound(
-            f"'{run_id}' is no run id",
-            hint=f"an id, or the first {SHORTEST_PREFIX} or more characters of one",
-        )
+    # Other characters have a meaning in MLflow's queries.
+    if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", run_id):
+        raise ModelNotFound(f"'{run_id}' is no run id", hint="give a run id or a prefix of one")
     experiments = [e.experiment_id for e in store.client.search_experiments()]
-    # An underscore stands for any character in LIKE; a run's id has none.
-    runs = store.client.search_runs(
-        experiments, filter_string=f"attributes.run_id LIKE '{run_id}%'", max_results=2
-    )
-    if not runs:
-        raise ModelNotFound(f"no run {run_id} at {where}")
-    if len(runs) > 1:
-        raise ModelNotFound(f"several runs at {where} begin with {run_id}", hint="give more of it")
-    return runs[0]
+    for pattern in (f"= '{run_id}'", f"LIKE '{run_id}%'"):
+        found = {
+            run.info.run_id: run
+            for name in ("run_name", "run_id")
+            for run in store.client.search_runs(
+                experiments, f"attributes.{name} {pattern}", max_results=_MAX_MATCHES
+            )
+            # In LIKE an underscore stands for any character.
+            if str(getattr(run.info, name)).startswith(run_id)
+        }
+        if len(found) > 1:
+            hint = "give more characters of the id"
+            raise ModelNotFound(f"several runs at {where} match {run_id}", hint=hint)
+        if found:
+            return found.popitem()[1]
+    raise ModelNotFound(f"no run {run_id} at {where}")
 
 
 def _model_location(run: "Run", store: Store) -> str:
     outputs = run.outputs.model_outputs if run.outputs is not None else []
-    # The last one: a resumed run logs its model again.
+    # A resumed run logs its model again; the last one counts.
     for output in reversed(outputs):
         model = store.client.get_logged_model(output.model_id)
         if model.name == MODEL_NAME:

@@ -1,4 +1,4 @@
-"""A few raw rows, kept as a file, that a model's signature in MLflow is made from."""
+"""The file with a few raw rows from which MLflow infers a model's signature."""
 
 import json
 from pathlib import Path
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 
 def example_text(rows: NDArray[Any], schema: DataSchema) -> str:
-    """Rows as the model's users have them: named columns, or one column of lists.
+    """Return rows as the users of a model provide them: named columns, or one column of lists.
 
     Args:
-        rows: Raw ones, (n, D_0).
+        rows: Raw rows, (n, D_0).
         schema: Names the columns.
     """
     if schema.list_column is not None:
         columns, data = [schema.list_column], [[row.tolist()] for row in rows]
     else:
-        # Numbers of any kind are taken as such: whole numbers in the example would bar others.
+        # MLflow would infer integer columns from integers, and then refuse floats.
         columns, data = list(schema.features), rows.astype("float64").tolist()
     return json.dumps({"columns": columns, "data": data})
 
 
 def read_example(file: Path) -> "DataFrame":
-    """The rows that `example_text` wrote.
+    """Return the rows that `example_text` wrote.
 
     Raises:
-        JobError: They are not there, or damaged.
+        JobError: The file is missing or damaged.
     """
     from pandas import DataFrame
 
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return DataFrame(kept["data"], columns=kept["columns"])
+        example = json.loads(file.read_text(encoding="utf-8"))
+        return DataFrame(example["data"], columns=example["columns"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise JobError(f"{file} is damaged: {error}") from error

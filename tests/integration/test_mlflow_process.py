@@ -15,16 +15,16 @@ from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from tests.integration.chaos import SPEC
 from tests.integration.command_line import SUMGRAD, Folder
 from tests.integration.conftest import make_folder
-from tests.jobs.tracking.test_process_client import expect_gone
+from tests.jobs.tracking.test_run_tracker import wait_until_gone
 
 ENDLESS = ("--set", "stop.max_epochs=1000000")
 EPOCHS = 200
 
 
 @pytest.fixture
-def work(tmp_path: Path, template: Path) -> Folder:
+def work(tmp_path: Path, database: Path) -> Folder:
     """A folder with data, a spec, and an initialised store."""
-    return make_folder(tmp_path, template)
+    return make_folder(tmp_path, database)
 
 
 @contextmanager
@@ -78,8 +78,8 @@ def expect_nothing_left(command: "subprocess.Popen[str]") -> None:
 def told(work: Folder) -> tuple[RunDirectory, Run]:
     """The only run, on disk and in MLflow."""
     (run,) = all_runs(work.path / "runs")
-    assert run.record.mlflow_run_id is not None
-    return run, MlflowClient(work.tracking_uri).get_run(run.record.mlflow_run_id)
+    assert run.mlflow_run_id is not None
+    return run, MlflowClient(work.tracking_uri).get_run(run.mlflow_run_id)
 
 
 TRAIN = """
@@ -123,7 +123,7 @@ def test_a_signal_to_the_whole_group_is_told_to_mlflow(
         expect_nothing_left(command)
     on_disk, in_mlflow = told(work)
     assert in_mlflow.info.status == "KILLED"
-    assert on_disk.record.is_delivered
+    assert on_disk.is_delivered
 
 
 @pytest.mark.parametrize("when", ["it is there", "an epoch is done"])
@@ -136,7 +136,7 @@ def test_one_that_is_killed_costs_the_run_nothing(work: Folder, when: str) -> No
         assert command.returncode == 0, output
         expect_nothing_left(command)
     on_disk, in_mlflow = told(work)
-    assert (in_mlflow.info.status, on_disk.record.is_delivered) == ("FINISHED", True)
+    assert (in_mlflow.info.status, on_disk.is_delivered) == ("FINISHED", True)
     client = MlflowClient(work.tracking_uri)
     assert len(client.search_runs([in_mlflow.info.experiment_id])) == 1
     for curve in ("train_loss", "learning_rate"):
@@ -150,5 +150,5 @@ def test_it_is_gone_when_the_run_is_killed(work: Folder) -> None:
         child = wait_for_child(command)
         command.kill()
         command.wait(30)
-        expect_gone(child)
+        wait_until_gone(child)
         expect_nothing_left(command)

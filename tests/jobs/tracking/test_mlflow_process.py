@@ -1,0 +1,151 @@
+"""What the delivering process does with messages from its parent, in a thread of the test."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+import pytest
+
+from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.tracking import mlflow_process
+from sumgrad.jobs.tracking.mlflow_process import Service, error_to_json
+from sumgrad.jobs.tracking.outbox import Outbox, TrackedRun
+from sumgrad.jobs.tracking.store import Store
+from tests.jobs.tracking.conftest import FINISHED, KILLED
+
+
+class Parent:
+    """The other end of the connection.
+
+    Args:
+        connection: To the service.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def send(self, **message: Any) -> None:
+        self._connection.send_bytes(json.dumps(message).encode())
+
+    def receive(self, name: str) -> Any:
+        """Return the value of the next message with a name; others are skipped."""
+        while self._connection.poll(60):
+            message = json.loads(self._connection.recv_bytes())
+            if name in message:
+                return message[name]
+        raise AssertionError(f"no message '{name}'")
+
+
+class Stores:
+    """Opens the store as often as it may."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.error: Exception | None = None
+        self.opened = 0
+
+    def open(self, uri: str) -> Store:
+        self.opened += 1
+        if self.error is not None:
+            raise self.error
+        return self.store
+
+
+@pytest.fixture
+def stores(store: Store) -> Stores:
+    return Stores(store)
+
+
+@pytest.fixture
+def parent(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parent]:
+    monkeypatch.setattr(mlflow_process, "SEND_INTERVAL_S", 0.01)
+    ours, theirs = Pipe()
+    thread = threading.Thread(target=Service(theirs, stores.open).run)
+    thread.start()
+    yield Parent(ours)
+    ours.close()
+    thread.join(30)
+    assert not thread.is_alive(), "it ends with the connection"
+
+
+def test_a_run_is_delivered_as_it_grows(
+    parent: Parent,
+    stores: Stores,
+    run: TrackedRun,
+    outbox: Outbox,
+    mlflow_id: Callable[[], str],
+) -> None:
+    client = stores.store.client
+    parent.send(uri="sqlite:///x.db")
+    parent.send(run=run.to_json(), resumed=False)
+    assert parent.receive("registered")
+    outbox.log(1, {"loss": 0.5})
+    parent.send(tags={"heartbeat": "1"})
+    while not client.get_metric_history(mlflow_id(), "loss"):
+        parent.receive("busy")
+    lines = ['["loss", 0.25, 2, 1000]']
+    parent.send(end=asdict(FINISHED), lines=lines)
+    assert parent.receive("finished")
+    found = client.get_run(mlflow_id())
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["heartbeat"] == "1"
+    assert found.data.metrics == {"loss": 0.25}
+    assert stores.opened == 1
+
+
+def test_the_first_failure_is_reported_and_later_attempts_succeed(
+    parent: Parent, stores: Stores, run: TrackedRun, outbox: Outbox
+) -> None:
+    stores.error = TrackingUnreachable("away", hint="wait")
+    parent.send(uri="sqlite:///x.db")
+    parent.send(run=run.to_json(), resumed=False)
+    failed = parent.receive("failed")
+    assert failed == {"kind": "TrackingUnreachable", "message": "away", "hint": "wait"}
+    stores.error = None
+    parent.send(end=asdict(KILLED), lines=[])
+    assert parent.receive("finished")
+
+
+def test_an_outage_is_logged_once_and_so_is_its_end(
+    parent: Parent,
+    stores: Stores,
+    run: TrackedRun,
+    outbox: Outbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parent.send(uri="sqlite:///x.db")
+    parent.send(run=run.to_json(), resumed=False)
+    parent.receive("registered")
+    failures = threading.Semaphore(0)
+    client = stores.store.client
+
+    def away(*_: object, **__: object) -> None:
+        failures.release()
+        raise OSError("away")
+
+    with monkeypatch.context() as gone:
+        gone.setattr(client, "log_batch", away)
+        outbox.log(1, {"loss": 0.5})
+        for _ in range(3):
+            assert failures.acquire(timeout=60)
+    parent.send(end=asdict(FINISHED), lines=[])
+    assert parent.receive("finished")
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("metrics cannot be delivered, trying again: ")
+    assert caplog.messages[1] == "metrics are delivered again"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TrackingError("a"), "TrackingError"),
+        (LoginRefused("a"), "LoginRefused"),
+        (ZeroDivisionError("a"), "TrackingUnreachable"),
+    ],
+)
+def test_errors_keep_their_kind(error: Exception, kind: str) -> None:
+    assert error_to_json(error) == {"kind": kind, "message": "a", "hint": ""}
