@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError
+from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.tracking.metadata import CHECKED, Line, PathPart, RunEnd, RunMetadata
 
 
@@ -76,18 +77,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def in_one_line(text: str) -> str:
-    r"""Return a text as one line without control characters.
-
-    >>> in_one_line("RuntimeError: it\n\x1b[2J  broke")
-    'RuntimeError: it [2J broke'
-    """
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
 def first_problem(error: ValidationError) -> str:
     """Return the first problem of a record as text."""
     problem = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in problem["loc"])
-    message = in_one_line(problem["msg"])
+    message = one_line(problem["msg"])
     return f"the field '{field}': {message}" if field else message

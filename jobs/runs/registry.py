@@ -9,8 +9,8 @@ from typing import Any
 from sumgrad.jobs.errors import RunLocked
 from sumgrad.jobs.runs.directory import RECORD, RunDirectory, all_runs, find_run
 from sumgrad.jobs.runs.sync import ORPHANED, require_credentials, sync
+from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.outbox import EXAMPLE
-from sumgrad.jobs.tracking.store import first_line
 from sumgrad.model.errors import SumgradError
 
 _COLUMNS = ("run", "status", "why", "checkpoint", "started (UTC)")
@@ -128,7 +128,7 @@ def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[l
             uri = tracking_uri or require_credentials(run.record.tracking_uri)
             is_delivered, problem = sync(run, uri), ""
         except SumgradError as error:
-            is_delivered, problem = False, f": {first_line(error)}"
+            is_delivered, problem = False, f": {describe_error(error)}"
         state = "delivered" if is_delivered else f"NOT delivered{problem}"
         lines.append(f"{run.record.run_id} {state}")
         is_complete = is_complete and is_delivered

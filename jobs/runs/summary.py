@@ -129,7 +129,7 @@ class Summary:
         model = shlex.quote(relative_to_cwd(self.checkpoint or ""))
         if store is not None:
             lines.append(f"Compare runs in MLflow:  sumgrad ui{store}")
-            model = f"{(self.run_id or '')[:8]} FILE{store}"
+            model = f"{self.run_id} FILE{store}"
         else:
             model += " FILE"
         if self.stop_reason in (StopReason.DIVERGED, StopReason.FAILED):
@@ -140,7 +140,7 @@ class Summary:
         """Return the beginning of the id if the run is in the default folder, else its folder."""
         folder = Path(self.run_folder) if self.run_folder else None
         if folder is None or folder.parent == Path(default_output()).expanduser().absolute():
-            return (self.run_id or "")[:8]
+            return self.run_id or ""
         return shlex.quote(relative_to_cwd(str(folder)))
 
     def _store_option(self) -> str | None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.input_example import read_example
 from sumgrad.jobs.tracking.metadata import MAX_TAG_CHARACTERS, RunEnd, dataset_inputs, flatten
 from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Point, Receipt, TrackedRun, read_points
-from sumgrad.jobs.tracking.store import Store, first_line, is_invalid_value, tracking_error
+from sumgrad.jobs.tracking.store import Store, is_invalid_value, tracking_error
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -123,7 +124,7 @@ class Delivery:
                 if not is_invalid_value(error):
                     raise
                 _logger.warning(
-                    "MLflow refused %d metric values: %s", len(points), first_line(error)
+                    "MLflow refused %d metric values: %s", len(points), describe_error(error)
                 )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -162,7 +163,7 @@ class Delivery:
             example = read_example(self._run.directory / EXAMPLE)
             model_id = log_model(store, self._run_id, model, example, end.step)
         except Exception as error:  # noqa: BLE001 - the model is on disk, and the status matters
-            _logger.warning("the model could not be logged to MLflow: %s", first_line(error))
+            _logger.warning("the model could not be logged to MLflow: %s", describe_error(error))
             return False
         finally:
             self._on_progress(REQUEST_TIMEOUT_S)

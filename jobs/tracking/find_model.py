@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from sumgrad.jobs.errors import ModelNotFound
 from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.model_logging import ARTIFACT, MODEL_NAME
-from sumgrad.jobs.tracking.store import Store, first_line, open_store
+from sumgrad.jobs.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -50,7 +51,7 @@ def find_model(run_id: str, uri: str) -> Path:
     except (MlflowException, OSError) as error:
         raise ModelNotFound(
             f"the model of run {run.info.run_id} cannot be read from {redact(location)}: "
-            f"{first_line(error)}"
+            f"{describe_error(error)}"
         ) from error
     return Path(found)
 

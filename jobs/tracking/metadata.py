@@ -13,6 +13,8 @@ from annotated_types import Ge, Lt
 from pydantic import AfterValidator, ConfigDict, StringConstraints
 from pydantic.dataclasses import dataclass
 
+from sumgrad.jobs.support.text import one_line
+
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
@@ -100,7 +102,7 @@ class RunEnd:
     """
 
     status: Status
-    stop_reason: str
+    stop_reason: Annotated[str, AfterValidator(one_line)]
     tags: Mapping[str, str]
     step: Count
     can_resume: bool

@@ -31,10 +31,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.outbox import Point, TrackedRun
-from sumgrad.jobs.tracking.store import Store, first_line, open_store, prepare_mlflow
+from sumgrad.jobs.tracking.store import Store, open_store, prepare_mlflow
 from sumgrad.model.errors import SumgradError
 
 SEND_INTERVAL_S = 1.0
@@ -122,14 +123,10 @@ class Service:
             if self._failures > 1:
                 return
             if self._is_registered:
-                line = first_line(error)
+                line = describe_error(error)
                 _logger.warning("metrics cannot be delivered, trying again: %s", line)
             else:
                 self.send(failed=error_to_json(error))
-        else:
-            if self._failures and self._is_registered:
-                _logger.warning("metrics are delivered again")
-            self._failures = 0
 
     def _deliver(self, delivery: Delivery) -> None:
         if not self._is_registered:
@@ -143,12 +140,16 @@ class Service:
         if self._tags:
             delivery.set_tags(self._tags)
             self._tags = {}
-        if self._end is not None:
+        end, complete = self._end, None
+        if end is not None:
             points = [point for line in self._lines if (point := Point.from_line(line.encode()))]
             if points:
                 delivery.send_points(points)
-            complete = delivery.finish(self._end)
-            self._end = None
+            complete, self._end = delivery.finish(end), None
+        if self._failures:
+            _logger.warning("metrics are delivered again")
+            self._failures = 0
+        if complete is not None:
             self.send(finished=complete)
 
 
@@ -157,7 +158,7 @@ def error_to_json(error: Exception) -> dict[str, str]:
     kind = type(error).__name__ if type(error) in ERRORS.values() else "TrackingUnreachable"
     if isinstance(error, SumgradError):
         return {"kind": kind, "message": error.message, "hint": error.hint}
-    return {"kind": kind, "message": first_line(error), "hint": ""}
+    return {"kind": kind, "message": describe_error(error), "hint": ""}
 
 
 class _ToParent(logging.Handler):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import textwrap
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from sumgrad.jobs.config.credentials import (
 )
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server, sqlite_file
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
-from sumgrad.jobs.support.redaction import redact, redact_text
+from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.support.text import describe_error, one_line
 from sumgrad.jobs.tracking.database import create_database
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def tracking_error(
         if refused is not None:
             return refused
     kind = TrackingUnreachable if _may_recover(error, uri) else TrackingError
-    return kind(f"{problem}: {first_line(error)}")
+    return kind(f"{problem}: {one_line(describe_error(error), _MAX_LINE_CHARACTERS)}")
 
 
 def _may_recover(error: Exception, uri: str) -> bool:
@@ -150,12 +150,6 @@ def is_invalid_value(error: "MlflowException") -> bool:
     Other refusals may end: a password expires, a proxy limits requests, a run is restored.
     """
     return str(error.error_code) == "INVALID_PARAMETER_VALUE"
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's message as one short line without secrets."""
-    line = redact_text(str(error).strip()).partition("\n")[0] or type(error).__name__
-    return textwrap.shorten(line, _MAX_LINE_CHARACTERS, placeholder=" …")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sumgrad.jobs.support.redaction import is_redacted, redact, redact_text
-from sumgrad.jobs.tracking.store import first_line
+from sumgrad.jobs.support.text import describe_error
 from tests.fuzzing import cases
 
 REDACTED = {
@@ -113,7 +113,7 @@ def test_no_password_survives_in_an_address(password: str, host: str) -> None:
 def test_no_password_survives_in_a_text(password: str, host: str, place: str) -> None:
     text = place.format(f"postgresql://me:{password}@{host}")
     assert SECRET not in redact_text(text)
-    assert SECRET not in first_line(OSError(text))
+    assert SECRET not in describe_error(OSError(text))
 
 
 @cases(500)

@@ -7,6 +7,7 @@ the store's URI.
 import json
 import os
 import signal
+import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,28 +34,32 @@ def receive(connection: Connection, notes: Path) -> None:
     if "close" in message:
         raise EOFError
     if "run" in message:
-        name = json.loads(message["run"])["run_id"]
-        lives = {line.split()[0] for line in notes.read_text().splitlines()}
-        if name in ERRORS:
-            send(connection, failed=error_to_json(ERRORS[name]))
-        elif name == "hangs":
-            time.sleep(999)
-        elif name == "frozen-once" and len(lives) == 1:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        elif name == "killed-once" and len(lives) == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif name == "garbage":
-            connection.send_bytes(b"no JSON")
-        else:
-            print("a line that a library prints", flush=True)
-            send(connection, warning="metrics are delivered again")
-            send(connection, registered=True)
+        is_first = len({line.split()[0] for line in notes.read_text().splitlines()}) == 1
+        on_run(connection, json.loads(message["run"])["run_id"], is_first=is_first)
     if "end" in message:
         if message["end"]["stop_reason"] == "slow":
             for _ in range(4):
                 time.sleep(0.4)
                 send(connection, busy=1.0)
         send(connection, finished=message["end"]["status"] != "FAILED")
+
+
+def on_run(connection: Connection, name: str, *, is_first: bool) -> None:
+    if name in ERRORS:
+        send(connection, failed=error_to_json(ERRORS[name]))
+    elif name == "hangs":
+        time.sleep(999)
+    elif name == "frozen-once" and is_first:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif name == "killed-once" and is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif name == "garbage":
+        connection.send_bytes(b"no JSON")
+    else:
+        sys.stdout.write("a line that a library prints\n")
+        sys.stdout.flush()
+        send(connection, warning="metrics are delivered again")
+        send(connection, registered=True)
 
 
 def main() -> None:

@@ -215,7 +215,7 @@ def test_integer_columns_print_nothing(
 def test_a_model_that_cannot_be_logged_is_marked_as_failed(
     store: Store, registered: str, tmp_path: Path, rows: pd.DataFrame
 ) -> None:
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(FileNotFoundError):
         log_model(store, registered, tmp_path / "nothing", rows, step=1)
     experiment = store.client.get_run(registered).info.experiment_id
     models = store.client.search_logged_models([experiment])
@@ -262,7 +262,7 @@ def test_only_the_modules_that_prediction_needs_are_copied() -> None:
     assert {
         "sumgrad.jobs.artifacts.saved_model",
         "sumgrad.jobs.data.schema",
-        "model.network",
+        "sumgrad.model.network",
     } <= modules.keys()
     text = "\n".join(path.read_text("utf-8") for path in modules.values())
     for heavy in ("ray", "mlflow", "pyarrow", "pydantic", "pandas"):

@@ -1,4 +1,4 @@
-"""The supervision of the process that delivers a run: it never delays training and never outlives it."""
+"""The supervision of the process that delivers a run."""
 
 import json
 import os

@@ -13,7 +13,7 @@ import pytest
 from sumgrad.jobs.config.tracking_uri import SQLITE, check_tracking_reachable
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import store as store_module
-from sumgrad.jobs.tracking.store import first_line, open_store
+from sumgrad.jobs.tracking.store import open_store
 from sumgrad.jobs.tracking.ui import ui_command
 
 OPEN = """
@@ -95,14 +95,6 @@ def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="cannot be used") as caught:
         open_store(f"{SQLITE}{tmp_path}/x.db")
     assert "\n" not in str(caught.value)
-
-
-def test_an_error_is_told_in_one_short_line_without_credentials() -> None:
-    error = OSError(f"POST http://me:p@ss@host/x failed {'again ' * 99}\nand more")
-    line = first_line(error)
-    assert line.startswith("POST http://***@host/x failed again")
-    assert len(line) <= 200
-    assert first_line(OSError()) == "OSError"
 
 
 def test_a_server_needs_no_user_interface_started() -> None:
