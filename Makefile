@@ -54,7 +54,7 @@ fuzz: $(VENV)/.installed-$(EXTRAS)
 benchmark: $(VENV)/.installed-dev,torch
 	$(BIN)/python -m benchmarks.compare --out docs/benchmarks
 	$(BIN)/python -m benchmarks.growth --out docs/benchmarks
-	$(BIN)/python -m benchmarks.exchange_cost
+	$(BIN)/python -m benchmarks.reducer_overhead --out docs/benchmarks
 
 benchmark-hosts: $(VENV)/.installed-dev,torch
 	$(BIN)/python -m benchmarks.across_hosts --out docs/benchmarks

@@ -1,6 +1,6 @@
-"""sumgrad beside PyTorch DDP with every process on a host of its own: needs root.
+"""sumgrad beside PyTorch DDP on separate hosts: ``python -m benchmarks.across_hosts``, as root.
 
-``python -m benchmarks.across_hosts``; the hosts are network namespaces: benchmarks/namespaces.py.
+The hosts are network namespaces, see benchmarks/namespaces.py.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ PORT = "29500"
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for the table.")],
+    out: Annotated[Path, typer.Option(help="Directory for the table.")],
     turns: Annotated[int, typer.Option(help="Turns of each contender in each cell.")] = 5,
 ) -> None:
-    """Compare, and write what was found."""
+    """Run the comparison and write the results."""
     (first, address), (second, _) = HOSTS.items()
     ranks = ["benchmarks.ddp_steps", "2", address, PORT]
     gloo = {"GLOO_SOCKET_IFNAME": "eth0"}
@@ -36,7 +36,7 @@ def main(
         )
         stack.callback(other.wait)
         contenders = {
-            "sumgrad": stack.enter_context(Contender("benchmarks.sumgrad_steps", "far", "2")),
+            "sumgrad": stack.enter_context(Contender("benchmarks.sumgrad_steps", "remote", "2")),
             "DDP": stack.enter_context(
                 Contender(*ranks, "0", environment=gloo, prefix=inside(first))
             ),
@@ -45,12 +45,12 @@ def main(
         results = measure(grid, contenders, turns)
     lines = table_head(["network", "batch", "sumgrad, ms", "DDP, ms", "sumgrad : DDP"])
     for result in results:
-        ms, ratio = result.milliseconds, result.times_as_fast("DDP", "sumgrad")
+        ms, ratio = result.milliseconds, result.speedup("sumgrad", "DDP")
         lines.append(
             f"| {result.cell.network} | {result.cell.batch} | {ms['sumgrad']:.2f} "
             f"| {ms['DDP']:.2f} | {ratio:.2f} |"
         )
-    mean = geometric_mean([result.times_as_fast("DDP", "sumgrad") for result in results])
+    mean = geometric_mean([result.speedup("sumgrad", "DDP") for result in results])
     lines.append(f"| geometric mean | | | | **{mean:.2f}** |")
     table = "\n".join([f"{machine()}.", "", *lines, ""])
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is measured: a network, a batch, and the same data for every contender."""
+"""The cells of a comparison: networks, batch sizes, and the data that all contenders share."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows of data; steps take batches of them, reshuffled in each epoch.
+#: Rows of data, shuffled in each epoch.
 ROWS = 16_384
 FEATURES = 784
 CLASSES = 10
@@ -16,11 +16,11 @@ ETA = 0.01
 
 @dataclass(frozen=True)
 class Cell:
-    """One comparison.
+    """One cell of a comparison.
 
     Attributes:
-        hidden: Units of the hidden layers, all ReLU; 784 features before, softmax over 10 after.
-        batch: Rows of a step, over all workers.
+        hidden: Units of the hidden ReLU layers, between 784 features and a softmax over 10.
+        batch: Rows of a step over all workers.
     """
 
     hidden: tuple[int, ...]
@@ -28,17 +28,17 @@ class Cell:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """From the features to the classes."""
+        """Return the widths of all layers, features and classes included."""
         return (FEATURES, *self.hidden, CLASSES)
 
     @property
     def network(self) -> str:
-        """As in ``784-128-10``."""
+        """Return the widths as text, such as ``784-128-10``."""
         return "-".join(map(str, self.widths))
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """Return the number of weights and biases."""
         return sum((before + 1) * after for before, after in pairwise(self.widths))
 
 
@@ -48,7 +48,7 @@ BATCHES = (64, 512, 4096)
 
 @lru_cache(maxsize=1)
 def data() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(ROWS, 784) numbers from 0 to 1, and (ROWS,) classes: digits in size, if not in shape."""
+    """Return random x, (ROWS, 784) in [0, 1), and classes, (ROWS,), of the size of MNIST."""
     generator = np.random.Generator(np.random.Philox(7))
     x = generator.random((ROWS, FEATURES), dtype=np.float32)
     return x, generator.integers(0, CLASSES, ROWS)

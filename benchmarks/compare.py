@@ -1,7 +1,7 @@
 """sumgrad beside PyTorch DDP, scikit-learn and the bare kernel: ``python -m benchmarks.compare``.
 
-The contenders take turns, and each figure is the median over all steps of all turns, so that what
-the machine does meanwhile meets all of them alike. Writes a table, a plot and the numbers.
+The contenders take turns, so that other load on the machine affects all of them alike. Each figure
+is the median over all steps of all turns. Writes a table, a plot and the numbers.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from benchmarks.cells import BATCHES, NETWORKS, Cell
 from benchmarks.contender import Contender
 
 PROCESSES = 2
-#: A turn of a contender takes about so long.
+#: Seconds that a turn of a contender takes, approximately.
 TURN_S = 0.4
 ALL_CORES = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
 #: Name, module and arguments of each contender.
@@ -37,21 +37,21 @@ CONTENDERS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A cell's milliseconds a step, by contender: medians."""
+class CellResult:
+    """The median milliseconds of a cell's steps, by contender."""
 
     cell: Cell
     milliseconds: Mapping[str, float]
 
-    def times_as_fast(self, as_what: str, who: str) -> float:
-        """How many steps ``who`` does while ``as_what`` does one."""
-        return self.milliseconds[as_what] / self.milliseconds[who]
+    def speedup(self, contender: str, over: str) -> float:
+        """Return the number of steps that a contender does during one step of another."""
+        return self.milliseconds[over] / self.milliseconds[contender]
 
 
 def measure(
     cells: Sequence[Cell], contenders: Mapping[str, Contender], turns: int
-) -> list[Measured]:
-    """Every cell by every contender, turn by turn."""
+) -> list[CellResult]:
+    """Measure every cell with every contender, in turns."""
     results = []
     for cell in cells:
         steps = {}
@@ -64,19 +64,19 @@ def measure(
             for name, contender in contenders.items():
                 seconds[name] += contender.steps(cell, steps[name])
         medians = {name: 1e3 * statistics.median(each) for name, each in seconds.items()}
-        results.append(Measured(cell, medians))
-        said = "  ".join(f"{name} {value:.2f}" for name, value in medians.items())
-        print(f"{cell.network} batch {cell.batch}: {said} ms", file=sys.stderr, flush=True)
+        results.append(CellResult(cell, medians))
+        summary = "  ".join(f"{name} {value:.2f}" for name, value in medians.items())
+        print(f"{cell.network} batch {cell.batch}: {summary} ms", file=sys.stderr, flush=True)
     return results
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Of ratios."""
+    """Return the geometric mean of ratios."""
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def machine() -> str:
-    """What it was measured on."""
+    """Describe the machine and the versions of the packages."""
     names = ("numpy", "ray", "torch", "scikit-learn")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     model = next(
@@ -91,12 +91,12 @@ def machine() -> str:
 
 
 def table_head(titles: Sequence[str]) -> list[str]:
-    """The first two lines of a table."""
+    """Return the first two lines of a Markdown table."""
     return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
 
 
-def ddp_table(results: Sequence[Measured]) -> str:
-    """Against PyTorch DDP, and against the limit."""
+def ddp_table(results: Sequence[CellResult]) -> str:
+    """Return the comparison with PyTorch DDP and with the bare kernel."""
     heads = ["network", "batch", "Ray, ms", "inline, ms", "DDP, ms", "kernel, ms"]
     lines = table_head([*heads, "Ray : DDP", "inline : DDP", "Ray : kernel"])
     for result in results:
@@ -104,20 +104,20 @@ def ddp_table(results: Sequence[Measured]) -> str:
         lines.append(
             f"| {result.cell.network} | {result.cell.batch} | {ms['Ray']:.2f} "
             f"| {ms['inline']:.2f} | {ms['DDP']:.2f} | {ms['kernel']:.2f} "
-            f"| {result.times_as_fast('DDP', 'Ray'):.2f} "
-            f"| {result.times_as_fast('DDP', 'inline'):.2f} "
-            f"| {result.times_as_fast('kernel', 'Ray'):.0%} |"
+            f"| {result.speedup('Ray', 'DDP'):.2f} "
+            f"| {result.speedup('inline', 'DDP'):.2f} "
+            f"| {result.speedup('Ray', 'kernel'):.0%} |"
         )
     ray, inline = (
-        geometric_mean([result.times_as_fast("DDP", who) for result in results])
-        for who in ("Ray", "inline")
+        geometric_mean([result.speedup(backend, "DDP") for result in results])
+        for backend in ("Ray", "inline")
     )
     lines.append(f"| geometric mean | | | | | | **{ray:.2f}** | **{inline:.2f}** | |")
     return "\n".join(lines)
 
 
-def sklearn_table(results: Sequence[Measured]) -> str:
-    """Against scikit-learn."""
+def sklearn_table(results: Sequence[CellResult]) -> str:
+    """Return the comparison with scikit-learn."""
     heads = ["network", "batch", "sklearn, inst/s", "inline, inst/s", "Ray, inst/s"]
     lines = table_head([*heads, "inline : sklearn", "Ray : sklearn"])
     for result in results:
@@ -127,14 +127,14 @@ def sklearn_table(results: Sequence[Measured]) -> str:
         lines.append(
             f"| {result.cell.network} | {result.cell.batch} | {rate['sklearn']:,.0f} "
             f"| {rate['inline']:,.0f} | {rate['Ray']:,.0f} "
-            f"| {result.times_as_fast('sklearn', 'inline'):.2f} "
-            f"| {result.times_as_fast('sklearn', 'Ray'):.2f} |"
+            f"| {result.speedup('inline', 'sklearn'):.2f} "
+            f"| {result.speedup('Ray', 'sklearn'):.2f} |"
         )
     return "\n".join(lines)
 
 
-def plot(results: Sequence[Measured], path: Path) -> None:
-    """Ratios to DDP, cell by cell."""
+def plot(results: Sequence[CellResult], path: Path) -> None:
+    """Plot the speedup over DDP, cell by cell."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -143,10 +143,12 @@ def plot(results: Sequence[Measured], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "sumgrad"
     figure, axes = plt.subplots(figsize=(12, 4))
     labels = [f"{result.cell.network}\n{result.cell.batch}" for result in results]
-    for shift, who in ((-0.2, "Ray"), (0.2, "inline")):
-        heights = [result.times_as_fast("DDP", who) for result in results]
-        axes.bar([i + shift for i in range(len(labels))], heights, 0.38, label=f"sumgrad, {who}")
-    limits = [result.times_as_fast("DDP", "kernel") for result in results]
+    for shift, backend in ((-0.2, "Ray"), (0.2, "inline")):
+        heights = [result.speedup(backend, "DDP") for result in results]
+        axes.bar(
+            [i + shift for i in range(len(labels))], heights, 0.38, label=f"sumgrad, {backend}"
+        )
+    limits = [result.speedup("kernel", "DDP") for result in results]
     axes.plot(range(len(labels)), limits, "k_", markersize=28, label="bare kernel: the limit")
     axes.axhline(1, color="grey", linewidth=1)
     axes.set_xticks(range(len(labels)), labels, fontsize=7)
@@ -157,10 +159,10 @@ def plot(results: Sequence[Measured], path: Path) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for the table, the plot and the numbers.")],
+    out: Annotated[Path, typer.Option(help="Directory for the table, the plot and the numbers.")],
     turns: Annotated[int, typer.Option(help="Turns of each contender in each cell.")] = 7,
 ) -> None:
-    """Compare, and write what was found."""
+    """Run the comparison and write the results."""
     with contextlib.ExitStack() as stack:
         contenders = {
             name: stack.enter_context(

@@ -1,8 +1,7 @@
-"""A contender lives in a process of its own and runs steps when it is asked to.
+"""A contender: a process that runs training steps on request and reports their durations.
 
-All of them stay alive during a comparison, so that their turns can alternate; the ones that are not
-asked sleep. Asked with a line ``{"hidden": […], "batch": …, "steps": …}``, a contender answers with
-the seconds of every step.
+All contenders stay alive during a comparison, so that their turns can alternate; the others sleep.
+A request is a line ``{"hidden": […], "batch": …, "steps": …}``, the reply a list of seconds.
 """
 
 import json
@@ -15,21 +14,21 @@ from typing import Self
 
 from benchmarks.cells import Cell
 
-#: One BLAS thread in every process that computes, as each of them has a core of its own.
+#: One BLAS thread in every process that computes, because each process has one core.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-#: Runs so many steps and gives the seconds of each.
+#: Runs a number of steps and returns the seconds of each.
 RunSteps = Callable[[int], list[float]]
 
 
 class Contender:
-    """The asking side.
+    """A contender as the comparison sees it.
 
     Args:
-        module: To be run with ``python -m``.
-        arguments: Of it.
-        environment: Beside this process's own.
-        prefix: What comes before the command.
+        module: Module to run with ``python -m``.
+        arguments: Its arguments.
+        environment: Additions to this process's environment.
+        prefix: Command that runs the contender, such as ``ip netns exec``.
     """
 
     def __init__(
@@ -49,11 +48,11 @@ class Contender:
         )
 
     def steps(self, cell: Cell, steps: int) -> list[float]:
-        """The seconds of each of so many steps."""
+        """Run a number of steps and return the seconds of each."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = {"hidden": cell.hidden, "batch": cell.batch, "steps": steps}
-        self._process.stdin.write(json.dumps(asked) + "\n")
+        request = {"hidden": cell.hidden, "batch": cell.batch, "steps": steps}
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         while True:
             line = self._process.stdout.readline()
@@ -72,21 +71,21 @@ class Contender:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Closes stdin, which ends it, reads stdout to its end, and waits.
+        # Closing stdin ends the contender.
         self._process.communicate(timeout=60)
 
 
-def answer(prepare: Callable[[Cell], RunSteps]) -> None:
-    """The answering side: until stdin ends.
+def serve(prepare: Callable[[Cell], RunSteps]) -> None:
+    """Serve requests from stdin until it ends.
 
     Args:
-        prepare: Makes ready for a cell; called again only when the cell changes.
+        prepare: Prepares a cell; called only when the cell changes.
     """
     current: Cell | None = None
     run: RunSteps | None = None
     for line in sys.stdin:
-        asked = json.loads(line)
-        cell = Cell(tuple(asked["hidden"]), asked["batch"])
+        request = json.loads(line)
+        cell = Cell(tuple(request["hidden"]), request["batch"])
         if cell != current or run is None:
             current, run = cell, prepare(cell)
-        print(json.dumps(run(asked["steps"])), flush=True)
+        print(json.dumps(run(request["steps"])), flush=True)

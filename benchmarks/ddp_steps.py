@@ -1,7 +1,7 @@
-"""PyTorch's DistributedDataParallel over gloo as a contender: one process a rank, a thread each.
+"""PyTorch's DistributedDataParallel over gloo as a contender: one process and thread per rank.
 
-``python -m benchmarks.ddp_steps 2`` starts the other ranks itself; with the host and port of rank 0
-and a rank after it, it is that rank alone.
+``python -m benchmarks.ddp_steps RANKS`` starts all ranks; ``… RANKS HOST PORT RANK`` is one of
+them, and rank 0 listens at HOST and PORT.
 """
 
 import os
@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.cells import ETA, ROWS, Cell, data
-from benchmarks.contender import RunSteps, answer
+from benchmarks.contender import RunSteps, serve
 
 
-def steps_of(cell: Cell, rank: int, ranks: int) -> RunSteps:
-    """Steps on this rank's part of each batch, from tensors in memory without a DataLoader."""
+def prepare_steps(cell: Cell, rank: int, ranks: int) -> RunSteps:
+    """Return a function that runs steps on this rank's part of each batch, without a DataLoader."""
     layers: list[nn.Module] = []
     for before, after in pairwise(cell.widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
@@ -49,17 +49,17 @@ def steps_of(cell: Cell, rank: int, ranks: int) -> RunSteps:
     return run
 
 
-def serve(rank: int, ranks: int, port: int, host: str = "127.0.0.1") -> None:
-    """Rank 0 answers; the others do what it does."""
+def run_rank(rank: int, ranks: int, port: int, host: str = "127.0.0.1") -> None:
+    """Serve requests on rank 0, and follow rank 0 on the others."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://{host}:{port}", rank=rank, world_size=ranks)
-    asked: list[object] = [None]
+    request: list[object] = [None]
 
     if rank == 0:
 
         def prepare(cell: Cell) -> RunSteps:
             dist.broadcast_object_list([("prepare", cell)])
-            run = steps_of(cell, rank, ranks)
+            run = prepare_steps(cell, rank, ranks)
 
             def run_together(steps: int) -> list[float]:
                 dist.broadcast_object_list([("run", steps)])
@@ -67,15 +67,15 @@ def serve(rank: int, ranks: int, port: int, host: str = "127.0.0.1") -> None:
 
             return run_together
 
-        answer(prepare)
+        serve(prepare)
         dist.broadcast_object_list([("end", None)])
     else:
         run: RunSteps | None = None
         while True:
-            dist.broadcast_object_list(asked)
-            match asked[0]:
+            dist.broadcast_object_list(request)
+            match request[0]:
                 case ("prepare", Cell() as cell):
-                    run = steps_of(cell, rank, ranks)
+                    run = prepare_steps(cell, rank, ranks)
                 case ("run", int(steps)) if run is not None:
                     run(steps)
                 case _:
@@ -84,14 +84,16 @@ def serve(rank: int, ranks: int, port: int, host: str = "127.0.0.1") -> None:
 
 
 def main(ranks: int) -> None:
-    """Start the other ranks and be rank 0."""
+    """Start the other ranks and run rank 0."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     context = mp.get_context("spawn")
-    others = [context.Process(target=serve, args=(rank, ranks, port)) for rank in range(1, ranks)]
+    others = [
+        context.Process(target=run_rank, args=(rank, ranks, port)) for rank in range(1, ranks)
+    ]
     for other in others:
         other.start()
-    serve(0, ranks, port)
+    run_rank(0, ranks, port)
     for other in others:
         other.join()
 
@@ -102,4 +104,4 @@ if __name__ == "__main__":
         case [ranks]:
             main(int(ranks))
         case [ranks, host, port, rank]:
-            serve(int(rank), int(ranks), int(port), host)
+            run_rank(int(rank), int(ranks), int(port), host)

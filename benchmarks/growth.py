@@ -1,7 +1,7 @@
 """How a step's cost grows, with workers, parameters and rows: ``python -m benchmarks.growth``.
 
-With tiny networks only coordination is left of a step; with few rows, parameters are what costs;
-with many rows, it is arithmetic. Writes a plot and the numbers.
+A step of a tiny network consists of coordination, one with few rows is dominated by the parameters,
+one with many rows by arithmetic. Writes a plot and the numbers.
 """
 
 import json
@@ -28,14 +28,14 @@ Curve = list[tuple[int, float]]
 
 
 def milliseconds(contender: Contender, cell: Cell, steps: int, turns: int) -> float:
-    """A step's median."""
+    """Return the median duration of a step."""
     contender.steps(cell, 5)
     seconds = [second for _ in range(turns) for second in contender.steps(cell, steps)]
     return 1e3 * statistics.median(seconds)
 
 
 def with_workers(turns: int) -> Curve:
-    """Coordination: more workers, next to nothing to compute."""
+    """Measure coordination: more workers, almost no arithmetic."""
     curve = []
     for workers in WORKERS:
         with Contender("benchmarks.sumgrad_steps", "ray", str(workers), "32") as contender:
@@ -45,7 +45,7 @@ def with_workers(turns: int) -> Curve:
 
 
 def with_parameters(contender: Contender, turns: int) -> Curve:
-    """More parameters, 64 rows a step."""
+    """Measure more parameters with 64 rows per step."""
     curve = []
     for width in WIDTHS:
         cell = Cell((width,), 64)
@@ -56,7 +56,7 @@ def with_parameters(contender: Contender, turns: int) -> Curve:
 
 
 def with_rows(contender: Contender, turns: int) -> Curve:
-    """More rows a step, the network of one hidden layer of 128."""
+    """Measure more rows per step with one hidden layer of 128 units."""
     curve = []
     for rows in ROWS:
         steps = max(4, 50_000 // rows)
@@ -65,8 +65,8 @@ def with_rows(contender: Contender, turns: int) -> Curve:
     return curve
 
 
-def line_through(curve: Curve) -> tuple[float, float]:
-    """Milliseconds at nothing, and for each one more: a least-squares line in relative error."""
+def fit_line(curve: Curve) -> tuple[float, float]:
+    """Return intercept and slope in milliseconds, with the smallest squared relative error."""
     x, y = (np.array(part, dtype=float) for part in zip(*curve, strict=True))
     columns = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
     (start, slope), *_ = np.linalg.lstsq(columns, np.ones_like(y), rcond=None)
@@ -74,7 +74,7 @@ def line_through(curve: Curve) -> tuple[float, float]:
 
 
 def plot(curves: Sequence[tuple[str, Curve, bool]], path: Path) -> None:
-    """Each curve with its line."""
+    """Plot each curve with its fitted line."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -84,7 +84,7 @@ def plot(curves: Sequence[tuple[str, Curve, bool]], path: Path) -> None:
     figure, all_axes = plt.subplots(1, len(curves), figsize=(11, 3.5))
     for axes, (title, curve, logarithmic) in zip(all_axes, curves, strict=True):
         x, y = zip(*curve, strict=True)
-        start, slope = line_through(curve)
+        start, slope = fit_line(curve)
         axes.plot(x, y, "o", label="measured")
         fine = np.geomspace(min(x), max(x), 100)
         axes.plot(fine, start + slope * fine, label=f"{start:.2g} ms + {slope:.2g} ms each")
@@ -101,10 +101,10 @@ def plot(curves: Sequence[tuple[str, Curve, bool]], path: Path) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for the plot and the numbers.")],
+    out: Annotated[Path, typer.Option(help="Directory for the plot and the numbers.")],
     turns: Annotated[int, typer.Option(help="Turns of each measurement.")] = 3,
 ) -> None:
-    """Measure, and write what was found."""
+    """Run the measurements and write the results."""
     workers = with_workers(turns)
     with Contender("benchmarks.sumgrad_steps", "ray", "2") as contender:
         parameters = with_parameters(contender, turns)
@@ -119,7 +119,7 @@ def main(
     numbers = {title: dict(curve) for title, curve, _ in curves}
     (out / "growth.json").write_text(json.dumps({"machine": machine()} | numbers, indent=1) + "\n")
     for title, curve, _ in curves:
-        start, slope = line_through(curve)
+        start, slope = fit_line(curve)
         print(f"{title}: {start:.3g} ms + {slope:.3g} ms each")
 
 

@@ -1,8 +1,7 @@
-"""The limit: a bare NumPy kernel in as many processes as there are cores, which never talk.
+"""The limit: a bare NumPy kernel without communication, ``python -m benchmarks.kernel_steps 2``.
 
-Written for these networks alone, with nothing of sumgrad in it: ReLU, softmax with cross-entropy,
-plain sums of gradients, every array allocated once, in the memory order that is faster for so many
-rows. ``python -m benchmarks.kernel_steps 2``.
+It computes ReLU, softmax with cross-entropy and sums of gradients for these networks only, and
+shares no code with sumgrad. It allocates every array once, in the faster memory order.
 """
 
 import multiprocessing as mp
@@ -17,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cells import ROWS, Cell, data
-from benchmarks.contender import RunSteps, answer
+from benchmarks.contender import RunSteps, serve
 
-#: Below so many rows BLAS is faster with each instance a column of memory.
+#: Number of rows below which BLAS is faster with each instance in a column of memory.
 COLUMNS_BELOW = 128
-#: Rows of a piece, as its activations then stay in the cache.
+#: Rows of a piece, whose activations stay in the cache.
 PIECE = 256
 
 Floats = NDArray[np.float32]
 
 
 def kernel(cell: Cell, rows: int) -> Callable[[Floats, NDArray[np.int64], NDArray[np.int64]], None]:
-    """A function that computes the gradients' sums over so many rows of all: x, classes, which."""
+    """Return a function of all x, all classes and ``rows`` indices that sums their gradients."""
     generator = np.random.default_rng(0)
     sizes = list(pairwise(cell.widths))
     W = [generator.standard_normal((n, m), dtype=np.float32) * 0.05 for m, n in sizes]
@@ -66,8 +65,8 @@ def kernel(cell: Cell, rows: int) -> Callable[[Floats, NDArray[np.int64], NDArra
     return run
 
 
-def steps_of(cell: Cell, processes: int, rank: int) -> RunSteps:
-    """Steps on this process's part of each batch."""
+def prepare_steps(cell: Cell, processes: int, rank: int) -> RunSteps:
+    """Return a function that runs steps on this process's part of each batch."""
     share = cell.batch // processes
     piece = min(PIECE, share)
     compute = kernel(cell, piece)
@@ -89,29 +88,29 @@ def steps_of(cell: Cell, processes: int, rank: int) -> RunSteps:
     return run
 
 
-def serve(processes: int, rank: int, connection: Connection) -> None:
-    """Another process: runs when it is told to, and gives its times."""
+def serve_rank(processes: int, rank: int, connection: Connection) -> None:
+    """Serve requests of the first process: a cell to prepare, or a number of steps to run."""
     run: RunSteps | None = None
-    while (asked := connection.recv()) is not None:
-        if isinstance(asked, Cell):
-            run = steps_of(asked, processes, rank)
+    while (request := connection.recv()) is not None:
+        if isinstance(request, Cell):
+            run = prepare_steps(request, processes, rank)
         elif run is not None:
-            connection.send(run(asked))
+            connection.send(run(request))
 
 
 def main(processes: int) -> None:
-    """Answer until stdin ends."""
+    """Serve requests until stdin ends."""
     context = mp.get_context("spawn")
     ends = [context.Pipe() for _ in range(processes - 1)]
     others = [
-        context.Process(target=serve, args=(processes, rank, theirs))
+        context.Process(target=serve_rank, args=(processes, rank, theirs))
         for rank, (_, theirs) in enumerate(ends, start=1)
     ]
     for other in others:
         other.start()
 
     def prepare(cell: Cell) -> RunSteps:
-        own = steps_of(cell, processes, 0)
+        own = prepare_steps(cell, processes, 0)
         for ours, _ in ends:
             ours.send(cell)
 
@@ -123,7 +122,7 @@ def main(processes: int) -> None:
 
         return run
 
-    answer(prepare)
+    serve(prepare)
     for ours, _ in ends:
         ours.send(None)
     for other in others:

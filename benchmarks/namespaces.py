@@ -1,7 +1,7 @@
-"""Hosts for a benchmark: network namespaces of this machine, joined by a bridge. Needs root.
+"""Hosts for a benchmark: network namespaces of this machine, joined by a bridge; needs root.
 
-Whatever passes between them goes through the kernel's network stack, as between machines, but for
-the wire. Nothing of shared memory or of local sockets' names reaches from one to the other.
+Traffic between them passes through the kernel's network stack, as between machines without the
+wire. Shared memory and local sockets do not reach from one to another.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ from sumgrad.cluster.transport.connection import Address
 from sumgrad.cluster.workers.worker_process import WorkerProcess
 
 BRIDGE = "sumgrad0"
-#: The driver's address, and those of the hosts that come after it.
+#: Addresses of the driver and of the hosts.
 DRIVER = "10.77.0.1"
 HOSTS = {"sumgrad1": "10.77.0.2", "sumgrad2": "10.77.0.3"}
 
 
 def inside(host: str) -> list[str]:
-    """What comes before a command that is to run there."""
+    """Return the prefix of a command that runs on a host."""
     return ["ip", "netns", "exec", host]
 
 
 @contextlib.contextmanager
 def hosts() -> Iterator[None]:
-    """Make them, and take them away."""
+    """Create the hosts, and remove them at the end."""
 
     def run(command: str) -> None:
         subprocess.run(command.split(), check=True)
@@ -57,7 +57,7 @@ class NamespaceLauncher:
     _processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, worker: int, address: Address, secret: bytes) -> None:
-        """See `Launcher.start`."""
+        """Start a worker's process on its host."""
         host = list(HOSTS)[worker]
         command = [*inside(host), sys.executable, "-m", "benchmarks.namespaces"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -67,25 +67,25 @@ class NamespaceLauncher:
         self._processes[worker] = process
 
     def exit_reason(self, worker: int) -> str | None:
-        """See `Launcher.exit_reason`."""
+        """Return why a worker's process ended, or None while it runs."""
         code = self._processes[worker].poll()
         return None if code is None else f"it ended with {code}"
 
     def kill(self, worker: int) -> None:
-        """See `Launcher.kill`."""
+        """Kill a worker's process."""
         self._processes[worker].kill()
 
     def release(self, worker: int) -> None:
-        """See `Launcher.release`."""
+        """Kill a worker's process; a namespace needs no release."""
         self.kill(worker)
 
     def close(self) -> None:
-        """See `Launcher.close`."""
+        """Kill all processes."""
         for process in self._processes.values():
             process.kill()
             process.wait()
 
 
 if __name__ == "__main__":
-    index, given, where, known = pickle.load(sys.stdin.buffer)
-    WorkerProcess(index, given).serve(where, known)
+    worker, workload, address, secret = pickle.load(sys.stdin.buffer)
+    WorkerProcess(worker, workload).serve(address, secret)

@@ -1,15 +1,15 @@
-"""scikit-learn's MLPClassifier as a contender: one process, a BLAS thread for each core."""
+"""scikit-learn's MLPClassifier as a contender: one process, one BLAS thread per core."""
 
 import time
 
 from sklearn.neural_network import MLPClassifier
 
 from benchmarks.cells import CLASSES, ETA, ROWS, Cell, data
-from benchmarks.contender import RunSteps, answer
+from benchmarks.contender import RunSteps, serve
 
 
 def prepare(cell: Cell) -> RunSteps:
-    """Whole passes over the data, whose time is shared out among their steps."""
+    """Return a function that runs whole epochs and divides their time among their steps."""
     x, d = data()
     model = MLPClassifier(
         hidden_layer_sizes=cell.hidden,
@@ -36,4 +36,4 @@ def prepare(cell: Cell) -> RunSteps:
 
 
 if __name__ == "__main__":
-    answer(prepare)
+    serve(prepare)

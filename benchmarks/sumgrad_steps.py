@@ -1,4 +1,7 @@
-"""sumgrad as a contender: ``python -m benchmarks.sumgrad_steps ray 2``; or inline, or far."""
+"""sumgrad as a contender: ``python -m benchmarks.sumgrad_steps BACKEND WORKERS [MICROBATCH_SIZE]``.
+
+BACKEND is ``inline``, ``ray``, or ``remote``: workers on hosts of benchmarks/namespaces.py.
+"""
 
 import contextlib
 import sys
@@ -6,7 +9,7 @@ import time
 from itertools import pairwise
 
 from benchmarks.cells import ETA, Cell, data
-from benchmarks.contender import RunSteps, answer
+from benchmarks.contender import RunSteps, serve
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan, default_microbatch_size
@@ -24,22 +27,22 @@ from sumgrad.model.network import Layer, Network
 from sumgrad.model.optimizers import GradientDescent
 
 
-def network_of(cell: Cell) -> Network:
-    """The cell's network."""
+def make_network(cell: Cell) -> Network:
+    """Return the cell's network."""
     hidden = [Layer(units, make_activation("relu")) for units in cell.hidden]
     output = Layer(cell.widths[-1], make_activation("softmax"))
     return Network(cell.widths[0], (*hidden, output), MultiClassKL())
 
 
-def workload_of(cell: Cell, microbatch_size: int | None = None) -> Workload:
-    """The cell's network, data and plan, with the microbatches that a job has by default."""
+def make_workload(cell: Cell, microbatch_size: int | None = None) -> Workload:
+    """Return the cell's network, data and plan, with the default size of microbatches."""
     x, d = data()
     plan = Plan(len(x), cell.batch, microbatch_size or default_microbatch_size(cell.batch), seed=1)
-    return Workload(network_of(cell), {"train": ArraySource(x, d)}, {"train": plan})
+    return Workload(make_network(cell), {"train": ArraySource(x, d)}, {"train": plan})
 
 
-def run_steps(workload: Workload, reducer: GradientReducer) -> RunSteps:
-    """Steps of the driver's own loop, timed from one to the next."""
+def prepare_steps(workload: Workload, reducer: GradientReducer) -> RunSteps:
+    """Return a function that times the steps of the driver's own loop."""
     network, plan = workload.network, workload.plans["train"]
     W = initial_parameters(network, seed=0).flat
 
@@ -56,13 +59,13 @@ def run_steps(workload: Workload, reducer: GradientReducer) -> RunSteps:
     return run
 
 
-def exchange_at(place: str, workload: Workload, workers: int) -> GradientReducer:
-    """Ray's workers, threads, or workers on hosts of their own."""
-    if place == "ray":
+def open_reducer(backend: str, workload: Workload, workers: int) -> GradientReducer:
+    """Return the reducer of a backend."""
+    if backend == "ray":
         from sumgrad.cluster.ray_backend.reducer import RayReducer
 
         return RayReducer(workload, workers)
-    if place == "far":
+    if backend == "remote":
         from benchmarks.namespaces import DRIVER, NamespaceLauncher
 
         return ProcessReducer(
@@ -71,20 +74,20 @@ def exchange_at(place: str, workload: Workload, workers: int) -> GradientReducer
     return InlineReducer(workload, workers)
 
 
-def main(place: str, workers: int, microbatch_size: int | None) -> None:
-    """Answer until stdin ends."""
+def main(backend: str, workers: int, microbatch_size: int | None) -> None:
+    """Serve requests until stdin ends."""
     with contextlib.ExitStack() as stack:
-        if place == "ray":
+        if backend == "ray":
             stack.enter_context(ray_session("local", workers))
         current = stack.enter_context(contextlib.ExitStack())
 
         def prepare(cell: Cell) -> RunSteps:
             current.close()
-            workload = workload_of(cell, microbatch_size)
-            reducer = current.enter_context(exchange_at(place, workload, workers))
-            return run_steps(workload, reducer)
+            workload = make_workload(cell, microbatch_size)
+            reducer = current.enter_context(open_reducer(backend, workload, workers))
+            return prepare_steps(workload, reducer)
 
-        answer(prepare)
+        serve(prepare)
 
 
 if __name__ == "__main__":

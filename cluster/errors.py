@@ -1,4 +1,4 @@
-"""The errors of the cluster, all in one place."""
+"""The errors of the cluster package."""
 
 from collections.abc import Sequence
 

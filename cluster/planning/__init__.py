@@ -1,1 +1,1 @@
-"""Plans of steps: who computes which microbatches, and how their sums are combined; no I/O."""
+"""Plans of steps: assigns microbatches to workers and defines how sums are reduced; no I/O."""

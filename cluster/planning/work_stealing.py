@@ -177,7 +177,7 @@ class StepSchedule:
         self._speculated.discard(worker)
 
     def _missing(self, worker: int) -> range:
-        """Return what a worker is still responsible for and nobody has delivered."""
+        """Return what a worker has to deliver and no worker has delivered."""
         assigned = self._assigned.get(worker, range(0))
         own = range(assigned.start, min(assigned.stop, self._claims.limit(worker)))
         missing = [m for m in own if not self._delivered[m - self._microbatches.start]]

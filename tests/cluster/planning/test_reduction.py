@@ -1,4 +1,4 @@
-"""The deterministic reduction: its bits depend neither on arrival order nor on who adds what."""
+"""The deterministic reduction: its bits do not depend on arrival order or on the workers."""
 
 from collections.abc import Sequence
 from dataclasses import replace

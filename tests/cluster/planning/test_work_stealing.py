@@ -1,4 +1,4 @@
-"""No microbatch is lost or counted twice, whatever happens to the workers in whatever order."""
+"""No microbatch is lost or counted twice, in any order of replies, losses and late workers."""
 
 import random
 from collections.abc import Iterable, Iterator

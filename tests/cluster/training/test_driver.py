@@ -200,12 +200,14 @@ def run_scripted(
     *,
     eta: float = 1.0,
     dtype: str = "float64",
+    steps_per_epoch: int = 1,
     **options: object,
 ) -> TrainingResult:
     """Train one weight and one bias from zero."""
     network = Network(1, (Layer(1, make_activation("identity")),), L2(), dtype)
     config = TrainingConfig(network, GradientDescent(), eta, stop)
-    driver = ParameterDriver(config, Plan(1, None, 1), reducer, **options)  # type: ignore[arg-type]
+    plan = Plan(steps_per_epoch, 1, 1)
+    driver = ParameterDriver(config, plan, reducer, **options)  # type: ignore[arg-type]
     result = driver.run(np.zeros(2, dtype))
     assert reducer.copies == [], "every vector is released once"
     return result
@@ -282,10 +284,10 @@ def test_nan_in_the_data_ends_the_first_step(where: str, plane: tuple[Array, Arr
 
 
 def test_an_overflow_in_the_last_update_is_noticed() -> None:
-    result = run_scripted(ScriptedReducer(), eta=float("inf"))
+    result = run_scripted(ScriptedReducer(), eta=9e307, steps_per_epoch=2)
     assert isinstance(result.failure, Diverged)
-    assert "a weight is not finite" in str(result.failure)
-    assert result.W.tolist() == [0.0, 0.0]
+    assert "a weight is not finite at epoch 1, step 2" in str(result.failure)
+    assert result.W.tolist() == [-9e307, -9e307]
 
 
 @pytest.mark.parametrize(
@@ -319,10 +321,11 @@ def test_a_large_finite_gradient_is_accepted(dtype: str, size: float, eta: float
 @pytest.mark.parametrize("loss", [np.inf, np.nan])
 def test_a_validation_loss_that_is_not_finite_ends_the_run(loss: float, early: bool) -> None:
     rule = StopRule(50, early_stopping=EarlyStopping(patience=9) if early else None)
-    result = run_scripted(ScriptedReducer(validation=[3.0, 4.0, 5.0, loss]), rule, validate=True)
+    reducer = ScriptedReducer(validation=[3.0, 4.0, 5.0, loss])
+    result = run_scripted(reducer, rule, validate=True, steps_per_epoch=2)
     assert result.reason is StopReason.DIVERGED
-    assert "the validation loss is not finite at epoch 4, step 4" in str(result.failure)
-    assert result.W.tolist() == ([-1.0, -1.0] if early else [-3.0, -3.0])
+    assert "the validation loss is not finite at epoch 4, step 8" in str(result.failure)
+    assert result.W.tolist() == ([-2.0, -2.0] if early else [-7.0, -7.0])
 
 
 def fail_at(call: int) -> Callable[[], None]:

@@ -1,17 +1,21 @@
-"""What an reducer costs by itself: ``python -m benchmarks.exchange_cost``.
+"""The cost of a reduction without arithmetic: ``python -m benchmarks.reducer_overhead --out DIR``.
 
-Two workers, two microbatches, and a network whose gradient is not computed: parameters go out, sums
-of their size come back and are added. Within the machine, and over TCP as between machines.
+Two workers compute two microbatches of a network whose gradient is free: parameters go out, sums of
+their size come back and are added. Within the machine, and over TCP as between machines.
 """
 
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from benchmarks.cells import Cell
-from benchmarks.sumgrad_steps import network_of
+from benchmarks.compare import machine, table_head
+from benchmarks.sumgrad_steps import make_network
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
@@ -23,14 +27,14 @@ from sumgrad.model.parameters import Parameters
 from sumgrad.model.validation import Array
 from tests.cluster.processes import ProcessLauncher
 
-#: Hidden units that make some 10 k, 200 k, 0.9 M, 2 M and 5 M parameters.
+#: Hidden units of networks with about 10 k, 200 k, 0.9 M, 2 M and 5 M parameters.
 WIDTHS = (12, 252, 1132, 2516, 6289)
 WORKERS = 2
 
 
 @dataclass(frozen=True)
-class NoArithmetic(Network):
-    """Hands back whatever the gradients' memory holds."""
+class FreeGradient(Network):
+    """A network whose gradient takes no time."""
 
     def gradient_sum(
         self,
@@ -41,18 +45,18 @@ class NoArithmetic(Network):
         out: Parameters | None = None,
         cache: Cache | None = None,
     ) -> GradientSum:
-        """Nothing is computed."""
+        """Return the content of `out`."""
         assert out is not None
         return GradientSum(0.0, out, len(x))
 
 
-def milliseconds(width: int, *, far: bool) -> tuple[int, float]:
-    """Parameters, and the median of a sum over both workers."""
-    real = network_of(Cell((width,), 2))
-    network = NoArithmetic(real.inputs, real.layers, real.divergence, real.dtype)
+def milliseconds(width: int, *, remote: bool) -> tuple[int, float]:
+    """Return the number of parameters and the median duration of a reduction."""
+    real = make_network(Cell((width,), 2))
+    network = FreeGradient(real.inputs, real.layers, real.divergence, real.dtype)
     source = ArraySource(np.zeros((2, real.inputs), np.float32), np.zeros(2, np.int64))
     workload = Workload(network, {"train": source}, {"train": Plan(2, None, 1)})
-    workers = frozenset(range(WORKERS)) if far else frozenset()
+    workers = frozenset(range(WORKERS)) if remote else frozenset()
     launcher = ProcessLauncher(workload, far=workers)
     seconds = []
     with ProcessReducer(workload, WORKERS, launcher, ScalingPolicy(host="127.0.0.1")) as reducer:
@@ -64,14 +68,18 @@ def milliseconds(width: int, *, far: bool) -> tuple[int, float]:
     return network.layout.size, 1e3 * statistics.median(seconds[20:])
 
 
-def main() -> None:
-    """Print a line for each size."""
-    print("parameters   shared memory, ms   TCP, ms")
+def main(out: Annotated[Path, typer.Option(help="Directory for the table.")]) -> None:
+    """Measure each size and write a table."""
+    lines = table_head(["parameters", "shared memory, ms", "TCP, ms"])
     for width in WIDTHS:
-        size, local = milliseconds(width, far=False)
-        _, remote = milliseconds(width, far=True)
-        print(f"{size:>10,}   {local:>17.2f}   {remote:>7.2f}")
+        size, local = milliseconds(width, remote=False)
+        _, remote = milliseconds(width, remote=True)
+        lines.append(f"| {size:,} | {local:.2f} | {remote:.2f} |")
+    table = "\n".join([f"{machine()}.", "", *lines, ""])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "reducer_overhead.md").write_text(table)
+    print(table)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
