@@ -259,11 +259,10 @@ class TrainingResult:
         cls, state: TrainingState, reason: StopReason, failure: ClusterError | None = None
     ) -> "TrainingResult":
         """Return the result of a run that ends in this state."""
-        use_best = state.best is not None
         return cls(
             W=(state.W if state.best is None else state.best).copy(),
             reason=reason,
-            report=state.best_report if use_best else state.report,
+            report=state.report if state.best is None else state.best_report,
             epochs=state.progress.epoch,
             steps=state.step,
             instances=state.instances,

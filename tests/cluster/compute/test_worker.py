@@ -181,6 +181,8 @@ def test_the_search_for_a_failing_row_has_a_time_limit(
         worker.compute(TASK, range(1, 2), small_job.W)
     assert caught.value.rows == list(range(9, 18))
     assert len(source.reads) == (2 if step_s else 10)
+    worker.buffers.acquire()
+    assert len(worker.buffers._buffers) == 1, "the search releases its buffer"
 
 
 def test_no_row_is_reported_when_there_is_no_memory_for_a_sum(small_job: SmallJob) -> None:

@@ -19,6 +19,15 @@ def test_it_has_as_many_workers_as_threads(small_job: SmallJob) -> None:
     assert InlineReducer(small_job.workload).workers == 1
 
 
+def test_its_threads_end_with_the_block(small_job: SmallJob) -> None:
+    with InlineReducer(small_job.workload, 2) as reducer:
+        pool = reducer._worker._pool
+        assert pool is not None
+        assert pool.submit(int).result() == 0
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(int)
+
+
 def test_a_shared_copy_is_independent_of_the_original(small_job: SmallJob) -> None:
     with InlineReducer(small_job.workload) as reducer:
         copy = reducer.shared_copy(small_job.W)

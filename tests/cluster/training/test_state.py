@@ -89,6 +89,9 @@ def without_seconds(report: EpochReport | None) -> EpochReport | None:
 def test_resuming_at_any_boundary_gives_the_same_run(optimizer: Optimizer, early: bool) -> None:
     whole = Run(optimizer, early=early)
     expected = whole.run()
+    assert expected.report is not None
+    last = whole.snapshots[-1].metadata["progress"]
+    assert expected.report.epoch == last["best_epoch" if early else "epoch"]
     # Each epoch has the boundaries of three steps and its own.
     assert len(whole.snapshots) == 4 * expected.epochs
     for snapshot in whole.snapshots:
