@@ -1,8 +1,8 @@
 """Ids of jobs and of their attempts.
 
 A job keeps its id for life. Each submission to Ray, which accepts no id twice, is an attempt: the
-first one has the job's id, resumed ones are ``<id>~2``, ``<id>~3``, …. With a dot in place of the
-tilde, Ray writes its own messages about the second attempt into the log of the first one.
+first one has the job's id, resumed ones are ``<id>~2``, ``<id>~3``, …. With a dot for the tilde,
+Ray would write its own messages about the second attempt into the log of the first one.
 """
 
 import re
@@ -10,7 +10,7 @@ import secrets
 
 from sumgrad.jobs.errors import SubmissionError
 
-#: Metadata of a submission; the first key tells sumgrad's jobs from others.
+#: Metadata of a submission; only sumgrad's jobs have the first key.
 JOB_KEY, NAME_KEY, ATTEMPT_KEY = "sumgrad.job", "sumgrad.name", "sumgrad.attempt"
 #: Tags of a job's run in MLflow: the job's id, its folder on the cluster's head, and whether it
 #: was deleted from the cluster.

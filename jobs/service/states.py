@@ -1,7 +1,7 @@
 """Attempts to run a job as Ray reports them, and the states and exit codes that commands report.
 
-Ray calls a finished job SUCCEEDED, and a job that a signal ended FAILED; commands say FINISHED and
-STOPPED.
+Ray calls a finished job SUCCEEDED, and a job that a signal ended FAILED; commands report FINISHED
+and STOPPED.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class Attempt:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether it has succeeded, failed or been stopped."""
         return self.state in END_STATES
 
 

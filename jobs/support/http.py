@@ -22,7 +22,7 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True)
 class Response:
-    """The answer to a request, whatever its status."""
+    """The answer to a request, also with a status of 400 and more."""
 
     status: int
     body: bytes
@@ -49,7 +49,7 @@ def send_request(
         url: An http or https address; a user and a password in it are not sent.
         timeout: Seconds for the whole exchange.
         token: Bearer token for the host of ``url``; hosts that it redirects to do not get it.
-        ca_file: Certificates to trust in place of the default ones.
+        ca_file: Certificates to trust; None for the default ones.
         max_bytes: Largest body to accept.
 
     Raises:

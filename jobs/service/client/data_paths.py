@@ -125,7 +125,7 @@ def _files_of(path: Path, source: str, role: str) -> tuple[str, dict[str, Path]]
         raise DataNotFound(message, hint=_HINT) from None
     if path.is_dir():
         return "", {file.relative_to(path).as_posix(): file for file in files}
-    # A numbered folder for each file keeps their order, whatever folders they come from.
+    # A numbered folder for each file keeps the files of different folders in order.
     digits = len(str(len(files)))
     return "", {f"{i:0{digits}}/{file.name}": file for i, file in enumerate(files)}
 

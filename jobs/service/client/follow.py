@@ -101,7 +101,7 @@ def explain_lost_job(job_id: str, cluster: Cluster) -> Iterator[None]:
     Ray's head keeps the jobs and ends them when it ends; after a restart it does not know them.
 
     Raises:
-        JobLost: In place of `JobNotFound`.
+        JobLost: For a `JobNotFound` of the enclosed code.
     """
     try:
         yield

@@ -38,7 +38,7 @@ _MAX_TIME_S = 253_370_764_800
 #: Ray's client prefers this variable to the address that it is given.
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 _environment_lock = threading.Lock()
-#: What Ray's client says where the server answers 401 or 403.
+#: The text of an error of Ray's client when the server answers 401 or 403.
 _UNAUTHORIZED = re.compile(r"status code (401|403)\b|\b(401|403) Client Error|nauthorized")
 _TOKEN_HINT = (
     f"name the file of the cluster's token in {TOKEN_PATH}, or with "
@@ -327,7 +327,7 @@ def _address_in_environment(address: str) -> Iterator[None]:
 
 
 def _path(submission_id: str) -> str:
-    """Return the path of an attempt, whatever characters its id has."""
+    """Return the path of an attempt; its id may contain any characters."""
     return _JOBS + urllib.parse.quote(submission_id, safe="")
 
 

@@ -45,7 +45,7 @@ def resume_job(client: RayJobsClient, job_id: str, overrides: Sequence[str]) -> 
         overrides=tuple(overrides),
         versions=Versions.here(),
         has_code=True,
-        # The run's own signature refuses whatever would change the weights.
+        # The run's own signature refuses every change that would alter the weights.
         allow_version_mismatch=True,
     )
     return SubmittedJob(job_id, send(client, manifest, name), is_new=True)

@@ -34,7 +34,7 @@ from sumgrad.jobs.service.states import exit_code as exit_code_of
 from sumgrad.jobs.service.versions import VERSION_MISMATCH
 from sumgrad.jobs.support.text import one_line
 
-#: The note of an older heartbeat does not tell what the job does now.
+#: Seconds; the note of an older heartbeat does not show what the job does now.
 _CURRENT_S = 3 * HEARTBEAT_INTERVAL_S
 #: A line of the log about a finished epoch.
 _EPOCH_LINE = re.compile(r"epoch (\d+)/(\d+)  ")
@@ -210,7 +210,7 @@ def _progress(beat: Heartbeat | None) -> dict[str, Any]:
 
 
 def _is_current(beat: Heartbeat, now: float) -> bool:
-    """Return whether a heartbeat shows what a job does now: a job that trains waits no more."""
+    """Return whether a heartbeat shows what a job does now: a job that trains does not wait."""
     return beat.is_training or now - beat.at <= _CURRENT_S
 
 

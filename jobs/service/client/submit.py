@@ -177,7 +177,7 @@ def submit(submission: Submission, client: RayJobsClient) -> SubmittedJob:
     try:
         send(client, manifest, submission.name, submission.metadata, submission.upload)
     except ServiceUnreachable:
-        # The answer may be lost, or another process may have submitted the job meanwhile.
+        # The answer may be lost, or another process may have submitted the job first.
         earlier = _find_attempt(client, name)
         if earlier is None:
             raise

@@ -1,4 +1,4 @@
-"""Isolation of tests from the clusters, tokens and caches of the user who runs them."""
+"""Isolation of tests from the clusters, tokens and caches of the user that runs them."""
 
 from pathlib import Path
 

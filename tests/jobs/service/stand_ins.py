@@ -24,7 +24,7 @@ ADDRESS = "http://head:8265"
 
 
 class Clock:
-    """Time that passes only during `sleep`, in place of `time`'s own."""
+    """Time that passes only during `sleep`; replaces that of the module `time`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -87,7 +87,7 @@ class Memory:
 
     Attributes:
         versions: In the answer to a probe; this machine's by default.
-        answer: To a probe, in place of versions.
+        answer: To a probe; replaces the versions.
         on_submit: Called with the id of a submission before it is accepted.
         is_unreachable: Whether every call fails.
     """
@@ -196,7 +196,7 @@ class ScriptedRayJobsClient(RayJobsClient):
         self.ends_at: float | None = None
         #: The attempt once it has ended.
         self.ended = attempt("job", SUCCEEDED)
-        #: Raised in place of an answer, until a time.
+        #: Raised by every call until a time.
         self.error: ServiceUnreachable | JobNotFound | None = None
         self.error_until = 0.0
         self.answers: list[Attempt] = []

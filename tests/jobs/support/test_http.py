@@ -95,7 +95,7 @@ def test_the_deadline_holds_for_the_whole_exchange(speak: Callable[[socket.socke
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://nobody.invalid:1", "Name or service not known|name resolution"),
+        ("http://unknown.invalid:1", "Name or service not known|name resolution"),
         ("http://127.0.0.1:1/a b", "Connection refused"),
         ("http://[x", "Invalid IPv6 URL"),
         ("nothing", "No scheme supplied"),

@@ -109,7 +109,7 @@ LOGS = [
     (f"on 2 workers\n{TRAINING_STARTED}\n", RUNNING, f"{FIRST}, according to its log"),
     (f"{TRAINING_STARTED}\nworker 1 joined\n", RUNNING, f"{FIRST}, according to its log"),
     (f"{TRAINING_STARTED}\n{EPOCHS}", RUNNING, "2 of at most 20 epochs done, according to its log"),
-    ("epoch 1 is no line of ours", PENDING, "epoch 1 is no line of ours"),
+    ("epoch 1 of another program", PENDING, "epoch 1 of another program"),
     ("x" * 900, PENDING, "x" * 200 + " …"),
 ]
 
