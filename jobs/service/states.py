@@ -29,12 +29,10 @@ class Attempt:
     """One submission to Ray.
 
     Attributes:
-        submission_id: Its id in Ray.
         state: One of `RAY_STATES`.
         message: Ray's description of the state.
         exit_code: Of the job's process; negative for a signal; None while it is not known.
         start_time: When it was submitted, in seconds since 1970.
-        end_time: When it ended, or None.
         metadata: As given at the submission.
     """
 

@@ -53,13 +53,7 @@ def list_jobs(client: RayJobsClient) -> list[Status]:
 
 
 def job_table(jobs: Sequence[Status], cluster: str, option: str = "") -> list[str]:
-    """Return a table of jobs as lines of text.
-
-    Args:
-        jobs: Their statuses.
-        cluster: Label of the cluster.
-        option: Follows a printed command so that it means that cluster.
-    """
+    """Return a table of jobs as lines of text; ``option`` selects the cluster in a command."""
     if not jobs:
         return [f"{cluster} has no jobs; submit one: sumgrad submit digits{option}"]
     rows = [("job", "name", "state", "reason", "attempt", "submitted (UTC)")]
@@ -168,14 +162,7 @@ def _leftovers(job_id: str, run: RunView) -> str:
 def _reconcile(
     client: RayJobsClient, job: Job, run: RunView, timeout: float = _LOG_TIMEOUT_S
 ) -> Status:
-    """Return the status of a job, from its log where nothing else shows what it does.
-
-    Args:
-        client: Of the cluster.
-        job: As Ray knows it.
-        run: As MLflow knows it.
-        timeout: Seconds for reading the log, which is skipped if none are left.
-    """
+    """Return the status of a job; read its log within ``timeout`` seconds if that is needed."""
     log, now = None, time.time()
     if timeout > 0 and needs_log(job, run, now):
         with suppress(ServiceUnreachable, JobNotFound):

@@ -17,7 +17,7 @@ from sumgrad.jobs.config.tracking_uri import is_server
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.data_paths import FILE_SCHEME
 from sumgrad.jobs.service.client.preflight import ask, cluster_versions
-from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo, doctor_hint
+from sumgrad.jobs.service.client.ray_api import RayJobsClient, doctor_hint
 from sumgrad.jobs.service.manifest import PYTHON
 from sumgrad.jobs.service.mlflow_check import mlflow_problem, requires_login
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
@@ -56,8 +56,8 @@ def run_checks(cluster: Cluster, data: Sequence[str] = ()) -> list[Check]:
     checks = _mlflow_here(cluster)
     try:
         server = RayJobsClient(cluster)
-        described = server.server_info()
-        checks = [*_connection(cluster, described), *checks]
+        ray_version = server.ray_version()
+        checks = [*_connection(cluster, ray_version), *checks]
         versions = cluster_versions(server)
         checks += _versions(Versions.here(), versions)
         if "none" in versions.libraries.values():
@@ -89,10 +89,10 @@ def _about_token(file: Path | None) -> str:
     return ""
 
 
-def _connection(cluster: Cluster, described: RayServerInfo) -> list[Check]:
-    found = Check("cluster", "ok", f"{cluster.label} runs Ray {described.ray_version}")
+def _connection(cluster: Cluster, ray_version: str) -> list[Check]:
+    found = Check("cluster", "ok", f"{cluster.label} runs Ray {ray_version}")
     try:
-        RayJobsClient(_Anonymous(cluster.address, ca_file=cluster.ca_file)).server_info()
+        RayJobsClient(_Anonymous(cluster.address, ca_file=cluster.ca_file)).ray_version()
     except ServiceUnreachable:
         return [found, Check("token", "ok", "ours is accepted, and who has none is refused")]
     return [

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from sumgrad.jobs.config.clusters import Cluster, cluster_option
@@ -116,10 +116,10 @@ def explain_lost_job(job_id: str, cluster: Cluster) -> Iterator[None]:
 
 
 class LogPrinter:
-    """Passes on a log without the line that holds the run's result.
+    """Passes on the lines of a log, except for the line with the run's result.
 
     Args:
-        write: Called with each piece of text.
+        write: Called with each line.
 
     Attributes:
         result: The run's result, once its line has come.
@@ -128,43 +128,30 @@ class LogPrinter:
     def __init__(self, write: Callable[[str], None]) -> None:
         self.result: dict[str, Any] | None = None
         self._write = write
-        #: Start of a line that may hold the result.
-        self._pending = ""
-        #: Whether the start of the current line has been written.
-        self._is_mid_line = False
+        self._incomplete_line = ""
 
     def feed(self, text: str) -> None:
         """Take a piece of the log."""
-        for part in text.splitlines(keepends=True):
-            self._pending += part
-            is_complete = self._pending.endswith("\n")
-            may_be_result = RESULT_PREFIX.startswith(self._pending[: len(RESULT_PREFIX)])
-            if is_complete or self._is_mid_line or not may_be_result:
-                self.close()
-                self._is_mid_line = not is_complete
+        *lines, self._incomplete_line = (self._incomplete_line + text).split("\n")
+        for line in lines:
+            self._print(f"{line}\n")
 
     def close(self) -> None:
-        """Write what is pending."""
-        result = None if self._is_mid_line else _parse_result(self._pending)
-        if result is not None:
+        """Take the end of the log."""
+        if self._incomplete_line:
+            self._print(self._incomplete_line)
+
+    def _print(self, line: str) -> None:
+        result = None
+        if line.startswith(RESULT_PREFIX):
+            with suppress(ValueError, RecursionError):
+                # JSON has no constants such as NaN; the command prints null for them.
+                text = line.removeprefix(RESULT_PREFIX)
+                result = json.loads(text, parse_constant=lambda _: None)
+        if isinstance(result, dict):
             self.result = result
-        elif self._pending:
-            self._write(self._pending)
-        self._pending = ""
-
-
-def _parse_result(line: str) -> dict[str, Any] | None:
-    if not line.startswith(RESULT_PREFIX):
-        return None
-    try:
-        value = json.loads(line.removeprefix(RESULT_PREFIX), parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _reject_constant(constant: str) -> None:
-    raise ValueError(f"JSON has no {constant}")
+        else:
+            self._write(line)
 
 
 class _PatientClient:

@@ -15,13 +15,7 @@ _MIN_PREFIX = 3
 
 @dataclass(frozen=True)
 class Job:
-    """A job and its attempts, at least one, the latest last.
-
-    Attributes:
-        job_id: Its id.
-        name: Of its spec.
-        attempts: In the order of their numbers.
-    """
+    """A job, its spec's name, and its attempts, one or more, the latest last."""
 
     job_id: str
     name: str

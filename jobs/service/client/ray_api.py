@@ -14,7 +14,6 @@ import ssl
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster, cluster_option
@@ -46,19 +45,6 @@ _TOKEN_HINT = (
 )
 
 
-@dataclass(frozen=True)
-class RayServerInfo:
-    """A job server.
-
-    Attributes:
-        ray_version: Of the cluster.
-        session: Ray's name of the cluster's session, a new one after each start.
-    """
-
-    ray_version: str
-    session: str
-
-
 class RayJobsClient:
     """Client of a cluster's job server.
 
@@ -83,19 +69,18 @@ class RayJobsClient:
                     f"{cluster.ca_file} (ca_file) cannot be used: {error.strerror or error}"
                 ) from None
 
-    def server_info(self) -> RayServerInfo:
-        """Return what the server reports about itself, within seconds.
+    def ray_version(self) -> str:
+        """Return the cluster's version of Ray; this first request fails within seconds.
 
         Raises:
             ServiceUnreachable: No server answers, it is no Ray dashboard, or it refuses the token.
         """
         found = self._send("GET", "/api/version", PROBE_TIMEOUT_S)
-        try:
-            info = RayServerInfo(str(found["ray_version"]), str(found["session_name"]))
-        except (KeyError, TypeError):
-            raise self._not_a_dashboard() from None
+        version = found.get("ray_version") if isinstance(found, dict) else None
+        if not isinstance(version, str):
+            raise self._not_a_dashboard()
         self._is_dashboard = True
-        return info
+        return version
 
     def get_attempt(self, submission_id: str) -> Attempt:
         """Return an attempt.
@@ -207,7 +192,7 @@ class RayJobsClient:
         """Return Ray's client."""
         if self._sdk is None:
             # Ray's client would wait forever for a host that does not answer.
-            self.server_info()
+            self.ray_version()
             from ray.job_submission import JobSubmissionClient
 
             for name in ("dashboard_sdk", "job.sdk"):
@@ -224,7 +209,7 @@ class RayJobsClient:
     def _call(self, method: str, path: str, timeout: float = CALL_TIMEOUT_S) -> Any:
         """Send a request to a server that is known to be a Ray dashboard."""
         if not self._is_dashboard:
-            self.server_info()
+            self.ray_version()
         return self._send(method, path, timeout)
 
     def _send(self, method: str, path: str, timeout: float) -> Any:

@@ -55,25 +55,18 @@ _STATE_BY_RUN = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": STOPPED}
 
 @dataclass(frozen=True)
 class Status:
-    """The status of a job.
+    """The status of a job; None stands for what is not known.
 
     Attributes:
-        job_id: Its id.
-        name: Of its spec; None if it is not known.
-        state: PENDING (no step computed yet), RUNNING, FINISHED, FAILED or STOPPED.
+        state: One of `sumgrad.jobs.service.states.STATES`.
         reason: Why, in one line.
-        attempt: Number of the attempt; None if it is not known.
-        submission_id: Of the attempt, in Ray.
+        attempt: Number of the attempt.
         ray_state: Ray's own state; empty if Ray does not know the job.
-        exit_code: Of the job; None until it ends, or if it is not known.
-        can_resume: Whether ``sumgrad resume`` can continue it; None if that is not known.
-        run_id: In MLflow.
+        exit_code: Of the job; None until it ends.
         epoch: Finished epochs; None until this attempt has finished one.
         epochs: The largest number of epochs.
         loss: Of the training rows in the last finished epoch.
-        heartbeat_age_s: Seconds since the last heartbeat.
         start_time: When the attempt was submitted, in seconds since 1970.
-        end_time: When it ended.
         differences: What Ray, MLflow and the heartbeat disagree in.
     """
 
@@ -137,12 +130,7 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
 
 
 def status_without_ray(job_id: str, run: RunView) -> Status:
-    """Return the status of a job that Ray does not know, because its head was restarted.
-
-    Args:
-        job_id: Its id.
-        run: Its run in MLflow, which exists.
-    """
+    """Return the status of a job with a run in MLflow, which Ray lost in a restart."""
     state = _STATE_BY_RUN.get(run.status or "", FAILED)
     differences = [f"MLflow has it as {run.status}, and Ray does not know it"]
     if run.status == "RUNNING":
@@ -177,14 +165,7 @@ def needs_log(job: Job, run: RunView, now: float) -> bool:
 
 
 def status_lines(status: Status, run: RunView, cluster: str, option: str = "") -> list[str]:
-    """Return a status as lines of text.
-
-    Args:
-        status: Of the job.
-        run: Its run.
-        cluster: Label of the cluster.
-        option: Follows a printed command so that it means that cluster.
-    """
+    """Return a status as lines of text; ``option`` selects the cluster in a printed command."""
     loss, age = status.loss, status.heartbeat_age_s
     fields = {
         "cluster": cluster,

@@ -45,14 +45,7 @@ _SEND_TIMEOUT_S, _MIN_BYTES_PER_S = 60.0, 200_000
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that is ready to be sent.
-
-    Attributes:
-        manifest: Describes the job to the cluster.
-        name: Of the spec.
-        upload: Data to send with it.
-        has_chosen_id: Whether the user chose the id.
-    """
+    """A job that is ready to be sent, with its spec's name and the data to upload."""
 
     manifest: JobManifest
     name: str
@@ -101,13 +94,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job that the cluster has accepted.
-
-    Attributes:
-        job_id: Its id.
-        submission_id: Of the attempt.
-        is_new: Whether this submission created the attempt.
-    """
+    """A job that the cluster has; ``is_new`` if this submission created the attempt."""
 
     job_id: str
     submission_id: str
@@ -166,14 +153,14 @@ def submit(submission: Submission, client: RayJobsClient) -> SubmittedJob:
         ServiceUnreachable: The cluster does not answer, or runs another version of Ray.
     """
     manifest = submission.manifest
-    server = client.server_info()
+    ray_version = client.ray_version()
     name = submission_id(manifest.job_id, manifest.attempt)
     if (earlier := _find_attempt(client, name)) is not None:
         same = _check_same(submission, earlier)
         latest = find_job(client, manifest.job_id).latest
         return replace(same, submission_id=latest.submission_id)
     _check_unused(client, submission)
-    check_ray_version(server.ray_version, allow_mismatch=manifest.allow_version_mismatch)
+    check_ray_version(ray_version, allow_mismatch=manifest.allow_version_mismatch)
     try:
         send(client, manifest, submission.name, submission.metadata, submission.upload)
     except ServiceUnreachable:

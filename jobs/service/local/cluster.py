@@ -214,7 +214,7 @@ def _wait_until_ready(cluster: LocalCluster) -> None:
                 log = local_cluster_directory() / f"{name}.log"
                 raise ServiceUnreachable(f"{name} did not start: {_last_line(log)}", hint=str(log))
         try:
-            client.server_info()
+            client.ray_version()
             check_tracking_reachable(cluster.tracking_uri)
         except (ServiceUnreachable, TrackingError) as error:
             problem = error.message

@@ -15,7 +15,7 @@ import pytest
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.preflight import _MARK
-from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.states import PENDING, RUNNING, SUCCEEDED, Attempt
 from sumgrad.jobs.service.versions import Versions
@@ -114,9 +114,9 @@ class FakeRayJobsClient(RayJobsClient):
         if self.memory.is_unreachable:
             raise ServiceUnreachable(f"no cluster answers at {self.cluster.address}")
 
-    def server_info(self) -> RayServerInfo:
-        self._record("server_info")
-        return RayServerInfo(Versions.here().libraries["ray"], "session_1")
+    def ray_version(self) -> str:
+        self._record("ray_version")
+        return Versions.here().libraries["ray"]
 
     def submit(
         self,

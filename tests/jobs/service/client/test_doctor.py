@@ -15,7 +15,7 @@ from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.client.doctor import Check, run_checks, table
-from sumgrad.jobs.service.client.ray_api import RayJobsClient, RayServerInfo
+from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, free_port
 
@@ -52,10 +52,10 @@ class Examined:
         examined = self
 
         class Doctored(RayJobsClient):
-            def server_info(self) -> RayServerInfo:
+            def ray_version(self) -> str:
                 if isinstance(self.cluster, doctor._Anonymous) and not examined.admits_everybody:
                     raise ServiceUnreachable("asks for a token")
-                return examined.server.server_info()
+                return examined.server.ray_version()
 
         def ask(server: RayJobsClient, command: str, **_: object) -> object:
             examined.commands.append(command)

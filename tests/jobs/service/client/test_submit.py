@@ -359,8 +359,7 @@ def test_another_version_of_ray_is_refused_unless_allowed(
     allowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = FakeRayJobsClient()
-    info = replace(client.server_info(), ray_version="1.0")
-    monkeypatch.setattr(client, "server_info", lambda: info)
+    monkeypatch.setattr(client, "ray_version", lambda: "1.0")
     submission = prepared(allow_version_mismatch=allowed)
     if allowed:
         submit(submission, client)
