@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sumgrad.cluster.compute.worker import Workload
-from sumgrad.cluster.transport.connection import Address
+from sumgrad.cluster.transport.handshake import Address
+from sumgrad.cluster.workers.launcher import Launcher
 from sumgrad.cluster.workers.worker_process import WorkerProcess
 
 BRIDGE = "sumgrad0"
@@ -50,7 +51,7 @@ def hosts() -> Iterator[None]:
 
 
 @dataclass
-class NamespaceLauncher:
+class NamespaceLauncher(Launcher):
     """Launcher that starts each worker in a network namespace."""
 
     workload: Workload
@@ -74,10 +75,6 @@ class NamespaceLauncher:
     def kill(self, worker: int) -> None:
         """Kill a worker's process."""
         self._processes[worker].kill()
-
-    def release(self, worker: int) -> None:
-        """Kill a worker's process; a namespace needs no release."""
-        self.kill(worker)
 
     def close(self) -> None:
         """Kill all processes."""

@@ -20,7 +20,7 @@ from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
 from sumgrad.cluster.reducers.process import ProcessReducer
-from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
+from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.model.divergences import Targets
 from sumgrad.model.network import Cache, GradientSum, Network
 from sumgrad.model.parameters import Parameters
@@ -57,9 +57,10 @@ def milliseconds(width: int, *, remote: bool) -> tuple[int, float]:
     source = ArraySource(np.zeros((2, real.inputs), np.float32), np.zeros(2, np.int64))
     workload = Workload(network, {"train": source}, {"train": Plan(2, None, 1)})
     workers = frozenset(range(WORKERS)) if remote else frozenset()
-    launcher = ProcessLauncher(workload, far=workers)
+    launcher = ProcessLauncher(workload, remote=workers)
     seconds = []
-    with ProcessReducer(workload, WORKERS, launcher, ScalingPolicy(host="127.0.0.1")) as reducer:
+    placement = Placement(WORKERS, host="127.0.0.1")
+    with ProcessReducer(workload, placement, launcher) as reducer:
         W = reducer.shared_copy(np.zeros(network.layout.size, np.float32))
         for _ in range(200):
             began = time.perf_counter()

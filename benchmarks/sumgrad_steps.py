@@ -19,7 +19,7 @@ from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.stopping import StopRule
-from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
+from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import MultiClassKL
 from sumgrad.model.initializers import initial_parameters
@@ -69,7 +69,7 @@ def open_reducer(backend: str, workload: Workload, workers: int) -> GradientRedu
         from benchmarks.namespaces import DRIVER, NamespaceLauncher
 
         return ProcessReducer(
-            workload, workers, NamespaceLauncher(workload), ScalingPolicy(host=DRIVER)
+            workload, Placement(workers, host=DRIVER), NamespaceLauncher(workload)
         )
     return InlineReducer(workload, workers)
 

@@ -1,284 +1,198 @@
-"""Gradient workers in processes of their own.
+"""A gradient reducer whose workers are processes.
 
-Parameters and sums lie in memory that the driver and the workers of its machine share; what travels
-are a few bytes that say what to compute and what is done. With workers of other machines they
-travel too: one message each way. The driver sleeps while they compute, and so do they while it
-updates.
+Parameters and sums are in memory that the driver shares with the workers of its machine, and
+messages of a few bytes say what to compute and what is done. With workers of other machines the
+vectors follow the messages. The driver sleeps while workers compute, and they while it updates.
 
-No step waits for one worker alone. Who is slow is helped; who is late has what it holds computed by
-others as well, and is not asked again before it has answered; who is frozen is replaced.
+No step waits for one worker: idle workers steal from slow ones, recompute what a late one has, and
+a frozen one is replaced.
 """
 
 import contextlib
+import logging
 import os
 import time
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
 
 from sumgrad.cluster.compute.chunks import ChunkedVector
 from sumgrad.cluster.compute.os_scheduling import sched_batch
 from sumgrad.cluster.compute.worker import Task, Workload
-from sumgrad.cluster.errors import ConnectionClosed, MicrobatchFailed
 from sumgrad.cluster.planning.reduction import PartialSum, reduce_nodes
 from sumgrad.cluster.planning.stragglers import StragglerDetector
 from sumgrad.cluster.planning.work_stealing import ClaimTable, StepSchedule
 from sumgrad.cluster.reducers.base import GradientReducer
-from sumgrad.cluster.transport import memfd as memory
-from sumgrad.cluster.transport.connection import Connection
+from sumgrad.cluster.reducers.step import InFlight, ReductionStep
+from sumgrad.cluster.transport.buffers import SharedBufferPool
 from sumgrad.cluster.transport.messages import (
     AttachBuffer,
     Compute,
     Done,
     Failed,
     Message,
-    Welcome,
-    node_of,
+    decode_node,
 )
-from sumgrad.cluster.transport.server import WorkerConnection
-from sumgrad.cluster.transport.shared_memory import SharedBufferPool
-from sumgrad.cluster.workers.scaling_policy import LOOK_S, Launcher, ScalingPolicy
+from sumgrad.cluster.workers.launcher import Launcher, Placement
+from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, ScalingPolicy
 from sumgrad.cluster.workers.worker_group import WorkerGroup
 from sumgrad.model.validation import Array
 
-#: A microbatch on which so many workers failed is itself to blame …
-_FATAL_FAILURES = 2
-#: … and so is one on which they failed so often in all, where one worker is all there is …
-_FATAL_TRIES = 3
-#: … or one during which so many ended without a word, which may be bad luck.
-_FATAL_DEATHS = 3
-
-
-@dataclass
-class _InFlight:
-    """What a worker was asked, and has not answered.
-
-    Attributes:
-        step_id: Of the step.
-        kind: Of its microbatches, for `StragglerDetector`.
-        shards: How many they are, if its progress is not seen; else 1, the one it is at.
-        since: When it was asked.
-        begun: The microbatch that it was seen at last.
-        waited: Seconds without a sign of progress, as far as the driver itself was awake.
-    """
-
-    step_id: int
-    kind: Hashable
-    shards: int
-    since: float
-    begun: int
-    waited: float = 0.0
-
-
-@dataclass
-class _Step:
-    """What is being computed."""
-
-    step_id: int
-    task: Task
-    vector: int
-    schedule: StepSchedule
-    #: By microbatch: how often which worker failed on it, and how many ended with it.
-    failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
-    deaths: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def kind(self) -> Hashable:
-        """Of its microbatches."""
-        return self.task.kind, self.task.source
+_logger = logging.getLogger(__name__)
 
 
 class ProcessReducer(GradientReducer):
-    """A number of worker processes.
+    """Workers in processes.
 
     Args:
         workload: Network, rows and plans.
-        workers: How many processes to begin with. Each says how many threads of it compute, and
-            counts as so many workers.
-        launcher: Starts them; closed with the reducer.
-        rules: How many there are to be.
+        placement: The CPUs of the workers; closed with the reducer.
+        launcher: Starts their processes; closed with the reducer.
+        policy: How many workers the job needs, and how long to wait for them.
 
     Raises:
         ClusterUnreachable: The workers did not start in time.
-        FingerprintMismatch: A worker's arithmetic is not this process's.
+        FingerprintMismatch: A worker's arithmetic differs from this process's.
     """
 
     def __init__(
         self,
         workload: Workload,
-        workers: int,
+        placement: Placement,
         launcher: Launcher,
-        rules: ScalingPolicy = ScalingPolicy(),  # noqa: B008 - it is frozen
+        policy: ScalingPolicy = ScalingPolicy(),  # noqa: B008 - it is frozen
     ) -> None:
+        size, dtype = workload.network.layout.size, workload.network.dtype
         self._workload = workload
-        self._layout = workload.network.layout
-        self._dtype = workload.network.dtype
-        self._note = rules.note
-        self._vectors = SharedBufferPool(self._layout.size, self._dtype, self._tell)
         self._step_id = 0
         self._stragglers = StragglerDetector()
-        #: By worker; whoever is not here has nothing to do.
-        self._in_flight: dict[int, _InFlight] = {}
-        self._watched = time.monotonic()
-        with contextlib.ExitStack() as held:
-            held.callback(launcher.close)
-            held.callback(self._vectors.close)
-            self._blocks = ChunkedVector(self._layout.size, os.cpu_count() or 1)
-            held.callback(self._blocks.close)
-            places = workers + rules.extra
-            self._claims_memory, numbers = memory.create((places, 2), "int64")
-            held.callback(os.close, self._claims_memory)
-            self._claims = ClaimTable(numbers)
-            self._group = WorkerGroup(workers, launcher, self._introduce, self._room, rules)
-            held.callback(self._group.close)
+        #: By worker; idle workers are not in it.
+        self._in_flight: dict[int, InFlight] = {}
+        self._last_watch = time.monotonic()
+        with contextlib.ExitStack() as resources:
+            resources.callback(placement.close)
+            resources.callback(launcher.close)
+            capacity = placement.initial_workers + placement.extra_workers
+            self._buffers = SharedBufferPool(size, dtype, capacity)
+            resources.callback(self._buffers.close)
+            self._claims = ClaimTable(self._buffers.claims)
+            self._chunks = ChunkedVector(size, os.cpu_count() or 1)
+            resources.callback(self._chunks.close)
+            self._group = WorkerGroup(placement, launcher, self._buffers, policy)
+            resources.callback(self._group.close)
             self._group.start()
-            #: Whatever is to be closed, the latest first.
-            self._held = held.pop_all()
+            self._resources = resources.pop_all()
 
     @property
     def workers(self) -> int:
-        """See `GradientReducer.workers`; those that are connected now."""
-        return self._group.present
+        """The number of threads that compute, over all connected workers."""
+        return self._group.num_threads
 
     @property
     def pids(self) -> dict[int, int]:
-        """The process ids of the workers that are connected."""
-        return {worker: member.pid for worker, member in self._group.members.items()}
-
-    # --- vectors
+        """The process ids of the connected workers."""
+        return {index: worker.pid for index, worker in self._group.workers.items()}
 
     def shared_copy(self, like: Array) -> Array:
-        """See `GradientReducer.vector`; every worker of this machine maps it."""
-        return self._vectors.take(like)
+        """Return a copy that every worker of this machine maps."""
+        return self._buffers.acquire(like)
 
     def release(self, vector: Array) -> None:
-        """See `GradientReducer.release`."""
-        self._vectors.give_back(vector)
+        """Make a vector of `shared_copy` available again."""
+        self._buffers.release(vector)
 
-    def _tell(self, number: int, descriptor: int) -> None:
-        """All workers of this machine are told of a new vector."""
-        for member in self._group.members.values():
-            if member.channel.is_local:
-                # Whoever is gone is noticed where its end is heard of.
-                with contextlib.suppress(ConnectionClosed):
-                    member.channel.send(AttachBuffer(number), [descriptor])
-
-    def _introduce(self, channel: Connection) -> None:
-        """Tell a new worker of the memory that it shares."""
-        places = self._group.max_workers
-        channel.send(Welcome(places), [self._claims_memory] if channel.is_local else [])
-        if channel.is_local:
-            for number, descriptor in enumerate(self._vectors.descriptors):
-                channel.send(AttachBuffer(number), [descriptor])
-
-    def _attach(self, member: WorkerConnection, number: int) -> None:
-        descriptor = member.channel.descriptor()
-        try:
-            member.vectors[number] = memory.attach(descriptor, (self._layout.size,), self._dtype)
-        finally:
-            os.close(descriptor)
-
-    def _room(self, member: WorkerConnection, message: Message) -> list[Array]:
-        """Vectors for the numbers that come with another machine's sums."""
-        if not isinstance(message, Done):
-            return []
-        numbers = [vector for *_, vector in message.nodes if vector is not None]
-        for number in numbers:
-            if number not in member.vectors:
-                member.vectors[number] = np.empty(self._layout.size, self._dtype)
-        return [member.vectors[number] for number in numbers]
+    def close(self) -> None:
+        """End the workers' processes."""
+        self._resources.close()
 
     # --- a step
 
     def reduce(self, task: Task, flat: Array) -> PartialSum:
-        """See `GradientReducer.total`."""
-        number = self._vectors.number(flat)
-        if number is not None:
-            return self._total(task, number)
+        """Return the sum over every instance of the task; see `GradientReducer.reduce`."""
+        buffer = self._buffers.index(flat)
+        if buffer is not None:
+            return self._reduce(task, buffer)
         copy = self.shared_copy(flat)
         try:
             return self.reduce(task, copy)
         finally:
             self.release(copy)
 
-    def _total(self, task: Task, vector: int) -> PartialSum:
+    def _reduce(self, task: Task, buffer: int) -> PartialSum:
         plan = self._workload.plan(task)
         self._step_id += 1
         schedule = StepSchedule(range(plan.num_microbatches), self._claims)
-        step = _Step(self._step_id, task, vector, schedule)
-        self._watched = time.monotonic()
-        for worker in self._group.give_back():
-            self._in_flight.pop(worker, None)
-        self._group.supervise()
-        while self._group.must_wait(str(task)):
-            self._listen(step, LOOK_S)
-        lanes = {w: n for w, n in self._group.lanes.items() if w not in self._in_flight}
+        step = ReductionStep(self._step_id, task, buffer, schedule)
+        self._prepare_workers(step)
+        idle = {w: n for w, n in self._group.threads.items() if w not in self._in_flight}
         try:
-            for worker, shards in schedule.start(lanes).items():
-                self._dispatch(step, worker, shards)
+            for worker, microbatches in schedule.start(idle).items():
+                self._dispatch(step, worker, microbatches)
             with sched_batch():
                 while not schedule.complete:
-                    self._listen(step, self._alarm(step))
-                    if not self._group.members:
+                    self._handle_events(step, self._timeout(step))
+                    if not self._group.workers:
                         self._group.must_wait(str(task))
                     self._dispatch_idle(step)
         finally:
             if self._in_flight:
-                # Whoever still computes has been overtaken by others, or the step has failed.
+                # Others have computed what these workers have, or the step has failed.
                 self._claims.cancel_all()
-        return reduce_nodes(schedule.nodes(), plan.num_microbatches, self._blocks.add_pairs).root(
-            plan.num_rows
-        )
+        nodes = schedule.nodes()
+        tree = reduce_nodes(nodes, plan.num_microbatches, self._chunks.add_pairs)
+        return tree.root(plan.num_rows)
 
-    def _listen(self, step: _Step, timeout: float) -> None:
-        """Hear what there is to hear, and look after those of whom there is nothing."""
+    def _prepare_workers(self, step: ReductionStep) -> None:
+        """Scale, and wait for the minimum number of workers."""
+        self._last_watch = time.monotonic()
+        for worker in self._group.scale_down():
+            self._in_flight.pop(worker, None)
+        self._group.supervise()
+        while self._group.must_wait(str(step.task)):
+            self._handle_events(step, SUPERVISION_INTERVAL_S)
+
+    def _handle_events(self, step: ReductionStep, timeout: float) -> None:
         for worker, message in self._group.events(timeout):
             if isinstance(message, AttachBuffer):
-                self._attach(self._group.members[worker], message.vector)
+                self._buffers.attach(self._group.workers[worker], message.buffer)
             elif message is None:
-                self._lost(step, worker, "is gone")
+                self._on_loss(step, worker, "exited")
             else:
                 self._on_reply(step, worker, message)
-        self._watch(step)
+        self._evict_frozen(step)
         self._group.supervise()
 
-    def _on_reply(self, step: _Step, worker: int, message: Message) -> None:
-        """What a worker's answer means for the step."""
-        asked = self._in_flight.pop(worker, None)
+    def _on_reply(self, step: ReductionStep, worker: int, message: Message) -> None:
+        request = self._in_flight.pop(worker, None)
         if not isinstance(message, Done | Failed) or message.step_id != step.step_id:
-            # An answer of a worker that was late for an earlier step.
+            # A reply to an earlier step, which was completed without this worker.
             return
         if isinstance(message, Failed):
-            self._failed(step, worker, message)
+            self._on_failure(step, worker, message)
             return
-        vectors = self._group.members[worker].vectors
-        nodes = [node_of(node, vectors) for node in message.nodes]
-        shards = step.schedule.deliver(worker, nodes)
-        if asked is not None and shards:
-            self._stragglers.record(step.kind, time.monotonic() - asked.since, shards)
+        buffers = self._group.workers[worker].buffers
+        nodes = [decode_node(node, buffers) for node in message.nodes]
+        summed = step.schedule.deliver(worker, nodes)
+        if request is not None and summed:
+            self._stragglers.record(step.kind, time.monotonic() - request.sent, summed)
 
-    def _dispatch_idle(self, step: _Step) -> None:
-        """Give work to the workers that have none, as long as there is some."""
+    def _dispatch_idle(self, step: ReductionStep) -> None:
+        """Give microbatches to idle workers as long as there are any."""
         if step.schedule.complete:
             return
-        for worker in self._idle(step):
-            shards = step.schedule.next_assignment(worker) or self._copy_for(step, worker)
-            if shards is None:
+        for worker in self._idle_workers(step):
+            microbatches = step.schedule.next_assignment(worker) or self._speculate(step, worker)
+            if microbatches is None:
                 return
-            self._dispatch(step, worker, shards)
+            self._dispatch(step, worker, microbatches)
 
-    def _idle(self, step: _Step) -> list[int]:
-        """Those who can be given something; who failed in this step only if there is no other."""
-        members = self._group.members
-        if len(self._in_flight) == len(members):
+    def _idle_workers(self, step: ReductionStep) -> list[int]:
+        """Return idle workers; those that failed in this step only if all others failed too."""
+        connected = set(self._group.workers)
+        if len(self._in_flight) == len(connected):
             return []
-        failed = {worker for causes in step.failures.values() for worker in causes}
-        idle = sorted(set(members) - set(self._in_flight))
-        return [w for w in idle if w not in failed] if set(members) - failed else idle
+        failed = step.failed_workers
+        idle = sorted(connected - set(self._in_flight))
+        return [w for w in idle if w not in failed] if connected - failed else idle
 
-    def _dispatch(self, step: _Step, worker: int, shards: range) -> None:
+    def _dispatch(self, step: ReductionStep, worker: int, microbatches: range) -> None:
         task = step.task
         message = Compute(
             step.step_id,
@@ -286,110 +200,89 @@ class ProcessReducer(GradientReducer):
             task.source,
             task.epoch,
             task.step,
-            shards.start,
-            shards.stop,
-            step.vector,
+            microbatches.start,
+            microbatches.stop,
+            step.buffer,
         )
-        member = self._group.members[worker]
-        unseen = 1 if member.courier is None else len(shards)
-        self._in_flight[worker] = _InFlight(
-            step.step_id, step.kind, unseen, time.monotonic(), shards.start
+        connected = self._group.workers[worker]
+        invisible = 1 if connected.is_local else len(microbatches)
+        self._in_flight[worker] = InFlight(
+            step.step_id, step.kind, invisible, time.monotonic(), microbatches.start
         )
-        if member.courier is not None:
+        if connected.is_local:
+            connected.send(message)
+        else:
             self._claims.forbid_stealing(worker)
-            member.courier.send(message, [self._vectors.arrays[step.vector]])
-            return
-        # Whoever is gone is noticed where its end is heard of.
-        with contextlib.suppress(ConnectionClosed):
-            member.channel.send(message)
+            connected.send(message, [self._buffers.arrays[step.buffer]])
 
-    # --- workers who are late, frozen, failing or gone
+    # --- slow, frozen, failing and lost workers
 
-    def _alarm(self, step: _Step) -> float:
-        """Seconds until a worker will be late, if there is somebody to help it out.
+    def _timeout(self, step: ReductionStep) -> float:
+        """Return the seconds until a worker is late and an idle one could recompute its work.
 
-        Who is late by now has been helped, or else somebody would not be idle.
+        Workers that are late already have been helped, or else no worker would be idle.
         """
-        if not self._idle(step):
-            return LOOK_S
+        if not self._idle_workers(step):
+            return SUPERVISION_INTERVAL_S
         waits = [
             wait
-            for worker, asked in self._in_flight.items()
-            if worker in step.schedule.busy
-            and (wait := self._stragglers.speculate_after(asked.kind, asked.shards) - asked.waited)
-            > 0
+            for worker, request in self._in_flight.items()
+            if worker in step.schedule.busy and (wait := self._time_until_late(request)) > 0
         ]
-        return max(0.001, min([LOOK_S, *waits]))
+        return max(0.001, min([SUPERVISION_INTERVAL_S, *waits]))
 
-    def _watch(self, step: _Step) -> None:
-        """Note who makes progress, and give up who has made none for far too long."""
-        now = time.monotonic()
-        # Were the driver itself frozen for a while, nobody else is to blame for it.
-        passed, self._watched = min(now - self._watched, 2 * LOOK_S), now
-        for worker, asked in list(self._in_flight.items()):
-            begun = self._claims.current(worker)
-            if begun != asked.begun:
-                asked.begun, asked.waited = begun, 0.0
-                continue
-            asked.waited += passed
-            if asked.waited > self._stragglers.hang_timeout(asked.kind, asked.shards):
-                self._stragglers.record_hang(asked.kind)
-                self._group.give_up(worker)
-                self._lost(step, worker, f"has not answered for {asked.waited:.1f} s")
+    def _time_until_late(self, request: InFlight) -> float:
+        limit = self._stragglers.speculate_after(request.kind, request.microbatches)
+        return limit - request.waited
 
-    def _copy_for(self, step: _Step, worker: int) -> range | None:
-        """A copy of what a late worker has."""
-        for late, asked in self._in_flight.items():
-            if late in step.schedule.busy and asked.waited >= self._stragglers.speculate_after(
-                asked.kind, asked.shards
-            ):
-                shards = step.schedule.speculate(worker, late)
-                if shards is not None:
-                    return shards
+    def _speculate(self, step: ReductionStep, worker: int) -> range | None:
+        """Return the microbatches of a late worker, to be computed by another as well."""
+        for late, request in self._in_flight.items():
+            if late in step.schedule.busy and self._time_until_late(request) <= 0:
+                microbatches = step.schedule.speculate(worker, late)
+                if microbatches is not None:
+                    return microbatches
         return None
 
-    def _failed(self, step: _Step, worker: int, failed: Failed) -> None:
-        """A worker raised: another one tries, unless that has been done.
+    def _evict_frozen(self, step: ReductionStep) -> None:
+        """Record which workers make progress, and evict those that hang."""
+        now = time.monotonic()
+        # Bounded, because the driver itself may have been suspended in between.
+        elapsed = min(now - self._last_watch, 2 * SUPERVISION_INTERVAL_S)
+        self._last_watch = now
+        for worker, request in list(self._in_flight.items()):
+            current = self._claims.current(worker)
+            if current != request.current:
+                request.current, request.waited = current, 0.0
+                continue
+            request.waited += elapsed
+            limit = self._stragglers.hang_timeout(request.kind, request.microbatches)
+            if request.waited > limit:
+                self._stragglers.record_hang(request.kind)
+                self._group.evict(worker)
+                self._on_loss(step, worker, f"has not answered for {request.waited:.1f} s")
 
-        The only one there is tries again: its fault may pass, or another may come.
-        """
-        failures = step.failures[failed.microbatch]
-        failures[worker] += 1
+    def _on_failure(self, step: ReductionStep, worker: int, failed: Failed) -> None:
+        """Requeue the work of a worker that raised, unless its microbatch failed too often."""
         step.schedule.requeue(worker)
-        if len(failures) >= _FATAL_FAILURES or failures.total() >= _FATAL_TRIES:
-            raise self._fault(step, worker, failed.microbatch, failed.cause, failed.rows)
-        who = "another one tries" if len(self._group.members) > 1 else "it tries again"
-        self._note(
-            f"worker {worker} failed on microbatch {failed.microbatch} while {step.task}: "
-            f"{failed.cause}; {who}"
+        step.record_failure(worker, failed)
+        has_others = len(self._group.workers) > 1
+        _logger.info(
+            "worker %d failed on microbatch %d while %s: %s; %s",
+            worker,
+            failed.microbatch,
+            step.task,
+            failed.cause,
+            "retrying on another worker" if has_others else "retrying",
         )
 
-    def _lost(self, step: _Step, worker: int, why: str) -> None:
-        """A worker ended: the others take over, and another is started in its place."""
+    def _on_loss(self, step: ReductionStep, worker: int, why: str) -> None:
+        """Requeue the work of a lost worker and start a replacement."""
         self._in_flight.pop(worker, None)
-        shard = self._claims.current(worker) if worker in step.schedule.busy else None
+        microbatch = self._claims.current(worker) if worker in step.schedule.busy else None
         step.schedule.requeue(worker)
-        # Whatever becomes of this step, the next one needs workers.
-        self._group.lost(worker, why)
-        if shard is None:
-            return
-        step.deaths[shard] += 1
-        if step.deaths[shard] >= _FATAL_DEATHS:
-            cause = f"{_FATAL_DEATHS} workers ended or froze while they computed it"
-            rows = self._workload.plan(step.task).row_indices(shard)
-            raise self._fault(step, worker, shard, cause, rows)
-
-    def _fault(
-        self, step: _Step, worker: int, shard: int, cause: str, rows: Sequence[int]
-    ) -> MicrobatchFailed:
-        failures = step.failures[shard]
-        others = [str(other) for other in failures if other != worker]
-        if others:
-            cause += f" (worker {', '.join(others)} failed on it as well)"
-        elif failures[worker] > 1:
-            cause += f" (it failed on it {failures[worker]} times)"
-        return MicrobatchFailed(worker, shard, str(step.task), cause, step.task.source, rows)
-
-    def close(self) -> None:
-        """End the workers' processes."""
-        self._held.close()
+        # Even if this step fails, the next one needs workers.
+        self._group.replace(worker, why)
+        if microbatch is not None:
+            rows = self._workload.plan(step.task).row_indices(microbatch)
+            step.record_death(worker, microbatch, rows)

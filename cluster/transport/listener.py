@@ -1,141 +1,124 @@
-"""WorkerServer are accepted and checked beside the work, so that no stranger can hold it up."""
+"""A listener that accepts and authenticates connections in threads, so that no peer blocks it."""
 
 import contextlib
 import secrets
 import socket
 import sys
 import threading
-from queue import Empty, SimpleQueue
 
 from sumgrad.cluster.errors import AuthenticationError, ClusterError
-from sumgrad.cluster.transport.connection import (
+from sumgrad.cluster.transport.connection import Connection
+from sumgrad.cluster.transport.handshake import (
     Address,
-    Connection,
     accept,
-    local_listener,
-    remote_listener,
+    listen_locally,
+    listen_remotely,
 )
+from sumgrad.cluster.transport.selectable_queue import SelectableQueue
 
-#: So many may be proving themselves at a time; for one more, whoever has taken longest has to go.
-_MOST_AT_THE_DOOR = 64
-#: After an error of the operating system it listens again after a pause, in seconds.
+#: Peers that may be authenticating at a time; one more disconnects the oldest of them.
+_MAX_HANDSHAKES = 64
+#: Pause after an error of the operating system, in seconds.
 _PAUSE_S = 0.1
 
 
 class Listener:
-    """Listens, and lets in who knows the job's secret.
+    """A listening endpoint for peers that know the job's secret.
 
     Args:
-        host: This machine's address for others; None to listen to this machine's processes only.
+        host: This machine's address for other machines; None to listen locally only.
 
     Attributes:
         address: Where to connect to.
-        secret: What to know.
+        secret: What peers have to know.
+        accepted: Authenticated connections, in the order in which they came.
 
     Raises:
-        ClusterError: Nobody can listen at this address.
+        ClusterError: The host is not an address of this machine.
     """
 
     def __init__(self, host: str | None = None) -> None:
         self.secret = secrets.token_bytes(32)
-        self._listeners: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
         local, remote = None, None
         if sys.platform == "linux":
-            listener, local = local_listener()
-            self._listeners.append(listener)
+            listening, local = listen_locally()
+            self._sockets.append(listening)
         elif host is None:
             host = "127.0.0.1"
         if host is not None:
             try:
-                listener, remote = remote_listener(host)
+                listening, remote = listen_remotely(host)
             except OSError as error:
-                self._end_listeners()
-                raise ClusterError(f"workers cannot be listened for at {host}: {error}") from error
-            self._listeners.append(listener)
+                self._close_sockets()
+                raise ClusterError(f"cannot listen for workers at {host}: {error}") from error
+            self._sockets.append(listening)
         self.address = Address(local, remote)
-        self._bell, self._button = socket.socketpair()
-        self._admitted: SimpleQueue[Connection] = SimpleQueue()
-        #: Guards what follows, and that nobody is let in once it is closed.
+        self.accepted: SelectableQueue[Connection] = SelectableQueue()
+        #: Guards `_handshakes`, and that nothing is added to `accepted` after `close`.
         self._lock = threading.Lock()
         #: Set by `close` alone.
         self._closed = threading.Event()
-        #: Who is proving itself, in the order in which they came; each thread removes its own.
-        self._at_the_door: dict[socket.socket, None] = {}
-        for listener in self._listeners:
-            threading.Thread(target=self._listen, args=[listener], daemon=True).start()
+        #: Peers that are authenticating, oldest first; each one's thread removes it.
+        self._handshakes: dict[socket.socket, None] = {}
+        for listening in self._sockets:
+            threading.Thread(target=self._listen, args=[listening], daemon=True).start()
 
-    def fileno(self) -> int:
-        """Readable when somebody was let in, for selectors."""
-        return self._bell.fileno()
-
-    def admitted(self) -> list[Connection]:
-        """Who was let in since the last call."""
-        with contextlib.suppress(BlockingIOError):
-            self._bell.recv(1 << 10, socket.MSG_DONTWAIT)
-        channels = []
-        with contextlib.suppress(Empty):
-            while True:
-                channels.append(self._admitted.get_nowait())
-        return channels
-
-    def _listen(self, listener: socket.socket) -> None:
+    def _listen(self, listening: socket.socket) -> None:
         while not self._closed.is_set():
             try:
-                connected, _ = listener.accept()
+                connected, _ = listening.accept()
             except OSError:
-                # It is closed; or one connection was broken off, or there are too many files.
+                # The listener was closed, a peer broke off, or there are too many open files.
                 self._closed.wait(_PAUSE_S)
             else:
-                self._hear(connected)
+                self._start_handshake(connected)
 
-    def _hear(self, connected: socket.socket) -> None:
-        """Let a thread of its own find out who it is."""
+    def _start_handshake(self, connected: socket.socket) -> None:
         with self._lock:
-            if len(self._at_the_door) >= _MOST_AT_THE_DOOR:
-                oldest = next(iter(self._at_the_door))
-                del self._at_the_door[oldest]
+            if len(self._handshakes) >= _MAX_HANDSHAKES:
+                oldest = next(iter(self._handshakes))
+                del self._handshakes[oldest]
                 with contextlib.suppress(OSError):
-                    # Its thread, which waits for it, is told that it is closed.
+                    # Wakes its thread, which blocks on it.
                     oldest.shutdown(socket.SHUT_RDWR)
-            self._at_the_door[connected] = None
+            self._handshakes[connected] = None
         try:
-            threading.Thread(target=self._admit, args=[connected], daemon=True).start()
+            threading.Thread(target=self._authenticate, args=[connected], daemon=True).start()
         except RuntimeError:
-            # There can be no more threads now.
-            self._leave(connected)
+            # The operating system allows no more threads.
+            self._end_handshake(connected)
             connected.close()
 
-    def _leave(self, connected: socket.socket) -> None:
+    def _end_handshake(self, connected: socket.socket) -> None:
         with self._lock:
-            self._at_the_door.pop(connected, None)
+            self._handshakes.pop(connected, None)
 
-    def _admit(self, connected: socket.socket) -> None:
+    def _authenticate(self, connected: socket.socket) -> None:
         try:
-            channel = accept(connected, self.secret)
+            connection = accept(connected, self.secret)
         except AuthenticationError:
             return
         finally:
-            self._leave(connected)
+            self._end_handshake(connected)
         with self._lock:
             if self._closed.is_set():
-                channel.close()
-                return
-            self._admitted.put(channel)
-            self._button.send(b"!")
+                connection.close()
+            else:
+                self.accepted.put(connection)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening and close connections that were not taken from `accepted`."""
         with self._lock:
             self._closed.set()
-        self._end_listeners()
-        for channel in self.admitted():
-            channel.close()
-        self._bell.close()
-        self._button.close()
+        self._close_sockets()
+        for connection in self.accepted.drain():
+            connection.close()
+        self.accepted.close()
 
-    def _end_listeners(self) -> None:
-        for listener in self._listeners:
+    def _close_sockets(self) -> None:
+        for listening in self._sockets:
             with contextlib.suppress(OSError):
-                # Closing alone would not wake the thread that waits for a connection.
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+                # Closing alone would not wake the thread that blocks in `accept`.
+                listening.shutdown(socket.SHUT_RDWR)
+            listening.close()

@@ -1,25 +1,25 @@
-"""What driver and workers tell each other: small, and as JSON, so that reading it runs no code."""
+"""Messages between the driver and its workers, encoded as JSON so that decoding runs no code."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from sumgrad.cluster.errors import ProtocolError
 from sumgrad.cluster.planning.reduction import Node, PartialSum
+from sumgrad.model.validation import Array
+
+#: A node's level, index, divergence, correct, count, and the sender's buffer with its gradient.
+EncodedNode = tuple[int, int, float, int, int, int | None]
 
 
 @dataclass(frozen=True)
 class Hello:
-    """A worker's first words: who it is, and the arithmetic of its process.
-
-    Attributes:
-        lanes: Threads of it that compute.
-    """
+    """A worker's first message: its index, its process, its threads and its arithmetic."""
 
     worker: int
     pid: int
-    lanes: int
+    threads: int
     machine: str
     numpy: str
     blas: str
@@ -28,33 +28,33 @@ class Hello:
 
 @dataclass(frozen=True)
 class Welcome:
-    """The driver's answer, with the descriptor of the claims' memory.
+    """The driver's reply to `Hello`; on one machine the claim table's descriptor comes with it.
 
     Attributes:
-        claims: Workers that the claims are for.
+        workers: Rows of the claim table.
     """
 
-    claims: int
+    workers: int
 
 
 @dataclass(frozen=True)
 class AttachBuffer:
-    """A vector in shared memory, whose descriptor comes along.
+    """A vector in shared memory whose descriptor comes with the message.
 
     Attributes:
-        vector: Its number, among those of the sender.
+        buffer: Its index among the sender's buffers.
     """
 
-    vector: int
+    buffer: int
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Sum these microbatches.
+    """A request to sum the microbatches from `start` to `stop`.
 
     Attributes:
-        step_id: Of the step, over the whole run; an answer to an earlier one is stale.
-        vector: The driver's vector that holds the parameters.
+        step_id: Number of the step over the whole run; replies to earlier steps are stale.
+        buffer: The driver's buffer with the parameters.
     """
 
     step_id: int
@@ -64,29 +64,20 @@ class Compute:
     step: int
     start: int
     stop: int
-    vector: int
+    buffer: int
 
 
 @dataclass(frozen=True)
 class Done:
-    """Sums over microbatches.
-
-    Attributes:
-        nodes: Each as level, index, divergence, correct, count, and the worker's vector that
-            holds the gradient, or None.
-    """
+    """Sums over microbatches."""
 
     step_id: int
-    nodes: Sequence[tuple[int, int, float, int, int, int | None]]
+    nodes: Sequence[EncodedNode]
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A microbatch's computation raised.
-
-    Attributes:
-        rows: See `sumgrad.cluster.errors.MicrobatchFailed`.
-    """
+    """An exception in a microbatch, with the source's rows that caused it."""
 
     step_id: int
     microbatch: int
@@ -96,54 +87,54 @@ class Failed:
 
 Message = Hello | Welcome | AttachBuffer | Compute | Done | Failed
 
-_KINDS: dict[str, type[Message]] = {
+_TYPES: dict[str, type[Message]] = {
     kind.__name__: kind for kind in (Hello, Welcome, AttachBuffer, Compute, Done, Failed)
 }
-_FIELDS = {name: len(fields(kind)) for name, kind in _KINDS.items()}
+_NUM_FIELDS = {name: len(fields(kind)) for name, kind in _TYPES.items()}
 M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:
-    """A message as bytes."""
+    """Return a message as bytes."""
     return json.dumps([type(message).__name__, *vars(message).values()]).encode()
 
 
 def decode(data: bytes) -> Message:
-    """The message that `encode` wrote.
+    """Return the message that `encode` wrote.
 
     Raises:
-        ProtocolError: It is none.
+        ProtocolError: The bytes are not a message.
     """
     try:
         name, *values = json.loads(data)
-        kind = _KINDS[name]
-        if len(values) != _FIELDS[name]:
-            raise ProtocolError(f"a message of kind {name} with {len(values)} fields")
+        kind = _TYPES[name]
+        if len(values) != _NUM_FIELDS[name]:
+            raise ProtocolError(f"a message of type {name} with {len(values)} fields")
         message: Any = kind(*values)
     except (ValueError, KeyError, TypeError) as error:
         raise ProtocolError(f"not a message: {data[:80]!r}") from error
     return message  # type: ignore[no-any-return]
 
 
-def expect(kind: type[M], message: Message) -> M:
-    """The message, if it is of this kind.
+def check_type(kind: type[M], message: Message) -> M:
+    """Return the message if it is of this type.
 
     Raises:
-        ProtocolError: It is another.
+        ProtocolError: It is of another type.
     """
     if not isinstance(message, kind):
         raise ProtocolError(f"expected {kind.__name__}, got {type(message).__name__}")
     return message
 
 
-def describe(node: Node, vector: int | None) -> tuple[int, int, float, int, int, int | None]:
-    """A node as `Done` carries it."""
+def encode_node(node: Node, buffer: int | None) -> EncodedNode:
+    """Return a node as `Done` carries it, with the buffer that has its gradient."""
     total = node.sum
-    return (node.level, node.index, total.divergence, total.correct, total.count, vector)
+    return (node.level, node.index, total.divergence, total.correct, total.count, buffer)
 
 
-def node_of(described: Sequence[Any], vectors: "dict[int, Any]") -> Node:
-    """The node that `describe` described, its gradient from the sender's vectors."""
-    level, index, divergence, correct, count, vector = described
-    gradient = None if vector is None else vectors[vector]
+def decode_node(encoded: Sequence[Any], buffers: Mapping[int, Array]) -> Node:
+    """Return the node that `encode_node` wrote, with its gradient from the sender's buffers."""
+    level, index, divergence, correct, count, buffer = encoded
+    gradient = None if buffer is None else buffers[buffer]
     return Node(level, index, PartialSum(gradient, divergence, correct, count))

@@ -1,161 +1,210 @@
-"""The driver's connections to its workers: who is let in, what they say, and when they are gone."""
+"""The driver's connections to its workers."""
 
+import contextlib
 import selectors
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 
 from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ConnectionClosed, ProtocolError
-from sumgrad.cluster.transport.connection import Address, Connection
+from sumgrad.cluster.transport.connection import Connection
+from sumgrad.cluster.transport.handshake import Address
 from sumgrad.cluster.transport.listener import Listener
-from sumgrad.cluster.transport.messages import Hello, Message, expect
-from sumgrad.cluster.transport.remote_sender import RemoteInbox, RemoteSender
+from sumgrad.cluster.transport.messages import Hello, Message, check_type
+from sumgrad.cluster.transport.selectable_queue import SelectableQueue
 from sumgrad.model.validation import Array
 
+#: A worker's index and its message, or None if it has disconnected.
+Event = tuple[int, Message | None]
 
-@dataclass
+
 class WorkerConnection:
-    """A worker that is connected."""
+    """A connected worker.
 
-    channel: Connection
-    pid: int
-    #: Threads of it that compute.
-    lanes: int = 1
-    #: Of a worker on another machine.
-    courier: RemoteSender | None = None
-    vectors: dict[int, Array] = field(default_factory=dict)
+    Two threads exchange messages with a worker on another machine, so that the arrays of several
+    machines travel at the same time and none of them blocks the driver.
+
+    Args:
+        connection: Its authenticated connection, used by this object alone from now on.
+        hello: Its first message.
+
+    Attributes:
+        buffers: The gradient vectors that it sends or shares, by its own indices.
+    """
+
+    def __init__(self, connection: Connection, hello: Hello) -> None:
+        self.index, self.pid, self.threads = hello.worker, hello.pid, hello.threads
+        self.connection = connection
+        self.is_local = connection.is_local
+        self.buffers: dict[int, Array] = {}
+        self._outbox: SimpleQueue[tuple[Message, Sequence[Array]] | None] = SimpleQueue()
+
+    def start_threads(
+        self,
+        received: "SelectableQueue[tuple[WorkerConnection, Message | None]]",
+        allocate: "Callable[[WorkerConnection, Message], list[Array]]",
+    ) -> None:
+        """Start to exchange messages with another machine.
+
+        Args:
+            received: Takes each message, and None when there will be no more.
+            allocate: Returns the arrays into which those that follow a message are received.
+        """
+
+        def receive() -> None:
+            try:
+                with contextlib.suppress(ConnectionClosed, ProtocolError):
+                    while True:
+                        message = self.connection.receive()
+                        self.connection.receive_arrays(allocate(self, message))
+                        received.put((self, message))
+            finally:
+                # After any error, or the driver would wait for a worker that is not read any more.
+                received.put((self, None))
+
+        def send() -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while (item := self._outbox.get()) is not None:
+                    self.connection.send(item[0], arrays=item[1])
+
+        with sched_other():
+            for target in (receive, send):
+                threading.Thread(target=target, name=f"worker-{self.index}", daemon=True).start()
+
+    def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
+        """Send a message; a worker that has disconnected is reported by `WorkerServer.events`."""
+        if not self.is_local:
+            self._outbox.put((message, arrays))
+            return
+        with contextlib.suppress(ConnectionClosed):
+            self.connection.send(message, arrays=arrays)
+
+    def close(self) -> None:
+        """Close the connection and end the threads."""
+        self._outbox.put(None)
+        self.connection.shut_down()
+        self.connection.close()
 
 
-def _expect_no_hello(message: Message) -> None:
+def _check_no_hello(message: Message) -> None:
     if isinstance(message, Hello):
-        raise ProtocolError("a worker that is known said who it is again")
+        raise ProtocolError("a connected worker sent another Hello")
 
 
 class WorkerServer:
-    """See above.
+    """Accepts workers and multiplexes their messages.
 
     Args:
-        host: This machine's address for workers on others; None if there are none.
-        admit: Whether a worker is let in, which has said who it is; it tells it what it needs to
-            know.
-        room: Gives the places for the numbers of a message from another machine.
+        host: This machine's address for workers on other machines, or None.
+        admit: Returns whether to accept a worker, given its first message; replies to it if so.
+        allocate: Returns the arrays for those that follow a message from another machine.
 
     Attributes:
-        members: The workers that are connected, by their numbers.
+        workers: The connected workers, by their indices.
     """
 
     def __init__(
         self,
         host: str | None,
         admit: Callable[[Connection, Hello], bool],
-        room: Callable[[WorkerConnection, Message], list[Array]],
+        allocate: Callable[[WorkerConnection, Message], list[Array]],
     ) -> None:
-        self.members: dict[int, WorkerConnection] = {}
+        self.workers: dict[int, WorkerConnection] = {}
         self._admit = admit
-        self._room = room
-        self._door = Listener(host)
-        self._inbox = RemoteInbox()
+        self._allocate = allocate
+        self._listener = Listener(host)
+        self._received: SelectableQueue[tuple[WorkerConnection, Message | None]] = SelectableQueue()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._door, selectors.EVENT_READ)
-        self._selector.register(self._inbox, selectors.EVENT_READ)
+        self._selector.register(self._listener.accepted, selectors.EVENT_READ)
+        self._selector.register(self._received, selectors.EVENT_READ)
 
     @property
     def address(self) -> Address:
         """Where workers connect to."""
-        return self._door.address
+        return self._listener.address
 
     @property
     def secret(self) -> bytes:
-        """What they have to know."""
-        return self._door.secret
+        """What workers have to know."""
+        return self._listener.secret
 
-    def events(self, timeout: float | None) -> Iterator[tuple[int, Message | None]]:
-        """What happens within this time: a worker and its message, or None where it is gone.
+    def events(self, timeout: float | None) -> Iterator[Event]:
+        """Yield what happens within `timeout` seconds.
 
-        The first message of each is its `Hello`, as soon as it is a member.
+        The first event of each worker is its `Hello`, as soon as it is in `workers`.
         """
         for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._door:
-                for channel in self._door.admitted():
-                    self._selector.register(channel, selectors.EVENT_READ)
-            elif key.fileobj is self._inbox:
-                yield from self._brought()
+            if key.fileobj is self._listener.accepted:
+                for connection in self._listener.accepted.drain():
+                    self._selector.register(connection, selectors.EVENT_READ)
+            elif key.fileobj is self._received:
+                for worker, message in self._received.drain():
+                    yield from self._on_remote(worker, message)
             else:
                 assert isinstance(key.fileobj, Connection)  # noqa: S101 - nothing else is registered
-                yield from self._heard(key.fileobj, key.data)
+                yield from self._on_readable(key.fileobj, key.data)
 
-    def _heard(
-        self, channel: Connection, worker: int | None
-    ) -> Iterator[tuple[int, Message | None]]:
-        if channel.fileno() < 0:
-            # Closed by what was done about an event that came with this one.
+    def _on_readable(self, connection: Connection, index: int | None) -> Iterator[Event]:
+        if connection.fileno() < 0:
+            # Closed while another event of the same call was handled.
             return
         try:
-            for message in channel.pending():
-                if worker is None:
-                    hello = expect(Hello, message)
-                    if not self._admit(channel, hello):
-                        self._close(channel)
+            for message in connection.receive_available():
+                if index is None:
+                    hello = check_type(Hello, message)
+                    if not self._admit(connection, hello):
+                        self._close(connection)
                         return
-                    worker = hello.worker
-                    self._join(channel, hello)
+                    index = hello.worker
+                    self._add(connection, hello)
                 else:
-                    _expect_no_hello(message)
-                yield worker, message
-                if not channel.is_local:
-                    # It is the courier's from here on.
+                    _check_no_hello(message)
+                yield index, message
+                if not connection.is_local:
+                    # Its threads read from it from now on.
                     return
         except (ConnectionClosed, ProtocolError):
-            # Who says what no worker says is of no more use than who is gone.
-            self._close(channel)
-            if worker is not None:
-                del self.members[worker]
-                yield worker, None
+            self._close(connection)
+            if index is not None:
+                del self.workers[index]
+                yield index, None
 
-    def _join(self, channel: Connection, hello: Hello) -> None:
-        member = self.members[hello.worker] = WorkerConnection(channel, hello.pid, hello.lanes)
-        if channel.is_local:
-            self._selector.modify(channel, selectors.EVENT_READ, hello.worker)
-            return
-        self._selector.unregister(channel)
-        with sched_other():
-            member.courier = RemoteSender(
-                hello.worker, channel, self._inbox, lambda message: self._room(member, message)
-            )
+    def _add(self, connection: Connection, hello: Hello) -> None:
+        worker = self.workers[hello.worker] = WorkerConnection(connection, hello)
+        if connection.is_local:
+            self._selector.modify(connection, selectors.EVENT_READ, hello.worker)
+        else:
+            self._selector.unregister(connection)
+            worker.start_threads(self._received, self._allocate)
 
-    def _brought(self) -> Iterator[tuple[int, Message | None]]:
-        """What a courier brought."""
-        courier, message = self._inbox.take()
-        worker = courier.worker
-        member = self.members.get(worker)
-        if member is None or member.courier is not courier:
-            # Of a worker that was given up.
+    def _on_remote(self, worker: WorkerConnection, message: Message | None) -> Iterator[Event]:
+        if self.workers.get(worker.index) is not worker:
+            # It was disconnected while this message was in the queue.
             return
         if message is None or isinstance(message, Hello):
-            self.disconnect(worker)
+            self.disconnect(worker.index)
             message = None
-        yield worker, message
+        yield worker.index, message
 
-    def disconnect(self, worker: int) -> None:
-        """End a member's connection; what it may still say is not heard."""
-        member = self.members.pop(worker)
-        if member.courier is None:
-            self._close(member.channel)
-            return
-        member.courier.close()
-        member.channel.close()
+    def disconnect(self, index: int) -> None:
+        """Close a worker's connection; its later messages are dropped."""
+        worker = self.workers.pop(index)
+        if worker.is_local:
+            self._selector.unregister(worker.connection)
+        worker.close()
 
-    def _close(self, channel: Connection) -> None:
-        self._selector.unregister(channel)
-        channel.close()
+    def _close(self, connection: Connection) -> None:
+        self._selector.unregister(connection)
+        connection.close()
 
     def close(self) -> None:
-        """End all of them."""
-        self._door.close()
-        for worker in list(self.members):
-            self.disconnect(worker)
+        """Close the listener and all connections."""
+        self._listener.close()
+        for index in list(self.workers):
+            self.disconnect(index)
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, Connection):
                 self._close(key.fileobj)
         self._selector.close()
-        self._inbox.close()
+        self._received.close()

@@ -1,64 +1,54 @@
-"""The driver's vectors, in memory that it shares with the workers of its machine."""
+"""Anonymous memory shared by processes of one machine.
 
+The memory is a file without a name, passed on by its descriptor. The operating system frees it with
+the last process that maps it, however that process ends.
+"""
+
+import mmap
 import os
-from collections.abc import Callable
+import tempfile
+from typing import Any
 
-from sumgrad.cluster.transport import memfd as memory
-from sumgrad.model.validation import Array
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sumgrad.cluster.errors import ClusterError
 
 
-class SharedBufferPool:
-    """Vectors by their numbers; those that were given back are given out again.
+def create(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[int, NDArray[Any]]:
+    """Allocate zeroed shared memory.
 
-    Args:
-        size: Numbers in each.
-        dtype: Of them.
-        tell: Told of each new one: its number and its descriptor.
+    Returns:
+        A descriptor, which the caller closes, and the array.
 
-    Attributes:
-        descriptors: Of the vectors, by their numbers.
-        arrays: The vectors themselves.
+    Raises:
+        ClusterError: The machine has too little memory.
     """
-
-    def __init__(self, size: int, dtype: str, tell: Callable[[int, int], None]) -> None:
-        self.descriptors: list[int] = []
-        self.arrays: list[Array] = []
-        self._size, self._dtype = size, dtype
-        self._tell = tell
-        #: Numbers of vectors that were given back.
-        self._free: list[int] = []
-
-    def take(self, like: Array) -> Array:
-        """A vector that nobody uses, as a copy of this one."""
-        number = self._free.pop() if self._free else self._new()
-        vector = self.arrays[number]
-        vector[...] = like
-        return vector
-
-    def _new(self) -> int:
-        descriptor, vector = memory.create((self._size,), self._dtype)
-        self.descriptors.append(descriptor)
-        self.arrays.append(vector)
-        number = len(self.arrays) - 1
-        self._tell(number, descriptor)
-        return number
-
-    def number(self, vector: Array) -> int | None:
-        """The number of a vector of ours; None for another."""
-        for number, own in enumerate(self.arrays):
-            if own is vector:
-                return number
-        return None
-
-    def give_back(self, vector: Array) -> None:
-        """Let it be given out again; another than ours is nobody's business here."""
-        number = self.number(vector)
-        # Given out twice, it would be two vectors to whoever writes to them.
-        if number is not None and number not in self._free:
-            self._free.append(number)
-
-    def close(self) -> None:
-        """Close the descriptors; arrays stay as long as somebody has them."""
-        for descriptor in self.descriptors:
+    size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    try:
+        descriptor = _anonymous_file()
+        try:
+            os.ftruncate(descriptor, size)
+            return descriptor, attach(descriptor, shape, dtype)
+        except BaseException:
             os.close(descriptor)
-        self.descriptors, self.arrays, self._free = [], [], []
+            raise
+    except OSError as error:
+        raise ClusterError(
+            f"cannot allocate {size:,} bytes of shared memory: {error.strerror}",
+            hint="use fewer workers, or a machine with more memory",
+        ) from error
+
+
+def attach(descriptor: int, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Map shared memory that was created with this shape and dtype; the descriptor stays open."""
+    mapped = mmap.mmap(descriptor, 0)
+    count = int(np.prod(shape))
+    return np.frombuffer(mapped, dtype=dtype, count=count).reshape(shape)
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("sumgrad")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,63 +1,137 @@
-"""What is asked of a job's workers, and of whoever starts their processes."""
+"""How many workers a job needs, how long it waits for them, and which of them it releases."""
 
-import sys
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from sumgrad.cluster.transport.connection import Address
+from sumgrad.cluster.errors import ClusterUnreachable
 
-#: How often it is looked after workers, in seconds.
-LOOK_S = 1.0
+_logger = logging.getLogger(__name__)
 
-
-class Launcher(Protocol):
-    """Starts the processes of workers and watches them."""
-
-    def start(self, worker: int, address: Address, secret: bytes) -> None:
-        """Start a process in which a `WorkerProcess` serves the driver at this address."""
-
-    def exit_reason(self, worker: int) -> str | None:
-        """Why a worker's process is no more, or None while it is starting or running."""
-
-    def kill(self, worker: int) -> None:
-        """End a worker's process, whatever it is doing."""
-
-    def release(self, worker: int) -> None:
-        """End a worker's process, and give back what it ran on."""
-
-    def close(self) -> None:
-        """End all processes."""
+#: Seconds between two looks at the workers.
+SUPERVISION_INTERVAL_S = 1.0
+#: Seconds within which lost workers are replaced before there are too few.
+_REPLACEMENT_S = 10.0
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True)
 class ScalingPolicy:
-    """How many workers there are to be, and what to do without them.
+    """How many workers a job has.
 
     Attributes:
-        least: With fewer, work does not go on.
-        wait_s: How long it waits for more, in seconds.
-        extra: How many more may join when the cluster has room for them.
-        host: This machine's address for workers on others; None if there are none.
-        note: Takes a line about workers that come and go.
-        is_stopping: Asked while waiting; a wait that it ends raises.
-        pends: Whether a worker's process has not been started yet for want of room, which is no
-            fault of its own.
-        is_kept: Whether a worker's place is one of the least; others may be given back.
-        failure: Why no worker can come any more, if that is so.
-        fits: Whether what a worker runs on is still as it was when it was started.
-        share: How many CPUs the job may have now, as others want some too; each thread that
-            computes, and so each worker, has one.
+        min_workers: With fewer, the job waits.
+        extra_workers: How many more may join when CPUs become free.
+        resource_timeout: Seconds to wait for the minimum.
+        should_stop: Polled while waiting; a wait that it ends raises.
     """
 
-    least: int = 1
-    wait_s: float = 300.0
-    extra: int = 0
-    host: str | None = None
-    note: Callable[[str], None] = lambda _: None
-    is_stopping: Callable[[], bool] = lambda: False
-    pends: Callable[[int], bool] = lambda _: False
-    is_kept: Callable[[int], bool] = lambda _: True
-    failure: Callable[[], str | None] = lambda: None
-    fits: Callable[[int], bool] = lambda _: True
-    share: Callable[[], int] = lambda: sys.maxsize
+    min_workers: int = 1
+    extra_workers: int = 0
+    resource_timeout: float = 300.0
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def format_limit(seconds: float) -> str:
+    """Return a timeout as text.
+
+    >>> format_limit(300), format_limit(30 * 86_400)
+    ('up to 300 s', 'up to 30 days')
+    """
+    is_short = seconds < 2 * _DAY_S
+    return f"up to {seconds:.0f} s" if is_short else f"up to {seconds / _DAY_S:.0f} days"
+
+
+class Quorum:
+    """Whether a job has its minimum of workers, and for how long it has not."""
+
+    def __init__(self, policy: ScalingPolicy) -> None:
+        self._policy = policy
+        #: Since when there are too few.
+        self._short_since: float | None = None
+        #: Whether that has been logged.
+        self._is_logged = False
+
+    def must_wait(self, running: int, activity: str, reasons: Iterable[str | None]) -> bool:
+        """Return whether to wait for more workers.
+
+        Workers that were lost moments ago are being replaced, which is not waited for while any
+        others are running.
+
+        Args:
+            running: The number of workers that are connected.
+            activity: What waits, for the log.
+            reasons: Why others have not started, read only on time-out.
+
+        Raises:
+            ClusterUnreachable: The timeout has passed, or the job is to stop.
+        """
+        if self.is_reached(running):
+            return False
+        now = time.monotonic()
+        if self._short_since is None:
+            self._short_since = now
+        waited = now - self._short_since
+        if running and waited < _REPLACEMENT_S:
+            return False
+        self._wait(running, activity, waited, reasons)
+        return True
+
+    def is_reached(self, running: int) -> bool:
+        """Return whether there are enough workers, and if so reset the time waited."""
+        if running < self._policy.min_workers:
+            return False
+        if self._is_logged:
+            _logger.info("%d workers are running: resuming", running)
+        self._short_since, self._is_logged = None, False
+        return True
+
+    def _wait(
+        self, running: int, activity: str, waited: float, reasons: Iterable[str | None]
+    ) -> None:
+        timeout = self._policy.resource_timeout
+        have = f"{running} of at least {self._policy.min_workers} required workers are running"
+        if self._policy.should_stop():
+            raise ClusterUnreachable(f"stopped while waiting for workers: {have}")
+        if waited > timeout:
+            raise ClusterUnreachable(
+                f"{have}, and no more started within {timeout:.0f} s",
+                hint=next(filter(None, reasons), "")
+                or "'sumgrad resume' continues the run once there are free CPUs",
+            )
+        if waited > SUPERVISION_INTERVAL_S and not self._is_logged:
+            _logger.info("waiting while %s: %s; %s", activity, have, format_limit(timeout))
+            self._is_logged = True
+
+
+def choose_workers_to_release(threads: Mapping[int, int], excess: int) -> list[int]:
+    """Return workers that together have at least `excess` CPUs, and as few more as possible.
+
+    >>> choose_workers_to_release({2: 1, 3: 1, 4: 4}, excess=1)
+    [3]
+    >>> choose_workers_to_release({2: 1, 3: 1, 4: 4}, excess=5)
+    [4, 3]
+    >>> choose_workers_to_release({1: 1, 2: 1, 3: 4}, excess=3)
+    [3]
+
+    Args:
+        threads: CPUs of each worker that may be released.
+        excess: CPUs to release.
+    """
+    remaining, chosen = dict(threads), []
+    while excess > 0 and remaining:
+        fitting = [worker for worker in remaining if remaining[worker] <= excess]
+        worker = (
+            max(fitting, key=lambda worker: (remaining[worker], worker))
+            if fitting
+            else min(remaining, key=lambda worker: (remaining[worker], -worker))
+        )
+        excess -= remaining.pop(worker)
+        chosen.append(worker)
+    for worker in list(chosen):
+        # A large worker chosen last can make smaller ones unnecessary.
+        if excess + threads[worker] <= 0:
+            excess += threads[worker]
+            chosen.remove(worker)
+    return chosen

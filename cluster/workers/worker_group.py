@@ -1,12 +1,12 @@
-"""The processes of the workers: started, let in, heard, replaced when they end, waited for.
+"""The worker processes of a job: started, accepted, replaced, and scaled up and down.
 
-A place is a number that a worker has; whoever takes a lost one's place has its number. Work goes on
-with the workers that are there. Only with fewer than the least number it waits, and says so.
+A replacement has the index of the worker that was lost. Work continues with the workers that are
+connected, and waits only while there are fewer than the minimum.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from sumgrad.cluster.compute.fingerprint import (
     Fingerprint,
@@ -15,307 +15,290 @@ from sumgrad.cluster.compute.fingerprint import (
 )
 from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, WorkerLost
-from sumgrad.cluster.ray_backend.fair_share import choose_workers_to_release
+from sumgrad.cluster.transport.buffers import SharedBufferPool
 from sumgrad.cluster.transport.connection import Connection
-from sumgrad.cluster.transport.messages import Hello, Message
-from sumgrad.cluster.transport.server import WorkerConnection, WorkerServer
-from sumgrad.cluster.workers.quorum import Quorum
-from sumgrad.cluster.workers.scaling_policy import LOOK_S, Launcher, ScalingPolicy
-from sumgrad.model.validation import Array
+from sumgrad.cluster.transport.messages import Hello
+from sumgrad.cluster.transport.server import Event, WorkerServer
+from sumgrad.cluster.workers.launcher import Launcher, Placement
+from sumgrad.cluster.workers.pending import PendingWorker, start_timeout
+from sumgrad.cluster.workers.scaling_policy import (
+    SUPERVISION_INTERVAL_S,
+    Quorum,
+    ScalingPolicy,
+    choose_workers_to_release,
+    format_limit,
+)
 
-#: How long workers may take to start, in seconds: the first ones before it is told that they do
-#: not, one that takes another's place before its process is ended and started again.
-START_DEADLINE_S = 60.0
-#: So often in a row a worker may fail to start before that is an error, if there is no other.
-_MOST_TRIES = 3
-#: Pauses between such failures double from the first to the last of these, in seconds.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_logger = logging.getLogger(__name__)
 
-
-@dataclass
-class _PendingWorker:
-    """A place whose worker is starting, or is to be started again."""
-
-    tries: int = 1
-    #: Whether it is for one more worker, and not for one that was lost.
-    is_new: bool = False
-    #: Since when a process has been starting.
-    since: float = 0.0
-    #: When to try again; None while a process is starting.
-    again: float | None = None
-    #: Why the last try failed.
-    reason: str = ""
-
-    def failed(self, reason: str) -> None:
-        """The process did not start; it is tried again after a pause."""
-        # The exponent has its bound because no float holds two to the number of a long run's tries.
-        pause = _FIRST_PAUSE_S * 2 ** min(self.tries - 1, 10)
-        self.again = time.monotonic() + min(pause, _LONGEST_PAUSE_S)
-        self.reason = reason
+#: Seconds after which a wait for the first processes is logged.
+_LOG_AFTER_S = 10.0
+#: Consecutive failures to start after which the job ends, where it has not started yet.
+_MAX_ATTEMPTS = 3
 
 
 class WorkerGroup:
-    """See above.
+    """The worker processes of a job.
 
     Args:
-        first: How many workers there are to begin with.
-        launcher: Starts them.
-        introduce: Sends a new worker what it needs to know.
-        room: Gives the places for the numbers of a message from another machine.
-        rules: How many there are to be.
+        placement: Their CPUs.
+        launcher: Starts their processes.
+        buffers: What they share with the driver.
+        policy: How many the job needs, and how long to wait for them.
 
     Attributes:
-        members: Those that are connected, by their numbers.
-        max_workers: How many there can be.
+        workers: The connected workers, by their indices.
     """
 
     def __init__(
         self,
-        first: int,
+        placement: Placement,
         launcher: Launcher,
-        introduce: Callable[[Connection], None],
-        room: Callable[[WorkerConnection, Message], list[Array]],
-        rules: ScalingPolicy,
+        buffers: SharedBufferPool,
+        policy: ScalingPolicy,
     ) -> None:
-        self._first = first
-        #: How many places there can be.
-        self.max_workers = first + rules.extra
-        #: Threads of the worker that was in a place last.
-        self._lanes: dict[int, int] = {}
+        self._placement = placement
         self._launcher = launcher
-        self._introduce = introduce
-        self._rules = rules
+        self._buffers = buffers
+        self._policy = policy
+        self._quorum = Quorum(policy)
         self._fingerprint = compute_fingerprint()
-        self._pending: dict[int, _PendingWorker] = {}
-        #: Whether `start` is at work, to which a worker that can never join is an error.
+        self._pending: dict[int, PendingWorker] = {}
+        #: Threads that each worker had when it was connected last.
+        self._threads: dict[int, int] = {}
+        #: Whether `start` is running, to which a worker that cannot join is an error.
         self._is_starting = False
-        #: When a look at them is due.
-        self._look = 0.0
-        self._quorum = Quorum(rules)
-        self._connections = WorkerServer(rules.host, self._admit, room)
-        self.members = self._connections.members
+        #: When `supervise` is due.
+        self._next_supervision = 0.0
+        self._server = WorkerServer(placement.host, self._admit, buffers.allocate)
+        self.workers = self._server.workers
+
+    @property
+    def threads(self) -> dict[int, int]:
+        """The number of threads that compute, for each connected worker."""
+        return {index: self.workers[index].threads for index in sorted(self.workers)}
+
+    @property
+    def num_threads(self) -> int:
+        """The number of threads that compute, over all connected workers."""
+        return sum(worker.threads for worker in self.workers.values())
+
+    # --- start
 
     def start(self) -> None:
-        """Start all workers but the extra ones, and wait for them.
+        """Start the initial workers and wait until they are connected.
 
         Raises:
-            ClusterUnreachable: They did not start in time, or it is time to stop.
-            WorkerLost: One does not start at all.
-            FingerprintMismatch: A worker's arithmetic is not this process's.
+            ClusterUnreachable: They did not start in time, or the job is to stop.
+            WorkerLost: A worker failed to start repeatedly.
+            FingerprintMismatch: A worker's arithmetic differs from this process's.
         """
         self._is_starting = True
-        for worker in range(self._first):
-            self._begin(worker, _PendingWorker())
-        deadline = time.monotonic() + START_DEADLINE_S
-        while len(self.members) < self._first:
-            self._expect_start(deadline)
-            for worker, message in self.events(LOOK_S):
+        for worker in range(self._placement.initial_workers):
+            self._launch(worker, PendingWorker())
+        # A process may be slow to start on a busy node although its CPUs were granted.
+        timeout = start_timeout(self._policy.resource_timeout)
+        started = time.monotonic()
+        is_logged = False
+        while len(self.workers) < self._placement.initial_workers:
+            waited = time.monotonic() - started
+            self._check_start(waited, timeout)
+            if waited > _LOG_AFTER_S and not is_logged:
+                _logger.info("waiting for %s to start; %s", self._missing(), format_limit(timeout))
+                is_logged = True
+            for worker, message in self.events(SUPERVISION_INTERVAL_S):
                 if message is None:
-                    self.lost(worker, "is gone")
+                    self.replace(worker, "exited")
             self.supervise()
         self._is_starting = False
-        self._invite()
+        self.scale_up()
 
-    def _expect_start(self, deadline: float) -> None:
-        """Raise if it makes no sense to wait for the first workers any longer."""
-        missing = f"{self._first - len(self.members)} of {self._first} workers' processes"
-        if self._rules.is_stopping():
-            raise ClusterUnreachable(f"stopped while {missing} were starting")
-        for worker, vacancy in self._pending.items():
-            if vacancy.tries >= _MOST_TRIES and vacancy.again is not None:
-                raise WorkerLost(worker, "starting", hint=vacancy.reason)
-        if time.monotonic() > deadline:
+    def _missing(self) -> str:
+        initial = self._placement.initial_workers
+        return f"{initial - len(self.workers)} of {initial} worker processes"
+
+    def _check_start(self, waited: float, timeout: float) -> None:
+        """Raise if waiting for the initial workers is useless."""
+        if self._policy.should_stop():
+            raise ClusterUnreachable(f"stopped while {self._missing()} were starting")
+        for worker, pending in self._pending.items():
+            if pending.attempt >= _MAX_ATTEMPTS and pending.retry_at is not None:
+                raise WorkerLost(worker, "starting", hint=pending.reason)
+        if waited > timeout:
             raise ClusterUnreachable(
-                f"{missing} did not start within {START_DEADLINE_S:.0f} s",
-                hint="ask for fewer workers (cluster.workers) or look at 'ray status'",
+                f"{self._missing()} did not start within {timeout:.0f} s",
+                hint="use fewer workers (cluster.workers), or check 'ray status'",
             )
 
-    @property
-    def lanes(self) -> dict[int, int]:
-        """Of the workers that are connected, how many threads compute."""
-        return {worker: self.members[worker].lanes for worker in sorted(self.members)}
+    def _launch(self, worker: int, pending: PendingWorker) -> None:
+        pending.started = time.monotonic()
+        self._pending[worker] = pending
+        with sched_other():
+            self._launcher.start(worker, self._server.address, self._server.secret)
 
-    @property
-    def present(self) -> int:
-        """How many compute at a time, over all that are connected."""
-        return sum(member.lanes for member in self.members.values())
+    # --- connected workers
 
-    # --- who is there
-
-    def events(self, timeout: float | None) -> Iterator[tuple[int, Message | None]]:
-        """What happens within this time: a worker and its message, or None where it is gone."""
-        for worker, message in self._connections.events(timeout):
+    def events(self, timeout: float | None) -> Iterator[Event]:
+        """Yield the messages and disconnects of workers within `timeout` seconds."""
+        for worker, message in self._server.events(timeout):
             if isinstance(message, Hello):
-                self._joined(worker)
+                self._on_join(worker)
             else:
                 yield worker, message
 
-    def _admit(self, channel: Connection, hello: Hello) -> bool:
-        """Whether a worker is let in; it is told what it needs to know then.
-
-        Its place may have been taken by a later one, or given back. An arithmetic that is not ours
-        is an error before the run has begun; afterwards work goes on with the others.
+    def _admit(self, connection: Connection, hello: Hello) -> bool:
+        """Return whether a worker is accepted, and send it what it needs if so.
 
         Raises:
-            FingerprintMismatch: That of one of the first workers is another.
-            ConnectionClosed: It is gone already.
+            FingerprintMismatch: An initial worker's arithmetic differs from this process's.
+            ConnectionClosed: The worker has disconnected.
         """
-        if hello.worker in self.members or hello.worker not in self._pending:
+        worker = hello.worker
+        if worker in self.workers or worker not in self._pending:
+            # Another process has its index, or its CPUs were released.
             return False
-        theirs = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
+        actual = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
         try:
-            check_same_fingerprint(self._fingerprint, theirs, hello.worker)
+            check_same_fingerprint(self._fingerprint, actual, worker)
         except FingerprintMismatch as error:
             if self._is_starting:
                 raise
-            self._turn_away(hello.worker, str(error))
+            self._reject(worker, str(error))
             return False
-        if not self._rules.fits(hello.worker):
-            # More are asked for in its place.
-            self._dismiss(hello.worker)
+        if self._placement.has_moved(worker):
+            # `scale_up` asks for other CPUs instead.
+            self._release(worker)
             return False
-        # Where it is gone, that is noticed when its place is looked after.
-        self._introduce(channel)
+        self._buffers.welcome(connection)
         return True
 
-    def _joined(self, worker: int) -> None:
-        self._lanes[worker] = self.members[worker].lanes
-        if self._pending.pop(worker).is_new:
-            self._rules.note(f"worker {worker} joined: {self._number()} now")
-        self._quorum.reached(self.present)
+    def _reject(self, worker: int, reason: str) -> None:
+        """Kill a process that cannot be used, and try again later."""
+        self._launcher.kill(worker)
+        self._pending[worker].fail(reason)
+        _logger.info("worker %d was rejected (%s); retrying", worker, reason)
 
-    def _number(self) -> str:
-        """How many compute, in words."""
-        return f"{self.present} worker{'' if self.present == 1 else 's'}"
+    def _on_join(self, worker: int) -> None:
+        self._threads[worker] = self.workers[worker].threads
+        if self._pending.pop(worker).is_extra:
+            _logger.info("worker %d joined: %s now", worker, self._count())
+        self._quorum.is_reached(self.num_threads)
 
-    # --- as many as it may have
+    def _count(self) -> str:
+        return f"{self.num_threads} worker{'' if self.num_threads == 1 else 's'}"
 
-    def _claimed(self) -> int:
-        """How many workers there are, with those that are starting or wait for room."""
-        return sum(self._lanes.get(worker, 1) for worker in {*self.members, *self._pending})
+    def replace(self, worker: int, why: str) -> None:
+        """Start a replacement for a worker that has disconnected or was evicted."""
+        _logger.info("worker %d %s; starting a replacement", worker, why)
+        self._launch(worker, PendingWorker())
 
-    def _invite(self) -> None:
-        """Ask for more workers, who come when the cluster has room."""
-        more = self._rules.share() - self._claimed()
-        free = set(range(self.max_workers)) - set(self.members) - set(self._pending)
-        for worker in sorted(free)[: max(0, more)]:
-            self._begin(worker, _PendingWorker(is_new=True))
+    def evict(self, worker: int) -> None:
+        """Disconnect and kill a worker that does not answer."""
+        self._server.disconnect(worker)
+        self._launcher.kill(worker)
 
-    def _withdraw(self) -> None:
-        """Give places back whose workers are not there, as long as there are too many of them."""
-        excess = self._claimed() - self._rules.share()
+    def must_wait(self, activity: str) -> bool:
+        """Return whether to wait for more workers; see `Quorum.must_wait`."""
+        reasons = (
+            pending.reason or self._launcher.exit_reason(worker)
+            for worker, pending in self._pending.items()
+        )
+        return self._quorum.must_wait(self.num_threads, activity, reasons)
+
+    # --- scaling
+
+    def _num_claimed(self) -> int:
+        """Return the number of CPUs that connected and pending workers have or ask for."""
+        return sum(self._threads.get(worker, 1) for worker in {*self.workers, *self._pending})
+
+    def scale_up(self) -> None:
+        """Start as many extra workers as the job's share of CPUs allows."""
+        missing = self._placement.cpu_share() - self._num_claimed()
+        capacity = self._placement.initial_workers + self._placement.extra_workers
+        unused = set(range(capacity)) - set(self.workers) - set(self._pending)
+        for worker in sorted(unused)[: max(0, missing)]:
+            self._launch(worker, PendingWorker(is_extra=True))
+
+    def cancel_pending(self) -> None:
+        """Cancel pending workers beyond the job's share of CPUs."""
+        excess = self._num_claimed() - self._placement.cpu_share()
         for worker in sorted(self._pending, reverse=True):
             if excess <= 0:
                 return
-            is_idle = self._pending[worker].again is not None or self._rules.pends(worker)
-            if is_idle and not self._rules.is_kept(worker):
-                excess -= self._lanes.get(worker, 1)
-                self._dismiss(worker)
+            is_idle = self._pending[worker].retry_at is not None or not self._placement.has_cpus(
+                worker
+            )
+            if is_idle and not self._placement.is_required(worker):
+                excess -= self._threads.get(worker, 1)
+                self._release(worker)
 
-    def give_back(self) -> list[int]:
-        """Before a step: have workers leave where others are short of their share.
+    def scale_down(self) -> list[int]:
+        """Release workers beyond the job's share of CPUs, between two steps.
 
         Returns:
-            Who has left.
+            The workers that were released.
         """
-        excess = self.present - self._rules.share()
+        excess = self.num_threads - self._placement.cpu_share()
         if excess <= 0:
             return []
-        # They would take what is given back.
-        self._withdraw()
-        left = choose_workers_to_release(
-            {w: n for w, n in self.lanes.items() if not self._rules.is_kept(w)}, excess
-        )
-        for worker in left:
-            self._connections.disconnect(worker)
-            self._dismiss(worker)
-        if left:
-            self._rules.note(
-                f"gives CPUs to other jobs that are short of them: {self._number()} now"
-            )
-        return left
+        # Pending workers would take the CPUs that are released.
+        self.cancel_pending()
+        candidates = {w: n for w, n in self.threads.items() if not self._placement.is_required(w)}
+        released = choose_workers_to_release(candidates, excess)
+        for worker in released:
+            self._server.disconnect(worker)
+            self._release(worker)
+        if released:
+            _logger.info("released CPUs to other jobs: %s now", self._count())
+        return released
 
-    def _dismiss(self, worker: int) -> None:
-        """End a worker's process and give its place back."""
-        self._launcher.release(worker)
+    def _release(self, worker: int) -> None:
+        self._launcher.kill(worker)
+        self._placement.release(worker)
         self._pending.pop(worker, None)
-        self._lanes.pop(worker, None)
+        self._threads.pop(worker, None)
 
-    # --- processes
-
-    def _begin(self, worker: int, vacancy: _PendingWorker) -> None:
-        vacancy.since = time.monotonic()
-        self._pending[worker] = vacancy
-        with sched_other():
-            self._launcher.start(worker, self._connections.address, self._connections.secret)
-
-    def _turn_away(self, worker: int, reason: str) -> None:
-        """End a process that cannot be used; its place is tried again later."""
-        self._launcher.kill(worker)
-        self._pending.setdefault(worker, _PendingWorker()).failed(reason)
-        self._rules.note(f"worker {worker} was turned away ({reason}); it is tried again")
-
-    def lost(self, worker: int, why: str) -> None:
-        """A member ended, or was given up: another is started in its place."""
-        self._rules.note(f"worker {worker} {why}; another takes its place")
-        self._begin(worker, _PendingWorker())
-
-    def give_up(self, worker: int) -> None:
-        """End a member that does not answer; what it may still say is not heard."""
-        self._connections.disconnect(worker)
-        self._launcher.kill(worker)
+    # --- supervision
 
     def supervise(self) -> None:
-        """Start those again whose processes ended or hung before they joined, and ask for more.
-
-        It is looked at most once a second.
+        """Start failed processes again and scale, at most once a second.
 
         Raises:
-            ClusterUnreachable: There will be no workers any more.
+            ClusterUnreachable: No worker can start any more.
         """
         now = time.monotonic()
-        if now < self._look:
+        if now < self._next_supervision:
             return
-        self._look = now + LOOK_S
-        if (failure := self._rules.failure()) is not None:
-            raise ClusterUnreachable(failure, hint="'sumgrad resume' goes on from here")
-        for worker, vacancy in list(self._pending.items()):
-            if vacancy.again is not None:
-                if now >= vacancy.again:
-                    again = _PendingWorker(vacancy.tries + 1, vacancy.is_new, reason=vacancy.reason)
-                    self._begin(worker, again)
-                continue
-            reason = self._launcher.exit_reason(worker)
-            if reason is None and self._hangs(worker, vacancy, now):
-                self._launcher.kill(worker)
-                reason = f"nothing was heard of it for {START_DEADLINE_S:.0f} s"
-            if reason is not None:
-                vacancy.failed(reason)
-                self._rules.note(f"worker {worker} did not start ({reason}); it is tried again")
+        self._next_supervision = now + SUPERVISION_INTERVAL_S
+        failure = self._launcher.backend_failure(starting=self._is_starting)
+        if failure is not None:
+            raise ClusterUnreachable(failure, hint="'sumgrad resume' continues the run")
+        for worker, pending in list(self._pending.items()):
+            if pending.retry_at is None:
+                self._check_process(worker, pending, now)
+            elif now >= pending.retry_at:
+                self._launch(worker, pending.next_attempt())
         if not self._is_starting:
-            self._withdraw()
-            self._invite()
+            self.cancel_pending()
+            self.scale_up()
 
-    def _hangs(self, worker: int, vacancy: _PendingWorker, now: float) -> bool:
-        """Whether a process has been starting for far too long.
-
-        It may wait for room as long as it takes.
-        """
-        if self._is_starting or now - vacancy.since <= START_DEADLINE_S:
-            return False
-        if self._rules.pends(worker):
-            vacancy.since = now
-            return False
-        return True
-
-    def must_wait(self, doing: str) -> bool:
-        """See `Quorum.must_wait`."""
-        reasons = (
-            vacancy.reason or self._launcher.exit_reason(worker)
-            for worker, vacancy in self._pending.items()
-        )
-        return self._quorum.must_wait(self.present, doing, reasons)
+    def _check_process(self, worker: int, pending: PendingWorker, now: float) -> None:
+        """Schedule another attempt if a starting process has ended or hangs."""
+        reason = self._launcher.exit_reason(worker)
+        if reason is None:
+            if self._is_starting:
+                return
+            if not self._placement.has_cpus(worker):
+                pending.started = now
+                return
+            timeout = pending.timeout(self._policy.resource_timeout)
+            if now - pending.started <= timeout:
+                return
+            self._launcher.kill(worker)
+            reason = f"it did not connect within {timeout:.0f} s"
+        pending.fail(reason)
+        _logger.info("worker %d did not start (%s); retrying", worker, reason)
 
     def close(self) -> None:
-        """End all connections, upon which the workers end."""
-        self._connections.close()
+        """Close all connections, upon which the workers exit."""
+        self._server.close()

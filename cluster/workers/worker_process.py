@@ -1,4 +1,4 @@
-"""A gradient worker in a process of its own, doing what the driver's messages say."""
+"""A gradient worker in a process of its own, controlled by the driver's messages."""
 
 import contextlib
 import os
@@ -15,8 +15,9 @@ from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.errors import ConnectionClosed, MicrobatchFailed
 from sumgrad.cluster.planning.reduction import Node
 from sumgrad.cluster.planning.work_stealing import ClaimTable
-from sumgrad.cluster.transport import memfd as memory
-from sumgrad.cluster.transport.connection import Address, connect
+from sumgrad.cluster.transport import shared_memory
+from sumgrad.cluster.transport.connection import Connection
+from sumgrad.cluster.transport.handshake import Address, connect
 from sumgrad.cluster.transport.messages import (
     AttachBuffer,
     Compute,
@@ -25,139 +26,163 @@ from sumgrad.cluster.transport.messages import (
     Hello,
     Message,
     Welcome,
-    describe,
-    expect,
+    check_type,
+    encode_node,
 )
 from sumgrad.model.validation import Array
 
-#: A worker looks for its next message for so many seconds before it sleeps, as long as its waits
-#: have been shorter of late. A core that sleeps takes 50 to 100 µs to wake, of the sender too.
-LOOK_S = 0.0005
-#: Weight of the newest wait.
+#: A worker polls this many seconds for its next message before it blocks, as long as its recent
+#: waits were shorter. A core that sleeps takes 50 to 100 µs to wake, and so does the sender's.
+SPIN_S = 0.0005
+#: Weight of the newest wait in the running mean.
 _NEWEST_WAIT = 0.2
 
 
 class WorkerProcess:
-    """Connects to the driver and serves it until one of them ends.
-
-    On the driver's machine, parameters and sums are in memory that both share, and messages say
-    where; on another, they travel with the messages.
+    """A process that computes for the driver until one of them ends.
 
     Args:
-        index: The worker's number.
+        index: The worker's index.
         workload: Network, rows and plans.
-        lanes: How many threads compute; on the driver's machine one.
+        threads: The number of threads that compute; one on the driver's machine.
     """
 
-    def __init__(self, index: int, workload: Workload, lanes: int = 1) -> None:
-        self._worker = ThreadedWorker(index, workload, lanes, self._new_vector)
-        self._lanes = lanes
-        self._size = workload.network.layout.size
-        self._dtype = workload.network.dtype
-        #: The step that is being computed, and how many vectors have travelled for it.
-        self._step_id, self._travelled = 0, 0
-        #: Seconds that the driver has let us wait of late.
-        self._usual_wait = 0.0
+    def __init__(self, index: int, workload: Workload, threads: int = 1) -> None:
+        self._index = index
+        self._workload = workload
+        self._threads = threads
 
     def serve(self, address: Address, secret: bytes) -> None:
         """Serve the driver at this address until it closes the connection.
 
         Raises:
-            ConnectionClosed: Nobody is there.
-            AuthenticationError: Whoever is there does not know the job's secret.
+            ConnectionClosed: The driver does not answer.
+            AuthenticationError: The peer does not know the job's secret.
         """
-        self._channel = channel = connect(address, secret)
-        #: The driver's vectors, by its numbers; of another machine's driver a copy of the last.
+        with contextlib.closing(connect(address, secret)) as connection:
+            session = Session(connection, self._index, self._workload, self._threads)
+            with contextlib.suppress(ConnectionClosed):
+                session.run()
+
+
+class Session:
+    """The worker's side of one connection.
+
+    On the driver's machine, parameters and sums are in shared memory and messages name the buffers;
+    between machines, they follow the messages.
+    """
+
+    def __init__(
+        self, connection: Connection, index: int, workload: Workload, threads: int
+    ) -> None:
+        self._connection = connection
+        self._size = workload.network.layout.size
+        self._dtype = workload.network.dtype
+        self._num_threads = threads
+        self._worker = ThreadedWorker(index, workload, threads, self._make_buffer)
+        #: Shared with the other workers; None on another machine, where nobody steals.
+        self._claims: ClaimTable | None = None
+        #: The driver's vectors, by its indices; on another machine a copy of the last one.
         self._parameters: dict[int, Array] = {}
-        #: Our vectors that the driver has not been told of: number and descriptor.
-        self._untold: list[tuple[int, int]] = []
+        #: Index and descriptor of buffers that the driver does not know yet.
+        self._unannounced: list[tuple[int, int]] = []
+        #: The step that is being computed, and the number of vectors sent for it.
+        self._step_id, self._num_sent = 0, 0
+        #: Running mean of the seconds spent waiting for the driver.
+        self._mean_wait = 0.0
+
+    def run(self) -> None:
+        """Introduce the worker, then handle messages.
+
+        Raises:
+            ConnectionClosed: The driver has closed the connection.
+        """
         arithmetic = asdict(compute_fingerprint())
-        with contextlib.closing(channel), contextlib.suppress(ConnectionClosed):
-            channel.send(Hello(self._worker.index, os.getpid(), self._lanes, **arithmetic))
-            welcome = expect(Welcome, channel.receive())
-            #: Ours and the others'; None on another machine, where nobody sees them.
-            self._claims: ClaimTable | None = None
-            if channel.is_local:
-                self._claims = ClaimTable(self._attach((welcome.claims, 2), "int64"))
-            while True:
-                self._heed(self._next_message())
+        hello = Hello(self._worker.index, os.getpid(), self._num_threads, **arithmetic)
+        self._connection.send(hello)
+        welcome = check_type(Welcome, self._connection.receive())
+        if self._connection.is_local:
+            self._claims = ClaimTable(self._attach((welcome.workers, 2), "int64"))
+        while True:
+            self.handle(self._next_message())
 
     def _next_message(self) -> Message:
-        """Wait for the driver: awake if it has been quick of late, as waking up takes longer."""
-        began = time.perf_counter()
-        message = self._channel.receive(LOOK_S if self._usual_wait < LOOK_S else 0.0)
-        waited = min(time.perf_counter() - began, 10 * LOOK_S)
-        self._usual_wait += _NEWEST_WAIT * (waited - self._usual_wait)
+        """Wait for a message; poll for it first if the driver was quick recently."""
+        started = time.perf_counter()
+        message = self._connection.receive(SPIN_S if self._mean_wait < SPIN_S else 0.0)
+        waited = min(time.perf_counter() - started, 10 * SPIN_S)
+        self._mean_wait += _NEWEST_WAIT * (waited - self._mean_wait)
         return message
 
-    def _heed(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
+        """Attach a buffer, or compute and reply."""
         if isinstance(message, AttachBuffer):
-            self._parameters[message.vector] = self._attach((self._size,), self._dtype)
+            self._parameters[message.buffer] = self._attach((self._size,), self._dtype)
             return
-        asked = expect(Compute, message)
-        if not self._channel.is_local:
-            self._receive_parameters(asked.vector)
-        self._compute(asked)
+        request = check_type(Compute, message)
+        if not self._connection.is_local:
+            self._receive_parameters(request.buffer)
+        self._compute(request)
 
-    def _receive_parameters(self, number: int) -> None:
-        held = self._parameters.popitem()[1] if self._parameters else None
-        vector = np.empty(self._size, self._dtype) if held is None else held
-        self._channel.receive_numbers([vector])
-        self._parameters[number] = vector
+    def _receive_parameters(self, index: int) -> None:
+        previous = self._parameters.popitem()[1] if self._parameters else None
+        vector = np.empty(self._size, self._dtype) if previous is None else previous
+        self._connection.receive_arrays([vector])
+        self._parameters[index] = vector
 
     def _attach(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        descriptor = self._channel.descriptor()
+        descriptor = self._connection.take_descriptor()
         try:
-            return memory.attach(descriptor, shape, dtype)
+            return shared_memory.attach(descriptor, shape, dtype)
         finally:
             os.close(descriptor)
 
-    def _new_vector(self, number: int) -> Array:
-        if not self._channel.is_local:
+    def _make_buffer(self, index: int) -> Array:
+        if not self._connection.is_local:
             return np.empty(self._size, self._dtype)
-        descriptor, vector = memory.create((self._size,), self._dtype)
-        self._untold.append((number, descriptor))
+        descriptor, vector = shared_memory.create((self._size,), self._dtype)
+        self._unannounced.append((index, descriptor))
         return vector
 
-    def _compute(self, asked: Compute) -> None:
+    def _compute(self, request: Compute) -> None:
         worker = self._worker
-        if asked.step_id != self._step_id:
-            # The driver has no use for sums of a step that is over.
+        if request.step_id != self._step_id:
+            # The driver has used the sums of the previous step, or does not need them.
             worker.release_all()
-            self._step_id, self._travelled = asked.step_id, 0
-        task = Task(asked.kind, asked.source, asked.epoch, asked.step)
-        shards, flat = range(asked.start, asked.stop), self._parameters[asked.vector]
+            self._step_id, self._num_sent = request.step_id, 0
+        task = Task(request.kind, request.source, request.epoch, request.step)
+        microbatches = range(request.start, request.stop)
+        flat = self._parameters[request.buffer]
         try:
             if self._claims is None:
-                nodes = worker.compute(task, shards, flat)
+                nodes = worker.compute(task, microbatches, flat)
             else:
-                claimed = self._claims.iter_claimed(worker.index, shards)
+                claimed = self._claims.iter_claimed(worker.index, microbatches)
                 nodes = worker.compute_sequentially(task, claimed, flat)
-        except MicrobatchFailed as failure:
-            self._channel.send(
-                Failed(asked.step_id, failure.microbatch, failure.cause, failure.rows)
-            )
+        except MicrobatchFailed as error:
+            failed = Failed(request.step_id, error.microbatch, error.cause, error.rows)
+            self._connection.send(failed)
         else:
-            self._deliver(asked.step_id, nodes)
-            # The driver is busy with the update now.
-            steps = worker.workload.plans[asked.source].steps_per_epoch
-            worker.prefetch(task.next_step(steps), asked.start)
+            self._send_sums(request.step_id, nodes)
+            # The driver updates the parameters now.
+            steps = worker.workload.plans[request.source].steps_per_epoch
+            worker.prefetch(task.next_step(steps), request.start)
 
-    def _deliver(self, step_id: int, nodes: list[Node]) -> None:
-        while self._untold:
-            number, descriptor = self._untold.pop(0)
-            self._channel.send(AttachBuffer(number), [descriptor])
+    def _send_sums(self, step_id: int, nodes: list[Node]) -> None:
+        while self._unannounced:
+            index, descriptor = self._unannounced.pop(0)
+            self._connection.send(AttachBuffer(index), [descriptor])
             os.close(descriptor)
-        travelling: list[Array] = []
-        told = [describe(node, self._place(node.sum.gradient, travelling)) for node in nodes]
-        self._channel.send(Done(step_id, told), numbers=travelling)
+        arrays: list[Array] = []
+        encoded = [encode_node(node, self._buffer_of(node.sum.gradient, arrays)) for node in nodes]
+        self._connection.send(Done(step_id, encoded), arrays=arrays)
 
-    def _place(self, gradient: Array | None, travelling: list[Array]) -> int | None:
-        """The number of a gradient's vector, by which the driver finds it, or will keep it."""
+    def _buffer_of(self, gradient: Array | None, arrays: list[Array]) -> int | None:
+        """Return a gradient's buffer index; between machines, also append it to `arrays`."""
         if gradient is None:
             return None
-        if self._channel.is_local:
+        if self._connection.is_local:
             return self._worker.buffer_index(gradient)
-        travelling.append(gradient)
-        self._travelled += 1
-        return self._travelled
+        arrays.append(gradient)
+        self._num_sent += 1
+        return self._num_sent

@@ -13,6 +13,7 @@ from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.logs import logs_through
 
 #: Addresses of what nobody else uses.
 LOCAL_ADDRESSES = ("inline", "local")
@@ -33,9 +34,12 @@ def open_reducer(
         with InlineReducer(job.result().workload, lanes) as reducer:
             yield reducer
         return
-    with ray_session(
-        address, wanted.max, least=wanted.min, waits_for_nodes=options.waits_for_nodes
-    ) as workers:
+    with (
+        logs_through(reporter.note),
+        ray_session(
+            address, wanted.max, min_workers=wanted.min, waits_for_nodes=options.waits_for_nodes
+        ) as workers,
+    ):
         from sumgrad.cluster.ray_backend.reducer import RayReducer
 
         # A local Ray has the CPUs that it has, and its workers inherit this process's environment.
@@ -46,13 +50,14 @@ def open_reducer(
                 f"asked for up to {wanted.max} workers, the cluster has {workers} CPUs: begins "
                 f"with {workers}" + ("" if is_local else ", and more join when there is room")
             )
-        rules = ScalingPolicy(
-            least=wanted.min,
-            wait_s=spec.cluster.resource_timeout,
-            extra=0 if is_local else extra,
-            note=reporter.note,
-            is_stopping=lambda: stop.requested() is not None,
+        policy = ScalingPolicy(
+            min_workers=wanted.min,
+            extra_workers=0 if is_local else extra,
+            resource_timeout=spec.cluster.resource_timeout,
+            should_stop=lambda: stop.requested() is not None,
         )
         env_vars = None if is_local else WORKER_ENVIRONMENT
-        with RayReducer(job.result().workload, workers, env_vars=env_vars, rules=rules) as reducer:
+        with RayReducer(
+            job.result().workload, workers, env_vars=env_vars, policy=policy
+        ) as reducer:
             yield reducer

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from sumgrad.cluster.address import check_reachable
 from sumgrad.cluster.errors import ClusterError
-from sumgrad.cluster.ray_backend.session import check_reachable
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.errors import Interrupted, RunNotFound, SpecError

@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from sumgrad.cluster.address import check_address
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend.session import check_address
 from sumgrad.jobs.support.validation import problem_error
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import resolve_divergence

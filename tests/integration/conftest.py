@@ -10,6 +10,7 @@ import pytest
 
 from sumgrad.cluster.ray_backend.session import ray_session
 from sumgrad.jobs.tracking.store import open_store
+from tests.cluster.small_job import SmallJob, make_small_job
 from tests.integration.command_line import Folder
 
 FLOWERS = """\
@@ -31,6 +32,11 @@ def ray_cpus() -> Iterator[int]:
     """A local Ray with five CPUs to hand out, whatever the machine has."""
     with ray_session("local", 5):
         yield 5
+
+
+@pytest.fixture(scope="session")
+def small_job() -> SmallJob:
+    return make_small_job()
 
 
 @pytest.fixture(scope="session")

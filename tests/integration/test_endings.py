@@ -67,7 +67,7 @@ def test_a_ray_instance_of_its_own_that_dies_ends_the_run_at_once(folder: Folder
     out, err = process.communicate(timeout=120)
     done = Finished(process.returncode, out, err)
     assert done.code == 3, err
-    assert "Ray's raylet on this machine has ended" in one_line(done)
+    assert "Ray's raylet on this machine has exited" in one_line(done)
     assert time.monotonic() - killed < 60
     assert only_run(folder).info.status == "FAILED"
     [checkpoints] = (folder.path / "runs").glob("*/checkpoints")

@@ -13,11 +13,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from sumgrad.cluster.ray_backend.session import (
-    RAY_DIRECTORY,
-    create_token_file,
-    make_private_directory,
-)
+from sumgrad.cluster.ray_backend.session import RAY_DIRECTORY, create_token_file
+from sumgrad.cluster.temporary import make_private_directory
 from sumgrad.jobs.config.clusters import Cluster, read_cluster_config, write_cluster_config
 from sumgrad.jobs.config.credentials import USER
 from sumgrad.jobs.config.directories import local_cluster_directory

@@ -1,5 +1,6 @@
-"""CPUs that a job asks Ray for, with a Ray of our own that says what a test wants it to."""
+"""The CPUs that a job asks Ray for, with a fake Ray that a test controls."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,14 @@ import ray
 from ray.exceptions import RayError
 
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend import placement as reservation
-from sumgrad.cluster.ray_backend.placement import Placement, WorkerSlot
+from sumgrad.cluster.ray_backend import monitor, patches, placement_groups
+from sumgrad.cluster.ray_backend.placement import (
+    GroupPlacement,
+    RayPlacement,
+    WorkerSlot,
+    acquire_placement,
+    worker_slots,
+)
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 HEAD, OTHER = "head", "other"
@@ -45,27 +52,27 @@ class Group:
 
 @dataclass
 class FakeRay:
-    """What the reservation asks of Ray."""
+    """What a placement needs of Ray."""
 
     free: dict[str, int]
     groups: list[Group] = field(default_factory=list)
-    #: CPUs that are free when asked, and gone when they are wanted.
-    mirages: int = 0
-    #: What making, or removing, so many more groups raises.
-    makes: int = 10**6
+    #: CPUs that are listed as free, and gone when a group asks for them.
+    phantoms: int = 0
+    #: How many groups can be created before that raises.
+    creations: int = 10**6
     removal_fails: bool = False
 
-    def make(self, bundles: list[dict[str, int]], strategy: str, name: str) -> Group:
-        if self.makes == 0:
+    def create(self, bundles: list[dict[str, int]], strategy: str, name: str) -> Group:
+        if self.creations == 0:
             raise RayError("no more")
-        self.makes -= 1
+        self.creations -= 1
         group = Group(len(self.groups), name, [""] * len(bundles))
         self.groups.append(group)
-        self.place()
+        self.schedule()
         return group
 
-    def place(self) -> None:
-        """WorkerSlot whatever fits now."""
+    def schedule(self) -> None:
+        """Place pending groups that fit now."""
         for group in self.groups:
             wanted = len(group.nodes)
             if group.state != "PENDING" or sum(self.free.values()) < wanted:
@@ -89,10 +96,10 @@ class FakeRay:
         return {each.hex(): each.as_row() for each in self.groups}
 
     def available(self) -> dict[str, float]:
-        return {"CPU": sum(self.free.values()) + self.mirages}
+        return {"CPU": sum(self.free.values()) + self.phantoms}
 
     @property
-    def living(self) -> list[Group]:
+    def existing(self) -> list[Group]:
         return [group for group in self.groups if group.state != "REMOVED"]
 
 
@@ -104,13 +111,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
         def get_node_id(self) -> str:
             return HEAD
 
-    monkeypatch.setattr(reservation, "placement_group", fake.make)
-    monkeypatch.setattr(reservation, "placement_group_table", fake.table)
-    monkeypatch.setattr(reservation, "remove_placement_group", fake.remove)
-    monkeypatch.setattr(reservation, "is_local_instance", lambda: False)
-    monkeypatch.setattr(reservation, "_SETTLE_S", 0.2)
-    # Tests look for themselves.
-    monkeypatch.setattr(reservation, "_WATCH_S", 3600.0)
+    monkeypatch.setattr(placement_groups, "placement_group", fake.create)
+    monkeypatch.setattr(placement_groups, "placement_group_table", fake.table)
+    monkeypatch.setattr(placement_groups, "remove_placement_group", fake.remove)
+    monkeypatch.setattr(placement_groups, "_SETTLE_S", 0.1)
+    monkeypatch.setattr(monitor, "placement_group_table", fake.table)
+    # Tests refresh the monitor themselves.
+    monkeypatch.setattr(monitor, "_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(patches, "is_private_instance", lambda: False)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     for name, answer in {
         "nodes": lambda: [{"Alive": True}, {"Alive": True}],
         "cluster_resources": lambda: {"CPU": 5},
@@ -121,105 +130,139 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return fake
 
 
-def look(reserved: Placement) -> None:
-    """As the watch does from time to time."""
-    assert reserved._watch is not None
-    reserved._watch._look()
+def acquire(workers: int, **policy: Any) -> GroupPlacement:
+    placement = acquire_placement(workers, ScalingPolicy(**policy))
+    assert isinstance(placement, GroupPlacement)
+    return placement
 
 
-def test_what_is_free_beyond_the_least_is_taken_and_far_threads_share_a_process(
-    fake: FakeRay,
-) -> None:
-    reserved = Placement(5, ScalingPolicy(least=1))
-    assert [len(group.nodes) for group in fake.living] == [1] * 5
-    assert [worker for worker in range(reserved.first) if reserved.is_kept(worker)] == [0]
-    # The least came to be on the other node; of the rest two are there, in one process.
-    assert [reserved.take(worker) for worker in range(reserved.first)] == [
+def test_cpus_of_another_node_are_threads_of_one_process() -> None:
+    slots = worker_slots({0: "b", 1: "a", 2: "c", 3: "b", 4: "a"}, own_node="a")
+    assert [(slot.threads, slot.bundle, slot.is_remote) for slot in slots] == [
+        (1, 1, False),
+        (1, 4, False),
+        (2, 0, True),
+        (1, 2, True),
+    ]
+
+
+def test_a_private_instance_needs_no_groups(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "is_private_instance", lambda: True)
+    placement = acquire_placement(3, ScalingPolicy())
+    assert type(placement) is RayPlacement
+    assert fake.groups == []
+    assert (placement.initial_workers, placement.extra_workers, placement.cpu_share()) == (3, 0, 3)
+    assert all(map(placement.is_required, range(3)))
+    assert placement.host is None
+
+
+def test_free_cpus_beyond_the_minimum_are_used(fake: FakeRay) -> None:
+    placement = acquire(5)
+    assert [len(group.nodes) for group in fake.existing] == [1] * 5
+    workers = range(placement.initial_workers)
+    assert [worker for worker in workers if placement.is_required(worker)] == [0]
+    # The minimum is on the other node; of the rest two CPUs are there, in one process.
+    assert [placement.acquire(worker) for worker in workers] == [
         WorkerSlot(1, 0, is_remote=True),
         WorkerSlot(1),
         WorkerSlot(1),
         WorkerSlot(2, 0, is_remote=True),
     ]
-    assert (reserved.extra, reserved.share()) == (1, 5)
-    reserved.close()
-    assert not fake.living
+    assert (placement.extra_workers, placement.cpu_share()) == (1, 5)
+    assert placement.host == "127.0.0.1"
+    placement.close()
+    assert not fake.existing
 
 
-def test_who_was_quicker_is_not_waited_for_and_what_is_there_is_kept(fake: FakeRay) -> None:
+def test_groups_that_do_not_get_their_cpu_at_once_are_removed(
+    fake: FakeRay, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sumgrad")
     fake.free = {HEAD: 3}
-    fake.mirages = 2
-    notes: list[str] = []
-    reserved = Placement(5, ScalingPolicy(least=1, note=notes.append))
-    assert len(fake.living) == 3
-    assert {group.state for group in fake.living} == {"CREATED"}
-    assert notes[-1].startswith("3 of 5 CPUs are free: begins with as many workers")
-    reserved.close()
+    fake.phantoms = 2
+    placement = acquire(5)
+    assert len(fake.existing) == 3
+    assert {group.state for group in fake.existing} == {"CREATED"}
+    assert caplog.messages[-1].startswith("3 of 5 CPUs are free: starting with 3 workers")
+    placement.close()
 
 
-def test_one_more_is_asked_for_and_given_back(fake: FakeRay) -> None:
+def test_a_cpu_is_requested_for_an_extra_worker_and_released(fake: FakeRay) -> None:
     fake.free = {HEAD: 1}
-    reserved = Placement(3, ScalingPolicy(least=1))
-    assert (reserved.first, reserved.extra) == (1, 2)
-    assert reserved.take(1) == WorkerSlot()
-    look(reserved)
-    assert not reserved.has_room(1)
+    placement = acquire(3)
+    assert (placement.initial_workers, placement.extra_workers) == (1, 2)
+    assert placement.acquire(1) == WorkerSlot()
+    placement._monitor.refresh()
+    assert not placement.has_cpus(1)
     fake.free[HEAD] = 1
-    fake.place()
-    assert not reserved.has_room(1), "it asks nobody by itself"
-    look(reserved)
-    assert reserved.has_room(1)
-    reserved.take(1)
-    assert len(fake.living) == 2, "who is started again keeps what it has"
-    reserved.give_back(1)
-    assert len(fake.living) == 1
-    reserved.close()
+    fake.schedule()
+    assert not placement.has_cpus(1), "it asks Ray by itself"
+    placement._monitor.refresh()
+    assert placement.has_cpus(1)
+    placement.acquire(1)
+    assert len(fake.existing) == 2, "a worker that is started again keeps its CPU"
+    placement.release(1)
+    assert len(fake.existing) == 1
+    placement.close()
 
 
 def test_threads_whose_cpus_are_no_longer_on_one_node_become_one(fake: FakeRay) -> None:
-    reserved = Placement(5, ScalingPolicy(least=1))
-    assert reserved.take(3).lanes == 2
-    first, second = reserved._more[3]
+    placement = acquire(5)
+    assert placement.acquire(3).threads == 2
+    first, second = placement._extra[3]
     second.nodes[0] = HEAD  # type: ignore[attr-defined]
     # It was started before that was known.
-    assert not reserved.is_as_taken(3)
-    look(reserved)
-    assert reserved.take(3) == WorkerSlot()
-    assert reserved._more[3] == [first]
-    assert reserved.is_as_taken(3)
-    reserved.close()
+    assert placement.has_moved(3)
+    placement._monitor.refresh()
+    assert placement.acquire(3) == WorkerSlot()
+    assert placement._extra[3] == [first]
+    assert not placement.has_moved(3)
+    placement.close()
 
 
-def test_a_look_alone_takes_nothing(fake: FakeRay) -> None:
-    """Between the two questions of a look a CPU may be nobody's."""
-    reserved = Placement(5, ScalingPolicy(least=1))
-    waiting = fake.make([{"CPU": 1}] * 3, "PACK", "sumgrad-ffff-3-3-least")
-    look(reserved)
-    assert reserved.share() == 5
-    look(reserved)
-    assert reserved.share() == 2
+def test_one_refresh_alone_lowers_no_share(fake: FakeRay) -> None:
+    """Between its two requests a CPU may belong to no job."""
+    placement = acquire(5)
+    waiting = fake.create([{"CPU": 1}] * 3, "PACK", "sumgrad-ffff-3-3-required")
+    placement._monitor.refresh()
+    assert placement.cpu_share() == 5
+    placement._monitor.refresh()
+    assert placement.cpu_share() == 2
     fake.remove(waiting)
-    look(reserved)
-    assert reserved.share() == 5
-    reserved.close()
+    placement._monitor.refresh()
+    assert placement.cpu_share() == 5
+    placement.close()
 
 
-@pytest.mark.parametrize("makes", [0, 1, 3])
-def test_an_error_in_the_middle_leaves_no_group(fake: FakeRay, makes: int) -> None:
-    fake.makes = makes
+@pytest.mark.parametrize("creations", [0, 1, 3])
+def test_an_error_in_between_leaves_no_group(fake: FakeRay, creations: int) -> None:
+    fake.creations = creations
     with pytest.raises(RayError):
-        Placement(5, ScalingPolicy(least=1))
-    assert not fake.living
+        acquire(5)
+    assert not fake.existing
 
 
-def test_for_the_least_it_waits_no_longer_than_it_may(fake: FakeRay) -> None:
+def test_the_minimum_is_waited_for_up_to_the_timeout(
+    fake: FakeRay, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sumgrad")
     with pytest.raises(ClusterUnreachable, match="did not have 6 free CPUs within 0 s"):
-        Placement(6, ScalingPolicy(least=6, wait_s=0))
-    assert not fake.living
+        acquire(6, min_workers=6, resource_timeout=0)
+    assert not fake.existing
+    assert caplog.messages == [
+        "waiting for 6 free CPUs: the cluster has 5 in total, 5 free; up to 0 s"
+    ]
 
 
-def test_a_cluster_that_is_away_is_no_error_when_cpus_are_given_back(fake: FakeRay) -> None:
-    reserved = Placement(3, ScalingPolicy(least=1))
+def test_a_stop_request_ends_the_wait_for_cpus(fake: FakeRay) -> None:
+    with pytest.raises(ClusterUnreachable, match="stopped while waiting for 6 free CPUs"):
+        acquire(6, min_workers=6, should_stop=lambda: True)
+    assert not fake.existing
+
+
+def test_a_cluster_that_does_not_answer_is_no_error_when_cpus_are_released(fake: FakeRay) -> None:
+    placement = acquire(3)
     fake.removal_fails = True
-    reserved.give_back(1)
-    reserved.close()
-    reserved.close()
+    placement.release(1)
+    placement.close()
+    placement.close()

@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 import pytest
 
+from sumgrad.cluster.address import check_address
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend.session import check_address
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec, OutOfDistributionKind

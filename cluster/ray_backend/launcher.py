@@ -1,0 +1,134 @@
+"""Worker processes as Ray actors."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.cluster.errors import ClusterError
+from sumgrad.cluster.ray_backend import patches
+from sumgrad.cluster.ray_backend.placement import RayPlacement
+from sumgrad.cluster.ray_backend.watchdog import DaemonWatch, run_watched
+from sumgrad.cluster.transport.handshake import Address
+from sumgrad.cluster.workers.launcher import Launcher
+from sumgrad.cluster.workers.worker_process import WorkerProcess
+from sumgrad.model.errors import SumgradError
+
+
+class RayLauncher(Launcher):
+    """Starts each worker's process as an actor.
+
+    Args:
+        workload: Network, rows and plans; the rows are put into the object store once.
+        placement: The CPUs.
+        env_vars: Environment of the workers' processes, if they do not inherit this one's.
+
+    Raises:
+        ClusterError: The rows do not fit into the object store.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        placement: RayPlacement,
+        env_vars: Mapping[str, str] | None = None,
+    ) -> None:
+        self._placement = placement
+        self._env_vars = {"env_vars": dict(env_vars)} if env_vars else None
+        self._watch = DaemonWatch() if patches.is_private_instance() else None
+        #: Whether Ray does not answer any more.
+        self._has_failed = False
+        # Ray adds `remote` to actor methods at run time, which type checkers do not see.
+        self._actors: dict[int, Any] = {}
+        #: For each worker, the result of its `serve` method, or why it could not be started.
+        self._serving: dict[int, Any] = {}
+        self._workload = self._put(workload)
+
+    def _put(self, workload: Workload) -> "ray.ObjectRef[Any]":
+        try:
+            if self._watch is None:
+                return ray.put(workload)
+            return run_watched(lambda: ray.put(workload), self._watch)
+        except RayError as error:
+            raise ClusterError(
+                f"the rows do not fit into Ray's object store: {error_cause(error)}",
+                hint="use a machine with more shared memory, or fewer rows",
+            ) from error
+
+    def start(self, worker: int, address: Address, secret: bytes) -> None:
+        """Start an actor."""
+        # A process that no longer serves may still have the CPU.
+        self.kill(worker)
+        if self._watch is None:
+            self._start(worker, address, secret)
+        else:
+            run_watched(lambda: self._start(worker, address, secret), self._watch)
+
+    def _start(self, worker: int, address: Address, secret: bytes) -> None:
+        try:
+            slot = self._placement.acquire(worker)
+        except RayError as error:
+            self._serving[worker] = error
+            return
+        actor: Any = self._actor_class(worker).remote(worker, self._workload, slot.threads)
+        if slot.is_remote:
+            address = replace(address, local=None)
+        self._actors[worker] = actor
+        self._serving[worker] = actor.serve.remote(address, secret)
+
+    def _actor_class(self, worker: int) -> Any:
+        return ray.remote(WorkerProcess).options(
+            num_cpus=1,
+            max_restarts=0,
+            runtime_env=self._env_vars,
+            scheduling_strategy=self._placement.strategy(worker),
+        )
+
+    def exit_reason(self, worker: int) -> str | None:
+        """Return why an actor has ended, or None."""
+        serving = self._serving[worker]
+        try:
+            if isinstance(serving, RayError):
+                raise serving
+            ready, _ = ray.wait([serving], timeout=0)
+            if not ready:
+                return None
+            ray.get(serving)
+        except RayTaskError as error:
+            return str(error.cause) if isinstance(error.cause, SumgradError) else repr(error.cause)
+        except RayError as error:
+            return error_cause(error)
+        return "it stopped serving"
+
+    def kill(self, worker: int) -> None:
+        """Kill an actor."""
+        if worker in self._actors and not self._has_failed:
+            # Ray may know that it has ended.
+            with contextlib.suppress(RayError):
+                ray.kill(self._actors.pop(worker))
+
+    def close(self) -> None:
+        """Kill all actors."""
+        for worker in list(self._actors):
+            self.kill(worker)
+
+    def backend_failure(self, *, starting: bool) -> str | None:
+        """Return which daemon of a private instance has exited, or is suspended at the start."""
+        if self._watch is None:
+            return None
+        failure = self._watch.failure() if starting else self._watch.exited()
+        self._has_failed = failure is not None
+        return failure
+
+
+def error_cause(error: RayError) -> str:
+    """Return the line of Ray's message that states the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # An exception's cause is the last line, that of a lost process the first.
+    return lines[-1] if "raised" in lines[0] else lines[0]

@@ -1,0 +1,97 @@
+"""Everything that sumgrad reads or replaces inside Ray; checked against Ray 2.60.0.
+
+No public interface of Ray serves these purposes. `tests/cluster/ray_backend/test_patches.py` fails
+when another version of Ray is installed or when it has changed one of them.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ray._private import ray_constants, services, worker
+
+#: The version of Ray for which each function of this module was checked.
+CHECKED_VERSION = "2.60.0"
+
+
+@contextlib.contextmanager
+def preserve_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM while Ray starts.
+
+    Ray's core (2.60.0) installs a handler that aborts a process which has not ended three seconds
+    after the signal. The handler that Python knows is installed again at the end.
+    """
+    try:
+        yield
+    finally:
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def silence_daemons() -> Iterator[None]:
+    """Keep Ray (2.60.0) from printing what its daemons report, such as workers that were killed.
+
+    It prints to stdout, where results are, and has no option against it.
+    """
+    listen = worker.listen_error_messages
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = listen
+
+
+@contextlib.contextmanager
+def loopback_only(*, enabled: bool) -> Iterator[None]:
+    """Have an instance that is started now listen on loopback alone, as Ray does on other systems.
+
+    On Linux its dozen ports are open to every network of the machine. Ray (2.60.0) reads the
+    variable for this when it is imported, and it must not hold for connections to a cluster.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not enabled
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def is_private_instance() -> bool:
+    """Return whether this process has started the Ray (2.60.0) that it is connected to."""
+    node: Any = worker._global_node  # noqa: SLF001
+    return node is not None and bool(node.ray_init_cluster)
+
+
+def find_running_instance() -> str:
+    """Return the host and port that Ray (2.60.0) connects to for ``auto``.
+
+    Raises:
+        ConnectionError: No instance is known.
+    """
+    address = os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE) or "auto"
+    found: str | None = services.canonicalize_bootstrap_address(address)
+    if found is None:
+        raise ConnectionError
+    return found
+
+
+def abandon() -> None:
+    """Leave Ray (2.60.0) as it is: a thread is stuck in it, and its end would wait for that thread.
+
+    Its handler at exit is removed, and what its C++ core prints from now on is discarded.
+    """
+    atexit.unregister(worker.shutdown)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+        own = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+        sys.stderr = os.fdopen(own, "w", buffering=1, encoding="utf-8", errors="replace")

@@ -1,0 +1,156 @@
+"""Notices Ray daemons that have died or are suspended while the driver waits for them.
+
+Calls into Ray's C++ core may wait for such a daemon for minutes, or for ever, or end the process.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Protocol, TypeVar
+
+import psutil
+
+from sumgrad.cluster.address import check_reachable
+from sumgrad.cluster.errors import ClusterUnreachable
+
+T = TypeVar("T")
+
+#: Seconds between two looks at the daemons.
+_POLL_S = 0.1
+#: Ray's daemons on this machine, by the names of their processes.
+_DAEMONS = ("gcs_server", "raylet")
+#: Seconds for which a daemon has to be suspended; one that is stopped with the driver by Ctrl-Z
+#: continues with it.
+_SUSPENDED_S = 2.0
+#: Seconds between two connections to a cluster's head, and how many in a row have to fail.
+_PROBE_INTERVAL_S = 5.0
+_MAX_FAILED_PROBES = 2
+
+
+class Watch(Protocol):
+    """Notices why Ray will not answer."""
+
+    def failure(self) -> str | None:
+        """Return why Ray will not answer, or None."""
+
+
+class RayStalled(ClusterUnreachable):
+    """Ray will not answer, and a thread is stuck in it."""
+
+
+def run_watched(
+    call: Callable[[], T], watch: Watch, *, keep_thread: threading.Event | None = None
+) -> T:
+    """Run a call into Ray in a thread of its own and return its result.
+
+    Args:
+        call: What may never return.
+        watch: Asked whether it will.
+        keep_thread: Keeps the thread alive until it is set. The operating system ends the daemons
+            that were started in a thread together with that thread.
+
+    Raises:
+        RayStalled: The watch has noticed a failure before the call returned.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised in the calling thread
+            result.set_exception(error)
+        if keep_thread is not None:
+            keep_thread.wait()
+
+    threading.Thread(target=run, name="ray-call", daemon=True).start()
+    while not wait([result], timeout=_POLL_S).done:
+        failure = watch.failure()
+        if failure is not None and not result.done():
+            raise RayStalled(failure)
+    return result.result()
+
+
+class DaemonWatch:
+    """Watches the daemons that this process has started."""
+
+    def __init__(self) -> None:
+        self._daemons: dict[str, psutil.Process] = {}
+        #: Seconds for which each daemon has been suspended, as far as this process was running.
+        self._suspended: dict[str, float] = dict.fromkeys(_DAEMONS, 0.0)
+        self._last = time.monotonic()
+
+    def failure(self) -> str | None:
+        """Return which daemon has exited or is suspended, or None."""
+        now = time.monotonic()
+        elapsed, self._last = min(now - self._last, 1.0), now
+        for name, status in self._statuses().items():
+            self._suspended[name] += elapsed
+            if status != psutil.STATUS_STOPPED:
+                self._suspended[name] = 0.0
+            elif self._suspended[name] > _SUSPENDED_S:
+                return f"Ray's {name} on this machine is suspended"
+        return self.exited()
+
+    def exited(self) -> str | None:
+        """Return which daemon has exited, or None."""
+        for name, status in self._statuses().items():
+            if status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                return f"Ray's {name} on this machine has exited"
+        return None
+
+    def is_suspended(self) -> bool:
+        """Return whether a daemon is suspended at this moment."""
+        return psutil.STATUS_STOPPED in self._statuses().values()
+
+    def _statuses(self) -> dict[str, str]:
+        if len(self._daemons) < len(_DAEMONS):
+            self._find()
+        statuses: dict[str, str] = {}
+        for name, process in self._daemons.items():
+            try:
+                statuses[name] = process.status()
+            except psutil.Error:
+                statuses[name] = psutil.STATUS_DEAD
+        return statuses
+
+    def _find(self) -> None:
+        for child in psutil.Process().children():
+            try:
+                name = child.name()
+            except psutil.Error:
+                continue
+            if name in _DAEMONS:
+                self._daemons.setdefault(name, child)
+
+
+class HeadWatch:
+    """Watches the head of a cluster.
+
+    Args:
+        address: Its host and port.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
+        self._failed = 0
+
+    def failure(self) -> str | None:
+        """Return that the head does not answer any more, or None."""
+        if time.monotonic() < self._next_probe:
+            return None
+        try:
+            check_reachable(self._address)
+        except ClusterUnreachable as error:
+            self._failed += 1
+            if self._failed >= _MAX_FAILED_PROBES:
+                return str(error)
+        else:
+            self._failed = 0
+        self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
+        return None
+
+    def is_suspended(self) -> bool:
+        """Return False; only daemons of this machine are visible."""
+        return False

@@ -1,0 +1,101 @@
+"""What the driver knows about the step that is being reduced."""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from sumgrad.cluster.compute.worker import Task
+from sumgrad.cluster.errors import MicrobatchFailed
+from sumgrad.cluster.planning.work_stealing import StepSchedule
+from sumgrad.cluster.transport.messages import Failed
+
+#: The step fails once this many workers have failed on one microbatch, …
+_MAX_FAILED_WORKERS = 2
+#: … or they have failed on it this often in total, which counts where there is one worker only, …
+_MAX_FAILURES = 3
+#: … or this many have exited or frozen while computing it, since a few may do so by chance.
+_MAX_DEATHS = 3
+
+
+@dataclass
+class InFlight:
+    """A request that a worker has not answered.
+
+    Attributes:
+        step_id: Of the step.
+        kind: Of its microbatches, for `StragglerDetector`.
+        microbatches: Their number where the worker's progress is invisible, else 1.
+        sent: When the request was sent.
+        current: The microbatch that the worker was last seen computing.
+        waited: Seconds without progress during which the driver itself was running.
+    """
+
+    step_id: int
+    kind: Hashable
+    microbatches: int
+    sent: float
+    current: int
+    waited: float = 0.0
+
+
+@dataclass
+class ReductionStep:
+    """A step that is being reduced.
+
+    Attributes:
+        buffer: Index of the buffer with the parameters.
+        failures: For each microbatch, how often each worker failed on it.
+        deaths: For each microbatch, how many workers exited or froze while computing it.
+    """
+
+    step_id: int
+    task: Task
+    buffer: int
+    schedule: StepSchedule
+    failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    deaths: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def kind(self) -> Hashable:
+        """What the duration of its microbatches depends on."""
+        return self.task.kind, self.task.source
+
+    @property
+    def failed_workers(self) -> set[int]:
+        """Workers that failed in this step."""
+        return {worker for counts in self.failures.values() for worker in counts}
+
+    def record_failure(self, worker: int, failed: Failed) -> None:
+        """Record that a worker raised.
+
+        Raises:
+            MicrobatchFailed: The microbatch has failed too often.
+        """
+        failures = self.failures[failed.microbatch]
+        failures[worker] += 1
+        if len(failures) < _MAX_FAILED_WORKERS and failures.total() < _MAX_FAILURES:
+            return
+        cause = failed.cause
+        others = [str(other) for other in failures if other != worker]
+        if others:
+            cause += f" (worker {', '.join(others)} failed on it too)"
+        elif failures[worker] > 1:
+            cause += f" (it failed on it {failures[worker]} times)"
+        raise self._error(worker, failed.microbatch, cause, failed.rows)
+
+    def record_death(self, worker: int, microbatch: int, rows: Sequence[int]) -> None:
+        """Record that a worker exited or froze while it computed a microbatch.
+
+        Raises:
+            MicrobatchFailed: Too many workers did.
+        """
+        self.deaths[microbatch] += 1
+        if self.deaths[microbatch] >= _MAX_DEATHS:
+            cause = f"{_MAX_DEATHS} workers exited or froze while they computed it"
+            raise self._error(worker, microbatch, cause, rows)
+
+    def _error(
+        self, worker: int, microbatch: int, cause: str, rows: Sequence[int]
+    ) -> MicrobatchFailed:
+        task = self.task
+        return MicrobatchFailed(worker, microbatch, str(task), cause, task.source, rows)

@@ -1,0 +1,174 @@
+"""Mutual authentication of the driver and its workers by the job's secret.
+
+A peer that does not know the secret is rejected before anything else that it sent is read.
+"""
+
+import hmac
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from sumgrad.cluster.errors import AuthenticationError, ConnectionClosed
+from sumgrad.cluster.transport.connection import Connection
+
+#: Seconds within which a peer has to authenticate.
+HANDSHAKE_TIMEOUT_S = 5.0
+#: A peer that is silent this long is probed, and disconnected if it does not answer: in seconds,
+#: except TCP_USER_TIMEOUT, which is in milliseconds.
+_KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in {
+        "TCP_KEEPIDLE": 5,
+        "TCP_KEEPINTVL": 5,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 20_000,
+    }.items()
+    if hasattr(socket, name)
+}
+_NONCE_BYTES = 32
+_PROOF_BYTES = 32
+
+Role = Literal["driver", "worker"]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the driver listens.
+
+    Attributes:
+        local: Socket name for processes of the driver's machine, or None.
+        remote: Host and port for other machines, or None.
+    """
+
+    local: str | None = None
+    remote: tuple[str, int] | None = None
+
+
+def listen_locally() -> tuple[socket.socket, str]:
+    """Return a listening socket for processes of this machine, and its name.
+
+    The name is in Linux's abstract namespace: it leaves no file behind, and every user of the
+    machine can connect to it, which is why peers authenticate.
+    """
+    name = f"\0sumgrad-{secrets.token_hex(8)}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(name)
+    listener.listen(128)
+    return listener, name
+
+
+def listen_remotely(host: str) -> tuple[socket.socket, tuple[str, int]]:
+    """Return a listening socket for other machines, and its address."""
+    listener = socket.create_server((host, 0), backlog=128)
+    return listener, (host, listener.getsockname()[1])
+
+
+def connect(address: Address, secret: bytes) -> Connection:
+    """Connect to the driver and authenticate.
+
+    Raises:
+        AuthenticationError: The peer does not know the secret.
+        ConnectionClosed: The driver does not answer, or rejected this worker.
+    """
+    connected = _open_socket(address)
+    try:
+        authenticate(connected, secret, "worker")
+        return _as_connection(connected)
+    except OSError as error:
+        connected.close()
+        raise ConnectionClosed(str(error)) from None
+    except BaseException:
+        connected.close()
+        raise
+
+
+def accept(connected: socket.socket, secret: bytes) -> Connection:
+    """Authenticate a worker that has connected, and return its connection.
+
+    Raises:
+        AuthenticationError: The peer does not know the secret, or took too long.
+    """
+    try:
+        authenticate(connected, secret, "driver")
+        return _as_connection(connected)
+    except OSError as error:
+        connected.close()
+        raise AuthenticationError(f"a connection was rejected: {error}") from None
+    except BaseException:
+        connected.close()
+        raise
+
+
+def authenticate(connected: socket.socket, secret: bytes, role: Role) -> None:
+    """Prove knowledge of the secret to the peer and check the peer's proof.
+
+    Each end sends a nonce, and then the HMAC of its role and both nonces. A proof can therefore be
+    neither replayed nor reflected.
+
+    Raises:
+        AuthenticationError: The peer does not know the secret.
+        OSError: The peer disconnected or took too long.
+    """
+    deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+    connected.settimeout(HANDSHAKE_TIMEOUT_S)
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    connected.sendall(nonce)
+    peer_nonce = _receive_exactly(connected, _NONCE_BYTES, deadline)
+    if role == "driver":
+        peer, nonces = "worker", nonce + peer_nonce
+    else:
+        peer, nonces = "driver", peer_nonce + nonce
+    connected.sendall(_proof(secret, role, nonces))
+    proof = _receive_exactly(connected, _PROOF_BYTES, deadline)
+    if not hmac.compare_digest(proof, _proof(secret, peer, nonces)):
+        raise AuthenticationError("a connection was rejected: it does not know the job's secret")
+
+
+def _proof(secret: bytes, role: str, nonces: bytes) -> bytes:
+    return hmac.digest(secret, role.encode() + nonces, "sha256")
+
+
+def _receive_exactly(connected: socket.socket, count: int, deadline: float) -> bytes:
+    data = b""
+    while len(data) < count:
+        # The deadline covers all bytes: a peer that sends one now and then must not stay.
+        connected.settimeout(max(1e-3, deadline - time.monotonic()))
+        received = connected.recv(count - len(data))
+        if not received:
+            raise AuthenticationError("a connection was rejected: it closed before authenticating")
+        data += received
+    return data
+
+
+def _open_socket(address: Address) -> socket.socket:
+    """Connect by the local name if it exists here, which shows that the machine is the same."""
+    if address.local is not None:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connected.connect(address.local)
+        except OSError as error:
+            connected.close()
+            if address.remote is None:
+                raise ConnectionClosed(f"the driver does not answer: {error}") from None
+        else:
+            return connected
+    if address.remote is None:
+        raise ConnectionClosed("the driver listens on no address")
+    try:
+        return socket.create_connection(address.remote, timeout=HANDSHAKE_TIMEOUT_S)
+    except OSError as error:
+        host, port = address.remote
+        raise ConnectionClosed(f"the driver does not answer at {host}:{port}: {error}") from None
+
+
+def _as_connection(connected: socket.socket) -> Connection:
+    connected.settimeout(None)
+    if connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A machine that loses power closes no connection.
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
+    return Connection(connected)

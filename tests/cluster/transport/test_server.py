@@ -1,0 +1,50 @@
+"""Connections to workers on other machines."""
+
+import select
+import threading
+from contextlib import closing
+
+import pytest
+
+from sumgrad.cluster.transport.connection import Connection
+from sumgrad.cluster.transport.messages import Hello, Message
+from sumgrad.cluster.transport.selectable_queue import SelectableQueue
+from sumgrad.cluster.transport.server import WorkerConnection
+from sumgrad.model.validation import Array
+from tests.cluster.transport.test_connection import connect_by_tcp
+from tests.cluster.transport.test_messages import MESSAGES
+
+
+def test_items_that_were_not_consumed_stay_in_the_queue() -> None:
+    with closing(SelectableQueue[int]()) as queue:
+        queue.put(1)
+        queue.put(2)
+        for item in queue.drain():
+            assert item == 1
+            break
+        assert select.select([queue], [], [], 10)[0]
+        assert list(queue.drain()) == [2]
+        assert not select.select([queue], [], [], 0)[0]
+
+
+def test_a_remote_worker_whose_thread_fails_is_reported_as_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After any error, or the driver would wait for a worker that is not read any more."""
+    failed = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: failed.set())
+
+    def allocate(worker: WorkerConnection, message: Message) -> list[Array]:
+        raise MemoryError
+
+    hello = MESSAGES[0]
+    assert isinstance(hello, Hello)
+    left, right = map(Connection, connect_by_tcp())
+    received: SelectableQueue[tuple[WorkerConnection, Message | None]] = SelectableQueue()
+    worker = WorkerConnection(right, hello)
+    with closing(left), closing(worker), closing(received):
+        worker.start_threads(received, allocate)
+        left.send(MESSAGES[3])
+        assert select.select([received], [], [], 10)[0], "nothing is reported"
+        assert list(received.drain()) == [(worker, None)]
+        assert failed.wait(10)
