@@ -1,101 +1,88 @@
-"""A private copy of the code that a logged model needs, under a name that nobody else has.
+"""A copy of the code that a logged model needs, so that it loads where sumgrad is not installed.
 
-MLflow puts a model's code first on ``sys.path`` of whoever loads it. Packages called ``model`` and
-``jobs`` would hide the user's own modules of those names there, or be hidden by them where they
-were imported first. So the copy lives in one package named after its content, as pip's vendored
-libraries do, and its absolute imports are rewritten to match. Two models of different sumgrad
-versions then also live in one process.
+MLflow puts a model's code first on ``sys.path`` of the process that loads it. The copy is therefore
+a package with a name of its own, derived from its content: it neither hides an installed sumgrad
+nor is hidden by it, and models of two versions can be used in one process.
 """
 
 import ast
-import functools
 import hashlib
-import importlib.util
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-#: The packages whose modules are copied; everything else is a requirement.
-OURS = ("sumgrad",)
-ROOT = "sumgrad.jobs.artifacts.saved_model"
+from sumgrad.jobs.support.source_digest import source_files
+
+#: The module that loads saved models; its imports decide what is copied.
+ROOT = "jobs.artifacts.saved_model"
 _DIGEST_CHARACTERS = 12
+_GROUP_AND_OTHERS_WRITE = 0o022
 
 
 def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
-    """Copy `sumgrad.jobs.artifacts.saved_model` and whatever of ours it imports.
+    """Copy a models-from-code file and the modules that a saved model needs.
 
     Args:
-        entry: The models-from-code file; it gets the same rewriting.
+        entry: MLflow's models-from-code file.
         folder: An existing folder for both copies.
 
     Returns:
-        The copied entry file, and the package's folder.
+        The copied file, and the package's folder.
     """
-    sources = {name: (path, path.read_text("utf-8")) for name, path in closure(ROOT).items()}
-    digest = hashlib.sha256("\0".join(text for _, text in sources.values()).encode())
-    package = f"sumgrad_{digest.hexdigest()[:_DIGEST_CHARACTERS]}"
-    for name, (path, text) in sources.items():
-        is_package = path.name == "__init__.py"
-        parts = name.split(".")[1:]
-        target = folder.joinpath(package, *parts, *(["__init__"] if is_package else []))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.with_name(f"{target.name}.py").write_text(rewrite(text, package), "utf-8")
+    sources = {name: path.read_text("utf-8") for name, path in required_files(ROOT).items()}
+    digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
+    package = f"sumgrad_{digest[:_DIGEST_CHARACTERS]}"
+    for name, text in {**sources, "__init__.py": ""}.items():
+        copy = folder / package / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(rename_package(text, package), "utf-8")
     copied = folder / entry.name
-    copied.write_text(rewrite(entry.read_text("utf-8"), package), "utf-8")
+    copied.write_text(rename_package(entry.read_text("utf-8"), package), "utf-8")
     return copied, folder / package
 
 
-def closure(root: str) -> dict[str, Path]:
-    """A module, the modules of ours that it imports, and their packages: name and file."""
+def required_files(module: str) -> dict[str, Path]:
+    """Return the files of a module and of what it imports from sumgrad, by their relative names.
+
+    Args:
+        module: Its name without ``sumgrad.``.
+    """
+    available = source_files()
     found: dict[str, Path] = {}
-    todo = [root]
-    while todo:
-        name = todo.pop()
-        path = _file(name)
-        if path is None or name in found:
-            continue
-        found[name] = path
-        todo += name.rpartition(".")[:1]
-        for statement in _our_imports(path.read_text("utf-8")):
-            module = statement.module or ""
-            # `from package import name` may mean a module or a thing inside of it.
-            todo += [module, *(f"{module}.{alias.name}" for alias in statement.names)]
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        path = name.replace(".", "/")
+        file = next((f for f in (f"{path}.py", f"{path}/__init__.py") if f in available), "")
+        if file and file not in found:
+            found[file] = available[file]
+            pending += [name.rpartition(".")[0], *_imports(found[file].read_text("utf-8"))]
     return dict(sorted(found.items()))
 
 
-def rewrite(source: str, package: str) -> str:
-    r"""Return the source with ``from sumgrad…`` pointing into another package.
+def _imports(source: str) -> Iterator[str]:
+    """Yield the names of modules that a module imports from sumgrad."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sumgrad."):
+            module = (node.module or "").removeprefix("sumgrad.")
+            yield module
+            # `from package import name` can import a module of the package.
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
-    >>> rewrite("from sumgrad.model.errors import ModelError\n", "sumgrad_ab")
+
+def rename_package(source: str, package: str) -> str:
+    r"""Return the source with its imports from sumgrad made from another package.
+
+    >>> rename_package("from sumgrad.model.errors import ModelError\n", "sumgrad_ab")
     'from sumgrad_ab.model.errors import ModelError\n'
     """
-    lines = source.splitlines(keepends=True)
-    for statement in _our_imports(source):
-        line = lines[statement.lineno - 1]
-        before, after = line[: statement.col_offset], line[statement.col_offset :]
-        lines[statement.lineno - 1] = before + after.replace("from sumgrad", f"from {package}", 1)
-    return "".join(lines)
+    return re.sub(r"^(\s*from )sumgrad\.", rf"\1{package}.", source, flags=re.MULTILINE)
 
 
-@functools.cache
-def _our_imports(source: str) -> list[ast.ImportFrom]:
-    nodes = list(ast.walk(ast.parse(source)))
-    for node in nodes:
-        if isinstance(node, ast.Import) and any(_is_ours(alias.name) for alias in node.names):
-            raise ValueError(f"line {node.lineno}: write 'from {node.names[0].name} import …'")
-    return [
-        node
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and _is_ours(node.module or "")
-    ]
+def protect(folder: Path) -> None:
+    """Remove the permission of other users to write in a folder, whatever the umask.
 
-
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] in OURS
-
-
-def _file(module: str) -> Path | None:
-    """The module's source file; None for names that are no modules."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ModuleNotFoundError, AttributeError, ValueError):
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+    The files are code: who can change them runs code in the process that loads the model.
+    """
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode & ~_GROUP_AND_OTHERS_WRITE)

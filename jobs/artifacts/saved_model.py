@@ -1,8 +1,8 @@
-"""A trained model on disk: a folder of two files, readable without sumgrad's heavier parts.
+"""A trained model on disk: a folder of two files.
 
-``weights.safetensors`` holds the tensors ``W1, b1, …``; ``model.json`` holds what they mean: the
-network, the data's schema, the SHA-256 of the weights, and facts about the run. Nothing is
-pickled, so loading a model never runs code that it brought along.
+``weights.safetensors`` holds the tensors ``W1, b1, …``; ``model.json`` holds the network, the schema of
+the data, the SHA-256 of the weights and metadata of the run. Nothing is pickled, so loading a model
+never runs code from its files. This module needs neither Ray nor PyArrow.
 """
 
 import json
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
+from sumgrad.jobs.artifacts.tensors import write_tensors
 from sumgrad.jobs.data.schema import DataSchema
-from sumgrad.jobs.errors import JobError, ModelNotFound
+from sumgrad.jobs.errors import JobError, ModelNotFound, ModelNotSaved
 from sumgrad.jobs.support.files import write_folder
 from sumgrad.jobs.support.memory import check_memory_for_file, read_small_file
 from sumgrad.model.activations import ACTIVATIONS, make_activation
@@ -28,17 +29,18 @@ from sumgrad.model.network import Layer, Network
 from sumgrad.model.parameters import Parameters
 from sumgrad.model.validation import Array
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
-#: Rows of one forward pass: memory stays bounded, and a row's bits do not depend on a caller's N.
+#: Rows of one forward pass. A fixed number bounds the memory, and a row's bits do not depend on N.
 PREDICTION_BATCH_SIZE = 256
-#: A description longer than this is none of ours: it has a name and two numbers for each feature.
-#: As Python's lists of numbers and texts it takes many times as much.
-_LONGEST_DESCRIPTION, _AS_OBJECTS = 1 << 28, 24
-#: What safetensors writes about a tensor in its header, and about all of them, at most.
+#: The size limit of model.json, in bytes: it has a name and two numbers for each feature.
+_MAX_DESCRIPTION = 1 << 28
+#: The memory of model.json as Python objects, as a multiple of its size.
+_PARSED_SIZE = 24
+#: Upper bounds of safetensors' header, in bytes: for each tensor, and for the rest.
 _TENSOR_HEADER, _HEADER = 256, 4096
-#: What a description that is not ours can lead to.
+#: What interpreting a damaged description can raise.
 _DAMAGE = (
     AttributeError,
     LookupError,
@@ -52,24 +54,24 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A trained network with everything that is needed to predict from raw rows.
+    """A trained network, with all that prediction from raw rows needs.
 
     Args:
         name: The job's name.
         network: Layers, divergence and dtype.
         parameters: The trained W and b.
-        schema: What the features and the outputs mean.
-        facts: About the training run, free of form: ``run_id``, ``epochs``, ``seed``, ….
+        schema: The meaning of the features and the outputs.
+        metadata: Of the training run: ``run_id``, ``epochs``, ``seed``, ….
     """
 
     name: str
     network: Network
     parameters: Parameters
     schema: DataSchema
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def outputs(self, x: Array) -> Array:
-        """y_L for each row, (N, D_L): x (N, D_0) holds scaled features.
+        """Return y_L, (N, D_L), for scaled features x, (N, D_0).
 
         Raises:
             ShapeError: x has another width.
@@ -81,41 +83,48 @@ class SavedModel:
         return y
 
     def predict_columns(self, x: Array) -> dict[str, NDArray[np.generic]]:
-        """Named columns of predictions, N long: x (N, D_0) holds scaled features.
+        """Return named columns of N predictions for scaled features x, (N, D_0).
 
         Returns:
-            For a classification ``prediction``, the class, and ``probability_<class>`` for each
-            class; for a regression one column for each target, a single one being ``prediction``.
+            For a classification, ``prediction``, the class, and ``probability_<class>`` for each
+            class; for a regression, a column for each target, or ``prediction`` for a single one.
         """
         return self.schema.columns(self.outputs(x))
 
 
 def save_model(folder: Path, model: SavedModel) -> None:
-    """Write a model, whole or not at all.
+    """Write a model atomically.
 
     Args:
-        folder: Its parents are made; a model that is there is replaced.
-        model: What to write.
+        folder: Its parents are created; an earlier model is replaced.
+        model: The model.
 
     Raises:
-        JobError: There is something else at that path.
+        JobError: The folder exists and is not a saved model.
+        ModelNotSaved: It could not be written; an earlier model is unchanged.
     """
     if folder.exists() and not (folder / DESCRIPTION).is_file():
-        raise JobError(f"{folder} exists and is no saved model; it is not overwritten")
+        raise JobError(f"{folder} exists and is not a saved model; it is not overwritten")
 
-    def fill(place: Path) -> None:
-        save_file(dict(model.parameters.items()), place / WEIGHTS)
+    def fill(target: Path) -> None:
+        write_tensors(target / WEIGHTS, dict(model.parameters.items()))
         text = json.dumps(_description(model), indent=2, ensure_ascii=False)
-        (place / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        (target / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
-    write_folder(folder, fill)
+    try:
+        write_folder(folder, fill)
+    except OSError as error:
+        raise ModelNotSaved(
+            f"the model could not be saved in {folder}: {error.strerror or error}",
+            hint="make space on that disk, then continue with 'sumgrad resume'",
+        ) from error
 
 
 def load_model(folder: Path) -> SavedModel:
-    """Read a model and check that it is the one that was saved.
+    """Read a model and verify its checksum.
 
     Raises:
-        ModelNotFound: No such folder, or one that is incomplete, damaged or of a newer format.
+        ModelNotFound: The folder does not exist, is incomplete or damaged, or has another format.
     """
     description = _read_description(folder)
     try:
@@ -123,18 +132,18 @@ def load_model(folder: Path) -> SavedModel:
         parameters = _read_weights(folder / WEIGHTS, network)
         expected = description["weights_sha256"]
         schema = DataSchema.from_json(description["schema"])
-        name, facts = description["name"], description["facts"]
+        name, run = description["name"], description["metadata"]
     except ModelNotFound:
         raise
     except _DAMAGE as error:
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: {error!r}") from error
     if (schema.width, schema.outputs) != (network.inputs, network.outputs):
-        raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: schema and network do not fit")
+        raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: schema and network do not match")
     if parameters.sha256() != expected:
         raise ModelNotFound(
             f"{folder / WEIGHTS} was altered: its SHA-256 is not the one in {DESCRIPTION}"
         )
-    return SavedModel(name, network, parameters, schema, facts)
+    return SavedModel(name, network, parameters, schema, run)
 
 
 def _description(model: SavedModel) -> dict[str, Any]:
@@ -146,22 +155,24 @@ def _description(model: SavedModel) -> dict[str, Any]:
         "network": {
             "inputs": network.inputs,
             "layers": [
-                {"units": layer.units, "activation": _named(ACTIVATIONS, layer.activation)}
+                {"units": layer.units, "activation": _config(ACTIVATIONS, layer.activation)}
                 for layer in network.layers
             ],
-            "divergence": _named(DIVERGENCES, network.divergence)["name"],
+            "divergence": _config(DIVERGENCES, network.divergence)["name"],
             "dtype": network.dtype,
         },
         "schema": model.schema.to_json(),
         "weights_sha256": model.parameters.sha256(),
-        "facts": dict(model.facts),
+        "metadata": dict(model.metadata),
     }
 
 
-def _named(registry: Mapping[str, type[Any]], thing: Any) -> dict[str, Any]:
-    """A registered dataclass as a spec names it: its name and its options."""
-    name = next(name for name, kind in registry.items() if kind is type(thing))
-    return {"name": name} | {f.name: getattr(thing, f.name) for f in fields(thing) if f.init}
+def _config(registry: Mapping[str, type[Any]], component: Any) -> dict[str, Any]:
+    """Return a registered dataclass as a spec has it: its name and its options."""
+    name = next(name for name, kind in registry.items() if kind is type(component))
+    return {"name": name} | {
+        f.name: getattr(component, f.name) for f in fields(component) if f.init
+    }
 
 
 def _sumgrad_version() -> str:
@@ -174,41 +185,41 @@ def _sumgrad_version() -> str:
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not folder.is_dir():
-        raise ModelNotFound(f"no saved model at {folder}: there is no such folder")
+        raise ModelNotFound(f"no saved model at {folder}: the folder does not exist")
     if not path.is_file():
         raise ModelNotFound(f"no saved model at {folder}: it has no {DESCRIPTION}")
     try:
-        check_memory_for_file(path, max_bytes=_LONGEST_DESCRIPTION, times=_AS_OBJECTS)
-        description = json.loads(read_small_file(path, _LONGEST_DESCRIPTION))
+        check_memory_for_file(path, max_bytes=_MAX_DESCRIPTION, times=_PARSED_SIZE)
+        description = json.loads(read_small_file(path, _MAX_DESCRIPTION))
     except OSError as error:
         raise ModelNotFound(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ModelNotFound(f"{path} is damaged: {error}") from error
     if not isinstance(description, dict) or not isinstance(description.get("format"), int):
         raise ModelNotFound(f"{path} is damaged: it names no format")
-    if description["format"] > FORMAT:
+    if description["format"] != FORMAT:
         raise ModelNotFound(
-            f"{path} has format {description['format']}, this sumgrad reads up to {FORMAT}",
-            hint=f"it was saved by sumgrad {description.get('sumgrad_version')}; upgrade",
+            f"{path} has format {description['format']}, this sumgrad reads {FORMAT}",
+            hint=f"it was saved by sumgrad {description.get('sumgrad_version')}: use that version",
         )
     return description
 
 
-def _network(facts: Mapping[str, Any]) -> Network:
+def _network(config: Mapping[str, Any]) -> Network:
     layers = tuple(
-        Layer(layer["units"], make_activation(layer["activation"])) for layer in facts["layers"]
+        Layer(layer["units"], make_activation(layer["activation"])) for layer in config["layers"]
     )
-    divergence = resolve_divergence(facts["divergence"], layers[-1].activation)
-    return Network(facts["inputs"], layers, divergence, facts["dtype"])
+    divergence = resolve_divergence(config["divergence"], layers[-1].activation)
+    return Network(config["inputs"], layers, divergence, config["dtype"])
 
 
 def _read_weights(path: Path, network: Network) -> Parameters:
-    """The tensors, checked against the network, as one flat vector."""
+    """Read the tensors into one flat vector, after checking them against the network."""
     layout = network.layout
     header = _HEADER + _TENSOR_HEADER * len(layout.param_specs)
-    at_most = layout.size * np.dtype(network.dtype).itemsize + header
+    max_bytes = layout.size * np.dtype(network.dtype).itemsize + header
     try:
-        check_memory_for_file(path, max_bytes=at_most)
+        check_memory_for_file(path, max_bytes=max_bytes)
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path.parent} has no {path.name}") from error
@@ -216,22 +227,22 @@ def _read_weights(path: Path, network: Network) -> Parameters:
         raise ModelNotFound(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise ModelNotFound(f"{path} is damaged: {error}") from error
-    for problem in _misfits(tensors, network):
-        raise ModelNotFound(f"{path} does not fit {DESCRIPTION}: {problem}")
-    parameters = Parameters.zeros(network.layout, network.dtype)
+    for problem in _mismatches(tensors, network):
+        raise ModelNotFound(f"{path} does not match {DESCRIPTION}: {problem}")
+    parameters = Parameters.zeros(layout, network.dtype)
     for name, view in parameters.items():
         view[...] = tensors[name]
     return parameters
 
 
-def _misfits(tensors: Mapping[str, Array], network: Network) -> Iterator[str]:
-    """What keeps the tensors from being the network's, a line each."""
-    slots = {slot.name: slot for slot in network.layout.param_specs}
-    for name in slots.keys() - tensors.keys():
+def _mismatches(tensors: Mapping[str, Array], network: Network) -> Iterator[str]:
+    """Yield a line for each difference between the tensors and the network's parameters."""
+    expected = {spec.name: spec for spec in network.layout.param_specs}
+    for name in expected.keys() - tensors.keys():
         yield f"the tensor {name} is missing"
-    for name in tensors.keys() - slots.keys():
+    for name in tensors.keys() - expected.keys():
         yield f"the network has no tensor {name}"
-    for name, slot in slots.items():
+    for name, spec in expected.items():
         found = tensors[name]
-        if found.shape != slot.shape or found.dtype != np.dtype(network.dtype):
-            yield (f"{name} is {found.dtype} {found.shape}, expected {network.dtype} {slot.shape}")
+        if found.shape != spec.shape or found.dtype != np.dtype(network.dtype):
+            yield f"{name} is {found.dtype} {found.shape}, expected {network.dtype} {spec.shape}"

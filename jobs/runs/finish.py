@@ -41,7 +41,7 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
         network=job.network,
         parameters=job.network.parameters(outcome.W),
         schema=job.data.schema,
-        facts={
+        metadata={
             "run_id": directory.record.run_id,
             "seed": job.spec.seed,
             "epochs": outcome.epochs,

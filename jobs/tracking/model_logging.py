@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sumgrad.jobs.artifacts.code_copy import copy_code
+from sumgrad.jobs.artifacts.code_copy import copy_code, protect
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.tracking.store import Store
 
@@ -60,6 +60,7 @@ def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) 
         with tempfile.TemporaryDirectory() as temporary:
             built = Path(temporary, "built")
             _build(built, folder, example, run, model.model_id, model.artifact_location)
+            protect(built)
             client.log_model_artifacts(model.model_id, str(built))
     except BaseException:
         client.finalize_logged_model(model.model_id, "FAILED")

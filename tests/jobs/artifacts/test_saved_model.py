@@ -1,3 +1,5 @@
+"""A model on disk: what is saved is loaded, and damage is refused."""
+
 import json
 import os
 from collections.abc import Callable
@@ -17,8 +19,9 @@ from sumgrad.jobs.artifacts.saved_model import (
     save_model,
 )
 from sumgrad.jobs.data.schema import DataSchema
-from sumgrad.jobs.errors import JobError, ModelNotFound
+from sumgrad.jobs.errors import JobError, ModelNotFound, ModelNotSaved
 from sumgrad.model import Layer, Network, make_activation, resolve_divergence
+from tests.disks import fill, small_disk
 
 FEATURES = ("a", "b", "c")
 THREE = DataSchema(FEATURES, classes=("x", "y", "z"))
@@ -67,18 +70,18 @@ def x() -> NDArray[np.float32]:
     ],
     ids=["softmax", "sigmoid", "regression"],
 )
-def test_what_is_loaded_is_what_was_saved(model: SavedModel, tmp_path: Path) -> None:
+def test_saving_and_loading_round_trips(model: SavedModel, tmp_path: Path) -> None:
     save_model(tmp_path / "m", model)
     again = load_model(tmp_path / "m")
     assert again.network == model.network
     assert again.schema == model.schema
-    assert (again.name, again.facts) == ("iris", {"epochs": 3})
+    assert (again.name, again.metadata) == ("iris", {"epochs": 3})
     assert again.parameters.flat.dtype == model.parameters.flat.dtype
     assert again.parameters.flat.tobytes() == model.parameters.flat.tobytes()
 
 
-def test_a_folder_is_complete_or_not_there(saved: SavedModel, tmp_path: Path) -> None:
-    broken = replace(saved, facts={"path": Path("json knows no paths")})
+def test_a_failed_save_leaves_nothing(saved: SavedModel, tmp_path: Path) -> None:
+    broken = replace(saved, metadata={"path": Path("json knows no paths")})
     with pytest.raises(TypeError):
         save_model(tmp_path / "m", broken)
     assert list(tmp_path.iterdir()) == []
@@ -88,12 +91,12 @@ def test_a_model_replaces_a_model_and_nothing_else(saved: SavedModel, folder: Pa
     save_model(folder, replace(saved, name="later"))
     assert load_model(folder).name == "later"
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
-    with pytest.raises(JobError, match="is no saved model"):
+    with pytest.raises(JobError, match="is not a saved model"):
         save_model(folder.parent, saved)
     assert load_model(folder).name == "later"
 
 
-def test_outputs_are_those_of_fixed_slices(saved: SavedModel, x: NDArray[np.float32]) -> None:
+def test_outputs_are_computed_in_fixed_batches(saved: SavedModel, x: NDArray[np.float32]) -> None:
     slices = [saved.network.predict(saved.parameters, x[i : i + 256]) for i in (0, 256, 512)]
     assert saved.outputs(x).tobytes() == np.concatenate(slices).tobytes()
     assert saved.outputs(x[:0]).shape == (0, 3)
@@ -152,17 +155,17 @@ def truncate(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda folder: folder.rename(folder.with_name("gone")), "there is no such folder"),
+        (lambda folder: folder.rename(folder.with_name("gone")), "the folder does not exist"),
         (lambda folder: (folder / DESCRIPTION).unlink(), f"has no {DESCRIPTION}"),
         (lambda folder: (folder / WEIGHTS).unlink(), f"has no {WEIGHTS}"),
         (lambda folder: (folder / DESCRIPTION).write_text('{"format": 1,'), "is damaged"),
         (lambda folder: (folder / DESCRIPTION).write_text("[]"), "is damaged"),
         (lambda folder: (folder / DESCRIPTION).write_bytes(b"\xff\xfe"), "is damaged"),
-        (lambda folder: (folder / DESCRIPTION).write_text('{"format": 1}'), "is damaged"),
-        (change_json(format=2), "this sumgrad reads up to 1"),
+        (lambda folder: (folder / DESCRIPTION).write_text('{"format": 2}'), "is damaged"),
+        (change_json(format=1), "has format 1, this sumgrad reads 2"),
         (change_json(network={"inputs": 3, "layers": []}), "is damaged"),
         (change_json(schema=[]), "is damaged"),
-        (change_json(schema=TWO.to_json()), "schema and network do not fit"),
+        (change_json(schema=TWO.to_json()), "schema and network do not match"),
         (change_json(weights_sha256="0" * 64), "was altered"),
         (truncate, "is damaged"),
         (change_tensors(lambda tensors: tensors.pop("b1")), "the tensor b1 is missing"),
@@ -184,21 +187,23 @@ def truncate(folder: Path) -> None:
         ),
     ],
 )
-def test_harm_is_told_in_one_line(folder: Path, harm: Callable[[Path], None], words: str) -> None:
+def test_damage_is_reported_on_one_line(
+    folder: Path, harm: Callable[[Path], None], words: str
+) -> None:
     harm(folder)
     with pytest.raises(ModelNotFound, match=words) as caught:
         load_model(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_larger_than_the_networks_are_not_read(folder: Path) -> None:
+def test_weights_larger_than_the_network_are_not_read(folder: Path) -> None:
     os.truncate(folder / WEIGHTS, 1 << 40)
     with pytest.raises(ModelNotFound, match=r"safetensors cannot be read: has 1,099,511,627,776"):
         load_model(folder)
 
 
-def test_a_network_of_the_size_of_its_sparse_weights_is_not_read(folder: Path) -> None:
-    """A description that was altered to fit."""
+def test_a_network_larger_than_memory_is_not_read(folder: Path) -> None:
+    """The description has been altered to match."""
     description = json.loads((folder / DESCRIPTION).read_text())
     description["network"]["layers"][0]["units"] = 1 << 36
     (folder / DESCRIPTION).write_text(json.dumps(description))
@@ -207,14 +212,14 @@ def test_a_network_of_the_size_of_its_sparse_weights_is_not_read(folder: Path) -
         load_model(folder)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1, "facts": ' * 50_000, "\0" * 99])
-def test_a_description_that_is_something_else(folder: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1, "metadata": ' * 50_000, "\0" * 99])
+def test_a_description_that_is_not_json_is_refused(folder: Path, text: str) -> None:
     (folder / DESCRIPTION).write_text(text)
     with pytest.raises(ModelNotFound, match=r"model\.json is damaged"):
         load_model(folder)
 
 
-def test_a_description_without_an_end_is_not_read(folder: Path) -> None:
+def test_a_huge_description_is_not_read(folder: Path) -> None:
     os.truncate(folder / DESCRIPTION, 1 << 40)
     with pytest.raises(ModelNotFound, match=r"model\.json cannot be read: has 1,099,511,627,776"):
         load_model(folder)
@@ -222,7 +227,7 @@ def test_a_description_without_an_end_is_not_read(folder: Path) -> None:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
-def test_a_pipe_or_a_device_is_no_part_of_a_model(folder: Path, name: str) -> None:
+def test_a_pipe_or_a_device_is_refused(folder: Path, name: str) -> None:
     path = folder / name
     path.unlink()
     os.mkfifo(path)
@@ -235,11 +240,11 @@ def test_a_pipe_or_a_device_is_no_part_of_a_model(folder: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../b"])
-def test_names_of_tensors_are_no_paths(folder: Path, saved: SavedModel, name: str) -> None:
+def test_names_of_tensors_are_not_used_as_paths(folder: Path, saved: SavedModel, name: str) -> None:
     tensors = {name if old == "W1" else old: value for old, value in saved.parameters.items()}
     save_file(tensors, folder / WEIGHTS)
     before = sorted(folder.parent.parent.rglob("*"))
-    with pytest.raises(ModelNotFound, match="does not fit"):
+    with pytest.raises(ModelNotFound, match="does not match"):
         load_model(folder)
     assert sorted(folder.parent.parent.rglob("*")) == before
 
@@ -247,7 +252,6 @@ def test_names_of_tensors_are_no_paths(folder: Path, saved: SavedModel, name: st
 def test_a_model_is_not_written_through_a_link(
     folder: Path, saved: SavedModel, tmp_path: Path
 ) -> None:
-    """What takes its place is a folder; what it led to stays as it was."""
     link = tmp_path / "link"
     link.symlink_to(folder)
     text = (folder / DESCRIPTION).read_text()
@@ -255,3 +259,11 @@ def test_a_model_is_not_written_through_a_link(
     assert not link.is_symlink()
     assert load_model(link).name == "another"
     assert (folder / DESCRIPTION).read_text() == text
+
+
+def test_a_full_disk_is_one_line_with_a_hint(saved: SavedModel, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        fill(disk)
+        with pytest.raises(ModelNotSaved, match="No space left on device") as caught:
+            save_model(disk / "model", saved)
+    assert "sumgrad resume" in caught.value.hint

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sumgrad.jobs.artifacts.code_copy import closure
+from sumgrad.jobs.artifacts.code_copy import ROOT, required_files
 from sumgrad.jobs.artifacts.saved_model import SavedModel, load_model, save_model
 from sumgrad.jobs.errors import ModelNotFound
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
@@ -91,19 +91,18 @@ def test_the_signature_names_inputs_and_outputs(store: Store, logged: tuple[str,
 
 LOAD = """
 import sys
-import model, jobs
-before = model, jobs
+import sumgrad
 import mlflow, pandas
 loaded = mlflow.pyfunc.load_model(sys.argv[1])
 rows = pandas.read_json(sys.argv[2])
 loaded.predict(rows).to_json(sys.argv[3])
-import model, jobs
-assert (model, jobs) == before and model.mine and jobs.mine
-assert not [name for name in sys.modules if name.startswith(("model.", "jobs."))]
+import sumgrad
+assert sumgrad.mine
+assert not [name for name in sys.modules if name.startswith("sumgrad.")]
 """
 
 
-def test_it_loads_without_sumgrad_and_beside_modules_named_model_and_jobs(
+def test_it_loads_where_another_module_is_called_sumgrad(
     store: Store,
     logged: tuple[str, str],
     saved: SavedModel,
@@ -111,9 +110,8 @@ def test_it_loads_without_sumgrad_and_beside_modules_named_model_and_jobs(
     tmp_path: Path,
 ) -> None:
     user = tmp_path / "user"
-    (user / "jobs").mkdir(parents=True)
-    (user / "model.py").write_text("mine = True\n")
-    (user / "jobs" / "__init__.py").write_text("mine = True\n")
+    user.mkdir()
+    (user / "sumgrad.py").write_text("mine = True\n")
     rows.to_json(tmp_path / "rows.json", double_precision=15)
     location = store.client.get_logged_model(logged[1]).artifact_location
     done = subprocess.run(
@@ -257,14 +255,26 @@ def test_a_run_without_a_model_is_refused(store: Store, registered: str) -> None
         find_model(registered, store.uri)
 
 
-def test_only_the_modules_that_prediction_needs_are_copied() -> None:
-    modules = closure("sumgrad.jobs.artifacts.saved_model")
-    assert {
-        "sumgrad.jobs.artifacts.saved_model",
-        "sumgrad.jobs.data.schema",
-        "sumgrad.model.network",
-    } <= modules.keys()
-    text = "\n".join(path.read_text("utf-8") for path in modules.values())
+def test_only_the_code_that_prediction_needs_is_copied() -> None:
+    files = required_files(ROOT)
+    needed = {"jobs/artifacts/saved_model.py", "jobs/data/schema.py", "model/network.py"}
+    assert needed <= files.keys()
+    text = "\n".join(path.read_text("utf-8") for path in files.values())
+    assert "import sumgrad" not in text
     for heavy in ("ray", "mlflow", "pyarrow", "pydantic", "pandas"):
         assert f"import {heavy}" not in text
         assert f"from {heavy}" not in text
+
+
+def test_the_code_is_not_writable_by_others_whatever_the_umask(
+    store: Store, registered: str, folder: Path, rows: pd.DataFrame
+) -> None:
+    umask = os.umask(0)
+    try:
+        model_id = log_model(store, registered, folder, rows, step=1)
+    finally:
+        os.umask(umask)
+    location = store.client.get_logged_model(model_id).artifact_location
+    files = list(Path(location.removeprefix("file://"), "code").rglob("*"))
+    assert files
+    assert [str(file) for file in files if file.stat().st_mode & 0o022] == []
