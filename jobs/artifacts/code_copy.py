@@ -7,8 +7,10 @@ nor is hidden by it, and models of two versions can be used in one process.
 
 import ast
 import hashlib
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sumgrad.jobs.support.source_digest import source_files
@@ -16,7 +18,7 @@ from sumgrad.jobs.support.source_digest import source_files
 #: The module that loads saved models; its imports decide what is copied.
 ROOT = "jobs.artifacts.saved_model"
 _DIGEST_CHARACTERS = 12
-_GROUP_AND_OTHERS_WRITE = 0o022
+_WRITE_BY_OTHERS = 0o022
 
 
 def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
@@ -79,10 +81,15 @@ def rename_package(source: str, package: str) -> str:
     return re.sub(r"^(\s*from )sumgrad\.", rf"\1{package}.", source, flags=re.MULTILINE)
 
 
-def protect(folder: Path) -> None:
-    """Remove the permission of other users to write in a folder, whatever the umask.
+@contextmanager
+def no_write_by_others() -> Iterator[None]:
+    """Create files that only their owner can write, whatever the umask.
 
-    The files are code: who can change them runs code in the process that loads the model.
+    They are code: who can change them runs code in the processes that load the model.
     """
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(path.stat().st_mode & ~_GROUP_AND_OTHERS_WRITE)
+    umask = os.umask(_WRITE_BY_OTHERS)
+    os.umask(umask | _WRITE_BY_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(umask)

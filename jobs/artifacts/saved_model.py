@@ -1,7 +1,7 @@
 """A trained model on disk: a folder of two files.
 
-``weights.safetensors`` holds the tensors ``W1, b1, …``; ``model.json`` holds the network, the schema of
-the data, the SHA-256 of the weights and metadata of the run. Nothing is pickled, so loading a model
+``weights.safetensors`` holds the tensors ``W1, b1, …``; ``model.json`` holds the network, the data
+schema, the SHA-256 of the weights and metadata of the run. Nothing is pickled, so loading a model
 never runs code from its files. This module needs neither Ray nor PyArrow.
 """
 

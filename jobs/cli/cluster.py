@@ -230,14 +230,14 @@ def status(as_json: Json = False) -> None:
 
 def _token_problem(local: "clusters.Cluster") -> tuple[str | None, str]:
     """Return why a cluster's token cannot be used, if so, and a hint."""
-    from sumgrad.jobs.config.token_hint import token_hint
+    from sumgrad.jobs.config.tokens import lost_token_hint
     from sumgrad.jobs.errors import ClusterConfigError
 
     try:
         local.token()
     except ClusterConfigError as error:
         file = local.token_file
-        return error.message, error.hint or (token_hint(file) if file else "")
+        return error.message, error.hint or (lost_token_hint(file) if file else "")
     return None, ""
 
 

@@ -1,59 +1,59 @@
-"""Clusters that have names, as contexts have with kubectl and docker: a file of the user's.
+"""Named clusters, in the user's configuration file ``~/.config/sumgrad/clusters.yaml``.
 
-``~/.config/sumgrad/clusters.yaml``::
-
-    current: lab
-    clusters:
-      lab:
-        address: http://127.0.0.1:8265       # Ray's dashboard, which takes jobs
-        tracking_uri: http://127.0.0.1:5000  # MLflow, as it is reached from here
-        token_file: /home/ada/lab.token
-        tracking_token_file: /home/ada/lab.token  # for that MLflow alone
+current: lab
+clusters:
+  lab:
+    address: http://127.0.0.1:8265       # Ray's dashboard, which takes jobs
+    tracking_uri: http://127.0.0.1:5000  # MLflow, as this machine reaches it
+    token_file: /home/ada/lab.token
+    tracking_token_file: /home/ada/lab.token  # of that MLflow alone
 """
 
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from sumgrad.jobs.config.clusters_file import MEND, context_error, place
 from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.directories import user_directory
 from sumgrad.jobs.config.tokens import check_token, expand_home, read_token
+from sumgrad.jobs.config.tracking_uri import URI
 from sumgrad.jobs.errors import ClusterConfigError, SpecError
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.support.validation import first_problem, problem_error
 from sumgrad.jobs.support.yaml import MAX_BYTES, parse_yaml
 from sumgrad.model.validation import did_you_mean
 
-#: A cluster's name or address; Ray's own variables stand in for ours.
+T = TypeVar("T")
+
+#: Variables that select a cluster, by name or address, the first one first.
 ADDRESS_VARIABLES = ("SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-#: Ray's own order.
+#: Ray's variables for its token, in Ray's order.
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-TRACKING = "MLFLOW_TRACKING_URI"
 CONFIG = "SUMGRAD_CONFIG"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster, as it is reached from here.
+    """A cluster, as this machine reaches it.
 
     Attributes:
         address: Of Ray's dashboard: ``http://host:8265``.
-        name: Of its context; None for one that was given by its address.
-        tracking_uri: Its MLflow; None where only the cluster knows it.
-        token_file: A file that holds nothing but its token.
+        name: Its name in the configuration; None if it was given by its address.
+        tracking_uri: Its MLflow; None if only the cluster knows it.
+        token_file: A file that holds its token and nothing else.
         ca_file: Certificates to trust, for an https address.
-        tracking_token_file: A file that holds nothing but the token of its MLflow.
+        tracking_token_file: A file that holds the token of its MLflow and nothing else.
     """
 
     address: str
@@ -65,30 +65,30 @@ class Cluster:
 
     @property
     def label(self) -> str:
-        """What to call it in a line for a person."""
+        """Its name for messages."""
         return f"{self.name} ({self.address})" if self.name else self.address
 
     @property
     def option(self) -> str:
-        """What to type after ``--cluster``."""
+        """Its name on the command line, after ``--cluster``."""
         return self.name or self.address
 
     @property
     def login(self) -> Credentials | None:
-        """For its MLflow alone; None if the context names none."""
+        """The credentials for its MLflow, if configured."""
         if self.tracking_uri is None or self.tracking_token_file is None:
             return None
         what = f"tracking_token_file of cluster '{self.name}'"
         return Credentials(self.tracking_uri, self.tracking_token_file, what)
 
     def token(self) -> str | None:
-        """The cluster's token; None if there is none to show.
+        """Return the cluster's token, or None if none is configured.
 
-        The context's file, for it is this cluster's; then ``RAY_AUTH_TOKEN``,
-        ``RAY_AUTH_TOKEN_PATH``, and Ray's own file in the home directory.
+        The cluster's own file comes first; then ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH``, and
+        Ray's file in the home folder.
 
         Raises:
-            ClusterConfigError: A file cannot be read, holds none, or can be written by others.
+            ClusterConfigError: A file cannot be read, holds no token, or is writable by others.
         """
         if self.token_file is not None:
             return read_token(self.token_file, f"token_file of cluster '{self.name}'")
@@ -96,78 +96,163 @@ class Cluster:
             return check_token(given, TOKEN)
         if path := os.environ.get(TOKEN_PATH):
             return read_token(Path(path), TOKEN_PATH)
-        own = Path(os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111 - raises nothing
+        own = Path(os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111 - never raises
         return read_token(own, "Ray's own token file") if own.is_file() else None
+
+
+def normalize_address(address: str) -> str:
+    """Return the address of Ray's dashboard with a scheme and without a trailing slash.
+
+    >>> normalize_address("head:8265")
+    'http://head:8265'
+
+    Raises:
+        ClusterConfigError: The text is not an address.
+    """
+    text = address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        is_valid = bool(host) and host.isprintable() and " " not in host and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid or parts.scheme not in ("http", "https"):
+        hint = "give the address of Ray's dashboard, such as http://127.0.0.1:8265"
+        if address.startswith("ray://"):
+            hint = f"jobs are sent to the dashboard, not to Ray Client: {hint}"
+        raise ClusterConfigError(f"'{redact(text)}' is not a cluster's address", hint=hint)
+    if "@" in parts.netloc:
+        raise ClusterConfigError(
+            "a cluster's address has no user and no password",
+            hint=f"put its token into a file that token_file or {TOKEN_PATH} names",
+        )
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+
+
+def check_cluster_name(name: str) -> str:
+    """Return a name that a cluster can have.
+
+    Raises:
+        ClusterConfigError: The name is invalid.
+    """
+    if not re.fullmatch(_NAME, name):
+        raise ClusterConfigError(
+            f"'{name}' is not a valid cluster name",
+            hint="use at most 63 letters, digits, dots, dashes and underscores",
+        )
+    return name
+
+
+def check_tracking_token(cluster: Cluster) -> Cluster:
+    """Return a cluster whose tracking token is for a server.
+
+    Raises:
+        ClusterConfigError: It has a token, but its ``tracking_uri`` names no server, or a server
+            with a login of its own.
+    """
+    login = cluster.login
+    if cluster.tracking_token_file is not None and (login is None or not login.is_for(login.uri)):
+        raise ClusterConfigError(
+            "tracking_token_file needs a tracking_uri that names a server, without a user in it",
+            hint="add --tracking-uri, or tracking_uri in the file: http://HOST:5000",
+        )
+    return cluster
+
+
+def _checked(check: Callable[[T], T]) -> AfterValidator:
+    """Return a validator that reports a check's error as a problem of its key."""
+
+    def validate(value: T) -> T:
+        try:
+            return check(value)
+        except ClusterConfigError as error:
+            raise problem_error(error.message, error.hint) from None
+
+    return AfterValidator(validate)
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Context(_Section):
-    address: str
+_UserPath = Annotated[Path, _checked(lambda path: expand_home(path, "in the cluster file"))]
+
+
+class _Entry(_Section):
+    """One cluster in the file."""
+
+    address: Annotated[str, _checked(normalize_address)]
     tracking_uri: str | None = None
-    token_file: Path | None = None
-    ca_file: Path | None = None
-    tracking_token_file: Path | None = None
+    token_file: _UserPath | None = None
+    ca_file: _UserPath | None = None
+    tracking_token_file: _UserPath | None = None
+
+    @model_validator(mode="after")
+    def _check_tracking_token(self) -> Self:
+        try:
+            check_tracking_token(Cluster(**self.model_dump()))
+        except ClusterConfigError as error:
+            raise problem_error(error.message, error.hint) from None
+        return self
 
 
 class _File(_Section):
+    """The whole file."""
+
     current: str | None = None
-    clusters: Mapping[Annotated[str, Field(pattern=_NAME)], _Context] = {}
+    clusters: dict[Annotated[str, _checked(check_cluster_name)], _Entry] = {}
 
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """The named clusters, and which of them is meant where none is named."""
+    """The named clusters, and the name of the default one."""
 
     current: str | None
     clusters: Mapping[str, Cluster]
 
     def named(self, name: str) -> Cluster:
-        """The cluster of that name.
+        """Return the cluster of that name.
 
         Raises:
-            ClusterConfigError: There is none.
+            ClusterConfigError: No cluster has that name.
         """
         if name not in self.clusters:
-            known = ", ".join(sorted(self.clusters)) or "none yet"
+            add = "'sumgrad cluster add NAME http://HOST:8265' adds one"
             raise ClusterConfigError(
                 f"no cluster is named '{name}' in {cluster_config_path()}",
-                hint=did_you_mean(name, list(self.clusters))
-                or f"known: {known}; 'sumgrad cluster add NAME http://HOST:8265' adds one",
+                hint=did_you_mean(name, self.clusters) if self.clusters else add,
             )
         return self.clusters[name]
 
     def with_cluster(self, cluster: Cluster) -> "ClusterConfig":
-        """With one more, or another in its place."""
-        assert cluster.name is not None  # noqa: S101 - whoever adds one has named it
+        """Return a configuration with one more cluster, which replaces the one of its name."""
+        assert cluster.name is not None  # noqa: S101 - the caller has checked the name
         return replace(self, clusters={**self.clusters, cluster.name: cluster})
 
     def without(self, name: str) -> "ClusterConfig":
-        """Without one.
+        """Return a configuration without a cluster.
 
         Raises:
-            ClusterConfigError: There is none of that name.
+            ClusterConfigError: No cluster has that name.
         """
         self.named(name)
-        left = {key: value for key, value in self.clusters.items() if key != name}
-        return ClusterConfig(None if self.current == name else self.current, left)
+        remaining = {key: value for key, value in self.clusters.items() if key != name}
+        return ClusterConfig(None if self.current == name else self.current, remaining)
 
     def using(self, name: str) -> "ClusterConfig":
-        """With this one as the current one.
+        """Return a configuration with another default.
 
         Raises:
-            ClusterConfigError: There is none of that name.
+            ClusterConfigError: No cluster has that name.
         """
         return replace(self, current=self.named(name).name)
 
 
 def cluster_config_path() -> Path:
-    """The file: ``SUMGRAD_CONFIG``, or ``sumgrad/clusters.yaml`` below the user's configuration.
+    """Return ``SUMGRAD_CONFIG``, or ``sumgrad/clusters.yaml`` below the user's configuration.
 
     Raises:
-        ClusterConfigError: The variable names the home folder of nobody.
+        ClusterConfigError: The variable names a home folder that does not exist.
     """
     if given := os.environ.get(CONFIG):
         return expand_home(Path(given), CONFIG)
@@ -175,11 +260,11 @@ def cluster_config_path() -> Path:
 
 
 def read_cluster_config() -> ClusterConfig:
-    """What the file says; nothing, where there is none.
+    """Read the file; without one no cluster is named.
 
     Raises:
-        ClusterConfigError: It cannot be read or is damaged.
-        SpecError: It is no YAML.
+        ClusterConfigError: It cannot be read or is invalid.
+        SpecError: It is not YAML.
     """
     path = cluster_config_path()
     try:
@@ -193,92 +278,74 @@ def read_cluster_config() -> ClusterConfig:
     try:
         file = _File.model_validate({} if tree.value is None else tree.value)
     except ValidationError as error:
-        raise context_error(error, path, tree, _Context) from None
-    clusters = {}
-    for name, context in file.clusters.items():
-        try:
-            clusters[name] = _cluster(name, context)
-        except ClusterConfigError as error:
-            where = place(path, tree, ("clusters", name))
-            raise ClusterConfigError(f"{where}: {error.message}", hint=error.hint or MEND) from None
+        problem = first_problem(error, _File)
+        line = tree.line_of(problem.path)
+        raise ClusterConfigError(
+            f"{path}{f', line {line}' if line else ''}: {problem}",
+            hint=problem.hint or "correct it, or remove the file and use 'sumgrad cluster add'",
+        ) from None
+    clusters = {name: Cluster(name=name, **dict(entry)) for name, entry in file.clusters.items()}
     return ClusterConfig(file.current, clusters)
 
 
-def _cluster(name: str, context: _Context) -> Cluster:
-    """A context as it is used.
-
-    Raises:
-        ClusterConfigError: Its address is none, a path leads nowhere, or a token is nobody's.
-    """
-    files = ("token_file", "ca_file", "tracking_token_file")
-    found = {
-        key: path and expand_home(path, key) for key in files if (path := getattr(context, key))
-    }
-    return check_tracking_token(
-        Cluster(normalize_address(context.address), name, context.tracking_uri, **found)
-    )
-
-
-def write_cluster_config(contexts: ClusterConfig) -> None:
+def write_cluster_config(config: ClusterConfig) -> None:
     """Write the file, readable by its owner alone.
 
     Raises:
         ClusterConfigError: It cannot be written.
     """
     path = cluster_config_path()
-    clusters = {}
-    for name, cluster in contexts.clusters.items():
-        facts = {key: str(value) for key, value in asdict(cluster).items() if value is not None}
-        clusters[name] = {key: value for key, value in facts.items() if key != "name"}
-    text = yaml.safe_dump({"current": contexts.current, "clusters": clusters})
+    clusters = {
+        name: {k: str(v) for k, v in asdict(cluster).items() if v is not None and k != "name"}
+        for name, cluster in config.clusters.items()
+    }
+    text = yaml.safe_dump({"current": config.current, "clusters": clusters})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_text(path, text)
         path.chmod(0o600)
     except OSError as error:
         raise ClusterConfigError(
-            f"{path}, where clusters have their names, cannot be written: {error.strerror}",
-            hint=f"{CONFIG} names another file",
+            f"{path}, the file of named clusters, cannot be written: {error.strerror}",
+            hint=f"set {CONFIG} to another file",
         ) from None
 
 
 def select_cluster(given: str | None) -> Cluster:
-    """The cluster that a command is about.
+    """Return the cluster of a command.
 
     Args:
-        given: A context's name or an address; None for the environment's, or the current one.
+        given: A name or an address; None for the environment's, or the default one.
 
     Raises:
-        ClusterConfigError: None was chosen, or there is none of that name.
+        ClusterConfigError: No cluster is selected, or none has that name.
     """
     found = find_selected_cluster(given)
     if found is None:
         raise ClusterConfigError(
-            "no cluster is chosen",
-            hint="--cluster http://HOST:8265, or SUMGRAD_CLUSTER, or 'sumgrad cluster use NAME'; "
+            "no cluster is selected",
+            hint="use --cluster http://HOST:8265, SUMGRAD_CLUSTER or 'sumgrad cluster use NAME'; "
             "'sumgrad cluster up' starts one on this machine",
         )
     return found
 
 
 def find_selected_cluster(given: str | None) -> Cluster | None:
-    """The cluster that a command is about; None where none was chosen.
+    """Return the cluster of a command, or None if none is selected.
 
     Raises:
-        ClusterConfigError: There is none of that name.
+        ClusterConfigError: No cluster has that name.
     """
-    contexts = read_cluster_config()
+    config = read_cluster_config()
     for variable in (None, *ADDRESS_VARIABLES):
         value = given if variable is None else os.environ.get(variable)
         if not value or (variable == "RAY_ADDRESS" and "://" not in value):
-            # Ray's second variable often names a GCS address, which takes no jobs.
+            # RAY_ADDRESS often holds a GCS address, which takes no jobs.
             continue
-        if "://" in value or (":" in value and value not in contexts.clusters):
-            return _with_environment(_at(normalize_address(value), contexts))
-        return _with_environment(contexts.named(value))
-    if contexts.current is None:
-        return None
-    return _with_environment(contexts.named(contexts.current))
+        if "://" in value or (":" in value and value not in config.clusters):
+            return _with_environment(_at_address(normalize_address(value), config))
+        return _with_environment(config.named(value))
+    return None if config.current is None else _with_environment(config.named(config.current))
 
 
 def cluster_option(cluster: Cluster) -> str:
@@ -290,74 +357,13 @@ def cluster_option(cluster: Cluster) -> str:
     return "" if is_selected else f" --cluster {shlex.quote(cluster.option)}"
 
 
-def _at(address: str, contexts: ClusterConfig) -> Cluster:
-    """The cluster at an address: the only one that has a name, if there is one."""
-    named = [cluster for cluster in contexts.clusters.values() if cluster.address == address]
+def _at_address(address: str, config: ClusterConfig) -> Cluster:
+    """Return the cluster at an address: the named one if exactly one has that address."""
+    named = [cluster for cluster in config.clusters.values() if cluster.address == address]
     return named[0] if len(named) == 1 else Cluster(address)
 
 
 def _with_environment(cluster: Cluster) -> Cluster:
-    if cluster.tracking_uri is None and (uri := os.environ.get(TRACKING)):
+    if cluster.tracking_uri is None and (uri := os.environ.get(URI)):
         return replace(cluster, tracking_uri=uri)
     return cluster
-
-
-def check_tracking_token(cluster: Cluster) -> Cluster:
-    """A cluster whose tokens are each for somebody.
-
-    Raises:
-        ClusterConfigError: It has a token for an MLflow server that it does not name, or that
-            has other credentials.
-    """
-    if cluster.tracking_token_file is None:
-        return cluster
-    if cluster.login is None or not cluster.login.is_for(cluster.login.uri):
-        raise ClusterConfigError(
-            "a tracking_token_file is for the MLflow server at tracking_uri, and there is none "
-            "without a user of its own",
-            hint="--tracking-uri, or tracking_uri in the file: http://HOST:5000",
-        )
-    return cluster
-
-
-def check_cluster_name(name: str) -> str:
-    """A name that a cluster may have.
-
-    Raises:
-        ClusterConfigError: It cannot be one.
-    """
-    if not re.fullmatch(_NAME, name):
-        raise ClusterConfigError(
-            f"'{name}' cannot be a cluster's name",
-            hint="letters, digits, dots, dashes and underscores, at most 63",
-        )
-    return name
-
-
-def normalize_address(address: str) -> str:
-    """The address of Ray's dashboard, with a scheme and without a path's last slash.
-
-    >>> normalize_address("head:8265")
-    'http://head:8265'
-
-    Raises:
-        ClusterConfigError: It is none.
-    """
-    text = address if "://" in address else f"http://{address}"
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-        is_address = bool(host) and host.isprintable() and " " not in host and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address or parts.scheme not in ("http", "https"):
-        hint = "the address of Ray's dashboard, such as http://127.0.0.1:8265"
-        if address.startswith("ray://"):
-            hint = f"jobs are sent to the dashboard and not to Ray Client: {hint}"
-        raise ClusterConfigError(f"'{redact(text)}' is no cluster's address", hint=hint)
-    if "@" in parts.netloc:
-        raise ClusterConfigError(
-            "a cluster's address has no user and no password",
-            hint=f"its token goes into {TOKEN_PATH}, or a file that token_file names",
-        )
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))

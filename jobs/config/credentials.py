@@ -1,9 +1,9 @@
-"""The login that an MLflow server asks for: shown to the server that it is for, and to no other.
+"""The login for an MLflow server, sent to that server alone.
 
-A server of ours has one user from the start, whose password is the cluster's token. Two things say
-in which file the token of a server is: a context, for the server of its ``tracking_uri``; and
-``SUMGRAD_TRACKING_TOKEN_FILE``, for the one that ``MLFLOW_TRACKING_URI`` names. For every other
-server holds what MLflow itself finds, in its own variables and files.
+The servers of ``sumgrad cluster up`` and of docker-compose.yml have one user, whose password is the
+cluster's token. The file of a server's token is named by the cluster configuration, for the server
+of its ``tracking_uri``, or by ``SUMGRAD_TRACKING_TOKEN_FILE``, for the server of
+``MLFLOW_TRACKING_URI``. For all other servers MLflow's own variables and files apply.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from sumgrad.jobs.config.tokens import read_token
-from sumgrad.jobs.config.tracking_uri import LOGIN_VARIABLES, URI, is_server
+from sumgrad.jobs.config.tracking_uri import LOGIN_VARIABLES, URI, has_login_variables, is_server
 from sumgrad.jobs.errors import ClusterConfigError, LoginRefused, SpecError, TrackingError
 from sumgrad.jobs.support.redaction import redact
 
@@ -23,20 +23,19 @@ USER = "sumgrad"
 TOKEN_FILE = "SUMGRAD_TRACKING_TOKEN_FILE"  # noqa: S105 - the name of a variable
 _PORTS = {"http": 80, "https": 443}
 _HINT = (
-    f"{TOKEN_FILE} beside {URI}, or 'sumgrad cluster add NAME URL --tracking-uri URI "
-    f"--tracking-token-file FILE'; {' and '.join(LOGIN_VARIABLES[0])} for any other user"
+    f"set {TOKEN_FILE} beside {URI}, or use 'sumgrad cluster add NAME URL --tracking-uri URI "
+    f"--tracking-token-file FILE'; for another user set {' and '.join(LOGIN_VARIABLES[0])}"
 )
-_RIGHTS = "an administrator of the server gives rights, on its page"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where the password for a server is.
+    """The password file for a server.
 
     Attributes:
-        uri: The server that it is for.
-        token_file: A file that holds it and nothing else.
-        what: What names the file.
+        uri: The server.
+        token_file: A file that holds the password and nothing else.
+        what: The option, key or variable that names the file.
     """
 
     uri: str
@@ -44,15 +43,15 @@ class Credentials:
     what: str
 
     def is_for(self, uri: str) -> bool:
-        """Whether a server is that one; one that is called by another name is another."""
-        mine = _server(self.uri)
-        return mine is not None and mine == _server(uri)
+        """Whether a URI is this server's; another name of the same host does not count."""
+        own = _server(self.uri)
+        return own is not None and own == _server(uri)
 
     def password(self) -> str:
-        """The token.
+        """Return the token.
 
         Raises:
-            TrackingError: The file cannot be read, holds none, or can be written by others.
+            TrackingError: The file cannot be read, holds no token, or is writable by others.
         """
         try:
             return read_token(self.token_file, self.what)
@@ -61,70 +60,71 @@ class Credentials:
 
 
 def find_credentials(uri: str) -> Credentials | None:
-    """The login for a server; None for one that no context and no variable names."""
+    """Return the credentials for a server, or None if none are configured."""
     if not is_server(uri):
         return None
-    return next((login for login in _known() if login.is_for(uri)), None)
+    return next((each for each in _configured() if each.is_for(uri)), None)
 
 
-def with_password(uri: str, login: Credentials | None) -> str:
-    """The server's address for MLflow's client, with user and password.
+def with_password(uri: str, credentials: Credentials | None) -> str:
+    """Return a server's address with user and password, for MLflow's client.
 
-    They are part of the address, and not of the environment, so that MLflow's client and whatever
-    it is sent on to cannot take them anywhere else.
+    In the address, unlike in the environment, they cannot reach a server that this one redirects
+    to.
 
     Raises:
         TrackingError: The password cannot be read.
     """
-    if login is None or not login.is_for(uri):
+    if credentials is None or not credentials.is_for(uri):
         return uri
     parts = urlsplit(uri)
-    user = f"{USER}:{quote(login.password(), safe='')}"
+    user = f"{USER}:{quote(credentials.password(), safe='')}"
     return urlunsplit((parts.scheme, f"{user}@{parts.netloc}", parts.path, "", ""))
 
 
-def login_error(code: int, uri: str, login: Credentials | None) -> LoginRefused | None:
-    """Return the error for a server's refusal; None where it does not concern a login.
+def login_error(code: int, uri: str, credentials: Credentials | None) -> LoginRefused | None:
+    """Return the error for a server's refusal, or None if it is not about the login.
 
     Args:
-        code: HTTP's.
-        uri: The server's.
-        login: What was shown to it, if it was one of ours.
+        code: The HTTP status.
+        uri: The server.
+        credentials: What was sent to it, unless it was MLflow's own login.
     """
-    where = f"the MLflow server at {redact(uri)}"
+    server = f"the MLflow server at {redact(uri)}"
     if code == 403:
-        return LoginRefused(f"{where} answers 403: this user may not do that", hint=_RIGHTS)
+        return LoginRefused(
+            f"{server} answers 403: this user may not do that",
+            hint="ask the server's administrator for the permission",
+        )
     if code != 401:
         return None
-    if login is not None:
+    if credentials is not None:
         return LoginRefused(
-            f"{where} does not take the token in {login.token_file} as the password of '{USER}'",
-            hint="a server that was given another token takes it when it is started again",
+            f"{server} rejects the token in {credentials.token_file} as the password of '{USER}'",
+            hint="if the server's token was replaced, restart the server",
         )
-    if "@" in urlsplit(uri).netloc or any(
-        all(map(os.environ.get, names)) for names in LOGIN_VARIABLES
-    ):
-        return LoginRefused(f"{where} does not take the login that it was shown", hint=_HINT)
-    return LoginRefused(f"{where} asks for a login, and none is known here", hint=_HINT)
+    if "@" in urlsplit(uri).netloc or has_login_variables():
+        return LoginRefused(f"{server} rejects the user and password", hint=_HINT)
+    return LoginRefused(f"{server} requires a login, and none is configured", hint=_HINT)
 
 
-def _known() -> Iterator[Credentials]:
-    """Yield known credentials: of clusters first, the current cluster before the others."""
-    # Here, because it reads YAML, and who has no server need not wait for that.
+def _configured() -> Iterator[Credentials]:
+    """Yield credentials: the current cluster's, those of the others, the environment's."""
+    # Here, because clusters imports this module.
     from sumgrad.jobs.config.clusters import read_cluster_config
 
-    # A damaged file is told by the commands that it is for. Here it names no server.
+    # A damaged configuration is reported by the commands about clusters.
     with suppress(ClusterConfigError, SpecError):
-        contexts = read_cluster_config()
-        named = sorted(contexts.clusters.values(), key=lambda each: each.name != contexts.current)
-        yield from (login for each in named if (login := each.login) is not None)
+        config = read_cluster_config()
+        clusters = sorted(config.clusters.values(), key=lambda each: each.name != config.current)
+        yield from (each.login for each in clusters if each.login is not None)
     uri, file = os.environ.get(URI), os.environ.get(TOKEN_FILE)
     if uri and file:
         yield Credentials(uri, Path(file), TOKEN_FILE)
 
 
 def _server(uri: str) -> tuple[str, str, int | None, str] | None:
-    """What makes a server the same; None if it is none, or its address has a user of its own."""
+    """Return scheme, host, port and path; None if the URI is not a server's or names a user."""
     try:
         parts = urlsplit(uri)
         port = parts.port or _PORTS.get(parts.scheme)

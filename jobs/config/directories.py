@@ -1,18 +1,18 @@
-"""Where things of a user's own are, by the rules of the XDG Base Directory Specification."""
+"""Where the user's own files are, by the XDG Base Directory Specification."""
 
 import os
 from pathlib import Path
 
 
 def user_directory(variable: str, default: str) -> Path:
-    """Our folder below a user's configuration, cache or state.
+    """Return sumgrad's folder below a user's configuration, cache or state.
 
     Args:
-        variable: Names the folder above it, if it holds an absolute path.
-        default: That folder below the home folder, where the variable does not.
+        variable: The variable that names the folder above it, if it holds an absolute path.
+        default: Otherwise that folder, relative to the home folder.
     """
     base = Path(os.environ.get(variable) or "")
-    # Path.home raises where there is none. What is given then cannot be used, which is told later.
+    # Path.home raises for a user without one; here using the folder fails later, with its name.
     above = base if base.is_absolute() else Path(os.path.expanduser("~"), default)  # noqa: PTH111
     return above / "sumgrad"
 

@@ -3,59 +3,69 @@
 import stat
 from pathlib import Path
 
+from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import ClusterConfigError
 from sumgrad.jobs.support.memory import read_small_file
 
-_MOST_BYTES = 1 << 16
+_MAX_BYTES = 1 << 16
 
 
-def read_token(path: Path, what: str) -> str:
-    """The token in a file.
+def read_token(path: Path, name: str) -> str:
+    """Return the token in a file.
 
     Args:
         path: The file; a ``~`` is the home folder.
-        what: What names the file, for the error.
+        name: The option, key or variable that names the file, for the error.
 
     Raises:
-        ClusterConfigError: It cannot be read, holds none, or can be written by others.
+        ClusterConfigError: The file cannot be read, holds no token, or is writable by others.
     """
-    path = expand_home(path, what)
+    path = expand_home(path, name)
     try:
-        is_open = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-        token = read_small_file(path, _MOST_BYTES).decode("ascii").strip()
+        mode = path.stat().st_mode
+        token = read_small_file(path, _MAX_BYTES).decode("ascii").strip()
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise ClusterConfigError(f"{path} ({what}) cannot be read: {why}") from None
-    check_token(token, f"{path} ({what})")
-    if is_open & (stat.S_IWGRP | stat.S_IWOTH):
+        why = getattr(error, "strerror", None) or "it is not a text"
+        raise ClusterConfigError(f"{path} ({name}) cannot be read: {why}") from None
+    check_token(token, f"{path} ({name})")
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ClusterConfigError(
-            f"{path} ({what}) can be written by others", hint=f"chmod 600 {path}"
+            f"{path} ({name}) can be written by others", hint=f"chmod 600 {path}"
         )
     return token
 
 
-def check_token(token: str, where: str) -> str:
-    """A token that can be shown in a header.
+def check_token(token: str, source: str) -> str:
+    """Return a token that an HTTP header can hold.
 
     Args:
-        token: What may be one.
-        where: Where it was found, for the error, which does not tell it.
+        token: The text.
+        source: Where it comes from, for the error, which does not contain the token.
 
     Raises:
-        ClusterConfigError: It is none.
+        ClusterConfigError: The text is not a token.
     """
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ClusterConfigError(f"{where} holds no token")
+        raise ClusterConfigError(f"{source} holds no token")
     return token
 
 
-def expand_home(path: Path, what: str) -> Path:
-    """A path whose ``~`` is the home folder.
+def expand_home(path: Path, name: str) -> Path:
+    """Return a path whose ``~`` is replaced by the home folder.
 
     Raises:
-        ClusterConfigError: There is no such home.
+        ClusterConfigError: The user of ``~user`` does not exist.
     """
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ClusterConfigError(f"{path} ({what}) is in the home folder of nobody") from None
+        raise ClusterConfigError(
+            f"{path} ({name}) names a home folder that does not exist"
+        ) from None
+
+
+def lost_token_hint(file: Path) -> str:
+    """Return how to replace a cluster's token file that is lost or damaged."""
+    if file == local_cluster_directory() / "token":
+        return f"'sumgrad cluster down', 'rm -f {file}' and 'sumgrad cluster up' create a new one"
+    return f"copy the cluster's token into {file}; the cluster's administrator has it"

@@ -1,19 +1,23 @@
-"""Where the curves are kept: which tracking URIs a spec may name, and whether one answers."""
+"""Tracking URIs: which ones a spec can have, and whether their stores can be used."""
 
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from sumgrad.jobs.errors import SpecError, TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.http import RequestFailed, send_request
 from sumgrad.jobs.support.redaction import is_redacted, redact, without_user
+from sumgrad.model.validation import did_you_mean
 
 SQLITE = "sqlite:///"
-#: MLflow retries an unreachable server for minutes; one question with a deadline comes first.
+#: The timeout of the request to /health, which comes before MLflow's own retries of minutes.
 PROBE_SECONDS = 2.0
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+#: The schemes of MLflow's stores, besides databases and plugins.
+_SERVICES = ("http", "https", "databricks", "databricks-uc", "uc")
 _SQLITE_HINT = "use a database file, such as sqlite:///mlflow.db, or a server's http address"
-#: MLflow's own names: the address, and what stands in for a user and a password in it.
+#: MLflow's variables: the address, and what replaces a user and a password in it.
 URI = "MLFLOW_TRACKING_URI"
 LOGIN_VARIABLES = (
     ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
@@ -22,13 +26,13 @@ LOGIN_VARIABLES = (
 
 
 def resolve_tracking_uri(uri: str, base: Path) -> str:
-    """The tracking URI that a spec means, independent of the current folder.
+    """Return a tracking URI that does not depend on the current folder.
 
-    One that a run has recorded without its secrets gets them from the environment; see `whole`.
+    A URI that a run recorded without its secrets gets them back; see `with_credentials`.
 
     Args:
-        uri: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``http://…`` or whatever else
-            MLflow takes.
+        uri: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``http://…`` or another URI
+            that MLflow takes.
         base: The folder that a relative database file belongs to.
 
     >>> resolve_tracking_uri("sqlite:///mlflow.db", Path("/jobs"))
@@ -37,73 +41,82 @@ def resolve_tracking_uri(uri: str, base: Path) -> str:
     'http://tracking:5000'
 
     Raises:
-        SpecError: A folder, which MLflow no longer writes to, a database without a file, or a
-            server's address that is none.
+        SpecError: A folder, which MLflow no longer supports, a database without a file, an unknown
+            scheme, or an invalid server address.
     """
-    uri = with_credentials(_resolved(uri, base))
+    uri = with_credentials(_absolute(uri, base))
     if is_server(uri):
-        _expect_host(uri)
+        _check_host(uri)
     return uri
 
 
-def _resolved(uri: str, base: Path) -> str:
+def _absolute(uri: str, base: Path) -> str:
     if is_server(uri):
         return uri.rstrip("/")
     if uri.startswith("sqlite:"):
         path, _, query = uri.removeprefix(SQLITE).partition("?")
         if not uri.startswith(SQLITE) or not path or ":memory:" in path:
-            raise SpecError(
-                f"'{redact(uri)}' names no database file", key="tracking.uri", hint=_SQLITE_HINT
-            )
-        # normpath, not resolve: a link to a database stays the link that its owner gave.
+            raise _invalid(uri, "names no database file", _SQLITE_HINT)
+        # normpath keeps a link to a database, which resolve would replace by its target.
         absolute = os.path.normpath(base.absolute() / Path(path).expanduser())
         return f"{SQLITE}{absolute}" + (f"?{query}" if query else "")
     if "://" not in uri or uri.startswith("file:"):
-        raise SpecError(
-            f"'{redact(uri)}' is a folder, and MLflow keeps no runs in folders any more",
-            key="tracking.uri",
-            hint=_SQLITE_HINT,
-        )
+        raise _invalid(uri, "is a folder, and MLflow no longer keeps runs in folders", _SQLITE_HINT)
+    _check_scheme(uri)
     return uri
 
 
-def _expect_host(uri: str) -> None:
-    """Raise where the host cannot be told from the rest, before anybody is asked for it."""
+def _check_scheme(uri: str) -> None:
+    scheme = uri.partition(":")[0].partition("+")[0]
+    plugins = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
+    known = (*_SERVICES, *_DATABASES, *sorted(plugins))
+    if scheme not in known:
+        raise _invalid(uri, f"has the unknown scheme '{scheme}'", did_you_mean(scheme, known))
+
+
+def _check_host(uri: str) -> None:
     try:
         parts = urlsplit(uri)
-        is_address = bool(parts.hostname) and parts.port != 0 and not parts.netloc.endswith(":")
+        is_valid = bool(parts.hostname) and parts.port != 0 and not parts.netloc.endswith(":")
     except ValueError:
-        is_address = False
-    if not is_address:
-        # Neither is the cause told, for it quotes what may be a part of the password.
-        raise SpecError(
-            f"'{redact(uri)}' is no address of a server",
-            key="tracking.uri",
-            hint="in a user or a password write / as %2F, ? as %3F, # as %23 and @ as %40; "
-            "or put them into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        is_valid = False
+    if not is_valid:
+        # The cause is not repeated, because it can quote a part of the password.
+        hint = (
+            "in a user or a password write / as %2F, ? as %3F, # as %23 and @ as %40; "
+            f"or set {' and '.join(LOGIN_VARIABLES[0])}"
         )
+        raise _invalid(uri, "is not the address of a server", hint)
+
+
+def _invalid(uri: str, problem: str, hint: str) -> SpecError:
+    return SpecError(f"'{redact(uri)}' {problem}", key="tracking.uri", hint=hint)
 
 
 def with_credentials(uri: str) -> str:
-    """A recorded tracking URI with the secrets that were not recorded, if the environment has them.
+    """Return a recorded tracking URI with the secrets that were not recorded.
 
-    ``MLFLOW_TRACKING_URI`` is taken if it is the same without its secrets. Where MLflow finds user
-    and password, or a token, in variables of their own, a server's address needs none.
+    They come from ``MLFLOW_TRACKING_URI``, if it is the same URI. A server's address needs none
+    where MLflow's variables hold user and password or a token.
 
     Args:
-        uri: Resolved; one that is whole comes back as it is, and so does one whose secrets the
-            environment does not have.
+        uri: A resolved URI. It is returned unchanged if it lacks nothing, or if the environment
+            does not have its secrets.
     """
     if not is_redacted(uri):
         return uri
     given = os.environ.get(URI, "")
-    # Only servers and databases have secrets, and of those nothing else is resolved.
     given = given.rstrip("/") if is_server(given) else given
     if redact(given) == uri:
         return given
-    if is_server(uri) and any(all(map(os.environ.get, names)) for names in LOGIN_VARIABLES):
+    if is_server(uri) and has_login_variables():
         return without_user(uri)
     return uri
+
+
+def has_login_variables() -> bool:
+    """Whether MLflow's variables hold a login."""
+    return any(all(map(os.environ.get, names)) for names in LOGIN_VARIABLES)
 
 
 def is_server(uri: str) -> bool:
@@ -112,17 +125,17 @@ def is_server(uri: str) -> bool:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The database file of a resolved SQLite URI; None for any other."""
+    """Return the database file of a resolved SQLite URI; None for any other."""
     if not uri.startswith(SQLITE):
         return None
     return Path(uri.removeprefix(SQLITE).partition("?")[0])
 
 
 def artifact_location(uri: str, base: Path) -> str | None:
-    """Where a new experiment's files go; None where a server decides.
+    """Return where a new experiment's files go; None where a server decides.
 
-    MLflow's own default for a database is ``./mlruns`` of whoever comes first. Ours is absolute:
-    beside the database file, or for a database elsewhere in ``base``.
+    It is beside the database file, or in ``base`` for another database. MLflow's default would be
+    relative to the current folder of the first process.
     """
     if urlsplit(uri).scheme.partition("+")[0] not in _DATABASES:
         return None
@@ -148,7 +161,9 @@ def check_tracking_reachable(uri: str) -> None:
 def _check_writable(database: Path) -> None:
     folder = database.parent
     if not folder.is_dir():
-        raise TrackingError(f"{database}: there is no folder {folder}", hint="create it first")
+        raise TrackingError(
+            f"{database}: the folder {folder} does not exist", hint="create it first"
+        )
     target = database if database.exists() else folder
     if database.is_dir() or not os.access(target, os.W_OK):
         raise TrackingError(f"{target} cannot be written", hint=_SQLITE_HINT)

@@ -173,6 +173,19 @@ def _explain(
     return message, ""
 
 
+def _section_at(path: KeyPath, model: type[BaseModel]) -> type[BaseModel] | None:
+    """Return the section at a path, which can lead through lists and mappings of sections."""
+    here: Any = model
+    for part in path:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            field = here.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+            here = section_of(annotation) or annotation
+        else:
+            here = next(_sections(here), None)
+    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
+
+
 def _nearest_key(path: KeyPath, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
     """Return a hint that names the valid key which an unknown one most likely stands for."""
     last = str(path[-1])
@@ -180,9 +193,8 @@ def _nearest_key(path: KeyPath, model: type[BaseModel], synonyms: Mapping[str, s
     if synonyms.get(last) in keys:
         return f"did you mean '{synonyms[last]}'?"
     beside = dotted(path[:-1])
-    prefix = re.sub(r"\[\d+\]", "[]", beside) + "." if beside else ""
-    below = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
-    siblings = [key for key in below if "." not in key and "[" not in key]
+    section = _section_at(path[:-1], model)
+    siblings = list(section.model_fields) if section else []
     if close := difflib.get_close_matches(last, siblings, n=1):
         return f"did you mean '{f'{beside}.{close[0]}'.removeprefix('.')}'?"
     for key in keys:

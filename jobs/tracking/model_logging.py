@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sumgrad.jobs.artifacts.code_copy import copy_code, protect
+from sumgrad.jobs.artifacts.code_copy import copy_code, no_write_by_others
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.tracking.store import Store
 
@@ -57,10 +57,9 @@ def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) 
         model_type="sumgrad",
     )
     try:
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary, no_write_by_others():
             built = Path(temporary, "built")
             _build(built, folder, example, run, model.model_id, model.artifact_location)
-            protect(built)
             client.log_model_artifacts(model.model_id, str(built))
     except BaseException:
         client.finalize_logged_model(model.model_id, "FAILED")

@@ -85,7 +85,11 @@ def test_a_ray_instance_of_its_own_that_dies_ends_the_run_at_once(folder: Folder
         (("train", "flowers.yaml", "--set", "data.train=no.csv"), 2, "there is no file"),
         (("train", "flowers.yaml", "--set", "data.label=colour"), 2, "has no column 'colour'"),
         (("train", "flowers.yaml", "--set", "model.layers[1].units=4"), 2, "3 classes"),
-        (("train", "flowers.yaml", "--set", "tracking.uri=runs"), 2, "keeps no runs in folders"),
+        (
+            ("train", "flowers.yaml", "--set", "tracking.uri=runs"),
+            2,
+            "no longer keeps runs in folders",
+        ),
         (("train", "flowers.yaml", "--set", "cluster.address=a:1:b"), 2, "is not inline, local"),
         (("evaluate", "abcdef", "flowers.csv"), 2, "no run abcdef"),
         (("predict", "nothing-here", "flowers.csv"), 2, "no run nothing-here"),
@@ -162,7 +166,7 @@ def test_a_store_that_cannot_be_there_is_told_before_anything_begins(
 ) -> None:
     done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={uri}")
     assert done.code == 3
-    assert "there is no folder" in one_line(done)
+    assert "does not exist" in one_line(done)
     assert done.out == ""
 
 

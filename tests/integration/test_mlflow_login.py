@@ -208,8 +208,8 @@ def test_a_run_is_tracked_and_its_model_fetched(knowing: Folder, place: Path, se
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"SUMGRAD_TRACKING_TOKEN_FILE": ""}, "asks for a login, and none is known here"),
-        ({"SUMGRAD_TRACKING_TOKEN_FILE": "wrong"}, "does not take the token in wrong"),
+        ({"SUMGRAD_TRACKING_TOKEN_FILE": ""}, "requires a login, and none is configured"),
+        ({"SUMGRAD_TRACKING_TOKEN_FILE": "wrong"}, "rejects the token in wrong"),
         ({"SUMGRAD_TRACKING_TOKEN_FILE": "missing"}, "missing (SUMGRAD_TRACKING_TOKEN_FILE)"),
         (
             {
@@ -217,7 +217,7 @@ def test_a_run_is_tracked_and_its_model_fetched(knowing: Folder, place: Path, se
                 "MLFLOW_TRACKING_USERNAME": "ada",
                 "MLFLOW_TRACKING_PASSWORD": "guessed",
             },
-            "does not take the login that it was shown",
+            "rejects the user and password",
         ),
     ],
 )
@@ -317,11 +317,11 @@ def test_a_server_that_takes_the_token_no_more_does_not_fail_a_run(
     out, err = process.communicate(timeout=120)
     done = quiet(Finished(process.returncode, out, err))
     assert done.code == 0, done.err
-    assert f"the MLflow server at {gate.uri} does not take the token in" in done.out
+    assert f"the MLflow server at {gate.uri} rejects the token in" in done.out
     assert "sumgrad sync" in done.out
     early = quiet(through.sumgrad("sync"))
     assert early.code == 3
-    assert "does not take the token in" in early.out
+    assert "rejects the token in" in early.out
     gate.turn("open")
     late = quiet(through.sumgrad("sync"))
     gate.turn("down")

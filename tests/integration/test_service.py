@@ -190,7 +190,7 @@ def test_who_does_not_know_the_token_of_mlflow_is_told_so(service: Service) -> N
     stranger = Folder(service.folder.path, {**service.folder.environment, **nowhere})
     refused = stranger.sumgrad("evaluate", "0123456789", "x.csv", "--tracking-uri", service.mlflow)
     assert refused.code == 3
-    assert f"the MLflow server at {service.mlflow} asks for a login" in refused.err
+    assert f"the MLflow server at {service.mlflow} requires a login" in refused.err
     named = service.server.cluster
     told = Folder(service.folder.path, {**service.folder.environment, "SUMGRAD_CONFIG": "lab.yaml"})
     mlflow = ("--tracking-uri", service.mlflow)
@@ -198,9 +198,9 @@ def test_who_does_not_know_the_token_of_mlflow_is_told_so(service: Service) -> N
     assert told.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token).code == 0
     doctor = told.sumgrad("doctor", "--cluster", "lab")
     assert doctor.code == 3
-    assert "asks for a login, and none is known here" in doctor.out
+    assert "requires a login, and none is configured" in doctor.out
     status = told.sumgrad("status", "secret", "--cluster", "lab")
-    assert "asks for a login" in status.out + status.err
+    assert "requires a login" in status.out + status.err
     both = ("--tracking-token-file", str(service.token_file))
     assert told.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token, *both).code == 0
     assert told.sumgrad("doctor", "--cluster", "lab").code == 0

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster
-from sumgrad.jobs.config.token_hint import token_hint
-from sumgrad.jobs.config.tokens import read_token
+from sumgrad.jobs.config.tokens import lost_token_hint, read_token
 from sumgrad.jobs.config.tracking_uri import is_server
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.data_paths import FILE_SCHEME
@@ -85,7 +84,7 @@ def _about_token(file: Path | None) -> str:
     try:
         read_token(file, "token")
     except ClusterConfigError as error:
-        return error.hint or token_hint(file)
+        return error.hint or lost_token_hint(file)
     return ""
 
 

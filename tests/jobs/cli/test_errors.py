@@ -35,7 +35,7 @@ REFUSED = [
     (("train", "digits", "--nonsense"), 2, "No such option"),
     (("resume", "0123456789"), 2, "no run 0123456789"),
     (("nonsense",), 2, "No such command"),
-    (("wait", "x-1"), 2, "no cluster is chosen"),
+    (("wait", "x-1"), 2, "no cluster is selected"),
 ]
 
 

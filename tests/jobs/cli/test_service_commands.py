@@ -138,7 +138,7 @@ NEED_A_CLUSTER = (
 def test_without_a_cluster(command: list[str], as_json: bool, sumgrad: Say) -> None:
     said = sumgrad(*command, *(["--json"] if as_json else []))
     assert said.code == 2
-    assert "no cluster is chosen" in one_line(said, as_json=as_json)
+    assert "no cluster is selected" in one_line(said, as_json=as_json)
     assert "sumgrad cluster up" in said.err
 
 

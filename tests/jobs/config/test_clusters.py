@@ -1,4 +1,4 @@
-"""Which cluster is meant, and with which token; the token is never told."""
+"""Which cluster a command uses, and which token; the token is never printed."""
 
 import os
 import stat
@@ -34,10 +34,10 @@ def write(text: str) -> Path:
     return path
 
 
-def test_nothing_is_chosen_where_nothing_was_said() -> None:
+def test_no_cluster_is_selected_by_default() -> None:
     assert read_cluster_config() == ClusterConfig(None, {})
     assert find_selected_cluster(None) is None
-    with pytest.raises(ClusterConfigError, match="no cluster is chosen") as caught:
+    with pytest.raises(ClusterConfigError, match="no cluster is selected") as caught:
         select_cluster(None)
     assert "sumgrad cluster up" in caught.value.hint
 
@@ -50,7 +50,9 @@ ORDER = (
 
 
 @pytest.mark.parametrize("count", range(len(ORDER) + 1))
-def test_the_nearest_word_counts(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_come_before_variables_and_the_default(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_cluster_config(ClusterConfig("lab", OTHERS))
     expected = "http://lab:8265"
     for name, value, address in ORDER[:count]:
@@ -62,7 +64,7 @@ def test_the_nearest_word_counts(count: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("value", ["auto", "head:6379", "10.0.0.1:6379", "local"])
-def test_rays_second_variable_means_no_job_server_without_a_scheme(
+def test_ray_address_without_a_scheme_is_ignored(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
@@ -70,7 +72,7 @@ def test_rays_second_variable_means_no_job_server_without_a_scheme(
 
 
 @pytest.mark.parametrize("name", ["SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
-def test_an_empty_variable_says_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "")
     assert find_selected_cluster(None) is None
     assert find_selected_cluster("") is None
@@ -89,7 +91,7 @@ def test_an_empty_variable_says_nothing(name: str, monkeypatch: pytest.MonkeyPat
         ("http://head:8265/?token=x#y", "http://head:8265"),
     ],
 )
-def test_what_is_an_address(given: str, address: str) -> None:
+def test_valid_addresses(given: str, address: str) -> None:
     assert select_cluster(given) == Cluster(address)
     assert normalize_address(given) == address
 
@@ -102,8 +104,8 @@ def test_what_is_an_address(given: str, address: str) -> None:
         *("http://a b:80", "http://a\x7f:80", "s3://bucket"),
     ],
 )
-def test_what_is_no_address(given: str) -> None:
-    with pytest.raises(ClusterConfigError, match="is no cluster's address") as caught:
+def test_invalid_addresses(given: str) -> None:
+    with pytest.raises(ClusterConfigError, match="is not a cluster's address") as caught:
         select_cluster(given)
     assert "http://127.0.0.1:8265" in caught.value.hint
     assert ("Ray Client" in caught.value.hint) is given.startswith("ray://")
@@ -118,13 +120,13 @@ def test_what_is_no_address(given: str) -> None:
         "http://@head:1",
     ],
 )
-def test_an_address_has_no_password_and_an_error_does_not_tell_it(given: str) -> None:
+def test_a_password_in_an_address_is_refused_and_not_printed(given: str) -> None:
     with pytest.raises(ClusterConfigError) as caught:
         normalize_address(given)
     assert "s3" not in caught.value.message + caught.value.hint
 
 
-def test_a_name_that_nobody_has_is_answered_with_the_nearest() -> None:
+def test_an_unknown_name_gets_a_suggestion() -> None:
     write_cluster_config(ClusterConfig(None, OTHERS))
     with pytest.raises(ClusterConfigError, match="no cluster is named 'lap'") as caught:
         select_cluster("lap")
@@ -135,17 +137,17 @@ def test_a_name_that_nobody_has_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "a:b", "x" * 64, "ü", "a\n", "../x"])
-def test_what_can_be_no_name(name: str) -> None:
-    with pytest.raises(ClusterConfigError, match="cannot be a cluster's name"):
+def test_invalid_names(name: str) -> None:
+    with pytest.raises(ClusterConfigError, match="is not a valid cluster name"):
         check_cluster_name(name)
 
 
 @pytest.mark.parametrize("name", ["a", "lab-1", "a.b_c", "x" * 63, "1"])
-def test_what_can_be_a_name(name: str) -> None:
+def test_valid_names(name: str) -> None:
     assert check_cluster_name(name) == name
 
 
-def test_what_was_written_is_read_again() -> None:
+def test_writing_and_reading_round_trips() -> None:
     whole = Cluster(
         "https://lab:1", "lab", "http://mlflow:5000", Path("/home/a/token"), Path("/home/a/ca")
     )
@@ -155,7 +157,7 @@ def test_what_was_written_is_read_again() -> None:
     assert select_cluster(None) == whole
 
 
-def test_the_file_is_its_owners_alone() -> None:
+def test_the_file_is_private() -> None:
     old = os.umask(0)
     try:
         write_cluster_config(ClusterConfig("lab", OTHERS))
@@ -165,7 +167,7 @@ def test_the_file_is_its_owners_alone() -> None:
     assert stat.S_IMODE(cluster_config_path().parent.stat().st_mode) == 0o700
 
 
-def test_a_name_is_used_replaced_and_forgotten() -> None:
+def test_a_cluster_is_selected_replaced_and_removed() -> None:
     both = ClusterConfig(None, OTHERS).using("home")
     assert both.current == "home"
     again = both.with_cluster(Cluster("http://new:1", "home"))
@@ -178,7 +180,7 @@ def test_a_name_is_used_replaced_and_forgotten() -> None:
             change("x")
 
 
-def test_where_the_file_is(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_the_file(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster_config_path() == home / ".config/sumgrad/clusters.yaml"
     monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
     assert cluster_config_path() == home / ".config/sumgrad/clusters.yaml"
@@ -188,7 +190,7 @@ def test_where_the_file_is(tmp_path: Path, home: Path, monkeypatch: pytest.Monke
     assert cluster_config_path() == home / "mine.yaml"
 
 
-def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_home_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
     for ask in (
         cluster_config_path,
@@ -196,12 +198,12 @@ def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: write_cluster_config(ClusterConfig(None, {})),
     ):
         with pytest.raises(
-            ClusterConfigError, match=r"\(SUMGRAD_CONFIG\) is in the home folder of nobody"
+            ClusterConfigError, match=r"\(SUMGRAD_CONFIG\) names a home folder that does not exist"
         ):
             ask()
 
 
-def test_who_has_no_home_has_no_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_has_no_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
 
     def nobody(_: int) -> None:
@@ -213,7 +215,7 @@ def test_who_has_no_home_has_no_clusters(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "clusters: {}\n", "current: null\n"])
-def test_a_file_that_says_nothing(text: str) -> None:
+def test_an_empty_file_names_no_cluster(text: str) -> None:
     write(text)
     assert read_cluster_config() == ClusterConfig(None, {})
 
@@ -221,40 +223,43 @@ def test_a_file_that_says_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n", ": what it holds should be keys and values"),
-        ("hello", ": what it holds should be keys and values"),
-        ("0", ": what it holds should be keys and values"),
-        ("current: 3\n", "line 1: current should be a text"),
-        ("clusters: 3\n", "line 1: clusters should be names with what belongs to each"),
-        ("clusters:\n  lab: http://lab:8265\n", "line 2: clusters.lab should be keys and values"),
-        ("clusters: {lab: {}}\n", "line 1: clusters.lab.address is missing"),
-        ("clusters: {lab: {address: 3}}\n", "clusters.lab.address should be a text"),
+        ("- a\n", "should be a mapping of keys to values"),
+        ("hello", "should be a mapping of keys to values"),
+        ("0", "should be a mapping of keys to values"),
+        ("current: 3\n", "line 1: current: 3 should be a text"),
+        ("clusters: 3\n", "line 1: clusters: 3 should be a mapping of keys to values"),
+        (
+            "clusters:\n  lab: http://lab:8265\n",
+            "line 2: clusters.lab: 'http://lab:8265' should be",
+        ),
+        ("clusters: {lab: {}}\n", "line 1: clusters.lab.address: required, but not given"),
+        ("clusters: {lab: {address: 3}}\n", "clusters.lab.address: 3 should be a text"),
         (
             "clusters: {lab: {address: 'http://h:1', ca_file: 3}}\n",
-            "clusters.lab.ca_file should be the path of a file",
+            "clusters.lab.ca_file: 3 should be the path of a file",
         ),
         (
             "clusters: {lab: {address: 'http://h:1', token: x}}\n",
-            "clusters.lab.token is no key that is known there",
+            "clusters.lab.token: unknown key",
         ),
-        ("clusters: {'a b': {address: 'http://h:1'}}\n", "clusters.a b cannot be a cluster's name"),
-        ("curent: lab\n", "line 1: curent is no key that is known there"),
+        ("clusters: {'a b': {address: 'http://h:1'}}\n", "'a b' is not a valid cluster name"),
+        ("curent: lab\n", "line 1: curent: unknown key"),
         (
             "clusters: {lab: {address: 'ray://h:1'}}\n",
-            "clusters.lab: 'ray://h:1' is no cluster's address",
+            "clusters.lab.address: 'ray://h:1' is not a cluster's address",
         ),
         ("clusters: {lab: {address: 'http://me:s3cr3t@h:1'}}\n", "no user and no password"),
         (
             "clusters: {lab: {address: 'http://h:1', token_file: '~nobody-there/x'}}",
-            "home folder of nobody",
+            "names a home folder that does not exist",
         ),
         (
             "clusters: {lab: {address: 'http://h:1', tracking_token_file: '/x'}}",
-            "clusters.lab: a tracking_token_file is for the MLflow server at tracking_uri",
+            "clusters.lab: tracking_token_file needs a tracking_uri",
         ),
     ],
 )
-def test_a_damaged_file_is_refused(text: str, message: str) -> None:
+def test_an_invalid_file_is_refused_with_line_and_key(text: str, message: str) -> None:
     write(text)
     with pytest.raises(ClusterConfigError) as caught:
         read_cluster_config()
@@ -270,12 +275,15 @@ def test_a_damaged_file_is_refused(text: str, message: str) -> None:
     ("text", "hint"),
     [
         ("curent: lab\n", "did you mean 'current'?"),
-        ("clusters: {lab: {adress: 'http://h:1'}}\n", "did you mean 'address'?"),
-        ("clusters: {lab: {address: 'http://h:1', toke_file: /x}}\n", "did you mean 'token_file'?"),
-        ("clusters: 3\n", "sumgrad cluster add NAME URL"),
+        ("clusters: {lab: {adress: 'http://h:1'}}\n", "did you mean 'clusters.lab.address'?"),
+        (
+            "clusters: {lab: {address: 'http://h:1', toke_file: /x}}\n",
+            "did you mean 'clusters.lab.token_file'?",
+        ),
+        ("clusters: 3\n", "sumgrad cluster add"),
     ],
 )
-def test_a_damaged_file_is_told_with_what_to_do(text: str, hint: str) -> None:
+def test_an_invalid_file_gets_a_hint(text: str, hint: str) -> None:
     write(text)
     with pytest.raises(ClusterConfigError) as caught:
         read_cluster_config()
@@ -283,7 +291,7 @@ def test_a_damaged_file_is_told_with_what_to_do(text: str, hint: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "a: b: c", "a: 1\na: 2\n", "[" * 200, "&a [*a, *a]"])
-def test_a_file_that_is_no_yaml_is_refused(text: str) -> None:
+def test_a_file_that_is_not_yaml_is_refused(text: str) -> None:
     path = write(text)
     with pytest.raises(SumgradError) as caught:
         read_cluster_config()
@@ -291,14 +299,14 @@ def test_a_file_that_is_no_yaml_is_refused(text: str) -> None:
     assert str(path) in caught.value.message
 
 
-def test_a_current_cluster_that_is_not_there_is_told() -> None:
+def test_a_default_that_is_not_named_is_an_error() -> None:
     write("current: gone\nclusters: {lab: {address: 'http://lab:8265'}}\n")
     with pytest.raises(ClusterConfigError, match="no cluster is named 'gone'"):
         find_selected_cluster(None)
     assert select_cluster("lab") == LAB
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     path = cluster_config_path()
     path.mkdir(parents=True)
     with pytest.raises(ClusterConfigError, match="cannot be read: it is a folder"):
@@ -312,7 +320,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_cluster_config()
 
 
-def test_the_environments_mlflow_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_of_the_environment_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     write_cluster_config(
         ClusterConfig("lab", {"lab": Cluster("http://lab:1", "lab", "http://own:5000")})
     )
@@ -322,7 +330,7 @@ def test_the_environments_mlflow_stands_in(monkeypatch: pytest.MonkeyPatch) -> N
     assert select_cluster("http://h:1").tracking_uri == "http://env:5000"
 
 
-def test_what_a_cluster_is_called() -> None:
+def test_labels_of_clusters() -> None:
     assert (LAB.label, LAB.option) == ("lab (http://lab:8265)", "lab")
     assert Cluster("http://h:1").label == Cluster("http://h:1").option == "http://h:1"
 
@@ -334,7 +342,9 @@ def token_file(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
     return path
 
 
-def test_the_order_of_tokens(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_token_sources(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own, plain = Cluster("http://h:1", "lab", token_file=tmp_path / "own"), Cluster("http://h:1")
     assert plain.token() is None
     token_file(home / ".ray/auth_token", "rays\n")
@@ -387,7 +397,7 @@ def test_a_token_file_that_cannot_be_read_is_refused(
     for path in (folder, pipe, tmp_path / "missing", Path("a\0b"), Path("~nobody-there/x")):
         monkeypatch.setattr("os.environ", {"RAY_AUTH_TOKEN_PATH": str(path)})
         with pytest.raises(
-            ClusterConfigError, match=r"RAY_AUTH_TOKEN_PATH\) (cannot be read|is in)"
+            ClusterConfigError, match=r"RAY_AUTH_TOKEN_PATH\) (cannot be read|names a home)"
         ):
             LAB.token()
 
@@ -401,7 +411,7 @@ def test_a_token_that_others_can_write_is_refused(mode: int, tmp_path: Path) -> 
     assert TOKEN not in str(caught.value)
 
 
-def test_the_token_is_kept_to_itself(tmp_path: Path) -> None:
+def test_the_token_is_never_printed_or_written(tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN)
     cluster = Cluster("http://h:1", "lab", token_file=path)
     write_cluster_config(ClusterConfig("lab", {"lab": cluster}))
@@ -412,7 +422,7 @@ def test_the_token_is_kept_to_itself(tmp_path: Path) -> None:
     assert TOKEN not in text + repr(cluster) + repr(server) + str(server) + cluster.label
 
 
-def test_the_token_of_its_mlflow_is_noted_and_read_again(tmp_path: Path) -> None:
+def test_the_token_file_of_mlflow_round_trips(tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN)
     lab = Cluster("http://h:1", "lab", "http://h:5000", tracking_token_file=path)
     write_cluster_config(ClusterConfig("lab", {"lab": lab}))
@@ -425,16 +435,14 @@ def test_the_token_of_its_mlflow_is_noted_and_read_again(tmp_path: Path) -> None
     assert LAB.login is None
 
 
-def test_an_address_that_has_a_name_has_all_of_it(home: Path) -> None:
+def test_an_address_means_the_cluster_named_for_it(home: Path) -> None:
     lab = Cluster("http://h:1", "lab", token_file=home / "token")
     write_cluster_config(ClusterConfig(None, {"lab": lab}))
     assert select_cluster("h:1") == lab
     assert select_cluster("http://h:2") == Cluster("http://h:2")
 
 
-def test_a_file_that_cannot_be_written_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SUMGRAD_CONFIG", str(tmp_path / "file" / "clusters.yaml"))
     with pytest.raises(ClusterConfigError, match="cannot be written") as caught:

@@ -1,4 +1,4 @@
-"""Whose token is shown to which MLflow server, and what a refusal is told as."""
+"""Which MLflow server gets which token, and what a refusal is reported as."""
 
 import base64
 import json
@@ -24,18 +24,12 @@ from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import RunMetadata
 from sumgrad.jobs.tracking.outbox import Point, Receipt, TrackedRun
 from sumgrad.jobs.tracking.store import open_store
-from tests.jobs.service.environment import isolate_user
 from tests.jobs.service.stand_ins import Answer, Site, site
 
 TOKEN = "t0ken-of-the-lab"
 LAB = "http://lab:5000"
 SEARCH = "/api/2.0/mlflow/experiments/search"
 LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return isolate_user(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -53,12 +47,12 @@ def login(token: Path, uri: str = LAB) -> Credentials:
 @pytest.mark.parametrize(
     "uri", [LAB, f"{LAB}/", "http://LAB:5000", "HTTP://lab:5000".replace("HTTP", "http")]
 )
-def test_a_server_is_the_same_however_it_is_written(uri: str, token: Path) -> None:
+def test_equal_addresses_are_one_server(uri: str, token: Path) -> None:
     assert login(token).is_for(uri)
     assert login(token, uri).is_for(LAB)
 
 
-def test_a_port_that_is_not_said_is_the_schemes(token: Path) -> None:
+def test_the_default_port_is_the_schemes(token: Path) -> None:
     assert login(token, "https://lab").is_for("https://lab:443/")
     assert login(token, "http://lab").is_for("http://lab:80")
     assert login(token, "http://lab/mlflow/").is_for("http://lab/mlflow")
@@ -75,12 +69,12 @@ def test_a_port_that_is_not_said_is_the_schemes(token: Path) -> None:
         *("sqlite:///mlflow.db", "file:///lab:5000", "", "lab:5000", "http://", "http://[lab"),
     ],
 )
-def test_any_other_server_is_shown_nothing(uri: str, token: Path) -> None:
+def test_another_server_gets_no_password(uri: str, token: Path) -> None:
     assert not login(token).is_for(uri)
     assert with_password(uri, login(token)) == uri
 
 
-def test_the_password_is_in_the_address_for_mlflow_alone(token: Path) -> None:
+def test_the_password_is_part_of_the_address_for_mlflow(token: Path) -> None:
     assert with_password(LAB, login(token)) == f"http://sumgrad:{TOKEN}@lab:5000"
     assert TOKEN not in repr(login(token))
     token.write_text("a/b@c:d?e#f%g-and-more")
@@ -89,9 +83,7 @@ def test_the_password_is_in_the_address_for_mlflow_alone(token: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "mode"), [("", 0o600), ("two words", 0o600), (TOKEN, 0o666)])
-def test_a_file_without_a_token_is_an_error_of_tracking(
-    content: str, mode: int, token: Path
-) -> None:
+def test_a_file_without_a_token_is_a_tracking_error(content: str, mode: int, token: Path) -> None:
     token.write_text(content)
     token.chmod(mode)
     with pytest.raises(TrackingError, match="a file of the test") as caught:
@@ -99,13 +91,13 @@ def test_a_file_without_a_token_is_an_error_of_tracking(
     assert TOKEN not in str(caught.value)
 
 
-def test_nothing_is_known_where_nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_credentials_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_credentials(LAB) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
     assert find_credentials(LAB) is None
 
 
-def test_the_variable_is_for_the_server_of_the_other_one(
+def test_the_token_variable_is_for_the_server_of_the_uri_variable(
     token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
@@ -121,7 +113,7 @@ def cluster(name: str, uri: str | None, token: Path | None) -> Cluster:
     return Cluster("http://h:1", name, uri, tracking_token_file=token)
 
 
-def test_a_context_is_for_its_own_server(token: Path, tmp_path: Path) -> None:
+def test_a_clusters_token_is_for_its_own_server(token: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     named = (
         cluster("plain", LAB, None),
@@ -134,7 +126,7 @@ def test_a_context_is_for_its_own_server(token: Path, tmp_path: Path) -> None:
     assert find_credentials("http://stranger:5000") is None
 
 
-def test_of_two_the_current_context_comes_first_and_the_variable_last(
+def test_the_default_cluster_comes_first_and_the_variable_last(
     token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
@@ -150,7 +142,7 @@ def test_of_two_the_current_context_comes_first_and_the_variable_last(
 
 
 @pytest.mark.parametrize("text", ["clusters: 3\n", "{", "\xff"])
-def test_a_damaged_file_of_names_keeps_nobody_from_tracking(
+def test_an_invalid_cluster_file_does_not_prevent_tracking(
     text: str, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster_config_path().parent.mkdir(parents=True)
@@ -161,7 +153,7 @@ def test_a_damaged_file_of_names_keeps_nobody_from_tracking(
     assert find_credentials(LAB) is not None
 
 
-def test_a_file_of_names_in_the_home_of_nobody_names_no_server(
+def test_a_cluster_file_in_an_unknown_home_names_no_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
@@ -169,25 +161,25 @@ def test_a_file_of_names_in_the_home_of_nobody_names_no_server(
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///x.db", "postgresql://db/x", "x.db", ""])
-def test_who_has_no_server_reads_no_names(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_need_no_cluster_file(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sumgrad.jobs.config.clusters.read_cluster_config", pytest.fail)
     assert find_credentials(uri) is None
 
 
-def test_what_a_refusal_is_told_as(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_for_refused_logins(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asks = login_error(401, LAB, None)
     assert asks is not None
-    assert asks.message == f"the MLflow server at {LAB} asks for a login, and none is known here"
+    assert asks.message == f"the MLflow server at {LAB} requires a login, and none is configured"
     assert "--tracking-token-file FILE" in asks.hint
     wrong = login_error(401, LAB, login(token))
     assert wrong is not None
-    assert f"does not take the token in {token} as the password of 'sumgrad'" in wrong.message
+    assert f"rejects the token in {token} as the password of 'sumgrad'" in wrong.message
     with monkeypatch.context() as others:
         others.setenv("MLFLOW_TRACKING_TOKEN", "x")
         own = login_error(401, LAB, None)
     for refused in (own, login_error(401, "http://me:s3cr3t@lab:5000", None)):
         assert refused is not None
-        assert "does not take the login that it was shown" in refused.message
+        assert "rejects the user and password" in refused.message
         assert "s3cr3t" not in str(refused)
     right = login_error(403, LAB, None)
     assert right is not None
@@ -222,7 +214,7 @@ def remember(server: Site, token: Path) -> None:
     write_cluster_config(ClusterConfig(None, {"lab": lab}))
 
 
-def test_a_server_of_a_context_is_shown_its_token(server: Site, token: Path) -> None:
+def test_a_clusters_server_gets_its_token(server: Site, token: Path) -> None:
     remember(server, token)
     store = open_store(server.address)
     assert shown(server) == [None, f"sumgrad:{TOKEN}"], "its health is everybody's business"
@@ -230,7 +222,7 @@ def test_a_server_of_a_context_is_shown_its_token(server: Site, token: Path) -> 
     assert TOKEN not in repr(store)
 
 
-def test_a_stranger_is_shown_nothing(
+def test_other_servers_get_no_token(
     server: Site, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember(server, token)
@@ -260,9 +252,7 @@ def test_mlflow_does_not_print_the_address_with_the_token(
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
-def test_whoever_a_server_sends_us_to_is_shown_nothing(
-    code: int, server: Site, token: Path
-) -> None:
+def test_redirects_get_no_token(code: int, server: Site, token: Path) -> None:
     remember(server, token)
     with site(SOUND) as stranger:
         server.answers[SEARCH] = Answer(code, headers={"Location": stranger.address + SEARCH})
@@ -272,7 +262,7 @@ def test_whoever_a_server_sends_us_to_is_shown_nothing(
     assert shown(stranger) == [None]
 
 
-def test_a_users_own_login_is_for_servers_that_nobody_names(
+def test_mlflows_own_variables_apply_to_other_servers(
     server: Site, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
@@ -290,7 +280,7 @@ def test_a_users_own_login_is_for_servers_that_nobody_names(
     assert shown(server)[-1] == "own:pw"
 
 
-@pytest.mark.parametrize(("code", "text"), [(401, "does not take the token in"), (403, "may not")])
+@pytest.mark.parametrize(("code", "text"), [(401, "rejects the token in"), (403, "may not")])
 def test_a_refusal_is_one_line(code: int, text: str, server: Site, token: Path) -> None:
     remember(server, token)
     server.answers[SEARCH] = Answer(code, "You are not authenticated.\nSee elsewhere.")
@@ -302,14 +292,14 @@ def test_a_refusal_is_one_line(code: int, text: str, server: Site, token: Path) 
     assert TOKEN not in caught.value.message + caught.value.hint
 
 
-def test_a_server_that_does_not_know_its_name_is_no_matter_of_logins(server: Site) -> None:
+def test_a_rejected_host_header_is_not_a_login_error(server: Site) -> None:
     server.answers[SEARCH] = Answer(403, "Invalid Host header - possible DNS rebinding attack")
     with pytest.raises(TrackingError, match="Host header") as caught:
         open_store(server.address)
     assert not isinstance(caught.value, LoginRefused)
 
 
-def test_a_token_that_was_replaced_is_read_again(server: Site, token: Path, tmp_path: Path) -> None:
+def test_a_replaced_token_is_read_again(server: Site, token: Path, tmp_path: Path) -> None:
     remember(server, token)
     metadata = RunMetadata("iris", "flowers", {}, "", [], {}, tmp_path)
     Receipt("run").write(tmp_path)

@@ -1,3 +1,5 @@
+"""Tracking URIs: resolving them, their secrets, and whether their stores answer."""
+
 import socket
 import threading
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ from sumgrad.jobs.runs.sync import require_credentials
         ("postgresql://me:pw@db/mlflow", "postgresql://me:pw@db/mlflow"),
     ],
 )
-def test_a_uri_does_not_depend_on_the_current_folder(given: str, resolved: str) -> None:
+def test_resolved_uris_are_absolute(given: str, resolved: str) -> None:
     assert resolve_tracking_uri(given, Path("/base")) == resolved
 
 
@@ -38,10 +40,20 @@ def test_folders_and_nameless_databases_are_refused(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("uri", "hint"),
+    [("htp://tracking:5000", "did you mean 'http'?"), ("s3://bucket/x", "http, https")],
+)
+def test_unknown_schemes_are_refused(uri: str, hint: str) -> None:
+    with pytest.raises(SpecError, match="unknown scheme") as caught:
+        resolve_tracking_uri(uri, Path("/base"))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
     "uri", ["http://me:s3cret/x@host", "http://me:s3?cret@host", "https://me:#s3cret@h", "http://["]
 )
-def test_an_address_without_a_host_is_refused_without_the_password(uri: str) -> None:
-    with pytest.raises(SpecError, match="is no address of a server") as caught:
+def test_an_address_without_a_host_is_refused_and_its_password_not_printed(uri: str) -> None:
+    with pytest.raises(SpecError, match="is not the address of a server") as caught:
         resolve_tracking_uri(uri, Path("/base"))
     assert "s3" not in caught.value.message
     assert "%2F" in caught.value.hint
@@ -61,7 +73,7 @@ def test_an_address_without_a_host_is_refused_without_the_password(uri: str) -> 
         ("http://***@h:1", {"MLFLOW_TRACKING_TOKEN": "t"}, "http://h:1"),
     ],
 )
-def test_what_was_recorded_without_secrets_gets_those_of_the_environment(
+def test_redacted_uris_get_their_secrets_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
     recorded: str,
     environment: dict[str, str],
@@ -85,7 +97,7 @@ def test_what_was_recorded_without_secrets_gets_those_of_the_environment(
         {"MLFLOW_TRACKING_USERNAME": "me"},
     ],
 )
-def test_secrets_that_nobody_gives_are_asked_for(
+def test_missing_secrets_are_an_error_that_names_the_variables(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     for name, value in environment.items():
@@ -96,7 +108,7 @@ def test_secrets_that_nobody_gives_are_asked_for(
         assert f"MLFLOW_TRACKING_{name}" in caught.value.hint
 
 
-def test_what_is_whole_needs_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_uris_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@h")
     for uri in ("http://h", "http://you:pw@h", "sqlite:////***@h/x.db"):
         assert require_credentials(uri) == uri
@@ -109,14 +121,14 @@ def nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
 
 
-def test_artifacts_go_beside_the_database() -> None:
+def test_artifacts_are_beside_the_database() -> None:
     assert artifact_location("sqlite:////a b/x.db", Path("/c")) == "file:///a%20b/mlartifacts"
     assert artifact_location("postgresql://h/x", Path("/c")) == "file:///c/mlartifacts"
     assert artifact_location("http://h", Path("/c")) is None
 
 
-def test_a_database_in_no_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="there is no folder"):
+def test_a_database_in_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="does not exist"):
         check_tracking_reachable(f"sqlite:///{tmp_path}/missing/x.db")
     with pytest.raises(TrackingError, match="cannot be written"):
         check_tracking_reachable(f"sqlite:///{tmp_path}")
@@ -158,13 +170,13 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("status", [200, 401, 403])
-def test_a_server_that_answers_is_good(server: Server, status: int) -> None:
+def test_a_server_that_answers_is_reachable(server: Server, status: int) -> None:
     server.status = status
     check_tracking_reachable(f"http://me:pw@127.0.0.1:{server.server_port}/under")
 
 
 @pytest.mark.parametrize(("status", "words"), [(500, "answers 500"), (None, "no answer in")])
-def test_a_server_that_is_ill_is_told_of_soon(
+def test_a_failing_server_is_reported_within_seconds(
     server: Server, status: int | None, words: str
 ) -> None:
     server.status = status
@@ -173,7 +185,7 @@ def test_a_server_that_is_ill_is_told_of_soon(
     assert "pw" not in str(caught.value)
 
 
-def test_what_answers_but_is_no_web_server_is_told_of() -> None:
+def test_a_server_that_does_not_speak_http_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def answer() -> None:
@@ -189,7 +201,7 @@ def test_what_answers_but_is_no_web_server_is_told_of() -> None:
         thread.join()
 
 
-def test_a_server_that_is_not_there_is_told_of() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

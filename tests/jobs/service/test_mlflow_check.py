@@ -44,7 +44,7 @@ def test_a_server_that_takes_our_login(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "text"), [(401, "asks for a login, and none is known"), (403, "may not do that")]
+    ("code", "text"), [(401, "requires a login, and none is configured"), (403, "may not do that")]
 )
 def test_a_server_that_takes_no_login_of_ours(code: int, text: str) -> None:
     with site({"/health": Answer(), EXPERIMENT: Answer(401), SEARCH: Answer(code)}) as server:
@@ -139,4 +139,4 @@ def test_a_database(tmp_path: Path) -> None:
     assert mlflow_problem("sqlite:///mlflow.db") is None
     found = mlflow_problem(f"sqlite:///{tmp_path}/gone/mlflow.db")
     assert found is not None
-    assert "there is no folder" in found
+    assert "does not exist" in found

@@ -220,7 +220,9 @@ def test_a_token_that_cannot_be_read_is_a_finding(
     found = run_checks(Cluster(ADDRESS, token_file=gone if has_context else None))
     assert found[-1].status == "FAIL"
     assert "cannot be read" in found[-1].text
-    assert found[-1].hint == f"whoever set the cluster up has its token, which belongs into {gone}"
+    assert found[-1].hint == (
+        f"copy the cluster's token into {gone}; the cluster's administrator has it"
+    )
 
 
 @pytest.mark.parametrize("content", [None, ""])
