@@ -700,7 +700,7 @@ def test_an_mlflow_token_without_a_server_is_refused(sumgrad: Say, tmp_path: Pat
     (tmp_path / "token").chmod(0o600)
     given = ("--tracking-token-file", str(tmp_path / "token"))
     said = sumgrad("cluster", "add", "lab", "h:1", *given)
-    assert (said.code, "there is none" in said.err) == (2, True)
+    assert (said.code, "needs a tracking_uri" in said.err) == (2, True)
     missing = ("--tracking-uri", "http://h:2", "--tracking-token-file", "gone")
     said = sumgrad("cluster", "add", "lab", "h:1", *missing)
     assert (said.code, "gone (--tracking-token-file) cannot be read" in said.err) == (2, True)
