@@ -241,3 +241,13 @@ def test_a_microbatch_that_two_workers_computed_is_counted_once() -> None:
     schedule.deliver(1, nodes_of(range(2, 4), 8))
     assert schedule.complete
     assert [(node.level, node.index) for node in schedule.nodes()] == [(2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("current", "stolen"), [(9, 0), (8, 1), (7, 1), (6, 2), (5, 2), (0, 5), (-1, 5)]
+)
+def test_the_later_half_of_what_has_not_been_started_is_stolen(current: int, stolen: int) -> None:
+    claims = ClaimTable.local(1)
+    claims.assign(0, range(current, 10))
+    assert claims.steal(0) == range(10 - stolen, 10)
+    assert claims.limit(0) == 10 - stolen
