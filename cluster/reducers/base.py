@@ -5,7 +5,6 @@ result, so every reducer returns the same bits.
 """
 
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 from sumgrad.cluster.compute.worker import Task
@@ -51,10 +50,5 @@ class GradientReducer(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

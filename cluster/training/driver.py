@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
@@ -53,14 +53,7 @@ class TrainingConfig:
     schedule: Schedule = field(default_factory=Constant)
 
 
-class _Stopped(Exception):
-    """The caller asked for a stop at a step boundary."""
-
-    def __init__(self, reason: StopReason) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
+@dataclass(frozen=True)
 class ParameterDriver:
     """Runs the steps of a job.
 
@@ -76,26 +69,15 @@ class ParameterDriver:
         should_stop: Called before each step; returns a reason to stop, or None.
     """
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        plan: Plan,
-        reducer: GradientReducer,
-        *,
-        validate: bool = False,
-        on_epoch: Callable[[EpochReport], None] = lambda _: None,
-        on_step: Callable[[int], None] = lambda _: None,
-        on_boundary: Callable[[TrainingState, EpochReport | None], None] = lambda *_: None,
-        should_stop: Callable[[], StopReason | None] = lambda: None,
-    ) -> None:
-        self._config = config
-        self._plan = plan
-        self._reducer = reducer
-        self._validate = validate
-        self._on_epoch = on_epoch
-        self._on_step = on_step
-        self._on_boundary = on_boundary
-        self._should_stop = should_stop
+    config: TrainingConfig
+    plan: Plan
+    reducer: GradientReducer
+    _: KW_ONLY
+    validate: bool = False
+    on_epoch: Callable[[EpochReport], None] = lambda _: None
+    on_step: Callable[[int], None] = lambda _: None
+    on_boundary: Callable[[TrainingState, EpochReport | None], None] = lambda *_: None
+    should_stop: Callable[[], StopReason | None] = lambda: None
 
     def run(self, start: Array | Snapshot) -> TrainingResult:
         """Train until there is a reason to stop.
@@ -105,16 +87,16 @@ class ParameterDriver:
                 which is resumed bit by bit.
         """
         if isinstance(start, Snapshot):
-            state = TrainingState.restore(start, self._reducer)
+            state = TrainingState.restore(start, self.reducer)
         else:
-            state = TrainingState.initial(start, self._config.optimizer, self._reducer)
+            state = TrainingState.initial(start, self.config.optimizer, self.reducer)
         try:
             with contextlib.closing(
-                ChunkedOptimizer(self._config.optimizer, state.W.size)
+                ChunkedOptimizer(self.config.optimizer, state.W.size)
             ) as optimizer:
                 return self._run(state, optimizer)
         finally:
-            state.release(self._reducer)
+            state.release(self.reducer)
 
     def _run(self, state: TrainingState, optimizer: ChunkedOptimizer) -> TrainingResult:
         try:
@@ -122,16 +104,16 @@ class ParameterDriver:
                 # The driver checks for overflow itself and explains it.
                 with np.errstate(all="ignore"):
                     report = self._epoch(state, optimizer)
-                self._on_epoch(report)
-                self._on_boundary(state, report)
-        except _Stopped as stopped:
-            return TrainingResult.of(state, stopped.reason)
+                if isinstance(report, StopReason):
+                    return TrainingResult.of(state, report)
+                self.on_epoch(report)
+                self.on_boundary(state, report)
         except Diverged as failure:
             # A swap, because each of the reducer's vectors has to be released once.
             state.W, state.last_finite = state.last_finite, state.W
             return TrainingResult.of(state, StopReason.DIVERGED, failure)
         except ClusterError as failure:
-            reason = self._should_stop()
+            reason = self.should_stop()
             if reason is not None:
                 return TrainingResult.of(state, reason)
             return TrainingResult.of(state, StopReason.FAILED, failure)
@@ -144,25 +126,25 @@ class ParameterDriver:
             ClusterError: A worker was lost or failed.
             ValueError: The source's plan has steps of some rows only.
         """
-        total = self._reducer.reduce(Task("evaluation", source), W)
+        total = self.reducer.reduce(Task("evaluation", source), W)
         accuracy = float(total.correct / total.count)
         return Evaluation(total.divergence / total.count, accuracy, total.count)
 
-    def _epoch(self, state: TrainingState, optimizer: ChunkedOptimizer) -> EpochReport:
-        """Run the remaining steps of the current epoch and return its report."""
+    def _epoch(self, state: TrainingState, optimizer: ChunkedOptimizer) -> EpochReport | StopReason:
+        """Run the rest of the current epoch; return its report, or why the caller stopped it."""
         number, epoch = state.progress.epoch + 1, state.epoch
-        while epoch.steps < self._plan.steps_per_epoch:
-            reason = self._should_stop()
+        while epoch.steps < self.plan.steps_per_epoch:
+            reason = self.should_stop()
             if reason is not None:
-                raise _Stopped(reason)
+                return reason
             self._step(state, optimizer, Task("gradient", "train", number, epoch.steps))
-            self._on_step(epoch.steps)
-            self._on_boundary(state, None)
+            self.on_step(epoch.steps)
+            self.on_boundary(state, None)
         # No later sum of this epoch would show that the last update has overflowed.
         if not np.isfinite(state.W).all():
             raise _diverged(number, state.step, "a weight", epoch.eta)
         validation = None
-        if self._validate:
+        if self.validate:
             validation = self.evaluate("validation", state.W)
             if not math.isfinite(validation.loss):
                 raise _diverged(number, state.step, "the validation loss", epoch.eta)
@@ -171,7 +153,7 @@ class ParameterDriver:
             step=state.step,
             train_loss=epoch.divergence / epoch.instances,
             validation=validation,
-            gradient_norm=epoch.gradient_norms / self._plan.steps_per_epoch,
+            gradient_norm=epoch.gradient_norms / self.plan.steps_per_epoch,
             eta=epoch.eta,
             instances=epoch.instances,
             seconds=epoch.seconds,
@@ -182,8 +164,8 @@ class ParameterDriver:
     def _step(self, state: TrainingState, optimizer: ChunkedOptimizer, task: Task) -> None:
         """Reduce one sum and update the weights."""
         began = time.perf_counter()
-        eta = self._config.eta * self._config.schedule.factor(state.step)
-        total = self._reducer.reduce(task, state.W)
+        eta = self.config.eta * self.config.schedule.factor(state.step)
+        total = self.reducer.reduce(task, state.W)
         S, T = total.gradient, total.count
         assert S is not None  # noqa: S101 - a gradient task always returns one
         norm = optimizer.step(state.W, S, T, state.optimizer_state, eta, out=state.next) / T
@@ -197,14 +179,14 @@ class ParameterDriver:
         """Return what is not finite in a step's sums, as a phrase."""
         if not math.isfinite(divergence):
             return "the loss"
-        for name, gradient in self._config.network.parameters(S).items():
+        for name, gradient in self.config.network.parameters(S).items():
             if not np.isfinite(gradient).all():
                 return f"the gradient of {name}"
         return "the norm of the gradient"
 
     def _finish_epoch(self, state: TrainingState, report: EpochReport) -> None:
         """Update the stopping criteria and the best weights."""
-        stop = self._config.stop
+        stop = self.config.stop
         loss = report.validation.loss if report.validation else None
         state.progress = update_progress(stop, state.progress, report.train_loss, loss)
         if stop.early_stopping is not None and state.progress.best_epoch == report.epoch:

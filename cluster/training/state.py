@@ -44,10 +44,8 @@ class EpochReport:
         epoch: From 1.
         step: Steps of the run so far.
         train_loss: Mean divergence of the epoch's instances, each before the update it is part of.
-        validation: None without validation rows.
         gradient_norm: Mean of ‖∇Loss‖ over the epoch's steps.
         eta: The learning rate of the last step.
-        instances: Instances summed in this epoch.
         seconds: Duration of the epoch's steps, without validation.
     """
 
@@ -68,16 +66,7 @@ class EpochReport:
 
 @dataclass
 class EpochAccumulator:
-    """Sums over the steps of the current epoch.
-
-    Attributes:
-        steps: Steps done.
-        divergence: Σ Div.
-        instances: Instances summed.
-        gradient_norms: Σ ‖∇Loss‖ over the steps.
-        eta: The learning rate of the last step.
-        seconds: Duration of the steps.
-    """
+    """Sums over the steps of the current epoch, and the learning rate of the last one."""
 
     steps: int = 0
     divergence: float = 0.0
@@ -114,14 +103,8 @@ class TrainingState:
         next: Memory for the next weights, (N,).
         last_finite: The last weights with a finite loss, (N,). Each step rotates these three.
         optimizer_state: The optimizer's arrays; each step writes to them.
-        step: Steps done.
-        instances: Instances summed in all steps.
-        seconds: Duration of all steps.
-        epoch: Sums over the current epoch.
-        progress: State of the stopping criteria.
         report: Report of the last complete epoch.
-        best: The weights with the best validation loss, with early stopping.
-        best_report: Report of the epoch of `best`.
+        best: With early stopping, the weights with the best validation loss.
     """
 
     W: Array
@@ -236,11 +219,7 @@ class TrainingResult:
         W: The weights to keep: the best, or the last finite ones.
         reason: Why the run ended.
         report: Report of the epoch of `W`; None if no epoch was completed.
-        epochs: Epochs completed.
-        steps: Steps done.
-        instances: Instances summed.
         seconds: Duration of the steps, without evaluation.
-        failure: The error that ended the run, if any.
         snapshot: Where to resume a run that was stopped or failed.
     """
 

@@ -61,7 +61,6 @@ class Progress:
         loss: Its training loss.
         stalled: Number of consecutive stalled epochs up to it.
         best_loss: The lowest validation loss so far.
-        best_epoch: The epoch of `best_loss`.
         reason: Why to stop now, or None to continue.
     """
 
