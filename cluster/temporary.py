@@ -45,8 +45,8 @@ def temporary_directory(purpose: str = "") -> Iterator[Path]:
 def make_private_directory(prefix: str) -> Path:
     """Create a directory that only its owner can read, and that outlives this process.
 
-    Ray keeps code and sockets of jobs in its directory, so whoever can write there can run code as
-    its owner.
+    Ray keeps code and sockets of jobs in its directory, so a user who can write there can run code
+    as its owner.
     """
     return Path(tempfile.mkdtemp(prefix=prefix, dir=_parent()))
 

@@ -60,7 +60,6 @@ class RayLauncher(Launcher):
             ) from error
 
     def start(self, worker: int, address: Address, secret: bytes) -> None:
-        """Start an actor."""
         # A process that no longer serves may still have the CPU.
         self.kill(worker)
         if self._watch is None:
@@ -89,7 +88,6 @@ class RayLauncher(Launcher):
         )
 
     def exit_reason(self, worker: int) -> str | None:
-        """Return why an actor has ended, or None."""
         serving = self._serving[worker]
         try:
             if isinstance(serving, RayError):
@@ -105,14 +103,12 @@ class RayLauncher(Launcher):
         return "it stopped serving"
 
     def kill(self, worker: int) -> None:
-        """Kill an actor."""
         if worker in self._actors and not self._has_failed:
             # Ray may know that it has ended.
             with contextlib.suppress(RayError):
                 ray.kill(self._actors.pop(worker))
 
     def close(self) -> None:
-        """Kill all actors."""
         for worker in list(self._actors):
             self.kill(worker)
 

@@ -63,7 +63,7 @@ def worker_slots(nodes: Mapping[int, str], own_node: str) -> list[WorkerSlot]:
 class RayPlacement(Placement):
     """One CPU for each worker, on an instance that only this process uses."""
 
-    def acquire(self, worker: int) -> WorkerSlot:  # noqa: ARG002
+    def acquire(self, worker: int) -> WorkerSlot:
         """Return the slot of a worker that is about to start, and ask for its CPU if it has none.
 
         Raises:
@@ -71,7 +71,7 @@ class RayPlacement(Placement):
         """
         return WorkerSlot()
 
-    def strategy(self, worker: int) -> Any:  # noqa: ARG002
+    def strategy(self, worker: int) -> Any:
         """Return Ray's scheduling strategy for a worker."""
         return "DEFAULT"
 
@@ -80,7 +80,7 @@ class GroupPlacement(RayPlacement):
     """CPUs in placement groups.
 
     The job's minimum is one group, which it gets whole or not at all and keeps to its end. Each
-    further CPU is a group of its own, which can be released while the job computes.
+    further CPU is a separate group, which can be released while the job computes.
 
     Args:
         groups: Creates and removes the groups.
@@ -130,7 +130,6 @@ class GroupPlacement(RayPlacement):
         return len(placed)
 
     def acquire(self, worker: int) -> WorkerSlot:
-        """Return the slot of a worker; it has one thread where its CPUs are on several nodes."""
         if self.is_required(worker):
             return self._slots[worker]
         groups = self._extra.setdefault(worker, [])
@@ -138,13 +137,13 @@ class GroupPlacement(RayPlacement):
             groups.append(self._groups.create_extra())
         if len(groups) > 1 and len(set(map(self._monitor.node_of, groups))) == 1:
             return self._slots[worker]
+        # Its threads need CPUs on one node; otherwise it has one thread.
         for group in groups[1:]:
             self._groups.remove(group)
         del groups[1:]
         return WorkerSlot()
 
     def strategy(self, worker: int) -> Any:
-        """Return Ray's scheduling strategy for a worker."""
         if self.is_required(worker):
             group, bundle = self._required, self._slots[worker].bundle
         else:
@@ -152,34 +151,26 @@ class GroupPlacement(RayPlacement):
         return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
 
     def is_required(self, worker: int) -> bool:
-        """Return whether a worker is part of the minimum, which is never released."""
         return worker < self._num_required
 
     def has_cpus(self, worker: int) -> bool:
-        """Return whether a worker's CPUs are granted and their node is alive."""
         if self.is_required(worker):
             return bool(self._monitor.node_of(self._required, self._slots[worker].bundle))
         return all(map(self._monitor.node_of, self._extra.get(worker, [])))
 
     def has_moved(self, worker: int) -> bool:
-        """Return whether a worker's CPUs are on several nodes now, unlike its threads.
-
-        It may have been started before its node was known to be gone.
-        """
+        # A process with several threads may have been started before its node was known to be gone.
         groups = self._extra.get(worker, [])
         return len(groups) > 1 and len({nodes_of(group).get(0) for group in groups}) > 1
 
     def cpu_share(self) -> int:
-        """Return how many CPUs the job may use."""
         return self._monitor.share
 
     def release(self, worker: int) -> None:
-        """Release the CPUs of a worker that leaves."""
         for group in self._extra.pop(worker, []):
             self._groups.remove(group)
 
     def close(self) -> None:
-        """Release all CPUs."""
         self._monitor.close()
         self._groups.remove_all()
         self._extra.clear()

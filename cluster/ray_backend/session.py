@@ -187,7 +187,7 @@ def ensure_token_file() -> None:
     """Create Ray's token file if there is none, readable by its owner alone.
 
     A local Ray instance requires a token and creates the file with the rights that new files have.
-    Whoever can read it can run code as its owner.
+    Any user who can read it can run code as its owner.
     """
     if any(name in os.environ for name in _TOKEN_VARIABLES):
         return

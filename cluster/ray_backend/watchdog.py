@@ -42,7 +42,7 @@ class RayStalled(ClusterUnreachable):
 def run_watched(
     call: Callable[[], T], watch: Watch, *, keep_thread: threading.Event | None = None
 ) -> T:
-    """Run a call into Ray in a thread of its own and return its result.
+    """Run a call into Ray in another thread and return its result.
 
     Args:
         call: What may never return.

@@ -1,7 +1,7 @@
 """A gradient reducer whose workers are processes.
 
 Parameters and sums are in memory that the driver shares with the workers of its machine, and
-messages of a few bytes say what to compute and what is done. With workers of other machines the
+messages of a few bytes name what to compute and what is done. With workers of other machines the
 vectors follow the messages. The driver sleeps while workers compute, and they while it updates.
 
 No step waits for one worker: idle workers steal from slow ones, recompute what a late one has, and

@@ -55,7 +55,7 @@ class Listener:
             self._sockets.append(listening)
         self.address = Address(local, remote)
         self.accepted: SelectableQueue[Connection] = SelectableQueue()
-        #: Guards `_handshakes`, and that nothing is added to `accepted` after `close`.
+        #: Guards `_handshakes`, and keeps `close` from missing a connection.
         self._lock = threading.Lock()
         #: Set by `close` alone.
         self._closed = threading.Event()
@@ -86,7 +86,7 @@ class Listener:
         try:
             threading.Thread(target=self._authenticate, args=[connected], daemon=True).start()
         except RuntimeError:
-            # The operating system allows no more threads.
+            # The operating system refuses another thread.
             self._end_handshake(connected)
             connected.close()
 

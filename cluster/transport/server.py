@@ -48,7 +48,7 @@ class WorkerConnection:
         """Start to exchange messages with another machine.
 
         Args:
-            received: Takes each message, and None when there will be no more.
+            received: Takes each message, and None once the connection has ended.
             allocate: Returns the arrays into which those that follow a message are received.
         """
 

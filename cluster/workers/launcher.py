@@ -24,7 +24,7 @@ class Launcher(ABC):
     def close(self) -> None:
         """End all processes."""
 
-    def backend_failure(self, *, starting: bool) -> str | None:  # noqa: ARG002
+    def backend_failure(self, *, starting: bool) -> str | None:
         """Return why no worker can start any more, or None.
 
         Args:
@@ -49,15 +49,15 @@ class Placement:
         self.extra_workers = extra_workers
         self.host = host
 
-    def is_required(self, worker: int) -> bool:  # noqa: ARG002
+    def is_required(self, worker: int) -> bool:
         """Return whether a worker is part of the minimum, which is never released."""
         return True
 
-    def has_cpus(self, worker: int) -> bool:  # noqa: ARG002
+    def has_cpus(self, worker: int) -> bool:
         """Return whether a worker's CPUs are granted and their node is alive."""
         return True
 
-    def has_moved(self, worker: int) -> bool:  # noqa: ARG002
+    def has_moved(self, worker: int) -> bool:
         """Return whether a worker's CPUs are no longer those that its process was started for."""
         return False
 

@@ -96,7 +96,7 @@ class Quorum:
             raise ClusterUnreachable(f"stopped while waiting for workers: {have}")
         if waited > timeout:
             raise ClusterUnreachable(
-                f"{have}, and no more started within {timeout:.0f} s",
+                f"{have}, and no other started within {timeout:.0f} s",
                 hint=next(filter(None, reasons), "")
                 or "'sumgrad resume' continues the run once there are free CPUs",
             )

@@ -1,4 +1,4 @@
-"""A gradient worker in a process of its own, controlled by the driver's messages."""
+"""A gradient worker in its own process, controlled by the driver's messages."""
 
 import contextlib
 import os
@@ -80,7 +80,7 @@ class Session:
         self._dtype = workload.network.dtype
         self._num_threads = threads
         self._worker = ThreadedWorker(index, workload, threads, self._make_buffer)
-        #: Shared with the other workers; None on another machine, where nobody steals.
+        #: Shared with the other workers; None on another machine, which cannot see it.
         self._claims: ClaimTable | None = None
         #: The driver's vectors, by its indices; on another machine a copy of the last one.
         self._parameters: dict[int, Array] = {}

@@ -2,11 +2,11 @@
 
 import atexit
 import re
-import shutil
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sumgrad.cluster.temporary import temporary_directory
 from sumgrad.jobs.errors import ModelNotFound
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import describe_error
@@ -99,6 +99,6 @@ def _model_location(run: "Run", store: Store) -> str:
 
 
 def _temporary_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="sumgrad-model-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return str(stack.enter_context(temporary_directory("model-")))

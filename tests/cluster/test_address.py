@@ -76,7 +76,7 @@ def test_a_grpc_server_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_head_that_is_suspended_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its kernel accepts connections, and nothing is ever sent."""
+    """Its kernel accepts connections, and it never replies."""
     monkeypatch.setattr(module, "_REPLY_TIMEOUT_S", 0.2)
     with (
         server(wait_for_disconnect) as address,

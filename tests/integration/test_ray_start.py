@@ -1,4 +1,4 @@
-"""Nodes that `ray start` makes, as docs/machines.md says: with a token, and one of them is lost."""
+"""A cluster made with `ray start` as in docs/machines.md: with a token, and a node is lost."""
 
 import contextlib
 import json
@@ -24,18 +24,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True)
 class Node:
-    """A node that ``ray start --block`` keeps; its processes are a group of their own."""
+    """A node run by ``ray start --block``, whose processes are one group."""
 
     process: "subprocess.Popen[str]"
 
     def lose_power(self) -> None:
-        """End all of its processes at once, without a word."""
+        """Kill all of its processes at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def end(self) -> None:
-        """As Ctrl-C or a service manager does."""
+        """End it as a service manager does."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=45)
@@ -43,8 +43,8 @@ class Node:
 
 
 @dataclass(frozen=True)
-class ByHand:
-    """A cluster that was started as docs/machines.md says, on one machine and other ports."""
+class StartedCluster:
+    """A cluster started as in docs/machines.md, on one machine and other ports."""
 
     address: str
     environment: dict[str, str]
@@ -57,11 +57,11 @@ def free_port() -> int:
 
 
 def ray_start(environment: dict[str, str], log: Path, *arguments: str) -> Node:
-    """Start a node, and wait until it is one."""
+    """Start a node and wait until it is ready."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
     # Ray gives a node 30 seconds to come up, which a busy machine does not always keep.
     for _ in range(3):
-        # As many nodes as are on one machine want the same ports otherwise.
+        # Several nodes on one machine would use the same ports otherwise.
         own = ["--num-cpus=2", f"--dashboard-agent-listen-port={free_port()}"]
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -74,8 +74,8 @@ def ray_start(environment: dict[str, str], log: Path, *arguments: str) -> Node:
                 start_new_session=True,
             )
         node = Node(process)
-        give_up = time.monotonic() + 90
-        while process.poll() is None and time.monotonic() < give_up:
+        deadline = time.monotonic() + 90
+        while process.poll() is None and time.monotonic() < deadline:
             if "Ray runtime started" in log.read_text():
                 return node
             time.sleep(0.1)
@@ -84,8 +84,8 @@ def ray_start(environment: dict[str, str], log: Path, *arguments: str) -> Node:
 
 
 @pytest.fixture(scope="module")
-def by_hand() -> Iterator[ByHand]:
-    """A head and two more nodes, and a token that all of them ask for."""
+def cluster() -> Iterator[StartedCluster]:
+    """A head and two more nodes, all of which require a token."""
     with contextlib.ExitStack() as stack:
         # Ray's sockets have their names below, which may not be long.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sg-")))
@@ -105,7 +105,7 @@ def by_hand() -> Iterator[ByHand]:
             log = folder / f"worker-{number}.log"
             workers.append(ray_start(environment, log, f"--address={address}"))
             stack.callback(workers[-1].lose_power)
-        yield ByHand(address, environment, tuple(workers))
+        yield StartedCluster(address, environment, tuple(workers))
 
 
 JOB = """\
@@ -130,7 +130,7 @@ def folder_for(path: Path, database: Path, environment: dict[str, str]) -> Folde
 
 
 def test_three_nodes_with_a_token_one_of_which_is_lost(
-    by_hand: ByHand, tmp_path: Path, database: Path
+    cluster: StartedCluster, tmp_path: Path, database: Path
 ) -> None:
     """Six workers on three nodes, then four on two; the weights are those of one process."""
     alone = folder_for(tmp_path / "alone", database, {}).sumgrad(
@@ -138,29 +138,29 @@ def test_three_nodes_with_a_token_one_of_which_is_lost(
     )
     assert alone.code == 0, alone.err
 
-    stranger = folder_for(tmp_path / "stranger", database, {"RAY_AUTH_TOKEN": "x" * 64})
-    refused = stranger.sumgrad(
-        *("train", "job.yaml", "--set", f"cluster.address={by_hand.address}", "--json")
+    outsider = folder_for(tmp_path / "outsider", database, {"RAY_AUTH_TOKEN": "x" * 64})
+    refused = outsider.sumgrad(
+        *("train", "job.yaml", "--set", f"cluster.address={cluster.address}", "--json")
     )
     assert refused.code == 3, refused.err
     assert "RAY_AUTH_TOKEN_PATH" in refused.err
 
-    friend = folder_for(tmp_path / "friend", database, by_hand.environment)
-    process = friend.start(
-        *("train", "job.yaml", "--json", "--set", f"cluster.address={by_hand.address}"),
+    member = folder_for(tmp_path / "member", database, cluster.environment)
+    process = member.start(
+        *("train", "job.yaml", "--json", "--set", f"cluster.address={cluster.address}"),
         *("--set", "cluster.workers={min: 2, max: 6}"),
     )
     assert process.stderr is not None
-    told = ""
-    while "epoch 1/" not in told:
+    output = ""
+    while "epoch 1/" not in output:
         line = process.stderr.readline()
-        assert line, told
-        told += line
-    assert "on 6 Ray workers" in told
-    by_hand.workers[-1].lose_power()
+        assert line, output
+        output += line
+    assert "on 6 Ray workers" in output
+    cluster.workers[-1].lose_power()
     assert process.poll() is None, "it ended before its node did"
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, told + err
+    assert process.returncode == 0, output + err
     result = json.loads(out.strip().splitlines()[-1])
     assert result["epochs"] == 150
     assert result["instances_seen"] == alone.result["instances_seen"]

@@ -3,13 +3,13 @@
 import json
 import os
 import shlex
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sumgrad.cluster.temporary import temporary_directory
 from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster
 from sumgrad.jobs.config.tokens import lost_token_hint, read_token
 from sumgrad.jobs.config.tracking_uri import is_server
@@ -166,10 +166,10 @@ def _versions(here: Versions, there: Versions) -> list[Check]:
 def _probe(server: RayJobsClient, there: Versions, paths: list[str]) -> dict[str, Any]:
     question = shlex.quote(json.dumps({"paths": paths}))
     command = f"{PYTHON} -P -m sumgrad.jobs.service.client.probe {question}"
-    with tempfile.TemporaryDirectory(prefix="sumgrad-doctor-") as folder:
+    with temporary_directory("doctor-") as folder:
         code = {}
         if there.code != Versions.here().code:
-            code = {"py_modules": [str(module) for module in copy_source(Path(folder))]}
+            code = {"py_modules": [str(module) for module in copy_source(folder)]}
         facts: dict[str, Any] = ask(server, command, **code)
         return facts
 

@@ -3,7 +3,6 @@
 import getpass
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sumgrad.cluster.temporary import temporary_directory
 from sumgrad.jobs.config.clusters import Cluster, cluster_option
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
@@ -193,14 +193,14 @@ def send(
     """
     attempt_id = submission_id(manifest.job_id, manifest.attempt)
     upload = upload or Upload({}, 0)
-    with tempfile.TemporaryDirectory(prefix="sumgrad-job-") as temporary:
-        folder = Path(temporary, "job")
+    with temporary_directory("job-") as temporary:
+        folder = temporary / "job"
         folder.mkdir()
         manifest.write(folder)
         upload.copy(folder)
         runtime_env: dict[str, Any] = {"working_dir": str(folder)}
         if manifest.has_code:
-            code = Path(temporary, "code")
+            code = temporary / "code"
             code.mkdir()
             runtime_env["py_modules"] = [str(module) for module in copy_source(code)]
         timeout = _SEND_TIMEOUT_S + upload.size / _MIN_BYTES_PER_S

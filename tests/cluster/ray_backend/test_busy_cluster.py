@@ -42,7 +42,7 @@ def wait_until_free(cpus: int) -> None:
 
 @pytest.fixture
 def release() -> Iterator[Callable[[], None]]:
-    """Another program has two of the CPUs, until it is told to release them."""
+    """Another program has two of the CPUs, until the test releases them."""
 
     class Other:
         def is_running(self) -> bool:
@@ -153,7 +153,7 @@ def test_rows_that_do_not_fit_leave_no_reservation(
 
 
 class Running:
-    """A job that computes in the background until it is told to end."""
+    """A job that computes in the background until the test ends it."""
 
     def __init__(self, job: SmallJob, min_workers: int) -> None:
         self._job = job

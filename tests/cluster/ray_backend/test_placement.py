@@ -72,7 +72,7 @@ class FakeRay:
         return group
 
     def schedule(self) -> None:
-        """Place pending groups that fit now."""
+        """Grant CPUs to pending groups that fit now."""
         for group in self.groups:
             wanted = len(group.nodes)
             if group.state != "PENDING" or sum(self.free.values()) < wanted:
@@ -196,7 +196,7 @@ def test_a_cpu_is_requested_for_an_extra_worker_and_released(fake: FakeRay) -> N
     assert not placement.has_cpus(1)
     fake.free[HEAD] = 1
     fake.schedule()
-    assert not placement.has_cpus(1), "it asks Ray by itself"
+    assert not placement.has_cpus(1), "it asks Ray without a refresh"
     placement._monitor.refresh()
     assert placement.has_cpus(1)
     placement.acquire(1)

@@ -45,6 +45,6 @@ def test_a_remote_worker_whose_thread_fails_is_reported_as_disconnected(
     with closing(left), closing(worker), closing(received):
         worker.start_threads(received, allocate)
         left.send(MESSAGES[3])
-        assert select.select([received], [], [], 10)[0], "nothing is reported"
+        assert select.select([received], [], [], 10)[0], "no disconnect is reported"
         assert list(received.drain()) == [(worker, None)]
         assert failed.wait(10)

@@ -34,7 +34,7 @@ from tests.cluster.small_job import (
 
 
 class ScriptedPlacement(Placement):
-    """CPUs that come and go as a test wants; worker 0 is the minimum."""
+    """CPUs that a test grants and takes away; worker 0 is the minimum."""
 
     share = 10**6
     without_cpus: frozenset[int] = frozenset()

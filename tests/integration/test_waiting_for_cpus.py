@@ -1,4 +1,4 @@
-"""A job that waits for a cluster's CPUs says so, and ends as it is told to."""
+"""A job that waits for a cluster's CPUs logs it, and ends on a signal."""
 
 import signal
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.ray
 
 
 class Other:
-    """Somebody else's actor."""
+    """Another program's actor."""
 
-    def is_there(self) -> bool:
+    def is_running(self) -> bool:
         return True
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def busy_cluster() -> Iterator[str]:
     """The address of a cluster of two CPUs, one of which is taken."""
     cluster = Cluster(
@@ -31,7 +31,7 @@ def busy_cluster() -> Iterator[str]:
     try:
         with ray_session(cluster.address, 1):
             other: Any = ray.remote(Other).options(num_cpus=1).remote()
-            assert ray.get(other.is_there.remote())
+            assert ray.get(other.is_running.remote())
             yield cluster.address
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
@@ -41,11 +41,11 @@ def busy_cluster() -> Iterator[str]:
     ("number", "code", "reason"),
     [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
 )
-def test_a_signal_while_it_waits_for_cpus(
+def test_a_signal_ends_the_wait_for_cpus(
     folder: Folder, busy_cluster: str, number: signal.Signals, code: int, reason: str
 ) -> None:
-    place = ("--set", f"cluster.address={busy_cluster}", "--set", "cluster.workers=2")
-    process = folder.start("train", "flowers.yaml", *place)
+    cluster = ("--set", f"cluster.address={busy_cluster}", "--set", "cluster.workers=2")
+    process = folder.start("train", "flowers.yaml", *cluster)
     assert process.stdout is not None
     while "waiting for 2 free CPUs" not in (line := process.stdout.readline()):
         assert line, process.communicate()
