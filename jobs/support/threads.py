@@ -1,5 +1,8 @@
 """Work in a background thread."""
 
+import ctypes
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -29,3 +32,10 @@ def run_in_thread(name: str, work: Callable[[], T]) -> "Future[T]":
     # Not an executor: the interpreter waits for an executor's threads at its exit.
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends, even if it is frozen."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -11,20 +11,18 @@ own for it. The two talk in JSON over a socket:
   and ``{"finished": complete}``.
 """
 
-import ctypes
-import signal
-import sys
+from sumgrad.jobs.support.threads import die_with_parent
 
-if sys.platform == "linux":
-    _PR_SET_PDEATHSIG = 1
-    # First of all, so that even a frozen process ends with its parent.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+if __name__ == "__main__":
+    # Before the slow imports.
+    die_with_parent()
 
 import gc
 import importlib
 import json
 import logging
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection

@@ -1,60 +1,105 @@
-"""``sumgrad ui``: MLflow's own pages on the right store."""
+"""``sumgrad ui``: MLflow's web pages on a store."""
 
 import contextlib
 import os
+import shlex
 import signal
+import socket
 import subprocess
+import sys
+import sysconfig
 import threading
 import time
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 
 import typer
 
 from sumgrad.jobs.config.credentials import USER, find_credentials
-from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, resolve_tracking_uri
+from sumgrad.jobs.config.tracking_uri import (
+    check_tracking_reachable,
+    is_server,
+    resolve_tracking_uri,
+)
 from sumgrad.jobs.errors import TrackingError
 from sumgrad.jobs.support.redaction import redact, without_user
-from sumgrad.jobs.tracking.ui import ui_command
 
-#: Seconds that a server may take to start.
-_PATIENCE_S = 60
+_HOST = "127.0.0.1"
+_START_TIMEOUT_S = 60
 
 
 def serve_ui(tracking_uri: str, port: int) -> int:
-    """Show a store's runs until interrupted; a server's address is only named and opened.
+    """Serve a store's pages until interrupted. Those of an MLflow server are only opened.
 
     Args:
-        tracking_uri: As a spec names it.
-        port: Where a local server shall listen, on loopback only.
+        tracking_uri: The store, as in a spec.
+        port: The port of the local server, which listens on loopback only.
 
     Returns:
         The exit code.
 
     Raises:
-        TrackingError: The store cannot be reached.
+        TrackingError: The store cannot be reached, or the port is taken.
     """
     uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     check_tracking_reachable(uri)
-    page = ui_command(uri, port)
-    typer.echo(f"runs of {redact(tracking_uri)}: {page.address}")
+    address = redact(uri) if is_server(uri) else f"http://{_HOST}:{port}"
+    if not is_server(uri):
+        _check_free(port)
+    typer.echo(f"runs of {redact(tracking_uri)}: {address}")
     if login := find_credentials(uri):
-        typer.echo(f"It asks for the user '{USER}' and a password: the token in {login.token_file}")
-    threading.Thread(target=_open_when_it_answers, args=(page.address,), daemon=True).start()
-    if not page.command:
+        typer.echo(f"log in as '{USER}' with the token in {login.token_file}")
+    threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
+    if is_server(uri):
         return 0
     typer.echo("Ctrl-C ends it.")
-    server = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
-        page.command, env=os.environ | dict(page.environment)
-    )
+    server = subprocess.Popen(ui_command(port), env=os.environ | ui_environment(uri))  # noqa: S603
     return _wait(server)
 
 
-def _open_when_it_answers(address: str) -> None:
-    """Show the page to a person at a desktop; a browser for terminals would only be in the way."""
+def ui_command(port: int) -> list[str]:
+    """Return the command of a local server."""
+    return [
+        *(sys.executable, "-P", "-m", "mlflow", "ui"),
+        *("--host", _HOST, "--port", str(port), "--workers", "1"),
+        # By default uvicorn puts the current folder first on the path.
+        *("--uvicorn-opts", f"--app-dir {shlex.quote(sysconfig.get_path('purelib'))}"),
+    ]
+
+
+def ui_environment(uri: str) -> Mapping[str, str]:
+    """Return the environment of a local server; command lines would show the URI's password."""
+    return {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        # As -P, for the processes that MLflow starts.
+        "PYTHONSAFEPATH": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # These processes would outlive the server for a while.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _check_free(port: int) -> None:
+    """Check that no other program listens on a port, which MLflow would report with exit code 0.
+
+    Raises:
+        TrackingError: One does.
+    """
+    try:
+        with socket.create_server((_HOST, port)):
+            pass
+    except OSError as error:
+        raise TrackingError(
+            f"port {port} cannot be used: {error.strerror}", hint="choose another with --port"
+        ) from None
+
+
+def _open_browser(address: str) -> None:
+    """Open the page once the server answers, on a desktop only."""
     if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
         return
-    for _ in range(_PATIENCE_S):
+    for _ in range(_START_TIMEOUT_S):
         with contextlib.suppress(TrackingError):
             check_tracking_reachable(address)
             webbrowser.open(without_user(address))
@@ -63,7 +108,7 @@ def _open_when_it_answers(address: str) -> None:
 
 
 def _wait(server: "subprocess.Popen[bytes]") -> int:
-    """Pass a termination on to the server, and end with it."""
+    """Wait for the server's end, and pass a termination on to it."""
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
         return server.wait()

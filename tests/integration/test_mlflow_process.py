@@ -1,12 +1,13 @@
-"""A run of the real command, and the process that it has for MLflow."""
+"""The process beside a real `sumgrad train` that delivers the run to MLflow."""
 
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import closing, contextmanager, suppress
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -14,25 +15,18 @@ from mlflow.entities import Run
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from tests.integration.chaos import SPEC
 from tests.integration.command_line import SUMGRAD, Folder
-from tests.integration.conftest import make_folder
 from tests.jobs.tracking.test_run_tracker import wait_until_gone
 
 ENDLESS = ("--set", "stop.max_epochs=1000000")
 EPOCHS = 200
 
 
-@pytest.fixture
-def work(tmp_path: Path, database: Path) -> Folder:
-    """A folder with data, a spec, and an initialised store."""
-    return make_folder(tmp_path, database)
-
-
 @contextmanager
-def training(work: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
-    """The command at work, in a process group of its own as a shell would start it."""
+def training(folder: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """Run the command in a session of its own, as a shell would start it."""
     with subprocess.Popen(
         [SUMGRAD, "train", "flowers.yaml", *arguments],
-        cwd=work.path,
+        cwd=folder.path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,41 +39,35 @@ def training(work: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]]"
 
 
 def wait_for_first_epoch(command: "subprocess.Popen[str]") -> None:
-    """Read what the command says until an epoch is done."""
     assert command.stdout is not None
     assert any(line.startswith("epoch ") for line in command.stdout)
 
 
-def wait_for_child(command: "subprocess.Popen[str]") -> int:
-    """The process for MLflow, as soon as it is there."""
+def wait_for_process(command: "subprocess.Popen[str]") -> int:
+    """Return the id of the process for MLflow as soon as it runs."""
     while command.poll() is None:
-        for pid, parent, _ in processes():
-            with suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if parent == command.pid and b"sumgrad.jobs.tracking.mlflow_process" in words:
-                    return pid
+        for child in psutil.Process(command.pid).children():
+            if "sumgrad.jobs.tracking.mlflow_process" in child.cmdline():
+                return child.pid
     raise AssertionError("the command has ended")
 
 
-def processes() -> Iterator[tuple[int, int, int]]:
-    """Of every process that is no zombie: its id, its parent's, its session's."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = status.read_text().rpartition(")")[2].split()
-            if fields[0] != "Z":
-                yield int(status.parent.name), int(fields[1]), int(fields[3])
+def check_nothing_left(command: "subprocess.Popen[str]") -> None:
+    left = []
+    for process in psutil.process_iter(["cmdline"]):
+        with suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) == command.pid != process.pid:
+                left.append(process.info["cmdline"])
+    assert left == []
 
 
-def expect_nothing_left(command: "subprocess.Popen[str]") -> None:
-    """No process of the command's session is there any more."""
-    assert [pid for pid, _, session in processes() if session == command.pid] == []
-
-
-def told(work: Folder) -> tuple[RunDirectory, Run]:
+def only_run(folder: Folder) -> tuple[RunDirectory, Run]:
     """The only run, on disk and in MLflow."""
-    (run,) = all_runs(work.path / "runs")
-    assert run.mlflow_run_id is not None
-    return run, MlflowClient(work.tracking_uri).get_run(run.mlflow_run_id)
+    (run,) = all_runs(folder.path / "runs")
+    client = MlflowClient(folder.tracking_uri)
+    (found,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert run.mlflow_run_id == found.info.run_id
+    return run, found
 
 
 TRAIN = """
@@ -90,65 +78,91 @@ sys.stderr.write(repr({"mlflow", "sqlalchemy"} & sys.modules.keys()))
 """
 
 
-def test_who_trains_imports_no_mlflow(work: Folder) -> None:
-    done = work.python(TRAIN)
+def test_training_itself_does_not_import_mlflow(folder: Folder) -> None:
+    done = folder.python(TRAIN)
     assert (done.code, done.err) == (0, "set()")
-    assert told(work)[1].info.status == "FINISHED"
+    assert only_run(folder)[1].info.status == "FINISHED"
 
 
-def test_a_run_leaves_no_process(work: Folder) -> None:
-    with training(work) as command:
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--set", "data.label=colour"), 2)])
+def test_no_process_outlives_the_command(
+    folder: Folder, arguments: tuple[str, ...], code: int
+) -> None:
+    with training(folder, *arguments) as command:
         output = command.communicate(timeout=60)[0]
-        assert command.returncode == 0, output
-        expect_nothing_left(command)
-
-
-def test_data_that_cannot_be_used_leave_none_either(work: Folder) -> None:
-    with training(work, "--set", "data.label=colour") as command:
-        output = command.communicate(timeout=60)[0]
-        assert command.returncode == 2
-        assert "has no column 'colour'" in output
-        expect_nothing_left(command)
+        assert command.returncode == code, output
+        check_nothing_left(command)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_whole_group_is_told_to_mlflow(
-    work: Folder, number: signal.Signals, code: int
+def test_a_signal_to_the_process_group_reaches_mlflow_as_killed(
+    folder: Folder, number: signal.Signals, code: int
 ) -> None:
-    with training(work, *ENDLESS) as command:
+    with training(folder, *ENDLESS) as command:
         wait_for_first_epoch(command)
         os.killpg(command.pid, number)
         output = command.communicate(timeout=60)[0]
         assert command.returncode == code, output
-        expect_nothing_left(command)
-    on_disk, in_mlflow = told(work)
-    assert in_mlflow.info.status == "KILLED"
-    assert on_disk.is_delivered
+        check_nothing_left(command)
+    run, found = only_run(folder)
+    assert found.info.status == "KILLED"
+    assert run.is_delivered
 
 
-@pytest.mark.parametrize("when", ["it is there", "an epoch is done"])
-def test_one_that_is_killed_costs_the_run_nothing(work: Folder, when: str) -> None:
-    with training(work, *SPEC, "--set", f"stop.max_epochs={EPOCHS}") as command:
-        if when == "an epoch is done":
+@pytest.mark.parametrize(
+    ("number", "at_start"),
+    [(signal.SIGKILL, True), (signal.SIGKILL, False), (signal.SIGSTOP, True)],
+)
+def test_a_killed_or_frozen_process_costs_the_run_nothing(
+    folder: Folder, number: signal.Signals, at_start: bool
+) -> None:
+    with training(folder, *SPEC, "--set", f"stop.max_epochs={EPOCHS}") as command:
+        if not at_start:
             wait_for_first_epoch(command)
-        os.kill(wait_for_child(command), signal.SIGKILL)
+        os.kill(wait_for_process(command), number)
         output = command.communicate(timeout=60)[0]
         assert command.returncode == 0, output
-        expect_nothing_left(command)
-    on_disk, in_mlflow = told(work)
-    assert (in_mlflow.info.status, on_disk.is_delivered) == ("FINISHED", True)
-    client = MlflowClient(work.tracking_uri)
-    assert len(client.search_runs([in_mlflow.info.experiment_id])) == 1
+        check_nothing_left(command)
+    run, found = only_run(folder)
+    assert (found.info.status, run.is_delivered) == ("FINISHED", True)
+    client = MlflowClient(folder.tracking_uri)
     for curve in ("train_loss", "learning_rate"):
-        history = client.get_metric_history(in_mlflow.info.run_id, curve)
+        history = client.get_metric_history(found.info.run_id, curve)
         assert [metric.step for metric in history] == list(range(1, EPOCHS + 1))
 
 
-def test_it_is_gone_when_the_run_is_killed(work: Folder) -> None:
-    with training(work, *ENDLESS) as command:
+def test_sigterm_ends_a_run_whose_process_is_frozen(folder: Folder) -> None:
+    with training(folder, *ENDLESS) as command:
         wait_for_first_epoch(command)
-        child = wait_for_child(command)
+        os.kill(wait_for_process(command), signal.SIGSTOP)
+        command.terminate()
+        output = command.communicate(timeout=60)[0]
+        assert command.returncode == 143, output
+        check_nothing_left(command)
+    assert only_run(folder)[1].info.status == "KILLED"
+
+
+def test_a_killed_driver_takes_a_frozen_process_with_it(folder: Folder) -> None:
+    with training(folder, *ENDLESS) as command:
+        wait_for_first_epoch(command)
+        child = wait_for_process(command)
+        command.send_signal(signal.SIGSTOP)
+        os.kill(child, signal.SIGSTOP)
         command.kill()
         command.wait(30)
         wait_until_gone(child)
-        expect_nothing_left(command)
+    listed = folder.sumgrad("runs", "--json")
+    assert [row["status"] for row in listed.results] == ["KILLED"]
+    assert only_run(folder)[1].info.status == "KILLED", "nobody holds the database's lock"
+
+
+def test_a_locked_database_fails_no_run(folder: Folder) -> None:
+    with closing(sqlite3.connect(folder.path / "mlflow.db", isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        done = folder.sumgrad("train", "flowers.yaml", "--json")
+    assert done.code == 0, done.err
+    assert "training continues" in done.err
+    assert folder.sumgrad("sync").code == 0
+    run, found = only_run(folder)
+    assert run.record.run_id == found.info.run_name == done.result["run_id"]
+    assert found.info.status == "FINISHED"

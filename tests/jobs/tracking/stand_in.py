@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
+from sumgrad.jobs.support.threads import die_with_parent
 from sumgrad.jobs.tracking.mlflow_process import error_to_json, take_connection
 
 ERRORS: dict[str, Exception] = {
@@ -63,6 +64,7 @@ def on_run(connection: Connection, name: str, *, is_first: bool) -> None:
 
 
 def main() -> None:
+    die_with_parent()
     connection = take_connection()
     notes = Path(json.loads(connection.recv_bytes())["uri"])
     with notes.open("a") as file:

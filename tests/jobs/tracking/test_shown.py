@@ -1,6 +1,5 @@
 """What the command line shows of addresses: never their secrets."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import yaml
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataNotFound, TrackingError
-from sumgrad.jobs.tracking import user_interface
 from sumgrad.model.errors import SumgradError
 
 SECRET = "s3cr3t/pass"
@@ -43,34 +41,6 @@ def test_a_shown_file_is_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     uri = "sqlite:////home/me@corp/a:b@c.db"
     assert run(["config", "show", "digits", "--set", f"tracking.uri={uri}"]) == 0
     assert yaml.safe_load(Said(capsys).out)["tracking"]["uri"] == uri
-
-
-def test_the_user_interface_names_no_secrets(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr(user_interface, "check_tracking_reachable", lambda uri: None)
-    monkeypatch.setattr(user_interface, "_open_when_it_answers", opened.append)
-    assert run(["ui", "--tracking-uri", "http://me:s3cr3t@tracking:5000"]) == 0
-    assert Said(capsys).out == "runs of http://***@tracking:5000: http://***@tracking:5000\n"
-    assert opened == ["http://***@tracking:5000"]
-
-
-def test_the_user_interface_of_a_database_keeps_its_secret_to_itself(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr(user_interface, "_open_when_it_answers", lambda address: None)
-    monkeypatch.setattr(user_interface, "_wait", lambda server: 0)
-    monkeypatch.setattr(subprocess, "Popen", lambda command, env: started.append((command, env)))
-    assert run(["ui", "--tracking-uri", URI, "--port", "5001"]) == 0
-    assert Said(capsys).out.startswith(
-        "runs of postgresql://***@db.example/x: http://127.0.0.1:5001\n"
-    )
-    ((command, environment),) = started
-    assert "s3cr3t" not in " ".join(command)
-    assert command[command.index("--host") + 1] == "127.0.0.1", "on loopback without being asked"
-    assert environment["MLFLOW_BACKEND_STORE_URI"] == URI
 
 
 def test_data_elsewhere_is_refused_without_its_secrets() -> None:

@@ -1,20 +1,16 @@
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.config.tracking_uri import SQLITE, check_tracking_reachable
+from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import store as store_module
 from sumgrad.jobs.tracking.store import open_store
-from sumgrad.jobs.tracking.ui import ui_command
 
 OPEN = """
 import sys
@@ -95,57 +91,3 @@ def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="cannot be used") as caught:
         open_store(f"{SQLITE}{tmp_path}/x.db")
     assert "\n" not in str(caught.value)
-
-
-def test_a_server_needs_no_user_interface_started() -> None:
-    ui = ui_command("http://me:pw@tracking:5000")
-    assert (ui.address, ui.command) == ("http://***@tracking:5000", ())
-
-
-def test_the_user_interface_is_on_loopback_alone_and_minds_no_modules_of_the_user(
-    uri: str, tmp_path: Path
-) -> None:
-    for name in ("model", "jobs", "types", "packaging"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ui = ui_command(uri, port)
-    assert uri not in ui.command
-    with subprocess.Popen(
-        ui.command,
-        env={**os.environ, **ui.environment},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as server:
-        try:
-            assert answers(ui.address, server)
-            assert listening(port) == {"0100007F"}
-        finally:
-            server.terminate()
-            output = server.communicate(timeout=30)[0]
-    assert "the wrong module" not in output
-
-
-def listening(port: int) -> set[str]:
-    """The addresses, in the kernel's hexadecimal, at which somebody listens at a port."""
-    lines = [
-        line.split()
-        for table in ("/proc/net/tcp", "/proc/net/tcp6")
-        for line in Path(table).read_text().splitlines()[1:]
-    ]
-    places = [line[1].split(":") for line in lines if line[3] == "0A"]
-    return {address for address, number in places if int(number, 16) == port}
-
-
-def answers(address: str, server: "subprocess.Popen[str]") -> bool:
-    """Whether the server comes up while its process lives."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(TrackingError):
-            check_tracking_reachable(address)
-            return True
-        time.sleep(0.2)
-    return False
