@@ -1,4 +1,4 @@
-"""A real MLflow server, and a gate before it that can be shut in several ways."""
+"""A real MLflow server, and a proxy before it that can fail in several ways."""
 
 import http.client
 import os
@@ -14,30 +14,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-#: What the gate does with requests: hands them on, keeps them waiting, answers 500, 403 or 401; or
-#: nobody listens at its port, and connections that were open are reset.
-State = Literal["open", "hangs", "fails", "forbids", "asks", "down"]
+#: What the gate does with requests: forwards them, leaves them without an answer, or answers 500,
+#: 403 or 401. When it is down, its port is closed and open connections are reset.
+State = Literal["open", "hangs", "fails", "forbids", "unauthorized", "down"]
 _ANSWERS = {
-    "fails": (500, b"it is broken"),
-    "forbids": (403, b"you may not"),
-    "asks": (401, b"who are you?"),
+    "fails": (500, b"broken"),
+    "forbids": (403, b"not allowed"),
+    "unauthorized": (401, b"log in"),
 }
 _LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port where no program listens."""
     with socket.create_server((_LOOPBACK, 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 @contextmanager
 def mlflow_server(folder: Path, token: Path | None = None) -> Iterator[int]:
-    """Run an MLflow server with a database and artifacts in a folder; gives its port.
+    """Run an MLflow server with a database and artifacts in a folder, and yield its port.
 
     Args:
-        folder: For all that it keeps.
-        token: The file with the password of our own server; None for one that asks for no login.
+        folder: Its database, artifacts and users.
+        token: The file with the password of the server with a login; None for one without.
     """
     port = free_port()
     ours = ["-P", "-m", "sumgrad.jobs.service.local.mlflow_server", str(token), str(folder)]
@@ -57,7 +57,7 @@ def mlflow_server(folder: Path, token: Path | None = None) -> Iterator[int]:
         _wait_until_healthy(port, server)
         yield port
     finally:
-        # Its workers are processes of its session, which it ends with itself.
+        # It ends its workers with itself.
         server.terminate()
         server.wait(30)
 
@@ -73,13 +73,13 @@ def _wait_until_healthy(port: int, server: "subprocess.Popen[bytes]") -> None:
 
 
 class Gate:
-    """What stands between sumgrad and an MLflow server.
+    """A proxy between sumgrad and an MLflow server.
 
     Args:
-        behind: The server's port.
+        behind: Port of the server.
 
     Attributes:
-        port: Its own.
+        port: Port of the proxy.
     """
 
     def __init__(self, behind: int) -> None:
@@ -93,11 +93,11 @@ class Gate:
 
     @property
     def uri(self) -> str:
-        """For `tracking.uri`."""
+        """The proxy's address, for `tracking.uri`."""
         return f"http://{_LOOPBACK}:{self.port}"
 
     def turn(self, state: State) -> None:
-        """Change what it does, for open connections too."""
+        """Change the state, for open connections too."""
         with self._changed:
             self._state = state
             self._changed.notify_all()
@@ -110,21 +110,21 @@ class Gate:
             threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def turn_at(self, path: str, state: Literal["hangs", "fails", "forbids"]) -> None:
-        """Change what it does as soon as a request for a path comes, beginning with that one."""
+        """Change the state at the next request for a path, and answer it in the new state."""
         with self._changed:
             self._turns[path] = state
 
     def wait_for(self, path: str, state: State, count: int = 1) -> None:
-        """Wait until so many requests for a path have come in a state."""
+        """Wait until a number of requests for a path has come in a state."""
 
-        def have_come() -> bool:
+        def enough() -> bool:
             return self._counts.get((path, state), 0) >= count
 
         with self._changed:
-            assert self._changed.wait_for(have_come, 60), (path, state, self._counts)
+            assert self._changed.wait_for(enough, 60), (path, state, self._counts)
 
-    def meet(self, path: str) -> State:
-        """How a request fares; does not come back while the gate hangs."""
+    def register(self, path: str) -> State:
+        """Count a request and return the state to answer it in; blocks while the gate hangs."""
         with self._changed:
             name = path.partition("?")[0].removeprefix("/api/2.0/mlflow/")
             met = self._state = self._turns.pop(name, self._state)
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        state = self.server.gate.meet(self.path)
+        state = self.server.gate.register(self.path)
         if state in ("hangs", "down"):
             self.close_connection = True
         elif state in _ANSWERS:

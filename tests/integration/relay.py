@@ -1,4 +1,4 @@
-"""A relay of TCP connections that can be cut, as a network may do it."""
+"""A relay of TCP connections that can be cut, as a network may cut them."""
 
 import socket
 import threading
@@ -8,14 +8,14 @@ _LOOPBACK = "127.0.0.1"
 
 
 class Relay:
-    """Listens on loopback and hands everything on.
+    """Listens on loopback and forwards every byte.
 
     Args:
-        behind: The port that it hands on to.
+        behind: Port of the server behind it.
 
     Attributes:
-        port: Its own.
-        connections: How many have come.
+        port: Port of the relay.
+        connections: Number of connections so far.
     """
 
     def __init__(self, behind: int) -> None:
@@ -28,7 +28,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Reset all connections that are open; new ones may come."""
+        """Reset all open connections; new ones are accepted."""
         with self._lock:
             connections, self._open = self._open, set()
         for connection in connections:
@@ -37,7 +37,7 @@ class Relay:
             connection.close()
 
     def close(self) -> None:
-        """Reset all, and listen no more."""
+        """Reset all connections and stop listening."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

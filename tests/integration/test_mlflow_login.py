@@ -1,4 +1,4 @@
-"""MLflow's server with a login: closed to everybody but who has the token, at every address."""
+"""MLflow's server with a login: every address is closed to clients without the token."""
 
 import base64
 import json
@@ -16,9 +16,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
-from sumgrad.jobs.service.local.mlflow_server import SETTINGS, USERS
+from sumgrad.jobs.service.local.mlflow_server import SETTINGS_FILE, USERS_FILE
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.gate import Gate, mlflow_server
@@ -28,23 +29,23 @@ ADA = ("ada", "hers-and-long-enough")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the server, and one with its token beside it."""
-    place = tmp_path_factory.mktemp("server")
-    (place / "kept").mkdir()
-    write_token(place, TOKEN)
-    return place
+def server_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the token and, in `state`, what the server keeps."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "state").mkdir()
+    write_token(folder, TOKEN)
+    return folder
 
 
-def write_token(place: Path, token: str) -> None:
-    path = place / "token"
+def write_token(folder: Path, token: str) -> None:
+    path = folder / "token"
     path.write_text(token)
     path.chmod(0o600)
 
 
 @pytest.fixture(scope="module")
-def server(place: Path) -> Iterator[int]:
-    with mlflow_server(place / "kept", place / "token") as port:
+def server(server_dir: Path) -> Iterator[int]:
+    with mlflow_server(server_dir / "state", server_dir / "token") as port:
         yield port
 
 
@@ -56,7 +57,7 @@ def code(
     method: str = "GET",
     body: Mapping[str, Any] | None = None,
 ) -> int:
-    """The HTTP status that a request is answered with."""
+    """Return the HTTP status of the answer to a request."""
     headers = {"Content-Type": "application/json"}
     if login is not None:
         headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
@@ -72,16 +73,16 @@ def code(
 
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 CREATE_USER = "/api/2.0/mlflow/users/create"
-#: Everybody may know whether it is well, and what a page that asks for the password looks like.
+#: Health and the looks of the login page are public.
 OPEN = re.compile(r"/health|/static-files/.*|/favicon.ico|/(ajax-)?api/3.0/mlflow/server-info")
-#: A method and a path, and the login that is shown.
+#: A method and a path, and the login that is sent.
 Question = tuple[tuple[str, str], tuple[str, str] | None]
-#: All that it serves: what it has of Flask, and what of FastAPI.
+#: Prints all routes of the server, those of Flask and those of FastAPI.
 ROUTES = """
 import json, os, sys
 from pathlib import Path
-from sumgrad.jobs.service.local.mlflow_server import settle
-settle(Path(sys.argv[1]))
+from sumgrad.jobs.service.local.mlflow_server import configure
+configure(Path(sys.argv[1]))
 os.environ["_MLFLOW_SGI_NAME"] = "uvicorn"
 from mlflow.server import auth, app as flask
 auth.store.init_db(auth.auth_config.database_uri)
@@ -98,7 +99,7 @@ print(json.dumps(sorted(set(found))))
 
 
 def routes(folder: Path) -> list[tuple[str, str]]:
-    """Every method and path, with something in the place of what it leaves open."""
+    """Return every method and path, with a value for each parameter of a path."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ROUTES, str(folder)],
         capture_output=True,
@@ -110,7 +111,7 @@ def routes(folder: Path) -> list[tuple[str, str]]:
     return [(method, re.sub(r"<[^>]*>|\{[^}]*\}", "1", path)) for method, path in found]
 
 
-def test_nothing_that_it_serves_is_open_to_who_has_no_login(server: int, tmp_path: Path) -> None:
+def test_every_route_is_closed_without_a_login(server: int, tmp_path: Path) -> None:
     asked = [(m, path) for m, path in routes(tmp_path) if m not in ("HEAD", "OPTIONS")]
     assert len(asked) > 200
     parts = ("/graphql", "/mlflow-artifacts/", "/ajax-api/", "/v1/traces", "/gateway/", "/signup")
@@ -133,80 +134,81 @@ def test_nothing_that_it_serves_is_open_to_who_has_no_login(server: int, tmp_pat
     assert {question: found[question] for question in questions if found[question] != 401} == {}
 
 
-def test_its_health_is_everybodys_business(server: int) -> None:
+def test_health_is_public(server: int) -> None:
     assert code(server, "/health") == 200
     assert code(server, "/health/../api/2.0/mlflow/experiments/get?experiment_id=0") in (401, 404)
     assert code(server, "/static-files/%2e%2e/%2e%2e/users.db") == 404
 
 
-def test_who_has_the_token_is_let_in(server: int) -> None:
+def test_the_token_opens_pages_and_apis(server: int) -> None:
     for path in (EXPERIMENT, EXPERIMENT.replace("/api", "/ajax-api"), "/", "/version"):
         assert code(server, path, ("sumgrad", TOKEN)) == 200
     assert code(server, EXPERIMENT, ("admin", TOKEN)) == 401
 
 
-def test_nobody_else_on_the_machine_reads_the_token(server: int, place: Path) -> None:
-    kept = place / "kept"
-    for file in (kept / USERS, kept / SETTINGS, kept / "mlflow.db"):
+def test_other_users_of_the_machine_cannot_read_the_token(server: int, server_dir: Path) -> None:
+    state = server_dir / "state"
+    for file in (state / USERS_FILE, state / SETTINGS_FILE, state / "mlflow.db"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     # It is in no file of the server, no command line and no environment of its processes.
-    assert not [file for file in kept.rglob("*") if file.is_file() and holds_token(file)]
-    here = [entry for entry in Path("/proc").glob("[1-9]*") if str(kept) in command(entry)]
-    assert here
-    for entry in here:
-        assert not holds_token(entry / "cmdline")
-        assert not holds_token(entry / "environ")
+    assert not [file for file in state.rglob("*") if file.is_file() and holds_token(file)]
+    processes = [each for each in psutil.process_iter() if str(state) in str(command(each))]
+    assert processes
+    for process in processes:
+        assert TOKEN not in str(process.cmdline()) + str(process.environ())
 
 
 def holds_token(file: Path) -> bool:
     return TOKEN.encode() in file.read_bytes()
 
 
-def command(process: Path) -> str:
+def command(process: psutil.Process) -> list[str]:
     try:
-        return (process / "cmdline").read_text()
-    except OSError:
-        return ""
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @pytest.fixture
-def knowing(folder: Folder, place: Path, server: int, tmp_path: Path) -> Folder:
-    """Somebody who has the token in a file, and nothing else of a cluster."""
+def with_token(folder: Folder, server_dir: Path, server: int, tmp_path: Path) -> Folder:
+    """A user with the token in a file, and no cluster."""
     home = tmp_path / "home"
     home.mkdir()
     environment = {
         "HOME": str(home),
         "SUMGRAD_CONFIG": str(home / "clusters.yaml"),
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server}",
-        "SUMGRAD_TRACKING_TOKEN_FILE": str(place / "token"),
+        "SUMGRAD_TRACKING_TOKEN_FILE": str(server_dir / "token"),
     }
     return replace(folder, environment=environment)
 
 
-def quiet(done: Finished) -> Finished:
-    """A command that has not said the token."""
+def checked(done: Finished) -> Finished:
+    """Check that a command has not printed the token."""
     assert TOKEN not in done.out + done.err
     return done
 
 
-def test_a_run_is_tracked_and_its_model_fetched(knowing: Folder, place: Path, server: int) -> None:
-    done = quiet(knowing.sumgrad("train", "flowers.yaml", "--json", "--debug"))
+def test_a_run_is_tracked_and_its_model_fetched(
+    with_token: Folder, server_dir: Path, server: int
+) -> None:
+    done = checked(with_token.sumgrad("train", "flowers.yaml", "--json", "--debug"))
     assert done.code == 0, done.err
     assert done.result["tracking_uri"] == f"http://127.0.0.1:{server}"
     uri = ("--tracking-uri", f"http://127.0.0.1:{server}")
-    evaluated = quiet(knowing.sumgrad("evaluate", done.result["run_id"], "flowers.csv", *uri))
+    evaluated = checked(with_token.sumgrad("evaluate", done.result["run_id"], "flowers.csv", *uri))
     assert evaluated.code == 0, evaluated.err
-    shown = quiet(knowing.sumgrad("config", "show", "flowers.yaml"))
+    shown = checked(with_token.sumgrad("config", "show", "flowers.yaml"))
     assert "uri: http://127.0.0.1" in shown.out
-    assert quiet(knowing.sumgrad("sync")).code == 0
-    ui = quiet(knowing.sumgrad("ui", *uri))
-    assert f"the token in {place / 'token'}" in ui.out
-    kept = [file for top in (knowing.path, place / "kept") for file in top.rglob("*")]
-    assert not [file for file in kept if file.is_file() and holds_token(file)]
+    assert checked(with_token.sumgrad("sync")).code == 0
+    ui = checked(with_token.sumgrad("ui", *uri))
+    assert f"the token in {server_dir / 'token'}" in ui.out
+    state = [file for top in (with_token.path, server_dir / "state") for file in top.rglob("*")]
+    assert not [file for file in state if file.is_file() and holds_token(file)]
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "text"),
     [
         ({"SUMGRAD_TRACKING_TOKEN_FILE": ""}, "requires a login, and none is configured"),
         ({"SUMGRAD_TRACKING_TOKEN_FILE": "wrong"}, "rejects the token in wrong"),
@@ -221,24 +223,24 @@ def test_a_run_is_tracked_and_its_model_fetched(knowing: Folder, place: Path, se
         ),
     ],
 )
-def test_who_has_no_token_is_told_so_before_a_step(
-    knowing: Folder, server: int, environment: dict[str, str], told: str
+def test_a_missing_or_wrong_token_is_reported_before_a_step(
+    with_token: Folder, server: int, environment: dict[str, str], text: str
 ) -> None:
-    (knowing.path / "wrong").write_text("0" * 64)
-    (knowing.path / "wrong").chmod(0o600)
-    stranger = replace(knowing, environment={**knowing.environment, **environment})
+    (with_token.path / "wrong").write_text("0" * 64)
+    (with_token.path / "wrong").chmod(0o600)
+    refused_user = replace(with_token, environment={**with_token.environment, **environment})
     uri = ("--tracking-uri", f"http://127.0.0.1:{server}")
     for arguments in (("train", "flowers.yaml"), ("evaluate", "0123456789", "flowers.csv", *uri)):
-        refused = stranger.sumgrad(*arguments)
+        refused = refused_user.sumgrad(*arguments)
         assert refused.code == 3, refused.err
         (line,) = [each for each in refused.err.splitlines() if each.startswith("error: ")]
-        assert told in line
+        assert text in line
         assert "Traceback" not in refused.err
-    assert not list((knowing.path / "runs").glob("*"))
+    assert not list((with_token.path / "runs").glob("*"))
 
 
-def test_whoever_the_administrator_lets_in_may_not_do_everything(
-    knowing: Folder, server: int
+def test_a_user_added_by_the_administrator_has_fewer_rights(
+    with_token: Folder, server: int
 ) -> None:
     body = dict(zip(("username", "password"), ADA, strict=True))
     assert code(server, CREATE_USER, method="POST", body=body) == 401
@@ -250,8 +252,8 @@ def test_whoever_the_administrator_lets_in_may_not_do_everything(
         "MLFLOW_TRACKING_USERNAME": ADA[0],
         "MLFLOW_TRACKING_PASSWORD": ADA[1],
     }
-    ada = replace(knowing, environment={**knowing.environment, **own})
-    made = knowing.sumgrad("train", "flowers.yaml", "--set", "tracking.experiment=ours")
+    ada = replace(with_token, environment={**with_token.environment, **own})
+    made = with_token.sumgrad("train", "flowers.yaml", "--set", "tracking.experiment=ours")
     assert made.code == 0, made.err
     refused = ada.sumgrad("train", "flowers.yaml", "--set", "tracking.experiment=ours")
     assert refused.code == 3
@@ -260,23 +262,23 @@ def test_whoever_the_administrator_lets_in_may_not_do_everything(
     assert hers.code == 0, hers.err
 
 
-def test_a_token_is_changed_by_its_file_and_a_start(place: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir()
+def test_a_new_token_holds_after_a_restart(server_dir: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
     write_token(tmp_path, "the-first-one-of-all")
-    with mlflow_server(kept, tmp_path / "token") as port:
+    with mlflow_server(state, tmp_path / "token") as port:
         first = ("sumgrad", "the-first-one-of-all")
         body = dict(zip(("username", "password"), ADA, strict=True))
         assert code(port, CREATE_USER, first, method="POST", body=body) == 200
     write_token(tmp_path, "the-next-one-of-all")
-    with mlflow_server(kept, tmp_path / "token") as port:
+    with mlflow_server(state, tmp_path / "token") as port:
         assert code(port, EXPERIMENT, first) == 401
         assert code(port, EXPERIMENT, ("sumgrad", "the-next-one-of-all")) == 200
-        assert code(port, EXPERIMENT, ADA) == 200, "who was let in before still is"
+        assert code(port, EXPERIMENT, ADA) == 200, "other users stay"
 
 
 @pytest.mark.parametrize("content", ["", "too-short", None])
-def test_without_a_token_nothing_is_served(content: str | None, tmp_path: Path) -> None:
+def test_the_server_does_not_start_without_a_token(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         write_token(tmp_path, content)
     done = subprocess.run(
@@ -300,29 +302,29 @@ def test_without_a_token_nothing_is_served(content: str | None, tmp_path: Path) 
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
     assert "too-short" not in done.stderr
-    assert not (tmp_path / USERS).exists()
+    assert not (tmp_path / USERS_FILE).exists()
 
 
-def test_a_server_that_takes_the_token_no_more_does_not_fail_a_run(
-    knowing: Folder, server: int
+def test_a_token_that_expires_during_a_run_does_not_fail_it(
+    with_token: Folder, server: int
 ) -> None:
     gate = Gate(server)
     gate.turn("open")
-    environment = {**knowing.environment, "MLFLOW_TRACKING_URI": gate.uri}
-    through = replace(knowing, environment=environment)
+    environment = {**with_token.environment, "MLFLOW_TRACKING_URI": gate.uri}
+    through = replace(with_token, environment=environment)
     process = through.start("train", "flowers.yaml", *chaos.SPEC, "--set", "stop.max_epochs=300")
-    # The first one goes with the making of the run.
+    # The first batch is part of the creation of the run.
     gate.wait_for("runs/log-batch", "open", 2)
-    gate.turn("asks")
+    gate.turn("unauthorized")
     out, err = process.communicate(timeout=120)
-    done = quiet(Finished(process.returncode, out, err))
+    done = checked(Finished(process.returncode, out, err))
     assert done.code == 0, done.err
     assert f"the MLflow server at {gate.uri} rejects the token in" in done.out
     assert "sumgrad sync" in done.out
-    early = quiet(through.sumgrad("sync"))
+    early = checked(through.sumgrad("sync"))
     assert early.code == 3
     assert "rejects the token in" in early.out
     gate.turn("open")
-    late = quiet(through.sumgrad("sync"))
+    late = checked(through.sumgrad("sync"))
     gate.turn("down")
     assert late.code == 0, late.out

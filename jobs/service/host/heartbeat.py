@@ -1,4 +1,4 @@
-"""A job's own signs of life: a tag of its run in MLflow, renewed every few seconds."""
+"""A job's heartbeat: a tag of its run in MLflow, renewed every few seconds."""
 
 import json
 import math
@@ -6,37 +6,41 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from sumgrad.cluster.training.state import EpochReport
 from sumgrad.jobs.runs.progress import Reporter
+from sumgrad.jobs.support.text import one_line
 
-#: The tag.
+#: The name of the tag.
 TAG = "sumgrad.heartbeat"
 HEARTBEAT_INTERVAL_S = 10.0
-#: As long as MLflow has not answered yet; a short run is over soon after it has.
-_FIRST_S = 0.2
-#: Without a sign for so long something is wrong, with the job or with its way to MLflow.
+#: Without a heartbeat for this long, the job or its connection to MLflow has a problem.
 HEARTBEAT_TIMEOUT_S = 60.0
-#: A line of the log, for whoever cannot ask MLflow: from here on steps are computed.
+#: Until MLflow has answered; a short run ends soon after it has.
+_RETRY_INTERVAL_S = 0.2
+#: A line of the log that marks the first step, for clients that cannot ask MLflow.
 TRAINING_STARTED = "training started"
-#: Characters; a tag has room for a few thousand.
-_LONGEST_NOTE = 500
+#: A tag holds a few thousand characters.
+_MAX_NOTE_LENGTH = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Heartbeat:
-    """What a job says of itself.
+    """The state of a job.
 
     Attributes:
-        at: When, in seconds since 1970, by the clock of its machine.
-        is_training: Whether steps are being computed; before, it starts or waits.
-        note: The newest line about what is going on.
-        epoch: Epochs done.
-        epochs: Of at most so many.
-        loss: Of the training rows in the newest epoch.
-        attempt: Which attempt of its job it is, from 1.
+        at: Seconds since 1970, by the clock of the job's machine.
+        is_training: Whether steps are computed; before, the job starts or waits.
+        note: The newest line of the log.
+        epoch: Completed epochs.
+        epochs: Limit of the epochs.
+        loss: Training loss of the newest epoch.
+        attempt: Number of the attempt, from 1.
     """
 
     at: float
@@ -48,108 +52,93 @@ class Heartbeat:
     attempt: int = 1
 
     def to_json(self) -> str:
-        """As the tag's value."""
+        """Return the tag's value."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self | None:
-        """What `to_json` gave; None for anything else."""
+        """Return the heartbeat of a tag; None if it is not one, for any user can write tags."""
         try:
-            beat = cls(**json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError:
             return None
-        return beat if beat._is_sound else None
-
-    @property
-    def _is_sound(self) -> bool:
-        # A tag is anybody's to write.
-        facts: dict[str, Any] = asdict(self)
-        numbers = [facts["at"], *([] if facts["loss"] is None else [facts["loss"]])]
-        counts = [facts[name] for name in ("epoch", "epochs", "attempt")]
-        return (
-            all(type(number) in (int, float) for number in numbers)
-            and all(map(math.isfinite, numbers))
-            and all(type(count) is int for count in counts)
-            and type(facts["is_training"]) is bool
-            and type(facts["note"]) is str
-        )
 
 
 class HeartbeatReporter(Reporter):
-    """Passes everything on, and notes it for the heartbeat.
+    """Passes progress on to another reporter, and sends the newest state as heartbeats.
 
     Args:
-        inner: The reporter for people.
-        attempt: Of the job.
+        inner: The reporter that writes the log.
+        attempt: Number of the job's attempt.
     """
 
     def __init__(self, inner: Reporter, attempt: int = 1) -> None:
         self._inner = inner
-        self._beat = Heartbeat(time.time(), attempt=attempt)
-        #: Guards `_beat`, which threads of the run change.
+        self._heartbeat = Heartbeat(time.time(), attempt=attempt)
+        #: Guards `_heartbeat`, which threads of the run change.
         self._lock = threading.Lock()
-        #: Set when there is news that should not wait.
+        #: Set when a heartbeat is due at once.
         self._wake = threading.Event()
-        self._is_over = False
+        self._is_stopped = False
 
-    def start(self, tell: Callable[[dict[str, str]], bool]) -> None:
-        """Begin to send; from a thread of its own, as it may take long.
+    def start(self, send_tags: Callable[[dict[str, str]], bool]) -> None:
+        """Start to send heartbeats, from a thread because MLflow may be slow.
 
         Args:
-            tell: Sends tags, and gives whether there is somebody to send them to yet; whatever it
-                raises, the next beat is tried again.
+            send_tags: Sends tags and returns whether the run is known to MLflow yet. After an
+                error of any kind the next heartbeat is tried again.
         """
 
-        def run() -> None:
+        def send_repeatedly() -> None:
             while True:
-                is_heard = True
+                is_known = True
                 with suppress(Exception):
-                    is_heard = tell({TAG: self.beat().to_json()})
-                self._wake.wait(HEARTBEAT_INTERVAL_S if is_heard else _FIRST_S)
+                    is_known = send_tags({TAG: self.current().to_json()})
+                self._wake.wait(HEARTBEAT_INTERVAL_S if is_known else _RETRY_INTERVAL_S)
                 self._wake.clear()
-                if self._is_over:
+                if self._is_stopped:
                     return
 
-        threading.Thread(target=run, name="heartbeat", daemon=True).start()
+        threading.Thread(target=send_repeatedly, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """No more beats."""
-        self._is_over = True
+        """Stop sending."""
+        self._is_stopped = True
         self._wake.set()
 
-    def beat(self) -> Heartbeat:
-        """The state of now."""
+    def current(self) -> Heartbeat:
+        """Return the current state."""
         with self._lock:
-            return replace(self._beat, at=time.time())
+            return replace(self._heartbeat, at=time.time())
 
-    def _now(self, **changes: object) -> None:
+    def _update(self, **changes: Any) -> None:
         with self._lock:
-            self._beat = replace(self._beat, **changes)  # type: ignore[arg-type]
+            self._heartbeat = replace(self._heartbeat, **changes)
 
     def note(self, text: str) -> None:
-        """See `Reporter.note`."""
-        self._now(note=" ".join(text.split())[:_LONGEST_NOTE])
+        """Show a line, and send it at once."""
+        self._update(note=one_line(text, _MAX_NOTE_LENGTH))
         self._wake.set()
         self._inner.note(text)
 
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """See `Reporter.begin`."""
-        self._now(is_training=True, epochs=epochs)
+        """Report that training starts, at once."""
+        self._update(is_training=True, epochs=epochs)
         self._wake.set()
         self._inner.note(TRAINING_STARTED)
         self._inner.begin(epochs, steps_per_epoch)
 
     def step(self, step: int) -> None:
-        """See `Reporter.step`."""
+        """Report a step."""
         self._inner.step(step)
 
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        """See `Reporter.epoch`."""
+        """Report an epoch."""
         loss = report.train_loss if math.isfinite(report.train_loss) else None
-        self._now(epoch=report.epoch, loss=loss)
+        self._update(epoch=report.epoch, loss=loss)
         self._inner.epoch(report, accuracy=accuracy)
 
     def end(self) -> None:
-        """See `Reporter.end`."""
+        """Report the end of the training, at once."""
         self._wake.set()
         self._inner.end()

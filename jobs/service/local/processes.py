@@ -19,12 +19,12 @@ STOP_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A process that leads a session of its own; all that it starts belongs to the session.
+    """The leader of a session, to which everything that it starts belongs.
 
     Attributes:
         pid: Its process id.
-        started: Seconds between the machine's boot and its start, to tell it from a later process
-            with the same id.
+        started: Seconds from the machine's boot to its start; a later process with the same id has
+            another start.
     """
 
     # The ids below address groups of processes, or init.
@@ -73,7 +73,7 @@ class ServerProcess:
 def start_process(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
 ) -> ServerProcess:
-    """Start a process in a session of its own.
+    """Start a process as the leader of a new session.
 
     Args:
         command: The program and its arguments.

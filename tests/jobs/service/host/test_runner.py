@@ -339,7 +339,7 @@ def test_its_heart_beats_with_its_attempt(
     monkeypatch.setattr(runner, "HeartbeatReporter", Noted)
     settled(output)
     runner.run(request(number=3))
-    assert [reporter.beat().attempt for reporter in made] == [3], "and stops at its end"
+    assert [reporter.current().attempt for reporter in made] == [3], "and stops at its end"
 
 
 def test_uploads_are_read_where_they_outlive_the_attempt(

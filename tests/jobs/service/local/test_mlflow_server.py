@@ -1,4 +1,4 @@
-"""What stands before MLflow's server is started: who may log in, and that nobody reads it."""
+"""The settings, the users and the password of MLflow's server."""
 
 import os
 import stat
@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.errors import ClusterConfigError
-from sumgrad.jobs.service.local.mlflow_server import SETTINGS, USERS, admit, read_password, settle
+from sumgrad.jobs.service.local.mlflow_server import (
+    SETTINGS_FILE,
+    USERS_FILE,
+    configure,
+    ensure_admin,
+    read_password,
+)
 
 #: MLflow's own imports.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -18,7 +24,7 @@ TOKEN = "t0ken-of-the-lab"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is set there is taken back."""
+    """Undo changes of the environment."""
     monkeypatch.setattr("os.environ", dict(os.environ))
 
 
@@ -30,12 +36,12 @@ def token(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_token_that_is_a_password(token: Path) -> None:
+def test_the_token_is_the_password(token: Path) -> None:
     assert read_password(token) == TOKEN
 
 
 @pytest.mark.parametrize("content", ["", "two words and more", "short-token"])
-def test_a_token_that_is_none(content: str, tmp_path: Path) -> None:
+def test_a_token_that_mlflow_does_not_accept_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "other"
     path.write_text(content)
     path.chmod(0o600)
@@ -45,18 +51,18 @@ def test_a_token_that_is_none(content: str, tmp_path: Path) -> None:
     assert "short-token" not in caught.value.message
 
 
-def test_who_may_log_in_is_nobodys_business(tmp_path: Path) -> None:
-    users = tmp_path / USERS
+def test_only_the_owner_can_read_the_users(tmp_path: Path) -> None:
+    users = tmp_path / USERS_FILE
     users.touch()
     users.chmod(0o644)
-    settle(tmp_path)
+    configure(tmp_path)
     assert stat.S_IMODE(users.stat().st_mode) == 0o600
     users.unlink()
-    settle(tmp_path)
+    configure(tmp_path)
     assert stat.S_IMODE(users.stat().st_mode) == 0o600
 
 
-def test_no_default_password_and_none_of_the_environment(
+def test_there_is_no_default_password_and_none_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"] = "password1234"
@@ -64,21 +70,21 @@ def test_no_default_password_and_none_of_the_environment(
     os.environ["MLFLOW_BASIC_AUTH_FAIL_CLOSED"] = "false"
     folder = tmp_path / "100% lab"
     folder.mkdir()
-    settle(folder)
+    configure(folder)
     found = settings()
     assert (found.admin_username, found.admin_password) == ("sumgrad", None)
-    assert found.database_uri == f"sqlite:///{folder / USERS}"
+    assert found.database_uri == f"sqlite:///{folder / USERS_FILE}"
     assert 0 < found.auth_cache_ttl_seconds <= 60
     assert os.environ["MLFLOW_BASIC_AUTH_FAIL_CLOSED"] == "true"
     first = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
-    settle(folder)
+    configure(folder)
     assert len(first) == len(os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]) == 64
     assert first != os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
-    assert first not in (folder / SETTINGS).read_text()
+    assert first not in (folder / SETTINGS_FILE).read_text()
 
 
 def settings() -> Any:
-    """As MLflow reads them."""
+    """Return the settings as MLflow reads them."""
     from mlflow.server.auth.config import read_auth_config
 
     return read_auth_config()
@@ -86,34 +92,34 @@ def settings() -> Any:
 
 @pytest.fixture(scope="module")
 def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """MLflow's own store of those who may log in."""
+    """MLflow's own store of users."""
     folder = tmp_path_factory.mktemp("users")
     before = dict(os.environ)
-    settle(folder)
+    configure(folder)
     try:
         from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
     finally:
         os.environ.clear()
         os.environ.update(before)
     store = SqlAlchemyStore()
-    store.init_db(f"sqlite:///{folder / USERS}")  # type: ignore[no-untyped-call]
+    store.init_db(f"sqlite:///{folder / USERS_FILE}")  # type: ignore[no-untyped-call]
     yield store
     store.engine.dispose()
 
 
-def test_the_token_is_the_password_whatever_was_before(users: Any) -> None:
-    admit(users, TOKEN)
+def test_the_token_becomes_the_password_again_after_any_change(users: Any) -> None:
+    ensure_admin(users, TOKEN)
     users.create_user("ada", "hers-and-long-enough")
     for change in ({"password": "changed on the page"}, {"is_admin": False}):
         users.update_user("sumgrad", **change)
-        admit(users, TOKEN)
+        ensure_admin(users, TOKEN)
         assert users.authenticate_user("sumgrad", TOKEN)
         assert users.get_user("sumgrad").is_admin
-    admit(users, "the-next-one-of-the-lab")
+    ensure_admin(users, "the-next-one-of-the-lab")
     assert not users.authenticate_user("sumgrad", TOKEN)
     assert users.authenticate_user("sumgrad", "the-next-one-of-the-lab")
     users.delete_user("sumgrad")
-    admit(users, TOKEN)
+    ensure_admin(users, TOKEN)
     assert users.authenticate_user("sumgrad", TOKEN)
-    assert users.authenticate_user("ada", "hers-and-long-enough"), "others stay"
+    assert users.authenticate_user("ada", "hers-and-long-enough"), "other users stay"
     assert not users.get_user("ada").is_admin

@@ -1,4 +1,4 @@
-"""Server processes: started in a session of their own, and ended with everything they started."""
+"""Server processes: started as leaders of sessions, and ended with everything they started."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ SLEEP = "import time; time.sleep(600)"
 
 @pytest.fixture
 def start() -> Iterator[Starter]:
-    """Start programs, each in a session of its own, and kill them in the end."""
+    """Start programs, each as the leader of a session, and kill them in the end."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(program: str) -> subprocess.Popen[bytes]:
