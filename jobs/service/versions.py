@@ -2,9 +2,8 @@
 
 import logging
 import platform
-from dataclasses import asdict
 from importlib import metadata
-from typing import Any, Self
+from typing import Self
 
 from pydantic.dataclasses import dataclass
 
@@ -57,13 +56,6 @@ class Versions:
         """Libraries that are not installed."""
         return [name for name, version in self.libraries.items() if version == _MISSING]
 
-    def differing(self, there: "Versions") -> list[tuple[str, str, str]]:
-        """Return what differs, sumgrad's own version aside: a name, and its version in both."""
-        pairs = [("Python", self.python, there.python)]
-        for name, version in self.libraries.items():
-            pairs.append((name, version, there.libraries.get(name, _MISSING)))
-        return [pair for pair in pairs if pair[1] != pair[2]]
-
     def differences(self, there: "Versions") -> list[str]:
         """Return a line for each version that differs, sumgrad's own aside.
 
@@ -71,19 +63,7 @@ class Versions:
         >>> here.differences(Versions("0.1.0", "ab", "3.12", {"ray": "2.59.0"}))
         ['Python 3.11 here, 3.12 on the cluster', 'ray 2.60.0 here, 2.59.0 on the cluster']
         """
-        return [_line(*pair) for pair in self.differing(there)]
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Return what `as_json` gave."""
-        try:
-            return cls(**value)
-        except (TypeError, ValueError):
-            raise ServiceUnreachable("the cluster's versions cannot be understood") from None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
+        return [_line(*pair) for pair in _differing(self, there)]
 
 
 def check_versions(
@@ -104,7 +84,7 @@ def check_versions(
         raise ServiceUnreachable(
             f"{VERSION_MISMATCH}: {', '.join(found.missing)} not installed", hint=INSTALL_HINT
         )
-    differing = submitted.differing(found)
+    differing = _differing(submitted, found)
     fatal = [_line(*pair) for pair in differing if pair[0] in MUST_MATCH]
     harmless = [_line(*pair) for pair in differing if pair[0] not in MUST_MATCH]
     if submitted.code != found.code:
@@ -133,6 +113,14 @@ def check_ray_version(cluster: str, *, allow_mismatch: bool = False) -> None:
     if not allow_mismatch:
         raise ServiceUnreachable(f"{VERSION_MISMATCH}: {line}", hint=_HINT)
     _logger.warning("versions differ: %s", line)
+
+
+def _differing(here: Versions, there: Versions) -> list[tuple[str, str, str]]:
+    """Return what differs, sumgrad's own version aside: a name, and both versions."""
+    pairs = [("Python", here.python, there.python)]
+    for name, version in here.libraries.items():
+        pairs.append((name, version, there.libraries.get(name, _MISSING)))
+    return [pair for pair in pairs if pair[1] != pair[2]]
 
 
 def _line(name: str, here: str, cluster: str) -> str:

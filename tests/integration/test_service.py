@@ -357,9 +357,9 @@ def test_local_data_and_local_stores_are_refused(service: Service) -> None:
 def test_the_doctor_finds_a_sound_cluster_and_a_missing_file(service: Service) -> None:
     sound = service.sumgrad("doctor", "--json")
     assert sound.code == 0, sound.out
-    verdicts = {finding["what"]: finding["verdict"] for finding in sound.results}
-    assert set(verdicts.values()) == {"ok"}, sound.out
-    assert {"token", "login", "versions", "nodes", "room", "MLflow there"} <= set(verdicts)
+    statuses = {check["name"]: check["status"] for check in sound.results}
+    assert set(statuses.values()) == {"ok"}, sound.out
+    assert {"token", "login", "versions", "nodes", "resources"} <= set(statuses)
     missing = service.sumgrad("doctor", "--data", "/nonexistent/rows.csv")
     assert (missing.code, "cannot read /nonexistent/rows.csv" in missing.out) == (3, True)
 

@@ -3,22 +3,24 @@
 import sys
 from pathlib import Path
 
-from sumgrad.jobs.cli.environment import limit_blas_threads
-from sumgrad.jobs.cli.errors import run_guarded
-
 
 def main() -> None:
-    """Run the request of the current folder; exits with the job's code."""
-    limit_blas_threads()
+    """Run the job whose manifest is in the current folder, and exit with its exit code."""
+    try:
+        from sumgrad.jobs.cli.environment import limit_blas_threads
 
-    def work() -> int:
-        # Here, because these import NumPy.
+        limit_blas_threads()
+        from sumgrad.jobs.cli.errors import run_guarded
         from sumgrad.jobs.service.host.runner import run
         from sumgrad.jobs.service.manifest import JobManifest
-
-        return run(JobManifest.read(Path.cwd()))
-
-    sys.exit(run_guarded(work, debug=False))
+    except ModuleNotFoundError as error:
+        print(  # noqa: T201 - the job's log; sumgrad's own reports need the missing module
+            f"error: the cluster has other versions: {error.name} not installed\n"
+            "hint: install the extra sumgrad[cluster] on all machines of the cluster",
+            file=sys.stderr,
+        )
+        sys.exit(3)
+    sys.exit(run_guarded(lambda: run(JobManifest.read(Path.cwd())), debug=False))
 
 
 if __name__ == "__main__":

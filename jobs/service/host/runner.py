@@ -1,11 +1,11 @@
-"""A submitted job on the cluster: settled in a folder that outlives it, run, gone on with.
+"""A submitted job on the cluster: its folder there, and its runs.
 
-Everything that the job leaves stands in one folder of the cluster, from which a later attempt goes
-on::
+Everything that a job leaves is in one folder, which outlives the job's process and from which later
+attempts resume::
 
     $SUMGRAD_OUTPUT/<job id>/     by default ~/sumgrad/<job id>
-        spec.yaml                 what its owner said
-        data/                     what was uploaded
+        spec.yaml                 what the user set
+        data/                     uploaded data
         runs/<run id>/            see sumgrad.jobs.runs.directory
 """
 
@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,144 +30,154 @@ from sumgrad.jobs.service.manifest import DATA_FOLDER, RESULT_PREFIX, JobManifes
 from sumgrad.jobs.service.versions import Versions, check_versions
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.logs import logs_through
 
-OUTPUT = "SUMGRAD_OUTPUT"
-SPEC = "spec.yaml"
-RUNS = "runs"
-#: A job that was handed in waits for room until there is some, unless its spec says how long.
-WAIT_S = 30 * 86_400.0
+OUTPUT_VARIABLE = "SUMGRAD_OUTPUT"
+SPEC_FILE, RUNS_FOLDER = "spec.yaml", "runs"
+#: A submitted job waits for free CPUs for 30 days, unless its spec has another timeout.
+RESOURCE_TIMEOUT_S = 30 * 86_400.0
 
 
-def run(request: JobManifest) -> int:
-    """Run a job, or go on with it.
+def run(manifest: JobManifest) -> int:
+    """Run an attempt of a job: train, resume, or deliver what MLflow lacks.
 
     Returns:
-        0; whatever else becomes of it is raised.
+        The exit code of an attempt that raises nothing.
+
+    Raises:
+        SumgradError: The job failed, or was refused.
     """
-    here = Versions.here()
-    print(  # noqa: T201 - the log is for people
-        f"job {request.job_id}, attempt {request.attempt}, on {socket.gethostname()}: "
-        f"sumgrad {here.sumgrad}{' of the submitter' if request.has_code else ''}",
-        flush=True,
+    versions = Versions.here()
+    origin = " of the submitter" if manifest.has_code else ""
+    _print(
+        f"job {manifest.job_id}, attempt {manifest.attempt}, on {socket.gethostname()}: "
+        f"sumgrad {versions.sumgrad}{origin}"
     )
-    home = job_folder(request.job_id)
-    if request.attempt == 1:
-        _settle(request, home)
-    # The job is kept before, so that it can be gone on with.
+    folder = job_folder(manifest.job_id)
+    if manifest.attempt == 1:
+        _create_folder(manifest, folder)
+    # After the folder was written, so that a job which is refused here can be resumed.
     check_versions(
-        request.versions,
-        here,
-        has_code=request.has_code,
-        allow_mismatch=request.allow_version_mismatch,
+        manifest.versions,
+        versions,
+        has_code=manifest.has_code,
+        allow_mismatch=manifest.allow_version_mismatch,
     )
-    spec = spec_of(home, request.overrides)
-    reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), request.attempt)
-    hosting = LaunchOptions(
-        tags={JOB_TAG: request.job_id, FOLDER_TAG: str(home), **request.tags},
+    spec = load_job_spec(folder, manifest.overrides)
+    earlier = next(iter(all_runs(folder / RUNS_FOLDER)), None) if manifest.attempt > 1 else None
+    if earlier is not None and _lacks_delivery_alone(earlier):
+        return _deliver(earlier, spec)
+    tags = {JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), **manifest.tags}
+    return _train(spec, earlier, manifest.attempt, tags)
+
+
+def _train(spec: JobSpec, earlier: RunDirectory | None, attempt: int, tags: dict[str, str]) -> int:
+    """Train, or resume the earlier run, and print the result."""
+    reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), attempt)
+    options = LaunchOptions(
+        tags=tags,
         waits_for_nodes=True,
         on_start=lambda tracker: reporter.start(tracker.set_tags),
     )
-    earlier = _earlier_run(home) if request.attempt > 1 else None
-    if earlier is not None and _is_only_untold(earlier):
-        return _tell_mlflow(earlier, spec)
     try:
-        if earlier is None:
-            summary, failure = train(spec, reporter, hosting)
-        else:
-            summary, failure = resume(earlier, spec, reporter, hosting)
+        with logs_through(reporter.note):
+            if earlier is None:
+                summary, error = train(spec, reporter, options)
+            else:
+                summary, error = resume(earlier, spec, reporter, options)
     finally:
         reporter.stop()
     for line in summary.lines(show_next_commands=False):
-        reporter.note(line)
-    print(RESULT_PREFIX + summary.to_json(), flush=True)  # noqa: T201
-    if failure is not None:
-        raise failure
+        _print(line)
+    _print(RESULT_PREFIX + summary.to_json())
+    if error is not None:
+        raise error
     return 0
 
 
-def _is_only_untold(run: RunDirectory) -> bool:
-    """Whether a run came to its end, and MLflow does not know all of it."""
-    ending = run.record.end
-    return ending is not None and not ending.can_resume and not run.is_delivered
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - Ray keeps stdout as the job's log
 
 
-def _tell_mlflow(run: RunDirectory, spec: JobSpec) -> int:
-    """Deliver what MLflow lacks of a run; gives the exit code."""
+def _lacks_delivery_alone(run: RunDirectory) -> bool:
+    """Return whether a run has ended for good, but MLflow does not have all of it."""
+    end = run.record.end
+    return end is not None and not end.can_resume and not run.is_delivered
+
+
+def _deliver(run: RunDirectory, spec: JobSpec) -> int:
+    """Deliver what MLflow lacks of a run that has ended, and return the exit code."""
     uri = resolve_tracking_uri(spec.tracking.uri, Path.cwd())
     is_complete = sync(run, uri)
-    said = "MLflow knows everything now" if is_complete else "MLflow does not know everything yet"
-    print(f"the run came to its end before; {said}", flush=True)  # noqa: T201
+    state = "has all of it now" if is_complete else "does not have all of it yet"
+    _print(f"the run had ended before; MLflow {state}")
     return 0 if is_complete else 3
 
 
 def job_folder(job_id: str) -> Path:
-    """A job's folder on the cluster.
+    """Return a job's folder on the cluster.
 
     Raises:
-        SubmissionError: The id is none, and might lead elsewhere.
+        SubmissionError: The id is invalid, and might lead to another folder.
     """
-    base = Path(os.environ.get(OUTPUT) or "~/sumgrad").expanduser().absolute()
+    base = Path(os.environ.get(OUTPUT_VARIABLE) or "~/sumgrad").expanduser().absolute()
     return base / check_job_id(job_id)
 
 
-def _settle(request: JobManifest, home: Path) -> None:
-    """Put a new job's spec and data where they outlive the folder that Ray has unpacked.
+def _create_folder(manifest: JobManifest, folder: Path) -> None:
+    """Copy a new job's spec and data from the working folder, which Ray will delete.
 
     Raises:
-        SubmissionError: The folder is another job's.
+        SubmissionError: The folder belongs to another job.
         OSError: It cannot be written.
     """
-    if (home / RUNS).is_dir() and any((home / RUNS).iterdir()):
+    if (folder / RUNS_FOLDER).is_dir() and any((folder / RUNS_FOLDER).iterdir()):
         raise SubmissionError(
-            f"{home} has runs of an earlier job of that id",
-            hint="'sumgrad delete' leaves a job's folder: hand this one in under another --id, or "
+            f"{folder} has runs of an earlier job with this id",
+            hint="'sumgrad delete' keeps a job's folder: submit this job with another --id, or "
             "remove that folder on the cluster's head",
         )
-    home.mkdir(parents=True, exist_ok=True)
-    (home / SPEC).write_text(request.spec_yaml or "", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SPEC_FILE).write_text(manifest.spec_yaml or "", encoding="utf-8")
     if Path(DATA_FOLDER).is_dir():
-        shutil.copytree(DATA_FOLDER, home / DATA_FOLDER, dirs_exist_ok=True)
+        shutil.copytree(DATA_FOLDER, folder / DATA_FOLDER, dirs_exist_ok=True)
 
 
-def spec_of(home: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
-    """The job's spec, with this cluster's defaults and this machine's paths.
+def load_job_spec(folder: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
+    """Return a job's spec with the cluster's defaults and paths.
+
+    Args:
+        folder: The job's folder.
+        overrides: ``key=value`` each.
 
     Raises:
-        SpecError: It does not fit this version of sumgrad.
-        RunNotFound: The cluster has lost it.
+        SpecError: The spec is not valid for this version of sumgrad.
+        RunNotFound: The cluster has lost the folder.
     """
-    if not (home / SPEC).is_file():
+    if not (folder / SPEC_FILE).is_file():
         raise RunNotFound(
-            f"the cluster's head has no folder {home}, so there is nothing to go on with",
-            hint=f"{OUTPUT} on the head has to name a disk that outlives it",
+            f"the cluster's head has no folder {folder}, so there is nothing to resume",
+            hint=f"{OUTPUT_VARIABLE} on the head has to name a disk that outlives it",
         )
-    spec = load_spec(str(home / SPEC), overrides).spec
-    dumped = spec.data.model_dump()
+    spec = load_spec(str(folder / SPEC_FILE), overrides).spec
+    data = spec.data.model_dump()
     uploaded = {
-        role: str(home / source)
+        role: str(folder / source)
         for role in ROLES
-        if isinstance(source := dumped[role], str) and source.startswith(f"{DATA_FOLDER}/")
+        if isinstance(source := data[role], str) and source.startswith(f"{DATA_FOLDER}/")
     }
-    data = spec.data.model_copy(update={**uploaded, **file_url_paths(dumped)})
     cluster: dict[str, Any] = {"address": "auto"}
     if "resource_timeout" not in spec.cluster.model_fields_set:
-        cluster["resource_timeout"] = WAIT_S
-    changed: dict[str, Any] = {
-        "data": data,
-        "cluster": spec.cluster.model_copy(update=cluster),
-        "tracking": spec.tracking.model_copy(update=_tracking(spec, home)),
-        "output": str(home / RUNS),
-    }
-    return spec.model_copy(update=changed)
-
-
-def _tracking(spec: JobSpec, home: Path) -> Mapping[str, str]:
-    """Without a server, one database for all jobs of this head."""
-    if "uri" in spec.tracking.model_fields_set:
-        return {}
-    return {"uri": f"sqlite:///{home.parent / 'mlflow.db'}"}
-
-
-def _earlier_run(home: Path) -> RunDirectory | None:
-    """The newest run of a job; None if it never began one."""
-    return next(iter(all_runs(home / RUNS)), None)
+        cluster["resource_timeout"] = RESOURCE_TIMEOUT_S
+    tracking = {}
+    if "uri" not in spec.tracking.model_fields_set:
+        # Without a server, all jobs of this head share one database.
+        tracking["uri"] = f"sqlite:///{folder.parent / 'mlflow.db'}"
+    return spec.model_copy(
+        update={
+            "data": spec.data.model_copy(update={**uploaded, **file_url_paths(data)}),
+            "cluster": spec.cluster.model_copy(update=cluster),
+            "tracking": spec.tracking.model_copy(update=tracking),
+            "output": str(folder / RUNS_FOLDER),
+        }
+    )

@@ -483,7 +483,7 @@ def test_a_doctors_findings(
 
     def run_checks(cluster: Cluster, data: list[str]) -> list[Check]:
         asked.append((cluster, data))
-        return [Check("room", status, "8 CPUs", "add more")]
+        return [Check("resources", status, "8 CPUs", "add more")]
 
     monkeypatch.setattr(doctor, "run_checks", run_checks)
     said = sumgrad("doctor", "-c", "h:1", "--data", "/a", "--data", "/b")
@@ -493,7 +493,7 @@ def test_a_doctors_findings(
     as_json = sumgrad("doctor", "-c", "h:1", "--json")
     assert as_json.code == ended
     assert as_json.json == [
-        {"what": "room", "status": status, "text": "8 CPUs", "hint": "add more"}
+        {"name": "resources", "status": status, "message": "8 CPUs", "hint": "add more"}
     ]
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.client.preflight import _MARK
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.states import PENDING, RUNNING, SUCCEEDED, Attempt
@@ -86,8 +85,7 @@ class Memory:
     """State of a `FakeRayJobsClient`, and the calls it got.
 
     Attributes:
-        versions: In the answer to a probe; this machine's by default.
-        answer: To a probe; replaces the versions.
+        probe_log: What a probe prints.
         on_submit: Called with the id of a submission before it is accepted.
         is_unreachable: Whether every call fails.
     """
@@ -96,8 +94,7 @@ class Memory:
     logs: dict[str, str] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
-    versions: Versions | None = None
-    answer: str | None = None
+    probe_log: str = ""
     on_submit: Callable[[str], None] = lambda _: None
     is_unreachable: bool = False
 
@@ -129,9 +126,7 @@ class FakeRayJobsClient(RayJobsClient):
     ) -> None:
         self._record(f"submit {submission_id}")
         if submission_id.startswith("sumgrad-probe-"):
-            versions = self.memory.versions or Versions.here()
-            text = self.memory.answer or _MARK + json.dumps(versions.as_json())
-            self.memory.logs[submission_id] = f"a line before\n{text}\n"
+            self.memory.logs[submission_id] = self.memory.probe_log
             self.memory.attempts[submission_id] = replace(attempt(submission_id), metadata={})
             return
         self.memory.on_submit(submission_id)

@@ -1,7 +1,5 @@
-"""What stands between a job and a cluster, check by check."""
+"""The checks of ``sumgrad doctor``."""
 
-import json
-import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.client.doctor import Check, run_checks, table
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
+from sumgrad.jobs.service.host.probe import ClusterReport, NodeReport
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, free_port
 
@@ -23,210 +22,188 @@ HERE = Versions.here()
 GIB = 2**30
 
 
-def facts(**changes: object) -> dict[str, Any]:
-    """What a cluster of two machines says that is well."""
-    nodes = [node("head"), node("worker")]
-    return {
-        "nodes": nodes,
-        "cpus": 8.0,
-        "free_cpus": 6.0,
-        "memory": 16.0 * GIB,
-        "free_memory": 12.0 * GIB,
-        "mlflow_uri": "http://mlflow:5000",
-        "mlflow_problem": None,
-        "output": "/data/jobs",
-        "head": dict(nodes[0]),
-    } | changes
+def node(host: str, **changes: Any) -> NodeReport:
+    return replace(NodeReport(host, time=time.time(), numpy="2.4.6"), **changes)
 
 
-class Examined:
-    """A cluster for the doctor, and what was found."""
+def healthy_report() -> ClusterReport:
+    """A report of two machines without problems."""
+    return ClusterReport(
+        HERE,
+        installed="0.1.0",
+        head=node("head"),
+        nodes=(node("head"), node("worker")),
+        cpus=8.0,
+        free_cpus=6.0,
+        memory=16.0 * GIB,
+        free_memory=12.0 * GIB,
+        mlflow_uri="http://mlflow:5000",
+        output="/data/jobs",
+    )
+
+
+class Doctor:
+    """Runs the checks on a cluster in memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.server = FakeRayJobsClient()
-        self.facts: object = facts()
-        self.admits_everybody = False
-        self.commands: list[str] = []
+        self.client = FakeRayJobsClient()
+        self.report = healthy_report()
+        self.error: Exception | None = None
+        self.requires_token = True
+        self.paths: list[str] = []
         self.token_file: Path | None = None
         self.uri: str | None = f"sqlite:///{Path.cwd()}/mlflow.db"
-        examined = self
+        test = self
 
-        class Doctored(RayJobsClient):
+        class FakeClient(RayJobsClient):
             def ray_version(self) -> str:
-                if isinstance(self.cluster, doctor._Anonymous) and not examined.admits_everybody:
-                    raise ServiceUnreachable("asks for a token")
-                return examined.server.ray_version()
+                if isinstance(self.cluster, doctor._AnonymousCluster) and test.requires_token:
+                    raise ServiceUnreachable("the cluster requires a token")
+                return test.client.ray_version()
 
-        def ask(server: RayJobsClient, command: str, **_: object) -> object:
-            examined.commands.append(command)
-            if isinstance(examined.facts, Exception):
-                raise examined.facts
-            return json.loads(json.dumps(examined.facts))
+        def run_probe(client: RayJobsClient, paths: list[str]) -> ClusterReport:
+            self.paths = paths
+            if self.error is not None:
+                raise self.error
+            return self.report
 
-        monkeypatch.setattr(doctor, "RayJobsClient", Doctored)
-        monkeypatch.setattr(doctor, "ask", ask)
-        monkeypatch.setattr(
-            doctor, "cluster_versions", lambda *_: self.server.memory.versions or HERE
-        )
+        monkeypatch.setattr(doctor, "RayJobsClient", FakeClient)
+        monkeypatch.setattr(doctor, "run_probe", run_probe)
 
     def __call__(self, *data: str) -> dict[str, Check]:
-        found = run_checks(
-            Cluster(
-                ADDRESS,
-                "lab",
-                tracking_uri=self.uri,
-                tracking_token_file=self.token_file,
-            ),
-            data,
+        cluster = Cluster(
+            ADDRESS, "lab", tracking_uri=self.uri, tracking_token_file=self.token_file
         )
-        assert table(found)
-        return {check.what: check for check in found}
+        checks = run_checks(cluster, data)
+        assert table(checks)
+        return {check.name: check for check in checks}
 
 
 @pytest.fixture
-def examined(monkeypatch: pytest.MonkeyPatch) -> Examined:
-    return Examined(monkeypatch)
+def run(monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    return Doctor(monkeypatch)
 
 
-def test_a_cluster_that_is_well(examined: Examined) -> None:
-    found = examined("file:///data/x.csv", "/data/y.csv")
-    assert {check.status for check in found.values()} == {"ok"}
-    assert list(found) == [
-        *("cluster", "token", "MLflow here", "versions", "sumgrad"),
-        *("nodes", "room", "MLflow there", "data", "clocks", "runs"),
+def test_a_healthy_cluster_passes_every_check(run: Doctor) -> None:
+    checks = run("file:///data/x.csv", "/data/y.csv")
+    assert {check.status for check in checks.values()} == {"ok"}
+    assert list(checks) == [
+        *("cluster", "token", "MLflow from here", "versions", "sumgrad", "nodes"),
+        *("resources", "MLflow from the head", "data", "clocks", "output"),
     ]
-    assert '{"paths": ["/data/x.csv", "/data/y.csv"]}' in examined.commands[0]
-    assert found["room"].text == "6 of 8 CPUs are free, 12.0 of 16.0 GiB of memory"
-    assert "data" not in examined()
-
-
-def test_a_path_is_no_command(examined: Examined) -> None:
-    examined("/x'; touch /evil; '")
-    *_, question = shlex.split(examined.commands[0])
-    assert json.loads(question) == {"paths": ["/x'; touch /evil; '"]}
-
-
-def node(host: str, **changes: object) -> dict[str, object]:
-    whole = {"host": host, "problem": "", "time": time.time(), "numpy": "2.4.6", "unreadable": []}
-    return whole | changes
+    assert run.paths == ["/data/x.csv", "/data/y.csv"]
+    assert checks["resources"].message == "6 of 8 CPUs are free, 12.0 of 16.0 GiB of memory"
+    assert "data" not in run()
 
 
 @pytest.mark.parametrize(
-    ("changes", "what", "status", "text"),
+    ("changes", "name", "status", "text"),
     [
-        ({"cpus": 0.0}, "room", "FAIL", "the cluster has no CPUs"),
-        ({"free_cpus": 0.0}, "room", "warn", "0 of 8 CPUs"),
-        ({"free_cpus": 0.5}, "room", "warn", "0 of 8 CPUs"),
-        ({"output": ""}, "runs", "warn", "~/sumgrad"),
-        ({"mlflow_uri": ""}, "MLflow there", "warn", "names none"),
-        ({"mlflow_problem": "it is away"}, "MLflow there", "FAIL", "it is away"),
-        ({"mlflow_uri": "sqlite:////d/x.db"}, "MLflow there", "ok", "a database"),
+        ({"cpus": 0.0}, "resources", "FAIL", "the cluster has no CPUs"),
+        ({"free_cpus": 0.0}, "resources", "warn", "0 of 8 CPUs"),
+        ({"free_cpus": 0.5}, "resources", "warn", "0 of 8 CPUs"),
+        ({"output": ""}, "output", "warn", "~/sumgrad"),
+        ({"mlflow_uri": ""}, "MLflow from the head", "warn", "names none"),
+        ({"mlflow_problem": "it is away"}, "MLflow from the head", "FAIL", "it is away"),
+        ({"mlflow_uri": "sqlite:////d/x.db"}, "MLflow from the head", "ok", "a database"),
         (
-            {"nodes": [node("a"), {"host": "b", "problem": "does not answer"}]},
+            {"nodes": (node("a"), NodeReport("b", problem="does not answer"))},
             *("nodes", "FAIL", "b: does not answer"),
         ),
-        ({"nodes": [node("a"), node("b", numpy="1.0")]}, "nodes", "FAIL", "1.0, 2.4.6"),
-        ({"nodes": [node("a"), node("b", time=1.0)]}, "clocks", "warn", "differs"),
-        ({"nodes": [node("a", time=time.time() + 1000)]}, "clocks", "warn", "differs"),
-        ({"head": node("a", unreadable=["/x"])}, "data", "FAIL", "the head cannot read /x"),
-        ({"nodes": [node("a"), node("b", unreadable=["/x"])]}, "data", "ok", "1 of 2 machines"),
+        ({"nodes": (node("a"), node("b", numpy="1.0"))}, "nodes", "FAIL", "1.0, 2.4.6"),
+        ({"nodes": (node("a"), node("b", time=1.0))}, "clocks", "warn", "differs"),
+        ({"nodes": (node("a", time=time.time() + 1000),)}, "clocks", "warn", "differs"),
+        ({"head": node("a", unreadable=("/x",))}, "data", "FAIL", "the head cannot read /x"),
+        ({"nodes": (node("a"), node("b", unreadable=("/x",)))}, "data", "ok", "1 of 2 machines"),
+        ({"installed": ""}, "sumgrad", "ok", "has none of its own"),
+        ({"versions": replace(HERE, python="3.99")}, "versions", "FAIL", "3.99 on the cluster"),
     ],
 )
-def test_what_a_cluster_may_lack(
-    changes: dict[str, object], what: str, status: str, text: str, examined: Examined
+def test_a_problem_of_the_cluster_is_found(
+    changes: dict[str, Any], name: str, status: str, text: str, run: Doctor
 ) -> None:
-    examined.facts = facts(**changes)
-    check = examined("/x")[what]
-    assert (check.status, text in check.text) == (status, True), check
+    run.report = replace(run.report, **changes)
+    check = run("/x")[name]
+    assert (check.status, text in check.message) == (status, True), check
 
 
-def test_a_cluster_that_admits_everybody_is_warned_of(examined: Examined) -> None:
-    examined.admits_everybody = True
-    assert examined()["token"].status == "warn"
+def test_missing_libraries_are_named_and_later_checks_left_out(run: Doctor) -> None:
+    run.report = ClusterReport(
+        replace(HERE, libraries=HERE.libraries | {"ray": "none"}), "", node("head")
+    )
+    checks = run()
+    assert "lacks ray" in checks["versions"].message
+    assert checks["versions"].hint == f"there: {INSTALL_HINT}"
+    assert "nodes" not in checks
 
 
-def test_an_mlflow_that_is_not_known_or_away(examined: Examined) -> None:
-    examined.uri = None
-    assert examined()["MLflow here"].status == "warn"
-    examined.uri = "http://me:s3cr3t@127.0.0.1:1"
-    check = examined()["MLflow here"]
+def test_a_cluster_without_a_token_is_a_warning(run: Doctor) -> None:
+    run.requires_token = False
+    assert run()["token"].status == "warn"
+
+
+def test_an_unknown_mlflow_is_a_warning_and_an_unreachable_one_a_failure(run: Doctor) -> None:
+    run.uri = None
+    assert run()["MLflow from here"].status == "warn"
+    run.uri = "http://me:s3cr3t@127.0.0.1:1"
+    check = run()["MLflow from here"]
     assert check.status == "FAIL"
-    assert "s3cr3t" not in check.text
-    examined.uri = "http://[x"
-    assert examined()["MLflow here"].status == "FAIL"
+    assert "s3cr3t" not in check.message
+    run.uri = "http://[x"
+    assert run()["MLflow from here"].status == "FAIL"
 
 
-@pytest.mark.parametrize(("asks", "status"), [(True, "ok"), (False, "warn")])
-def test_whether_mlflow_asks_for_a_login(
-    asks: bool, status: str, examined: Examined, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("required", "status"), [(True, "ok"), (False, "warn")])
+def test_an_mlflow_without_a_login_is_a_warning(
+    required: bool, status: str, run: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[Credentials | None] = []
-    monkeypatch.setattr(doctor, "mlflow_problem", lambda uri, login: shown.append(login))
-    monkeypatch.setattr(doctor, "requires_login", lambda uri: asks)
-    examined.uri, examined.token_file = "http://mlflow:5000", Path("/lab.token")
-    found = examined()
-    assert list(found)[:4] == ["cluster", "token", "MLflow here", "login"]
-    assert (found["MLflow here"].status, found["login"].status) == ("ok", status)
-    (login,) = shown
+    logins: list[Credentials | None] = []
+    monkeypatch.setattr(doctor, "mlflow_problem", lambda uri, login: logins.append(login))
+    monkeypatch.setattr(doctor, "requires_login", lambda uri: required)
+    run.uri, run.token_file = "http://mlflow:5000", Path("/lab.token")
+    checks = run()
+    assert list(checks)[:4] == ["cluster", "token", "MLflow from here", "login"]
+    assert (checks["MLflow from here"].status, checks["login"].status) == ("ok", status)
+    (login,) = logins
     assert login is not None
     assert login.token_file == Path("/lab.token")
 
 
-def test_other_versions(examined: Examined) -> None:
-    examined.server.memory.versions = replace(HERE, python="3.99", code="other")
-    found = examined()
-    assert found["versions"].status == "FAIL"
-    assert "--allow-version-mismatch" in found["versions"].hint
-    assert "goes along with jobs" in found["sumgrad"].text
-    assert "runs" in found, "the rest is looked at all the same"
+@pytest.mark.parametrize("error", [ServiceUnreachable("it timed out"), JobNotFound("gone")])
+def test_a_probe_that_fails_is_a_failure(error: Exception, run: Doctor) -> None:
+    run.error = error
+    checks = run()
+    assert checks["cluster"] == Check("cluster", "FAIL", str(error))
+    assert "token" in checks, "earlier checks stay"
 
 
-def test_what_builds_on_a_failure_is_left_out(examined: Examined) -> None:
-    examined.server.memory.versions = replace(HERE, libraries=HERE.libraries | {"ray": "none"})
-    found = examined()
-    assert "lacks ray" in found["versions"].text
-    assert found["versions"].hint == f"there: {INSTALL_HINT}"
-    assert "nodes" not in found
-    assert not examined.commands
+def test_an_unreachable_cluster_is_a_failure(run: Doctor) -> None:
+    run.client.memory.is_unreachable = True
+    checks = run()
+    assert list(checks) == ["MLflow from here", "cluster"]
+    assert checks["cluster"].status == "FAIL"
 
 
-@pytest.mark.parametrize("error", [ServiceUnreachable("it ran out"), JobNotFound("gone")])
-def test_a_probe_that_fails_is_a_finding(error: Exception, examined: Examined) -> None:
-    examined.facts = error
-    found = examined()
-    assert found["cluster"] == Check("cluster", "FAIL", str(error))
-    assert "versions" in found, "what was found before"
+def test_the_hint_does_not_recommend_the_doctor() -> None:
+    checks = run_checks(Cluster(f"http://127.0.0.1:{free_port()}"))
+    assert checks[-1].status == "FAIL"
+    assert checks[-1].hint == "'sumgrad cluster up' starts one on this machine"
 
 
-def test_a_cluster_that_is_away_is_a_finding(examined: Examined) -> None:
-    examined.server.memory.is_unreachable = True
-    found = examined()
-    assert list(found) == ["MLflow here", "cluster"]
-    assert found["cluster"].status == "FAIL"
-
-
-def test_who_looks_closer_is_not_told_to_look_closer() -> None:
-    found = run_checks(Cluster(f"http://127.0.0.1:{free_port()}"))
-    assert found[-1].status == "FAIL"
-    assert found[-1].hint == "'sumgrad cluster up' starts one on this machine"
-
-
-@pytest.mark.parametrize("has_context", [False, True])
-def test_a_token_that_cannot_be_read_is_a_finding(
-    has_context: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("in_config", [False, True])
+def test_an_unreadable_token_is_a_failure(
+    in_config: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(gone))
-    found = run_checks(Cluster(ADDRESS, token_file=gone if has_context else None))
-    assert found[-1].status == "FAIL"
-    assert "cannot be read" in found[-1].text
-    assert found[-1].hint == (
-        f"copy the cluster's token into {gone}; the cluster's administrator has it"
-    )
+    check = run_checks(Cluster(ADDRESS, token_file=gone if in_config else None))[-1]
+    assert check.status == "FAIL"
+    assert "cannot be read" in check.message
+    assert str(gone) in check.hint
 
 
 @pytest.mark.parametrize("content", [None, ""])
-def test_a_token_of_the_cluster_here_can_be_had_again(
+def test_the_hint_for_the_local_cluster_says_how_to_make_another_token(
     content: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = local_cluster_directory() / "token"
@@ -234,16 +211,15 @@ def test_a_token_of_the_cluster_here_can_be_had_again(
         file.parent.mkdir(parents=True)
         file.write_text(content)
         file.chmod(0o600)
-    problem = "the token cannot be read"
-    monkeypatch.setattr(doctor, "mlflow_problem", lambda *_: problem)
+    monkeypatch.setattr(doctor, "mlflow_problem", lambda *_: "the token cannot be read")
     uri = "http://127.0.0.1:5000"
-    found = run_checks(Cluster(ADDRESS, "local", uri, token_file=file, tracking_token_file=file))
-    assert [check.what for check in found] == ["MLflow here", "cluster"]
-    for check in found:
+    checks = run_checks(Cluster(ADDRESS, "local", uri, token_file=file, tracking_token_file=file))
+    assert [check.name for check in checks] == ["MLflow from here", "cluster"]
+    for check in checks:
         assert check.status == "FAIL"
         assert check.hint.startswith(f"'sumgrad cluster down', 'rm -f {file}' and")
 
 
-def test_the_table_has_hints_below() -> None:
+def test_the_table_has_each_hint_below_its_check() -> None:
     lines = table([Check("a", "ok", "fine"), Check("longer", "FAIL", "bad", "do this")])
     assert lines == ["ok    a       fine", "FAIL  longer  bad", "              → do this"]

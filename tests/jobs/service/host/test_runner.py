@@ -1,8 +1,11 @@
-"""A job on the cluster: its folder, its spec as it runs there, and going on with it."""
+"""A job on the cluster: its folder, its spec with the cluster's defaults, and its attempts."""
 
 import json
+import logging
+import runpy
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.service import versions
 from sumgrad.jobs.service.host import runner
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
-from sumgrad.jobs.service.host.runner import WAIT_S, job_folder, spec_of
+from sumgrad.jobs.service.host.runner import RESOURCE_TIMEOUT_S, job_folder, load_job_spec
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
 from sumgrad.jobs.service.manifest import RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.versions import Versions
@@ -42,11 +45,11 @@ SPEC: dict[str, Any] = {
 }
 
 
-def request(job_id: str = "flowers-1", number: int = 1, **spec: object) -> JobManifest:
-    text = yaml.safe_dump(SPEC | spec) if number == 1 else None
+def manifest(attempt: int = 1, **spec: object) -> JobManifest:
+    text = yaml.safe_dump(SPEC | spec) if attempt == 1 else None
     return JobManifest(
-        job_id=job_id,
-        attempt=number,
+        job_id="flowers-1",
+        attempt=attempt,
         spec_yaml=text,
         versions=HERE,
         has_code=True,
@@ -55,8 +58,8 @@ def request(job_id: str = "flowers-1", number: int = 1, **spec: object) -> JobMa
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading all of our own code takes a while, and gives the same each time."""
+def known_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading all of sumgrad's code takes a while."""
     monkeypatch.setattr(versions, "source_digest", lambda: HERE.code)
 
 
@@ -66,296 +69,326 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "out"
 
 
-def settled(base: Path, **spec: object) -> Path:
-    home = base / "flowers-1"
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "spec.yaml").write_text(yaml.safe_dump(SPEC | spec))
-    return home
+def make_folder(base: Path, /, **spec: object) -> Path:
+    """Make the folder of a job that was submitted before."""
+    folder = base / "flowers-1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC | spec))
+    return folder
 
 
-def test_where_a_jobs_folder_is(output: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_run(folder: Path, run_id: str, started: str, end: RunEnd | None = None) -> None:
+    record = replace(RECORD_OF_A_RUN, run_id=run_id, started=started, end=end)
+    RunDirectory.create(folder / "runs" / run_id, record, "")
+
+
+# The folder and the spec
+
+
+def test_the_output_variable_names_the_parent_of_a_jobs_folder(
+    output: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert job_folder("flowers-1") == output / "flowers-1"
-    monkeypatch.setenv("SUMGRAD_OUTPUT", "~/jobs")
-    assert job_folder("flowers-1") == home / "jobs/flowers-1"
-    monkeypatch.setenv("SUMGRAD_OUTPUT", "")
-    assert job_folder("flowers-1") == home / "sumgrad/flowers-1"
-    monkeypatch.setenv("SUMGRAD_OUTPUT", "relative")
-    assert job_folder("flowers-1") == Path.cwd() / "relative/flowers-1"
+    for value, parent in (
+        ("~/jobs", home / "jobs"),
+        ("", home / "sumgrad"),
+        ("relative", Path.cwd() / "relative"),
+    ):
+        monkeypatch.setenv("SUMGRAD_OUTPUT", value)
+        assert job_folder("flowers-1") == parent / "flowers-1"
 
 
 @pytest.mark.parametrize(
     "job_id", ["../x", "/etc", "..", ".", "a/b", "a/../../b", "flowers-1.2", "", "ab", "a\0bc"]
 )
-def test_an_id_does_not_lead_out_of_the_output_folder(job_id: str, output: Path) -> None:
+def test_an_id_cannot_lead_out_of_the_output_folder(job_id: str, output: Path) -> None:
     with pytest.raises(SubmissionError, match="cannot be a job's id"):
         job_folder(job_id)
     with pytest.raises(SubmissionError):
-        runner.run(request(job_id))
+        runner.run(manifest().model_copy(update={"job_id": job_id}))
     assert not output.exists()
 
 
-def test_the_clusters_defaults_hold(output: Path) -> None:
-    spec = spec_of(settled(output))
+def test_the_clusters_defaults_complete_the_spec(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_job_spec(make_folder(output))
     assert spec.cluster.address == "auto"
-    assert spec.cluster.resource_timeout == WAIT_S
+    assert spec.cluster.resource_timeout == RESOURCE_TIMEOUT_S
     assert spec.tracking.uri == f"sqlite:///{output}/mlflow.db"
     assert spec.output == str(output / "flowers-1/runs")
     assert spec.data.train == "digits"
-
-
-def test_the_clusters_mlflow_is_used(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert spec_of(settled(output)).tracking.uri == "http://mlflow:5000"
-    owners = settled(output, tracking={"uri": "http://other:5000"})
-    assert spec_of(owners).tracking.uri == "http://other:5000"
+    assert load_job_spec(make_folder(output)).tracking.uri == "http://mlflow:5000"
 
 
-def test_what_its_owner_said_holds(output: Path) -> None:
-    home = settled(
+def test_the_users_values_replace_the_clusters_defaults(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    folder = make_folder(
         output,
-        cluster={"address": "inline", "workers": 3, "resource_timeout": 5.0, "microbatch_size": 7},
-        output="/somewhere/else",
-        tracking={"experiment": "mine"},
+        cluster={"workers": 3, "resource_timeout": 5.0, "microbatch_size": 7},
+        tracking={"experiment": "mine", "uri": "http://other:5000"},
     )
-    spec = spec_of(home, ("cluster.workers=8", "cluster.address=local", "output=/elsewhere"))
-    assert spec.cluster.address == "auto", "the cluster that it was handed in to"
+    spec = load_job_spec(folder, ("cluster.workers=8",))
     assert (spec.cluster.workers, spec.cluster.resource_timeout) == (8, 5.0)
     assert spec.cluster.microbatch_size == 7
-    assert spec.tracking.experiment == "mine"
-    assert spec.output == str(home / "runs"), "what it leaves stands in its own folder"
+    assert (spec.tracking.experiment, spec.tracking.uri) == ("mine", "http://other:5000")
 
 
-def test_sources_are_found_where_they_are(output: Path) -> None:
+def test_address_and_output_are_always_the_clusters(output: Path) -> None:
+    folder = make_folder(output, cluster={"address": "inline"}, output="/somewhere/else")
+    spec = load_job_spec(folder, ("cluster.address=local", "output=/elsewhere"))
+    assert spec.cluster.address == "auto"
+    assert spec.output == str(folder / "runs")
+
+
+def test_uploads_and_file_urls_become_paths_and_columns_do_not(output: Path) -> None:
     data = {"train": "data/train/rows.csv", "validation": "file:///data/v", "test": 0.2}
-    home = settled(output, data=data)
-    found = spec_of(home).data
-    assert found.train == str(home / "data/train/rows.csv")
-    assert found.validation == "/data/v"
-    assert found.test == 0.2
+    columns = {"label": "data/kind", "features": "data/x"}
+    folder = make_folder(output, data=data | columns)
+    found = load_job_spec(folder).data
+    assert found.train == str(folder / "data/train/rows.csv")
+    assert (found.validation, found.test) == ("/data/v", 0.2)
+    assert (found.label, found.features) == ("data/kind", "data/x")
 
 
-def test_columns_are_not_taken_for_sources(output: Path) -> None:
-    data = {"train": "file:///rows.csv", "label": "data/kind", "features": "data/x"}
-    found = spec_of(settled(output, data=data)).data
-    assert (found.train, found.label, found.features) == ("/rows.csv", "data/kind", "data/x")
-
-
-def test_a_lost_folder_is_told(output: Path) -> None:
+def test_a_lost_folder_is_reported(output: Path) -> None:
     with pytest.raises(RunNotFound, match="has no folder") as caught:
-        spec_of(output / "flowers-1")
+        load_job_spec(output / "flowers-1")
     assert "SUMGRAD_OUTPUT" in caught.value.hint
 
 
-def test_an_override_that_does_not_fit_is_refused(output: Path) -> None:
+def test_an_invalid_override_is_refused(output: Path) -> None:
     with pytest.raises(SpecError, match="nonsense"):
-        spec_of(settled(output), ("nonsense=1",))
+        load_job_spec(make_folder(output), ("nonsense=1",))
 
 
-class Trainings:
-    """Stands in for training, and notes what was asked."""
+# Attempts
+
+
+class FakeTraining:
+    """Records calls of `train` and `resume`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[tuple[str, JobSpec, LaunchOptions]] = []
-        self.failure: SumgradError | None = None
-        self.raises: SumgradError | None = None
+        self.calls: list[tuple[str, JobSpec, LaunchOptions]] = []
+        self.returned: SumgradError | None = None
+        self.raised: SumgradError | None = None
         monkeypatch.setattr(runner, "train", self._train)
         monkeypatch.setattr(runner, "resume", self._resume)
 
     def _train(
-        self, spec: JobSpec, reporter: Reporter, hosting: LaunchOptions
+        self, spec: JobSpec, reporter: Reporter, options: LaunchOptions
     ) -> tuple[Summary, SumgradError | None]:
-        self.asked.append(("train", spec, hosting))
-        reporter.note("training")
-        if self.raises is not None:
-            raise self.raises
+        self.calls.append(("train", spec, options))
+        logging.getLogger("sumgrad.test").warning("waiting for CPUs")
+        if self.raised is not None:
+            raise self.raised
         summary = Summary("flowers", "FINISHED", StopReason.CONVERGED, "uri", run_id="ab" * 16)
-        return summary, self.failure
+        return summary, self.returned
 
     def _resume(
-        self, folder: RunDirectory, spec: JobSpec, reporter: Reporter, hosting: LaunchOptions
+        self, run: RunDirectory, spec: JobSpec, reporter: Reporter, options: LaunchOptions
     ) -> tuple[Summary, SumgradError | None]:
-        done = self._train(spec, reporter, hosting)
-        self.asked[-1] = (f"resume {folder.record.run_id}", spec, hosting)
-        return done
+        result = self._train(spec, reporter, options)
+        self.calls[-1] = (f"resume {run.record.run_id}", spec, options)
+        return result
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
-    return Trainings(monkeypatch)
+def training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
+    return FakeTraining(monkeypatch)
 
 
-def run_of(home: Path, run_id: str, began: str, ending: RunEnd | None = None) -> None:
-    record = replace(RECORD_OF_A_RUN, run_id=run_id, started=began, end=ending)
-    RunDirectory.create(home / "runs" / run_id, record, "")
-
-
-def test_a_first_attempt_settles_and_trains(
-    output: Path, trainings: Trainings, capsys: pytest.CaptureFixture[str]
+def test_a_first_attempt_keeps_spec_and_data_and_trains(
+    output: Path, training: FakeTraining, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = Path("data/train/rows.csv")
     rows.parent.mkdir(parents=True)
     rows.write_text("x,label\n1,a\n")
-    assert runner.run(request(data={"train": str(rows)})) == 0
-    ((what, spec, hosting),) = trainings.asked
-    home = output / "flowers-1"
-    assert what == "train"
-    assert spec.data.train == str(home / rows)
-    assert (home / rows).read_text() == rows.read_text()
-    assert yaml.safe_load((home / "spec.yaml").read_text())["name"] == "flowers"
-    assert hosting.tags == {
-        JOB_TAG: "flowers-1",
-        FOLDER_TAG: str(home),
-        "mlflow.user": "ada",
-    }
-    assert hosting.waits_for_nodes
+    assert runner.run(manifest(data={"train": str(rows)})) == 0
+    ((call, spec, options),) = training.calls
+    folder = output / "flowers-1"
+    assert call == "train"
+    assert spec.data.train == str(folder / rows)
+    assert (folder / rows).read_text() == rows.read_text()
+    assert yaml.safe_load((folder / "spec.yaml").read_text())["name"] == "flowers"
+    tags = {JOB_TAG: "flowers-1", FOLDER_TAG: str(folder), "mlflow.user": "ada"}
+    assert options.tags == tags
+    assert options.waits_for_nodes
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("job flowers-1, attempt 1, on ")
-    assert lines[-1].startswith(RESULT_PREFIX)
-    assert not any("sumgrad " in line for line in lines[1:]), "it knows no name of its cluster"
     assert json.loads(lines[-1].removeprefix(RESULT_PREFIX))["status"] == "FINISHED"
+    assert not any("sumgrad " in line for line in lines[1:]), "commands need the cluster's name"
+
+    # A later attempt reads the data where they outlive the first one's working folder.
+    shutil.rmtree("data")
+    runner.run(manifest(2))
+    assert Path(str(training.calls[1][1].data.train)).read_text() == "x,label\n1,a\n"
 
 
-def test_a_tag_cannot_make_it_another_job(output: Path, trainings: Trainings) -> None:
-    runner.run(request().model_copy(update={"tags": {"a": "b"}}))
-    assert trainings.asked[0][2].tags[JOB_TAG] == "flowers-1"
+def test_a_submitted_tag_cannot_change_the_jobs_id(output: Path, training: FakeTraining) -> None:
+    runner.run(manifest().model_copy(update={"tags": {"a": "b"}}))
+    assert training.calls[0][2].tags[JOB_TAG] == "flowers-1"
 
 
-def test_a_second_attempt_goes_on_with_the_newest_run(output: Path, trainings: Trainings) -> None:
-    home = settled(output)
-    run_of(home, "1" * 16, "2026-01-01T00:00:00+00:00")
-    run_of(home, "2" * 16, "2026-01-02T00:00:00+00:00")
-    runner.run(request(number=2).model_copy(update={"overrides": ("cluster.workers=8",)}))
-    ((what, spec, _),) = trainings.asked
-    assert what == f"resume {'2' * 16}"
+def test_a_later_attempt_resumes_the_newest_run(output: Path, training: FakeTraining) -> None:
+    folder = make_folder(output)
+    make_run(folder, "1" * 16, "2026-01-01T00:00:00+00:00")
+    make_run(folder, "2" * 16, "2026-01-02T00:00:00+00:00")
+    runner.run(manifest(2).model_copy(update={"overrides": ("cluster.workers=8",)}))
+    ((call, spec, _),) = training.calls
+    assert call == f"resume {'2' * 16}"
     assert spec.cluster.workers == 8
 
 
 @pytest.mark.parametrize(("is_complete", "code"), [(True, 0), (False, 3)])
-def test_what_mlflow_lacks_of_a_run_that_is_over_is_told(
+def test_a_run_that_has_ended_is_delivered_and_not_trained(
     output: Path,
-    trainings: Trainings,
+    training: FakeTraining,
     monkeypatch: pytest.MonkeyPatch,
     *,
     is_complete: bool,
     code: int,
 ) -> None:
-    home = settled(output)
-    over = RunEnd("FINISHED", "converged", {}, 3, can_resume=False)
-    run_of(home, "1" * 16, "2026-01-01T00:00:00+00:00", over)
-    told: list[str] = []
+    end = RunEnd("FINISHED", "converged", {}, 3, can_resume=False)
+    make_run(make_folder(output), "1" * 16, "2026-01-01T00:00:00+00:00", end)
+    delivered: list[str] = []
 
     def sync(run: RunDirectory, uri: str) -> bool:
-        told.append(run.record.run_id)
+        delivered.append(run.record.run_id)
         return is_complete
 
     monkeypatch.setattr(runner, "sync", sync)
-    assert runner.run(request(number=2)) == code
-    assert (told, trainings.asked) == (["1" * 16], [])
+    assert runner.run(manifest(2)) == code
+    assert (delivered, training.calls) == (["1" * 16], [])
 
 
-def test_a_second_attempt_begins_where_the_first_did_not(
-    output: Path, trainings: Trainings
+def test_a_later_attempt_trains_if_the_first_made_no_run(
+    output: Path, training: FakeTraining
 ) -> None:
-    settled(output)
-    runner.run(request(number=2))
-    assert [what for what, _, _ in trainings.asked] == ["train"]
+    make_folder(output)
+    runner.run(manifest(2))
+    assert [call for call, _, _ in training.calls] == ["train"]
 
 
-def test_a_second_attempt_without_its_folder_is_refused(output: Path, trainings: Trainings) -> None:
+def test_a_later_attempt_without_the_folder_is_refused(
+    output: Path, training: FakeTraining
+) -> None:
     with pytest.raises(RunNotFound):
-        runner.run(request(number=2))
-    assert not trainings.asked
+        runner.run(manifest(2))
+    assert not training.calls
 
 
-def test_the_runs_of_an_earlier_job_are_not_touched(output: Path, trainings: Trainings) -> None:
-    home = settled(output, seed=7)
-    run_of(home, "1" * 16, "2026-01-01T00:00:00+00:00")
-    before = (home / "spec.yaml").read_text()
+def test_the_runs_of_an_earlier_job_with_the_same_id_are_kept(
+    output: Path, training: FakeTraining
+) -> None:
+    folder = make_folder(output, seed=7)
+    make_run(folder, "1" * 16, "2026-01-01T00:00:00+00:00")
+    before = (folder / "spec.yaml").read_text()
     with pytest.raises(SubmissionError, match="has runs of an earlier job") as caught:
-        runner.run(request())
+        runner.run(manifest())
     assert "another --id" in caught.value.hint
     assert "sumgrad delete" in caught.value.hint
-    assert (home / "spec.yaml").read_text() == before
-    assert not trainings.asked
+    assert (folder / "spec.yaml").read_text() == before
+    assert not training.calls
 
 
-def test_a_first_attempt_that_did_not_come_far_is_made_again(
-    output: Path, trainings: Trainings
+def test_a_folder_without_runs_is_used_again(output: Path, training: FakeTraining) -> None:
+    make_folder(output, seed=7)
+    runner.run(manifest(seed=8))
+    assert training.calls[0][1].seed == 8
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"code": "older"}, r"sumgrad .* \(older\) here"),
+        ({"python": "3.99"}, r"Python 3\.99 here"),
+        ({"libraries": HERE.libraries | {"numpy": "1.0"}}, r"numpy 1\.0 here"),
+    ],
+)
+def test_a_cluster_with_other_versions_computes_nothing_unless_allowed(
+    output: Path, training: FakeTraining, attempt: int, changes: dict[str, Any], difference: str
 ) -> None:
-    settled(output, seed=7)
-    runner.run(request(seed=8))
-    assert trainings.asked[0][1].seed == 8
-
-
-MISMATCHES = [
-    ({"code": "older"}, r"sumgrad .* \(older\) here"),
-    ({"python": "3.99"}, r"Python 3\.99 here"),
-    ({"libraries": HERE.libraries | {"numpy": "1.0"}}, r"numpy 1\.0 here"),
-]
-
-
-@pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize(("changes", "difference"), MISMATCHES)
-def test_a_cluster_with_other_versions_computes_nothing(
-    output: Path, trainings: Trainings, number: int, changes: dict[str, Any], difference: str
-) -> None:
-    settled(output)
-    sent = request(number=number).model_copy(update={"versions": replace(HERE, **changes)})
+    make_folder(output)
+    sent = manifest(attempt).model_copy(update={"versions": replace(HERE, **changes)})
     with pytest.raises(ServiceUnreachable, match=f"the cluster has other versions: {difference}"):
         runner.run(sent)
-    assert trainings.asked == []
-    runner.run(sent.model_copy(update={"allow_version_mismatch": True}))
-    assert len(trainings.asked) == 1
+    assert training.calls == []
+    # The job was kept, and can be resumed.
+    runner.run(manifest(2).model_copy(update={"allow_version_mismatch": True}))
+    assert len(training.calls) == 1
 
 
 @pytest.mark.parametrize("is_raised", [False, True])
-def test_how_it_ended_is_raised(
-    output: Path,
-    trainings: Trainings,
-    is_raised: bool,
-    capsys: pytest.CaptureFixture[str],
+def test_the_error_that_ended_a_run_is_raised(
+    output: Path, training: FakeTraining, is_raised: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = Interrupted("it was told to end", 143)
+    error = Interrupted("terminated", 143)
     if is_raised:
-        trainings.raises = ended
+        training.raised = error
     else:
-        trainings.failure = ended
+        training.returned = error
     with pytest.raises(Interrupted) as caught:
-        runner.run(request())
-    assert caught.value is ended
+        runner.run(manifest())
+    assert caught.value is error
     assert (RESULT_PREFIX in capsys.readouterr().out) is not is_raised
 
 
-def test_its_heart_beats_with_its_attempt(
-    output: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+def test_heartbeats_carry_the_attempt_and_stop_with_it(
+    output: Path, training: FakeTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[HeartbeatReporter] = []
+    stopped: list[HeartbeatReporter] = []
 
-    class Noted(HeartbeatReporter):
+    class Recorded(HeartbeatReporter):
         def stop(self) -> None:
-            made.append(self)
+            stopped.append(self)
             super().stop()
 
-    monkeypatch.setattr(runner, "HeartbeatReporter", Noted)
-    settled(output)
-    runner.run(request(number=3))
-    assert [reporter.current().attempt for reporter in made] == [3], "and stops at its end"
+    monkeypatch.setattr(runner, "HeartbeatReporter", Recorded)
+    make_folder(output)
+    runner.run(manifest(3))
+    assert [reporter.current().attempt for reporter in stopped] == [3]
 
 
-def test_uploads_are_read_where_they_outlive_the_attempt(
-    output: Path, trainings: Trainings, change: Callable[[], None]
+def test_log_lines_reach_the_jobs_log_and_its_heartbeat(
+    output: Path, training: FakeTraining, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change()
-    runner.run(request(data={"train": "data/train"}))
-    shutil.rmtree("data")
-    runner.run(request(number=2))
-    assert Path(str(trainings.asked[1][1].data.train), "a.csv").read_text() == "x"
+    from sumgrad.jobs.support.logs import show_logs
+
+    with show_logs():
+        runner.run(manifest())
+    assert "waiting for CPUs\n" in capsys.readouterr().out
 
 
-@pytest.fixture
-def change() -> Callable[[], None]:
-    def upload() -> None:
-        Path("data/train").mkdir(parents=True)
-        Path("data/train/a.csv").write_text("x")
+# The program
 
-    return upload
+
+def test_the_program_refuses_a_folder_without_a_manifest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("sumgrad.jobs.service.host", run_name="__main__")
+    assert caught.value.code == 2
+    assert "job.json" in capsys.readouterr().err
+
+
+def test_the_program_names_a_library_that_the_cluster_lacks(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "import runpy; runpy.run_module('sumgrad.jobs.service.host', run_name='__main__')"
+    )
+    root = str(Path(runner.__file__).parents[4])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error: the cluster has other versions: numpy not installed\n")
