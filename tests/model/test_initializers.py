@@ -63,7 +63,7 @@ def network_of(
     return Network(10, layers, L2(), dtype)
 
 
-def check_spread(initializer: Initializer, variance: float) -> None:
+def check_spread(initializer: Initializer, variance: float, uniform: bool = False) -> None:
     """Mean, variance and fourth moment of 150 000 weights."""
     W = draw(initializer)
     deviation = math.sqrt(variance)
@@ -71,7 +71,7 @@ def check_spread(initializer: Initializer, variance: float) -> None:
     assert W.dtype == np.float64
     assert abs(W.mean()) < 4 * deviation / math.sqrt(W.size)
     assert W.var() == pytest.approx(variance, rel=0.02)
-    fourth = 1.8 if getattr(initializer, "uniform", False) else 3.0
+    fourth = 1.8 if uniform else 3.0
     assert (W**4).mean() == pytest.approx(fourth * variance**2, rel=0.05)
 
 
@@ -92,14 +92,17 @@ def test_every_registered_initializer_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", SPREAD)
 def test_spread_is_what_the_source_states(name: str) -> None:
-    check_spread(make_initializer(name), VARIANCES[name](FAN_IN, FAN_OUT))
+    variance = VARIANCES[name](FAN_IN, FAN_OUT)
+    check_spread(make_initializer(name), variance, uniform=name in BOUNDS)
 
 
 def test_a_wrong_spread_is_caught() -> None:
     with pytest.raises(AssertionError):
         check_spread(SwappedHe(), VARIANCES["he_normal"](FAN_IN, FAN_OUT))
     with pytest.raises(AssertionError):
-        check_spread(make_initializer("he_uniform"), 1 / FAN_IN)
+        check_spread(make_initializer("he_uniform"), 1 / FAN_IN, uniform=True)
+    with pytest.raises(AssertionError):
+        check_spread(make_initializer("he_uniform"), 2 / FAN_IN)
 
 
 @pytest.mark.parametrize("name", BOUNDS)
