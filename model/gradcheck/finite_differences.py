@@ -110,14 +110,14 @@ class Point:
 
     def perturbed(self, after: int, stream: RandomStream) -> "Point":
         """Return a randomly perturbed point: layers after ``after``, and x if that is 0."""
-        parameters = self.network.parameters(self.parameters.flat.copy())
-        for name, array in parameters.items():
-            if layer_of(name) > after:
-                array[...] += PERTURBATION * stream.normal(array.shape)
-        x = self.x
+        flat, x = self.parameters.flat.copy(), self.x
+        specs = self.parameters.layout.param_specs
+        start = next((spec.offset for spec in specs if layer_of(spec.name) > after), flat.size)
+        flat[start:] += PERTURBATION * (2 * stream.uniform(flat.size - start) - 1)
         if after == 0:
-            x = x + PERTURBATION * max(1.0, np.abs(x).max()) * stream.normal(x.shape)
-        return replace(self, parameters=parameters, x=x)
+            size = PERTURBATION * max(1.0, np.abs(x).max())
+            x = x + size * (2 * stream.uniform(x.shape) - 1)
+        return replace(self, parameters=self.network.parameters(flat), x=x)
 
     def probe(self, name: str, v: Array) -> ProbeResult:
         """Compare the derivatives along a vector."""

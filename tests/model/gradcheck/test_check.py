@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 
-from sumgrad.model.activations import ACTIVATIONS, make_activation
+from sumgrad.model.activations import make_activation
 from sumgrad.model.activations.base import Activation
 from sumgrad.model.activations.scalar import Absolute, LeakyReLU, ReLU, Tanh
 from sumgrad.model.activations.vector import Max, Softmax
@@ -36,9 +36,12 @@ def run(
     return check_gradients(network, initial_parameters(network, seed=2), x, d, seed=0)
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-def test_every_activation_passes_within_a_network(name: str) -> None:
-    checks = run(make_activation(name), Tanh(), L2())
+@pytest.mark.parametrize("case", ACTIVATION_CASES)
+def test_every_activation_passes_within_a_network(case: str) -> None:
+    network = some_network([ACTIVATION_CASES[case], Tanh()], L2())
+    x = np.random.default_rng(1).standard_normal((ROWS, network.inputs))
+    d = some_targets(network.divergence, (ROWS, network.outputs), seed=1)
+    checks = check_gradients(network, some_parameters(network, 1), x, d, seed=0, entries=6)
     assert all(check.ok for check in checks), checks
     assert [check.name for check in checks] == ["W1", "b1", "W2", "b2", "x"]
     assert [check.layer for check in checks] == [1, 1, 2, 2, 0]
@@ -258,13 +261,12 @@ def distorted(activation: Activation) -> Activation:
 
 @pytest.mark.parametrize("case", ACTIVATION_CASES)
 def test_mutation_a_wrong_vjp_of_any_activation_is_caught(case: str) -> None:
-    right = ACTIVATION_CASES[case]
-    for activation, expected in ((right, set()), (distorted(right), {"W1", "b1", "x"})):
-        network = some_network([activation, Tanh()], L2())
-        x = np.random.default_rng(1).standard_normal((ROWS, network.inputs))
-        d = some_targets(network.divergence, (ROWS, network.outputs), seed=1)
-        checks = check_gradients(network, some_parameters(network, 1), x, d, seed=0, entries=4)
-        assert names_of_wrong(checks) == expected, checks
+    network = some_network([distorted(ACTIVATION_CASES[case]), Tanh()], L2())
+    x = np.random.default_rng(1).standard_normal((ROWS, network.inputs))
+    d = some_targets(network.divergence, (ROWS, network.outputs), seed=1)
+    parameters = some_parameters(network, 1)
+    checks = check_gradients(network, parameters, x, d, seed=0, entries=2, directions=1)
+    assert names_of_wrong(checks) == {"W1", "b1", "x"}, checks
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -308,7 +310,7 @@ def test_arguments_are_not_changed() -> None:
 
 
 def test_a_large_network_is_checked_along_few_directions() -> None:
-    layers = (Layer(300, ReLU()), Layer(300, ReLU()), Layer(10, Softmax()))
+    layers = (Layer(100, ReLU()), Layer(100, ReLU()), Layer(10, Softmax()))
     network = Network(784, layers, MultiClassKL())
     generator = np.random.default_rng(0)
     checks = check_gradients(
