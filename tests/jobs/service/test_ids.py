@@ -9,7 +9,7 @@ from sumgrad.jobs.service.ids import check_job_id, new_job_id, submission_id
 from tests.fuzzing import cases
 
 
-@cases(100)
+@cases(200)
 @given(name=st.text(max_size=120))
 def test_new_ids_are_valid_and_unique_for_every_name(name: str) -> None:
     job_id = new_job_id(name)

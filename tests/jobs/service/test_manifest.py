@@ -82,7 +82,7 @@ def test_a_damaged_or_missing_file_is_refused(content: bytes | None, tmp_path: P
         JobManifest.read(tmp_path)
 
 
-@cases(100)
+@cases(200)
 @given(data=st.data())
 def test_no_change_of_the_file_leads_to_another_kind_of_error(
     tmp_path: Path, data: st.DataObject

@@ -64,7 +64,7 @@ def scripts(draw: st.DrawFn) -> tuple[str, list[list[str]], float]:
     return text, connections, draw(st.sampled_from([0.0, 1.0, 30.0]))
 
 
-@cases(150)
+@cases(400)
 @given(script=scripts(), state=st.sampled_from(sorted(END_STATES)))
 def test_every_character_comes_once_and_in_order(
     script: tuple[str, list[list[str]], float], state: str
@@ -209,7 +209,7 @@ def printed(pieces: list[str]) -> tuple[str, object]:
     return "".join(written), log.result
 
 
-@cases(150)
+@cases(500)
 @given(
     before=st.lists(LINES, max_size=4),
     after=st.lists(LINES, max_size=3),

@@ -99,7 +99,7 @@ TEXTS = st.one_of(
 )
 
 
-@cases(50)
+@cases(100)
 @given(
     label=TEXTS, positive=TEXTS | st.integers(), features=st.lists(TEXTS, min_size=1, unique=True)
 )
