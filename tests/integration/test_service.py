@@ -70,7 +70,10 @@ class Service:
     def run_of(self, run_id: str) -> "Run":
         """A run, as MLflow has it."""
         user = f"sumgrad:{self.token_file.read_text()}"
-        return MlflowClient(self.mlflow.replace("://", f"://{user}@")).get_run(run_id)
+        client = MlflowClient(self.mlflow.replace("://", f"://{user}@"))
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        (run,) = client.search_runs(experiments, f"attributes.run_name = '{run_id}'")
+        return run
 
     def sumgrad(self, *arguments: str) -> Finished:
         """Run a command."""
@@ -113,7 +116,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterato
     unset = dict.fromkeys(("SUMGRAD_CONFIG", "SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS"), "")
     environment |= {"HOME": str(home), "RAY_AUTH_TOKEN_PATH": "", "RAY_ADDRESS": ""} | unset
     service = Service(Folder(path, environment), free_port(), free_port())
-    up = service.sumgrad(
+    up = service.folder.run_process(
         *("cluster", "up", "--cpus", "2", "--port", str(service.port)),
         *("--mlflow-port", str(service.mlflow_port)),
     )
@@ -122,7 +125,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterato
     try:
         yield service
     finally:
-        down = service.sumgrad("cluster", "down")
+        down = service.folder.run_process("cluster", "down")
     assert down.code == 0, down.err
     assert [processes_of(session) for session in servers] == [[], []]
     assert service.sumgrad("cluster", "status").code == 3

@@ -1,5 +1,6 @@
 """A job's run in MLflow, as seen from the user's machine."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ T = TypeVar("T")
 TIMEOUT_S = 20.0
 #: Written by `sumgrad.jobs.runs` when a run ends.
 _REASON_TAG = "sumgrad.stop_reason"
+_RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _MAX_RUNS = 1000
 _MAX_ATTEMPTS = 1_000_000
 
@@ -35,7 +37,7 @@ class RunView:
 
     Attributes:
         uri: Of the store, without secrets; empty if it is not known here.
-        run_id: Of the job's newest run; None if it has none.
+        run_id: Of the job's newest run, as commands print it; None if it has none.
         status: RUNNING, FINISHED, FAILED or KILLED.
         heartbeat: The job's newest heartbeat.
         problem: Why MLflow could not be asked; empty if it could.
@@ -43,6 +45,7 @@ class RunView:
         name: Of the job's spec; empty if the run does not have it.
         folder: Of the job, on the cluster's head; empty if the run does not have it.
         is_deleted: Whether the job was deleted from its cluster.
+        mlflow_run_id: MLflow's id of the run.
     """
 
     uri: str = ""
@@ -54,6 +57,7 @@ class RunView:
     name: str = ""
     folder: str = ""
     is_deleted: bool = False
+    mlflow_run_id: str = ""
 
     @property
     def attempt(self) -> int | None:
@@ -72,9 +76,9 @@ class RunView:
     @property
     def page(self) -> str | None:
         """The run's page; None if its store is not a server."""
-        if self.run_id is None or not is_server(self.uri):
+        if not self.mlflow_run_id or not is_server(self.uri):
             return None
-        return f"{self.uri}/#/runs/{self.run_id}"
+        return f"{self.uri}/#/runs/{self.mlflow_run_id}"
 
 
 def find_runs(
@@ -114,9 +118,8 @@ def mark_deleted(cluster: Cluster, run: RunView) -> None:
     """
     if run.problem:
         raise TrackingError(run.problem)
-    if run.run_id is not None:
-        run_id = run.run_id
-        _query(cluster, lambda client: client.set_tag(run_id, DELETED_TAG, "true"))
+    if run.mlflow_run_id:
+        _query(cluster, lambda client: client.set_tag(run.mlflow_run_id, DELETED_TAG, "true"))
 
 
 def _query(cluster: Cluster, question: "Callable[[MlflowClient], T]") -> T:
@@ -173,14 +176,16 @@ def _search(client: "MlflowClient", job_ids: Sequence[str]) -> Mapping[str, "Run
 
 def _view(uri: str, run: "Run") -> RunView:
     tags = run.data.tags
+    # Users can rename a run on MLflow's page; commands accept MLflow's own id as well.
+    name = run.info.run_name or ""
     return RunView(
         uri=uri,
-        run_id=str(run.info.run_id),
+        run_id=name if _RUN_ID.fullmatch(name) else str(run.info.run_id),
         status=str(run.info.status),
         heartbeat=Heartbeat.from_json(tags.get(TAG, "")),
         stop_reason=tags.get(_REASON_TAG, ""),
-        # A parameter keeps its value, while users can rename the run on MLflow's page.
         name=one_line(run.data.params.get("name", "")),
         folder=one_line(tags.get(FOLDER_TAG, "")),
         is_deleted=DELETED_TAG in tags,
+        mlflow_run_id=str(run.info.run_id),
     )

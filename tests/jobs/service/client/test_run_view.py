@@ -40,7 +40,7 @@ def client(uri: str) -> MlflowClient:
 
 def add(client: MlflowClient, began: int, experiment: str = "0", **tags: str) -> str:
     tags = {name.replace("_", "."): value for name, value in tags.items()}
-    run = client.create_run(experiment, start_time=began, tags=tags)
+    run = client.create_run(experiment, start_time=began, tags=tags, run_name=f"run-{began}")
     return str(run.info.run_id)
 
 
@@ -58,8 +58,8 @@ def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
     add(client, 900, sumgrad_job="digits-10")
     add(client, 999)
     both = {
-        "digits-1": RunView(uri, newest, "RUNNING", BEAT),
-        "mnist-1": RunView(uri, second, "KILLED", None),
+        "digits-1": RunView(uri, "run-300", "RUNNING", BEAT, mlflow_run_id=newest),
+        "mnist-1": RunView(uri, "run-50", "KILLED", None, mlflow_run_id=second),
     }
     assert ask(uri, "digits-1", "mnist-1") == both
     assert ask(uri, "digits-1") == {"digits-1": both["digits-1"]}
@@ -68,7 +68,7 @@ def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
 
 def test_an_invalid_heartbeat_is_ignored(client: MlflowClient, uri: str) -> None:
     run = add(client, 1, **{JOB_TAG: "digits-1", TAG: '{"at": "yesterday"}'})
-    assert ask(uri, "digits-1") == {"digits-1": RunView(uri, run, "RUNNING", None)}
+    assert ask(uri, "digits-1") == {"digits-1": RunView(uri, "run-1", "RUNNING", mlflow_run_id=run)}
 
 
 def test_an_invalid_job_id_is_ignored(client: MlflowClient, uri: str) -> None:
@@ -76,14 +76,15 @@ def test_an_invalid_job_id_is_ignored(client: MlflowClient, uri: str) -> None:
     for forged in ("\x1b[2Jdigits-2", "digits-3\nmnist-1  FINISHED", "../digits", "x" * 64, " "):
         add(client, 2, sumgrad_job=forged)
     found = find_runs(Cluster(ADDRESS, tracking_uri=uri), [], include_others=True)
-    assert found == {"digits-1": RunView(uri, sound, "RUNNING")}
+    assert found == {"digits-1": RunView(uri, "run-1", "RUNNING", mlflow_run_id=sound)}
 
 
 def test_the_name_is_the_specs_and_not_the_runs(client: MlflowClient, uri: str) -> None:
     run = add(client, 1, sumgrad_job="digits-1")
     client.log_param(run, "name", "digits")
     client.update_run(run, name="my best one")
-    assert ask(uri, "digits-1")["digits-1"].name == "digits"
+    found = ask(uri, "digits-1")["digits-1"]
+    assert (found.name, found.run_id) == ("digits", run)
     client.log_param(add(client, 2, sumgrad_job="digits-1"), "name", "a\n\x1b[2Jb")
     assert ask(uri, "digits-1")["digits-1"].name == "a [2Jb"
 
@@ -145,9 +146,10 @@ def test_an_id_with_quotes_finds_nothing(client: MlflowClient, uri: str) -> None
 
 
 def test_a_run_on_a_server_has_a_page() -> None:
-    assert RunView("http://mlflow:5000", "ab").page == "http://mlflow:5000/#/runs/ab"
+    view = RunView("http://mlflow:5000", "digits-ab", mlflow_run_id="0ab")
+    assert view.page == "http://mlflow:5000/#/runs/0ab"
     assert RunView("http://mlflow:5000").page is None
-    assert RunView("sqlite:///x.db", "ab").page is None
+    assert replace(view, uri="sqlite:///x.db").page is None
 
 
 @pytest.mark.parametrize("body", ['{"experiments": 3}', '{"experiments": [{"experiment_id": []}]}'])
@@ -176,4 +178,4 @@ def test_a_deleted_job_is_marked(client: MlflowClient, uri: str) -> None:
     mark_deleted(cluster, RunView(uri))
     assert ask(uri, "digits-1")["digits-1"] == replace(found, is_deleted=True)
     with pytest.raises(TrackingError):
-        mark_deleted(cluster, replace(found, run_id="0" * 32))
+        mark_deleted(cluster, replace(found, mlflow_run_id="0" * 32))

@@ -22,7 +22,7 @@ from sumgrad.jobs.service.states import FAILED, FINISHED, PENDING, RUNNING, STOP
 from tests.jobs.service.stand_ins import attempt
 
 START, NOW = 10_000.0, 10_600.0
-URI, RUN = "http://mlflow:5000", "0123456789abcdef"
+URI, RUN = "http://mlflow:5000", "digits-3kf9x1"
 WAITING = Heartbeat(NOW - 5, note="waiting for 2 CPUs")
 TRAINING = Heartbeat(NOW - 5, is_training=True, note="digits", epoch=3, epochs=20, loss=0.25)
 OLD = replace(WAITING, at=NOW - 31)
@@ -40,7 +40,9 @@ def job(state: str, exit_code: int | None = None, message: str = "") -> Job:
 
 
 def view(status: str | None, beat: Heartbeat | None = None) -> RunView:
-    return RunView(URI, RUN if status else None, status, beat)
+    if status is None:
+        return RunView(URI, heartbeat=beat)
+    return RunView(URI, RUN, status, beat, mlflow_run_id="0ab")
 
 
 HANGS = "Ray has it as RUNNING, and its last heartbeat is 61 s old: it hangs"
@@ -352,7 +354,7 @@ def test_lines_of_text() -> None:
         "  loss       0.2500 after epoch 3",
         "  heartbeat  61 s ago",
         f"  run        {RUN} in {URI}",
-        f"  page       {URI}/#/runs/{RUN}",
+        f"  page       {URI}/#/runs/0ab",
         f"  differs    {HANGS}, or it cannot reach MLflow",
     ]
     nothing = view(None)
