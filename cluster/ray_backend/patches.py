@@ -15,6 +15,8 @@ from typing import Any
 
 from ray._private import ray_constants, services, worker
 
+from sumgrad.cluster.errors import ClusterUnreachable
+
 #: The version of Ray for which each function of this module was checked.
 CHECKED_VERSION = "2.60.0"
 
@@ -73,12 +75,17 @@ def find_running_instance() -> str:
     """Return the host and port that Ray (2.60.0) connects to for ``auto``.
 
     Raises:
-        ConnectionError: No instance is known.
+        ClusterUnreachable: No instance is known.
     """
     address = os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE) or "auto"
-    found: str | None = services.canonicalize_bootstrap_address(address)
+    found: str | None = None
+    with contextlib.suppress(ConnectionError):
+        found = services.canonicalize_bootstrap_address(address)
     if found is None:
-        raise ConnectionError
+        raise ClusterUnreachable(
+            "no Ray cluster runs on this machine",
+            hint="use local, or start one with 'ray start --head'",
+        )
     return found
 
 

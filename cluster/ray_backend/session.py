@@ -73,8 +73,12 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
     if is_local:
         ensure_token_file()
         watch = DaemonWatch()
+    elif address == "auto":
+        found = patches.find_running_instance()
+        check_reachable(found)
+        watch = HeadWatch(found)
     else:
-        watch = HeadWatch(_resolve_auto() if address == "auto" else address)
+        watch = HeadWatch(address)
     # Ray puts the current directory on the workers' module path, where a user's numpy.py would be
     # imported instead of NumPy.
     empty = directory / "empty"
@@ -98,30 +102,11 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
         is_stalled = True
         raise
     finally:
-        if is_stalled or watch.is_suspended():
+        if is_stalled or (is_local and DaemonWatch().is_suspended()):
             patches.abandon()
         else:
             ray.shutdown()
         is_finished.set()
-
-
-def _resolve_auto() -> str:
-    """Return the address of the instance that runs on this machine.
-
-    Raises:
-        ClusterUnreachable: There is none, or it does not answer.
-    """
-    from sumgrad.cluster.ray_backend import patches
-
-    try:
-        address = patches.find_running_instance()
-    except ConnectionError:
-        raise ClusterUnreachable(
-            "no Ray cluster runs on this machine",
-            hint="use local, or start one with 'ray start --head'",
-        ) from None
-    check_reachable(address)
-    return address
 
 
 def _init(address: str, cpus: int | None, directory: Path) -> None:

@@ -150,7 +150,3 @@ class HeadWatch:
             self._failed = 0
         self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
         return None
-
-    def is_suspended(self) -> bool:
-        """Return False; only daemons of this machine are visible."""
-        return False

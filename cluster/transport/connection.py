@@ -28,6 +28,9 @@ _MAX_DESCRIPTORS = 16
 class Connection:
     """Messages in both directions over one connected socket.
 
+    Every method raises `ConnectionClosed` once the peer has disconnected, and `ProtocolError` if
+    what was received is not what was asked for.
+
     Args:
         connected: A stream socket to an authenticated peer; closed with the connection.
     """
@@ -51,11 +54,7 @@ class Connection:
         descriptors: Sequence[int] = (),
         arrays: Sequence[Array] = (),
     ) -> None:
-        """Send a message with its descriptors or arrays.
-
-        Raises:
-            ConnectionClosed: The peer has disconnected.
-        """
+        """Send a message with its descriptors or arrays."""
         data = encode(message)
         frame = _LENGTHS.pack(len(data), sum(vector.nbytes for vector in arrays)) + data
         try:
@@ -73,10 +72,6 @@ class Connection:
 
         Args:
             spin_s: Seconds to poll, yielding the core in between, before blocking.
-
-        Raises:
-            ConnectionClosed: The peer has disconnected.
-            ProtocolError: The data received is not a message.
         """
         until = time.perf_counter() + spin_s if spin_s else 0.0
         while (message := self._next()) is None:
@@ -93,10 +88,6 @@ class Connection:
         """Yield the messages that have arrived, without blocking.
 
         Arrays that follow a message have to be received before the next one is asked for.
-
-        Raises:
-            ConnectionClosed: The peer has disconnected and no message is left.
-            ProtocolError: The data received is not a message.
         """
         closed: ConnectionClosed | None = None
         try:
@@ -112,12 +103,7 @@ class Connection:
             raise closed
 
     def receive_arrays(self, arrays: Sequence[Array]) -> None:
-        """Receive the arrays that follow the last message into these, one after the other.
-
-        Raises:
-            ConnectionClosed: The peer has disconnected.
-            ProtocolError: The sizes differ.
-        """
+        """Receive the arrays that follow the last message into these, one after the other."""
         if sum(target.nbytes for target in arrays) != self._array_bytes:
             raise ProtocolError(f"a message with {self._array_bytes:,} bytes of arrays")
         self._array_bytes = 0
@@ -136,11 +122,7 @@ class Connection:
                 filled += count
 
     def take_descriptor(self) -> int:
-        """Return the next descriptor received; the caller closes it.
-
-        Raises:
-            ProtocolError: No descriptor was received.
-        """
+        """Return the next descriptor received; the caller closes it."""
         if not self._descriptors:
             raise ProtocolError("a message came without its descriptor")
         return self._descriptors.popleft()

@@ -72,16 +72,10 @@ def connect(address: Address, secret: bytes) -> Connection:
         AuthenticationError: The peer does not know the secret.
         ConnectionClosed: The driver does not answer, or rejected this worker.
     """
-    connected = _open_socket(address)
     try:
-        authenticate(connected, secret, "worker")
-        return _as_connection(connected)
+        return _authenticated(_open_socket(address), secret, "worker")
     except OSError as error:
-        connected.close()
         raise ConnectionClosed(str(error)) from None
-    except BaseException:
-        connected.close()
-        raise
 
 
 def accept(connected: socket.socket, secret: bytes) -> Connection:
@@ -91,14 +85,25 @@ def accept(connected: socket.socket, secret: bytes) -> Connection:
         AuthenticationError: The peer does not know the secret, or took too long.
     """
     try:
-        authenticate(connected, secret, "driver")
-        return _as_connection(connected)
+        return _authenticated(connected, secret, "driver")
     except OSError as error:
-        connected.close()
         raise AuthenticationError(f"a connection was rejected: {error}") from None
+
+
+def _authenticated(connected: socket.socket, secret: bytes, role: Role) -> Connection:
+    try:
+        authenticate(connected, secret, role)
+        connected.settimeout(None)
+        if connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A machine that loses power closes no connection.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE.items():
+                connected.setsockopt(socket.IPPROTO_TCP, option, value)
     except BaseException:
         connected.close()
         raise
+    return Connection(connected)
 
 
 def authenticate(connected: socket.socket, secret: bytes, role: Role) -> None:
@@ -161,14 +166,3 @@ def _open_socket(address: Address) -> socket.socket:
     except OSError as error:
         host, port = address.remote
         raise ConnectionClosed(f"the driver does not answer at {host}:{port}: {error}") from None
-
-
-def _as_connection(connected: socket.socket) -> Connection:
-    connected.settimeout(None)
-    if connected.family != socket.AF_UNIX:
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A machine that loses power closes no connection.
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            connected.setsockopt(socket.IPPROTO_TCP, option, value)
-    return Connection(connected)

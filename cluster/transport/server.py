@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ConnectionClosed, ProtocolError
 from sumgrad.cluster.transport.connection import Connection
-from sumgrad.cluster.transport.handshake import Address
 from sumgrad.cluster.transport.listener import Listener
 from sumgrad.cluster.transport.messages import Hello, Message, check_type
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
@@ -87,11 +86,6 @@ class WorkerConnection:
         self.connection.close()
 
 
-def _check_no_hello(message: Message) -> None:
-    if isinstance(message, Hello):
-        raise ProtocolError("a connected worker sent another Hello")
-
-
 class WorkerServer:
     """Accepts workers and multiplexes their messages.
 
@@ -102,6 +96,8 @@ class WorkerServer:
 
     Attributes:
         workers: The connected workers, by their indices.
+        address: Where workers connect to.
+        secret: What workers have to know.
     """
 
     def __init__(
@@ -114,20 +110,11 @@ class WorkerServer:
         self._admit = admit
         self._allocate = allocate
         self._listener = Listener(host)
+        self.address, self.secret = self._listener.address, self._listener.secret
         self._received: SelectableQueue[tuple[WorkerConnection, Message | None]] = SelectableQueue()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener.accepted, selectors.EVENT_READ)
         self._selector.register(self._received, selectors.EVENT_READ)
-
-    @property
-    def address(self) -> Address:
-        """Where workers connect to."""
-        return self._listener.address
-
-    @property
-    def secret(self) -> bytes:
-        """What workers have to know."""
-        return self._listener.secret
 
     def events(self, timeout: float | None) -> Iterator[Event]:
         """Yield what happens within `timeout` seconds.
@@ -158,8 +145,8 @@ class WorkerServer:
                         return
                     index = hello.worker
                     self._add(connection, hello)
-                else:
-                    _check_no_hello(message)
+                elif isinstance(message, Hello):
+                    raise ProtocolError("a connected worker sent another Hello")  # noqa: TRY301
                 yield index, message
                 if not connection.is_local:
                     # Its threads read from it from now on.

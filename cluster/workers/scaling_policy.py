@@ -75,7 +75,19 @@ class Quorum:
         waited = now - self._short_since
         if running and waited < _REPLACEMENT_S:
             return False
-        self._wait(running, activity, waited, reasons)
+        timeout = self._policy.resource_timeout
+        have = f"{running} of at least {self._policy.min_workers} required workers are running"
+        if self._policy.should_stop():
+            raise ClusterUnreachable(f"stopped while waiting for workers: {have}")
+        if waited > timeout:
+            resume = "'sumgrad resume' continues the run once there are free CPUs"
+            raise ClusterUnreachable(
+                f"{have}, and no other started within {timeout:.0f} s",
+                hint=next(filter(None, reasons), resume),
+            )
+        if waited > SUPERVISION_INTERVAL_S and not self._is_logged:
+            _logger.info("waiting while %s: %s; %s", activity, have, format_limit(timeout))
+            self._is_logged = True
         return True
 
     def is_reached(self, running: int) -> bool:
@@ -86,23 +98,6 @@ class Quorum:
             _logger.info("%d workers are running: resuming", running)
         self._short_since, self._is_logged = None, False
         return True
-
-    def _wait(
-        self, running: int, activity: str, waited: float, reasons: Iterable[str | None]
-    ) -> None:
-        timeout = self._policy.resource_timeout
-        have = f"{running} of at least {self._policy.min_workers} required workers are running"
-        if self._policy.should_stop():
-            raise ClusterUnreachable(f"stopped while waiting for workers: {have}")
-        if waited > timeout:
-            raise ClusterUnreachable(
-                f"{have}, and no other started within {timeout:.0f} s",
-                hint=next(filter(None, reasons), "")
-                or "'sumgrad resume' continues the run once there are free CPUs",
-            )
-        if waited > SUPERVISION_INTERVAL_S and not self._is_logged:
-            _logger.info("waiting while %s: %s; %s", activity, have, format_limit(timeout))
-            self._is_logged = True
 
 
 def choose_workers_to_release(threads: Mapping[int, int], excess: int) -> list[int]:

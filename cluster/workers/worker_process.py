@@ -53,12 +53,7 @@ class WorkerProcess:
         self._threads = threads
 
     def serve(self, address: Address, secret: bytes) -> None:
-        """Serve the driver at this address until it closes the connection.
-
-        Raises:
-            ConnectionClosed: The driver does not answer.
-            AuthenticationError: The peer does not know the job's secret.
-        """
+        """Serve the driver at this address until it closes the connection; see `connect`."""
         with contextlib.closing(connect(address, secret)) as connection:
             session = Session(connection, self._index, self._workload, self._threads)
             with contextlib.suppress(ConnectionClosed):
@@ -92,11 +87,7 @@ class Session:
         self._mean_wait = 0.0
 
     def run(self) -> None:
-        """Introduce the worker, then handle messages.
-
-        Raises:
-            ConnectionClosed: The driver has closed the connection.
-        """
+        """Introduce the worker, then handle messages until the connection closes."""
         arithmetic = asdict(compute_fingerprint())
         hello = Hello(self._worker.index, os.getpid(), self._num_threads, **arithmetic)
         self._connection.send(hello)

@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray._private import node, ray_constants, services, worker
 
+from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import patches
 
 
@@ -51,7 +52,7 @@ def test_the_address_of_a_running_instance_is_found(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     assert patches.find_running_instance() == "192.0.2.1:6379"
     monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda _: None)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ClusterUnreachable, match="no Ray cluster runs"):
         patches.find_running_instance()
 
 
@@ -68,6 +69,7 @@ def test_sigterm_keeps_its_handler() -> None:
 
 _ABANDON = """
 import os, sys
+from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import patches
 patches.abandon()
 os.write(2, b"from C++\\n")
