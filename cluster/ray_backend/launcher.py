@@ -10,7 +10,6 @@ from ray.exceptions import RayError, RayTaskError
 
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.errors import ClusterError
-from sumgrad.cluster.ray_backend import patches
 from sumgrad.cluster.ray_backend.placement import RayPlacement
 from sumgrad.cluster.ray_backend.watchdog import DaemonWatch, run_watched
 from sumgrad.cluster.transport.handshake import Address
@@ -39,7 +38,7 @@ class RayLauncher(Launcher):
     ) -> None:
         self._placement = placement
         self._env_vars = {"env_vars": dict(env_vars)} if env_vars else None
-        self._watch = DaemonWatch() if patches.is_private_instance() else None
+        self._watch = DaemonWatch.current
         #: Whether Ray does not answer any more.
         self._has_failed = False
         # Ray adds `remote` to actor methods at run time, which type checkers do not see.

@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 from ray._private import ray_constants, services, worker
 
@@ -63,12 +62,6 @@ def loopback_only(*, enabled: bool) -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def is_private_instance() -> bool:
-    """Return whether this process has started the Ray (2.60.0) that it is connected to."""
-    node: Any = worker._global_node  # noqa: SLF001
-    return node is not None and bool(node.ray_init_cluster)
 
 
 def find_running_instance() -> str:

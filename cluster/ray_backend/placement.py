@@ -9,10 +9,10 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sumgrad.cluster.ray_backend import patches
 from sumgrad.cluster.ray_backend.fair_share import Demand
 from sumgrad.cluster.ray_backend.monitor import ClusterMonitor
 from sumgrad.cluster.ray_backend.placement_groups import JobGroups, nodes_of, wait_for_group
+from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
@@ -187,7 +187,7 @@ def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
         ClusterUnreachable: The cluster does not grant the minimum in time, or the job is to stop.
         RayError: The cluster does not answer.
     """
-    if patches.is_private_instance() and not policy.extra_workers:
+    if DaemonWatch.current is not None and not policy.extra_workers:
         return RayPlacement(workers)
     demand = Demand.new(min(policy.min_workers, workers), workers + policy.extra_workers)
     groups, monitor = JobGroups(demand), ClusterMonitor(demand)
@@ -204,10 +204,9 @@ def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
         raise
     if cpus < workers:
         _logger.info(
-            "%d of %d CPUs are free: starting with %d workers; more join when CPUs become free",
+            "%d of %d CPUs are free: starting with these; more workers join when CPUs become free",
             cpus,
             workers,
-            cpus,
         )
     return placement
 

@@ -72,7 +72,7 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
     watch: DaemonWatch | HeadWatch
     if is_local:
         ensure_token_file()
-        watch = DaemonWatch()
+        watch = DaemonWatch.current = DaemonWatch()
     elif address == "auto":
         found = patches.find_running_instance()
         check_reachable(found)
@@ -102,11 +102,13 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
         is_stalled = True
         raise
     finally:
-        if is_stalled or (is_local and DaemonWatch().is_suspended()):
+        DaemonWatch.current = None
+        if is_stalled or watch.blocks_shutdown():
+            # The daemons end with this process.
             patches.abandon()
         else:
             ray.shutdown()
-        is_finished.set()
+            is_finished.set()
 
 
 def _init(address: str, cpus: int | None, directory: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import psutil
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 _POLL_S = 0.1
 #: Ray's daemons on this machine, by the names of their processes.
 _DAEMONS = ("gcs_server", "raylet")
+_EXITED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 #: Seconds for which a daemon has to be suspended; one that is stopped with the driver by Ctrl-Z
 #: continues with it.
 _SUSPENDED_S = 2.0
@@ -72,9 +73,14 @@ def run_watched(
 
 
 class DaemonWatch:
-    """Watches the daemons that this process has started."""
+    """Watches the daemons that a session of this process starts."""
+
+    #: That of the current session with an instance that only this process uses.
+    current: ClassVar["DaemonWatch | None"] = None
 
     def __init__(self) -> None:
+        #: Children that earlier sessions have left, or that belong to another cluster.
+        self._ignored = {child.pid for child in psutil.Process().children()}
         self._daemons: dict[str, psutil.Process] = {}
         #: Seconds for which each daemon has been suspended, as far as this process was running.
         self._suspended: dict[str, float] = dict.fromkeys(_DAEMONS, 0.0)
@@ -95,13 +101,15 @@ class DaemonWatch:
     def exited(self) -> str | None:
         """Return which daemon has exited, or None."""
         for name, status in self._statuses().items():
-            if status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            if status in _EXITED:
                 return f"Ray's {name} on this machine has exited"
         return None
 
-    def is_suspended(self) -> bool:
-        """Return whether a daemon is suspended at this moment."""
-        return psutil.STATUS_STOPPED in self._statuses().values()
+    def blocks_shutdown(self) -> bool:
+        """Return whether Ray would wait for a daemon in vain when it is shut down."""
+        statuses = self._statuses()
+        is_suspended = psutil.STATUS_STOPPED in statuses.values()
+        return is_suspended or statuses.get("gcs_server") in _EXITED
 
     def _statuses(self) -> dict[str, str]:
         if len(self._daemons) < len(_DAEMONS):
@@ -120,7 +128,7 @@ class DaemonWatch:
                 name = child.name()
             except psutil.Error:
                 continue
-            if name in _DAEMONS:
+            if name in _DAEMONS and child.pid not in self._ignored:
                 self._daemons.setdefault(name, child)
 
 
@@ -150,3 +158,7 @@ class HeadWatch:
             self._failed = 0
         self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
         return None
+
+    def blocks_shutdown(self) -> bool:
+        """Return False: Ray disconnects from a head that does not answer."""
+        return False

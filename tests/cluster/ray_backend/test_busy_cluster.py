@@ -11,10 +11,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.errors import ClusterError, ClusterUnreachable
-from sumgrad.cluster.ray_backend import patches
 from sumgrad.cluster.ray_backend.launcher import RayLauncher
 from sumgrad.cluster.ray_backend.reducer import RayReducer
 from sumgrad.cluster.ray_backend.session import _available_workers, ray_session
+from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from tests.cluster.polling import wait_for
@@ -31,7 +31,7 @@ def session() -> Iterator[None]:
     )
     with ray_session(cluster.address, 4) as workers:
         assert workers == 4
-        assert not patches.is_private_instance()
+        assert DaemonWatch.current is None
         yield
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
@@ -87,7 +87,7 @@ def test_a_job_starts_with_the_free_cpus_and_grows(
     assert_undisturbed(small_job, result)
     first, *joined = log.messages
     assert first == (
-        "2 of 4 CPUs are free: starting with 2 workers; more join when CPUs become free"
+        "2 of 4 CPUs are free: starting with these; more workers join when CPUs become free"
     )
     assert {line.partition(":")[0] for line in joined} == {"worker 2 joined", "worker 3 joined"}
     assert joined[-1].endswith("4 workers now")

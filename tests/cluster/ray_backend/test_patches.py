@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import ray
-from ray._private import node, ray_constants, services, worker
+from ray._private import ray_constants, services, worker
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import patches
@@ -39,13 +39,6 @@ def test_an_instance_is_started_on_loopback_by_a_constant() -> None:
     with patches.loopback_only(enabled=False):
         before = ray_constants.ENABLE_RAY_CLUSTER
     assert before
-
-
-def test_a_private_instance_is_known_by_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "self.ray_init_cluster = ray_init_cluster" in inspect.getsource(node.Node.__init__)
-    assert "ray_init_cluster=True" in inspect.getsource(worker.init)
-    monkeypatch.setattr(worker, "_global_node", None)
-    assert not patches.is_private_instance()
 
 
 def test_the_address_of_a_running_instance_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

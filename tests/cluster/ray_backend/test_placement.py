@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend import monitor, patches, placement_groups
+from sumgrad.cluster.ray_backend import monitor, placement_groups
 from sumgrad.cluster.ray_backend.placement import (
     GroupPlacement,
     RayPlacement,
@@ -18,6 +18,7 @@ from sumgrad.cluster.ray_backend.placement import (
     acquire_placement,
     worker_slots,
 )
+from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 HEAD, OTHER = "head", "other"
@@ -118,7 +119,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(monitor, "placement_group_table", fake.table)
     # Tests refresh the monitor themselves.
     monkeypatch.setattr(monitor, "_INTERVAL_S", 3600.0)
-    monkeypatch.setattr(patches, "is_private_instance", lambda: False)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     for name, answer in {
         "nodes": lambda: [{"Alive": True}, {"Alive": True}],
@@ -147,7 +147,7 @@ def test_cpus_of_another_node_are_threads_of_one_process() -> None:
 
 
 def test_a_private_instance_needs_no_groups(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "is_private_instance", lambda: True)
+    monkeypatch.setattr(DaemonWatch, "current", DaemonWatch())
     placement = acquire_placement(3, ScalingPolicy())
     assert type(placement) is RayPlacement
     assert fake.groups == []
@@ -183,7 +183,7 @@ def test_groups_that_do_not_get_their_cpu_at_once_are_removed(
     placement = acquire(5)
     assert len(fake.existing) == 3
     assert {group.state for group in fake.existing} == {"CREATED"}
-    assert caplog.messages[-1].startswith("3 of 5 CPUs are free: starting with 3 workers")
+    assert caplog.messages[-1].startswith("3 of 5 CPUs are free: starting with these")
     placement.close()
 
 

@@ -27,12 +27,16 @@ class ScriptedWatch:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def watch() -> DaemonWatch:
+    return DaemonWatch()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, watch: DaemonWatch) -> Iterator["subprocess.Popen[bytes]"]:
     """A child process with the name of Ray's daemon."""
     executable = tmp_path / "raylet"
     shutil.copy("/bin/sleep", executable)
     with subprocess.Popen([executable, "60"]) as process:
-        watch = DaemonWatch()
         wait_for(watch._statuses)
         yield process
         process.kill()
@@ -65,21 +69,23 @@ def test_the_thread_of_a_call_lives_until_it_is_told() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the daemon's name is that of its file")
-def test_a_daemon_that_was_killed_is_noticed(daemon: "subprocess.Popen[bytes]") -> None:
-    watch = DaemonWatch()
+def test_a_daemon_that_was_killed_is_noticed(
+    daemon: "subprocess.Popen[bytes]", watch: DaemonWatch
+) -> None:
+    assert DaemonWatch().failure() is None
     assert watch.failure() is None
     daemon.kill()
     wait_for(lambda: watch.failure() == "Ray's raylet on this machine has exited", 10)
+    assert DaemonWatch().failure() is None, "a session is not concerned with earlier ones"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the daemon's name is that of its file")
 def test_a_daemon_that_was_suspended_for_a_while_is_noticed(
-    daemon: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+    daemon: "subprocess.Popen[bytes]", watch: DaemonWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "_SUSPENDED_S", 0.1)
-    watch = DaemonWatch()
     os.kill(daemon.pid, signal.SIGSTOP)
-    wait_for(watch.is_suspended, 10)
+    wait_for(watch.blocks_shutdown, 10)
     wait_for(lambda: watch.failure() == "Ray's raylet on this machine is suspended", 10)
     os.kill(daemon.pid, signal.SIGCONT)
     wait_for(lambda: watch.failure() is None, 10)
