@@ -169,6 +169,7 @@ def test_no_worker_starts_a_microbatch_after_cancellation() -> None:
     assert next(claimed) == 8
     claims.cancel_all()
     assert list(claimed) == []
+    assert list(claims.iter_claimed(0, range(8))) == []
     assert claims.remaining(0) == 0
     assert claims.current(1) == 9, "the driver sees that the worker is still alive"
 

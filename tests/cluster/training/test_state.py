@@ -11,9 +11,11 @@ import pytest
 from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
+from sumgrad.cluster.planning.reduction import PartialSum
 from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import (
+    EpochAccumulator,
     EpochReport,
     Evaluation,
     Snapshot,
@@ -190,6 +192,17 @@ def test_an_invalid_snapshot_is_refused(damage: dict[str, Any]) -> None:
         TrainingState.restore(damaged, InlineReducer(run.workload))
     with pytest.raises(KeyError):
         TrainingState.restore(Snapshot({}, snapshot.metadata), InlineReducer(run.workload))
+
+
+def test_steps_add_up_and_rotate_the_vectors() -> None:
+    a, b, c = (np.full(2, i) for i in (1.0, 2.0, 3.0))
+    state = TrainingState(a, b, c, {})
+    state.finish_step(PartialSum(None, 5.0, 0, 8), norm=0.5, eta=0.1, seconds=2.0)
+    assert [each[0] for each in (state.W, state.next, state.last_finite)] == [2.0, 3.0, 1.0]
+    state.finish_step(PartialSum(None, 4.0, 0, 6), norm=0.25, eta=0.2, seconds=1.0)
+    assert [each[0] for each in (state.W, state.next, state.last_finite)] == [3.0, 1.0, 2.0]
+    assert (state.step, state.instances, state.seconds) == (2, 14, 3.0)
+    assert state.epoch == EpochAccumulator(2, 9.0, 14, 0.75, 0.2, 3.0)
 
 
 def test_a_rate_is_instances_per_second() -> None:
