@@ -8,7 +8,7 @@ ENV PYTHONUNBUFFERED=1 \
 
 WORKDIR /build
 
-# The dependencies are a layer of their own, made anew only when one of the two files changes.
+# The dependencies are a separate layer, built again only when one of the two files changes.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; \
     project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
@@ -21,7 +21,7 @@ RUN python -m pip install --no-deps --constraint constraints.txt . \
     && install -D -m 644 .docker/healthy.py /opt/sumgrad/healthy.py
 
 # Two users without a password, a shell or a home: one for Ray and the command line, one for MLflow.
-# New named volumes take over the owners of these folders.
+# New named volumes inherit the owners of these folders.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /sbin/nologin sumgrad \
     && useradd --uid 10002 --user-group --no-create-home --home-dir /tmp --shell /sbin/nologin mlflow \
     && install -d -m 750 -o sumgrad -g sumgrad /runs /gcs /spill \
@@ -30,7 +30,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /s
 
 USER sumgrad
 WORKDIR /data
-# Nothing but volumes and /tmp can be written to. There is no git in here; MLflow looks for one.
+# Only volumes and /tmp are writable. MLflow would warn that git is missing.
 ENV HOME=/tmp \
     GIT_PYTHON_REFRESH=quiet
 

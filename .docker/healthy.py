@@ -1,6 +1,6 @@
-"""Whether a service of docker-compose.yml does its work: `healthy.py head`, `worker` or `mlflow`.
+"""Check the health of a service of docker-compose.yml: `healthy.py head`, `worker` or `mlflow`.
 
-It runs every few seconds in each container, so it needs nothing but Python.
+Each container runs it every ten seconds, so it imports only the standard library.
 """
 
 import base64
@@ -17,7 +17,7 @@ TIMEOUT_S = 5.0
 
 
 def main(service: str) -> None:
-    """Say what holds, or end with what is wrong and exit code 1."""
+    """Print the state of a service, or its problem, with exit code 1."""
     try:
         print({"head": head, "worker": worker, "mlflow": mlflow}[service]())  # noqa: T201 - Docker keeps it
     except (OSError, ValueError, LookupError) as error:
@@ -25,14 +25,14 @@ def main(service: str) -> None:
 
 
 def head() -> str:
-    """The dashboard and Ray's GCS answer to who has the token, and to nobody else."""
+    """Check that the dashboard and Ray's GCS answer clients with the token, and no others."""
     dashboard = "http://127.0.0.1:8265"
-    expect_closed(f"{dashboard}/nodes?view=summary")
+    check_closed(f"{dashboard}/nodes?view=summary")
     return f"{len(living_nodes(dashboard))} nodes"
 
 
 def worker() -> str:
-    """The cluster has this container among its living nodes."""
+    """Check that this container is one of the cluster's living nodes."""
     address = socket.gethostbyname(socket.gethostname())
     nodes = living_nodes(os.environ["SUMGRAD_CLUSTER"])
     if address not in nodes:
@@ -41,29 +41,29 @@ def worker() -> str:
 
 
 def mlflow() -> str:
-    """The server and its database answer to who has the token, by the name that containers use."""
+    """Check that server and database answer, under their name in the network, with the token."""
     experiment = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get?experiment_id=0"
-    expect_closed(experiment)
+    check_closed(experiment)
     login = base64.b64encode(f"sumgrad:{token('SUMGRAD_TRACKING_TOKEN_FILE')}".encode()).decode()
     found = answer(experiment, Host="mlflow:5000", Authorization=f"Basic {login}")
     return str(json.loads(found)["experiment"]["name"])
 
 
 def living_nodes(dashboard: str) -> set[str]:
-    """The addresses of the cluster's nodes, as Ray's GCS has them at this moment."""
-    shown = f"Bearer {token('RAY_AUTH_TOKEN_PATH')}"
-    found = answer(f"{dashboard}/nodes?view=summary", Authorization=shown)
+    """Return the addresses of the cluster's living nodes, from Ray's GCS."""
+    bearer = f"Bearer {token('RAY_AUTH_TOKEN_PATH')}"
+    found = answer(f"{dashboard}/nodes?view=summary", Authorization=bearer)
     nodes: list[dict[str, Any]] = json.loads(found)["data"]["summary"]
     return {node["ip"] for node in nodes if node["raylet"]["state"] == "ALIVE"}
 
 
 def token(variable: str) -> str:
-    """The content of the file that a variable names."""
+    """Return the content of the file that a variable names."""
     return Path(os.environ[variable]).read_text().strip()
 
 
-def expect_closed(address: str) -> None:
-    """Raise unless who shows nothing is refused."""
+def check_closed(address: str) -> None:
+    """Raise unless a client without a token is refused."""
     try:
         answer(address)
     except HTTPError as refusal:
@@ -74,7 +74,7 @@ def expect_closed(address: str) -> None:
 
 
 def answer(address: str, **headers: str) -> bytes:
-    """What a GET brings; only what is not an HTTP success is an error."""
+    """Return the body of the answer to a GET; raise for an HTTP error."""
     request = Request(address, headers=headers)  # noqa: S310 - the addresses are those above
     with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
         content: bytes = response.read()

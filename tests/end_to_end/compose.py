@@ -1,4 +1,4 @@
-"""A Compose project of its own, with a transcript of every command and what came of it."""
+"""A Compose project for the tests, with a transcript of every command and its output."""
 
 import base64
 import json
@@ -17,34 +17,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+
+import requests
+
+from sumgrad.jobs.support.polling import wait_until
 
 ROOT = Path(__file__).parents[2]
 SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
-#: The image stays, so that the next run builds on it; it is not the one that users build.
+#: The image stays, so that the next run builds on its layers; users build another one.
 IMAGE = "sumgrad:end-to-end"
-#: Of the environment that the tests are run in, nothing may decide how they end.
-_OURS = ("COMPOSE_", "RAY_", "MLFLOW_", "SUMGRAD_", "XDG_")
+#: Variables of the caller that could change the result of a test.
+_REMOVED_PREFIXES = ("COMPOSE_", "RAY_", "MLFLOW_", "SUMGRAD_", "XDG_")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command did; without a terminal, what it wrote to both streams is one text."""
+    """The result of a command; its output is that of both streams."""
 
     code: int
     out: str
 
     @property
     def result(self) -> dict[str, Any]:
-        """The JSON object on the last line that is one."""
+        """The JSON object on the last line that holds one."""
         lines = [line for line in self.out.splitlines() if line.startswith("{")]
         value: dict[str, Any] = json.loads(lines[-1])
         return value
 
 
-def say(text: str) -> None:
-    """A line of the transcript."""
+def log(text: str) -> None:
+    """Write to the transcript."""
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
 
@@ -52,8 +54,8 @@ def say(text: str) -> None:
 def run(
     command: Sequence[str], environment: Mapping[str, str], *, shown: str, seconds: float = 120
 ) -> Finished:
-    """Run a command to its end, and have it in the transcript."""
-    say(f"\n$ {shown}")
+    """Run a command to its end, and write it to the transcript."""
+    log(f"\n$ {shown}")
     began = time.monotonic()
     done = subprocess.run(
         command,
@@ -67,24 +69,24 @@ def run(
         timeout=seconds,
         check=False,
     )
-    say(_shortened(done.stdout))
-    say(f"[exit code {done.returncode} after {time.monotonic() - began:.1f} s]")
+    log(_shortened(done.stdout))
+    log(f"[exit code {done.returncode} after {time.monotonic() - began:.1f} s]")
     return Finished(done.returncode, done.stdout)
 
 
-def _shortened(text: str, most: int = 24) -> str:
+def _shortened(text: str, max_lines: int = 24) -> str:
     lines = text.splitlines()
-    if len(lines) <= most:
+    if len(lines) <= max_lines:
         return text
-    half = most // 2
-    left_out = f"    … {len(lines) - 2 * half} lines …"
-    return "\n".join([*lines[:half], left_out, *lines[-half:]])
+    half = max_lines // 2
+    omitted = f"    … {len(lines) - 2 * half} lines …"
+    return "\n".join([*lines[:half], omitted, *lines[-half:]])
 
 
-def why_not() -> str | None:
-    """Why these tests cannot be run here; None if they can."""
+def reason_to_skip() -> str | None:
+    """Return why these tests cannot run here; None if they can."""
     if shutil.which("docker") is None:
-        return "there is no docker command here"
+        return "the docker command is missing"
     answer = subprocess.run(
         ["docker", "info", "--format", "{{.ServerVersion}}"],
         capture_output=True,
@@ -93,13 +95,13 @@ def why_not() -> str | None:
         timeout=60,
     )
     if answer.returncode or not answer.stdout.strip():
-        said = (answer.stderr.strip().splitlines() or ["it says nothing"])[0]
-        return f"no Docker engine answers here: {said}"
-    return None if find_compose() else "there is neither 'docker compose' nor docker-compose here"
+        problem = (answer.stderr.strip().splitlines() or ["no output"])[0]
+        return f"no Docker engine answers: {problem}"
+    return None if find_compose() else "'docker compose' and docker-compose are missing"
 
 
 def find_compose() -> list[str]:
-    """The Compose to test with: SUMGRAD_COMPOSE, Docker's plugin, or docker-compose."""
+    """Return the Compose to test with: SUMGRAD_COMPOSE, Docker's plugin, or docker-compose."""
     if given := os.environ.get("SUMGRAD_COMPOSE"):
         return shlex.split(given)
     plugin = ["docker", "compose"]
@@ -110,7 +112,7 @@ def find_compose() -> list[str]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a port of loopback where no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -119,13 +121,13 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Lab:
-    """The services of docker-compose.yml, apart from any that a user has up.
+    """The services of docker-compose.yml, as a project apart from the user's own.
 
     Attributes:
-        folder: For the token, the data, and a user's home.
-        project: Its name with Compose.
-        dashboard_port: Of the host.
-        mlflow_port: Of the host.
+        folder: Holds the token and the data, and is the home of the command line's user.
+        project: The name of the Compose project.
+        dashboard_port: The host's port for Ray's dashboard.
+        mlflow_port: The host's port for MLflow.
     """
 
     folder: Path
@@ -146,26 +148,30 @@ class Lab:
 
     @property
     def token_file(self) -> Path:
-        """What `make token` makes."""
+        """The file that `make token` writes."""
         return self.folder / "secrets" / "cluster_token"
 
     @property
     def data(self) -> Path:
-        """The host's side of /data."""
+        """The folder that containers see as /data."""
         return self.folder / "data"
 
     @property
     def _bare_environment(self) -> dict[str, str]:
-        found = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        found = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_REMOVED_PREFIXES)
+        }
         return found | {"HOME": str(self.folder)}
 
     @property
     def token(self) -> str:
-        """What opens Ray and MLflow."""
+        """The token of Ray and MLflow."""
         return self.token_file.read_text()
 
     def make_token(self) -> None:
-        """By the commands that docs/docker.md names."""
+        """Make another token, with the command of docs/docker.md."""
         self.token_file.unlink(missing_ok=True)
         rules = ["--no-print-directory", "-C", str(self.folder), "-f", str(ROOT / "Makefile")]
         made = run(
@@ -209,9 +215,9 @@ class Lab:
         """Run the command line on the host.
 
         Args:
-            arguments: Of `sumgrad`.
-            token: Another one than the cluster's.
-            seconds: How long it may take.
+            arguments: Arguments of `sumgrad`.
+            token: A token to use instead of the cluster's.
+            seconds: Timeout.
         """
         return run(
             [str(SUMGRAD), *arguments],
@@ -221,7 +227,7 @@ class Lab:
         )
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The cluster's jobs."""
+        """Return the cluster's jobs."""
         listed = self.sumgrad("jobs", "--json")
         assert listed.code == 0
         found: list[dict[str, Any]] = json.loads(listed.out.splitlines()[-1])
@@ -229,9 +235,9 @@ class Lab:
 
     @contextmanager
     def following(self, job_id: str) -> Iterator["Log"]:
-        """Follow a job's log beside everything else."""
+        """Follow a job's log in the background."""
         arguments = ("logs", "-f", job_id)
-        say(f"\n$ sumgrad {shlex.join(arguments)} &")
+        log(f"\n$ sumgrad {shlex.join(arguments)} &")
         process = subprocess.Popen(
             [SUMGRAD, *arguments],
             env=self._client(None),
@@ -241,15 +247,15 @@ class Lab:
             text=True,
             errors="replace",
         )
-        log = Log(process)
+        output = Log(process)
         try:
-            yield log
+            yield output
         finally:
             process.kill()
-            log.wait(60)
+            output.wait(60)
 
     def containers(self, service: str | None = None, *, also_stopped: bool = False) -> list[str]:
-        """The ids of the project's containers."""
+        """Return the ids of the project's containers."""
         wanted = [f"label=com.docker.compose.project={self.project}"]
         if service:
             wanted.append(f"label=com.docker.compose.service={service}")
@@ -257,47 +263,47 @@ class Lab:
         return _docker("ps", "--quiet", *filters, *(["--all"] if also_stopped else [])).split()
 
     def inspect(self, service: str) -> list[dict[str, Any]]:
-        """What Docker knows of a service's containers."""
+        """Return Docker's descriptions of a service's containers."""
         found: list[dict[str, Any]] = json.loads(_docker("inspect", *self.containers(service)))
         return found
 
-    def left_over(self) -> list[str]:
-        """Containers, volumes and networks of the project."""
+    def leftovers(self) -> list[str]:
+        """Return the project's containers, volumes and networks."""
         mine = ("--quiet", "--filter", f"label=com.docker.compose.project={self.project}")
         kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
         return [name for kind in kinds for name in _docker(*kind, *mine).split()]
 
     def docker(self, *arguments: str) -> None:
-        """Run docker, and have it in the transcript."""
+        """Run docker, and write it to the transcript."""
         done = run(["docker", *arguments], os.environ, shown=f"docker {shlex.join(arguments)}")
         assert done.code == 0
 
-    def await_health(self, workers: int, seconds: float = 240) -> None:
-        """Wait until all services are healthy, with so many workers."""
+    def wait_until_healthy(self, workers: int, seconds: float = 240) -> None:
+        """Wait until all services are healthy, with the given number of workers."""
 
         def healths() -> list[str]:
             found = [one for name in ("mlflow", "head", "worker") for one in self.inspect(name)]
             return [str(one["State"]["Health"]["Status"]) for one in found]
 
-        await_that(lambda: healths() == ["healthy"] * (2 + workers), seconds, healths)
+        require(lambda: healths() == ["healthy"] * (2 + workers), seconds, healths)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The cluster's living nodes, as Ray's dashboard tells who has the token; none without."""
-        shown = {"Authorization": f"Bearer {self.token}"}
+        """Return the living nodes from Ray's dashboard; none while it does not answer."""
+        headers = {"Authorization": f"Bearer {self.token}"}
         try:
-            code, text = ask(f"{self.dashboard}/nodes?view=summary", shown)
+            code, text = get(f"{self.dashboard}/nodes?view=summary", headers)
         except OSError:
             return []
         found = json.loads(text)["data"]["summary"] if code == 200 else []
         return [node for node in found if node["raylet"]["state"] == "ALIVE"]
 
     def take_down(self) -> None:
-        """Containers, network and volumes."""
+        """Remove containers, network and volumes."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20")
 
 
 class Log:
-    """What a command that goes on has printed so far."""
+    """The output of a running command so far."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -310,43 +316,36 @@ class Log:
         with self._process.stdout as lines:
             for line in lines:
                 self._lines.append(line.rstrip("\n"))
-                say(f"  | {self._lines[-1]}")
+                log(f"  | {self._lines[-1]}")
 
     @property
     def text(self) -> str:
-        """Everything so far."""
+        """All output so far."""
         return "\n".join(self._lines)
 
     def wait(self, seconds: float) -> int:
-        """Wait for the end; returns the exit code."""
+        """Wait for the end and return the exit code."""
         code = self._process.wait(seconds)
         self._reader.join(seconds)
         return code
 
 
-def await_that(
-    holds: Callable[[], bool], seconds: float, what: Callable[[], object] | None = None
+def require(
+    condition: Callable[[], bool], seconds: float, state: Callable[[], object] | None = None
 ) -> None:
-    """Wait until something holds, and fail when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what() if what else ''}"
-        time.sleep(1.0)
+    """Wait until a condition holds, and fail when it takes too long."""
+    if not wait_until(condition, seconds, interval=1.0):
+        raise AssertionError(f"not within {seconds:.0f} s: {state() if state else ''}")
 
 
-def ask(address: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """The HTTP status and the text of a GET, whatever the status is."""
-    request = Request(address, headers=dict(headers or {}))
-    try:
-        with urlopen(request, timeout=30) as response:
-            return int(response.status), response.read().decode()
-    except HTTPError as refusal:
-        with refusal:
-            return refusal.code, refusal.read().decode()
+def get(address: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Return the status and the body of the answer to a GET."""
+    response = requests.get(address, headers=headers, timeout=30)
+    return response.status_code, response.text
 
 
 def login(password: str, user: str = "sumgrad") -> dict[str, str]:
-    """What MLflow is shown."""
+    """Return the headers of a login at MLflow."""
     shown = base64.b64encode(f"{user}:{password}".encode()).decode()
     return {"Authorization": f"Basic {shown}"}
 

@@ -1,7 +1,7 @@
-"""docker-compose.yml for real: built, brought up, used, struck at, and taken down.
+"""docker-compose.yml in a real engine: build, start, jobs, crashes, a new token, and the end.
 
 The tests build on each other, in this order. `make end-to-end` runs them and shows every command
-and what came of it.
+with its output.
 """
 
 import csv
@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.compose import Lab, ask, await_that, login, say, why_not
+from tests.end_to_end.compose import Lab, get, log, login, reason_to_skip, require
 
 if not os.environ.get("SUMGRAD_END_TO_END"):
     pytest.skip(
-        "builds and runs containers for minutes: 'make end-to-end' does, or SUMGRAD_END_TO_END=1",
+        "builds and runs containers for minutes; start it with 'make end-to-end'",
         allow_module_level=True,
     )
 
-#: A build from nothing installs a gigabyte, on two cores that may be busy.
+#: The first build installs a gigabyte.
 pytestmark = pytest.mark.timeout(1800)
 WORKERS = 3
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
-#: Long enough for a container to be killed, and to come back, in the middle.
+#: Long enough to kill a container and start it again while the job runs.
 SECOND_JOB = """\
 name: second
 data:
@@ -43,7 +43,7 @@ cluster:
   microbatch_size: 16                 # six microbatches a step: work for three
 stop: {max_epochs: 1500, tolerance: 0}
 """
-#: Kills one of Ray's daemons as a crash would, and leaves the container's first process alone.
+#: Kills one of Ray's daemons as a crash would, but not the container's first process.
 KILL = """
 import os, pathlib, sys
 for entry in pathlib.Path("/proc").glob("[0-9]*"):
@@ -54,11 +54,11 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Everything up; taken down whatever fails."""
-    if reason := why_not():
+    """All services; taken down even after a failure."""
+    if reason := reason_to_skip():
         pytest.skip(reason)
     lab = Lab(tmp_path_factory.mktemp("compose"))
-    say(f"\nproject {lab.project}")
+    log(f"\nproject {lab.project}")
     lab.make_token()
     _write_data(lab.data)
     try:
@@ -80,24 +80,24 @@ def _write_data(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     with (folder / "rows.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["digit", *(f"pixel_{place // 8}_{place % 8}" for place in range(64))])
+        rows.writerow(["digit", *(f"pixel_{pixel // 8}_{pixel % 8}" for pixel in range(64))])
         rows.writerows(
             [int(digit), *map(int, row)] for digit, row in zip(digits, pixels, strict=True)
         )
     (folder / "second.yaml").write_text(SECOND_JOB)
 
 
-def test_all_of_it_comes_up_healthy(lab: Lab) -> None:
-    lab.await_health(WORKERS)
+def test_all_services_become_healthy(lab: Lab) -> None:
+    lab.wait_until_healthy(WORKERS)
     lab.compose("ps")
     nodes = {node["ip"]: node["raylet"]["resourcesTotal"] for node in lab.nodes()}
-    say(f"nodes: {nodes}")
+    log(f"nodes: {nodes}")
     cpus = sorted(resources.get("CPU", 0.0) for resources in nodes.values())
     assert cpus == [0.0, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("service", ["mlflow", "head", "worker"])
-def test_containers_are_limited(lab: Lab, service: str) -> None:
+def test_containers_have_limits_and_no_rights(lab: Lab, service: str) -> None:
     for container in lab.inspect(service):
         limits: dict[str, Any] = container["HostConfig"]
         assert container["Config"]["User"] == ("mlflow" if service == "mlflow" else "sumgrad")
@@ -115,44 +115,44 @@ def test_containers_are_limited(lab: Lab, service: str) -> None:
         assert lab.token not in str(container["Config"])
 
 
-def test_who_has_no_token_is_refused(lab: Lab) -> None:
+def test_ray_requires_the_token(lab: Lab) -> None:
     jobs = f"{lab.dashboard}/api/jobs/"
     answers = {
-        "without a token": ask(jobs)[0],
-        "with another token": ask(jobs, {"Authorization": "Bearer " + "0" * 64})[0],
-        "with the token": ask(jobs, {"Authorization": f"Bearer {lab.token}"})[0],
+        "without a token": get(jobs)[0],
+        "with another token": get(jobs, {"Authorization": "Bearer " + "0" * 64})[0],
+        "with the token": get(jobs, {"Authorization": f"Bearer {lab.token}"})[0],
     }
-    say(f"GET /api/jobs/: {answers}")
+    log(f"GET /api/jobs/: {answers}")
     assert list(answers.values()) == [401, 403, 200]
     refused = lab.sumgrad("submit", "digits", token="0" * 64)
     assert refused.code not in (0, 1)
     assert "token" in refused.out
 
 
-def test_the_same_token_opens_mlflow(lab: Lab) -> None:
+def test_mlflow_requires_the_same_token(lab: Lab) -> None:
     page, artifacts = f"{lab.mlflow}/", f"{lab.mlflow}/api/2.0/mlflow-artifacts/artifacts"
     for address in (f"{lab.mlflow}{EXPERIMENT}", page, artifacts):
         answers = {
-            "without a login": ask(address)[0],
-            "with another token": ask(address, login("0" * 64))[0],
-            "with MLflow's old default": ask(address, login("password1234", "admin"))[0],
-            "with the token": ask(address, login(lab.token))[0],
+            "without a login": get(address)[0],
+            "with another token": get(address, login("0" * 64))[0],
+            "with MLflow's old default": get(address, login("password1234", "admin"))[0],
+            "with the token": get(address, login(lab.token))[0],
         }
-        say(f"GET {address.removeprefix(lab.mlflow)}: {answers}")
+        log(f"GET {address.removeprefix(lab.mlflow)}: {answers}")
         assert list(answers.values()) == [401, 401, 401, 200]
-    assert ask(f"{lab.mlflow}/health")[0] == 200
+    assert get(f"{lab.mlflow}/health")[0] == 200
 
 
-def test_mlflow_answers_to_its_own_names_alone(lab: Lab) -> None:
-    experiment, shown = f"{lab.mlflow}{EXPERIMENT}", login(lab.token)
+def test_mlflow_answers_only_under_its_own_names(lab: Lab) -> None:
+    experiment, headers = f"{lab.mlflow}{EXPERIMENT}", login(lab.token)
     port = lab.mlflow_port
-    names = (f"127.0.0.1:{port}", f"localhost:{port}", "mlflow:5000", "stranger.example")
-    answers = {name: ask(experiment, {"Host": name, **shown})[0] for name in names}
-    say(f"MLflow by the name of: {answers}")
+    names = (f"127.0.0.1:{port}", f"localhost:{port}", "mlflow:5000", "other.example")
+    answers = {name: get(experiment, {"Host": name, **headers})[0] for name in names}
+    log(f"MLflow by the name of: {answers}")
     assert list(answers.values()) == [200, 200, 200, 403]
 
 
-def test_a_job_from_the_host_gives_the_bits_of_an_inline_run(lab: Lab) -> None:
+def test_a_job_from_the_host_has_the_weights_of_an_inline_run(lab: Lab) -> None:
     submitted = lab.sumgrad("submit", "digits", "--wait", "--json", seconds=600)
     assert submitted.code == 0
     result = submitted.result["result"]
@@ -166,15 +166,14 @@ def test_a_job_from_the_host_gives_the_bits_of_an_inline_run(lab: Lab) -> None:
     assert status["state"] == "FINISHED"
     assert status["run_id"] == result["run_id"]
     assert status["differences"] == []
-    # The model is where MLflow's page and the host's clients find it, who never see the
-    # cluster's disk.
+    # MLflow serves the model to clients that cannot see the cluster's disk.
     pages = f"{lab.mlflow}/ajax-api/2.0/mlflow"
-    shown = login(lab.token)
-    found = json.loads(ask(f"{pages}/runs/get?run_id={result['run_id']}", shown)[1])["run"]
+    headers = login(lab.token)
+    found = json.loads(get(f"{pages}/runs/get?run_id={result['run_id']}", headers)[1])["run"]
     model = found["outputs"]["model_outputs"][0]["model_id"]
-    listed = ask(f"{pages}/logged-models/{model}/artifacts/directories", shown)[1]
+    listed = get(f"{pages}/logged-models/{model}/artifacts/directories", headers)[1]
     files = [file["path"] for file in json.loads(listed)["files"]]
-    say(f"MLflow has {found['info']['artifact_uri']} and {model}: {files}")
+    log(f"MLflow has {found['info']['artifact_uri']} and {model}: {files}")
     assert found["info"]["artifact_uri"].startswith("mlflow-artifacts:/")
     assert "MLmodel" in files
     evaluated = lab.sumgrad("evaluate", result["run_id"], str(lab.data / "rows.csv"))
@@ -188,19 +187,19 @@ def test_a_job_from_the_host_gives_the_bits_of_an_inline_run(lab: Lab) -> None:
     assert [statuses[name] for name in names] == ["ok", "ok", "ok"]
 
 
-def test_a_job_from_inside_outlives_a_killed_worker_container(lab: Lab) -> None:
+def test_a_job_from_a_container_survives_a_killed_worker_container(lab: Lab) -> None:
     submitted = lab.inside("submit", "second.yaml", "--json")
     assert submitted.code == 0
     job_id = submitted.result["id"]
     victim = lab.containers("worker")[0]
-    with lab.following(job_id) as log:
-        await_that(lambda: bool(re.search(r"^epoch \d\d+/", log.text, re.MULTILINE)), 240)
+    with lab.following(job_id) as output:
+        require(lambda: bool(re.search(r"^epoch \d\d+/", output.text, re.MULTILINE)), 240)
         lab.docker("kill", victim)
-        await_that(lambda: "is gone" in log.text, 120)
+        require(lambda: "starting a replacement" in output.text, 120)
         lab.docker("start", victim)
-        assert log.wait(900) == 0
+        assert output.wait(900) == 0
     text = lab.sumgrad("logs", job_id).out
-    results = re.findall(r"sha256 ([0-9a-f]{64})", text)
+    results = re.findall(r"sha256\s+([0-9a-f]{64})", text)
     assert lab.sumgrad("wait", job_id).code == 0
 
     inline = lab.inside(
@@ -213,37 +212,37 @@ def test_a_job_from_inside_outlives_a_killed_worker_container(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("service", "daemon"), [("worker", "raylet"), ("head", "gcs_server")])
-def test_what_crashes_is_started_again(lab: Lab, service: str, daemon: str) -> None:
-    lab.await_health(WORKERS)
+def test_crashed_daemons_are_started_again(lab: Lab, service: str, daemon: str) -> None:
+    lab.wait_until_healthy(WORKERS)
     victim = lab.containers(service)[-1]
     before = {job["job_id"] for job in lab.jobs()}
     lab.docker("exec", victim, "python", "-c", KILL, daemon)
-    await_that(lambda: sum(one["RestartCount"] for one in lab.inspect(service)) > 0, 120)
-    await_that(lambda: len(lab.nodes()) == 1 + WORKERS, 180)
-    lab.await_health(WORKERS)
+    require(lambda: sum(one["RestartCount"] for one in lab.inspect(service)) > 0, 120)
+    require(lambda: len(lab.nodes()) == 1 + WORKERS, 180)
+    lab.wait_until_healthy(WORKERS)
     lab.docker("inspect", "--format", "{{.RestartCount}} {{.State.Health.Status}}", victim)
     assert {job["job_id"] for job in lab.jobs()} == before != set()
 
 
-def test_another_token_takes_the_place_of_the_first(lab: Lab) -> None:
+def test_a_new_token_replaces_the_first(lab: Lab) -> None:
     before, runs = lab.token, {job["run_id"] for job in lab.jobs()}
     lab.make_token()
     assert lab.token != before
     again = ("up", "--detach", "--force-recreate", "--scale", f"worker={WORKERS}")
     assert lab.compose(*again, seconds=600).code == 0
-    lab.await_health(WORKERS)
+    lab.wait_until_healthy(WORKERS)
     experiment, jobs = f"{lab.mlflow}{EXPERIMENT}", f"{lab.dashboard}/api/jobs/"
     answers = {
-        "MLflow with the first": ask(experiment, login(before))[0],
-        "MLflow with the new one": ask(experiment, login(lab.token))[0],
-        "Ray with the first": ask(jobs, {"Authorization": f"Bearer {before}"})[0],
-        "Ray with the new one": ask(jobs, {"Authorization": f"Bearer {lab.token}"})[0],
+        "MLflow with the first": get(experiment, login(before))[0],
+        "MLflow with the new one": get(experiment, login(lab.token))[0],
+        "Ray with the first": get(jobs, {"Authorization": f"Bearer {before}"})[0],
+        "Ray with the new one": get(jobs, {"Authorization": f"Bearer {lab.token}"})[0],
     }
-    say(f"after the change of the token: {answers}")
+    log(f"after the change of the token: {answers}")
     assert list(answers.values()) == [401, 200, 403, 200]
     assert {job["run_id"] for job in lab.jobs()} == runs
 
 
-def test_nothing_is_left_of_it(lab: Lab) -> None:
+def test_nothing_is_left(lab: Lab) -> None:
     lab.take_down()
-    assert lab.left_over() == []
+    assert lab.leftovers() == []
