@@ -1,4 +1,4 @@
-"""docs/machines: its manifests pass their schemas, and Ray takes its launcher file."""
+"""The files of docs/machines: manifests against their schemas, and Ray's launcher file."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 MACHINES = ROOT / "docs" / "machines"
 SCHEMAS = ROOT / "tests" / "kuberay"
 MANIFESTS = ("kuberay-cluster.yaml", "kuberay-job.yaml")
-#: What the manifests may hold besides KubeRay's own, by kind.
+#: Kinds of Kubernetes itself that the manifests contain.
 PLAIN = {
     "ConfigMap": "io.k8s.api.core.v1.ConfigMap",
     "PersistentVolumeClaim": "io.k8s.api.core.v1.PersistentVolumeClaim",
@@ -44,7 +44,7 @@ def of_kind(name: str, kind: str) -> dict[str, Any]:
 
 
 def cluster_of(name: str) -> dict[str, Any]:
-    """The part of a manifest that describes a Ray cluster."""
+    """Return the part of a manifest that describes a Ray cluster."""
     if name == "kuberay-cluster.yaml":
         spec: dict[str, Any] = of_kind(name, "RayCluster")["spec"]
         return spec
@@ -53,7 +53,7 @@ def cluster_of(name: str) -> dict[str, Any]:
 
 
 def ray_pods(name: str) -> list[dict[str, Any]]:
-    """The head's pod and those of the workers."""
+    """Return the pods of head and workers."""
     cluster = cluster_of(name)
     return [
         group["template"]["spec"]
@@ -62,7 +62,7 @@ def ray_pods(name: str) -> list[dict[str, Any]]:
 
 
 def pods(name: str) -> list[dict[str, Any]]:
-    """Every pod, with the one that hands the job in."""
+    """Return all pods, the submitter's included."""
     submitter = [
         each["spec"]["submitterPodTemplate"]["spec"]
         for each in documents(name)
@@ -82,7 +82,7 @@ def faults() -> "Faults":
 
 
 class Faults:
-    """What the schemas find wrong with a manifest's document."""
+    """Finds the violations of schemas in a document of a manifest."""
 
     def __init__(self) -> None:
         schemas = {
@@ -115,7 +115,7 @@ def test_manifests_pass_their_schemas(faults: Faults, name: str) -> None:
 
 
 def keys_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every key of a document."""
+    """Yield the path of every key of a document."""
     items = value.items() if isinstance(value, dict) else ()
     for key, inner in items:
         yield (*path, key)
@@ -124,23 +124,23 @@ def keys_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from keys_of(inner, (*path, number))
 
 
-#: Below these a person chooses the names.
+#: The user chooses the names of keys below these.
 FREE = {"data", "rayStartParams", "nodeSelector", "requests", "limits"}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_misspelt_field_is_found_wherever_it_is(faults: Faults, name: str) -> None:
+def test_a_misspelled_field_is_found(faults: Faults, name: str) -> None:
     count = 0
     for document in documents(name):
         for path in list(keys_of(document)):
             if path == ("kind",) or FREE & set(path[:-1]):
                 continue
-            misspelled_variables = copy.deepcopy(document)
-            place = misspelled_variables
+            misspelled = copy.deepcopy(document)
+            parent = misspelled
             for step in path[:-1]:
-                place = place[step]
-            place[f"{path[-1]}s"] = place.pop(path[-1])
-            assert faults(misspelled_variables), path
+                parent = parent[step]
+            parent[f"{path[-1]}s"] = parent.pop(path[-1])
+            assert faults(misspelled), path
             count += 1
     assert count > 20
 
@@ -160,24 +160,24 @@ def test_a_misspelt_field_is_found_wherever_it_is(faults: Faults, name: str) -> 
 )
 def test_a_wrong_value_is_found(faults: Faults, path: str, value: object) -> None:
     cluster = of_kind("kuberay-cluster.yaml", "RayCluster")
-    place = cluster["spec"]
+    parent = cluster["spec"]
     *steps, last = path.split(".")
     for step in steps:
-        place = place[int(step) if step.isdigit() else step]
-    assert last in place
-    place[last] = value
+        parent = parent[int(step) if step.isdigit() else step]
+    assert last in parent
+    parent[last] = value
     assert faults(cluster)
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_versions_of_the_manifests_are_ours(name: str) -> None:
+def test_manifests_name_the_current_versions(name: str) -> None:
     assert cluster_of(name)["rayVersion"] == PINS["ray"] == metadata.version("ray")
     for pod in pods(name):
         assert {each["image"] for each in pod["containers"]} == {f"sumgrad:{VERSION}"}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_pods_are_what_a_restricted_namespace_takes(name: str) -> None:
+def test_pods_are_allowed_in_a_restricted_namespace(name: str) -> None:
     user = re.search(r"useradd --uid (\d+) .* sumgrad", (ROOT / "Dockerfile").read_text())
     assert user is not None
     for pod in pods(name):
@@ -196,12 +196,12 @@ def test_pods_are_what_a_restricted_namespace_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_the_token_is_a_secrets_and_every_pod_has_the_same_arithmetic(name: str) -> None:
+def test_pods_get_the_token_from_a_secret_and_share_their_arithmetic(name: str) -> None:
     assert cluster_of(name)["authOptions"] == {"mode": "token", "secretName": "sumgrad-token"}
     head, *workers = (environment(pod) for pod in ray_pods(name))
     assert workers
     for each in (head, *workers):
-        # KubeRay sets both, and leaves alone what is there.
+        # KubeRay sets both, unless they are set already.
         assert not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & set(each)
     for variable in ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES"):
         assert len({each[variable] for each in (head, *workers)}) == 1
@@ -209,7 +209,7 @@ def test_the_token_is_a_secrets_and_every_pod_has_the_same_arithmetic(name: str)
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_volumes_lead_somewhere(name: str) -> None:
+def test_volumes_exist(name: str) -> None:
     claims = {
         each["metadata"]["name"]
         for each in documents("kuberay-cluster.yaml")
@@ -232,21 +232,21 @@ def test_volumes_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_mlflow_is_shown_the_token_by_the_head_alone(name: str) -> None:
+def test_only_the_head_mounts_mlflows_token(name: str) -> None:
     head, *workers = ray_pods(name)
     (container,) = head["containers"]
     mounts = {each["name"]: each for each in container["volumeMounts"]}
     assert mounts["token"]["readOnly"] is True
     file = Path(environment(head)["SUMGRAD_TRACKING_TOKEN_FILE"])
     assert file == Path(mounts["token"]["mountPath"]) / "auth_token"
-    # It is the key that the page makes the Secret with.
+    # The page makes the Secret with the same key.
     page = (ROOT / "docs" / "machines.md").read_text()
     assert f"--from-file={file.name}=" in page
     for worker in workers:
         assert "SUMGRAD_TRACKING_TOKEN_FILE" not in environment(worker)
 
 
-def test_the_job_of_the_manifest_is_a_valid_job() -> None:
+def test_the_job_of_the_manifest_is_valid() -> None:
     job = of_kind("kuberay-job.yaml", "RayJob")["spec"]
     program, verb, spec, *options = shlex.split(job["entrypoint"])
     assert (program, verb, options) == ("sumgrad", "train", ["--json"])
@@ -258,7 +258,7 @@ def test_the_job_of_the_manifest_is_a_valid_job() -> None:
     parsed = JobSpec.model_validate(parse_yaml(text, spec).value)
     assert str(parsed.output) == mounts["runs"]
     assert parsed.cluster.address == "auto"
-    # As many workers as there are CPUs, at most.
+    # The maximum number of workers is the number of CPUs.
     (group,) = cluster_of("kuberay-job.yaml")["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert not isinstance(parsed.cluster.workers, int)
@@ -266,7 +266,7 @@ def test_the_job_of_the_manifest_is_a_valid_job() -> None:
     assert parsed.cluster.workers.max == group["maxReplicas"] * int(limits["cpu"])
 
 
-def test_versions_of_the_page_are_ours() -> None:
+def test_the_page_names_the_current_versions_and_links_every_file() -> None:
     page = (ROOT / "docs" / "machines.md").read_text()
     assert set(re.findall(r"ray(?:\[default\])?==([\d.]+)", page)) == {PINS["ray"]}
     assert set(re.findall(r"sumgrad:([\d.]+)", page)) == {VERSION}
@@ -283,7 +283,7 @@ def launcher() -> dict[str, Any]:
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
-    """What `ray up` makes of it before it asks the cloud for anything."""
+    """Return what `ray up` makes of the file before it calls the cloud."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     result: dict[str, Any] = prepare_config(copy.deepcopy(config))
@@ -291,7 +291,7 @@ def prepared(config: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def test_ray_takes_the_launchers_file() -> None:
+def test_ray_accepts_the_launcher_file() -> None:
     config = prepared(launcher())
     assert config["head_node_type"] == "head"
     assert config["available_node_types"]["workers"]["max_workers"] == config["max_workers"]
@@ -301,19 +301,19 @@ def test_ray_takes_the_launchers_file() -> None:
 @pytest.mark.parametrize(
     "path", ["setup_commands", "auth.ssh_user", "available_node_types.workers.node_config"]
 )
-def test_ray_refuses_a_misspelt_key_of_the_launchers_file(path: str) -> None:
+def test_ray_refuses_a_misspelled_key_of_the_launcher_file(path: str) -> None:
     from jsonschema import ValidationError
 
-    config = place = launcher()
+    config = parent = launcher()
     *steps, last = path.split(".")
     for step in steps:
-        place = place[step]
-    place[f"{last}s"] = place.pop(last)
+        parent = parent[step]
+    parent[f"{last}s"] = parent.pop(last)
     with pytest.raises(ValidationError, match=f"{last}s"):
         prepared(config)
 
 
-def test_the_launcher_installs_our_version_and_closes_the_cluster() -> None:
+def test_the_launcher_installs_the_current_version_and_requires_the_token() -> None:
     config = launcher()
     commands = "\n".join(
         command for key, value in config.items() if key.endswith("_commands") for command in value

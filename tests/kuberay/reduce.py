@@ -1,8 +1,8 @@
-"""Write `kubernetes.json`: Kubernetes's own schemas, as far as our manifests can need them.
+"""Write `kubernetes.json`: the part of Kubernetes's schemas that the manifests can need.
 
 ``python -m tests.kuberay.reduce FILE``, where FILE is the ``_definitions.json`` of a folder
 ``v1.35.0-local-strict`` in the package ``kubernetes-validate``, which keeps Kubernetes's published
-OpenAPI definitions as JSON schemas. Run by hand, when another version is wanted.
+OpenAPI definitions as JSON schemas. Run it by hand to change the version.
 """
 
 import json
@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: What a file for ``kubectl apply`` may hold, or a Ray cluster may refer to.
+#: Kinds that the manifests may contain or refer to.
 ROOTS = (
     "io.k8s.api.core.v1.ConfigMap",
     "io.k8s.api.core.v1.PersistentVolumeClaim",
     "io.k8s.api.core.v1.PodTemplateSpec",
     "io.k8s.api.core.v1.Service",
 )
-#: An amount, such as 500m or 4Gi: Kubernetes takes any text, KubeRay's CRDs say which.
+#: An amount, such as 500m or 4Gi: Kubernetes accepts any text, KubeRay's CRDs this pattern.
 QUANTITY = {
     "anyOf": [{"type": "integer"}, {"type": "string"}],
     "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]"
@@ -27,14 +27,14 @@ QUANTITY = {
 _QUANTITY_NAME = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 RESULT = Path(__file__).with_name("kubernetes.json")
 _HEAD = {
-    "$comment": "Kubernetes 1.35, Apache-2.0; made by reduce.py, which says how",
+    "$comment": "Kubernetes 1.35, Apache-2.0; made by reduce.py",
     "$id": "kubernetes.json",
     "$schema": "https://json-schema.org/draft/2020-12/schema",
 }
 
 
 def tidy(value: Any) -> Any:
-    """A schema without descriptions, notes for servers, and leave to write nothing after a key."""
+    """Return a schema without descriptions, server extensions and null types."""
     if isinstance(value, dict):
         return {
             name: _leaf(name, inner)
@@ -56,7 +56,7 @@ def _leaf(name: str, value: Any) -> Any:
 
 
 def reachable(definitions: dict[str, Any]) -> dict[str, Any]:
-    """The roots and all that they are made of, by name."""
+    """Return the roots and all definitions that they refer to, by name."""
     found: dict[str, Any] = {}
     waiting = list(ROOTS)
     while waiting:
@@ -68,7 +68,7 @@ def reachable(definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(source: Path) -> None:
-    """Write the file, one definition a line."""
+    """Write the file, one definition per line."""
     found = reachable(json.loads(source.read_text())["$defs"])
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()]
     head = json.dumps(_HEAD).removesuffix("}")
