@@ -1,4 +1,4 @@
-"""What identifies data: a hash of what was read, whatever is later held out or scaled."""
+"""Digests that identify data by its values, whatever is later held out or scaled."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 from sumgrad.jobs.data.dataset import RawDataset
 
-#: MLflow takes 36 at most.
-_SHORT = 32
+#: MLflow accepts 36 characters.
+_DIGEST_CHARACTERS = 32
 
 
 def digest_values(x: NDArray[Any], labels: NDArray[Any]) -> str:
-    """Of the types, shapes and bytes of features (N, D) and labels; 32 hexadecimal digits."""
+    """Return the digest of features (N, D) and labels, 32 hexadecimal digits.
+
+    It covers types, shapes and values.
+    """
     digest = hashlib.sha256()
     for array in (x, labels):
         digest.update(f"{array.dtype} {array.shape} ".encode())
@@ -22,17 +25,17 @@ def digest_values(x: NDArray[Any], labels: NDArray[Any]) -> str:
             digest.update("\0".join(map(str, array.tolist())).encode())
         else:
             digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:_SHORT]
+    return digest.hexdigest()[:_DIGEST_CHARACTERS]
 
 
 def digest_sources(sources: Iterable[tuple[str, RawDataset]]) -> str:
-    """Of all that was read and the role that it was read for; 64 hexadecimal digits.
+    """Return the digest of all sources of a job, 64 hexadecimal digits.
 
-    It depends on features, labels, their names and the roles; not on file names, nor on what is
-    held out of which role, nor on scaling.
+    It covers features, labels, their names and the splits; neither the names of files, nor which
+    rows are held out, nor scaling.
     """
     digest = hashlib.sha256()
-    for role, read in sources:
-        facts = (role, read.features, read.label, digest_values(read.x, read.targets))
-        digest.update(repr(facts).encode())
+    for split, rows in sources:
+        values = digest_values(rows.x, rows.targets)
+        digest.update(repr((split, rows.features, rows.label, values)).encode())
     return digest.hexdigest()

@@ -1,35 +1,38 @@
-"""Non-digits for a class 'none of the above', made from the digits themselves.
+"""Out-of-distribution images for the class 'none of the above', made from the data set's images.
 
-They are honest in two ways: each set is made only from rows of its own role, so that nothing of a
-test digit is ever trained on, and some kinds can be kept out of training altogether, to see
-whether rejection carries over. They are not the world: a letter or a face is like none of them, and
-what a network says of it is not tested by these.
+The images of a split are made only from images of that split, so nothing of a test image is trained
+on. Some kinds can be kept out of training, to test whether the network rejects kinds that it has
+not seen. How it rejects other images, such as letters or faces, is not tested.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.model.random_streams import RandomStream
+from sumgrad.jobs.data.splits import RawSplit, Split
+from sumgrad.jobs.errors import SpecError
+from sumgrad.jobs.spec.schema import JobSpec, OutOfDistributionKind, RejectSpec
+from sumgrad.model.random_streams import RandomStream, Stream
 
 #: Images as (N, height, width).
 Images = NDArray[Any]
-#: From images, their labels, how many, and a random stream to so many non-digits.
+#: Makes a number of images from images and their labels, with a random stream.
 Maker = Callable[[Images, NDArray[Any], int, RandomStream], Images]
 
 
 def noise(images: Images, _labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
-    """Every pixel drawn by itself from all pixels of all digits: their histogram, no shape."""
+    """Draw each pixel from the pixels of all images: their histogram without their shapes."""
     pixels = images.reshape(-1)
     result: Images = pixels[stream.integers(pixels.size, (count, *images.shape[1:]))]
     return result
 
 
 def scrambled(images: Images, _labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
-    """A digit with its own pixels in another order."""
+    """Permute the pixels of an image."""
     chosen = images[stream.integers(len(images), count)].reshape(count, -1)
     orders = stream.permutations(*chosen.shape)
     result: Images = np.take_along_axis(chosen, orders, axis=1).reshape(count, *images.shape[1:])
@@ -37,38 +40,26 @@ def scrambled(images: Images, _labels: NDArray[Any], count: int, stream: RandomS
 
 
 def halves(images: Images, labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
-    """The upper half of one digit over the lower half of a digit of another class."""
+    """Put the upper half of an image over the lower half of an image of another class."""
     upper, lower = _pairs(labels, count, stream)
     middle = images.shape[1] // 2
     return np.concatenate([images[upper, :middle], images[lower, middle:]], axis=1)
 
 
 def seams(images: Images, _labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
-    """The window between two neighbours: the right half of one digit, the left half of the next."""
+    """Put the right half of an image to the left of the left half of another image."""
     first, second = stream.integers(len(images), (2, count))
     middle = images.shape[2] // 2
     return np.concatenate([images[first, :, middle:], images[second, :, :middle]], axis=2)
 
 
 def negatives(images: Images, _labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
-    """A digit with light and dark exchanged."""
+    """Invert the brightness of an image."""
     result: Images = images.max() - images[stream.integers(len(images), count)]
     return result
 
 
-def _pairs(
-    labels: NDArray[Any], count: int, stream: RandomStream
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pairs of rows of different classes, where there is more than one."""
-    first, second = stream.integers(len(labels), (2, count))
-    several = len(set(labels.tolist())) > 1
-    while several and (alike := labels[first] == labels[second]).any():
-        second[alike] = stream.integers(len(labels), int(alike.sum()))
-    return first, second
-
-
-#: Every kind that a spec can name.
-KINDS: Mapping[str, Maker] = MappingProxyType(
+KINDS: Mapping[OutOfDistributionKind, Maker] = MappingProxyType(
     {
         "halves": halves,
         "negatives": negatives,
@@ -79,15 +70,76 @@ KINDS: Mapping[str, Maker] = MappingProxyType(
 )
 
 
-def make_out_of_distribution(
-    kind: str,
-    x: NDArray[Any],
-    labels: NDArray[Any],
+def add_out_of_distribution(
+    spec: JobSpec, splits: Mapping[Split, RawSplit], shape: tuple[int, int] | None
+) -> tuple[dict[Split, RawSplit], dict[str, RawSplit]]:
+    """Add out-of-distribution images to every split.
+
+    Args:
+        spec: Defines kinds and numbers.
+        splits: Images of the data set.
+        shape: Height and width of an image; None if rows are not images.
+
+    Returns:
+        The splits, images of the data set first; and the made test images by kind. There are as
+        many of each unseen kind as there are test images. Without a reject class the splits are
+        unchanged, and there are no made images.
+
+    Raises:
+        SpecError: The rows are not images.
+    """
+    reject = spec.data.reject
+    if reject is None:
+        return dict(splits), {}
+    if shape is None:
+        raise SpecError("a reject class needs images", key="data.reject")
+    stream = RandomStream(spec.seed, Stream.OUT_OF_DISTRIBUTION)
+    extended: dict[Split, RawSplit] = {}
+    by_kind: dict[str, RawSplit] = {}
+    for split in sorted(splits):
+        images = splits[split]
+        count = max(1, round(len(images.x) * reject.ratio / len(reject.kinds)))
+        made: dict[str, RawSplit] = {
+            kind: _make(kind, images, shape, count, reject, stream) for kind in reject.kinds
+        }
+        extended[split] = _concatenate([images, *made.values()])
+        if split == "test":
+            by_kind |= made
+    if "test" in splits:
+        images = splits["test"]
+        for kind in reject.unseen:
+            by_kind[kind] = _make(kind, images, shape, len(images.x), reject, stream)
+    return extended, by_kind
+
+
+def _pairs(
+    labels: NDArray[Any], count: int, stream: RandomStream
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return pairs of rows, of different classes if there is more than one class."""
+    first, second = stream.integers(len(labels), (2, count))
+    has_several = len(set(labels.tolist())) > 1
+    while has_several and (is_same := labels[first] == labels[second]).any():
+        second[is_same] = stream.integers(len(labels), int(is_same.sum()))
+    return first, second
+
+
+def _make(
+    kind: OutOfDistributionKind,
+    images: RawSplit,
     shape: tuple[int, int],
     count: int,
-    *,
+    reject: RejectSpec,
     stream: RandomStream,
-) -> NDArray[Any]:
-    """Non-digits of a kind, (count, D): from digits x (N, D) of this image shape."""
-    images = x.reshape(len(x), *shape)
-    return KINDS[kind](images, labels, count, stream).reshape(count, -1)
+) -> RawSplit:
+    x = KINDS[kind](images.x.reshape(-1, *shape), images.labels, count, stream).reshape(count, -1)
+    labels = np.full(count, reject.label, dtype=object)
+    return RawSplit(x, labels, f"{kind} from {images.source}", replace(images.origin, count=0))
+
+
+def _concatenate(pieces: list[RawSplit]) -> RawSplit:
+    dtype = pieces[0].x.dtype
+    return replace(
+        pieces[0],
+        x=np.concatenate([piece.x.astype(dtype, copy=False) for piece in pieces]),
+        labels=np.concatenate([piece.labels.astype(object) for piece in pieces]),
+    )

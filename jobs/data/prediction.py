@@ -1,4 +1,4 @@
-"""Rows for a trained model, and files of its predictions."""
+"""Read rows for a trained model, and write its predictions."""
 
 import uuid
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sumgrad.jobs.data.compatibility import check_known_labels, check_range, check_width
 from sumgrad.jobs.data.dataset import RawDataset
-from sumgrad.jobs.data.labels import in_training_terms
+from sumgrad.jobs.data.labels import match_label_types
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError
@@ -19,40 +19,41 @@ from sumgrad.jobs.errors import JobError
 def read_for_model(
     source: str, schema: DataSchema, dtype: DTypeLike, *, with_labels: bool
 ) -> RawDataset:
-    """Raw rows as the model's training had them.
+    """Return raw rows with the columns of the model's training.
 
     Args:
-        source: As in a spec's ``data.train``; a folder of MNIST's files stands for its test part.
-        schema: The model's.
-        dtype: Of the model's arithmetic, which has to be able to hold the scaled rows.
-        with_labels: Whether labels are wanted, and then all of them known.
+        source: As in a spec's ``data.train``; a folder of MNIST's files stands for its test rows.
+        schema: The model's schema.
+        dtype: Dtype of the model; scaled rows have to be finite in it.
+        with_labels: Whether to read labels, which then have to be known.
 
     Raises:
-        DataNotFound: Nothing there, or a column is missing.
-        DataError: Rows that the model cannot take; names file, column and row.
+        DataNotFound: The source or a column does not exist.
+        DataError: Rows do not fit the model; names file, column and row.
     """
-    read = read_dataset(
+    is_regression = schema.kind == "numbers"
+    rows = read_dataset(
         source,
         "test",
         schema.label,
         schema.columns_to_read,
-        numbers=schema.kind == "numbers",
+        numeric_labels=is_regression,
         with_labels=with_labels,
     )
-    check_width(read, schema)
-    if with_labels and schema.kind != "numbers":
+    check_width(rows, schema)
+    if with_labels and not is_regression:
         known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
-        read = replace(read, labels=in_training_terms(read.targets, known))
-        check_known_labels(read, known)
-    check_range(read, schema.scaling, dtype)
-    return read
+        rows = replace(rows, labels=match_label_types(rows.targets, known))
+        check_known_labels(rows, known)
+    check_range(rows, schema.scaling, dtype)
+    return rows
 
 
 def check_writable(out: Path) -> None:
-    """Raise unless predictions can be written there.
+    """Raise unless predictions can be written to a file.
 
     Raises:
-        JobError: Another ending than .parquet or .csv, or no such folder.
+        JobError: The ending is not .parquet or .csv, or the folder does not exist.
     """
     if out.suffix not in (".parquet", ".csv"):
         raise JobError(f"{out}: predictions are written to a .parquet or a .csv file")
@@ -61,10 +62,10 @@ def check_writable(out: Path) -> None:
 
 
 def write_columns(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write columns as a Parquet or a CSV file, by the ending; whole or not at all.
+    """Write columns to a Parquet or CSV file atomically.
 
     Raises:
-        JobError: Another ending, or a folder that cannot be written to.
+        JobError: The ending is unknown, or the file cannot be written.
     """
     import pyarrow as pa
     from pyarrow import csv, parquet

@@ -1,6 +1,6 @@
-"""From a spec to arrays that are ready for training: read, held out, encoded, scaled."""
+"""Prepare the data of a job: read, hold out, encode and scale the rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,30 +9,31 @@ from numpy.typing import NDArray
 
 from sumgrad.jobs.data.compatibility import check_range
 from sumgrad.jobs.data.digest import digest_sources
-from sumgrad.jobs.data.non_digits import add_out_of_distribution
+from sumgrad.jobs.data.out_of_distribution import add_out_of_distribution
+from sumgrad.jobs.data.readers.guard import check_stop, stoppable
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema, Scaling
 from sumgrad.jobs.data.splits import RawSplit, divide, read_sources
 from sumgrad.jobs.data.targets import infer_schema
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.support.memory import available_bytes, check_memory_for_rows
+from sumgrad.jobs.support.memory import check_memory_for_rows
 from sumgrad.model.validation import Array
 
-#: Raw rows that become the model's input example.
+#: Number of raw rows in the model's input example.
 _EXAMPLE_ROWS = 3
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Dataset ready for training.
+    """Rows that are ready for training.
 
     Attributes:
         x: Scaled features, (N, D), of the job's dtype.
         d: Targets; see `sumgrad.jobs.data.schema.TargetKind`.
-        source: Where they came from, for a person.
-        digest: Of the raw rows, 32 hexadecimal digits.
-        origin: Where each row came from.
+        source: Description of the source.
+        digest: Digest of the raw rows, 32 hexadecimal digits.
+        origin: Where each row was read.
     """
 
     x: Array
@@ -43,7 +44,7 @@ class Dataset:
 
     @property
     def count(self) -> int:
-        """N."""
+        """Number of rows, N."""
         return len(self.x)
 
 
@@ -52,13 +53,13 @@ class PreparedData:
     """All rows of a job.
 
     Attributes:
-        schema: What they mean; goes with the model.
+        schema: Meaning of the columns; saved with the model.
         train: Training rows.
-        validation: None without them.
-        test: None without them.
+        validation: Validation rows, or None.
+        test: Test rows, or None.
         example: A few raw rows, (n, D).
-        digest: Of all that was read, 64 hexadecimal digits; whatever is held out or scaled.
-        non_digits: For a reject class: the test's non-digits by kind, trained kinds and unseen.
+        digest: Digest of everything that was read, 64 hexadecimal digits.
+        out_of_distribution: With a reject class, the made test images by kind.
     """
 
     schema: DataSchema
@@ -69,59 +70,66 @@ class PreparedData:
     digest: str
     out_of_distribution: dict[str, Dataset] = field(default_factory=dict)
 
-    def describe(self, role: str, rows: Sequence[int]) -> str:
-        """Files and rows of some rows of a role."""
-        own = {"train": self.train, "validation": self.validation, "test": self.test}[role]
-        return "" if own is None else own.origin.describe(rows)
+    def describe(self, split: str, rows: Sequence[int]) -> str:
+        """Return the files and rows that some rows of a split were read from."""
+        dataset = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        return "" if dataset is None else dataset.origin.describe(rows)
 
 
-def prepare(spec: JobSpec) -> PreparedData:
-    """Read and prepare a job's data.
+def prepare(spec: JobSpec, check_stop: Callable[[], None] = lambda: None) -> PreparedData:
+    """Read and prepare the data of a job.
+
+    Args:
+        spec: The job.
+        check_stop: Called between blocks of data; what it raises ends the preparation.
 
     Raises:
-        DataNotFound: A file or a column is missing.
-        DataError: Dataset that cannot be trained on; names file, column and row.
-            or that memory has no room for.
-        SpecError: Data and spec do not fit each other.
+        DataNotFound: A file or a column does not exist.
+        DataError: Rows cannot be trained on, or do not fit into memory; names file, column and row.
+        SpecError: Data and spec do not fit together.
     """
-    numbers = spec.task == "regression"
-    read = read_dataset(
+    with stoppable(check_stop):
+        return _prepare(spec)
+
+
+def _prepare(spec: JobSpec) -> PreparedData:
+    train = read_dataset(
         spec.data.train,
         "train",
         spec.data.label_columns,
         spec.data.feature_columns,
-        numbers=numbers,
+        numeric_labels=spec.task == "regression",
     )
-    schema = infer_schema(spec, read)
-    sources = read_sources(spec, read, schema)
-    roles, non_digits = add_out_of_distribution(spec, divide(spec, sources), read.image_shape)
-    shared = read.list_column is not None or read.image_shape is not None
-    scaling = Scaling.fit(spec.data.scaling, roles["train"].x, shared=shared)
+    schema = infer_schema(spec, train)
+    sources = read_sources(spec, train, schema)
+    splits, made = add_out_of_distribution(spec, divide(spec, sources), train.image_shape)
+    check_stop()
+    is_shared = train.list_column is not None or train.image_shape is not None
+    scaling = Scaling.fit(spec.data.scaling, splits["train"].x, shared=is_shared)
     schema, dtype = replace(schema, scaling=scaling), spec.model.dtype
     for source in sources.values():
         check_range(source, scaling, dtype)
-    _expect_room(list(roles.values()), schema, dtype, read.file)
-    ready = {role: _ready(rows, schema, dtype) for role, rows in roles.items()}
+    _check_memory(list(splits.values()), schema, dtype, train.file)
+    datasets = {split: _encode(rows, schema, dtype) for split, rows in splits.items()}
     return PreparedData(
         schema=schema,
-        train=ready["train"],
-        validation=ready.get("validation"),
-        test=ready.get("test"),
-        example=read.x[:_EXAMPLE_ROWS],
+        train=datasets["train"],
+        validation=datasets.get("validation"),
+        test=datasets.get("test"),
+        example=train.x[:_EXAMPLE_ROWS],
         digest=digest_sources(sources.items()),
-        out_of_distribution={
-            kind: _ready(rows, schema, dtype) for kind, rows in non_digits.items()
-        },
+        out_of_distribution={kind: _encode(rows, schema, dtype) for kind, rows in made.items()},
     )
 
 
-def _expect_room(roles: list[RawSplit], schema: DataSchema, dtype: str, file: str) -> None:
-    """Raise unless memory has room for scaled rows, and for their targets of one column a class."""
+def _check_memory(splits: list[RawSplit], schema: DataSchema, dtype: str, file: str) -> None:
+    """Raise unless scaled rows, and one-hot targets with a column per class, fit into memory."""
     columns = schema.outputs if schema.kind == "one_hot" else 0
-    numbers = sum(rows.x.size + len(rows.x) * columns for rows in roles)
-    check_memory_for_rows(numbers * np.dtype(dtype).itemsize, file, free=available_bytes())
+    numbers = sum(rows.x.size + len(rows.x) * columns for rows in splits)
+    check_memory_for_rows(numbers * np.dtype(dtype).itemsize, file)
 
 
-def _ready(raw: RawSplit, schema: DataSchema, dtype: str) -> Dataset:
+def _encode(raw: RawSplit, schema: DataSchema, dtype: str) -> Dataset:
+    check_stop()
     x = schema.scaling.apply(raw.x, dtype)
     return Dataset(x, schema.encode(raw.labels, dtype), raw.source, raw.digest(), raw.origin)

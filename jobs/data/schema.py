@@ -1,6 +1,6 @@
-"""What the columns of the data mean: it is stored with the model, and rules how rows are read.
+"""The meaning of the columns of a data set, which is saved with the model.
 
-NumPy and the standard library only, for a saved model needs nothing more to predict.
+This module needs only NumPy, because a saved model has to predict without other packages.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,19 @@ from numpy.typing import DTypeLike, NDArray
 from sumgrad.model.validation import Array
 
 Label = int | str
-#: Rows that are looked at together, so that bytes need not all become float64 at once.
+#: Rows per block, so that only one block of bytes becomes float64 at a time.
 _BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """``x' = (x − offset)·factor``, for all features alike or for each its own.
+    """``x' = (x − offset)·factor``, with one pair of numbers for all features, or one for each.
 
     Attributes:
         kind: How it was fitted.
         offset: G numbers; G is 1 or the number of features.
-        factor: G numbers; 0 for a feature that was constant in training, which says nothing:
-            it is 0 for every row, whatever its value.
+        factor: G numbers. It is 0 for a feature that is constant in training, so that the scaled
+            feature is 0 for any value.
     """
 
     kind: Literal["none", "minmax", "standard"] = "none"
@@ -33,7 +33,7 @@ class Scaling:
     factor: tuple[float, ...] = (1.0,)
 
     def apply(self, x: NDArray[np.generic], dtype: DTypeLike) -> Array:
-        """Scaled features, (N, D), C-contiguous: x (N, D) holds raw ones."""
+        """Return raw features x (N, D) scaled, (N, D), C-contiguous."""
         scaled = np.empty(x.shape, dtype=dtype)
         offset, factor = np.array(self.offset), np.array(self.factor)
         for start in range(0, len(x), _BLOCK_ROWS):
@@ -44,12 +44,12 @@ class Scaling:
 
     @classmethod
     def fit(cls, kind: str, x: NDArray[np.generic], *, shared: bool) -> Self:
-        """Fit to the training rows.
+        """Fit a scaling to the training rows.
 
         Args:
             kind: ``none``, ``minmax`` (to 0–1) or ``standard`` (to mean 0 and deviation 1).
             x: Raw features, (N, D).
-            shared: One range for all features, as for an image's pixels.
+            shared: Whether all features have one range, such as the pixels of an image.
 
         >>> Scaling.fit("minmax", np.array([[0, 5], [8, 5]]), shared=False)
         Scaling(kind='minmax', offset=(0.0, 5.0), factor=(0.125, 0.0))
@@ -62,21 +62,21 @@ class Scaling:
         if kind == "minmax":
             return cls("minmax", tuple(low.tolist()), _inverse(span, span))
         mean, deviation = _moments(x, shared=shared)
-        # Rounding gives a constant 0.1 a deviation of 1e-17. Its span is exactly 0.
+        # Rounding gives a constant 0.1 a deviation of 1e-17, but a span of exactly 0.
         return cls("standard", tuple(mean.tolist()), _inverse(deviation, span))
 
 
 def _inverse(spread: NDArray[np.float64], span: NDArray[np.float64]) -> tuple[float, ...]:
-    """1 over each spread; 0 where nothing varies, or so little that 1 over it overflows."""
-    least = np.finfo(np.float64).tiny
-    varies = (spread >= least) & (span >= least)
+    """Return 1 / spread; 0 if a feature is constant, or its spread so small that this overflows."""
+    smallest = np.finfo(np.float64).tiny
+    varies = (spread >= smallest) & (span >= smallest)
     return tuple(np.divide(1.0, spread, out=np.zeros_like(spread), where=varies).tolist())
 
 
 def _moments(
     x: NDArray[np.generic], *, shared: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation in two passes of blocks."""
+    """Return mean and standard deviation, computed in two passes over blocks."""
     axis = None if shared else 0
     count = x.size if shared else len(x)
     blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(x), _BLOCK_ROWS)]
@@ -86,27 +86,27 @@ def _moments(
     return mean, np.sqrt(np.atleast_1d(np.asarray(square) / count))
 
 
-#: What targets look like: class indices (N,), 0 or 1 (N, 1), one-hot (N, K), or numbers (N, K).
+#: Targets: class indices (N,), 0 or 1 (N, 1), one-hot (N, K), or numbers (N, K).
 TargetKind = Literal["classes", "two_class", "one_hot", "numbers"]
 
 
 @dataclass(frozen=True)
 class DataSchema:
-    """Columns, classes and scaling of a job's data.
+    """Columns, classes and scaling of a data set.
 
     Attributes:
-        features: Feature columns in their order.
-        targets: What the outputs are called: the label columns of a regression.
-        classes: What each output stands for; with one output the negative and the positive
-            class. None for a regression.
-        list_column: The one column that holds all features as a list, or None.
-        label: The label column, or columns.
-        kind: What targets look like.
-        seen: Every label that training had; with `positive` more than there are classes.
-        positive: The label that counts as 1, with one output.
-        reject: The name of the class of rows that are none of the others, or None.
-        image_shape: Height and width, where rows are images.
-        scaling: Of the features.
+        features: Names of the features in order.
+        targets: Names of the targets of a regression; None for a classification.
+        classes: The class of each output; with one output, the negative and the positive class.
+            None for a regression.
+        list_column: The column that holds all features as a list, or None.
+        label: The label columns.
+        kind: Kind of the targets.
+        seen: Every label of training. With `positive` there can be more labels than classes.
+        positive: The label with target 1 if there is one output.
+        reject: Name of the class 'none of the above', or None.
+        image_shape: Height and width if rows are images.
+        scaling: Scaling of the features.
     """
 
     features: tuple[str, ...]
@@ -123,34 +123,34 @@ class DataSchema:
 
     @property
     def width(self) -> int:
-        """D_0: how many features a row has."""
+        """Number of features, D_0."""
         return len(self.features)
 
     @property
     def columns_to_read(self) -> tuple[str, ...]:
-        """The columns that a table of such rows has its features in."""
+        """The columns of a table that hold the features."""
         return self.features if self.list_column is None else (self.list_column,)
 
     @property
     def outputs(self) -> int:
-        """How many outputs a network for this data has."""
+        """Number of outputs of a network for this data."""
         if self.kind == "two_class":
             return 1
         return len(self.classes if self.classes is not None else self.targets or ())
 
     def encode(self, labels: NDArray[Any], dtype: DTypeLike) -> NDArray[np.generic]:
-        """Labels, all of which training has seen, as targets.
+        """Return labels as targets.
 
         Args:
-            labels: (N,) labels, or (N, K) numbers of a regression.
-            dtype: Of targets that are no class indices.
+            labels: (N,) labels that occur in training, or (N, K) numbers of a regression.
+            dtype: Dtype of targets that are not class indices.
         """
         if self.kind == "numbers":
             return np.ascontiguousarray(labels, dtype=dtype)
         if self.kind == "two_class":
             return np.asarray(labels == self.positive)[:, None].astype(dtype)
-        places = {label: index for index, label in enumerate(self.classes or ())}
-        indices = np.array([places[label] for label in labels.tolist()], dtype=np.int64)
+        positions = {label: index for index, label in enumerate(self.classes or ())}
+        indices = np.array([positions[label] for label in labels.tolist()], dtype=np.int64)
         if self.kind == "one_hot":
             one_hot = np.zeros((len(indices), self.outputs), dtype=dtype)
             one_hot[np.arange(len(indices)), indices] = 1
@@ -158,55 +158,55 @@ class DataSchema:
         return indices
 
     def columns(self, y: Array) -> dict[str, NDArray[Any]]:
-        """Outputs as named columns.
+        """Return the outputs of a network as named columns.
 
         Args:
-            y: (N, D_L).
+            y: Outputs, (N, D_L).
 
         Returns:
-            For a classification ``prediction`` and a ``probability_<class>`` for each class; for
-            a regression one column for each target, a single one being called ``prediction``.
+            For a classification ``prediction``, and ``probability_<class>`` for each class. For a
+            regression a column for each target, or ``prediction`` for a single target.
         """
         if self.classes is None:
             names = self.targets or ()
             return dict(zip(names if len(names) > 1 else ("prediction",), y.T, strict=True))
-        shares = np.hstack([1 - y, y]) if self.kind == "two_class" else y
+        probabilities = np.hstack([1 - y, y]) if self.kind == "two_class" else y
         winner = (y[:, 0] >= 0.5).astype(int) if self.kind == "two_class" else y.argmax(axis=1)
         return {"prediction": self.class_names()[winner]} | {
-            f"probability_{name}": shares[:, j] for j, name in enumerate(self.classes)
+            f"probability_{name}": probabilities[:, j] for j, name in enumerate(self.classes)
         }
 
     def class_names(self) -> NDArray[Any]:
-        """The classes as an array: whole numbers if all are, else text."""
+        """Return the classes as an array: int64 if all are whole numbers, else texts."""
         classes = self.classes or ()
         if all(isinstance(label, int) for label in classes):
             return np.array(classes, dtype=np.int64)
         return np.array([str(label) for label in classes], dtype=object)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that JSON keeps exactly."""
+        """Return plain values that JSON represents exactly."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """The schema that `to_json` described.
+    def from_json(cls, description: Mapping[str, Any]) -> Self:
+        """Return the schema that `to_json` described.
 
         Raises:
-            KeyError, TypeError, ValueError: It is not such a description.
+            KeyError, TypeError, ValueError: It is not a description of a schema.
         """
-        values = {name: _tuple(value) for name, value in facts.items()}
+        values = {name: _tuple(value) for name, value in description.items()}
         scaling = {name: _tuple(value) for name, value in dict(values.pop("scaling")).items()}
         schema = cls(**values, scaling=Scaling(**scaling))
-        odd = next(schema._odd(), None)
-        if odd is not None:
-            raise ValueError(f"its {odd} cannot be that")
+        invalid = next(schema._invalid_fields(), None)
+        if invalid is not None:
+            raise ValueError(f"its field '{invalid}' is invalid")
         return schema
 
-    def _odd(self) -> Iterator[str]:
-        """Names of attributes that no data of ours could have given."""
+    def _invalid_fields(self) -> Iterator[str]:
+        """Yield the names of fields that no data set can have."""
         is_regression = self.kind == "numbers"
         sizes, scaling = (1, len(self.features)), self.scaling
-        sound = {
+        checks = {
             "features": _all(self.features, str) and self.features,
             "targets": _all(self.targets, str) if is_regression else self.targets is None,
             "classes": self.classes is None if is_regression else _all(self.classes, int, str),
@@ -224,11 +224,11 @@ class DataSchema:
             and len(scaling.offset) == len(scaling.factor)
             and len(scaling.offset) in sizes,
         }
-        return (name for name, is_sound in sound.items() if not is_sound)
+        return (name for name, is_valid in checks.items() if not is_valid)
 
 
 def _all(values: object, *kinds: type) -> bool:
-    """Whether it is a tuple of values of these types alone."""
+    """Return whether this is a tuple of values of these types only."""
     return isinstance(values, tuple) and all(type(value) in kinds for value in values)
 
 

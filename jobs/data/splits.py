@@ -1,4 +1,4 @@
-"""Which rows train, validate and test: from files of their own, or held out of the training's."""
+"""Divide the rows into training, validation and test rows: by file, or by held-out fractions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from sumgrad.jobs.data.compatibility import check_known_labels, check_width
 from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.digest import digest_values
-from sumgrad.jobs.data.labels import in_training_terms
+from sumgrad.jobs.data.labels import match_label_types
+from sumgrad.jobs.data.readers.guard import check_stop
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema
-from sumgrad.jobs.data.stratified import Indices, stratified_split
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.random_streams import RandomStream, Stream
 
+Indices = NDArray[np.intp]
 Split = Literal["train", "validation", "test"]
 _HeldOut = Literal["validation", "test"]
-#: The test rows come first, so that they do not depend on whether there is a validation.
+#: The test rows are held out first, so that they do not depend on whether there is a validation.
 _HELD_OUT: tuple[_HeldOut, ...] = ("test", "validation")
 _STREAMS: Mapping[_HeldOut, Stream] = MappingProxyType(
     {"test": Stream.TEST_SPLIT, "validation": Stream.VALIDATION_SPLIT}
@@ -31,13 +32,13 @@ _STREAMS: Mapping[_HeldOut, Stream] = MappingProxyType(
 
 @dataclass(frozen=True)
 class RawSplit:
-    """Raw rows of a role.
+    """Raw rows of a split.
 
     Attributes:
         x: Features, (N, D), not yet scaled.
-        labels: As they stand, (N,) or (N, K).
-        source: Where they came from, for a person.
-        origin: Where each of them came from.
+        labels: Not yet encoded, (N,) or (N, K).
+        source: Description of the source.
+        origin: Where each row was read.
     """
 
     x: NDArray[Any]
@@ -46,74 +47,111 @@ class RawSplit:
     origin: RowLocations
 
     def digest(self) -> str:
-        """Of the values; 32 hexadecimal digits."""
+        """Return the digest of the values, 32 hexadecimal digits."""
         return digest_values(self.x, self.labels)
 
 
 def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[Split, RawDataset]:
-    """The rows of every role that has a file of its own, the training rows among them.
+    """Return the rows of every split that has a source of its own, with the training rows.
 
     Raises:
-        DataNotFound: A file or a column is missing.
-        DataError: Rows that are not as the training rows are.
+        DataNotFound: A file or a column does not exist.
+        DataError: Rows differ from the training rows in features or labels.
     """
     sources: dict[Split, RawDataset] = {"train": train}
-    for role in _HELD_OUT:
-        source = getattr(spec.data, role)
+    for split in _HELD_OUT:
+        source = getattr(spec.data, split)
         if isinstance(source, str):
-            sources[role] = _own_file(spec, source, role, schema)
+            sources[split] = _read_source(spec, source, split, schema)
     return sources
 
 
-def _own_file(spec: JobSpec, source: str, role: Split, schema: DataSchema) -> RawDataset:
-    numbers = schema.kind == "numbers"
-    read = read_dataset(
-        source, role, spec.data.label_columns, schema.columns_to_read, numbers=numbers
-    )
-    check_width(read, schema)
-    if not numbers:
-        read = replace(read, labels=in_training_terms(read.targets, schema.seen))
-    check_known_labels(read, schema.seen)
-    return read
+def _read_source(spec: JobSpec, source: str, split: Split, schema: DataSchema) -> RawDataset:
+    is_regression = schema.kind == "numbers"
+    label, columns = spec.data.label_columns, schema.columns_to_read
+    rows = read_dataset(source, split, label, columns, numeric_labels=is_regression)
+    check_width(rows, schema)
+    if not is_regression:
+        rows = replace(rows, labels=match_label_types(rows.targets, schema.seen))
+    check_known_labels(rows, schema.seen)
+    return rows
 
 
-def divide(spec: JobSpec, sources: dict[Split, RawDataset]) -> dict[Split, RawSplit]:
-    """The rows of every role that the spec asks for.
+def divide(spec: JobSpec, sources: Mapping[Split, RawDataset]) -> dict[Split, RawSplit]:
+    """Return every split that the spec asks for.
 
     Raises:
-        SpecError: A fraction leaves a role without rows.
+        SpecError: A fraction leaves a split without rows.
     """
     train = sources["train"]
     kept = np.arange(train.count)
-    roles: dict[Split, RawSplit] = {}
-    for role in _HELD_OUT:
-        fraction = getattr(spec.data, role)
-        if role in sources:
-            everything = np.arange(sources[role].count)
-            roles[role] = _take(sources[role], everything, fraction)
-        elif fraction is not None:
-            held, kept = _hold_out(spec, role, fraction, train.targets, kept)
-            roles[role] = _take(train, held, f"{spec.data.train} ({role} rows)")
-    roles["train"] = _take(train, kept, spec.data.train)
-    return roles
+    splits: dict[Split, RawSplit] = {}
+    for split in _HELD_OUT:
+        check_stop()
+        wanted = getattr(spec.data, split)
+        if split in sources:
+            splits[split] = _take(sources[split], np.arange(sources[split].count), wanted)
+        elif wanted is not None:
+            held_out, kept = _hold_out(spec, split, wanted, train.targets, kept)
+            splits[split] = _take(train, held_out, f"{spec.data.train} ({split} rows)")
+    splits["train"] = _take(train, kept, spec.data.train)
+    return splits
+
+
+def stratified_split(
+    labels: NDArray[Any], fraction: float, *, by_class: bool, stream: RandomStream
+) -> tuple[Indices, Indices]:
+    """Return row numbers to keep and to hold out, each ascending.
+
+    A class with two or more rows has rows in both parts; the only row of a class is kept.
+
+    Args:
+        labels: (N,) or (N, K).
+        fraction: Fraction of the rows to hold out, of each class where ``by_class``.
+        by_class: Whether labels are classes.
+        stream: Chooses the rows.
+
+    >>> stream = RandomStream(0, Stream.TEST_SPLIT)
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> kept, held_out = stratified_split(labels, 0.5, by_class=True, stream=stream)
+    >>> len(kept), len(held_out)
+    (3, 3)
+    """
+    is_held_out = np.zeros(len(labels), dtype=bool)
+    for rows in _rows_by_class(labels) if by_class else [np.arange(len(labels))]:
+        count = round(len(rows) * fraction)
+        if by_class:
+            count = min(max(count, 1), len(rows) - 1)
+        if count:
+            is_held_out[rows[stream.permutation(len(rows))[:count]]] = True
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+
+def _rows_by_class(labels: NDArray[Any]) -> list[Indices]:
+    """Return the rows of each class, ascending; the classes in the order of their texts."""
+    values = labels.tolist()
+    index = {label: number for number, label in enumerate(sorted(set(values), key=str))}
+    groups = np.fromiter((index[value] for value in values), dtype=np.intp, count=len(values))
+    rows = np.argsort(groups, kind="stable")
+    return np.split(rows, np.cumsum(np.bincount(groups))[:-1])
 
 
 def _hold_out(
-    spec: JobSpec, role: _HeldOut, fraction: float, labels: NDArray[Any], rows: Indices
+    spec: JobSpec, split: _HeldOut, fraction: float, labels: NDArray[Any], rows: Indices
 ) -> tuple[Indices, Indices]:
-    """Row numbers held out of these rows, and those kept."""
+    """Return the row numbers held out of these rows, and those kept."""
     by_class = spec.task == "classification"
-    stream = RandomStream(spec.seed, _STREAMS[role])
-    keep, held = stratified_split(labels[rows], fraction, by_class=by_class, stream=stream)
-    for left, what in ((held, "is not a single row"), (keep, "leaves no training rows")):
-        if not left.size:
-            raise SpecError(f"{fraction:g} of {len(rows)} rows {what}", key=f"data.{role}")
-    return rows[held], rows[keep]
+    stream = RandomStream(spec.seed, _STREAMS[split])
+    kept, held_out = stratified_split(labels[rows], fraction, by_class=by_class, stream=stream)
+    for part, problem in ((held_out, "is not a single row"), (kept, "leaves no training rows")):
+        if not part.size:
+            raise SpecError(f"{fraction:g} of {len(rows)} rows {problem}", key=f"data.{split}")
+    return rows[held_out], rows[kept]
 
 
-def _take(read: RawDataset, rows: Indices, source: str) -> RawSplit:
-    if len(rows) == read.count:
-        origin = RowLocations(read.parts, None, read.count)
-        return RawSplit(read.x, read.targets, source, origin)
-    origin = RowLocations(read.parts, rows, len(rows))
-    return RawSplit(read.x[rows], read.targets[rows], source, origin)
+def _take(dataset: RawDataset, rows: Indices, source: str) -> RawSplit:
+    if len(rows) == dataset.count:
+        origin = RowLocations(dataset.spans, None, dataset.count)
+        return RawSplit(dataset.x, dataset.targets, source, origin)
+    origin = RowLocations(dataset.spans, rows, len(rows))
+    return RawSplit(dataset.x[rows], dataset.targets[rows], source, origin)

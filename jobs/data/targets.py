@@ -1,8 +1,8 @@
-"""What a job's labels become: classes, one of two, one-hot, or numbers."""
+"""Choose the targets of a job from its labels: classes, two classes, one-hot, or numbers."""
 
 from typing import Any
 
-from sumgrad.jobs.data.compatibility import shown
+from sumgrad.jobs.data.compatibility import format_classes
 from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.schema import DataSchema, Label
 from sumgrad.jobs.errors import DataError, SpecError
@@ -11,34 +11,34 @@ from sumgrad.model.activations import make_activation
 from sumgrad.model.validation import did_you_mean
 
 
-def infer_schema(spec: JobSpec, read: RawDataset) -> DataSchema:
-    """What the training rows mean for this job's network; their scaling is not fitted yet.
+def infer_schema(spec: JobSpec, train: RawDataset) -> DataSchema:
+    """Return the schema of the training rows, without a fitted scaling.
 
     Raises:
-        DataError: There is nothing to tell apart.
-        SpecError: The labels and the output layer do not fit each other.
+        DataError: All rows have the same label.
+        SpecError: The labels and the output layer do not fit together.
     """
-    facts = _regression(spec, read) if spec.task == "regression" else _classes(spec, read)
+    targets = _regression(spec, train) if spec.task == "regression" else _classes(spec, train)
     return DataSchema(
-        features=read.features,
-        list_column=read.list_column,
-        image_shape=read.image_shape,
-        label=read.label,
-        **facts,
+        features=train.features,
+        list_column=train.list_column,
+        image_shape=train.image_shape,
+        label=train.label,
+        **targets,
     )
 
 
-def _regression(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
-    columns = read.targets.shape[1]
+def _regression(spec: JobSpec, train: RawDataset) -> dict[str, Any]:
+    columns = train.targets.shape[1]
     if columns != spec.model.outputs:
         raise _outputs_error(spec, columns, f"{columns} target{'s' if columns > 1 else ''}")
-    one_each = len(read.label) == columns
-    names = read.label if one_each else tuple(f"{read.label[0]}_{i}" for i in range(columns))
+    has_one_each = len(train.label) == columns
+    names = train.label if has_one_each else tuple(f"{train.label[0]}_{i}" for i in range(columns))
     return {"kind": "numbers", "targets": names}
 
 
-def _classes(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
-    seen = _seen(read)
+def _classes(spec: JobSpec, train: RawDataset) -> dict[str, Any]:
+    seen = _seen(train)
     if spec.model.outputs == 1:
         return _two_class(spec, seen)
     if spec.data.positive is not None:
@@ -52,43 +52,48 @@ def _classes(spec: JobSpec, read: RawDataset) -> dict[str, Any]:
             raise SpecError(f"the data has a class '{reject}' of its own", key="data.reject.label")
         classes = (*seen, reject)
     if len(classes) != spec.model.outputs:
-        raise _outputs_error(spec, len(classes), f"{len(classes)} classes: {shown(classes)}")
+        raise _outputs_error(
+            spec, len(classes), f"{len(classes)} classes: {format_classes(classes)}"
+        )
     kind = "one_hot" if spec.model.divergence == "l2" else "classes"
     return {"kind": kind, "classes": classes, "seen": seen, "reject": reject}
 
 
 def _outputs_error(spec: JobSpec, needed: int, data: str) -> SpecError:
-    """The output layer does not fit; with ``max`` the outputs are not as many as the units."""
+    """Return the error for an output layer whose number of outputs does not fit the data."""
+    # With `max` the number of outputs is not the number of units.
     last, outputs = spec.model.layers[-1], spec.model.outputs
-    units_help = make_activation(last.activation).output_width(needed) == needed
+    is_one_per_unit = make_activation(last.activation).output_width(needed) == needed
     return SpecError(
         f"{outputs} output{'s' if outputs > 1 else ''}, but the data has {data}",
         key=f"model.layers[{len(spec.model.layers) - 1}].units",
-        hint=f"set it to {needed}" if units_help else f"its activation must give {needed} outputs",
+        hint=f"set it to {needed}"
+        if is_one_per_unit
+        else f"its activation must give {needed} outputs",
     )
 
 
-def _seen(read: RawDataset) -> tuple[Label, ...]:
-    """The classes, numbers by size and texts by their letters."""
-    seen: tuple[Label, ...] = tuple(sorted(set(read.targets.tolist())))
+def _seen(train: RawDataset) -> tuple[Label, ...]:
+    """Return the classes in order, numbers by value and texts by their characters."""
+    seen: tuple[Label, ...] = tuple(sorted(set(train.targets.tolist())))
     if len(seen) < 2:
         raise DataError(
-            f"every row has the label {seen[0]!r}; there is nothing to tell apart",
-            file=read.file,
-            column=read.label[0],
+            f"every row has the label {seen[0]!r}; a classification needs two classes",
+            file=train.file,
+            column=train.label[0],
         )
     return seen
 
 
 def _two_class(spec: JobSpec, seen: tuple[Label, ...]) -> dict[str, Any]:
-    """With one output: which label counts as 1, and what to call the other."""
+    """Return the targets of a network with one output: the positive class is 1."""
     positive = spec.data.positive
     if positive is None:
         if len(seen) != 2:
             raise SpecError(
-                f"one output, but the data has {len(seen)} classes: {shown(seen)}",
+                f"one output, but the data has {len(seen)} classes: {format_classes(seen)}",
                 key="data.positive",
-                hint="name the class that counts as 1, or have one softmax output for each",
+                hint="name the class with target 1, or use one softmax output per class",
             )
         return {"kind": "two_class", "classes": seen, "seen": seen, "positive": seen[1]}
     by_text = {str(label): label for label in seen}

@@ -5,6 +5,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from sumgrad.cluster.training.stopping import StopReason
+from sumgrad.jobs.errors import Interrupted
 
 _REASONS = {
     signal.SIGINT: StopReason.INTERRUPTED,
@@ -45,6 +46,16 @@ class StopRequest:
         if self.reason is not None:
             raise SystemExit(EXIT_CODES[reason])
         self.reason = reason
+
+    def raise_if_requested(self) -> None:
+        """Raise if a stop was requested before the first step.
+
+        Raises:
+            Interrupted: With the exit code of the signal.
+        """
+        if self.reason is not None:
+            message = f"the run was {self.reason} before its first step"
+            raise Interrupted(message, EXIT_CODES[self.reason])
 
     def requested(self) -> StopReason | None:
         """Return the reason to stop, or None; for callers that take a function."""

@@ -144,7 +144,9 @@ class _Training:
             if spec.cluster.address != "inline":
                 check_reachable(spec.cluster.address)
                 reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
-            job = run_in_thread("data", lambda: build_job(spec, prepare(spec)))
+            job = run_in_thread(
+                "data", lambda: build_job(spec, prepare(spec, stop.raise_if_requested))
+            )
             start = run_in_thread("start", lambda: self._start(job.result(), tracker))
             if self._directory is not None:
                 # A job that cannot be resumed is refused before it waits for workers.

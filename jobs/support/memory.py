@@ -1,4 +1,4 @@
-"""How much memory there is, asked before it is used: too much ends a process without a word."""
+"""Check free memory before it is used: the kernel kills a process that uses too much."""
 
 import errno
 import os
@@ -6,63 +6,59 @@ import stat
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from sumgrad.jobs.errors import DataError, SpecError
 from sumgrad.model.network import Network
 
-_MEMORY_OF_MACHINE = Path("/proc/meminfo")
-#: A container's limit and use, by version of cgroups.
-_MEMORY_OF_CONTAINER = (
+#: A container's limit and its use, for both versions of cgroups.
+_CONTAINER_MEMORY = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
         Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
         Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ),
 )
-#: Of the parameters' size, in the driver's process: the weights three times, a gradient for each
-#: half of the tree, what the optimiser remembers, and a checkpoint that is being written.
+#: Copies of the parameters in the driver: three of the weights, a gradient for each half of the
+#: reduction tree, the optimizer's state, and a checkpoint that is being written.
 _PARAMETER_COPIES = 8
-#: Of a microbatch's activations, for forward and backward.
+#: Copies of a microbatch's activations in a forward and backward pass.
 _ACTIVATION_COPIES = 3
-#: Of a feature's name as Python holds it: a short text, and its place in a tuple.
+#: Size of a feature's name as a Python object, with its entry in a tuple.
 _NAME_BYTES = 80
 
 
 def available_bytes() -> int:
-    """Memory that this process may still use without others being pushed out."""
+    """Return the memory that this process can use without swapping."""
     limits = [_available_on_machine()]
-    for limit, used in _MEMORY_OF_CONTAINER:
+    for limit, used in _CONTAINER_MEMORY:
         try:
             limits.append(int(limit.read_text()) - int(used.read_text()))
         except (OSError, ValueError):
-            continue  # No such version here, or no limit.
+            continue  # This version of cgroups is not in use, or sets no limit.
     return max(0, min(limits))
 
 
 def _available_on_machine() -> int:
-    try:
-        for line in _MEMORY_OF_MACHINE.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)
 
 
-def check_memory_for_rows(held: int, file: str, *, free: int) -> None:
-    """Raise if a file has turned out to be larger than memory.
+def check_memory_for_rows(size: int, file: str, *, free: int | None = None) -> None:
+    """Raise if the rows of a file do not fit into memory twice: as read, and scaled.
 
     Args:
-        held: Bytes read so far, or promised.
-        file: For the message.
-        free: What `available_bytes` said before.
+        size: Bytes of the rows.
+        file: Name of the file, for the message.
+        free: `available_bytes` before the file was read; None to ask now.
 
     Raises:
-        DataError: Rows and their scaled copy do not fit.
+        DataError: The rows do not fit.
     """
-    if held > free // 2:
+    if free is None:
+        free = available_bytes()
+    if size > free // 2:
         raise DataError(
-            f"its rows take more than {format_gib(held)}, and this machine has {format_gib(free)} "
+            f"its rows take more than {format_gib(size)}, and this machine has {format_gib(free)} "
             "of memory free",
             file=file,
             hint="all rows have to fit into memory twice, once as read and once scaled",
@@ -70,14 +66,10 @@ def check_memory_for_rows(held: int, file: str, *, free: int) -> None:
 
 
 def check_memory_for_names(count: int, file: str) -> None:
-    """Raise if names for so many features would fill memory; a pixel of one byte has one of 80.
-
-    Args:
-        count: How many names are about to be made.
-        file: For the message.
+    """Raise if the names of this number of features do not fit into memory.
 
     Raises:
-        DataError: They do not fit.
+        DataError: The names do not fit; names the file.
     """
     needed, free = count * _NAME_BYTES, available_bytes()
     if needed > free // 2:
@@ -89,24 +81,20 @@ def check_memory_for_names(count: int, file: str) -> None:
 
 
 def check_memory_for_file(path: Path, *, max_bytes: int | None = None, times: int = 2) -> None:
-    """Raise unless a file can be read whole: its size is asked, and nothing of it is read.
-
-    It is an `OSError`, so that whoever reads files need not expect one more kind; its ``strerror``
-    is the cause, its ``filename`` the file.
+    """Raise unless a file can be read whole. Only its size is read.
 
     Args:
-        path: The file. A sparse one takes no room on a disk, and all of its size in memory.
-        max_bytes: Bytes that it has if it is what it should be; None where nobody knows.
-        times: How many times its size what is made of it takes: arrays are there twice, once as
-            read and once as used.
+        path: The file. A sparse file counts with its full size.
+        max_bytes: The largest valid size; None if there is no limit.
+        times: Memory needed per byte of the file; arrays exist twice, as read and as used.
 
     Raises:
-        OSError: There is no such file; or it is a folder, a device or a pipe; or it is larger than
-            it should be; or memory has no room for it.
+        OSError: The file does not exist, is not a regular file, is larger than it can be, or does
+            not fit into memory. ``strerror`` holds the cause and ``filename`` the file.
     """
-    found = path.stat()
-    _expect_regular(found, path)
-    size, free = found.st_size, available_bytes()
+    status = path.stat()
+    _check_regular(status, path)
+    size, free = status.st_size, available_bytes()
     if max_bytes is not None and size > max_bytes:
         raise OSError(errno.EFBIG, f"has {size:,} bytes, expected at most {max_bytes:,}", str(path))
     if times * size > free:
@@ -118,50 +106,37 @@ def check_memory_for_file(path: Path, *, max_bytes: int | None = None, times: in
 
 
 def read_small_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a file that is small if it is what it should be.
-
-    No more is read than that, also where a size says nothing, and no pipe is waited for.
-
-    Args:
-        path: The file.
-        max_bytes: Bytes that it may have.
+    """Return the content of a file that has a size limit.
 
     Raises:
-        OSError: There is no such file; or it is a folder, a device or a pipe; or it is larger.
+        OSError: The file does not exist, is not a regular file, or is larger than the limit.
     """
-    # Without O_NONBLOCK, opening a pipe waits until somebody writes into it.
+    # Without O_NONBLOCK, opening a pipe blocks until another process writes into it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        _expect_regular(os.fstat(descriptor), path)
+        _check_regular(os.fstat(descriptor), path)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(max_bytes + 1)
     finally:
         os.close(descriptor)
     if len(content) > max_bytes:
-        raise OSError(errno.EFBIG, f"larger than {_in_units(max_bytes)}", str(path))
+        limit = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes:,} bytes"
+        raise OSError(errno.EFBIG, f"larger than {limit}", str(path))
     return content
 
 
-def _expect_regular(found: os.stat_result, path: Path) -> None:
-    if stat.S_ISDIR(found.st_mode):
+def _check_regular(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-
-
-def _in_units(size: int) -> str:
-    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size:,} bytes"
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def check_memory_for_network(network: Network, microbatch_size: int) -> None:
-    """Raise unless a network can be trained in this machine's memory.
-
-    Args:
-        network: Which.
-        microbatch_size: Rows of its largest microbatch.
+    """Raise unless this machine has the memory to train a network.
 
     Raises:
-        SpecError: It does not fit.
+        SpecError: The network does not fit.
     """
     widths = sum(inputs + outputs for inputs, outputs in network.layout.widths)
     activations = _ACTIVATION_COPIES * microbatch_size * widths
@@ -169,16 +144,16 @@ def check_memory_for_network(network: Network, microbatch_size: int) -> None:
     needed, free = numbers * np.dtype(network.dtype).itemsize, available_bytes()
     if needed > free:
         raise SpecError(
-            f"training {network.layout.size:,} parameters with microbatches of {microbatch_size:,} "
-            f"rows needs about {format_gib(needed)}, and this machine has {format_gib(free)} "
-            "of free memory",
+            f"training {network.layout.size:,} parameters with microbatches of "
+            f"{microbatch_size:,} rows needs about {format_gib(needed)}, and this machine has "
+            f"{format_gib(free)} of memory free",
             key="model.layers",
-            hint="fewer units, or a smaller cluster.microbatch_size",
+            hint="use fewer units, or a smaller cluster.microbatch_size",
         )
 
 
 def format_gib(size: int) -> str:
-    """Bytes for a person.
+    """Return a number of bytes as text.
 
     >>> format_gib(5 << 29)
     '2.5 GiB'

@@ -1,5 +1,8 @@
-"""What a worker fails on is named by file and row, and what was reached is saved."""
+"""A row that a worker fails on is named, and a signal ends the reading of rows."""
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +12,19 @@ from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import RowIndices
 from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.errors import Interrupted
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.training import train
 from sumgrad.jobs.spec.loader import load_spec
+from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.model.validation import Array
 from tests.integration.command_line import Folder
 
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row whose petal is 12345 and scaled accordingly raises wherever it is computed."""
+    """Let every computation with the row whose petal is 12345 raise."""
     read = ArraySource.read
 
     def poisoned(self: ArraySource, rows: RowIndices, out: Array | None = None) -> object:
@@ -28,12 +33,14 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
             raise MemoryError("no room for these rows")
         return x, d
 
-    monkeypatch.setattr(ArraySource, "fetch", poisoned)
+    monkeypatch.setattr(ArraySource, "read", poisoned)
 
 
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("role", ["train", "test"])
-def test_the_row_is_named(role: str, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_row_is_named_and_the_weights_are_saved(
+    role: str, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder.path)
     poisoned = folder.path / "more.csv"
     poisoned.write_text("petal,sepal,kind\n4,1,lily\n1,5,rose\n12345,1,iris\n")
@@ -53,3 +60,21 @@ def test_the_row_is_named(role: str, folder: Folder, monkeypatch: pytest.MonkeyP
     saved = load_model(run.model).parameters
     assert saved.sha256() == summary.weights_sha256
     assert np.isfinite(saved.flat).all()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_reading_of_rows(
+    number: signal.Signals, code: int, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.path)
+
+    def read_until_stopped(_: JobSpec, check_stop: Callable[[], None]) -> None:
+        os.kill(os.getpid(), number)
+        while True:
+            check_stop()
+
+    monkeypatch.setattr("sumgrad.jobs.runs.training.prepare", read_until_stopped)
+    with (folder.path / "log").open("w") as log, pytest.raises(Interrupted) as caught:
+        train(load_spec("flowers.yaml").spec, PlainReporter(log))
+    assert caught.value.exit_code == code
+    assert not list((folder.path / "runs").glob("*/*"))

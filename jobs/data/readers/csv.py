@@ -1,48 +1,53 @@
-"""A CSV file as Arrow reads it: block by block, and no further than memory has room."""
+"""Read CSV and TSV files, plain or gzip, block by block."""
 
 import gzip
 import io
 from pathlib import Path
 
-from sumgrad.jobs.support.memory import available_bytes, check_memory_for_rows
+import pyarrow as pa
+from pyarrow import csv
 
-#: What a value takes as a number, however short it is written.
+from sumgrad.jobs.data.readers.guard import ReadGuard
+from sumgrad.jobs.errors import DataError
+
+#: Bytes of a value as a number, however short its text is.
 _VALUE_BYTES = 8
+#: Arrow needs the header, and each row, in one block. Larger blocks are tried if they do not fit.
+_BLOCK_BYTES = (1 << 20, 1 << 24, 1 << 28)
 
 
 class CsvSource(io.RawIOBase):
-    """The text of a CSV file, plain or gzip, that ends with an error where memory would.
+    """The text of a CSV file, which raises where memory would not hold the rows so far.
 
     Args:
         path: The file; compressed if its name ends in .gz.
-        delimiter: Between two values. They are counted by it: an empty one takes one byte in the
-            file, and eight in memory.
+        delimiter: Character between values. Values are counted by it, because an empty value takes
+            one byte of the file and eight bytes of memory.
     """
 
     def __init__(self, path: Path, delimiter: str) -> None:
-        # GzipFile takes what it is given for a file, and both are closed with this object.
         self._raw = path.open("rb")
-        packed = path.suffix.lower() == ".gz"
-        self._file = gzip.GzipFile(fileobj=self._raw) if packed else self._raw
-        self._name, self._delimiter = str(path), delimiter.encode()
-        self._free, self._held = available_bytes(), 0
+        is_compressed = path.suffix.lower() == ".gz"
+        # GzipFile does not close the file that it is given.
+        self._file = gzip.GzipFile(fileobj=self._raw) if is_compressed else self._raw
+        self._delimiter = delimiter.encode()
+        self._guard = ReadGuard(str(path))
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes.
+        """Return the next bytes.
 
         Raises:
-            DataError: What has been read so far fills memory.
+            DataError: The rows so far do not fit into memory.
             OSError, EOFError, zlib.error: The file is damaged.
         """
         block = self._file.read(-1 if size is None else size)
-        ends = max(block.count(b"\n"), block.count(b"\r"))
-        values = block.count(self._delimiter) + ends
-        self._held += max(len(block), _VALUE_BYTES * values)
-        check_memory_for_rows(self._held, self._name, free=self._free)
+        lines = max(block.count(b"\n"), block.count(b"\r"))
+        values = block.count(self._delimiter) + lines
+        self._guard.add(max(len(block), _VALUE_BYTES * values))
         return block
 
     def close(self) -> None:
@@ -50,3 +55,89 @@ class CsvSource(io.RawIOBase):
         self._file.close()
         self._raw.close()
         super().close()
+
+
+def read_csv(path: Path, delimiter: str) -> pa.Table:
+    """Return all rows of a CSV file; the types of its columns are inferred.
+
+    Raises:
+        DataError: A row has too few or too many values, or the rows do not fit into memory.
+        ArrowException, OSError, EOFError, zlib.error: The file is damaged.
+    """
+    for block_bytes in _BLOCK_BYTES:
+        try:
+            return _read(path, delimiter, block_bytes)
+        except pa.ArrowInvalid as error:
+            # The second message is Arrow's for a header that does not end in the first block.
+            is_too_long = "straddling" in str(error) or "Empty CSV file" in str(error)
+            if not is_too_long or block_bytes == _BLOCK_BYTES[-1]:
+                raise
+    raise AssertionError("the last block size returns or raises")
+
+
+def _read(path: Path, delimiter: str, block_bytes: int) -> pa.Table:
+    options = csv.ReadOptions(block_size=block_bytes)
+    parse = csv.ParseOptions(delimiter=delimiter)
+    try:
+        with CsvSource(path, delimiter) as source:
+            return csv.read_csv(source, options, parse)
+    except pa.ArrowInvalid as error:
+        if "Expected" in str(error) and "columns" in str(error):
+            _raise_at_ragged_row(path, delimiter, block_bytes)
+        if "conversion error" in str(error):
+            return _read_as_text(path, options, parse)
+        raise
+
+
+def _raise_at_ragged_row(path: Path, delimiter: str, block_bytes: int) -> None:
+    """Read again in one thread, because only then does Arrow know the number of the row.
+
+    Raises:
+        DataError: Names the row.
+    """
+    ragged: list[csv.InvalidRow] = []
+
+    def keep(row: csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "error"
+
+    parse = csv.ParseOptions(delimiter=delimiter, invalid_row_handler=keep)
+    options = csv.ReadOptions(use_threads=False, block_size=block_bytes)
+    try:
+        with CsvSource(path, delimiter) as source:
+            csv.read_csv(source, options, parse)
+    except pa.ArrowInvalid:
+        if not ragged:
+            raise
+    if ragged:
+        row = ragged[0]
+        raise DataError(
+            f"{row.actual_columns} values, but the file has {row.expected_columns} columns",
+            file=str(path),
+            row=row.number - 1,
+        )
+
+
+def _read_as_text(path: Path, options: csv.ReadOptions, parse: csv.ParseOptions) -> pa.Table:
+    """Read every column as text, because a type inferred from the first block does not fit later.
+
+    Columns in which all values are numbers become numbers; the others keep the text, so that an
+    error can name it.
+    """
+    with (
+        CsvSource(path, parse.delimiter) as source,
+        csv.open_csv(source, options, parse) as reader,
+    ):
+        types = dict.fromkeys(reader.schema.names, pa.string())
+    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+    with CsvSource(path, parse.delimiter) as source:
+        table = csv.read_csv(source, options, parse, convert)
+    columns = [_as_numbers(column) for column in table.columns]
+    return pa.Table.from_arrays(columns, table.column_names)
+
+
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return column

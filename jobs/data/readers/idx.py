@@ -1,4 +1,4 @@
-"""MNIST's IDX files, plain or gzip. The header is never trusted with memory.
+"""Read MNIST's IDX files, plain or gzip, without trusting the sizes in their headers.
 
 Format: two zero bytes, a type code (0x08 is unsigned byte), the number of dimensions, each
 dimension as a big-endian 32-bit number, then the values. Source: the MNIST database's home page.
@@ -16,82 +16,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumgrad.jobs.data.dataset import FileSpan, RawDataset, pixel_names
-from sumgrad.jobs.data.labels import shaped_labels
+from sumgrad.jobs.data.labels import whole_labels
+from sumgrad.jobs.data.readers.guard import ReadGuard
 from sumgrad.jobs.errors import DataError, DataNotFound
-from sumgrad.jobs.support.memory import (
-    available_bytes,
-    check_memory_for_names,
-    check_memory_for_rows,
-)
+from sumgrad.jobs.support.memory import check_memory_for_names
 
 _UNSIGNED_BYTE = 0x08
-_CHUNK = 1 << 24
-_NAME = re.compile(r"(?P<head>.*)(?P<kind>images|labels)(?P<dot>[-.])idx\d-ubyte(\.gz)?$")
-_ROLE_HEADS = {"train": "train-", "validation": "t10k-", "test": "t10k-"}
+_CHUNK_BYTES = 1 << 24
+_NAME = re.compile(r"(?P<prefix>.*)(?P<kind>images|labels)(?P<dot>[-.])idx\d-ubyte(\.gz)?$")
+_PREFIXES = {"train": "train-", "validation": "t10k-", "test": "t10k-"}
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a file's name is that of an IDX file."""
+    """Return whether a file's name is that of an IDX file."""
     return _NAME.match(path.name) is not None
 
 
-def find_idx_images(folder: Path, role: str) -> Path | None:
-    """The images file for a role in a folder of MNIST files; None if it holds no IDX files.
+def find_idx_images(folder: Path, split: str) -> Path | None:
+    """Return the images file of a split in a folder of MNIST; None if it has no IDX files.
 
     Raises:
-        DataNotFound: The folder has IDX files, but not those of the role.
+        DataNotFound: The folder has IDX files, but not those of the split.
     """
     files = sorted(path for path in folder.iterdir() if is_idx(path) and "images" in path.name)
     if not files:
         return None
     for path in files:
-        if path.name.startswith(_ROLE_HEADS[role]):
+        if path.name.startswith(_PREFIXES[split]):
             return path
-    raise DataNotFound(f"{folder} has no file {_ROLE_HEADS[role]}images-idx3-ubyte[.gz]")
+    raise DataNotFound(f"{folder} has no file {_PREFIXES[split]}images-idx3-ubyte[.gz]")
 
 
 def read_idx(
-    images: Path, label: tuple[str, ...], *, numbers: bool, with_labels: bool
+    images: Path, label: tuple[str, ...], *, numeric_labels: bool, with_labels: bool
 ) -> RawDataset:
-    """Images and, from the file beside them, their labels.
+    """Return images and, from the file beside them, their labels.
 
     Args:
         images: The images file.
-        label: What to call the labels.
-        numbers: Whether labels are the numbers of a regression.
-        with_labels: Whether to read them.
+        label: Name of the labels.
+        numeric_labels: Whether labels are the targets of a regression.
+        with_labels: Whether to read labels.
 
     Raises:
-        DataNotFound: One of the two files is not there.
-        DataError: A file is damaged, or the two do not belong together.
+        DataNotFound: One of the two files does not exist.
+        DataError: A file is damaged, or their numbers of rows differ.
     """
-    if _match(images)["kind"] == "labels":
+    match = _NAME.match(images.name)
+    if match is None:
+        raise DataNotFound(f"{images} is not named like an IDX file: train-images-idx3-ubyte[.gz]")
+    if match["kind"] == "labels":
         raise DataNotFound(f"{images} holds labels; name the images file beside it")
     pixels = read_array(images, dimensions=3)
     count, height, width = pixels.shape
     if not pixels.size:
         raise DataError("has no images", file=str(images))
-    labels = _labels_of(images, count) if with_labels else None
+    labels = None
+    if with_labels:
+        plain = f"{match['prefix']}labels{match['dot']}idx1-ubyte"
+        labels = whole_labels(_read_labels(images, plain, count), numeric=numeric_labels)
     check_memory_for_names(height * width, str(images))
     return RawDataset(
         x=pixels.reshape(count, height * width),
-        labels=None if labels is None else shaped_labels(labels, numbers=numbers),
+        labels=labels,
         features=pixel_names(height, width),
         label=label,
-        parts=(FileSpan(str(images), count),),
+        spans=(FileSpan(str(images), count),),
         image_shape=(height, width),
     )
 
 
-def _match(path: Path) -> re.Match[str]:
-    match = _NAME.match(path.name)
-    if match is None:
-        raise DataNotFound(f"{path} is not named as IDX files are: train-images-idx3-ubyte[.gz]")
-    return match
-
-
-def _labels_of(images: Path, count: int) -> NDArray[np.uint8]:
-    path = _labels_path(images)
+def _read_labels(images: Path, name: str, count: int) -> NDArray[np.uint8]:
+    candidates = [images.parent / name, images.parent / f"{name}.gz"]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise DataNotFound(f"no labels for {images}: there is no {name}[.gz] beside it")
     labels = read_array(path, dimensions=1)
     if len(labels) != count:
         raise DataError(
@@ -100,30 +99,21 @@ def _labels_of(images: Path, count: int) -> NDArray[np.uint8]:
     return labels
 
 
-def _labels_path(images: Path) -> Path:
-    match = _match(images)
-    plain = f"{match['head']}labels{match['dot']}idx1-ubyte"
-    for name in (plain, f"{plain}.gz"):
-        if (images.parent / name).is_file():
-            return images.parent / name
-    raise DataNotFound(f"no labels for {images}: there is no {plain}[.gz] beside it")
-
-
 def read_array(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """The values of an IDX file of unsigned bytes.
+    """Return the values of an IDX file of unsigned bytes.
 
     Raises:
-        DataNotFound: There is no such file, or it is a folder, a device or a pipe.
-        DataError: Not IDX, truncated, longer than its header says, or damaged gzip.
+        DataNotFound: The file does not exist, or is a folder, a device or a pipe.
+        DataError: The file is not IDX, truncated, too long, or damaged gzip.
     """
     if path.exists() and not path.is_file():
-        # Opening a pipe would wait for somebody to write into it.
-        raise DataNotFound(f"{path} is no regular file")
+        # Opening a pipe would block until another process writes into it.
+        raise DataNotFound(f"{path} is not a regular file")
     try:
         with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
+            is_compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if packed else file
+            stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if is_compressed else file
             return _parse(stream, str(path), dimensions)
     except FileNotFoundError:
         raise DataNotFound(f"there is no file {path}") from None
@@ -134,32 +124,34 @@ def read_array(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 def _parse(stream: BinaryIO, file: str, dimensions: int) -> NDArray[np.uint8]:
     magic = stream.read(4)
     if len(magic) < 4:
-        raise DataError("is empty" if not magic else "ends in its header", file=file)
-    if magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTE or magic[3] != dimensions:
-        expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions]).hex()
-        raise DataError(f"is no IDX file: begins {magic.hex()}, expected {expected}", file=file)
+        raise DataError("ends in its header" if magic else "is empty", file=file)
+    expected_magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
+    if magic != expected_magic:
+        raise DataError(
+            f"is not an IDX file: starts with {magic.hex()}, expected {expected_magic.hex()}",
+            file=file,
+        )
     header = stream.read(4 * dimensions)
     if len(header) < 4 * dimensions:
         raise DataError("ends in its header", file=file)
     shape = tuple(int(size) for size in np.frombuffer(header, ">u4"))
-    expected_size = math.prod(shape)
-    values = b"".join(_chunks(stream, expected_size + 1, file))
-    if len(values) != expected_size:
-        more = "more than" if len(values) > expected_size else f"{len(values):,} of"
+    size = math.prod(shape)
+    values = b"".join(_chunks(stream, size + 1, file))
+    if len(values) != size:
+        found = "more than" if len(values) > size else f"{len(values):,} of"
         raise DataError(
             f"the header promises {' × '.join(map(str, shape))} values, "
-            f"the file has {more} {expected_size:,}",
+            f"the file has {found} {size:,}",
             file=file,
         )
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def _chunks(stream: BinaryIO, limit: int, file: str) -> Iterator[bytes]:
-    """What the file really holds, up to a limit: a header's promise allocates nothing."""
-    free, held = available_bytes(), 0
-    while held < limit and (chunk := stream.read(min(_CHUNK, limit - held))):
-        if held:
-            # There is more than a few bytes, so that the promise may be meant.
-            check_memory_for_rows(limit, file, free=free)
-        held += len(chunk)
+    """Yield what the file holds, up to a limit, so that no memory is used for a wrong header."""
+    guard, size = ReadGuard(file), 0
+    while size < limit and (chunk := stream.read(min(_CHUNK_BYTES, limit - size))):
+        # After the first chunk the header may be right, so its size is checked at once.
+        guard.check(limit if size else 0)
+        size += len(chunk)
         yield chunk

@@ -1,50 +1,57 @@
-"""From what a spec names to rows: files, folders, globs, IDX files, and the shipped data."""
+"""Read the rows that a spec names: a file, a folder, a glob, IDX files or built-in data."""
 
 import glob
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from sumgrad.jobs.data.dataset import RawDataset, concatenate
 from sumgrad.jobs.data.readers.builtin import read_builtin
+from sumgrad.jobs.data.readers.guard import check_stop
 from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx, read_idx
-from sumgrad.jobs.errors import DataNotFound
+from sumgrad.jobs.errors import DataError, DataNotFound
 from sumgrad.jobs.spec.schema import BUILTIN
 from sumgrad.jobs.support.redaction import redact
+
+_logger = logging.getLogger(__name__)
 
 
 def read_dataset(
     source: str,
-    role: str,
+    split: str,
     label: tuple[str, ...],
     features: tuple[str, ...] | None = None,
     *,
-    numbers: bool = False,
+    numeric_labels: bool = False,
     with_labels: bool = True,
 ) -> RawDataset:
-    """Read every row that a source has.
+    """Read all rows of a source.
 
     Args:
         source: A file, a folder, a glob, or a name in `BUILTIN`.
-        role: train, validation or test: which of MNIST's files a folder of them stands for.
+        split: train, validation or test; selects files in a folder of MNIST's IDX files.
         label: Label columns.
         features: Feature columns; None for all but the label.
-        numbers: Whether labels are the numbers of a regression.
+        numeric_labels: Whether labels are the targets of a regression, not classes.
         with_labels: Whether to read labels.
 
     Raises:
-        DataNotFound: Nothing there, or a column is missing.
-        DataError: Rows that cannot be trained on.
+        DataNotFound: The source or a column does not exist.
+        DataError: The rows cannot be trained on.
     """
     if source in BUILTIN:
-        return read_builtin(source, label, numbers=numbers).select(features)
+        return read_builtin(source, label, numeric_labels=numeric_labels).select(features)
     if "://" in source:
-        raise DataNotFound(f"{redact(source)}: data is read from this machine's files only")
+        raise DataNotFound(f"{redact(source)}: data is read from files of this machine only")
     path = Path(source).expanduser()
-    images = find_idx_images(path, role) if path.is_dir() else path if is_idx(path) else None
+    images = find_idx_images(path, split) if path.is_dir() else path if is_idx(path) else None
     if images is not None:
-        rows = read_idx(images, label, numbers=numbers, with_labels=with_labels)
+        rows = read_idx(images, label, numeric_labels=numeric_labels, with_labels=with_labels)
         return rows.select(features)
+    files = find_table_files(path, source)
     return _read_tables(
-        find_table_files(path, source), label, features, numbers=numbers, with_labels=with_labels
+        files, label, features, numeric_labels=numeric_labels, with_labels=with_labels
     )
 
 
@@ -53,32 +60,45 @@ def _read_tables(
     label: tuple[str, ...],
     features: tuple[str, ...] | None,
     *,
-    numbers: bool,
+    numeric_labels: bool,
     with_labels: bool,
 ) -> RawDataset:
-    """Rows of all files; the first one's columns and their order hold for the others."""
-    # PyArrow takes most of a second to import, which IDX and shipped rows do not need.
+    """Read the rows of all files, with the columns of the first file that has rows."""
+    # PyArrow takes most of a second to import, which IDX files and built-in data do not need.
     from sumgrad.jobs.data.columns import check_same_columns, rows_of_table
     from sumgrad.jobs.data.readers.tables import read_table
 
     pieces: list[RawDataset] = []
     for path in files:
+        check_stop()
         table, file = read_table(path), str(path)
+        if not table.num_rows:
+            _logger.info("%s has no rows and is skipped", file)
+            continue
         if pieces and features is None:
             check_same_columns(table, file, pieces[0])
-        wanted = pieces[0].columns if pieces else features
+        columns = pieces[0].columns if pieces else features
         pieces.append(
-            rows_of_table(table, file, wanted, label, numbers=numbers, with_labels=with_labels)
+            rows_of_table(
+                table,
+                file,
+                columns,
+                label,
+                numeric_labels=numeric_labels,
+                with_labels=with_labels,
+            )
         )
+    if not pieces:
+        raise DataError("has no rows", file=str(files[0]))
     return concatenate(pieces)
 
 
 def find_table_files(path: Path, source: str) -> list[Path]:
-    """The table files that a source stands for, in the order of their names.
+    """Return the table files of a source, sorted by name.
 
     Args:
-        path: Of the source, with the home folder's name filled in.
-        source: As a spec names it: a file, a folder or a glob.
+        path: The source, with the user's home folder expanded.
+        source: The source as the spec names it: a file, a folder or a glob.
 
     Raises:
         DataNotFound: There are none.
@@ -88,9 +108,7 @@ def find_table_files(path: Path, source: str) -> list[Path]:
     if path.is_dir():
         return _files_in(path)
     if glob.has_magic(source):
-        # Path.glob takes no absolute patterns.
-        names = glob.glob(str(path), recursive=True)  # noqa: PTH207
-        found = sorted(file for name in names if _is_wanted(file := Path(name), file.parent))
+        found = sorted(file for file in set(_expand(path)) if _is_data(file, file.parent))
         if not found:
             raise DataNotFound(f"no file matches {source}")
         return found
@@ -98,18 +116,38 @@ def find_table_files(path: Path, source: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    from sumgrad.jobs.data.readers.tables import KNOWN, is_table
+    from sumgrad.jobs.data.readers.tables import KNOWN_FORMATS, is_table
 
-    found = sorted(
-        file for file in folder.rglob("*") if is_table(file) and _is_wanted(file, folder)
-    )
+    found = sorted(file for file in folder.rglob("*") if is_table(file) and _is_data(file, folder))
     if not found:
-        raise DataNotFound(f"the folder {folder} has no data files", hint=f"known: {KNOWN}")
+        hint = f"known: {KNOWN_FORMATS}"
+        raise DataNotFound(f"the folder {folder} has no data files", hint=hint)
     return found
 
 
-def _is_wanted(file: Path, folder: Path) -> bool:
-    """Whether it is a file and not hidden below a folder, nor a marker such as _SUCCESS."""
+def _expand(pattern: Path) -> Iterator[Path]:
+    """Yield the paths that match a glob; ``**`` enters each folder once, also through links."""
+    parts = pattern.parts
+    if "**" not in parts:
+        # Path.glob accepts no absolute patterns.
+        yield from map(Path, glob.glob(str(pattern)))  # noqa: PTH207
+        return
+    index = parts.index("**")
+    above, below = Path(*parts[:index]), Path(*(parts[index + 1 :] or ["*"]))
+    entered: set[tuple[int, int]] = set()
+    for root in sorted(_expand(above)):
+        for folder, folders, _ in os.walk(root, followlinks=True):
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from _expand(Path(glob.escape(folder)) / below)
+
+
+def _is_data(file: Path, folder: Path) -> bool:
+    """Return whether this is a regular file, neither hidden nor a marker such as _SUCCESS."""
     names = file.relative_to(folder).parts
     return file.is_file() and not any(name.startswith((".", "_")) for name in names)
 
@@ -117,7 +155,7 @@ def _is_wanted(file: Path, folder: Path) -> bool:
 def _hint(path: Path) -> str:
     if path.name == "mnist":
         return (
-            "MNIST does not come with sumgrad; 'sumgrad init mnist' says how to get it. "
-            "Where it is: --set data.train=FOLDER --set data.test=FOLDER"
+            "MNIST is not installed with sumgrad; 'sumgrad init mnist' says how to get it; then "
+            "--set data.train=FOLDER --set data.test=FOLDER"
         )
-    return f"data that comes along: {', '.join(BUILTIN)}"
+    return f"built-in data: {', '.join(BUILTIN)}"

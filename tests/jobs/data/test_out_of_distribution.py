@@ -1,4 +1,4 @@
-"""Non-digits: what each kind is, that they are seeded, and that nothing of a test digit leaks."""
+"""Out-of-distribution images: every kind, seeds, and that no test image is trained on."""
 
 from pathlib import Path
 
@@ -6,25 +6,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.out_of_distribution import KINDS, make_out_of_distribution
+from sumgrad.jobs.data.out_of_distribution import KINDS
 from sumgrad.jobs.data.prepare import PreparedData
 from sumgrad.jobs.errors import SpecError
+from sumgrad.jobs.spec.schema import OutOfDistributionKind
 from sumgrad.model.random_streams import RandomStream, Stream
 from tests.jobs.data.cases import outputs, prepared, write_csv
 
 SHAPE = (4, 4)
-#: Every pixel tells its image (tens) and its place's half.
+#: A pixel is 20 times the number of its image, plus its position.
 LABELS = np.array([0, 0, 1, 1, 2])
 IMAGES = (np.arange(5)[:, None] * 20 + np.arange(16)).astype(np.uint8)
 
 
-def make(kind: str, count: int = 50, seed: int = 0) -> NDArray[np.uint8]:
+def make(kind: OutOfDistributionKind, seed: int = 0) -> NDArray[np.uint8]:
+    """Fifty images of a kind, (50, 16)."""
     stream = RandomStream(seed, Stream.OUT_OF_DISTRIBUTION)
-    return make_out_of_distribution(kind, IMAGES, LABELS, SHAPE, count, stream=stream)
+    images: NDArray[np.uint8] = KINDS[kind](IMAGES.reshape(-1, *SHAPE), LABELS, 50, stream)
+    return images.reshape(50, -1)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_kind_is_seeded_and_keeps_shape_and_range(kind: str) -> None:
+def test_every_kind_is_seeded_and_keeps_shape_and_range(kind: OutOfDistributionKind) -> None:
     made = make(kind)
     assert made.shape == (50, 16)
     assert made.dtype == np.uint8
@@ -33,11 +36,11 @@ def test_every_kind_is_seeded_and_keeps_shape_and_range(kind: str) -> None:
     assert (made != make(kind, seed=1)).any()
 
 
-def test_noise_has_the_digits_own_values() -> None:
+def test_noise_has_the_values_of_the_images() -> None:
     assert np.isin(make("noise"), IMAGES).all()
 
 
-def test_scrambled_keeps_one_digits_pixels() -> None:
+def test_scrambled_keeps_the_pixels_of_one_image() -> None:
     originals = {tuple(image) for image in IMAGES.tolist()}
     assert {tuple(sorted(image)) for image in make("scrambled").tolist()} <= originals
 
@@ -55,7 +58,7 @@ def test_seams_are_a_right_half_and_then_a_left_one() -> None:
     assert (made == [2, 3, 0, 1]).all()
 
 
-def test_negatives_exchange_light_and_dark() -> None:
+def test_negatives_invert_the_brightness() -> None:
     assert np.isin(IMAGES.max() - make("negatives"), IMAGES).all()
 
 
@@ -65,7 +68,7 @@ def rejecting() -> PreparedData:
     return prepared(outputs(11), train="digits", test=0.2, validation=0.1, reject=reject)
 
 
-def test_the_reject_class_is_the_last_and_the_kinds_come_evenly(rejecting: PreparedData) -> None:
+def test_the_reject_class_is_the_last_and_the_kinds_are_balanced(rejecting: PreparedData) -> None:
     assert rejecting.schema.classes == (*range(10), "none")
     assert rejecting.schema.reject == "none"
     for rows, digits in ((rejecting.train, 1295), (rejecting.validation, 143)):
@@ -78,7 +81,7 @@ def test_the_reject_class_is_the_last_and_the_kinds_come_evenly(rejecting: Prepa
     assert all((rows.d == 10).all() for rows in rejecting.out_of_distribution.values())
 
 
-def test_non_digits_of_a_role_are_made_of_its_own_digits(rejecting: PreparedData) -> None:
+def test_images_of_a_split_are_made_from_images_of_that_split(rejecting: PreparedData) -> None:
     halves, test = rejecting.out_of_distribution["halves"], rejecting.test
     assert test is not None
     own, foreign = test.x[test.d != 10], rejecting.train.x[rejecting.train.d != 10]
@@ -97,7 +100,7 @@ def test_a_reject_class_is_seeded() -> None:
     assert digest(1) != digest(2)
 
 
-def test_only_images_have_non_digits(tmp_path: Path) -> None:
+def test_a_reject_class_of_rows_that_are_not_images_is_refused(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", "1,a", "2,b")
-    with pytest.raises(SpecError, match="made from images"):
+    with pytest.raises(SpecError, match="needs images"):
         prepared(outputs(3), train=path, reject={})

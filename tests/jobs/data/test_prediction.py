@@ -31,7 +31,7 @@ def test_labels_among_which_a_text_stands_are_training_s_numbers(tmp_path: Path)
 
 def test_an_unknown_label_is_named_with_its_row(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,y,label", "1,2,1", "3,4,3")
-    with pytest.raises(DataError, match="row 2: the label '3' was never seen"):
+    with pytest.raises(DataError, match="row 2: the label '3' does not occur"):
         read_for_model(str(path), SCHEMA, "float32", with_labels=True)
 
 

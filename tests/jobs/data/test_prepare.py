@@ -60,7 +60,7 @@ def test_columns_of_several_files_go_by_name(tmp_path: Path) -> None:
     data = prepared(outputs(2), train=tmp_path, scaling="none")
     assert data.train.x.tolist() == [[1, 2], [10, 20]]
     write_csv(tmp_path / "b.csv", "x,z,label", "1,2,b")
-    with pytest.raises(DataError, match=r"b\.csv, column 'y': this file has not the column"):
+    with pytest.raises(DataError, match=r"column 'y': .*a\.csv has the column, .*b\.csv does not"):
         prepared(outputs(2), train=tmp_path)
 
 

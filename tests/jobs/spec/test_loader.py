@@ -202,9 +202,9 @@ def _sparse(path: Path) -> None:
 @pytest.mark.parametrize(
     ("create", "message"),
     [
-        (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
-        (lambda path: path.symlink_to("/dev/null"), "it is no regular file"),
-        (os.mkfifo, "it is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),
+        (lambda path: path.symlink_to("/dev/null"), "it is not a regular file"),
+        (os.mkfifo, "it is not a regular file"),
         (Path.mkdir, "it is a folder"),
         (lambda path: path.write_bytes(b"#" * (1 << 20 | 1)), "larger than 1 MiB; that is not"),
         (_sparse, "larger than 1 MiB; that is not"),

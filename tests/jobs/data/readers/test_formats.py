@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import csv, feather, ipc, parquet
 
-from sumgrad.jobs.data.dataset import RawDataset
+from sumgrad.jobs.data.dataset import RawDataset, locate
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.model.validation import Array
 
@@ -78,7 +78,7 @@ def test_a_folder_and_a_glob_give_their_files_in_the_order_of_names(tmp_path: Pa
     (tmp_path / "notes.txt").write_text("no data")
     rows = read_dataset(str(tmp_path), "train", LABEL)
     check(rows)
-    assert rows.locate(3) == (str(tmp_path / "b.parquet"), 2)
+    assert locate(rows.spans, 3) == (str(tmp_path / "b.parquet"), 2)
     parquet.write_table(table().slice(0, 2), tmp_path / "a.parquet")
     check(read_dataset(f"{tmp_path}/*.parquet", "train", LABEL))
 
@@ -128,7 +128,7 @@ def test_a_regression_may_have_several_targets(tmp_path: Path, as_list: bool) ->
     columns |= {"t": [[1, 2], [3, 4]]} if as_list else {"t": [1, 3], "u": [2, 4]}
     parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
     label = ("t",) if as_list else ("t", "u")
-    rows = read_dataset(str(tmp_path / "rows.parquet"), "train", label, numbers=True)
+    rows = read_dataset(str(tmp_path / "rows.parquet"), "train", label, numeric_labels=True)
     assert rows.labels is not None
     assert rows.labels.tolist() == [[1, 2], [3, 4]]
     assert rows.features == ("x",)
@@ -167,7 +167,7 @@ def test_the_shipped_digits_are_those_of_scikit_learn() -> None:
     x, y = load_digits(return_X_y=True)
     np.testing.assert_array_equal(rows.x, x)
     np.testing.assert_array_equal(rows.labels, y)
-    patients = read_dataset("diabetes", "train", ("progression",), numbers=True)
+    patients = read_dataset("diabetes", "train", ("progression",), numeric_labels=True)
     raw: tuple[Array, Array] = load_diabetes(return_X_y=True, scaled=False)
     np.testing.assert_array_equal(patients.x, raw[0])
     np.testing.assert_array_equal(patients.labels, raw[1][:, None])

@@ -1,4 +1,4 @@
-"""Damaged files of every kind: only our own errors come out, and memory is never promised away."""
+"""Damaged files of every format raise only our errors, and take no memory."""
 
 import gzip
 import struct
@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from sumgrad.jobs.data.readers import csv, idx, tables
+from sumgrad.jobs.data.readers import guard
 from sumgrad.jobs.data.readers.idx import read_array
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataError, DataNotFound
+from sumgrad.jobs.support import memory
 from tests.fuzzing import cases, only
 from tests.jobs.data.cases import outputs, prepared, write_csv
 
@@ -84,7 +85,7 @@ def test_any_damage_to_a_parquet_file(
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path: Path, packed: bool) -> None:
+def test_a_header_of_terabytes_allocates_nothing(tmp_path: Path, packed: bool) -> None:
     content = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**32 - 1, 28, 28) + bytes(10)
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(gzip.compress(content) if packed else content)
@@ -116,7 +117,7 @@ def test_any_header_of_an_idx_file(
 
 
 class Bomb:
-    """A file of a few bytes that would fill memory: 64 MiB, where there is room for a sixteenth."""
+    """A file of a few bytes that would fill memory: 64 MiB, of which a sixteenth is free."""
 
     SIZE, FREE = 1 << 26, 1 << 22
 
@@ -150,10 +151,11 @@ class Bomb:
 @pytest.mark.parametrize(
     "name", ["train-images-idx3-ubyte.gz", "rows.csv.gz", "rows.parquet", "rows.arrow"]
 )
-def test_a_bomb_is_not_unpacked(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_not_decompressed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bomb = Bomb(tmp_path / name)
-    for module in (idx, tables, csv):
-        monkeypatch.setattr(module, "available_bytes", lambda: Bomb.FREE)
+    monkeypatch.setattr(memory, "_available_on_machine", lambda: Bomb.FREE)
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     with pytest.raises(DataError, match=r"rows take more than .* of memory free") as caught:
@@ -161,7 +163,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, name: str, monkeypatch: pytest.M
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert caught.value.file == str(bomb.path)
-    # An IDX file's first chunk, of 16 MiB, is read before it is believed.
+    # The first chunk of an IDX file has 16 MiB.
     assert peak < Bomb.SIZE
     assert pa.total_allocated_bytes() - before < Bomb.SIZE
 
@@ -170,7 +172,8 @@ def test_rows_that_fit_as_read_but_not_scaled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", *["1,a", "2,b"] * 500)
-    monkeypatch.setattr("sumgrad.jobs.data.prepare.available_bytes", lambda: 4000)
+    monkeypatch.setattr(guard, "available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4000)
     with pytest.raises(DataError, match=r"this machine has 0\.0 GiB of memory free"):
         prepared(outputs(2), train=path)
 
@@ -194,7 +197,7 @@ def test_a_truncated_gzip_csv(tmp_path: Path, cut: int) -> None:
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "feather", "csv.gz"])
-def test_something_else_under_the_ending(tmp_path: Path, ending: str) -> None:
+def test_other_content_under_the_ending(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rows.{ending}"
     path.write_bytes(b"\x1f\x8b this is nothing of the kind")
     with pytest.raises(DataError, match="cannot be read"):
@@ -208,14 +211,14 @@ def test_a_ragged_row_below_the_first_block(tmp_path: Path) -> None:
     assert caught.value.row == 400_001
 
 
-def test_a_header_that_is_no_utf_8(tmp_path: Path) -> None:
+def test_a_header_that_is_not_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"x,\xff\n1,2\n")
     with pytest.raises(DataError, match="cannot be read"):
         read(path)
 
 
-def test_markers_and_hidden_files_are_no_data(tmp_path: Path) -> None:
+def test_markers_and_hidden_files_are_ignored(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", "x,label", "1,2")
     for name in ("_SUCCESS", ".hidden.csv", "_part.csv"):
         (tmp_path / name).write_text("")
@@ -223,14 +226,14 @@ def test_markers_and_hidden_files_are_no_data(tmp_path: Path) -> None:
         assert read_dataset(str(source), "train", ("label",)).count == 1
 
 
-def test_numbers_that_no_class_can_be(tmp_path: Path) -> None:
+def test_a_number_too_large_for_a_class(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", "1,1", "2,1e300")
     with pytest.raises(DataError, match="row 2") as caught:
         read(path)
     assert caught.value.column == "label"
 
 
-def test_a_fault_inside_a_list_names_the_row_of_the_list(tmp_path: Path) -> None:
+def test_an_error_inside_a_list_names_the_row_of_the_list(tmp_path: Path) -> None:
     path = tmp_path / "rows.arrow"
     table = pa.table({"x": [[1.0, 2.0], [3.0, float("nan")]], "label": ["a: b", "c"]})
     with ipc.new_file(str(path), table.schema) as writer:
