@@ -1,4 +1,4 @@
-"""Whether an MLflow server takes requests from a place, and if not, why not."""
+"""A check that an MLflow store can be used from this machine."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,25 +15,25 @@ from sumgrad.jobs.support.http import RequestFailed, send_request
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.store import open_store
 
-_WANTS_LOGIN = 401
+_UNAUTHORIZED = 401
 
 
 def mlflow_problem(uri: str, login: Credentials | None = None) -> str | None:
-    """What keeps a tracking URI from being used here; None if nothing does.
+    """Return why a tracking URI cannot be used from this machine; None if it can.
 
-    A server answers ``/health`` to everybody, and refuses everything else to those who call it by
-    a name that is not among its allowed hosts, or have no login. So something else is asked.
+    A server answers ``/health`` to every client, but refuses other requests under a name that is
+    not among its allowed hosts, or without a login. So another request is sent.
 
     Args:
-        uri: As a spec or a context names it.
-        login: For that server; by default the one that is known to be for it.
+        uri: As a spec or a cluster names it.
+        login: For that server; the configured one by default.
     """
     try:
         uri = resolve_tracking_uri(uri, Path.cwd())
         check_tracking_reachable(uri)
         code, problem = _ask_anonymously(uri) if is_server(uri) else (None, None)
-        if code == _WANTS_LOGIN:
-            # MLflow's own client finds the login wherever that may be, and shows it.
+        if code == _UNAUTHORIZED:
+            # MLflow's client finds a login in any of its sources.
             open_store(uri, login)
     except (TrackingError, SpecError) as error:
         return (
@@ -43,8 +43,8 @@ def mlflow_problem(uri: str, login: Credentials | None = None) -> str | None:
 
 
 def requires_login(uri: str) -> bool:
-    """Whether a server that can be used refuses those who have no login."""
-    return _ask_anonymously(resolve_tracking_uri(uri, Path.cwd()))[0] == _WANTS_LOGIN
+    """Return whether a server refuses clients without a login."""
+    return _ask_anonymously(resolve_tracking_uri(uri, Path.cwd()))[0] == _UNAUTHORIZED
 
 
 def _ask_anonymously(uri: str) -> tuple[int | None, str | None]:
@@ -56,7 +56,7 @@ def _ask_anonymously(uri: str) -> tuple[int | None, str | None]:
         return None, f"{redact(uri)} does not answer ({error})"
     problem = None
     # 404: the server has no first experiment.
-    if answer.status >= 400 and answer.status not in (_WANTS_LOGIN, 404):
+    if answer.status >= 400 and answer.status not in (_UNAUTHORIZED, 404):
         problem = f"the MLflow server at {redact(uri)} answers {answer.status}"
     if answer.status == 403 and "Host header" in answer.text:
         host = urlsplit(uri).netloc.rpartition("@")[2]

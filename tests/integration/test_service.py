@@ -1,15 +1,15 @@
-"""Jobs handed in to a real cluster: one that ``sumgrad cluster up`` runs on this machine."""
+"""Jobs on a real cluster, which ``sumgrad cluster up`` runs on this machine."""
 
 import json
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -17,6 +17,7 @@ from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.service.client.commands import get_status
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.status import Status
+from sumgrad.jobs.support.polling import wait_until
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
 from tests.integration.gate import free_port
@@ -26,22 +27,22 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 pytestmark = pytest.mark.ray
-#: Flowers on the cluster: the spec of the folder says inline.
-THERE = ("flowers.yaml", "--set", "cluster.address=local", "--upload")
+#: Flowers on the cluster; the spec in the folder runs inline.
+ON_CLUSTER = ("flowers.yaml", "--set", "cluster.address=local", "--upload")
 LONG = ("--set", "stop.max_epochs=100000", "--set", "checkpoint.every_seconds=0.5")
 
 
 @dataclass(frozen=True)
 class Service:
-    """A cluster, and a folder in which somebody uses it."""
+    """A cluster, and the folder of a user."""
 
     folder: Folder
     port: int
     mlflow_port: int
 
     @property
-    def server(self) -> RayJobsClient:
-        """Its job server."""
+    def client(self) -> RayJobsClient:
+        """The client of its job server."""
         return RayJobsClient(
             Cluster(
                 f"http://127.0.0.1:{self.port}",
@@ -59,16 +60,16 @@ class Service:
 
     @property
     def state(self) -> Path:
-        """All that it keeps."""
+        """The cluster's own folder."""
         return Path(self.folder.environment["XDG_STATE_HOME"]) / "sumgrad" / "cluster"
 
     @property
     def token_file(self) -> Path:
-        """What opens Ray and MLflow."""
+        """The token of Ray and MLflow."""
         return self.state / "token"
 
     def run_of(self, run_id: str) -> "Run":
-        """A run, as MLflow has it."""
+        """Return a run from MLflow."""
         user = f"sumgrad:{self.token_file.read_text()}"
         client = MlflowClient(self.mlflow.replace("://", f"://{user}@"))
         experiments = [each.experiment_id for each in client.search_experiments()]
@@ -79,29 +80,34 @@ class Service:
         """Run a command."""
         return self.folder.sumgrad(*arguments)
 
-    def wait_for(self, job_id: str, is_so: Callable[[Status], bool]) -> Status:
-        """Wait until a job's status is as it should be."""
-        give_up = time.monotonic() + 90
-        while not is_so(status := get_status(self.server, job_id)[0]):
-            assert time.monotonic() < give_up, status
-            time.sleep(0.3)
+    def wait_for(self, job_id: str, condition: Callable[[Status], bool]) -> Status:
+        """Return a job's status as soon as it meets a condition."""
+        status = get_status(self.client, job_id)[0]
+
+        def is_met() -> bool:
+            nonlocal status
+            status = get_status(self.client, job_id)[0]
+            return condition(status)
+
+        assert wait_until(is_met, 90, interval=0.3), status
         return status
 
 
 def sessions(state: Path) -> list[int]:
-    """The sessions of the two servers that a cluster has started."""
-    found = json.loads((state / "sumgrad" / "cluster" / "cluster.json").read_text())
-    return [found["ray"]["pid"], found["mlflow"]["pid"]]
+    """Return the sessions of the two servers of a cluster."""
+    record = json.loads((state / "sumgrad" / "cluster" / "cluster.json").read_text())
+    return [record["ray"]["pid"], record["mlflow"]["pid"]]
 
 
-def processes_of(session: int) -> list[str]:
-    listed = subprocess.run(
-        ["ps", "-o", "stat=,args=", "--sid", str(session)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+def processes_of(session: int) -> list[psutil.Process]:
+    """Return the running processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            is_zombie = process.status() == psutil.STATUS_ZOMBIE
+            if os.getsid(process.pid) == session and not is_zombie:
+                found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +116,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterato
     make_folder(path, database)
     home = path / "home"
     home.mkdir()
-    places = ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
-    environment = {name: str(home / name) for name in places}
-    # Of the environment that the tests are run in, nothing may decide where jobs go.
+    folders = ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+    environment = {name: str(home / name) for name in folders}
+    # Variables of the caller must not select another cluster.
     unset = dict.fromkeys(("SUMGRAD_CONFIG", "SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS"), "")
     environment |= {"HOME": str(home), "RAY_AUTH_TOKEN_PATH": "", "RAY_ADDRESS": ""} | unset
     service = Service(Folder(path, environment), free_port(), free_port())
@@ -138,10 +144,10 @@ def inline_hash(service: Service) -> str:
     return str(done.result["weights_sha256"])
 
 
-def test_a_job_that_was_handed_in_has_the_bits_of_inline(
+def test_a_submitted_job_has_the_weights_of_an_inline_run(
     service: Service, inline_hash: str
 ) -> None:
-    sent = service.sumgrad("submit", *THERE, "--wait", "--json")
+    sent = service.sumgrad("submit", *ON_CLUSTER, "--wait", "--json")
     assert sent.code == 0, sent.err
     assert (sent.result["state"], sent.result["ray_state"]) == ("FINISHED", "SUCCEEDED")
     result = sent.result["result"]
@@ -152,8 +158,8 @@ def test_a_job_that_was_handed_in_has_the_bits_of_inline(
     assert status["differences"] == []
 
 
-def test_the_token_opens_mlflow_for_whoever_has_it_and_is_told_to_nobody(service: Service) -> None:
-    sent = service.sumgrad("submit", *THERE, "--wait", "--json", "--id", "secret")
+def test_the_token_opens_mlflow_and_is_printed_and_stored_nowhere(service: Service) -> None:
+    sent = service.sumgrad("submit", *ON_CLUSTER, "--wait", "--json", "--id", "secret")
     assert sent.code == 0, sent.err
     run_id = sent.result["result"]["run_id"]
     run = service.run_of(run_id)
@@ -164,56 +170,53 @@ def test_the_token_opens_mlflow_for_whoever_has_it_and_is_told_to_nobody(service
     fetched = service.sumgrad("evaluate", run_id, "flowers.csv", "--tracking-uri", service.mlflow)
     assert fetched.code == 0, fetched.err
     token = service.token_file.read_text()
-    asked = [
-        attempt for attempt in service.server.list_attempts() if "secret" in attempt.submission_id
-    ]
-    told = [
+    attempts = [each for each in service.client.list_attempts() if "secret" in each.submission_id]
+    texts = [
         *(service.sumgrad("status", "secret").out, service.sumgrad("logs", "secret").out),
         *(service.sumgrad("cluster", "list", "--json").out, sent.out, sent.err, fetched.out),
         *(service.sumgrad("cluster", "status").out, service.sumgrad("doctor", "--json").out),
-        *(service.sumgrad("submit", *THERE, "--dry-run").out, str(asked), str(run.to_dictionary())),
+        *(
+            service.sumgrad("submit", *ON_CLUSTER, "--dry-run").out,
+            str(attempts),
+            str(run.to_dictionary()),
+        ),
     ]
-    assert not [text for text in told if token in text]
-    assert "the user 'sumgrad' and a password: that token" in told[6]
+    assert not [text for text in texts if token in text]
+    assert "the user 'sumgrad', with the token as the password" in texts[6]
     files = [file for file in service.state.rglob("*") if file.is_file()]
     assert [file for file in files if token.encode() in file.read_bytes()] == [service.token_file]
-    everybody = [entry / "cmdline" for entry in Path("/proc").glob("[1-9]*")]
-    assert not [file for file in everybody if token.encode() in content(file)]
+    commands = [str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if token in command]
 
 
-def content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
-
-
-def test_who_does_not_know_the_token_of_mlflow_is_told_so(service: Service) -> None:
+def test_a_missing_token_for_mlflow_is_reported(service: Service) -> None:
     nowhere = {"SUMGRAD_CONFIG": "/nonexistent", "HOME": "/nonexistent"}
-    stranger = Folder(service.folder.path, {**service.folder.environment, **nowhere})
-    refused = stranger.sumgrad("evaluate", "0123456789", "x.csv", "--tracking-uri", service.mlflow)
+    other_user = Folder(service.folder.path, {**service.folder.environment, **nowhere})
+    refused = other_user.sumgrad(
+        "evaluate", "0123456789", "x.csv", "--tracking-uri", service.mlflow
+    )
     assert refused.code == 3
     assert f"the MLflow server at {service.mlflow} requires a login" in refused.err
-    named = service.server.cluster
-    told = Folder(service.folder.path, {**service.folder.environment, "SUMGRAD_CONFIG": "lab.yaml"})
+    named = service.client.cluster
+    lab = Folder(service.folder.path, {**service.folder.environment, "SUMGRAD_CONFIG": "lab.yaml"})
     mlflow = ("--tracking-uri", service.mlflow)
     token = ("--token-file", str(service.token_file))
-    assert told.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token).code == 0
-    doctor = told.sumgrad("doctor", "--cluster", "lab")
+    assert lab.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token).code == 0
+    doctor = lab.sumgrad("doctor", "--cluster", "lab")
     assert doctor.code == 3
     assert "requires a login, and none is configured" in doctor.out
-    status = told.sumgrad("status", "secret", "--cluster", "lab")
+    status = lab.sumgrad("status", "secret", "--cluster", "lab")
     assert "requires a login" in status.out + status.err
     both = ("--tracking-token-file", str(service.token_file))
-    assert told.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token, *both).code == 0
-    assert told.sumgrad("doctor", "--cluster", "lab").code == 0
+    assert lab.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token, *both).code == 0
+    assert lab.sumgrad("doctor", "--cluster", "lab").code == 0
 
 
-def test_the_same_job_twice_is_one_job(service: Service) -> None:
-    first = service.sumgrad("submit", *THERE, "--id", "once", "--json")
+def test_a_job_submitted_twice_is_one_job(service: Service) -> None:
+    first = service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--json")
     assert first.result["is_new"]
-    assert not service.sumgrad("submit", *THERE, "--id", "once", "--json").result["is_new"]
-    other = service.sumgrad("submit", *THERE, "--id", "once", "--set", "seed=4")
+    assert not service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--json").result["is_new"]
+    other = service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--set", "seed=4")
     assert (other.code, "another" in other.err) == (2, True)
     assert service.sumgrad("wait", "once").code == 0
     assert [job["job_id"] for job in service.sumgrad("jobs", "--json").results].count("once") == 1
@@ -223,36 +226,35 @@ def test_the_same_job_twice_is_one_job(service: Service) -> None:
         deleted = service.sumgrad(command, "once")
         assert (deleted.code, "job once was deleted from local" in deleted.err) == (2, True)
         assert f"its folder {service.state / 'jobs' / 'once'} on the" in deleted.err
-    again = service.sumgrad("submit", *THERE, "--id", "once")
+    again = service.sumgrad("submit", *ON_CLUSTER, "--id", "once")
     assert (again.code, "MLflow has a run of an earlier job 'once'" in again.err) == (2, True)
 
 
-def test_a_job_waits_for_room_and_goes_on_after_it_was_stopped(
+def test_a_job_waits_for_free_cpus_until_another_is_stopped(
     service: Service, inline_hash: str
 ) -> None:
     both = ("--set", "cluster.workers=2")
-    service.sumgrad("submit", *THERE, *LONG, *both, "--id", "first")
+    service.sumgrad("submit", *ON_CLUSTER, *LONG, *both, "--id", "first")
     service.wait_for("first", lambda status: status.state == "RUNNING")
-    service.sumgrad("submit", *THERE, *both, "--id", "second")
+    service.sumgrad("submit", *ON_CLUSTER, *both, "--id", "second")
     waiting = service.wait_for("second", lambda status: "waiting for 2" in status.reason)
     assert (waiting.state, "0 of them free" in waiting.reason) == ("PENDING", True)
 
     assert service.sumgrad("stop", "first").code == 0
     assert service.sumgrad("wait", "first").code == 143
-    stopped, run = get_status(service.server, "first")
+    stopped, run = get_status(service.client, "first")
     assert (stopped.state, stopped.can_resume, run.status) == ("STOPPED", True, "KILLED")
     assert stopped.differences == []
 
-    # Now there is room.
     ended = service.sumgrad("logs", "-f", "second", "--json")
     assert (ended.code, ended.result["result"]["weights_sha256"]) == (0, inline_hash)
 
 
-def test_a_killed_job_goes_on_with_the_same_bits(service: Service) -> None:
+def test_a_killed_job_is_resumed_with_the_same_weights(service: Service) -> None:
     budget = ("--set", "stop.max_epochs=300", "--set", "checkpoint.every_steps=1")
     expected = service.sumgrad("train", "flowers.yaml", *budget[:2], "--json").result
-    service.sumgrad("submit", *THERE, *budget, "--id", "victim")
-    # It may compute before MLflow knows of it, and what it does not know it cannot have as running.
+    service.sumgrad("submit", *ON_CLUSTER, *budget, "--id", "victim")
+    # Steps may be computed before MLflow has the run.
     service.wait_for("victim", lambda status: status.heartbeat_age_s is not None)
     service.wait_for("victim", lambda status: status.state == "RUNNING")
     driver = driver_of("victim")
@@ -273,32 +275,27 @@ def test_a_killed_job_goes_on_with_the_same_bits(service: Service) -> None:
 
 
 def driver_of(job_id: str) -> int:
-    """The process id of a job's driver on this machine."""
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            environment = (entry / "environ").read_bytes() if b"service.host" in command else b""
-        except OSError:
+    """Return the process id of a job's driver on this machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "sumgrad.jobs.service.host" not in command:
             continue
-        if f'"sumgrad.job": "{job_id}"'.encode() in environment and b"/bin/sh" not in command:
-            return int(entry.name)
+        if f'"sumgrad.job": "{job_id}"' in str(process.environ()):
+            return int(process.pid)
     raise AssertionError("the job has no process")
 
 
 def test_logs_survive_cut_connections(service: Service) -> None:
-    service.sumgrad("submit", *THERE, *LONG, "--id", "talker")
+    service.sumgrad("submit", *ON_CLUSTER, *LONG, "--id", "talker")
     service.wait_for("talker", lambda status: status.state == "RUNNING")
     relay = Relay(service.port)
-    token = service.server.cluster.token_file
+    token = service.client.cluster.token_file
     environment = {**service.folder.environment, "RAY_AUTH_TOKEN_PATH": str(token)}
     elsewhere = Folder(service.folder.path, environment)
     following = elsewhere.start("logs", "-f", "talker", "-c", f"127.0.0.1:{relay.port}")
     try:
         for cut in range(2, 5):
-            give_up = time.monotonic() + 60
-            while relay.connections < 2 * cut:
-                assert time.monotonic() < give_up
-                time.sleep(0.05)
+            assert wait_until(lambda: relay.connections >= 2 * cut, 60)  # noqa: B023
             relay.cut()
         service.sumgrad("stop", "talker")
         out, err = following.communicate(timeout=60)
@@ -312,12 +309,12 @@ def test_logs_survive_cut_connections(service: Service) -> None:
     )
 
 
-def test_who_has_no_token_is_refused(service: Service) -> None:
+def test_commands_without_the_token_are_refused(service: Service) -> None:
     nowhere = dict.fromkeys(("HOME", "XDG_CONFIG_HOME"), "/nonexistent")
-    stranger = {**service.folder.environment, **nowhere}
+    environment = {**service.folder.environment, **nowhere}
     url = f"127.0.0.1:{service.port}"
     for command in (("jobs",), ("submit", "digits"), ("stop", "once"), ("doctor",)):
-        refused = Folder(service.folder.path, stranger).sumgrad(*command, "--cluster", url)
+        refused = Folder(service.folder.path, environment).sumgrad(*command, "--cluster", url)
         assert refused.code == 3
         assert "requires a token" in refused.err + refused.out
         assert "Traceback" not in refused.err
@@ -325,51 +322,38 @@ def test_who_has_no_token_is_refused(service: Service) -> None:
 
 def test_a_cluster_on_this_machine_listens_on_loopback_alone(service: Service) -> None:
     state = Path(service.folder.environment["XDG_STATE_HOME"])
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--sid", ",".join(map(str, sessions(state)))],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    owners = {int(pid) for pid in listed.stdout.split()}
-    sockets = {
-        link
-        for pid in owners
-        for file in Path(f"/proc/{pid}/fd").iterdir()
-        if (link := str(file.readlink())).startswith("socket:")
-    }
-    heard = [
-        fields[1]
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-        if (fields := line.split())[3] == "0A" and f"socket:[{fields[9]}]" in sockets
+    addresses = [
+        connection.laddr.ip
+        for session in sessions(state)
+        for process in processes_of(session)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
     ]
-    assert heard
-    loopback = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
-    assert [place for place in heard if not place.startswith(loopback)] == []
+    assert addresses
+    assert set(addresses) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_local_data_and_local_stores_are_refused(service: Service) -> None:
-    refused = service.sumgrad("submit", *THERE[:3])
+    refused = service.sumgrad("submit", *ON_CLUSTER[:3])
     assert refused.code == 2
     assert "data.train: flowers.csv is on this machine" in refused.err
-    store = service.sumgrad("submit", *THERE, "--set", "tracking.uri=sqlite:///mlflow.db")
+    store = service.sumgrad("submit", *ON_CLUSTER, "--set", "tracking.uri=sqlite:///mlflow.db")
     assert (store.code, "a file on this machine" in store.err) == (2, True)
 
 
-def test_the_doctor_finds_a_sound_cluster_and_a_missing_file(service: Service) -> None:
-    sound = service.sumgrad("doctor", "--json")
-    assert sound.code == 0, sound.out
-    statuses = {check["name"]: check["status"] for check in sound.results}
-    assert set(statuses.values()) == {"ok"}, sound.out
+def test_doctor_passes_a_healthy_cluster_and_finds_a_missing_file(service: Service) -> None:
+    healthy = service.sumgrad("doctor", "--json")
+    assert healthy.code == 0, healthy.out
+    statuses = {check["name"]: check["status"] for check in healthy.results}
+    assert set(statuses.values()) == {"ok"}, healthy.out
     assert {"token", "login", "versions", "nodes", "resources"} <= set(statuses)
     missing = service.sumgrad("doctor", "--data", "/nonexistent/rows.csv")
     assert (missing.code, "cannot read /nonexistent/rows.csv" in missing.out) == (3, True)
 
 
-def test_up_again_is_the_same_cluster(service: Service) -> None:
+def test_a_second_up_finds_the_same_cluster(service: Service) -> None:
     again = service.sumgrad("cluster", "up")
-    assert (again.code, "It ran already" in again.out) == (0, True)
+    assert (again.code, "It was already running." in again.out) == (0, True)
     other = service.sumgrad("cluster", "up", "--cpus", "3")
     assert (other.code, "already, with --cpus 2" in other.err) == (2, True)
     listed = service.sumgrad("cluster", "list", "--json").results

@@ -1,4 +1,4 @@
-"""Whether an MLflow server takes requests, asked of real servers on loopback."""
+"""Checks of MLflow stores: real servers on loopback, and databases."""
 
 import socket
 from pathlib import Path
@@ -25,12 +25,12 @@ def problem(code: int, body: str = "", *, prefix: str = "", user: str = "") -> s
 
 
 @pytest.mark.parametrize("code", [200, 404])
-def test_a_server_that_can_be_used(code: int) -> None:
+def test_a_usable_server_has_no_problem(code: int) -> None:
     assert problem(code, "{}") is None
     assert problem(code, "{}", prefix="/mlflow") is None
 
 
-def test_a_server_that_takes_our_login(tmp_path: Path) -> None:
+def test_the_login_is_accepted_and_only_sent_where_needed(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("t0ken-of-the-lab")
     token.chmod(0o600)
@@ -38,15 +38,15 @@ def test_a_server_that_takes_our_login(tmp_path: Path) -> None:
     with site(answers) as server:
         assert mlflow_problem(server.address, Credentials(server.address, token, "test")) is None
         assert requires_login(server.address)
-        *_, search, stranger = server.asked
+        *_, search, anonymous = server.asked
     assert search.headers["Authorization"].startswith("Basic ")
-    assert "Authorization" not in stranger.headers
+    assert "Authorization" not in anonymous.headers
 
 
 @pytest.mark.parametrize(
     ("code", "text"), [(401, "requires a login, and none is configured"), (403, "may not do that")]
 )
-def test_a_server_that_takes_no_login_of_ours(code: int, text: str) -> None:
+def test_a_refused_login_is_a_problem(code: int, text: str) -> None:
     with site({"/health": Answer(), EXPERIMENT: Answer(401), SEARCH: Answer(code)}) as server:
         found = mlflow_problem(server.address)
     assert found is not None
@@ -56,12 +56,12 @@ def test_a_server_that_takes_no_login_of_ours(code: int, text: str) -> None:
 
 
 @pytest.mark.parametrize("code", [200, 404, 500])
-def test_a_server_that_asks_nobody_for_a_login(code: int) -> None:
+def test_a_server_without_a_login_does_not_require_one(code: int) -> None:
     with site({EXPERIMENT: Answer(code)}) as server:
         assert not requires_login(server.address)
 
 
-def test_a_server_that_does_not_know_its_own_name() -> None:
+def test_a_host_that_the_server_does_not_allow_is_named_without_secrets() -> None:
     found = problem(403, INVALID_HOST, user="me:s3cr3t@")
     assert found is not None
     assert "does not admit requests to '127.0.0.1:" in found
@@ -71,21 +71,21 @@ def test_a_server_that_does_not_know_its_own_name() -> None:
 
 
 @pytest.mark.parametrize("code", [403, 500, 502, 429])
-def test_a_server_that_refuses_for_other_reasons(code: int) -> None:
+def test_other_statuses_are_reported(code: int) -> None:
     found = problem(code, "Permission denied")
     assert found is not None
     assert found.endswith(f" answers {code}")
     assert "ALLOWED_HOSTS" not in found
 
 
-def test_a_server_that_is_not_well() -> None:
+def test_an_unhealthy_server_is_a_problem() -> None:
     with site({"/health": Answer(503)}) as server:
         found = mlflow_problem(server.address)
     assert found is not None
     assert "answers 503 to /health" in found
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_server_is_reported_without_secrets() -> None:
     found = mlflow_problem(f"http://me:s3cr3t@127.0.0.1:{free_port()}")
     assert found is not None
     assert "does not answer" in found
@@ -93,7 +93,7 @@ def test_nobody_there() -> None:
 
 
 def garbage_after_health(connection: socket.socket) -> None:
-    """What is well, and then speaks another language."""
+    """Answer the health check, and then speak another protocol."""
     request = connection.recv(4096)
     if b"/health" in request:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -101,7 +101,7 @@ def garbage_after_health(connection: socket.socket) -> None:
         connection.sendall(b"220 smtp.example ESMTP\r\n")
 
 
-def test_somebody_else_there() -> None:
+def test_a_program_with_another_protocol_is_a_problem() -> None:
     with raw_socket_server(lambda connection: connection.sendall(b"220 smtp ESMTP\r\n")) as address:
         found = mlflow_problem(address)
     assert found is not None
@@ -119,7 +119,7 @@ def silent_after_health(connection: socket.socket) -> None:
         connection.recv(1)
 
 
-def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_check, "PROBE_SECONDS", 0.2)
     with raw_socket_server(silent_after_health) as address:
         found = mlflow_problem(address)
@@ -130,11 +130,11 @@ def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "uri", ["./mlruns", "file:///mlruns", "http://[x", "http://h:0", "http://h:x", "sqlite://"]
 )
-def test_what_is_no_store(uri: str) -> None:
+def test_an_invalid_address_is_a_problem(uri: str) -> None:
     assert mlflow_problem(uri) is not None
 
 
-def test_a_database(tmp_path: Path) -> None:
+def test_a_database_needs_an_existing_folder(tmp_path: Path) -> None:
     assert mlflow_problem(f"sqlite:///{tmp_path}/mlflow.db") is None
     assert mlflow_problem("sqlite:///mlflow.db") is None
     found = mlflow_problem(f"sqlite:///{tmp_path}/gone/mlflow.db")
