@@ -201,6 +201,16 @@ def test_what_a_second_worker_computes_is_queued_when_that_one_is_lost_too() -> 
     assert schedule.next_assignment(0) == range(1)
 
 
+def test_a_late_worker_with_new_work_is_responsible_for_it() -> None:
+    _, schedule = start(8, 2)
+    schedule.deliver(1, nodes_of(range(4, 8), 8))
+    assert schedule.speculate(1, late=0) == range(4)
+    schedule.requeue(0)
+    assert schedule.next_assignment(0) == range(2, 4)
+    schedule.requeue(0)
+    assert schedule.next_assignment(0) == range(2, 4), "queued again when it is lost"
+
+
 def test_the_microbatches_of_a_lost_worker_are_queued_for_the_next_one() -> None:
     _, schedule = start(12, 3)
     schedule.requeue(1)
