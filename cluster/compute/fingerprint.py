@@ -21,7 +21,6 @@ class Fingerprint:
 
     Attributes:
         machine: Architecture.
-        numpy: NumPy's version.
         blas: BLAS build with its kernel family and thread count.
         canary: SHA-256 of a product and of elementary functions over fixed numbers.
     """

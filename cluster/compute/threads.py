@@ -21,13 +21,11 @@ MIN_WORK_FOR_THREADS = 5_000_000
 
 
 class ThreadedWorker:
-    """A worker that computes its microbatches on several threads.
+    """A worker that computes its microbatches on several threads, the calling one included.
 
     Args:
         index: The worker's number, for messages.
-        workload: Network, data sources and plans.
-        num_threads: Number of threads, the calling one included.
-        allocate: Allocates gradient buffers, see `GradientBuffers`.
+        allocate: Allocates the threads' gradient buffers, see `GradientBuffers`.
     """
 
     def __init__(

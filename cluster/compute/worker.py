@@ -59,13 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Workload:
-    """What every worker receives once.
-
-    Args:
-        network: The network to train.
-        sources: Data sources by name.
-        plans: The plan over each source.
-    """
+    """What every worker receives once: the network, the data sources by name, and their plans."""
 
     network: Network
     sources: Mapping[str, DataSource]
@@ -87,7 +81,6 @@ class GradientBuffers:
     """A worker's gradient vectors, reused from step to step.
 
     Args:
-        network: The network whose gradients they hold.
         allocate: Returns a new vector, (N,), given its index.
     """
 
@@ -127,15 +120,11 @@ class GradientWorker:
 
     Args:
         index: The worker's number, for messages.
-        workload: Network, data sources and plans.
         allocate: Allocates gradient buffers, see `GradientBuffers`.
     """
 
     def __init__(
-        self,
-        index: int,
-        workload: Workload,
-        allocate: Callable[[int], Array] | None = None,
+        self, index: int, workload: Workload, allocate: Callable[[int], Array] | None = None
     ) -> None:
         pin_blas()
         network = workload.network

@@ -101,10 +101,6 @@ class StepSchedule:
 
     A late worker's microbatches may be assigned to a second worker as well. The first delivery of a
     microbatch counts.
-
-    Args:
-        microbatches: What is to be computed.
-        claims: The workers' claims.
     """
 
     def __init__(self, microbatches: range, claims: ClaimTable) -> None:
