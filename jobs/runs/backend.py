@@ -13,7 +13,6 @@ from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.support.logs import logs_through
 
 #: Addresses of what nobody else uses.
 LOCAL_ADDRESSES = ("inline", "local")
@@ -34,12 +33,9 @@ def open_reducer(
         with InlineReducer(job.result().workload, lanes) as reducer:
             yield reducer
         return
-    with (
-        logs_through(reporter.note),
-        ray_session(
-            address, wanted.max, min_workers=wanted.min, waits_for_nodes=options.waits_for_nodes
-        ) as workers,
-    ):
+    with ray_session(
+        address, wanted.max, min_workers=wanted.min, waits_for_nodes=options.waits_for_nodes
+    ) as workers:
         from sumgrad.cluster.ray_backend.reducer import RayReducer
 
         # A local Ray has the CPUs that it has, and its workers inherit this process's environment.

@@ -89,6 +89,8 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
         earlier: The record of a resumed run; None for a new one, which is removed unless it has
             computed something.
     """
+    # It would continue to register the run.
+    run.tracker.close()
     if earlier is not None:
         run.directory.update(end=earlier.end)
     elif not run.directory.checkpoints().paths():

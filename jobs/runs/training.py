@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from sumgrad.cluster.address import check_reachable
@@ -29,6 +29,7 @@ from sumgrad.jobs.runs.sync import require_credentials
 from sumgrad.jobs.runs.train_loop import run_training
 from sumgrad.jobs.spec.paths import resolve_paths
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.logs import logs_through
 from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.jobs.tracking.metadata import Status
 from sumgrad.jobs.tracking.run_tracker import RESPONSE_TIMEOUT_S, RunTracker
@@ -137,9 +138,11 @@ class _Training:
             check_tracking_reachable(spec.tracking.uri)
         # The tracker comes first, because MLflow takes the longest to start.
         with (
-            RunTracker(spec.tracking.uri, must_answer=must_answer) as tracker,
+            closing(RunTracker(spec.tracking.uri, must_answer=must_answer)) as tracker,
             StopRequest() as stop,
+            logs_through(reporter.note),
             self._locks,
+            self._recorded(stop),
         ):
             if spec.cluster.address != "inline":
                 check_reachable(spec.cluster.address)
@@ -152,7 +155,6 @@ class _Training:
                 # A job that cannot be resumed is refused before it waits for workers.
                 start.result()
             with (
-                self._recorded(stop),
                 _interrupted(stop),
                 open_reducer(spec, job, reporter, stop, self._options) as reducer,
             ):

@@ -28,19 +28,16 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.outbox import Point, TrackedRun
+from sumgrad.jobs.tracking.run_tracker import ERRORS
 from sumgrad.jobs.tracking.store import Store, open_store, prepare_mlflow
 from sumgrad.model.errors import SumgradError
 
 SEND_INTERVAL_S = 1.0
 MAX_PAUSE_S = 30.0
-
-#: The errors that reach the parent by name.
-ERRORS = {kind.__name__: kind for kind in (TrackingError, TrackingUnreachable, LoginRefused)}
 
 _logger = logging.getLogger(__name__)
 

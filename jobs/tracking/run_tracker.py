@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 
@@ -36,15 +35,16 @@ EXIT_TIMEOUT_S = 1.0
 _CHECK_INTERVAL_S = 1.0
 _MIN_RESTART_PAUSE_S, _MAX_RESTART_PAUSE_S = 0.5, 30.0
 
-_ERRORS = {kind.__name__: kind for kind in (TrackingError, TrackingUnreachable, LoginRefused)}
+#: The errors that the process reports by name.
+ERRORS = {kind.__name__: kind for kind in (TrackingError, TrackingUnreachable, LoginRefused)}
 _logger = logging.getLogger(__name__)
 
 
 class RunTracker:
-    """Supervises the process that delivers a run to MLflow. Used as a context.
+    """Supervises the process that delivers a run to MLflow.
 
-    The process starts at once, because it takes seconds. Methods may be called from any thread;
-    none but `wait_until_registered` and `finish` waits for the process.
+    The process starts at once, because it takes seconds. Methods may be called from any thread.
+    Only `wait_until_registered`, `finish` and `close` wait for the process.
 
     Args:
         uri: The store's, with its secrets. They are sent over a socket, because all users of the
@@ -61,34 +61,26 @@ class RunTracker:
         self._command = command
         # While Ray starts, the working directory changes for a moment.
         self._folder = Path.cwd()
-        self._started = time.monotonic()
         #: Guards everything below, and is notified of every change.
         self._changed = threading.Condition(threading.RLock())
         #: Every message to send to a replacement of the process.
         self._messages: dict[str, dict[str, Any]] = {"uri": {"uri": uri}}
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        #: When the process started, and whether it has imported MLflow.
+        self._started = time.monotonic()
         self._is_ready = False
         self._is_registered = False
         #: Whether training continues without an answer, so that a late refusal is only a warning.
         self._is_buffering = False
         self._error: TrackingError | None = None
+        #: Whether MLflow has everything; None until the process has finished.
         self._is_complete: bool | None = None
+        #: Until when the process may stay silent while a caller waits.
         self._deadline = 0.0
         self._is_closing = False
         self._thread = threading.Thread(target=self._supervise, name="mlflow", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self, run: TrackedRun, *, resumed: bool = False) -> None:
         """Have the run delivered from now on.
@@ -228,6 +220,7 @@ class RunTracker:
                 )
             with self._changed:
                 self._process, self._connection = process, ours
+                self._started, self._is_ready = time.monotonic(), False
                 for name in list(self._messages):
                     self._send(name, self._messages[name])
             try:
@@ -259,7 +252,7 @@ class RunTracker:
             self._is_registered = True
         if "failed" in message and not self._is_registered and not self._is_buffering:
             failed = message["failed"]
-            kind = _ERRORS.get(failed["kind"], TrackingUnreachable)
+            kind = ERRORS.get(failed["kind"], TrackingUnreachable)
             self._on_failure(kind(failed["message"], hint=failed["hint"]))
         if "warning" in message:
             _logger.warning("%s", message["warning"])

@@ -1,4 +1,4 @@
-"""Runs that were ended go on: the same bits, the same run in MLflow, nothing missing or twice."""
+"""Resumed runs: the same bits, the same run in MLflow, nothing missing and nothing twice."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sumgrad.jobs.artifacts.saved_model import load_model
-from sumgrad.jobs.runs.directory import RunDirectory, all_runs, find_run
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from tests.disks import fill, small_disk
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
@@ -80,33 +80,38 @@ def wait_for_checkpoints(folder: Folder, process: "subprocess.Popen[str]") -> No
         time.sleep(0.01)
 
 
-def test_a_terminated_run_goes_on_with_more_workers_elsewhere(
+def test_a_terminated_run_is_resumed_with_more_workers_elsewhere(
     folder: Folder, undisturbed: Folder
 ) -> None:
     ended = end(folder, signal.SIGTERM)
     assert ended.code == 143, ended.err
     run_id = run_of(folder).record.run_id
     assert only_run(folder).info.status == "KILLED"
-    assert f"sumgrad resume {run_id[:8]}" in ended.out
+    assert f"sumgrad resume {run_id}" in ended.out
     listed = folder.sumgrad("runs").out
     assert "KILLED" in listed
     assert "terminated" in listed
     elsewhere = ("--set", "cluster.address=local", "--set", "cluster.workers=3")
-    done = folder.sumgrad("resume", run_id[:8], *elsewhere, "--json")
+    done = folder.sumgrad("resume", run_id[:-2], *elsewhere, "--json")
     assert done.code == 0, done.err
     assert "going on after step" in done.err
     assert done.result["run_id"] == run_id
+    # The run keeps its id: of the directory, of the record and in MLflow.
+    (run,) = all_runs(folder.path / "runs")
+    assert run.path.name == run.record.run_id == only_run(folder).info.run_name == run_id
     assert done.result["epochs"] == EPOCHS
     expect_as_undisturbed(folder, undisturbed)
-    again = folder.sumgrad("resume", run_id[:8])
+    again = folder.sumgrad("resume", run_id[:-2])
     assert again.code == 2
-    assert "is over (max_epochs), and there is nothing to go on with" in one_line(again)
+    assert "has finished (max_epochs); there is nothing to resume" in one_line(again)
 
 
-def test_an_orphan_is_put_right_and_goes_on(folder: Folder, undisturbed: Folder) -> None:
+def test_the_status_of_a_killed_run_is_corrected_before_it_is_resumed(
+    folder: Folder, undisturbed: Folder
+) -> None:
     assert end(folder, signal.SIGKILL).code == -signal.SIGKILL
     run_id = run_of(folder).record.run_id
-    assert only_run(folder).info.status == "RUNNING", "nobody was left to say otherwise"
+    assert only_run(folder).info.status == "RUNNING"
     (row,) = folder.sumgrad("runs", "--json").results
     assert (row["run_id"], row["status"], row["can_resume"]) == (run_id, "KILLED", True)
     assert only_run(folder).info.status == "KILLED"
@@ -115,7 +120,7 @@ def test_an_orphan_is_put_right_and_goes_on(folder: Folder, undisturbed: Folder)
     expect_as_undisturbed(folder, undisturbed)
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     folder: Folder, undisturbed: Folder
 ) -> None:
     end(folder, signal.SIGKILL)
@@ -130,7 +135,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     expect_as_undisturbed(folder, undisturbed)
 
 
-def test_another_job_is_refused_with_the_difference(folder: Folder) -> None:
+def test_a_changed_job_is_refused_with_every_difference(folder: Folder) -> None:
     end(folder, signal.SIGKILL)
     run = run_of(folder)
     newest = next(iter(run.checkpoints().paths()))
@@ -154,13 +159,13 @@ def test_another_job_is_refused_with_the_difference(folder: Folder) -> None:
     assert (newest / "state.json").read_bytes() == kept
 
 
-def test_two_drivers_on_one_run_are_one_too_many(folder: Folder) -> None:
+def test_a_second_driver_of_a_run_is_refused(folder: Folder) -> None:
     process = folder.start("train", "flowers.yaml", *LONG, "--set", "stop.max_epochs=1000000")
     wait_for_checkpoints(folder, process)
     run_id = run_of(folder).record.run_id
     second = folder.sumgrad("resume", run_id)
     assert second.code == 2
-    assert f"run {run_id} is in hand of process {process.pid}" in one_line(second)
+    assert f"run {run_id} is locked by process {process.pid}" in one_line(second)
     assert "RUNNING" in folder.sumgrad("runs").out
     assert process.poll() is None
     process.terminate()
@@ -201,7 +206,7 @@ def test_a_second_signal_ends_at_once(folder: Folder) -> None:
     assert not run.model.exists(), "a single signal has the weights saved"
 
 
-def test_a_run_killed_as_soon_as_mlflow_has_it_is_found(
+def test_a_run_killed_as_soon_as_mlflow_has_it_is_resumed(
     folder: Folder, undisturbed: Folder
 ) -> None:
     process = folder.start("train", "flowers.yaml", *LONG)
@@ -220,7 +225,7 @@ def test_a_run_killed_as_soon_as_mlflow_has_it_is_found(
     expect_as_undisturbed(folder, undisturbed)
 
 
-def test_a_run_whose_example_is_gone_finishes_all_the_same(folder: Folder) -> None:
+def test_a_run_without_its_example_rows_finishes(folder: Folder) -> None:
     end(folder, signal.SIGKILL)
     run = run_of(folder)
     (run.path / "example.json").unlink()
@@ -266,7 +271,7 @@ def is_there(pid: int) -> bool:
     return state != "Z"
 
 
-def test_a_full_disk_at_the_end_is_told_and_mlflow_knows(folder: Folder, tmp_path: Path) -> None:
+def test_a_full_disk_at_the_end_is_reported_to_mlflow(folder: Folder, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 2048) as disk:
         output = ("--set", f"output={disk / 'runs'}")
         process = folder.start("train", "flowers.yaml", *LONG, *output)
@@ -289,7 +294,7 @@ def test_a_full_disk_at_the_end_is_told_and_mlflow_knows(folder: Folder, tmp_pat
 
 
 @pytest.mark.parametrize("run", ["abcdef0123", "../..", "runs", "/etc"])
-def test_what_is_no_run_is_told(folder: Folder, run: str) -> None:
+def test_an_unknown_run_is_refused(folder: Folder, run: str) -> None:
     done = folder.sumgrad("resume", run)
     assert done.code == 2
     assert "no run" in one_line(done)
@@ -311,26 +316,19 @@ def test_strikes_at_ray_workers(folder: Folder, undisturbed: Folder) -> None:
     expect_as_undisturbed(folder, undisturbed)
 
 
-def test_what_mlflow_does_not_know_any_more_is_told_before_a_step(folder: Folder) -> None:
+def test_a_run_that_mlflow_has_lost_is_refused_before_a_step(folder: Folder) -> None:
     assert end(folder, signal.SIGTERM).code == 143
     run = run_of(folder)
     (folder.path / "mlflow.db").unlink()
     refused = folder.sumgrad("resume", run.record.run_id)
     assert refused.code == 3, refused.err
     assert run.record.run_id in one_line(refused)
-    assert "epoch " not in refused.out, "nothing is computed for nobody"
+    assert "epoch " not in refused.out
     after = run_of(folder)
     assert after.record.end == run.record.end, "it is what it was"
 
 
-def test_a_run_is_found_by_what_it_was_called_at_first(folder: Folder) -> None:
-    end(folder, signal.SIGTERM)
-    run = run_of(folder)
-    assert run.record.key != run.record.run_id
-    assert find_run(run.record.key[:8], folder.path / "runs").path == run.path
-
-
-def test_folders_that_are_left_out_are_named(folder: Folder) -> None:
+def test_damaged_runs_are_named(folder: Folder) -> None:
     end(folder, signal.SIGTERM)
     run = run_of(folder)
     (run.path / "run.json").write_text("")
@@ -338,11 +336,11 @@ def test_folders_that_are_left_out_are_named(folder: Folder) -> None:
     assert f"{run.path} is left out: its run.json is missing or damaged" in listed.err
 
 
-def test_sync_says_what_it_leaves_out(folder: Folder) -> None:
+def test_sync_leaves_out_running_runs(folder: Folder) -> None:
     process = folder.start("train", "flowers.yaml", *LONG, "--set", "stop.max_epochs=1000000")
     wait_for_checkpoints(folder, process)
     done = folder.sumgrad("sync")
     assert done.code == 0
-    assert "left out: it is in hand of a process" in done.out
+    assert "is left out: it is running" in done.out
     process.terminate()
     process.communicate(timeout=60)

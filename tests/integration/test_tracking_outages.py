@@ -1,4 +1,4 @@
-"""The tracking server is away: the run does not mind, and later MLflow has everything once."""
+"""Outages of the tracking server: no run fails, and later MLflow has everything once."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def gate(server: int) -> Iterator[Gate]:
 
 
 class Job:
-    """Some seconds of training, tracked through a gate, in an experiment of its own."""
+    """Some seconds of training, tracked through a gate, in a new experiment."""
 
     def __init__(self, folder: Folder, gate: Gate, experiment: str) -> None:
         self.folder = folder
@@ -41,32 +41,31 @@ class Job:
             *("--set", f"tracking.uri={gate.uri}", "--set", f"tracking.experiment={experiment}"),
         )
         self._process = folder.start(*arguments, "--json")
-        self._heard = ""
+        self._err = ""
 
-    def wait_to_hear(self, words: str) -> None:
-        """Wait until it says something on stderr."""
+    def wait_for_line(self, words: str) -> None:
+        """Wait until stderr has a line with these words."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self._heard += line
+            self._err += line
             if words in line:
                 return
-        raise AssertionError(self._heard)
+        raise AssertionError(self._err)
 
     def finished(self) -> Finished:
-        """Its end."""
+        """Wait for its end."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        # Its stdout is a single line, which nobody has to read early.
-        err = self._heard + self._process.stderr.read()
+        err = self._err + self._process.stderr.read()
         return Finished(self._process.wait(120), self._process.stdout.read(), err)
 
     def close(self) -> None:
-        """Leave no process."""
+        """Kill it."""
         self._process.kill()
         self._process.communicate()
 
-    def expect_everything_once(self) -> None:
-        """MLflow has one run: every epoch of every curve, the model and the status."""
+    def check_everything_once(self) -> None:
+        """Check that MLflow has one run with all metrics, the model and the status."""
         client = MlflowClient(self._behind)
         experiment = client.get_experiment_by_name(self._experiment)
         assert experiment is not None
@@ -85,10 +84,10 @@ class Job:
         assert row["mlflow_run_id"] == run.info.run_id
         assert row["run_id"] == run.info.run_name
 
-    def expect_nothing_left(self) -> None:
-        """A further `sync` has nothing to say."""
+    def check_nothing_left(self) -> None:
+        """Check that another `sync` has nothing to deliver."""
         done = self.folder.sumgrad("sync")
-        assert (done.code, done.out) == (0, "MLflow knows everything\n")
+        assert (done.code, done.out) == (0, "MLflow has everything\n")
 
 
 Start = Callable[[str], Job]
@@ -114,15 +113,17 @@ def test_a_server_that_goes_away_and_comes_back(start: Start, gate: Gate, state:
     if state == "hangs":
         gate.wait_for(_BATCH, state)
     else:
-        job.wait_to_hear("metrics cannot be delivered, trying again")
+        job.wait_for_line("metrics cannot be delivered, trying again")
     gate.turn("open")
     finished = job.finished()
     assert finished.code == 0, finished.err
-    job.expect_everything_once()
-    job.expect_nothing_left()
+    job.check_everything_once()
+    job.check_nothing_left()
 
 
-def test_a_server_that_stays_away_is_told_later(folder: Folder, start: Start, gate: Gate) -> None:
+def test_a_run_whose_server_stays_away_is_delivered_by_sync(
+    folder: Folder, start: Start, gate: Gate
+) -> None:
     gate.turn("open")
     job = start("stays-away")
     gate.wait_for(_BATCH, "open")
@@ -138,8 +139,8 @@ def test_a_server_that_stays_away_is_told_later(folder: Folder, start: Start, ga
     gate.turn("open")
     late = folder.sumgrad("sync")
     assert late.code == 0, late.out
-    job.expect_everything_once()
-    job.expect_nothing_left()
+    job.check_everything_once()
+    job.check_nothing_left()
 
 
 @pytest.mark.parametrize("request_", ["runs/get", "runs/set-tag"])
@@ -157,36 +158,44 @@ def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
     # Ten seconds, and what an end without a server takes.
     assert time.monotonic() - began < 10 + 4
     assert finished.code == 0, finished.err
-    assert "no answer in 10 s" in finished.err
+    assert "has not answered in 10 s" in finished.err
     assert "sumgrad sync" in finished.err
     gate.turn("open")
     late = folder.sumgrad("sync")
     assert late.code == 0, late.out
-    job.expect_everything_once()
-    job.expect_nothing_left()
+    job.check_everything_once()
+    job.check_nothing_left()
 
 
-def test_a_server_that_comes_after_the_run_has_begun(start: Start, gate: Gate) -> None:
+def test_a_server_that_starts_after_the_run(start: Start, gate: Gate) -> None:
     job = start("comes-late")
-    job.wait_to_hear("training goes on, and everything is kept for it")
+    job.wait_for_line("training continues, and everything is kept for MLflow")
     gate.turn("open")
     finished = job.finished()
     assert finished.code == 0, finished.err
-    job.expect_everything_once()
+    job.check_everything_once()
 
 
-def test_a_server_that_is_never_there(folder: Folder, start: Start, gate: Gate) -> None:
+def test_a_finished_run_that_was_not_delivered_is_delivered_by_resume(
+    folder: Folder, start: Start, gate: Gate
+) -> None:
     job = start("never-there")
     finished = job.finished()
     assert finished.code == 0, finished.err
     run_id = finished.result["run_id"]
     assert (folder.path / "runs" / run_id / "model").is_dir()
     gate.turn("open")
-    assert folder.sumgrad("sync", run_id).code == 0
-    job.expect_everything_once()
+    resumed = folder.sumgrad("resume", run_id, "--json")
+    assert resumed.code == 0, resumed.err
+    same = ("run_id", "status", "epochs", "train_loss", "weights_sha256")
+    assert [resumed.result[key] for key in same] == [finished.result[key] for key in same]
+    job.check_everything_once()
+    again = folder.sumgrad("resume", run_id)
+    assert again.code == 2
+    assert "has finished (max_epochs); there is nothing to resume" in again.err
 
 
-def test_who_wants_a_server_gets_none_without(folder: Folder, gate: Gate) -> None:
+def test_a_run_that_needs_a_server_does_not_start_without(folder: Folder, gate: Gate) -> None:
     done = folder.sumgrad(
         *("train", "flowers.yaml", "--set", f"tracking.uri={gate.uri}"),
         *("--set", "tracking.on_unavailable=fail"),
@@ -198,7 +207,7 @@ def test_who_wants_a_server_gets_none_without(folder: Folder, gate: Gate) -> Non
 
 def test_checkpoints_do_not_wait_for_mlflow(folder: Folder, start: Start, gate: Gate) -> None:
     gate.turn("open")
-    # Its first question is whether the experiment is there; the server is healthy, and hangs then.
+    # The server is healthy, and hangs at MLflow's first request.
     gate.turn_at("experiments/search", "hangs")
     job = start("checkpoints")
     gate.wait_for("experiments/search", "hangs")
@@ -213,4 +222,4 @@ def test_checkpoints_do_not_wait_for_mlflow(folder: Folder, start: Start, gate: 
     (run,) = all_runs(folder.path / "runs")
     assert run.mlflow_run_id is not None
     assert run.checkpoints().paths()
-    job.expect_everything_once()
+    job.check_everything_once()

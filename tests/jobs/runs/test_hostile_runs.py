@@ -94,7 +94,7 @@ def test_a_missing_field_is_named(output: Path, name: str) -> None:
     "text",
     [
         "[" * 100_000,
-        '{"facts": ' * 50_000,
+        '{"metadata": ' * 50_000,
         json.dumps({"format": 2, "signature": json.loads("[" * 500 + "]" * 500)}),
         "[]",
         "5",
@@ -182,18 +182,18 @@ def test_a_link_that_leads_out_of_a_run_is_refused(
     outside.mkdir()
     (outside / "step-000000001-epoch-000001").mkdir()
     (outside / "precious").write_text("kept")
-    place = folder.path / name
-    place.parent.mkdir(exist_ok=True)
+    path = folder.path / name
+    path.parent.mkdir(exist_ok=True)
     targets = {
         "folder": outside,
         "file": Path("../../..") / ("../" * name.count("/")) / "outside" / "precious",
         "nothing": outside / "nothing",
-        "itself": place,
+        "itself": path,
         "device": Path("/dev/zero"),
     }
-    place.unlink(missing_ok=True)
-    place.symlink_to(targets[target])
-    with pytest.raises(RunNotFound, match=rf"{RUN} is refused: the link {place.name} leads out"):
+    path.unlink(missing_ok=True)
+    path.symlink_to(targets[target])
+    with pytest.raises(RunNotFound, match=rf"{RUN} is refused: the link {path.name} leads out"):
         RunDirectory.open(folder.path)
     assert all_runs(output) == []
     for command in ("runs", "sync", "resume"):

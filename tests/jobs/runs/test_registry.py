@@ -99,8 +99,8 @@ def test_the_environment_names_the_folder_of_the_runs(
     for given in (str(home / "out"), "~/out"):
         monkeypatch.setenv("SUMGRAD_OUTPUT", given)
         run(command)
-        said = capsys.readouterr()
-        assert "no run" not in said.out + said.err
+        output = capsys.readouterr()
+        assert "no run" not in output.out + output.err
     run([*command, "--output", "elsewhere"])
-    said = capsys.readouterr()
-    assert "no run" in said.out + said.err, "the option overrides the environment"
+    output = capsys.readouterr()
+    assert "no run" in output.out + output.err, "the option overrides the environment"

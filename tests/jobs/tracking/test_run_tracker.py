@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def start(notes: Path) -> Iterator[Callable[..., RunTracker]]:
 
         def started(command: tuple[str, ...] = STAND_IN, must_answer: bool = False) -> RunTracker:
             tracker = RunTracker(str(notes), must_answer=must_answer, command=command)
-            return trackers.enter_context(tracker)
+            return trackers.enter_context(closing(tracker))
 
         yield started
 

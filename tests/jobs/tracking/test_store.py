@@ -23,8 +23,8 @@ assert not is_tracking_uri_set()
 """
 
 
-def test_two_processes_may_create_one_database_quietly(tmp_path: Path) -> None:
-    # MLflow keeps telemetry off under pytest by itself, which is not what is tested here.
+def test_two_processes_create_one_database_without_output(tmp_path: Path) -> None:
+    # Under pytest MLflow itself disables its telemetry.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "CI"))}
     processes = [
         subprocess.Popen(
@@ -45,12 +45,12 @@ HOLD = """
 import fcntl, sys, time
 with open(sys.argv[1], "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    print("held", flush=True)
+    print("locked", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_lock_that_a_stopped_process_holds_is_told_of(
+def test_a_database_that_a_frozen_process_has_locked_is_unreachable(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = tmp_path / ".mlflow.db.lock"
@@ -59,20 +59,20 @@ def test_a_lock_that_a_stopped_process_holds_is_told_of(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
+            assert holder.stdout.readline() == "locked\n"
             holder.send_signal(signal.SIGSTOP)
             with pytest.raises(TrackingUnreachable, match=f"has locked {lock} for 0.5 s") as caught:
                 open_store(uri)
             assert f"fuser {lock}" in caught.value.hint
             monkeypatch.setattr(store_module, "LOCK_TIMEOUT_S", 30.0)
-            # Whoever comes in time is let in.
+            # The lock is released in time.
             threading.Timer(0.5, holder.kill).start()
             open_store(uri)
         finally:
             holder.kill()
 
 
-def test_importing_it_needs_nothing_heavy() -> None:
+def test_importing_the_package_needs_no_slow_modules() -> None:
     code = (
         "import sys, sumgrad.jobs.tracking, sumgrad.jobs.artifacts.saved_model;"
         "print({'mlflow', 'pydantic', 'pyarrow', 'ray', 'pandas'} & sys.modules.keys())"
@@ -81,12 +81,12 @@ def test_importing_it_needs_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no folder"):
         open_store(f"{SQLITE}{tmp_path}/no/x.db")
 
 
-def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_on_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("not a database, but long enough to be looked at" * 30)
     with pytest.raises(TrackingError, match="cannot be used") as caught:
         open_store(f"{SQLITE}{tmp_path}/x.db")
