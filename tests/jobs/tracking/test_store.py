@@ -82,7 +82,7 @@ def test_importing_the_package_needs_no_slow_modules() -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="no folder"):
+    with pytest.raises(TrackingError, match="does not exist"):
         open_store(f"{SQLITE}{tmp_path}/no/x.db")
 
 
