@@ -1,4 +1,4 @@
-"""Digests that identify data by its values, whatever is later held out or scaled."""
+"""Digests that identify data by its values, before rows are held out or scaled."""
 
 import hashlib
 from collections.abc import Iterable

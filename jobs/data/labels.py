@@ -26,7 +26,7 @@ def whole_labels(values: NDArray[Any], *, numeric: bool) -> NDArray[Any]:
 
 
 def match_label_types(labels: NDArray[Any], known: tuple[int | str, ...]) -> NDArray[Any]:
-    """Return labels with the types of training: a text becomes the number that it is there.
+    """Return labels with the types of training: a text becomes a number if it is one there.
 
     The types of a CSV file are inferred file by file, and one text makes texts of all its labels.
 

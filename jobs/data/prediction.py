@@ -22,7 +22,7 @@ def read_for_model(
     """Return raw rows with the columns of the model's training.
 
     Args:
-        source: As in a spec's ``data.train``; a folder of MNIST's files stands for its test rows.
+        source: As in a spec's ``data.train``. Of a folder of MNIST's files the test rows are read.
         schema: The model's schema.
         dtype: Dtype of the model; scaled rows have to be finite in it.
         with_labels: Whether to read labels, which then have to be known.

@@ -52,7 +52,7 @@ class RawSplit:
 
 
 def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[Split, RawDataset]:
-    """Return the rows of every split that has a source of its own, with the training rows.
+    """Return the rows of every split that has its own source, with the training rows.
 
     Raises:
         DataNotFound: A file or a column does not exist.

@@ -49,7 +49,7 @@ def _classes(spec: JobSpec, train: RawDataset) -> dict[str, Any]:
     classes, reject = seen, spec.data.reject.label if spec.data.reject else None
     if reject is not None:
         if reject in map(str, seen):
-            raise SpecError(f"the data has a class '{reject}' of its own", key="data.reject.label")
+            raise SpecError(f"the data has a class '{reject}' already", key="data.reject.label")
         classes = (*seen, reject)
     if len(classes) != spec.model.outputs:
         raise _outputs_error(

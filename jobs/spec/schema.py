@@ -35,7 +35,7 @@ from sumgrad.model.optimizers import OPTIMIZER_ALIASES, make_optimizer
 Number = Annotated[float, Field(strict=True)]
 PositiveNumber = Annotated[float, Field(strict=True, gt=0.0)]
 NonNegative = Annotated[float, Field(strict=True, ge=0.0)]
-#: Three years at most: larger values overflow the arithmetic of clocks.
+#: Up to three years: larger values overflow the arithmetic of clocks.
 Seconds = Annotated[float, Field(strict=True, ge=0.0, le=1e8)]
 PositiveSeconds = Annotated[float, Field(strict=True, gt=0.0, le=1e8)]
 Fraction = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]

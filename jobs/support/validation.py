@@ -66,9 +66,9 @@ def first_problem(
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     paths = [_path(detail, model) for detail in details]
     path = paths[0]
-    # The members of a union fail at the same path: together they are one problem.
-    members = [detail for detail, found in zip(details, paths, strict=True) if found == path]
-    message, hint = _explain(members, path, model, synonyms or {})
+    # The alternatives of a union fail at the same path: together they are one problem.
+    alternatives = [detail for detail, found in zip(details, paths, strict=True) if found == path]
+    message, hint = _explain(alternatives, path, model, synonyms or {})
     others = len(set(paths)) - 1
     return Problem(path, f"{message} (and {others} more)" if others else message, hint)
 
@@ -87,7 +87,7 @@ def problem_error(message: str, hint: str = "", key: str = "") -> PydanticCustom
 
 
 def dotted(path: KeyPath) -> str:
-    """Return a path as people write it.
+    """Return a path as a dotted key.
 
     >>> dotted(("model", "layers", 0, "units"))
     'model.layers[0].units'
@@ -123,7 +123,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _path(detail: ErrorDetails, model: type[BaseModel]) -> KeyPath:
-    """Return pydantic's location without the names of union members, which no document has."""
+    """Return pydantic's location without the names of a union's alternatives."""
     location: KeyPath = detail["loc"]
     if detail["type"] == "problem" and detail["ctx"]["key"]:
         location = (*location, *detail["ctx"]["key"].split("."))

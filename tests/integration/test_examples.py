@@ -1,4 +1,4 @@
-"""The shipped examples do what they say, and the weights do not depend on where they run."""
+"""The shipped examples reach their accuracy, and where they run does not change the weights."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_two_or_not_is_right_on_985_of_1000_held_out_digits(folder: Folder) -> N
     assert out.read_text().splitlines()[0] == '"prediction","probability_not 2","probability_2"'
 
 
-def test_digits_reject_says_what_it_does_with_non_digits(folder: Folder) -> None:
+def test_digits_reject_reports_the_rejected_share_of_each_kind(folder: Folder) -> None:
     done = folder.sumgrad("train", "digits-reject", "--set", "cluster.address=inline")
     assert done.code == 0, done.err
     assert "of real digits" in done.out
@@ -54,10 +54,10 @@ def test_the_regression_keeps_the_weights_of_its_best_epoch(folder: Folder) -> N
     assert "accuracy" not in done.out
 
 
-def test_mnist_without_its_files_says_how_to_get_them(folder: Folder) -> None:
+def test_mnist_without_its_files_explains_how_to_get_them(folder: Folder) -> None:
     done = folder.sumgrad("train", "mnist")
     assert done.code == 2
-    assert "MNIST does not come with sumgrad" in done.err
+    assert "MNIST is not installed with sumgrad" in done.err
     assert "--set data.train=FOLDER" in done.err
 
 
@@ -76,7 +76,7 @@ def test_mnist_is_right_on_98_of_100_test_digits(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("example", ["digits", "two-or-not", "digits-reject", "regression"])
-def test_the_gradients_of_every_example_are_proved(folder: Folder, example: str) -> None:
+def test_the_gradients_of_every_example_are_checked(folder: Folder, example: str) -> None:
     done = folder.sumgrad("gradcheck", example)
     assert done.code == 0, done.out
     assert "all gradients agree with numeric derivatives" in done.out

@@ -1,4 +1,4 @@
-"""Whatever is handed in, only declared errors come out: specs, command lines, files of runs."""
+"""Any spec, command line or file of a run is used, or refused with one of our errors."""
 
 import json
 import os

@@ -27,8 +27,7 @@ def check_stop() -> None:
 class ReadGuard:
     """The memory that the rows of one file take, compared with the memory that was free before.
 
-    Arrow calls readers in threads of its own, which do not have the context of this object's
-    constructor.
+    The context's function is looked up by the constructor, because Arrow's threads call `add`.
     """
 
     def __init__(self, file: str) -> None:

@@ -1,7 +1,7 @@
 """Read Parquet files in batches, and stop when memory would not hold the rows.
 
-A few bytes of a file can stand for billions of values: compressed, as runs, or by a dictionary. The
-sizes in its metadata are not trusted. One batch is the unit that is decoded before it is checked.
+A few bytes of a file can encode billions of values: compressed, as runs, or in a dictionary. The
+sizes in the metadata are not trusted. A batch is decoded first, and checked then.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def _is_text(column: parquet.ColumnSchema) -> bool:
-    """Return whether a column is read as a dictionary, which takes no more memory than in the file.
+    """Return whether a column is read as a dictionary, which takes the memory that it takes in the file.
 
     A text of 1 MiB that a million rows repeat would take 1 TiB otherwise. Arrow cannot assemble
     lists and structures from dictionaries.

@@ -64,7 +64,7 @@ def _read_tables(
     with_labels: bool,
 ) -> RawDataset:
     """Read the rows of all files, with the columns of the first file that has rows."""
-    # PyArrow takes most of a second to import, which IDX files and built-in data do not need.
+    # Importing PyArrow takes nearly a second. IDX files and built-in data do not need it.
     from sumgrad.jobs.data.columns import check_same_columns, rows_of_table
     from sumgrad.jobs.data.readers.tables import read_table
 
@@ -155,7 +155,7 @@ def _is_data(file: Path, folder: Path) -> bool:
 def _hint(path: Path) -> str:
     if path.name == "mnist":
         return (
-            "MNIST is not installed with sumgrad; 'sumgrad init mnist' says how to get it; then "
+            "MNIST is not installed with sumgrad; to get it see 'sumgrad init mnist', then "
             "--set data.train=FOLDER --set data.test=FOLDER"
         )
     return f"built-in data: {', '.join(BUILTIN)}"

@@ -87,7 +87,7 @@ def test_images_of_a_split_are_made_from_images_of_that_split(rejecting: Prepare
     own, foreign = test.x[test.d != 10], rejecting.train.x[rejecting.train.d != 10]
     uppers = {image[:32].tobytes() for image in own}
     assert all(image[:32].tobytes() in uppers for image in halves.x)
-    # Upper halves of two digits are seldom equal, so that this tells the two sources apart.
+    # Upper halves of two digits are rarely equal.
     others = {image[:32].tobytes() for image in foreign}
     assert sum(image[:32].tobytes() in others for image in halves.x) <= 2
 

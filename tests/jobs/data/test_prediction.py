@@ -1,4 +1,4 @@
-"""Rows for a trained model."""
+"""Rows are read as the model's training read them."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_extra_columns_and_a_missing_label_do_not_matter(tmp_path: Path) -> None
         read_for_model(str(path), SCHEMA, "float32", with_labels=True)
 
 
-def test_labels_among_which_a_text_stands_are_training_s_numbers(tmp_path: Path) -> None:
+def test_texts_that_are_numbers_in_training_become_numbers(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,y,label", "1,2,2", "3,4,none")
     read = read_for_model(str(path), SCHEMA, "float32", with_labels=True)
     assert read.targets.tolist() == [2, "none"]
@@ -35,7 +35,7 @@ def test_an_unknown_label_is_named_with_its_row(tmp_path: Path) -> None:
         read_for_model(str(path), SCHEMA, "float32", with_labels=True)
 
 
-def test_the_shipped_digits_for_a_model_of_digits() -> None:
+def test_built_in_digits_for_a_model_of_digits() -> None:
     schema = prepared(outputs(10), train="digits").schema
     assert read_for_model("digits", schema, "float32", with_labels=True).count == 1797
     with pytest.raises(DataNotFound, match="has no feature 'pixel_0_0'"):

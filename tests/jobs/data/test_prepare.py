@@ -1,4 +1,4 @@
-"""From a spec to arrays: held out, encoded, scaled, with a digest of what was read."""
+"""Rows are read, held out, encoded and scaled; digests identify what was read."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from sumgrad.jobs.errors import DataError, DataNotFound, SpecError
 from tests.jobs.data.cases import REGRESSION, outputs, prepared, write_csv
 
 
-def test_the_digits_are_held_out_by_class_and_scaled() -> None:
+def test_digits_are_held_out_by_class_and_scaled() -> None:
     data = prepared(outputs(10), train="digits", test=0.2, validation=0.1)
     assert data.validation is not None
     assert data.test is not None
@@ -24,7 +24,7 @@ def test_the_digits_are_held_out_by_class_and_scaled() -> None:
     assert data.test.source == "digits (test rows)"
 
 
-def test_no_row_is_in_two_roles_and_none_is_lost(tmp_path: Path) -> None:
+def test_every_row_is_in_exactly_one_split(tmp_path: Path) -> None:
     lines = [f"{i},{'ab'[i % 2]}" for i in range(40)]
     path = write_csv(tmp_path / "rows.csv", "x,label", *lines)
     data = prepared(outputs(2), train=path, test=0.2, validation=0.25, scaling="none")
@@ -34,9 +34,9 @@ def test_no_row_is_in_two_roles_and_none_is_lost(tmp_path: Path) -> None:
     assert all((np.diff(part) > 0).all() for part in parts)
 
 
-def test_the_test_rows_do_not_depend_on_a_validation_but_on_the_seed() -> None:
-    def test_digest(**facts: Any) -> str:
-        data = prepared(outputs(10), train="digits", test=0.2, **facts)
+def test_the_test_rows_depend_on_the_seed_not_on_a_validation() -> None:
+    def test_digest(**options: Any) -> str:
+        data = prepared(outputs(10), train="digits", test=0.2, **options)
         assert data.test is not None
         return data.test.digest
 
@@ -54,7 +54,7 @@ def test_scaling_is_fitted_on_the_training_rows_only(tmp_path: Path) -> None:
     assert data.test.x.tolist() == [[2, 0]]
 
 
-def test_columns_of_several_files_go_by_name(tmp_path: Path) -> None:
+def test_columns_of_several_files_are_matched_by_name(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", "x,y,label", "1,2,a")
     write_csv(tmp_path / "b.csv", "label,y,x", "b,20,10")
     data = prepared(outputs(2), train=tmp_path, scaling="none")
@@ -64,14 +64,14 @@ def test_columns_of_several_files_go_by_name(tmp_path: Path) -> None:
         prepared(outputs(2), train=tmp_path)
 
 
-def test_a_label_that_training_has_not_seen(tmp_path: Path) -> None:
+def test_a_label_that_does_not_occur_in_training_is_refused(tmp_path: Path) -> None:
     train = write_csv(tmp_path / "train.csv", "x,label", "0,a", "4,b")
     test = write_csv(tmp_path / "test.csv", "x,label", "0,a", "4,c")
     with pytest.raises(DataError, match=r"test\.csv, column 'label', row 2: the label 'c'"):
         prepared(outputs(2), train=train, test=test)
 
 
-def test_labels_that_csv_took_for_numbers_here_and_for_texts_there(tmp_path: Path) -> None:
+def test_labels_that_are_numbers_in_one_file_and_texts_in_another_match(tmp_path: Path) -> None:
     train = write_csv(tmp_path / "train.csv", "x,label", "0,1", "4,other")
     test = write_csv(tmp_path / "test.csv", "x,label", "0,1")
     data = prepared(outputs(2), train=train, test=test)
@@ -80,7 +80,7 @@ def test_labels_that_csv_took_for_numbers_here_and_for_texts_there(tmp_path: Pat
     assert data.test.d.tolist() == [0]
 
 
-def test_another_number_of_features_or_targets_than_in_training(tmp_path: Path) -> None:
+def test_another_number_of_features_or_targets_is_refused(tmp_path: Path) -> None:
     def lists(name: str, width: int, targets: int) -> Path:
         path = tmp_path / name
         table = {"x": [[1.0] * width, [2.0] * width], "label": [[1.0] * targets, [2.0] * targets]}
@@ -94,7 +94,7 @@ def test_another_number_of_features_or_targets_than_in_training(tmp_path: Path) 
         prepared(REGRESSION, train=train, test=lists("test.parquet", 4, 2))
 
 
-def test_a_missing_column_of_a_test_file(tmp_path: Path) -> None:
+def test_a_missing_column_of_a_test_file_is_named(tmp_path: Path) -> None:
     train = write_csv(tmp_path / "train.csv", "width,label", "0,a", "4,b")
     test = write_csv(tmp_path / "test.csv", "widht,label", "0,a")
     with pytest.raises(DataNotFound, match=r"test\.csv has no column 'width'") as caught:
@@ -103,24 +103,24 @@ def test_a_missing_column_of_a_test_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fractions", "place", "message"),
+    ("fractions", "key", "message"),
     [
         ({"test": 0.1}, "data.test", "0.1 of 3 rows is not a single row"),
         ({"test": 0.9}, "data.test", "0.9 of 3 rows leaves no training rows"),
         ({"test": 0.5, "validation": 0.9}, "data.validation", "of 1 rows leaves no training rows"),
     ],
 )
-def test_a_fraction_that_leaves_no_rows(
-    tmp_path: Path, fractions: dict[str, Any], place: str, message: str
+def test_a_fraction_that_leaves_no_rows_is_refused(
+    tmp_path: Path, fractions: dict[str, Any], key: str, message: str
 ) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", "1,1", "2,2", "3,3")
     with pytest.raises(SpecError, match=message) as caught:
         prepared(REGRESSION, train=path, **fractions)
-    assert caught.value.key == place
+    assert caught.value.key == key
 
 
 @pytest.mark.parametrize("line", ["1e39,2", "2,1e39"])
-def test_a_value_that_single_precision_has_not(tmp_path: Path, line: str) -> None:
+def test_a_value_too_large_for_float32_is_refused(tmp_path: Path, line: str) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", "1,1", line)
     with pytest.raises(DataError, match=r"rows\.csv, column '(x|label)', row 2: 1e\+39 is too"):
         prepared(REGRESSION, train=path, scaling="none")
@@ -128,7 +128,7 @@ def test_a_value_that_single_precision_has_not(tmp_path: Path, line: str) -> Non
     assert prepared(double, train=path, scaling="none").train.x.dtype == np.float64
 
 
-def test_the_digest_is_of_what_was_read_and_of_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_depends_on_what_was_read_only(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", "x,label", "1,a", "2,b", "3,a", "4,b")
     plain = prepared(outputs(2), train=path)
     split = prepared(outputs(2), train=path, test=0.5, scaling="standard", seed=9)

@@ -23,7 +23,7 @@ matrices = hnp.arrays(
 
 @SETTINGS
 @given(matrices, st.booleans())
-def test_unit_maps_training_rows_into_0_to_1(x: NDArray[np.float64], shared: bool) -> None:
+def test_minmax_maps_training_rows_to_0_to_1(x: NDArray[np.float64], shared: bool) -> None:
     scaled = Scaling.fit("minmax", x, shared=shared).apply(x, np.float64)
     assert scaled.min() >= 0
     assert scaled.max() <= 1 + 1e-12
@@ -41,7 +41,7 @@ def test_a_scaling_survives_json(x: NDArray[np.float64], kind: str, shared: bool
     ("kind", "oracle"), [("minmax", MinMaxScaler), ("standard", StandardScaler)]
 )
 def test_columns_are_scaled_as_scikit_learn_does(kind: str, oracle: Any) -> None:
-    # More rows than a block, so that the blocks are put together rightly.
+    # More rows than a block, so blocks are combined.
     x = np.random.default_rng(0).normal(3, [1, 10, 100], size=(9001, 3))
     scaled = Scaling.fit(kind, x, shared=False).apply(x, np.float64)
     np.testing.assert_allclose(scaled, oracle().fit_transform(x), atol=1e-12)
@@ -49,14 +49,14 @@ def test_columns_are_scaled_as_scikit_learn_does(kind: str, oracle: Any) -> None
 
 @pytest.mark.parametrize("kind", ["minmax", "standard"])
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-300, 1e100, -7.7])
-def test_a_constant_feature_is_0_for_ever(kind: str, value: float) -> None:
+def test_a_constant_feature_becomes_0_for_any_value(kind: str, value: float) -> None:
     # 0.1 seven times has a mean that is not 0.1.
     scaling = Scaling.fit(kind, np.full((7, 1), value), shared=False)
     assert scaling.factor == (0.0,)
     assert not scaling.apply(np.array([[value], [5.0], [-1e9]]), np.float32).any()
 
 
-def test_a_spread_too_small_to_divide_by_counts_as_none() -> None:
+def test_a_spread_too_small_to_divide_by_counts_as_constant() -> None:
     x = np.array([[0.0], [5e-324]])
     assert Scaling.fit("minmax", x, shared=False).factor == (0.0,)
 
@@ -84,7 +84,7 @@ def test_a_schema_keeps_numbers_and_texts_apart(classes: tuple[int | str, ...]) 
 
 
 @pytest.mark.parametrize("facts", [{}, {"features": ["a"]}, {"scaling": {}, "q": 1}])
-def test_what_is_no_schema_is_refused(facts: dict[str, Any]) -> None:
+def test_an_invalid_schema_is_refused(facts: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         DataSchema.from_json(facts)
 

@@ -1,4 +1,4 @@
-"""Labels and output layer must fit; what does not says which key to set."""
+"""Labels and output layer must fit; an error names the key to set."""
 
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,14 @@ def kinds(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "kinds.csv", "x,label", "1,10", "2,9", "3,10", "4,30")
 
 
-def test_whole_numbers_are_ordered_by_size_and_texts_by_letters(
-    kinds: Path, tmp_path: Path
-) -> None:
+def test_classes_are_sorted(kinds: Path, tmp_path: Path) -> None:
     assert prepared(outputs(3), train=kinds).schema.classes == (9, 10, 30)
     texts = write_csv(tmp_path / "texts.csv", "x,label", "1,b", "2,a10", "3,a9")
     assert prepared(outputs(3), train=texts).schema.classes == ("a10", "a9", "b")
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "place", "message", "hint"),
+    ("model", "data", "key", "message", "hint"),
     [
         (outputs(2), {}, "model.layers[0].units", "3 classes: 9, 10, 30", "set it to 3"),
         (
@@ -53,31 +51,31 @@ def test_whole_numbers_are_ordered_by_size_and_texts_by_letters(
         ),
     ],
 )
-def test_what_does_not_fit_names_the_key(
-    tmp_path: Path, model: dict[str, Any], data: dict[str, Any], place: str, message: str, hint: str
+def test_labels_that_do_not_fit_the_outputs_name_the_key(
+    tmp_path: Path, model: dict[str, Any], data: dict[str, Any], key: str, message: str, hint: str
 ) -> None:
     rows = write_csv(tmp_path / "r.csv", "x,y,label", "1,1,10", "2,5,9", "3,1,10", "4,2,30")
     with pytest.raises(SpecError, match=message) as caught:
         prepared(model, train=rows, **data)
-    assert caught.value.key == place
+    assert caught.value.key == key
     assert hint in caught.value.hint
 
 
-def test_the_reject_class_counts_as_one_more() -> None:
+def test_a_reject_class_adds_an_output() -> None:
     with pytest.raises(SpecError, match="10 outputs, but the data has 11 classes"):
         prepared(outputs(10), train="digits", reject={})
-    with pytest.raises(SpecError, match="has a class '3' of its own"):
+    with pytest.raises(SpecError, match="has a class '3' already"):
         prepared(outputs(11), train="digits", reject={"label": "3"})
 
 
-def test_maxout_has_as_many_outputs_as_units(kinds: Path) -> None:
+def test_maxout_has_one_output_per_unit(kinds: Path) -> None:
     maxout = {"name": "maxout", "pieces": 2}
     model = {"layers": [{"units": 3, "activation": maxout}], "divergence": "l2"}
     data = prepared(model, train=kinds, task="classification")
     assert data.train.d.tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def test_one_output_has_the_positive_class_as_1(kinds: Path, tmp_path: Path) -> None:
+def test_with_one_output_the_positive_class_is_1(kinds: Path, tmp_path: Path) -> None:
     data = prepared(SIGMOID, train=kinds, positive=10)
     assert data.train.d.tolist() == [[1], [0], [1], [0]]
     assert data.train.d.dtype == np.float32
@@ -89,13 +87,13 @@ def test_one_output_has_the_positive_class_as_1(kinds: Path, tmp_path: Path) -> 
     assert prepared(SIGMOID, train=kinds, positive="10").schema.positive == 10
 
 
-def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "one.csv", "x,label", "1,a", "2,a")
     with pytest.raises(DataError, match=r"one\.csv, column 'label': every row has the label 'a'"):
         prepared(outputs(1), train=path)
 
 
-def test_shipped_labels_are_classes_or_numbers_as_the_task_has_it() -> None:
+def test_built_in_labels_are_classes_or_numbers_by_task() -> None:
     assert prepared(REGRESSION, train="digits", label="digit").train.d.shape == (1797, 1)
     assert prepared(REGRESSION, train="diabetes").train.d.shape == (442, 1)
     with pytest.raises(SpecError, match="214 classes: 25, 31, 37"):

@@ -91,7 +91,7 @@ def test_a_key_can_be_set_from_the_command_line(
 
 
 @pytest.mark.parametrize(
-    ("override", "place", "message", "hint"),
+    ("override", "key", "message", "hint"),
     [
         ("optimizer.etaa=1", "optimizer.etaa", "unknown key", "'optimizer.eta'"),
         ("optimizer.lr=1", "optimizer.lr", "unknown key", "'optimizer.eta'"),
@@ -138,12 +138,12 @@ def test_a_key_can_be_set_from_the_command_line(
     ],
 )
 def test_an_error_is_one_line_with_the_key_and_a_hint(
-    short: str, override: str, place: str, message: str, hint: str
+    short: str, override: str, key: str, message: str, hint: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec(short, [override])
     text = str(caught.value)
-    assert place in text
+    assert key in text
     assert message in text
     assert hint in caught.value.hint
     assert "\n" not in text

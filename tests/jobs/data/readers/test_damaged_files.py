@@ -30,10 +30,10 @@ def read(path: Path) -> None:
 @cases(300)
 @given(st.integers(0, 200), st.integers(0, 255), st.integers(0, 60), st.booleans())
 def test_any_damage_to_an_idx_file(
-    tmp_path: Path, place: int, byte: int, cut: int, packed: bool
+    tmp_path: Path, position: int, byte: int, cut: int, packed: bool
 ) -> None:
     content = bytearray(gzip.compress(IMAGES, mtime=0) if packed else IMAGES)
-    content[place % len(content)] = byte
+    content[position % len(content)] = byte
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(content[: len(content) - cut])
     with only(DataError):
@@ -42,13 +42,13 @@ def test_any_damage_to_an_idx_file(
 
 @cases(1000)
 @given(
-    place=st.integers(0, 2000),
+    position=st.integers(0, 2000),
     byte=st.integers(0, 255),
     cut=st.integers(0, 2000),
     packed=st.booleans(),
 )
 def test_any_damage_to_an_arrow_file(
-    tmp_path: Path, place: int, byte: int, cut: int, packed: bool
+    tmp_path: Path, position: int, byte: int, cut: int, packed: bool
 ) -> None:
     path = tmp_path / "rows.arrow"
     labels = pa.array(["a", "b"])
@@ -59,7 +59,7 @@ def test_any_damage_to_an_arrow_file(
     with ipc.new_file(str(path), table.schema, options=options) as writer:
         writer.write_table(table)
     content = bytearray(path.read_bytes())
-    content[place % len(content)] = byte
+    content[position % len(content)] = byte
     path.write_bytes(content[: max(1, len(content) - cut)] if cut < 1000 else content)
     with only(DataError, DataNotFound):
         read(path)
@@ -67,10 +67,10 @@ def test_any_damage_to_an_arrow_file(
 
 @cases(1000)
 @given(
-    ends=st.booleans(), place=st.integers(0, 4000), byte=st.integers(0, 255), lists=st.booleans()
+    ends=st.booleans(), position=st.integers(0, 4000), byte=st.integers(0, 255), lists=st.booleans()
 )
 def test_any_damage_to_a_parquet_file(
-    tmp_path: Path, ends: bool, place: int, byte: int, lists: bool
+    tmp_path: Path, ends: bool, position: int, byte: int, lists: bool
 ) -> None:
     """PyArrow ends the process if it is asked for metadata of columns that are damaged."""
     path = tmp_path / "rows.parquet"
@@ -78,8 +78,8 @@ def test_any_damage_to_a_parquet_file(
     table = pa.table({"x": x * 5, "label": ["a", "b"] * 5})
     parquet.write_table(table, path, row_group_size=4, compression="zstd")
     content = bytearray(path.read_bytes())
-    content[place % len(content)] = byte
-    path.write_bytes(content[: len(content) - place % 50] if ends else content)
+    content[position % len(content)] = byte
+    path.write_bytes(content[: len(content) - position % 50] if ends else content)
     with only(DataError, DataNotFound):
         read(path)
 
@@ -102,15 +102,15 @@ def test_a_header_of_terabytes_allocates_nothing(tmp_path: Path, packed: bool) -
     sizes=st.lists(st.sampled_from([0, 1, 2, 3, 28, 2**16, 2**31, 2**32 - 1]), max_size=4),
     kind=st.integers(0, 15),
     dimensions=st.integers(0, 5),
-    held=st.integers(0, 40),
+    size=st.integers(0, 40),
     packed=st.booleans(),
 )
 def test_any_header_of_an_idx_file(
-    tmp_path: Path, sizes: list[int], kind: int, dimensions: int, held: int, packed: bool
+    tmp_path: Path, sizes: list[int], kind: int, dimensions: int, size: int, packed: bool
 ) -> None:
     head = bytes([0, 0, kind, dimensions]) + struct.pack(f">{len(sizes)}I", *sizes)
     path = tmp_path / "train-images-idx3-ubyte"
-    path.write_bytes(gzip.compress(head + bytes(held)) if packed else head + bytes(held))
+    path.write_bytes(gzip.compress(head + bytes(size)) if packed else head + bytes(size))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x02\1\2")
     with only(DataError, DataNotFound):
         read(path)

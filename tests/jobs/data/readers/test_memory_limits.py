@@ -25,7 +25,7 @@ from sumgrad.jobs.errors import DataError, DataNotFound, SpecError
 from sumgrad.jobs.support import memory
 from tests.jobs.data.cases import outputs, prepared, write_csv
 
-#: Bytes of content of each file, free memory, and the most memory that reading may need.
+#: Bytes of content of each file, free memory, and the limit of memory for reading.
 SIZE, FREE, LIMIT = 1 << 27, 1 << 25, 1 << 26
 
 #: Reads files; prints the errors, and by how many bytes the memory of the process has grown.

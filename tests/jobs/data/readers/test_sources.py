@@ -1,4 +1,4 @@
-"""Which files a source stands for, and which of them are read."""
+"""The files of a source, and which of them are read."""
 
 import logging
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_reading_stops_between_blocks_of_a_csv_file(tmp_path: Path) -> None:
 
     with stoppable(stop_at_the_third), pytest.raises(Stopped):
         read_dataset(str(path), "train", LABEL)
-    # The file has thirteen blocks; Arrow may ask again before it gives up.
+    # The file has thirteen blocks; Arrow may read a few more before it stops.
     assert checks < 8
 
 
