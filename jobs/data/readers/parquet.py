@@ -41,7 +41,7 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def _is_text(column: parquet.ColumnSchema) -> bool:
-    """Return whether a column is read as a dictionary, which takes the memory that it takes in the file.
+    """Return whether a column is read as a dictionary, which is as small as in the file.
 
     A text of 1 MiB that a million rows repeat would take 1 TiB otherwise. Arrow cannot assemble
     lists and structures from dictionaries.
