@@ -31,24 +31,20 @@ _MAX_NOTE_LENGTH = 500
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Heartbeat:
-    """The state of a job.
+    """The state of a job."""
 
-    Attributes:
-        at: Seconds since 1970, by the clock of the job's machine.
-        is_training: Whether steps are computed; before, the job starts or waits.
-        note: The newest line of the log.
-        epoch: Completed epochs.
-        epochs: Limit of the epochs.
-        loss: Training loss of the newest epoch.
-        attempt: Number of the attempt, from 1.
-    """
-
+    #: Seconds since 1970, by the clock of the job's machine.
     at: float
+    #: Whether steps are computed; before, the job starts or waits.
     is_training: bool = False
+    #: The newest line of the log.
     note: str = ""
+    #: Completed epochs, and their limit.
     epoch: int = 0
     epochs: int = 0
+    #: Training loss of the newest epoch.
     loss: float | None = None
+    #: Number of the attempt, from 1.
     attempt: int = 1
 
     def to_json(self) -> str:

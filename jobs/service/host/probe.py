@@ -28,51 +28,38 @@ NODE_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one machine of a cluster reports.
-
-    Attributes:
-        host: Its name.
-        problem: Why it does not answer; empty if it does.
-        time: Its clock, in seconds since 1970.
-        numpy: Its version of NumPy.
-        unreadable: The requested paths that it cannot read.
-    """
+    """What one machine of a cluster reports."""
 
     host: str
+    #: Why it does not answer; empty if it does.
     problem: str = ""
+    #: Seconds since 1970 by its clock.
     time: float | None = None
     numpy: str = ""
+    #: Requested paths that it cannot read.
     unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """What a cluster reports; where libraries are missing, their names alone.
+    """What a cluster reports; if the head lacks a library, the first three fields alone."""
 
-    Attributes:
-        versions: Of the head, with the code that came with the job.
-        installed: Version of the head's own sumgrad; empty if it has none.
-        head: The head.
-        nodes: All machines with Ray, the head included.
-        cpus: CPUs of the cluster.
-        free_cpus: Those that no job has.
-        memory: Bytes of memory of the cluster.
-        free_memory: Those that no job has.
-        mlflow_uri: The tracking URI in the head's environment, redacted.
-        mlflow_problem: Why the head cannot use it; None if it can.
-        output: SUMGRAD_OUTPUT in the head's environment.
-    """
-
+    #: Of the head, with the code of the job.
     versions: Versions
+    #: Version of the head's own sumgrad; empty if it has none.
     installed: str
     head: NodeReport
+    #: All machines with Ray, the head included.
     nodes: tuple[NodeReport, ...] = ()
     cpus: float = 0.0
     free_cpus: float = 0.0
+    #: Bytes.
     memory: float = 0.0
     free_memory: float = 0.0
+    #: MLFLOW_TRACKING_URI of the head, redacted, and why the head cannot use it.
     mlflow_uri: str = ""
     mlflow_problem: str | None = None
+    #: SUMGRAD_OUTPUT of the head.
     output: str = ""
 
 

@@ -41,23 +41,16 @@ _TEMPORARY_PREFIX = "sumgrad-up-"
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """The servers that `up` has started.
+    """The servers that `up` has started."""
 
-    Attributes:
-        address: Ray's dashboard.
-        tracking_uri: The MLflow server.
-        temporary: Ray's own files: a private folder for this instance alone, because Ray's jobs
-            find their cluster by a file in it.
-        ray: The process of Ray's head.
-        mlflow: The process of the MLflow server.
-        cpus: CPUs for jobs; None for all.
-    """
-
+    #: Ray's dashboard.
     address: str
     tracking_uri: str
+    #: A private folder for this instance alone: Ray's jobs find their cluster by a file in it.
     temporary: str
     ray: ServerProcess
     mlflow: ServerProcess
+    #: CPUs for jobs; None for all.
     cpus: int | None = None
 
     @property
@@ -76,10 +69,6 @@ class LocalCluster:
 
 def _record_file() -> Path:
     return local_cluster_directory() / "cluster.json"
-
-
-def _write_record(cluster: LocalCluster) -> None:
-    write_text(_record_file(), json.dumps(asdict(cluster)))
 
 
 def running() -> LocalCluster | None:
@@ -174,7 +163,7 @@ def _start_servers(cpus: int | None, port: int, mlflow_port: int) -> LocalCluste
         undo.callback(ray.terminate)
         cluster = LocalCluster(f"http://{HOST}:{port}", uri, temporary, ray, mlflow, cpus)
         undo.callback(_record_file().unlink, missing_ok=True)
-        _write_record(cluster)
+        write_text(_record_file(), json.dumps(asdict(cluster)))
         _wait_until_ready(cluster)
         undo.pop_all()
     return cluster
@@ -196,7 +185,7 @@ def _ensure_mlflow(cluster: LocalCluster) -> LocalCluster:
     # Another program that listens there must not receive the token.
     servers.check_port_free("MLflow", port)
     cluster = replace(cluster, mlflow=_start_mlflow(port))
-    _write_record(cluster)
+    write_text(_record_file(), json.dumps(asdict(cluster)))
     return cluster
 
 

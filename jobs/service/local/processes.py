@@ -73,13 +73,7 @@ class ServerProcess:
 def start_process(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
 ) -> ServerProcess:
-    """Start a process as the leader of a new session.
-
-    Args:
-        command: The program and its arguments.
-        environment: All of its environment.
-        folder: Its working folder.
-        log: The file that its output is appended to.
+    """Start a process as the leader of a new session, and append its output to a log.
 
     Raises:
         OSError: It cannot be started.

@@ -15,12 +15,6 @@ HOST = "127.0.0.1"
 STOP_JOB_TIMEOUT_S = 30.0
 #: Ray takes these ports for its workers' processes and refuses any other use of them.
 RAY_WORKER_PORTS = range(10002, 20000)
-_MLFLOW_ENVIRONMENT = {
-    # Job execution would start four more processes, a gigabyte in all.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-_PORT_HINT = "--port and --mlflow-port choose others"
 
 
 def check_installed() -> None:
@@ -35,16 +29,7 @@ def check_installed() -> None:
 
 
 def check_ports(port: int, mlflow_port: int) -> None:
-    """Raise unless both servers can listen at their ports.
-
-    Args:
-        port: Port of Ray's dashboard.
-        mlflow_port: Port of MLflow.
-
-    Raises:
-        ClusterConfigError: The ports are equal, or Ray uses the dashboard's for its workers.
-        ServiceUnreachable: Another program listens there.
-    """
+    """Raise unless Ray's dashboard and MLflow can listen at their ports."""
     if port == mlflow_port:
         raise ClusterConfigError(f"Ray's dashboard and MLflow cannot both have port {port}")
     if port in RAY_WORKER_PORTS:
@@ -59,29 +44,20 @@ def check_ports(port: int, mlflow_port: int) -> None:
 
 
 def check_port_free(server: str, port: int) -> None:
-    """Raise unless a server can listen at a port.
-
-    Raises:
-        ServiceUnreachable: Another program does.
-    """
+    """Raise if another program listens at the port for a server."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServiceUnreachable(
-                f"port {port}, for {server}, is not available: {error.strerror}", hint=_PORT_HINT
+                f"port {port}, for {server}, is not available: {error.strerror}",
+                hint="--port and --mlflow-port choose others",
             ) from None
 
 
 def mlflow_command(folder: Path, token: Path, port: int) -> list[str]:
-    """Return the command line of MLflow's server.
-
-    Args:
-        folder: Where it keeps its database, artifacts and users.
-        token: The file with the password.
-        port: Where it listens.
-    """
+    """Return the command line of MLflow's server, which keeps everything in a folder."""
     module = "sumgrad.jobs.service.local.mlflow_server"
     return [
         *(sys.executable, "-P", "-m", module, str(token), str(folder)),
@@ -94,16 +70,15 @@ def mlflow_command(folder: Path, token: Path, port: int) -> list[str]:
 
 def mlflow_environment() -> dict[str, str]:
     """Return the environment of MLflow's server."""
-    return _base_environment() | _MLFLOW_ENVIRONMENT
+    return _base_environment() | {
+        # Job execution would start four more processes, a gigabyte in all.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
 
 
 def ray_command(port: int, cpus: int | None) -> list[str]:
-    """Return the command line of Ray's head.
-
-    Args:
-        port: Port of its dashboard.
-        cpus: CPUs for jobs; None for all.
-    """
+    """Return the command line of Ray's head, with the port of its dashboard."""
     # Another instance may have any port that Ray takes by default.
     client, agent, gcs = free_ports(3)
     first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
@@ -118,13 +93,7 @@ def ray_command(port: int, cpus: int | None) -> list[str]:
 
 
 def ray_environment(folder: Path, token: Path, tracking_uri: str) -> dict[str, str]:
-    """Return the environment of Ray's head, which its jobs inherit.
-
-    Args:
-        folder: The cluster's folder.
-        token: The file with the token of both servers.
-        tracking_uri: The cluster's MLflow.
-    """
+    """Return the environment of Ray's head, which its jobs inherit."""
     return _base_environment() | {
         # Ray listens on loopback alone, as it does by default on other systems.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sumgrad.cluster.ray_backend import session as ray_session
+from sumgrad.cluster import temporary
 from sumgrad.jobs.config.clusters import (
     Cluster,
     ClusterConfig,
@@ -84,7 +84,7 @@ class Servers:
         self.temporary.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(self.temporary))
         # No sockets are made here, so long names do no harm.
-        monkeypatch.setattr(ray_session, "_LONGEST_TEMPORARY", 1000)
+        monkeypatch.setattr(temporary, "_MAX_PARENT_LENGTH", 1000)
         monkeypatch.setattr(
             servers, "mlflow_command", lambda folder, token, port: self.mlflow(port)
         )
