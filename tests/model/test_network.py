@@ -509,6 +509,13 @@ def test_a_flat_vector_of_another_size_or_dtype_is_refused() -> None:
         network.parameters(np.zeros(size, np.float32))
 
 
+def test_parameters_of_an_equal_network_are_accepted() -> None:
+    network, _, x, d = usual()
+    equal = replace(network)
+    assert equal.layout is not network.layout
+    assert network.gradient_sum(some_parameters(equal, 1), x, d).count == ROWS
+
+
 def test_another_networks_parameters_are_refused() -> None:
     network, parameters, x, d = usual()
     other = Network(INPUTS, (Layer(WIDTH, Softmax()),), MultiClassKL(), "float64")
