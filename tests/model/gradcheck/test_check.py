@@ -234,6 +234,8 @@ def test_random_networks_pass_at_any_scale_and_with_a_blank_instance(
 def test_probes_that_are_all_at_kinks_prove_nothing() -> None:
     check = GradientCheck(1, "W1", (2, 2), 4, 2, kinks=6, unresolved=6, error=0.0, tolerance=1e-6)
     assert not check.ok
+    assert not replace(check, unresolved=3).ok
+    assert replace(check, unresolved=2).ok
 
 
 def test_a_float32_network_is_checked_in_float64() -> None:
