@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 
 from sumgrad.jobs.support.polling import wait_until
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 ROOT = Path(__file__).parents[2]
 SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
@@ -232,6 +235,15 @@ class Lab:
         assert listed.code == 0
         found: list[dict[str, Any]] = json.loads(listed.out.splitlines()[-1])
         return found
+
+    def run_of(self, run_id: str) -> "Run":
+        """Return a run from MLflow."""
+        from mlflow import MlflowClient  # takes seconds, and most test runs skip these tests
+
+        client = MlflowClient(self.mlflow.replace("://", f"://sumgrad:{self.token}@"))
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        (run,) = client.search_runs(experiments, f"attributes.run_name = '{run_id}'")
+        return run
 
     @contextmanager
     def following(self, job_id: str) -> Iterator["Log"]:

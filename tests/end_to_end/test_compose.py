@@ -167,14 +167,13 @@ def test_a_job_from_the_host_has_the_weights_of_an_inline_run(lab: Lab) -> None:
     assert status["run_id"] == result["run_id"]
     assert status["differences"] == []
     # MLflow serves the model to clients that cannot see the cluster's disk.
-    pages = f"{lab.mlflow}/ajax-api/2.0/mlflow"
-    headers = login(lab.token)
-    found = json.loads(get(f"{pages}/runs/get?run_id={result['run_id']}", headers)[1])["run"]
-    model = found["outputs"]["model_outputs"][0]["model_id"]
-    listed = get(f"{pages}/logged-models/{model}/artifacts/directories", headers)[1]
-    files = [file["path"] for file in json.loads(listed)["files"]]
-    log(f"MLflow has {found['info']['artifact_uri']} and {model}: {files}")
-    assert found["info"]["artifact_uri"].startswith("mlflow-artifacts:/")
+    run = lab.run_of(result["run_id"])
+    assert run.outputs is not None
+    model = run.outputs.model_outputs[0].model_id
+    pages = f"{lab.mlflow}/ajax-api/2.0/mlflow/logged-models/{model}/artifacts/directories"
+    files = [file["path"] for file in json.loads(get(pages, login(lab.token))[1])["files"]]
+    log(f"MLflow has {run.info.artifact_uri} and {model}: {files}")
+    assert str(run.info.artifact_uri).startswith("mlflow-artifacts:/")
     assert "MLmodel" in files
     evaluated = lab.sumgrad("evaluate", result["run_id"], str(lab.data / "rows.csv"))
     assert evaluated.code == 0
