@@ -322,13 +322,19 @@ def is_job(name: str, output: Path, cluster: str | None) -> bool:
     return False
 
 
-def resume_job(job_id: str, overrides: list[str], cluster: str | None, as_json: bool) -> None:
+def resume_job(
+    job_id: str,
+    overrides: list[str],
+    cluster: str | None,
+    allow_code_change: bool,
+    as_json: bool,
+) -> None:
     """Resume a job on a cluster."""
     from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.resume import resume_job as resume
 
     client = _connect(cluster)
-    sent = resume(client, job_id, overrides)
+    sent = resume(client, job_id, overrides, allow_code_change=allow_code_change)
     if as_json:
         print_json({"id": sent.job_id, "submission_id": sent.submission_id})
     else:

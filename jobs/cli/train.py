@@ -50,25 +50,34 @@ def resume(
     overrides: Set = None,
     output: Output = DEFAULT_OUTPUT,
     cluster: Cluster = None,
+    allow_code_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code-change",
+            help="Resume although sumgrad's code has changed; the weights may differ.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Resume an interrupted run; the weights are bit-identical.
 
     The run continues as if it had never stopped, with the same run in MLflow. It may use other
     workers or another address, such as --set cluster.workers=8; a change that would alter the
-    weights is refused. With --cluster, or for an id that is not in this folder, it resumes a job
-    on that cluster. Exit codes are those of train.
+    weights is refused, even one of sumgrad's code. With --cluster, or for an id that is not in
+    this folder, it resumes a job on that cluster. Exit codes are those of train.
     """
     from sumgrad.jobs.runs.directory import SPEC, find_run
+    from sumgrad.jobs.runs.launch_options import LaunchOptions
     from sumgrad.jobs.runs.training import resume as start
     from sumgrad.jobs.spec.loader import load_spec
 
     if jobs.is_job(run, output, cluster):
-        jobs.resume_job(run, overrides or [], cluster, as_json)
+        jobs.resume_job(run, overrides or [], cluster, allow_code_change, as_json)
         return
     directory = find_run(run, output)
     job = load_spec(str(directory.path / SPEC), overrides or []).spec
-    _run(lambda reporter: start(directory, job, reporter), as_json)
+    options = LaunchOptions(allow_code_change=allow_code_change)
+    _run(lambda reporter: start(directory, job, reporter, options), as_json)
 
 
 def _run(start: "Callable[[Reporter], tuple[Summary, SumgradError | None]]", as_json: bool) -> None:

@@ -11,6 +11,7 @@ from sumgrad.jobs.errors import RunNotFound
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.rejection import Rejection, measure_rejection
+from sumgrad.jobs.runs.signature import EARLIER_CODE
 from sumgrad.jobs.runs.start import ActiveRun
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import deliver_locked
@@ -61,6 +62,8 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
         "sumgrad.instances_seen": str(outcome.instances),
         **{f"sumgrad.not_finite.{k}": f"from step {s}" for k, s in run.outbox.non_finite.items()},
     }
+    if earlier_code := directory.record.signature.get(EARLIER_CODE):
+        tags["sumgrad.earlier_code"] = ", ".join(earlier_code)
     if outcome.failure:
         tags["sumgrad.error"] = str(outcome.failure)
     summary = _summarize(job, result, directory, rejection)

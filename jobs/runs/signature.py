@@ -1,5 +1,6 @@
-"""What makes a job the same job: everything that its weights depend on, and nothing else."""
+"""The signature of a run: all that its weights depend on, and nothing else."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -7,23 +8,27 @@ from typing import Any
 from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.jobs.errors import CheckpointError
 from sumgrad.jobs.runs.job import TrainingJob
+from sumgrad.jobs.support.source_digest import source_digest
 from sumgrad.jobs.tracking.metadata import flatten
 
-#: Sections of the spec without any influence on the weights.
-_ELSEWHERE = {"name", "cluster", "tracking", "output", "checkpoint"}
+#: Sections of the spec that do not influence the weights.
+_OTHER_SECTIONS = {"name", "cluster", "tracking", "output", "checkpoint"}
+#: The parts of sumgrad's code that the weights depend on.
+_CODE = ("model", "cluster", "jobs/data", "jobs/runs", "jobs/spec")
+#: The key of the digests of code that computed a part of the run before it was changed.
+EARLIER_CODE = "earlier_code"
 
 
 def compute_signature(job: TrainingJob) -> dict[str, Any]:
-    """The job as JSON can hold it; equal for two jobs if their weights must be.
+    """Return a job's signature as JSON values; jobs with equal signatures have equal weights.
 
-    Where the rows come from does not count: their digest does. The microbatches' rows are those
-    that hold, whether the spec names them or not; of evaluations too, whose sums may decide when
-    to stop.
+    Data count by their digest, not by their path. The effective microbatch sizes count, even if
+    the spec does not set them; those of evaluations too, because an evaluation can stop training.
     """
-    spec = job.spec.model_dump(mode="json", exclude=_ELSEWHERE)
-    for role in ("train", "validation", "test"):
-        if isinstance(spec["data"][role], str):
-            del spec["data"][role]
+    spec = job.spec.model_dump(mode="json", exclude=_OTHER_SECTIONS)
+    for split in ("train", "validation", "test"):
+        if isinstance(spec["data"][split], str):
+            del spec["data"][split]
     return {
         "spec": spec,
         "data": job.data.digest,
@@ -31,28 +36,57 @@ def compute_signature(job: TrainingJob) -> dict[str, Any]:
             name: plan.microbatch_size for name, plan in job.workload.plans.items()
         },
         "arithmetic": asdict(compute_fingerprint()),
+        "code": _code_digest(),
     }
 
 
-def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:
-    """Raise unless a run can go on with this job.
+@functools.cache
+def _code_digest() -> str:
+    """Return the digest of the code; cached, because later edits do not change what is loaded."""
+    return source_digest(*_CODE)
+
+
+def signature_of_resumed(
+    earlier: Mapping[str, Any],
+    current: Mapping[str, Any],
+    run: str,
+    *,
+    allow_code_change: bool = False,
+) -> dict[str, Any]:
+    """Return the signature with which a run is resumed.
+
+    Args:
+        earlier: The run's signature so far.
+        current: The signature of the job that would resume it.
+        run: The run's id.
+        allow_code_change: Accept other code, and record the digest of the earlier code.
 
     Raises:
-        CheckpointError: Names everything that differs.
+        CheckpointError: The signatures differ; names every difference.
     """
-    differing = list(differences(before, now))
-    if differing:
+    codes = list(earlier.get(EARLIER_CODE, []))
+    earlier = {key: value for key, value in earlier.items() if key != EARLIER_CODE}
+    was = earlier.get("code", "unknown")
+    if allow_code_change and was != current["code"]:
+        codes.append(was)
+        earlier = {**earlier, "code": current["code"]}
+    if differing := list(differences(earlier, current)):
+        only_code = all(text.startswith("code ") for text in differing)
         raise CheckpointError(
-            f"run {run} cannot go on, as its weights would not be those of one job: "
+            f"run {run} cannot be resumed, because its weights would differ: "
             + "; ".join(differing),
-            hint="more workers or another address are no hindrance; or start a new run",
+            hint="resume it with the sumgrad that started it; --allow-code-change gives up "
+            "reproducible weights"
+            if only_code
+            else "start a new run; only workers, addresses and limits can be changed",
         )
+    return {**current, EARLIER_CODE: codes} if codes else dict(current)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What differs, as in 'optimizer.eta was 0.3 and is 0.1'."""
-    old, new = dict(flatten(before)), dict(flatten(now))
+def differences(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs, as in 'optimizer.eta was 0.3 and is 0.1'."""
+    old, new = dict(flatten(earlier)), dict(flatten(current))
     for key in sorted(old.keys() | new.keys()):
-        was, is_now = old.get(key, "not there"), new.get(key, "not there")
-        if was != is_now:
-            yield f"{key.removeprefix('spec.')} was {was} and is {is_now}"
+        was, now = old.get(key, "missing"), new.get(key, "missing")
+        if was != now:
+            yield f"{key.removeprefix('spec.')} was {was} and is {now}"

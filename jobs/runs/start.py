@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sumgrad.jobs.errors import CheckpointError
 from sumgrad.jobs.runs.checkpoints import Checkpoint
@@ -13,7 +14,7 @@ from sumgrad.jobs.runs.directory import RunDirectory, new_run_id
 from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.metadata import describe_run
 from sumgrad.jobs.runs.record import RunRecord, now
-from sumgrad.jobs.runs.signature import check_same_job, compute_signature
+from sumgrad.jobs.runs.signature import compute_signature, signature_of_resumed
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.input_example import example_text
 from sumgrad.jobs.tracking.outbox import Outbox
@@ -70,13 +71,18 @@ def create(
     return ActiveRun(directory, Outbox(path), tracker)
 
 
-def reopen(directory: RunDirectory, tracker: RunTracker) -> ActiveRun:
+def reopen(directory: RunDirectory, tracker: RunTracker, signature: Mapping[str, Any]) -> ActiveRun:
     """Resume a run that this process has locked, and have MLflow show it as RUNNING.
+
+    Args:
+        directory: The run.
+        tracker: Delivers it.
+        signature: The run's signature from here on.
 
     Raises:
         OSError: The directory cannot be written.
     """
-    directory.update(end=None)
+    directory.update(end=None, signature=signature)
     tracker.start(directory.tracked, resumed=True)
     return ActiveRun(directory, Outbox(directory.path), tracker)
 
@@ -92,26 +98,40 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
     # It would continue to register the run.
     run.tracker.close()
     if earlier is not None:
-        run.directory.update(end=earlier.end)
+        run.directory.update(end=earlier.end, signature=earlier.signature)
     elif not run.directory.checkpoints().paths():
         run.directory.remove()
 
 
-def load_checkpoint(job: TrainingJob, directory: RunDirectory) -> Checkpoint | None:
-    """Load the newest checkpoint of a run; None if it has none.
+def load_checkpoint(
+    job: TrainingJob, directory: RunDirectory, *, allow_code_change: bool = False
+) -> tuple[Checkpoint | None, Mapping[str, Any]]:
+    """Load the newest checkpoint of a run.
+
+    Args:
+        job: The job that resumes the run.
+        directory: The run.
+        allow_code_change: Whether other code than the checkpoint's may resume it.
+
+    Returns:
+        The checkpoint, or None if there is none, and the run's signature from here on.
 
     Raises:
         CheckpointError: The job has changed, or all checkpoints are damaged.
     """
     checkpoint = directory.checkpoints().newest(_logger.warning)
-    before = directory.record.signature if checkpoint is None else checkpoint.job
-    check_same_job(before, compute_signature(job), directory.record.run_id)
+    signature = signature_of_resumed(
+        directory.record.signature if checkpoint is None else checkpoint.job,
+        compute_signature(job),
+        directory.record.run_id,
+        allow_code_change=allow_code_change,
+    )
     if checkpoint is None:
-        return None
+        return None, signature
     shape, dtype = (job.network.layout.size,), job.network.dtype
     if any(
         name in ("W", "last_finite", "best") and (array.shape != shape or array.dtype != dtype)
         for name, array in checkpoint.snapshot.arrays.items()
     ):
         raise CheckpointError(f"the checkpoint in {directory.path} is of another network")
-    return checkpoint
+    return checkpoint, signature

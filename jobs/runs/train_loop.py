@@ -16,7 +16,6 @@ from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointStore
 from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
-from sumgrad.jobs.runs.signature import compute_signature
 from sumgrad.jobs.runs.start import ActiveRun
 from sumgrad.jobs.tracking.metadata import Status
 from sumgrad.model.errors import SumgradError
@@ -151,7 +150,7 @@ def _checkpointer(job: TrainingJob, run: ActiveRun, reporter: Reporter) -> Check
         yield run.directory.checkpoints(rule.keep)
 
     interval = CheckpointInterval(rule.every_steps, rule.every_seconds)
-    return Checkpointer(ready, compute_signature(job), interval, reporter.note)
+    return Checkpointer(ready, run.directory.record.signature, interval, reporter.note)
 
 
 def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:

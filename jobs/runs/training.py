@@ -170,14 +170,17 @@ class _Training:
 
     def _start(self, job: TrainingJob, tracker: RunTracker) -> tuple[ActiveRun, Checkpoint | None]:
         """Create or reopen the run, in a thread."""
-        checkpoint = load_checkpoint(job, self._directory) if self._directory else None
+        checkpoint, signature = None, {}
+        if self._directory is not None:
+            allow = self._options.allow_code_change
+            checkpoint, signature = load_checkpoint(job, self._directory, allow_code_change=allow)
         with self._starting:
             if self._is_cancelled:
                 raise RunNotFound("the run was cancelled before its start")
             if self._directory is None:
                 run = create(job, tracker, self._locks, self._options.tags)
             else:
-                run = reopen(self._directory, tracker)
+                run = reopen(self._directory, tracker, signature)
             self._run = run
         self._options.on_start(tracker)
         return run, checkpoint

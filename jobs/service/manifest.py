@@ -41,6 +41,7 @@ class JobManifest(BaseModel):
         versions: Of the machine that submits the job.
         has_code: Whether sumgrad's code is sent along.
         allow_version_mismatch: Whether the job runs although the cluster has other versions.
+        allow_code_change: Whether other code than that of earlier attempts may resume the run.
         tags: For the run in MLflow: the user, the commit.
     """
 
@@ -54,6 +55,7 @@ class JobManifest(BaseModel):
     overrides: tuple[str, ...] = ()
     has_code: bool = False
     allow_version_mismatch: bool = False
+    allow_code_change: bool = False
     tags: Mapping[str, str] = {}
 
     def write(self, folder: Path) -> None:

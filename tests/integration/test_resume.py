@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.runs import signature
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from tests.disks import fill, small_disk
 from tests.integration import chaos
@@ -157,6 +158,22 @@ def test_a_changed_job_is_refused_with_every_difference(folder: Folder) -> None:
     assert "data was " in one_line(refused)
     assert only_run(folder).info.status == "RUNNING", "a refused run is not touched"
     assert (newest / "state.json").read_bytes() == kept
+
+
+def test_changed_code_is_refused_unless_allowed_and_then_recorded(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end(folder, signal.SIGTERM)
+    run_id, code = run_of(folder).record.run_id, run_of(folder).record.signature["code"]
+    monkeypatch.setattr(signature, "_code_digest", lambda: "0ther")
+    refused = folder.sumgrad("resume", run_id)
+    assert refused.code == 2
+    assert f"code was {code} and is 0ther" in one_line(refused)
+    assert "--allow-code-change" in refused.err
+    done = folder.sumgrad("resume", run_id, "--allow-code-change")
+    assert done.code == 0, done.err
+    assert run_of(folder).record.signature["earlier_code"] == [code]
+    assert only_run(folder).data.tags["sumgrad.earlier_code"] == code
 
 
 def test_a_second_driver_of_a_run_is_refused(folder: Folder) -> None:

@@ -23,13 +23,20 @@ _logger = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 40.0
 
 
-def resume_job(client: RayJobsClient, job_id: str, overrides: Sequence[str]) -> SubmittedJob:
+def resume_job(
+    client: RayJobsClient,
+    job_id: str,
+    overrides: Sequence[str],
+    *,
+    allow_code_change: bool = False,
+) -> SubmittedJob:
     """Submit another attempt of a job, which continues where the job ended.
 
     Args:
         client: Of the cluster.
         job_id: Of the job, or the start of its id.
         overrides: ``key=value`` each.
+        allow_code_change: Whether the run may be resumed by other code than it was started with.
 
     Raises:
         JobNotFound: The cluster does not know the job, or the job was deleted.
@@ -47,6 +54,7 @@ def resume_job(client: RayJobsClient, job_id: str, overrides: Sequence[str]) -> 
         has_code=True,
         # The run's own signature refuses every change that would alter the weights.
         allow_version_mismatch=True,
+        allow_code_change=allow_code_change,
     )
     return SubmittedJob(job_id, send(client, manifest, name), is_new=True)
 

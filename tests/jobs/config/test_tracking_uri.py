@@ -102,7 +102,7 @@ def test_missing_secrets_are_an_error_that_names_the_variables(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TrackingError, match="credentials are not kept") as caught:
+    with pytest.raises(TrackingError, match="credentials are not stored") as caught:
         require_credentials("http://***@h:1")
     for name in ("URI", "USERNAME", "PASSWORD"):
         assert f"MLFLOW_TRACKING_{name}" in caught.value.hint
