@@ -6,9 +6,10 @@ Slow starts run side by side: MLflow in a process, the data in a thread, Ray in 
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from sumgrad.cluster.address import check_reachable
 from sumgrad.cluster.errors import ClusterError
@@ -170,7 +171,8 @@ class _Training:
 
     def _start(self, job: TrainingJob, tracker: RunTracker) -> tuple[ActiveRun, Checkpoint | None]:
         """Create or reopen the run, in a thread."""
-        checkpoint, signature = None, {}
+        checkpoint: Checkpoint | None = None
+        signature: Mapping[str, Any] = {}
         if self._directory is not None:
             allow = self._options.allow_code_change
             checkpoint, signature = load_checkpoint(job, self._directory, allow_code_change=allow)
