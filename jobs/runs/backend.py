@@ -1,5 +1,6 @@
-"""Where a job's steps are computed: in this process, on this machine, or on a cluster."""
+"""Where a job's gradients are computed: in this process, on this machine, or on a cluster."""
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -10,27 +11,31 @@ from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.launch_options import LaunchOptions
-from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.spec.schema import JobSpec
 
-#: Addresses of what nobody else uses.
+_logger = logging.getLogger(__name__)
+
+#: Addresses that no other job shares.
 LOCAL_ADDRESSES = ("inline", "local")
 
 
 @contextmanager
 def open_reducer(
-    spec: JobSpec,
-    job: "Future[TrainingJob]",
-    reporter: Reporter,
-    stop: StopRequest,
-    options: LaunchOptions,
+    spec: JobSpec, job: "Future[TrainingJob]", stop: StopRequest, options: LaunchOptions
 ) -> Iterator[GradientReducer]:
-    """An reducer at the place that the spec names."""
+    """Start the reducer at the address that the spec names, and stop it at the end.
+
+    Args:
+        spec: The job's spec.
+        job: The job, which is still being built while Ray starts.
+        stop: Ends a wait for CPUs.
+        options: How the run was launched.
+    """
     address, wanted = spec.cluster.address, spec.cluster.worker_range
     if address == "inline":
-        lanes = max(wanted.min, min(usable_cpus(), wanted.max or usable_cpus()))
-        with InlineReducer(job.result().workload, lanes) as reducer:
+        threads = max(wanted.min, min(usable_cpus(), wanted.max or usable_cpus()))
+        with InlineReducer(job.result().workload, threads) as reducer:
             yield reducer
         return
     with ray_session(
@@ -38,22 +43,19 @@ def open_reducer(
     ) as workers:
         from sumgrad.cluster.ray_backend.reducer import RayReducer
 
-        # A local Ray has the CPUs that it has, and its workers inherit this process's environment.
+        # A local Ray has a fixed number of CPUs, and its workers inherit this environment.
         is_local = address == "local"
-        extra = max(0, (wanted.max or 0) - workers)
-        if extra:
-            reporter.note(
-                f"asked for up to {wanted.max} workers, the cluster has {workers} CPUs: begins "
-                f"with {workers}" + ("" if is_local else ", and more join when there is room")
-            )
+        missing = max(0, (wanted.max or 0) - workers)
+        if missing:
+            more = "" if is_local else "; more join when CPUs become free"
+            _logger.info("starting with %s of %s workers%s", workers, wanted.max, more)
         policy = ScalingPolicy(
             min_workers=wanted.min,
-            extra_workers=0 if is_local else extra,
+            extra_workers=0 if is_local else missing,
             resource_timeout=spec.cluster.resource_timeout,
             should_stop=lambda: stop.requested() is not None,
         )
         env_vars = None if is_local else WORKER_ENVIRONMENT
-        with RayReducer(
-            job.result().workload, workers, env_vars=env_vars, policy=policy
-        ) as reducer:
+        workload = job.result().workload
+        with RayReducer(workload, workers, env_vars=env_vars, policy=policy) as reducer:
             yield reducer

@@ -1,4 +1,4 @@
-"""From a spec to the parts of the mathematics and the plan that it asks for."""
+"""Build the network, the plans and the training configuration of a spec."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from sumgrad.model.schedules import Constant, Cosine, Schedule, StepDecay, Warmu
 
 
 def build_network(spec: JobSpec, inputs: int) -> Network:
-    """The network for rows of so many features."""
+    """Return the network for rows of this number of features."""
     layers = tuple(
         Layer(layer.units, make_activation(layer.activation)) for layer in spec.model.layers
     )
@@ -25,7 +25,7 @@ def build_network(spec: JobSpec, inputs: int) -> Network:
 
 
 def build_initial_parameters(spec: JobSpec, network: Network) -> Parameters:
-    """The weights to start from."""
+    """Return the initial weights."""
     chosen = [
         make_initializer(layer.initializer) if layer.initializer is not None else None
         for layer in spec.model.layers
@@ -34,11 +34,11 @@ def build_initial_parameters(spec: JobSpec, network: Network) -> Parameters:
 
 
 def build_plan(spec: JobSpec, rows: int) -> Plan:
-    """The plan over the training rows."""
+    """Return the plan over the training rows."""
     size: Any = spec.optimizer.batch_size
     batch_size = None if size == "full" or size >= rows else size
     step_rows = batch_size or rows
-    # More rows than a step has are as many as it has, and buffers are made for this number.
+    # Buffers are allocated for this size, which a step may not fill.
     microbatch_size = min(
         spec.cluster.microbatch_size or default_microbatch_size(step_rows), step_rows
     )
@@ -46,13 +46,13 @@ def build_plan(spec: JobSpec, rows: int) -> Plan:
 
 
 def build_evaluation_plan(spec: JobSpec, rows: int) -> Plan:
-    """The plan over rows that are only evaluated: all in one step."""
+    """Return the plan over rows that are only evaluated, all in one step."""
     microbatch_size = spec.cluster.microbatch_size or default_microbatch_size(rows)
     return Plan(rows, None, min(microbatch_size, rows))
 
 
 def build_training_config(spec: JobSpec, network: Network, steps_per_epoch: int) -> TrainingConfig:
-    """Optimiser, learning rate and stopping."""
+    """Return optimizer, learning rate and stop rule."""
     early = spec.stop.early_stopping
     return TrainingConfig(
         network=network,
@@ -69,7 +69,7 @@ def build_training_config(spec: JobSpec, network: Network, steps_per_epoch: int)
 
 
 def build_schedule(spec: ScheduleSpec, max_epochs: int, steps_per_epoch: int) -> Schedule:
-    """The schedule in steps, whose times the spec gives in epochs."""
+    """Return the schedule in steps; the spec's times are in epochs."""
 
     def steps(epochs: float) -> int:
         return max(1, round(epochs * steps_per_epoch))

@@ -36,40 +36,40 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
     Raises:
         OSError: The disk is full, for example.
     """
-    outcome, directory = result.outcome, run.directory
+    training, directory = result.training, run.directory
     saved = SavedModel(
         name=job.spec.name,
         network=job.network,
-        parameters=job.network.parameters(outcome.W),
+        parameters=job.network.parameters(training.W),
         schema=job.data.schema,
         metadata={
             "run_id": directory.record.run_id,
             "seed": job.spec.seed,
-            "epochs": outcome.epochs,
-            "stop_reason": outcome.reason.value,
+            "epochs": training.epochs,
+            "stop_reason": training.reason.value,
             "data_digest": job.data.digest,
         },
     )
     save_model(directory.model, saved)
     reject = job.spec.data.reject
     rejection = measure_rejection(saved, job.data, reject.unseen) if reject else None
-    step = outcome.report.epoch if outcome.report else 0
+    step = training.report.epoch if training.report else 0
     run.outbox.log(step, _final_metrics(job, result, rejection))
     tags = {
-        "sumgrad.stop_reason": outcome.reason.value,
-        "sumgrad.weights_sha256": weights_sha256(outcome.W),
+        "sumgrad.stop_reason": training.reason.value,
+        "sumgrad.weights_sha256": weights_sha256(training.W),
         "sumgrad.model_folder": str(directory.model),
-        "sumgrad.instances_seen": str(outcome.instances),
+        "sumgrad.instances_seen": str(training.instances),
         **{f"sumgrad.not_finite.{k}": f"from step {s}" for k, s in run.outbox.non_finite.items()},
     }
     if earlier_code := directory.record.signature.get(EARLIER_CODE):
         tags["sumgrad.earlier_code"] = ", ".join(earlier_code)
-    if outcome.failure:
-        tags["sumgrad.error"] = str(outcome.failure)
+    if training.failure:
+        tags["sumgrad.error"] = str(training.failure)
     summary = _summarize(job, result, directory, rejection)
     write_text(directory.path / SUMMARY, json.dumps(asdict(summary)))
-    can_resume = outcome.reason in RESUMABLE
-    end = RunEnd(result.status, outcome.reason.value, tags, step, can_resume)
+    can_resume = training.reason in RESUMABLE
+    end = RunEnd(result.status, training.reason.value, tags, step, can_resume)
     # On disk first: `sumgrad sync` delivers the run if this process or MLflow fails from here on.
     directory.update(end=end)
     is_delivered = run.tracker.finish(end, run.outbox.unwritten())
@@ -122,26 +122,26 @@ def _final_metrics(
 def _summarize(
     job: TrainingJob, result: RunResult, directory: RunDirectory, rejection: Rejection | None
 ) -> Summary:
-    outcome, report, test = result.outcome, result.outcome.report, result.test
+    training, report, test = result.training, result.training.report, result.test
     return Summary(
         name=job.spec.name,
         status=result.status,
-        stop_reason=outcome.reason,
+        stop_reason=training.reason,
         tracking_uri=redact(job.spec.tracking.uri),
         run_id=directory.record.run_id,
-        epochs=outcome.epochs,
-        steps=outcome.steps,
-        instances_seen=outcome.instances,
+        epochs=training.epochs,
+        steps=training.steps,
+        instances_seen=training.instances,
         train_loss=report.train_loss if report else None,
         validation_loss=report.validation.loss if report and report.validation else None,
         test_loss=test.loss if test else None,
         test_accuracy=test.accuracy if test and job.is_classification else None,
         test_rows=test.count if test else None,
-        weights_sha256=weights_sha256(outcome.W),
+        weights_sha256=weights_sha256(training.W),
         checkpoint=str(directory.model),
         run_folder=str(directory.path),
-        can_resume=outcome.snapshot is not None,
-        samples_per_s=outcome.instances / outcome.seconds if outcome.seconds else None,
-        best_epoch=report.epoch if report and report.epoch != outcome.epochs else None,
+        can_resume=training.snapshot is not None,
+        samples_per_s=training.instances / training.seconds if training.seconds else None,
+        best_epoch=report.epoch if report and report.epoch != training.epochs else None,
         rejection=rejection.lines() if rejection else [],
     )

@@ -1,4 +1,4 @@
-"""A job's parts put together: everything that training needs, but no process started yet."""
+"""A training job: the spec, the data, and all that training builds from them."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,21 @@ from sumgrad.jobs.runs.build import (
 )
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.memory import check_memory_for_network
+from sumgrad.jobs.support.text import plural
 from sumgrad.model.network import Network
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A spec, its data, and what they make.
+    """A spec, its data, and what is built from them; no process has been started.
 
     Attributes:
         spec: With absolute paths.
-        data: Ready for training.
+        data: Prepared for training.
         network: Layers, divergence and dtype.
         plan: Over the training rows.
         training_config: Update, learning rate and stopping.
-        workload: What every worker is given.
+        workload: What every worker receives.
     """
 
     spec: JobSpec
@@ -40,29 +41,29 @@ class TrainingJob:
 
     @property
     def is_classification(self) -> bool:
-        """Whether accuracy means anything."""
+        """Whether the model has an accuracy."""
         return self.spec.task == "classification"
 
     def describe(self, workers: int) -> list[str]:
-        """Before the first epoch: what is trained, on what, where, and with idle hands or not."""
+        """Return lines about the data, the network, the workers, and those that will be idle."""
         widths = [self.network.inputs, *(layer.units for layer in self.network.layers)]
-        place = "in this process"
+        location = "in this process"
         if self.spec.cluster.address != "inline":
-            place = f"on {workers} Ray worker{'s' if workers > 1 else ''}"
+            location = f"on {plural(workers, 'Ray worker')}"
         network = f"network {'-'.join(map(str, widths))} ({self.network.layout.size:,} parameters)"
-        lines = [f"{self.spec.name}: {self.plan.num_rows:,} training rows, {network}, {place}"]
-        shards = self.plan.step(1, 0).num_microbatches
-        if shards < workers:
+        lines = [f"{self.spec.name}: {self.plan.num_rows:,} training rows, {network}, {location}"]
+        microbatches = self.plan.step(1, 0).num_microbatches
+        if microbatches < workers:
             lines.append(
-                f"a step has {shards} microbatch{'s' if shards > 1 else ''} of "
-                f"{self.plan.microbatch_size} rows, so {workers - shards} of {workers} workers "
-                "have nothing to do; a smaller cluster.microbatch_size gives work to more"
+                f"a step has {microbatches} microbatches of {self.plan.microbatch_size} rows, so "
+                f"{workers - microbatches} of {workers} workers are idle: lower "
+                "cluster.microbatch_size to use more"
             )
         return lines
 
 
 def build_job(spec: JobSpec, data: PreparedData) -> TrainingJob:
-    """Put a spec and its data together.
+    """Build a job from a spec and its data.
 
     Raises:
         SpecError: The network does not fit into this machine's memory.
@@ -72,10 +73,10 @@ def build_job(spec: JobSpec, data: PreparedData) -> TrainingJob:
     check_memory_for_network(network, plan.microbatch_size)
     sources = {"train": ArraySource(data.train.x, data.train.d)}
     plans = {"train": plan}
-    for role, rows in (("validation", data.validation), ("test", data.test)):
+    for split, rows in (("validation", data.validation), ("test", data.test)):
         if rows is not None:
-            sources[role] = ArraySource(rows.x, rows.d)
-            plans[role] = build_evaluation_plan(spec, rows.count)
+            sources[split] = ArraySource(rows.x, rows.d)
+            plans[split] = build_evaluation_plan(spec, rows.count)
     training_config = build_training_config(spec, network, plan.steps_per_epoch)
     return TrainingJob(
         spec, data, network, plan, training_config, Workload(network, sources, plans)

@@ -1,6 +1,5 @@
 """Starting a run or resuming one: its directory, its registration in MLflow, its checkpoint."""
 
-import logging
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,8 +18,6 @@ from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.input_example import example_text
 from sumgrad.jobs.tracking.outbox import Outbox
 from sumgrad.jobs.tracking.run_tracker import RunTracker
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,9 @@ def load_checkpoint(
     Raises:
         CheckpointError: The job has changed, or all checkpoints are damaged.
     """
-    checkpoint = directory.checkpoints().newest(_logger.warning)
+    checkpoint = directory.checkpoints().newest()
     signature = signature_of_resumed(
-        directory.record.signature if checkpoint is None else checkpoint.job,
+        directory.record.signature if checkpoint is None else checkpoint.signature,
         compute_signature(job),
         directory.record.run_id,
         allow_code_change=allow_code_change,

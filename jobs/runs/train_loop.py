@@ -1,7 +1,6 @@
-"""The computation of a run: training from its start to its end, and the test rows after that."""
+"""The computation of a run: training, and then the evaluation of the test rows."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from dataclasses import dataclass, replace
 
 from sumgrad.cluster.errors import ClusterError, MicrobatchFailed
@@ -12,7 +11,7 @@ from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.errors import Interrupted
 from sumgrad.jobs.runs.build import build_initial_parameters
 from sumgrad.jobs.runs.checkpointer import Checkpointer, CheckpointInterval
-from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointStore
+from sumgrad.jobs.runs.checkpoints import Checkpoint
 from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
@@ -21,33 +20,35 @@ from sumgrad.jobs.tracking.metadata import Status
 from sumgrad.model.errors import SumgradError
 from sumgrad.model.validation import Array
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came out of the computation.
+    """The result of the computation.
 
     Attributes:
-        outcome: Weights, and why training ended.
-        test: Over the test rows; None without them, or if the run was cut short.
+        training: The weights, and why training ended.
+        test: Figures over the test rows; None without test rows or after an early end.
     """
 
-    outcome: TrainingResult
+    training: TrainingResult
     test: Evaluation | None = None
 
     @property
     def status(self) -> Status:
-        """As MLflow has it."""
-        if self.outcome.reason in EXIT_CODES:
+        """The run's status in MLflow."""
+        if self.training.reason in EXIT_CODES:
             return "KILLED"
-        return "FINISHED" if self.outcome.failure is None else "FAILED"
+        return "FINISHED" if self.training.failure is None else "FAILED"
 
     @property
     def error(self) -> SumgradError | None:
-        """What the command ends with, but for a finished run."""
-        reason = self.outcome.reason
+        """The error to report; None for a finished run."""
+        reason = self.training.reason
         if reason in EXIT_CODES:
             return Interrupted(f"the run was {reason}; it was saved", EXIT_CODES[reason])
-        return self.outcome.failure
+        return self.training.failure
 
 
 def run_training(
@@ -58,15 +59,15 @@ def run_training(
     reporter: Reporter,
     stop: StopRequest,
 ) -> RunResult:
-    """Train, then evaluate the test rows unless the run was cut short.
+    """Train, then evaluate the test rows unless training ended early.
 
     Args:
-        job: What to train.
-        start: Where to go on from.
+        job: The job.
+        start: The checkpoint to continue from, or None.
         reducer: Computes the steps.
-        run: Takes the metrics. A refusal by MLflow, which may come late, is raised at a step.
-        reporter: Told of everything.
-        stop: Asked at every step.
+        run: Takes the metrics. A late refusal by MLflow is raised at the next step.
+        reporter: Shows the progress.
+        stop: Checked at every step.
     """
     run.tracker.check()
 
@@ -78,7 +79,7 @@ def run_training(
         run.outbox.log(report.epoch, _metrics(report, accuracy=job.is_classification))
         reporter.epoch(report, accuracy=job.is_classification)
 
-    checkpointer = _checkpointer(job, run, reporter)
+    checkpointer = _checkpointer(job, run)
     driver = ParameterDriver(
         job.training_config,
         job.plan,
@@ -90,71 +91,67 @@ def run_training(
         should_stop=stop.requested,
     )
     for line in job.describe(reducer.workers):
-        reporter.note(line)
+        _logger.info(line)
     if start is not None:
         checkpointer.resume_from(start)
-        reporter.note(f"going on after step {start.snapshot.step:,}")
+        _logger.info("resuming after step %s", f"{start.snapshot.step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
-    beginning = build_initial_parameters(job.spec, job.network).flat
+    initial = build_initial_parameters(job.spec, job.network).flat
     try:
-        outcome = _outcome(driver, beginning if start is None else start.snapshot, checkpointer)
+        result = _train(driver, initial if start is None else start.snapshot, checkpointer)
     finally:
         reporter.end()
-    outcome, test = _tested(job, driver, outcome)
-    if isinstance(outcome.failure, MicrobatchFailed):
-        place = job.data.describe(outcome.failure.source, outcome.failure.rows)
-        outcome = replace(outcome, failure=outcome.failure.with_location(place))
-    return RunResult(outcome, test)
+    result, test = _test(job, driver, result)
+    if isinstance(result.failure, MicrobatchFailed):
+        location = job.data.describe(result.failure.source, result.failure.rows)
+        result = replace(result, failure=result.failure.with_location(location))
+    return RunResult(result, test)
 
 
-def _tested(
-    job: TrainingJob, driver: ParameterDriver, outcome: TrainingResult
-) -> tuple[TrainingResult, Evaluation | None]:
-    """Evaluate the test rows, unless there are none or the run was cut short."""
-    cut_short = outcome.failure is not None or outcome.reason in EXIT_CODES
-    if cut_short or "test" not in job.workload.sources:
-        return outcome, None
-    try:
-        return outcome, driver.evaluate("test", outcome.W)
-    except ClusterError as failure:
-        return replace(outcome, reason=StopReason.FAILED, failure=failure), None
-
-
-def _outcome(
-    driver: ParameterDriver, beginning: Array | Snapshot, checkpointer: Checkpointer
+def _train(
+    driver: ParameterDriver, start: Array | Snapshot, checkpointer: Checkpointer
 ) -> TrainingResult:
-    """Train; whatever comes of it, checkpoints that are due are written."""
+    """Train, and write the pending checkpoints and the last one."""
     try:
-        outcome = driver.run(beginning)
+        result = driver.run(start)
     except Exception:
         checkpointer.close()
         raise
     except BaseException:
-        # A second signal: the end is to come at once, and not after the disk.
+        # A second signal: exit at once, without waiting for the disk.
         checkpointer.abandon()
         raise
-    checkpointer.close(outcome.snapshot)
-    return outcome
+    checkpointer.close(result.snapshot)
+    return result
 
 
-def _checkpointer(job: TrainingJob, run: ActiveRun, reporter: Reporter) -> Checkpointer:
+def _test(
+    job: TrainingJob, driver: ParameterDriver, result: TrainingResult
+) -> tuple[TrainingResult, Evaluation | None]:
+    """Evaluate the test rows, unless there are none or training ended early."""
+    ended_early = result.failure is not None or result.reason in EXIT_CODES
+    if ended_early or "test" not in job.workload.sources:
+        return result, None
+    try:
+        return result, driver.evaluate("test", result.W)
+    except ClusterError as failure:
+        return replace(result, reason=StopReason.FAILED, failure=failure), None
+
+
+def _checkpointer(job: TrainingJob, run: ActiveRun) -> Checkpointer:
     rule = job.spec.checkpoint
-
-    @contextmanager
-    def ready() -> Iterator[CheckpointStore | None]:
-        """Provide the checkpoints once the metrics are on the disk.
-
-        A run that resumes from the next checkpoint does not log these epochs again.
-        """
-        run.outbox.sync()
-        yield run.directory.checkpoints(rule.keep)
-
-    interval = CheckpointInterval(rule.every_steps, rule.every_seconds)
-    return Checkpointer(ready, run.directory.record.signature, interval, reporter.note)
+    return Checkpointer(
+        run.directory.checkpoints(rule.keep),
+        run.directory.record.signature,
+        CheckpointInterval(rule.every_steps, rule.every_seconds),
+        # A run that resumes from a checkpoint does not log the epochs before it again, so their
+        # metrics have to be on the disk first.
+        before_write=run.outbox.sync,
+    )
 
 
 def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:
-    """An epoch as MLflow metrics."""
+    """Return an epoch's figures as MLflow metrics."""
     metrics = {
         "train_loss": report.train_loss,
         "gradient_norm": report.gradient_norm,

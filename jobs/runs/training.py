@@ -157,7 +157,7 @@ class _Training:
                 start.result()
             with (
                 _interrupted(stop),
-                open_reducer(spec, job, reporter, stop, self._options) as reducer,
+                open_reducer(spec, job, stop, self._options) as reducer,
             ):
                 run, checkpoint = start.result()
                 if self._directory is not None or must_answer:

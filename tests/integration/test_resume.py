@@ -95,7 +95,7 @@ def test_a_terminated_run_is_resumed_with_more_workers_elsewhere(
     elsewhere = ("--set", "cluster.address=local", "--set", "cluster.workers=3")
     done = folder.sumgrad("resume", run_id[:-2], *elsewhere, "--json")
     assert done.code == 0, done.err
-    assert "going on after step" in done.err
+    assert "resuming after step" in done.err
     assert done.result["run_id"] == run_id
     # The run keeps its id: of the directory, of the record and in MLflow.
     (run,) = all_runs(folder.path / "runs")
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     done = folder.sumgrad("resume", run.record.run_id, "--json")
     assert done.code == 0, done.err
     assert f"WARNING: {arrays} was altered" in done.err
-    assert f"going on after step {int(before.name[5:14]):,}" in done.err
+    assert f"resuming after step {int(before.name[5:14]):,}" in done.err
     expect_as_undisturbed(folder, undisturbed)
 
 

@@ -119,7 +119,7 @@ def test_a_run_is_resumed_with_the_secret_of_the_environment(
         given = {"MLFLOW_TRACKING_USERNAME": "ada", variable: SECRET}
     process = replace(folder, environment=given).start("resume", run.record.run_id)
     assert process.stdout is not None
-    assert any("going on after step" in line for line in process.stdout)
+    assert any("resuming after step" in line for line in process.stdout)
     assert terminated(process).code == 143
     (run,) = all_runs(folder.path / "runs")
     assert run.is_delivered

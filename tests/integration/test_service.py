@@ -269,7 +269,7 @@ def test_a_killed_job_is_resumed_with_the_same_weights(service: Service) -> None
     assert again.code == 0, again.err
     assert again.result["result"]["weights_sha256"] == expected["weights_sha256"]
     assert again.result["result"]["run_id"] == killed.run_id
-    assert "going on after step" in again.err
+    assert "resuming after step" in again.err
     assert service.sumgrad("status", "victim", "--json").result["differences"] == []
     assert service.sumgrad("resume", "victim").code == 2
 

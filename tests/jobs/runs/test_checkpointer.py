@@ -1,10 +1,9 @@
-"""When checkpoints are taken and written, and what a disk that refuses them costs."""
+"""When checkpoints are taken and written, and what happens when a disk refuses them."""
 
 import errno
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,18 @@ from sumgrad.jobs.runs.checkpoints import CheckpointStore, read_checkpoint
 from tests.disks import fill, small_disk
 from tests.jobs.runs.test_checkpoints import JOB, checkpoint, names
 
+NEVER = CheckpointInterval(None, None)
+EACH_STEP = CheckpointInterval(1, None)
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(tmp_path / "checkpoints", keep=2)
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
+@pytest.fixture(autouse=True)
+def log_everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="sumgrad")
 
 
 def state(step: int) -> TrainingState:
@@ -37,160 +39,145 @@ def report(loss: float) -> EpochReport:
     return EpochReport(1, 1, loss, None, 0.0, 0.1, 1, 1.0)
 
 
-def checkpointer(
-    folder: CheckpointStore, said: list[str], interval: CheckpointInterval
-) -> Checkpointer:
-    return Checkpointer(lambda: nullcontext(folder), JOB, interval, said.append)
+def steps(folder: CheckpointStore, suffix: str = "") -> list[int]:
+    """The steps of the checkpoints whose names end with a suffix."""
+    return [int(name[5:14]) for name in names(folder) if name.endswith(suffix)]
 
 
-def writing_slowly(
-    folder: CheckpointStore, said: list[str]
-) -> tuple[Checkpointer, threading.Event]:
-    """One that is writing its first checkpoint, until it is let go on."""
-    go_on, writing = threading.Event(), threading.Event()
+def wait_until_idle(writer: Checkpointer) -> None:
+    with writer._changed:
+        assert writer._changed.wait_for(lambda: not writer._is_writing and not writer._pending, 10)
 
-    @contextmanager
-    def slow() -> Iterator[CheckpointStore]:
+
+def slow_writer(folder: CheckpointStore) -> tuple[Checkpointer, threading.Event]:
+    """A checkpointer that writes its first checkpoint until the event is set."""
+    proceed, writing = threading.Event(), threading.Event()
+
+    def wait() -> None:
         writing.set()
-        assert go_on.wait(10)
-        yield folder
+        assert proceed.wait(10)
 
-    writer = Checkpointer(slow, JOB, CheckpointInterval(1, None), said.append)
+    writer = Checkpointer(folder, JOB, EACH_STEP, wait)
     writer.boundary(state(1), None)
     assert writing.wait(10)
-    return writer, go_on
+    return writer, proceed
 
 
-def test_they_come_every_so_many_steps(folder: CheckpointStore, said: list[str]) -> None:
-    writer = checkpointer(
-        CheckpointStore(folder.folder, keep=99), said, CheckpointInterval(3, None)
-    )
+def test_checkpoints_are_written_at_the_interval(folder: CheckpointStore) -> None:
+    store = CheckpointStore(folder.folder, keep=99)
+    writer = Checkpointer(store, JOB, CheckpointInterval(3, None))
     for step in range(1, 10):
         writer.boundary(state(step), None)
-        while writer._is_busy():
-            threading.Event().wait(0.001)
+        wait_until_idle(writer)
     writer.close()
-    assert [int(name[5:14]) for name in names(folder)] == [3, 6, 9]
+    assert steps(folder) == [3, 6, 9]
 
 
-def test_the_best_epoch_is_kept_whatever_the_interval(
-    folder: CheckpointStore, said: list[str]
-) -> None:
-    writer = checkpointer(folder, said, CheckpointInterval(None, None))
+def test_the_best_epoch_is_saved_whatever_the_interval(folder: CheckpointStore) -> None:
+    writer = Checkpointer(folder, JOB, NEVER)
     for step, loss in enumerate((3.0, 1.0, 2.0, 1.5), start=1):
         writer.boundary(state(step), report(loss))
-    last = writer.close(state(5).snapshot())
-    assert last is not None
+    assert writer.close(state(5).snapshot()) is not None
     assert names(folder)[-2:] == ["step-000000002-epoch-000000.best", "step-000000005-epoch-000000"]
 
 
-def test_a_run_that_goes_on_knows_its_best(folder: CheckpointStore, said: list[str]) -> None:
-    writer = checkpointer(folder, said, CheckpointInterval(None, None))
+def test_a_resumed_run_knows_its_lowest_loss(folder: CheckpointStore) -> None:
+    writer = Checkpointer(folder, JOB, NEVER)
     for step, loss in enumerate((3.0, 1.0, 2.0), start=1):
         writer.boundary(state(step), report(loss))
     writer.close(state(3).snapshot())
-    newest = folder.newest(said.append)
+    newest = folder.newest()
     assert newest is not None
     assert newest.lowest_loss == 1.0
-    writer = checkpointer(folder, said, CheckpointInterval(None, None))
-    writer.resume_from(newest)
-    writer.boundary(state(4), report(1.5))
-    writer.close()
-    assert [int(name[5:14]) for name in names(folder) if name.endswith(".best")] == [2]
-    writer = checkpointer(folder, said, CheckpointInterval(None, None))
-    writer.resume_from(newest)
-    writer.boundary(state(5), report(0.5))
-    writer.close()
-    assert [int(name[5:14]) for name in names(folder) if name.endswith(".best")] == [5]
+    for step, loss, best in ((4, 1.5, 2), (5, 0.5, 5)):
+        writer = Checkpointer(folder, JOB, NEVER)
+        writer.resume_from(newest)
+        writer.boundary(state(step), report(loss))
+        writer.close()
+        assert steps(folder, ".best") == [best]
 
 
-def test_whatever_keeps_one_from_being_written_the_next_is_tried(
-    folder: CheckpointStore, said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_after_a_failed_write_the_next_is_tried(
+    folder: CheckpointStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = checkpointer(folder, said, CheckpointInterval(1, None))
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    writer = Checkpointer(folder, JOB, EACH_STEP)
     with monkeypatch.context() as broken:
-        broken.setattr(checkpoints, "save_file", raise_memory_error)
+        broken.setattr(checkpoints, "write_tensors", fail)
         writer.boundary(state(1), None)
-        while writer._is_busy():
-            threading.Event().wait(0.001)
-    assert "could not be written: MemoryError" in said[0]
+        wait_until_idle(writer)
+    assert "could not be written: MemoryError" in caplog.messages[0]
     writer.boundary(state(2), None)
     writer.close()
-    assert [int(name[5:14]) for name in names(folder)] == [2]
+    assert steps(folder) == [2]
 
 
-def raise_memory_error(*_: object) -> None:
-    raise MemoryError
-
-
-def test_who_is_in_a_hurry_does_not_wait_for_the_disk(
-    folder: CheckpointStore, said: list[str]
-) -> None:
-    writer, go_on = writing_slowly(folder, said)
+def test_an_abandoned_writer_does_not_wait_for_the_disk(folder: CheckpointStore) -> None:
+    writer, proceed = slow_writer(folder)
     writer.abandon()
-    go_on.set()
+    proceed.set()
     writer._thread.join(10)
     assert len(names(folder)) == 1
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", 256) as place:
-        yield place
+    with small_disk(tmp_path / "disk", 256) as folder:
+        yield folder
 
 
-def test_a_disk_that_is_really_full_or_read_only(disk: Path, said: list[str]) -> None:
+def test_a_disk_that_is_really_full_or_read_only(
+    disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = CheckpointStore(disk / "checkpoints")
-    writer = checkpointer(folder, said, CheckpointInterval(1, None))
-    first = writer.close(state(1).snapshot())
+
+    def write(step: int) -> Path | None:
+        return Checkpointer(folder, JOB, EACH_STEP).close(state(step).snapshot())
+
+    first = write(1)
     assert first is not None
     filling = fill(disk)
-    assert (
-        checkpointer(folder, said, CheckpointInterval(1, None)).close(state(2).snapshot()) is None
-    )
-    assert "No space left on device" in said[0]
+    assert write(2) is None
+    assert "No space left on device" in caplog.messages[0]
     assert names(folder) == [first.name]
     assert read_checkpoint(first).snapshot.step == 1
     filling.unlink()
-    assert (
-        checkpointer(folder, said, CheckpointInterval(1, None)).close(state(3).snapshot())
-        is not None
-    )
+    assert write(3) is not None
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    assert (
-        checkpointer(folder, said, CheckpointInterval(1, None)).close(state(4).snapshot()) is None
-    )
-    assert "Read-only file system" in said[1]
+    assert write(4) is None
+    assert "Read-only file system" in caplog.messages[1]
     assert len(folder.paths()) == 2
 
 
-def test_training_waits_for_no_disk(folder: CheckpointStore, said: list[str]) -> None:
-    """While one is being written the others are left out, and the last one is not."""
-    writer, go_on = writing_slowly(folder, said)
+def test_training_waits_for_no_disk(folder: CheckpointStore) -> None:
+    """Checkpoints that become due during a write are skipped, except the last one."""
+    writer, proceed = slow_writer(folder)
     for step in range(2, 50):
         writer.boundary(state(step), None)
-    go_on.set()
+    proceed.set()
     writer.close(state(50).snapshot())
-    assert [int(name[5:14]) for name in names(folder)] == [1, 50]
+    assert steps(folder) == [1, 50]
 
 
-def test_a_full_disk_is_told_once_and_leaves_earlier_ones(
-    folder: CheckpointStore, said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_logged_once_and_leaves_earlier_checkpoints(
+    folder: CheckpointStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = folder.write(checkpoint(1))
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(first))
 
-    writer = checkpointer(folder, said, CheckpointInterval(1, None))
+    writer = Checkpointer(folder, JOB, EACH_STEP)
     with monkeypatch.context() as broken:
-        broken.setattr(checkpoints, "save_file", full)
+        broken.setattr(checkpoints, "write_tensors", full)
         assert writer.close(state(2).snapshot()) is None
         assert writer.close(state(3).snapshot()) is None
-    (line,) = said
+    (line,) = caplog.messages
     assert "No space left on device" in line
-    assert "earlier checkpoints stand" in line
+    assert "earlier checkpoints remain" in line
     assert names(folder) == [first.name]
     assert read_checkpoint(first).snapshot.step == 1
     assert writer.close(state(4).snapshot()) is not None
-    assert said[1:] == ["checkpoints are written again"]
+    assert caplog.messages[1:] == ["checkpoints are written again"]
