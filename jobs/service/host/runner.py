@@ -77,7 +77,7 @@ def _train(spec: JobSpec, earlier: RunDirectory | None, attempt: int, tags: dict
     options = LaunchOptions(
         tags=tags,
         waits_for_nodes=True,
-        allow_code_change=request.allow_code_change,
+        allow_code_change=manifest.allow_code_change,
         on_start=lambda tracker: reporter.start(tracker.set_tags),
     )
     try:
