@@ -68,12 +68,14 @@ def run(manifest: JobManifest) -> int:
     if earlier is not None and _lacks_delivery_alone(earlier):
         return _deliver(earlier, spec)
     tags = {JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), **manifest.tags}
-    return _train(spec, earlier, manifest.attempt, tags)
+    return _train(spec, earlier, manifest, tags)
 
 
-def _train(spec: JobSpec, earlier: RunDirectory | None, attempt: int, tags: dict[str, str]) -> int:
+def _train(
+    spec: JobSpec, earlier: RunDirectory | None, manifest: JobManifest, tags: dict[str, str]
+) -> int:
     """Train, or resume the earlier run, and print the result."""
-    reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), attempt)
+    reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), manifest.attempt)
     options = LaunchOptions(
         tags=tags,
         waits_for_nodes=True,
