@@ -1,8 +1,8 @@
 """A copy of the code that a logged model needs, so that it loads where sumgrad is not installed.
 
 MLflow puts a model's code first on ``sys.path`` of the process that loads it. The copy is therefore
-a package with a name of its own, derived from its content: it neither hides an installed sumgrad
-nor is hidden by it, and models of two versions can be used in one process.
+a package named after its content: it neither hides an installed sumgrad nor is hidden by it, and
+models of two versions can be used in one process.
 """
 
 import ast
@@ -85,7 +85,7 @@ def rename_package(source: str, package: str) -> str:
 def no_write_by_others() -> Iterator[None]:
     """Create files that only their owner can write, whatever the umask.
 
-    They are code: who can change them runs code in the processes that load the model.
+    They are code, which runs in every process that loads the model.
     """
     umask = os.umask(_WRITE_BY_OTHERS)
     os.umask(umask | _WRITE_BY_OTHERS)

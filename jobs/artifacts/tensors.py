@@ -20,7 +20,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> Non
     try:
         save_file(dict(tensors), path)
     except SafetensorError as error:
-        # safetensors reports a full disk as "... (os error 28)" in an error of its own.
+        # safetensors reports a full disk as "... (os error 28)" without an errno.
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
             raise

@@ -68,10 +68,10 @@ def exit_code(error: "SumgradError") -> int:
 
 
 def run_guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) -> int:
-    """Call a function and report whatever it raises.
+    """Call a function and report the error that it raises.
 
     Args:
-        work: Returns an exit code. What sumgrad logs meanwhile goes to stderr.
+        work: Returns an exit code. Until then, log lines go to stderr.
         debug: Print tracebacks.
         as_json: Report errors on stdout too, as the JSON object on its last line.
 

@@ -75,8 +75,8 @@ def signature_of_resumed(
         raise CheckpointError(
             f"run {run} cannot be resumed, because its weights would differ: "
             + "; ".join(differing),
-            hint="resume it with the sumgrad that started it; --allow-code-change gives up "
-            "reproducible weights"
+            hint="resume it with the sumgrad that started it, or accept other weights with "
+            "--allow-code-change"
             if only_code
             else "start a new run; only workers, addresses and limits can be changed",
         )

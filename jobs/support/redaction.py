@@ -1,36 +1,35 @@
-"""Addresses, and texts with addresses in them, without the secrets that people put into those.
+"""Remove secrets from addresses, and from texts that contain addresses.
 
-An address may have a user and a password before its host, and passwords or tokens in its query.
-Some databases take passwords with any character but an unescaped ``@``. So nothing is concluded
-from a ``/``, a ``?`` or a ``#``: where it cannot be known whether something belongs to a secret,
-it is taken for one.
+An address can have a user and a password before its host, and passwords or tokens in its query.
+Some databases accept passwords with any character but an unescaped ``@``, so a ``/``, a ``?`` or a
+``#`` does not end a secret: what may belong to a secret is removed.
 """
 
 import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-#: What stands where a secret was.
+#: Replaces a secret.
 MASK = "***"
 
-#: Parts of the names of what is secret in a query. A whole ODBC connection text has a password.
+#: Names of secrets in a query. An ODBC connection text can contain a password.
 _SECRET_NAME = re.compile(
     r"pass(?!file)|pwd|token|secret|credential|signature|api[-_]?key|access[-_]?key|odbc_connect"
     r"|^sig$",
     re.IGNORECASE,
 )
 
-#: A file has nobody to log in, whatever its path looks like.
+#: The prefix of database files, which need no login.
 _FILE = "sqlite:///"
 
 #: User and password of an address, up to its last '@'.
 _USER = re.compile(rf"(?<=://)(?!{re.escape(MASK)}@)[^:/]*(?::.*)?(?=@)", re.DOTALL)
-#: Name and value of a query. Values overlap where one is a list of its own, as in ODBC.
+#: Name and value in a query. Values overlap where a value is itself a list, as in ODBC.
 _PAIR = re.compile(r"[?&;]\s*([^=&?;\s]+)=(?=([^&]*))")
 
-#: Where the next address of a text begins.
+#: Matches where no other address of the text starts.
 _NEXT = r"(?![\s'\"(<\[=,;][A-Za-z][\w+.-]*://)"
-#: As above within a line of a text. MySQL writes 'user'@'host', which is no end of an address.
+#: `_USER` within a line of text. MySQL writes 'user'@'host', which does not end an address.
 _USER_IN_TEXT = re.compile(
     rf"(?<=://)(?!{re.escape(MASK)}@)[^:/\s]*(?::(?:{_NEXT}.)*)?(?=@)(?!(?<=')@')"
 )
@@ -41,7 +40,7 @@ _PAIR_IN_TEXT = re.compile(
 
 
 def redact(uri: str) -> str:
-    """An address without user and password, and without secrets in its query.
+    """Return an address without user and password, and without secrets in its query.
 
     >>> redact("https://me:secret@tracking.example:5000/path")
     'https://***@tracking.example:5000/path'
@@ -58,40 +57,40 @@ def redact(uri: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """A text without the secrets of the addresses in it; it may have several lines.
+    """Return a text, of one or several lines, without the secrets of the addresses in it.
 
-    Where an address ends in a text cannot be known if its password has blanks. What follows an
-    address on its line may therefore go with the secret, but the secret never stays.
+    A password may contain blanks, so the end of an address in a text is unknown: what follows an
+    address on its line may be removed with the secret, but the secret never remains.
 
     >>> redact_text("GET http://me:secret@tracking/x failed")
     'GET http://***@tracking/x failed'
 
     Args:
-        text: Anything, such as what another library has to say.
+        text: Any text, such as another library's message.
     """
     users = [match.span() for match in _USER_IN_TEXT.finditer(text)]
     return _masked(text, [*users, *_values(_PAIR_IN_TEXT, text)])
 
 
 def is_redacted(uri: str) -> bool:
-    """Whether `redact` has taken something from an address."""
+    """Whether `redact` has removed something from an address."""
     return not uri.startswith(_FILE) and (f"://{MASK}" in uri or f"={MASK}" in uri)
 
 
 def without_user(uri: str) -> str:
-    """A redacted address without what stands for its user."""
+    """Return a redacted address without the mask of its user."""
     return uri.replace(f"://{MASK}@", "://", 1)
 
 
 def _values(pattern: "re.Pattern[str]", text: str) -> Iterator[tuple[int, int]]:
-    """Where the secret values of a query are."""
+    """Yield the positions of the secret values of a query."""
     for pair in pattern.finditer(text):
         if _SECRET_NAME.search(unquote(pair[1])):
             yield pair.span(2)
 
 
 def _masked(text: str, spans: list[tuple[int, int]]) -> str:
-    """The text with a mask in the place of every span; of those that overlap, a single one."""
+    """Return the text with every span replaced by a mask; overlapping spans share one."""
     pieces: list[str] = []
     end = 0
     for start, stop in sorted(span for span in spans if span[0] < span[1]):
