@@ -26,21 +26,18 @@ Targets = NDArray[Any]
 
 def xlogx(d: Array) -> Array:
     """Return ``d·log d``, which is 0 at d = 0, so that one-hot targets stay finite."""
-    result: Array = d * np.log(np.where(d > 0, d, 1))
-    return result
+    return d * np.log(np.where(d > 0, d, 1))
 
 
 def finite_log(y: Array) -> Array:
     """Return ``log y``, extended by its tangent below the smallest normal number ε."""
     epsilon = np.finfo(y.dtype).tiny
-    result: Array = np.log(np.maximum(y, epsilon)) + np.minimum(y - epsilon, 0) / epsilon
-    return result
+    return np.log(np.maximum(y, epsilon)) + np.minimum(y - epsilon, 0) / epsilon
 
 
 def log_grad(y: Array) -> Array:
     """Return the derivative of `finite_log`: ``1/y``, and ``1/ε`` below ε."""
-    result: Array = 1 / np.maximum(y, np.finfo(y.dtype).tiny)
-    return result
+    return 1 / np.maximum(y, np.finfo(y.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -83,12 +80,10 @@ class L2(Divergence):
         return as_targets(d, y)
 
     def value(self, y: Array, d: Targets) -> Array:
-        result: Array = 0.5 * np.sum(np.square(y - d), axis=1)
-        return result
+        return 0.5 * np.sum(np.square(y - d), axis=1)
 
     def gradient(self, y: Array, d: Targets) -> Array:
-        result: Array = y - d
-        return result
+        return y - d
 
 
 @dataclass(frozen=True)
@@ -109,19 +104,16 @@ class TwoClassKL(Divergence):
 
     def value(self, y: Array, d: Targets) -> Array:
         cross = d * finite_log(y) + (1 - d) * finite_log(1 - y)
-        result: Array = np.sum(self._entropy(d) - cross, axis=1)
-        return result
+        return np.sum(self._entropy(d) - cross, axis=1)
 
     def gradient(self, y: Array, d: Targets) -> Array:
         """Return ``(1−d)/(1−y) − d/y``, finite at 0 and 1."""
-        result: Array = (1 - d) * log_grad(1 - y) - d * log_grad(y)
-        return result
+        return (1 - d) * log_grad(1 - y) - d * log_grad(y)
 
     def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
         # softplus(z) − d·z is shorter but cancels catastrophically for large z.
         terms = self._entropy(d) + d * softplus(-z) + (1 - d) * softplus(z)
-        result: Array = np.sum(terms, axis=1)
-        return result
+        return np.sum(terms, axis=1)
 
     def fused_gradient(self, y: Array, d: Targets) -> Array:
         return y - d
@@ -145,13 +137,11 @@ class MultiClassKL(Divergence):
 
     def value(self, y: Array, d: Targets) -> Array:
         d = as_distributions(d, y)
-        result: Array = np.sum(xlogx(d) - d * finite_log(y), axis=1)
-        return result
+        return np.sum(xlogx(d) - d * finite_log(y), axis=1)
 
     def gradient(self, y: Array, d: Targets) -> Array:
         """Return ``−d/y``, finite at 0."""
-        result: Array = -as_distributions(d, y) * log_grad(y)
-        return result
+        return -as_distributions(d, y) * log_grad(y)
 
     def fused_value(self, z: Array, y: Array, d: Targets) -> Array:
         """Use ``−log y_j = (z_* − z_j) − log y_*`` with the arg-max *, where ``y_* ≥ 1/D``.
@@ -159,21 +149,16 @@ class MultiClassKL(Divergence):
         So a y_j that underflows to 0 does no harm, and no second sum over the classes is needed.
         """
         top, log_y_top = z.max(axis=1), np.log(y.max(axis=1))
-        result: Array
         if d.ndim == 1:
-            result = top - z[np.arange(len(z)), d] - log_y_top
-        else:
-            surprisal = top[:, None] - z - log_y_top[:, None]
-            result = np.sum(xlogx(d) + d * surprisal, axis=1)
-        return result
+            return top - z[np.arange(len(z)), d] - log_y_top
+        surprisal = top[:, None] - z - log_y_top[:, None]
+        return np.sum(xlogx(d) + d * surprisal, axis=1)
 
     def fused_gradient(self, y: Array, d: Targets) -> Array:
-        result: Array
-        if d.ndim == 1:
-            result = y.copy("K")
-            result[np.arange(len(y)), d] -= 1
-        else:
-            result = y * np.sum(d, axis=1, keepdims=True) - d
+        if d.ndim != 1:
+            return y * np.sum(d, axis=1, keepdims=True) - d
+        result = y.copy("K")
+        result[np.arange(len(y)), d] -= 1
         return result
 
 

@@ -328,8 +328,7 @@ class Network:
         self._output_gradient(cache, self.divergence.targets(d, cache.y[-1]))
         for k in range(len(self.layers), 1, -1):
             self._step_back(parameters, cache, k)
-        result: Array = cache.d_z[0] @ parameters.W[0]
-        return result
+        return cache.d_z[0] @ parameters.W[0]
 
     def divergences(self, parameters: Parameters, x: Array, d: Targets) -> Array:
         """Return Div of each instance, (B,)."""
@@ -356,5 +355,4 @@ def predict_class(y: Targets) -> NDArray[np.intp]:
         return y
     if y.shape[1] == 1:
         return (y[:, 0] >= 0.5).astype(np.intp)
-    result: NDArray[np.intp] = y.argmax(axis=1)
-    return result
+    return y.argmax(axis=1)

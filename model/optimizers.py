@@ -79,7 +79,7 @@ class Optimizer(ABC):
 
     def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
         """Return ``S/T + λ·W``, (N,)."""
-        g: Array = S / W.dtype.type(T)
+        g = S / W.dtype.type(T)
         return g + self.weight_decay * W if self.weight_decay else g
 
 
@@ -185,7 +185,7 @@ class Adam(Optimizer):
         v = self.beta2 * state["square"] + (1 - self.beta2) * np.square(g)
         m_hat = m / g.dtype.type(1 - self.beta1**t)
         v_hat = v / g.dtype.type(1 - self.beta2**t)
-        direction: Array = m_hat / (np.sqrt(v_hat) + self.epsilon)
+        direction = m_hat / (np.sqrt(v_hat) + self.epsilon)
         return direction, {"mean": m, "square": v, "step": np.array(t)}
 
     def step(

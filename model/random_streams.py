@@ -75,8 +75,7 @@ class RandomStream:
 
     def uniform(self, shape: int | tuple[int, ...]) -> Array:
         """Return numbers uniform in [0, 1): the top 53 bits of an output each, times 2**-53."""
-        result: Array = (self.raw(_size(shape)) >> np.uint64(11)) * 2.0**-53
-        return result.reshape(shape)
+        return ((self.raw(_size(shape)) >> np.uint64(11)) * 2.0**-53).reshape(shape)
 
     def normal(self, shape: int | tuple[int, ...]) -> Array:
         """Return standard normal numbers: the quantile of a uniform number each.
@@ -102,8 +101,7 @@ class RandomStream:
 
     def signs(self, shape: int | tuple[int, ...]) -> Array:
         """Return −1 or 1 with equal probability."""
-        result: Array = 2.0 * self.integers(2, shape) - 1.0
-        return result
+        return 2.0 * self.integers(2, shape) - 1.0
 
     def permutation(self, count: int) -> Indices:
         """Return the numbers from 0, below ``count``, in random order."""

@@ -71,8 +71,7 @@ def as_float_array(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> A
     """
     if array.dtype.kind not in "biuf":
         raise ShapeError(f"{name} is {array.dtype}, expected numbers")
-    result: Array = np.require(array, dtype=dtype, requirements=["C", "A"])
-    return result
+    return np.require(array, dtype=dtype, requirements=["C", "A"])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""MLflow reads its settings when it is imported, so they stand before any test imports it."""
+"""Set MLflow's environment variables before any test imports it."""
 
 from sumgrad.jobs.tracking.store import prepare_mlflow
 

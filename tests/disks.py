@@ -1,4 +1,4 @@
-"""A disk that is small, so that it can be full in earnest."""
+"""A small file system, to test what happens when the disk is full."""
 
 import contextlib
 import subprocess
@@ -10,20 +10,20 @@ import pytest
 
 
 @contextmanager
-def small_disk(place: Path, kib: int) -> Iterator[Path]:
-    """Mount a disk of so many KiB; skips the test where that is not allowed."""
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "sumgrad-test", str(place)]
+def small_disk(path: Path, kib: int) -> Iterator[Path]:
+    """Mount a file system of ``kib`` KiB; skip the test if mounting is not permitted."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "sumgrad-test", str(path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a disk to fill")
+        pytest.skip("mounting a file system needs root")
     try:
-        yield place
+        yield path
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def fill(disk: Path) -> Path:
-    """Take all the room that is left; gives the file that takes it."""
+    """Fill the file system; return the file that takes the space."""
     filling = disk / "filling"
     with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(1024)):

@@ -75,13 +75,11 @@ class ScalarActivation(Activation):
     def jacobian(self, z: Array) -> Array:
         """Return ``J = diag(f'(z))``, (B, D, D)."""
         slope = self.derivative(z, self.value(z))
-        result: Array = slope[:, :, None] * np.eye(z.shape[1], dtype=z.dtype)
-        return result
+        return slope[:, :, None] * np.eye(z.shape[1], dtype=z.dtype)
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         """Return ``∇_z = ∇_y ∘ f'(z)``, (B, D)."""
-        result: Array = d_y * self.derivative(z, y)
-        return result
+        return d_y * self.derivative(z, y)
 
     def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
         np.multiply(d_y, self.derivative(z, y), out=out)

@@ -17,14 +17,12 @@ from sumgrad.model.validation import Array
 def sigmoid(z: Array) -> Array:
     """Return ``σ(z) = 1/(1 + exp(−z))`` without overflow: only ``exp(−|z|)`` is computed."""
     e = np.exp(-np.abs(z))
-    result: Array = np.where(z >= 0, 1, e) / (1 + e)
-    return result
+    return np.where(z >= 0, 1, e) / (1 + e)
 
 
 def softplus(z: Array) -> Array:
     """Return ``log(1 + exp(z))`` without overflow, as ``max(z, 0) + log(1 + exp(−|z|))``."""
-    result: Array = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
-    return result
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
 
 
 @dataclass(frozen=True)
@@ -183,12 +181,10 @@ class Softsign(ScalarActivation):
     """``f(z) = z/(1 + |z|)``, ``f' = 1/(1 + |z|)²``."""
 
     def value(self, z: Array) -> Array:
-        result: Array = z / (1 + np.abs(z))
-        return result
+        return z / (1 + np.abs(z))
 
     def derivative(self, z: Array, y: Array) -> Array:
-        result: Array = np.square(1 / (1 + np.abs(z)))
-        return result
+        return np.square(1 / (1 + np.abs(z)))
 
 
 @dataclass(frozen=True)
@@ -213,8 +209,7 @@ class SiLU(ScalarActivation):
 
     def derivative(self, z: Array, y: Array) -> Array:
         s = sigmoid(z)
-        result: Array = s + y * (1 - s)
-        return result
+        return s + y * (1 - s)
 
 
 @dataclass(frozen=True)
@@ -231,8 +226,7 @@ class Mish(ScalarActivation):
 
     def derivative(self, z: Array, y: Array) -> Array:
         t = np.tanh(softplus(z))
-        result: Array = t + z * (1 - t * t) * sigmoid(z)
-        return result
+        return t + z * (1 - t * t) * sigmoid(z)
 
 
 @dataclass(frozen=True)
@@ -254,14 +248,12 @@ class GELU(ScalarActivation):
 
     def value(self, z: Array) -> Array:
         t, _ = self._tanh(z)
-        result: Array = 0.5 * z * (1 + t)
-        return result
+        return 0.5 * z * (1 + t)
 
     def derivative(self, z: Array, y: Array) -> Array:
         t, inner = self._tanh(z)
         d_u = self.C * (1 + 3 * self.CUBIC * inner * inner)
-        result: Array = 0.5 * (1 + t) + 0.5 * inner * (1 - t * t) * d_u
-        return result
+        return 0.5 * (1 + t) + 0.5 * inner * (1 - t * t) * d_u
 
 
 @dataclass(frozen=True)
@@ -283,8 +275,7 @@ class HardSigmoid(ScalarActivation):
         return np.clip(z / 6 + 0.5, 0, 1)
 
     def derivative(self, z: Array, y: Array) -> Array:
-        result: Array = (np.abs(z) < 3).astype(z.dtype) / 6
-        return result
+        return (np.abs(z) < 3).astype(z.dtype) / 6
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,11 @@ class Softmax(Activation):
     def jacobian(self, z: Array) -> Array:
         y = self.value(z)
         diagonal = y[:, :, None] * np.eye(z.shape[1], dtype=z.dtype)
-        result: Array = diagonal - y[:, :, None] * y[:, None, :]
-        return result
+        return diagonal - y[:, :, None] * y[:, None, :]
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         """``∇_z = y ∘ (∇_y − ⟨∇_y, y⟩)``."""
-        result: Array = y * (d_y - np.sum(d_y * y, axis=1, keepdims=True))
-        return result
+        return y * (d_y - np.sum(d_y * y, axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -88,20 +86,17 @@ class Max(Activation):
     def argmax(self, z: Array) -> NDArray[np.intp]:
         """Return the component that is the maximum of each subset, (B, D_out)."""
         if not self.subsets:
-            overall: NDArray[np.intp] = z.argmax(axis=1)[:, None]
-            return overall
+            return z.argmax(axis=1)[:, None]
         subsets = self._padded_subsets
         chosen = z[:, subsets].argmax(axis=2)
-        components: NDArray[np.intp] = subsets[np.arange(len(subsets)), chosen]
-        return components
+        return subsets[np.arange(len(subsets)), chosen]
 
     def value(self, z: Array) -> Array:
         return np.take_along_axis(z, self.argmax(z), axis=1)
 
     def jacobian(self, z: Array) -> Array:
         chosen = self.argmax(z)[:, :, None] == np.arange(z.shape[1])
-        result: Array = chosen.astype(z.dtype)
-        return result
+        return chosen.astype(z.dtype)
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
         """Add each ``∇_y`` to its arg-max component."""
@@ -138,25 +133,21 @@ class Maxout(Activation):
         return z.reshape(len(z), z.shape[1] // self.pieces, self.pieces)
 
     def value(self, z: Array) -> Array:
-        result: Array = self._pieces(z).max(axis=2)
-        return result
+        return self._pieces(z).max(axis=2)
 
     def _chosen(self, z: Array) -> NDArray[np.bool_]:
         """Return the mask of each unit's maximum, (B, D_out, pieces)."""
         first = self._pieces(z).argmax(axis=2)
-        chosen: NDArray[np.bool_] = first[:, :, None] == np.arange(self.pieces)
-        return chosen
+        return first[:, :, None] == np.arange(self.pieces)
 
     def jacobian(self, z: Array) -> Array:
         chosen = self._chosen(z)
         batch, units, _ = chosen.shape
         same_unit = np.eye(units, dtype=z.dtype)[None, :, :, None]
-        result: Array = (same_unit * chosen[:, :, None, :]).reshape(batch, units, z.shape[1])
-        return result
+        return (same_unit * chosen[:, :, None, :]).reshape(batch, units, z.shape[1])
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        result: Array = (d_y[:, :, None] * self._chosen(z)).reshape(z.shape)
-        return result
+        return (d_y[:, :, None] * self._chosen(z)).reshape(z.shape)
 
 
 def as_subsets(rows: object) -> tuple[tuple[int, ...], ...]:

@@ -308,6 +308,12 @@ def test_an_invalid_sum_is_refused(S: Floats, T: int, message: str) -> None:
         GradientDescent().update(np.zeros(SIZE), S, T, {}, ETA)
 
 
+@pytest.mark.parametrize("cls", [Optimizer, *OPTIMIZERS.values()])
+def test_optimizers_are_frozen_and_take_keywords_only(cls: type[Optimizer]) -> None:
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert all(field.kw_only for field in fields(cls))
+
+
 def test_sgd_means_gradient_descent() -> None:
     assert make_optimizer("sgd", weight_decay=0.5) == GradientDescent(weight_decay=0.5)
 
