@@ -1,1 +1,1 @@
-"""Jobs on a cluster that runs elsewhere: sent through Ray Jobs, followed, stopped, gone on with."""
+"""Jobs on Ray clusters: submitted and followed here, run on the cluster, and a local cluster."""
