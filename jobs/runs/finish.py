@@ -67,6 +67,7 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
     if training.failure:
         tags["sumgrad.error"] = str(training.failure)
     summary = _summarize(job, result, directory, rejection)
+    summary.wall_s = time.monotonic() - started
     write_text(directory.path / SUMMARY, json.dumps(asdict(summary)))
     can_resume = training.reason in RESUMABLE
     end = RunEnd(result.status, training.reason.value, tags, step, can_resume)
@@ -105,7 +106,7 @@ def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
         summary = Summary(**saved | {"stop_reason": StopReason(saved["stop_reason"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunNotFound(f"{directory.path / SUMMARY} is damaged: {error}") from None
-    return replace(summary, is_delivered=is_delivered)
+    return replace(summary, is_delivered=is_delivered, tracking_uri=redact(tracking_uri))
 
 
 def _final_metrics(

@@ -16,6 +16,7 @@ from sumgrad.jobs.runs.record import RunRecord, now
 from sumgrad.jobs.runs.signature import compute_signature, signature_of_resumed
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.input_example import example_text
+from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.outbox import Outbox
 from sumgrad.jobs.tracking.run_tracker import RunTracker
 
@@ -89,8 +90,8 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
 
     Args:
         run: The run.
-        earlier: The record of a resumed run; None for a new one, which is removed unless it has
-            computed something.
+        earlier: The record of a resumed run. None for a new one, which is removed unless it has
+            checkpoints.
     """
     # It would continue to register the run.
     run.tracker.close()
@@ -98,6 +99,10 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
         run.directory.update(end=earlier.end, signature=earlier.signature)
     elif not run.directory.checkpoints().paths():
         run.directory.remove()
+    else:
+        reason = str(run.tracker.refusal)
+        tags = {"sumgrad.stop_reason": reason}
+        run.directory.update(end=RunEnd("FAILED", reason, tags, 0, can_resume=True))
 
 
 def load_checkpoint(

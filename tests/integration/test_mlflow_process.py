@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from tests.integration.chaos import SPEC
 from tests.integration.command_line import SUMGRAD, Folder
@@ -168,3 +169,46 @@ def test_a_locked_database_fails_no_run(folder: Folder) -> None:
     run, found = only_run(folder)
     assert run.record.run_id == found.info.run_name == done.result["run_id"]
     assert found.info.status == "FINISHED"
+
+
+def refused(folder: Folder) -> tuple[str, ...]:
+    """Options of a run that MLflow refuses, because its experiment is deleted."""
+    client = MlflowClient(folder.tracking_uri)
+    client.delete_experiment(client.create_experiment("deleted"))
+    return ("--set", "tracking.experiment=deleted")
+
+
+def test_a_run_that_mlflow_refuses_stops_early(folder: Folder) -> None:
+    done = folder.sumgrad("train", "flowers.yaml", *refused(folder), *ENDLESS)
+    assert done.code == 3
+    assert "the MLflow experiment 'deleted' is deleted" in done.err
+    (run,) = all_runs(folder.path / "runs")
+    assert run.checkpoints().paths(), "what was computed is kept"
+    assert run.record.end is not None
+    assert (run.record.end.status, run.record.end.can_resume) == ("FAILED", True)
+
+
+def test_a_run_that_mlflow_refuses_after_its_end_keeps_its_weights(folder: Folder) -> None:
+    done = folder.sumgrad("train", "flowers.yaml", "--json", *refused(folder))
+    assert done.code == 3
+    assert "is deleted" in done.err
+    (run,) = all_runs(folder.path / "runs")
+    assert run.record.run_id == done.result["run_id"]
+    assert load_model(run.model).parameters.sha256() == done.result["weights_sha256"]
+
+
+def test_a_finished_run_that_was_not_delivered_is_delivered_by_resume(folder: Folder) -> None:
+    away = ("--set", "tracking.uri=http://127.0.0.1:9")
+    finished = folder.sumgrad("train", "flowers.yaml", "--json", *away)
+    assert finished.code == 0, finished.err
+    assert "training continues" in finished.err
+    run_id = finished.result["run_id"]
+    here = ("--set", f"tracking.uri={folder.tracking_uri}")
+    resumed = folder.sumgrad("resume", run_id, "--json", *here)
+    assert resumed.code == 0, resumed.err
+    for key in ("run_id", "status", "epochs", "train_loss", "weights_sha256"):
+        assert resumed.result[key] == finished.result[key]
+    assert only_run(folder)[1].info.status == "FINISHED"
+    again = folder.sumgrad("resume", run_id)
+    assert again.code == 2
+    assert "has finished (max_epochs); there is nothing to resume" in again.err

@@ -176,25 +176,6 @@ def test_a_server_that_starts_after_the_run(start: Start, gate: Gate) -> None:
     job.check_everything_once()
 
 
-def test_a_finished_run_that_was_not_delivered_is_delivered_by_resume(
-    folder: Folder, start: Start, gate: Gate
-) -> None:
-    job = start("never-there")
-    finished = job.finished()
-    assert finished.code == 0, finished.err
-    run_id = finished.result["run_id"]
-    assert (folder.path / "runs" / run_id / "model").is_dir()
-    gate.turn("open")
-    resumed = folder.sumgrad("resume", run_id, "--json")
-    assert resumed.code == 0, resumed.err
-    same = ("run_id", "status", "epochs", "train_loss", "weights_sha256")
-    assert [resumed.result[key] for key in same] == [finished.result[key] for key in same]
-    job.check_everything_once()
-    again = folder.sumgrad("resume", run_id)
-    assert again.code == 2
-    assert "has finished (max_epochs); there is nothing to resume" in again.err
-
-
 def test_a_run_that_needs_a_server_does_not_start_without(folder: Folder, gate: Gate) -> None:
     done = folder.sumgrad(
         *("train", "flowers.yaml", "--set", f"tracking.uri={gate.uri}"),
