@@ -22,7 +22,7 @@ from sumgrad.jobs.config.tracking_uri import (
     is_server,
     resolve_tracking_uri,
 )
-from sumgrad.jobs.errors import TrackingError
+from sumgrad.jobs.errors import JobError, TrackingError
 from sumgrad.jobs.support.redaction import redact, without_user
 
 _HOST = "127.0.0.1"
@@ -40,7 +40,8 @@ def serve_ui(tracking_uri: str, port: int) -> int:
         The exit code.
 
     Raises:
-        TrackingError: The store cannot be reached, or the port is taken.
+        TrackingError: The store cannot be reached.
+        JobError: The port is taken.
     """
     uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     check_tracking_reachable(uri)
@@ -84,13 +85,13 @@ def _check_free(port: int) -> None:
     """Check that no other program listens on a port, which MLflow would report with exit code 0.
 
     Raises:
-        TrackingError: One does.
+        JobError: One does.
     """
     try:
         with socket.create_server((_HOST, port)):
             pass
     except OSError as error:
-        raise TrackingError(
+        raise JobError(
             f"port {port} cannot be used: {error.strerror}", hint="choose another with --port"
         ) from None
 

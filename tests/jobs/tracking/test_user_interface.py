@@ -54,7 +54,7 @@ def test_a_database_is_served_on_loopback_with_its_password_in_the_environment(
 def test_a_taken_port_is_refused(capsys: pytest.CaptureFixture[str], uri: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert run(["ui", "--tracking-uri", uri, "--port", str(port)]) == 3
+        assert run(["ui", "--tracking-uri", uri, "--port", str(port)]) == 2
     output = capsys.readouterr()
     assert f"port {port} cannot be used: Address already in use" in output.err
     assert output.out == ""
