@@ -127,5 +127,30 @@ def test_a_large_answer_is_refused_also_where_it_is_compressed() -> None:
         send_request("GET", address, timeout=5.0, max_bytes=1 << 18)
 
 
+def test_an_endless_answer_is_cut_off() -> None:
+    def speak(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(bytes(1 << 16))
+
+    with raw_socket_server(speak) as address, pytest.raises(RequestFailed, match="more than"):
+        send_request("GET", address, timeout=5.0, max_bytes=1 << 18)
+
+
 def test_bytes_that_are_no_text_are_replaced() -> None:
     assert Response(200, b"a\xff").text == "a\ufffd"
+
+
+@pytest.mark.parametrize("ca_file", [None, Path("/etc/ca.pem")])
+def test_certificates_are_verified(ca_file: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[object] = []
+
+    def request(*_: object, verify: object, **__: object) -> None:
+        used.append(verify)
+        raise OSError("unknown issuer")
+
+    monkeypatch.setattr("requests.request", request)
+    with pytest.raises(RequestFailed, match="unknown issuer"):
+        send_request("GET", "https://127.0.0.1:1", timeout=5.0, ca_file=ca_file)
+    assert used == [str(ca_file) if ca_file else True]

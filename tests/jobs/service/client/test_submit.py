@@ -253,6 +253,8 @@ def test_a_job_is_submitted() -> None:
     (sent,) = client.memory.sent
     assert sent.entrypoint == ENTRYPOINT
     assert (sent.manifest["job_id"], sent.manifest["attempt"]) == ("digits-1", 1)
+    assert sent.manifest["has_code"]
+    assert not sent.manifest["allow_version_mismatch"]
 
 
 def test_the_same_job_is_submitted_once() -> None:
