@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 from sumgrad.jobs.cli.app import app
+from sumgrad.jobs.cli.environment import VARIABLES
 from sumgrad.jobs.runs.summary import JSON_KEYS
 from sumgrad.jobs.spec.loader import example_names
 from sumgrad.jobs.spec.schema import JobSpec
@@ -65,6 +66,11 @@ def test_every_documented_command_exists() -> None:
         shown = re.findall(rf"^(?:\$ )?{pattern}", console, re.MULTILINE)
         missing = {*shown, *re.findall(rf"`{pattern}", page)} - commands() - {"config", "cluster"}
         assert not missing, f"{name}: {missing}"
+
+
+def test_every_environment_variable_is_documented() -> None:
+    for name in VARIABLES:
+        assert f"| `{name}` |" in CLI
 
 
 def test_every_key_of_a_spec_is_documented_and_no_other() -> None:

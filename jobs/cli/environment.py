@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 
 _PREFIX = "SUMGRAD_"
-#: docs/service.md describes each of them.
+#: docs/cli.md describes each of them.
 VARIABLES = tuple(
     f"{_PREFIX}{name}"
     for name in ("CLUSTER", "CONFIG", "DEBUG", "OUTPUT", "PYTHON", "TRACKING_TOKEN_FILE")
