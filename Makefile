@@ -48,7 +48,7 @@ chaos: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -u -m tests.integration.chaos --kills 100
 
 fuzz: $(VENV)/.installed-$(EXTRAS)
-	SUMGRAD_FUZZ=20 $(BIN)/python -m pytest tests/jobs tests/cluster/planning
+	SUMGRAD_FUZZ=20 $(BIN)/python -m pytest tests/jobs tests/cluster/planning tests/cluster/reducers
 
 # The peers come with the extra `torch`; scikit-learn comes with MLflow.
 benchmark: $(VENV)/.installed-dev,torch

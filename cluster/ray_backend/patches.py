@@ -10,14 +10,22 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from ray._private import ray_constants, services, worker
+from ray._private import node, ray_constants, services, worker
 
 from sumgrad.cluster.errors import ClusterUnreachable
 
+#: Its names are those that it imports itself.
+_node: Any = node
 #: The version of Ray for which each function of this module was checked.
 CHECKED_VERSION = "2.60.0"
+#: Seconds between two looks for the port's file, and Ray's own wait once it exists.
+_POLL_S = 0.01
+_LAST_WAIT_MS = 5000
 
 
 @contextlib.contextmanager
@@ -33,6 +41,29 @@ def preserve_sigterm() -> Iterator[None]:
         handler = signal.getsignal(signal.SIGTERM)
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def release_interpreter() -> Iterator[None]:
+    """Have Ray wait for the port of its GCS in Python.
+
+    Its core (2.60.0) keeps the interpreter locked while it waits, so that no other thread could
+    notice for half a minute that the GCS has died.
+    """
+    wait = _node.wait_for_persisted_port
+
+    def poll(directory: str, node_id: str, name: str, *, timeout_ms: int) -> Any:
+        file = Path(directory, _node.get_port_filename(node_id, name))
+        deadline = time.monotonic() + timeout_ms / 1000
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return wait(directory, node_id, name, timeout_ms=min(timeout_ms, _LAST_WAIT_MS))
+
+    _node.wait_for_persisted_port = poll
+    try:
+        yield
+    finally:
+        _node.wait_for_persisted_port = wait
 
 
 @contextlib.contextmanager

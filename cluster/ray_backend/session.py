@@ -89,6 +89,7 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
         with (
             contextlib.chdir(empty),
             patches.preserve_sigterm(),
+            patches.release_interpreter(),
             patches.silence_daemons(),
             patches.loopback_only(enabled=is_local),
         ):

@@ -225,9 +225,8 @@ class WorkerGroup:
         for worker in sorted(self._pending, reverse=True):
             if excess <= 0:
                 return
-            is_idle = self._pending[worker].retry_at is not None or not self._placement.has_cpus(
-                worker
-            )
+            is_waiting = self._pending[worker].retry_at is not None
+            is_idle = is_waiting or not self._placement.has_cpus(worker)
             if is_idle and not self._placement.is_required(worker):
                 excess -= self._threads.get(worker, 1)
                 self._release(worker)

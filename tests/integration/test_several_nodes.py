@@ -101,6 +101,7 @@ def test_workers_join_when_the_cluster_grows(
         result = train(
             small_job, reducer, should_stop=stop_when(lambda: reducer.workers == cpus + 1)
         )
-    [line] = caplog.messages
+    # On a slow machine the wait for the first processes is logged too.
+    [line] = [line for line in caplog.messages if not line.startswith("waiting for")]
     assert line.endswith(f" joined: {cpus + 1} workers now")
     assert_undisturbed(small_job, result)

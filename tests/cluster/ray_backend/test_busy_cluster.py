@@ -85,7 +85,8 @@ def test_a_job_starts_with_the_free_cpus_and_grows(
         release()
         result = train(small_job, reducer, should_stop=stop_when(lambda: reducer.workers == 4))
     assert_undisturbed(small_job, result)
-    first, *joined = log.messages
+    # On a slow machine the wait for the first processes is logged too.
+    first, *joined = [line for line in log.messages if not line.startswith("waiting for")]
     assert first == (
         "2 of 4 CPUs are free: starting with these; more workers join when CPUs become free"
     )

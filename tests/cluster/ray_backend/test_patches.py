@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
-from ray._private import ray_constants, services, worker
+from ray._private import node, ray_constants, services, worker
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import patches
@@ -28,6 +31,23 @@ def test_the_thread_that_prints_what_daemons_report_is_replaced() -> None:
     with patches.silence_daemons():
         assert worker.listen_error_messages is not listen
     assert worker.listen_error_messages is listen
+
+
+def test_the_wait_for_the_gcs_s_port_releases_the_interpreter(tmp_path: Path) -> None:
+    internals: Any = node
+    source = inspect.getsource(node.Node)
+    assert source.count("wait_for_persisted_port(") == 2
+    assert "timeout_ms=gcs_port_wait_s * 1000" in source
+    wait, node_id = internals.wait_for_persisted_port, "ab" * 28
+    file = tmp_path / internals.get_port_filename(node_id, "gcs_server_port")
+    threading.Timer(0.1, lambda: file.write_text("6379")).start()
+    with patches.release_interpreter():
+        # Ray's own function would keep the timer's thread from running until the timeout.
+        port = internals.wait_for_persisted_port(
+            str(tmp_path), node_id, "gcs_server_port", timeout_ms=30_000
+        )
+    assert port == 6379
+    assert internals.wait_for_persisted_port is wait
 
 
 def test_an_instance_is_started_on_loopback_by_a_constant() -> None:
