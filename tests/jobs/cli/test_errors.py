@@ -1,4 +1,4 @@
-"""What a command ends with, whatever becomes of it: a line, a hint, a code, JSON for scripts."""
+"""How commands end: a line, a hint, an exit code, and an object for scripts."""
 
 import json
 import os
@@ -10,7 +10,6 @@ import pytest
 
 import sumgrad.jobs.cli
 from sumgrad.jobs.cli.app import run
-from sumgrad.jobs.cli.environment import VARIABLES, misspelled_variables
 from sumgrad.jobs.cli.errors import ResultPrinted, run_guarded
 from sumgrad.jobs.errors import ServiceUnreachable
 from sumgrad.jobs.runs.summary import JSON_KEYS
@@ -19,11 +18,11 @@ SPACE = "free some space on that disk and try again"
 DIVERGES = ("--set", "optimizer.eta=1e30", "--set", "cluster.address=inline")
 
 
-def say(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], list[str]]:
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], list[str]]:
     capsys.readouterr()
     code = run(list(arguments))
-    said = capsys.readouterr()
-    return code, said.out.splitlines(), said.err.splitlines()
+    printed = capsys.readouterr()
+    return code, printed.out.splitlines(), printed.err.splitlines()
 
 
 REFUSED = [
@@ -39,45 +38,47 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "told"), REFUSED)
-def test_what_is_refused_is_told_to_a_script_too(
-    arguments: tuple[str, ...], code: int, told: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("arguments", "code", "text"), REFUSED)
+def test_refusals_are_a_line_and_with_json_an_object(
+    arguments: tuple[str, ...], code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended, out, err = say(capsys, *arguments, "--json")
-    assert (ended, told in err[0]) == (code, True)
+    ended, out, err = call(capsys, *arguments, "--json")
+    assert (ended, text in err[0]) == (code, True)
     hint = err[1].removeprefix("hint: ") if len(err) > 1 else None
     expected = {"error": err[0].removeprefix("error: "), "hint": hint, "exit_code": code}
     assert json.loads(out[-1]) == expected
     assert len(out) == 1
-    assert say(capsys, *arguments) == (code, [], err), "and to nobody else"
+    assert call(capsys, *arguments) == (code, [], err)
 
 
-def test_who_asks_for_json_behind_two_dashes_has_not_asked(
+def test_json_after_two_dashes_is_an_argument(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, out, _ = say(capsys, "train", "--", "--json")
+    code, out, _ = call(capsys, "train", "--", "--json")
     assert (code, out) == (2, [])
 
 
-def test_a_run_that_failed_has_the_promised_object_and_no_other(
+def test_a_failed_run_prints_its_own_object_only(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, out, err = say(capsys, "train", "digits", *DIVERGES, "--json")
+    code, out, err = call(capsys, "train", "digits", *DIVERGES, "--json")
     assert code == 1
     assert tuple(json.loads(out[-1])) == JSON_KEYS
     assert len(out) == 1
     assert any(line.startswith("error: the loss is not finite") for line in err)
 
 
-def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, object]]:
+def run_failing(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, dict[str, object]]:
     def fail() -> int:
         raise error
 
     code = run_guarded(fail, debug=False, as_json=True)
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 1
-    assert "Traceback" not in said.err
-    value: dict[str, object] = json.loads(said.out)
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    assert "Traceback" not in printed.err
+    value: dict[str, object] = json.loads(printed.out)
     return code, value
 
 
@@ -93,55 +94,28 @@ def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int,
 def test_an_error_is_one_object(
     error: Exception, code: int, expected: list[str | None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended, value = told(error, capsys)
+    ended, value = run_failing(error, capsys)
     message, hint = expected
     assert (ended, value) == (code, {"error": message, "hint": hint, "exit_code": code})
 
 
-def test_a_defect_is_one_object_too(capsys: pytest.CaptureFixture[str]) -> None:
-    code, value = told(ZeroDivisionError("division by zero"), capsys)
+def test_a_defect_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    code, value = run_failing(ZeroDivisionError("division by zero"), capsys)
     assert code == 1
     assert value["error"] == "internal error: ZeroDivisionError: division by zero"
 
 
-def test_what_has_been_told_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_result_is_not_followed_by_an_error_object(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def fail() -> int:
         sys.stdout.write('{"run_id": null}\n')
         raise ResultPrinted from ServiceUnreachable("it is away")
 
     assert run_guarded(fail, debug=False, as_json=True) == 3
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ('{"run_id": null}\n', "error: it is away\n")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ('{"run_id": null}\n', "error: it is away\n")
 
-
-def test_a_variable_that_is_misspelt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUMGRAD_CLUSTR", "lab")
-    monkeypatch.setenv("SUMGRAD_WORKER_CPUS", "2")
-    with started("runs", "--json", out=subprocess.PIPE) as process:
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, json.loads(out)) == (0, [])
-    assert err == "note: SUMGRAD_CLUSTR is unknown to sumgrad; did you mean SUMGRAD_CLUSTER?\n"
-
-
-@pytest.mark.parametrize("name", VARIABLES)
-def test_every_variable_that_is_read_is_in_the_manual(name: str) -> None:
-    root = Path(__file__).parents[3]
-    assert f"| `{name}` |" in (root / "docs" / "service.md").read_text()
-    assert misspelled_variables([name, f"OTHER_{name}"]) == []
-    assert len(misspelled_variables([f"{name}S", name.lower()])) == 2
-    files = [file for file in (root / "jobs").rglob("*.py") if file.parent.name != "cli"]
-    sources = [file.read_text() for file in files]
-    assert name == "SUMGRAD_DEBUG" or any(name in text for text in sources)
-
-
-@pytest.mark.parametrize(
-    "name", ["IMAGE", "DATA", "TOKEN_FILE", "COMPOSE", "END_TO_END", "FUZZ", "MNIST", "CLI_CPUS"]
-)
-def test_variables_of_compose_and_of_the_tests_are_not_misspelt(name: str) -> None:
-    assert misspelled_variables([f"SUMGRAD_{name}"]) == []
-
-
-# Whoever was to read it has gone
 
 PROGRAM = "import sys; from sumgrad.jobs.cli.app import main; sys.argv[0] = 'sumgrad'; main()"
 
@@ -158,13 +132,13 @@ def started(
     )
 
 
-#: A Ctrl-C where Ray's own end would be. Who runs the tests may have it ignored, as a shell does in
-#: the background.
+#: Sends Ctrl-C at exit, where Ray would shut down; a shell may have started the tests with the
+#: signal ignored.
 LATE = (
     "import atexit, os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); "
 )
-#: And one before it.
+#: Sends another Ctrl-C while the command runs.
 EARLY = (
     "import sumgrad.jobs.runs.registry as registry; "
     "registry.list_runs = lambda *_: signal.raise_signal(2); "
@@ -172,9 +146,9 @@ EARLY = (
 
 
 @pytest.mark.parametrize(
-    ("before", "code", "told"), [("", 0, ""), (EARLY, 130, "error: interrupted\n")]
+    ("before", "code", "text"), [("", 0, ""), (EARLY, 130, "error: interrupted\n")]
 )
-def test_an_interrupt_at_the_very_end_is_quiet(before: str, code: int, told: str) -> None:
+def test_an_interrupt_at_exit_is_ignored(before: str, code: int, text: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LATE + before + PROGRAM, "runs"],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
@@ -183,11 +157,20 @@ def test_an_interrupt_at_the_very_end_is_quiet(before: str, code: int, told: str
         check=False,
         timeout=60,
     )
-    assert (done.returncode, done.stderr) == (code, told)
+    assert (done.returncode, done.stderr) == (code, text)
+
+
+def test_a_misspelled_variable_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUMGRAD_CLUSTR", "lab")
+    monkeypatch.setenv("SUMGRAD_WORKER_CPUS", "2")
+    with started("runs", "--json", out=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)) == (0, [])
+    assert err == "note: SUMGRAD_CLUSTR is unknown to sumgrad; did you mean SUMGRAD_CLUSTER?\n"
 
 
 @pytest.mark.parametrize("arguments", [("runs",), ("config", "schema"), ("init", "--list")])
-def test_a_pipe_that_was_closed_is_nobodys_error(arguments: tuple[str, ...]) -> None:
+def test_a_closed_pipe_is_exit_code_141(arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with started(*arguments, out=writing) as process:
@@ -197,7 +180,7 @@ def test_a_pipe_that_was_closed_is_nobodys_error(arguments: tuple[str, ...]) -> 
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_full_disk_is_one_line(as_json: bool) -> None:
+def test_a_full_disk_is_one_line_and_a_hint(as_json: bool) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     arguments = ("runs", "--json") if as_json else ("runs",)
     with started(*arguments, out=full) as process:
@@ -207,7 +190,7 @@ def test_a_full_disk_is_one_line(as_json: bool) -> None:
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
-def test_a_stream_that_is_not_there_is_no_trouble(redirection: str) -> None:
+def test_missing_streams_are_not_an_error(redirection: str) -> None:
     command = f'"{sys.executable}" -c "{PROGRAM}" wait x-1 --json {redirection}'
     done = subprocess.run(
         ["/bin/sh", "-c", command],
@@ -222,7 +205,7 @@ def test_a_stream_that_is_not_there_is_no_trouble(redirection: str) -> None:
     assert len(done.stdout.splitlines()) == (0 if ">&- " in f"{redirection} "[:4] else 1)
 
 
-def test_an_interrupt_is_told_however_early_it_comes(
+def test_an_early_interrupt_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -231,7 +214,7 @@ def test_an_interrupt_is_told_however_early_it_comes(
     for place in ("typer.core.TyperGroup.make_context", "typer.main.get_command"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupted)
-            code, out, err = say(capsys, "runs", "--json")
+            code, out, err = call(capsys, "runs", "--json")
         assert (code, err) == (130, ["error: interrupted"])
         assert json.loads(out[-1])["error"] == "interrupted"
     monkeypatch.setattr("sumgrad.jobs.cli.app.main", interrupted)
