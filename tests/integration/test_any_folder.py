@@ -1,4 +1,4 @@
-"""The command works from a folder that has a model.py, a cluster/ and a jobs/ of its own."""
+"""Commands work in a folder whose modules have the names of sumgrad's or of its libraries."""
 
 import pytest
 
@@ -11,8 +11,8 @@ TRAP = "raise ImportError('the user\\'s own module was imported instead of sumgr
 
 @pytest.fixture
 def trapped(folder: Folder) -> Folder:
-    """Every name of ours is taken, also those of things that we import."""
-    for name in ("model.py", "yaml.py", "numpy.py"):
+    """A folder with modules that must not be imported."""
+    for name in ("model.py", "sumgrad.py", "yaml.py", "numpy.py"):
         (folder.path / name).write_text(TRAP)
     for name in ("jobs", "cluster"):
         (folder.path / name).mkdir()
@@ -20,7 +20,7 @@ def trapped(folder: Folder) -> Folder:
     return folder
 
 
-def test_on_the_driver_and_on_the_workers_with_the_same_bits(trapped: Folder) -> None:
+def test_the_users_modules_are_not_imported_by_driver_or_workers(trapped: Folder) -> None:
     inline = trapped.run_process("train", "flowers.yaml", "--json")
     assert inline.code == 0, inline.err
     workers = trapped.run_process(

@@ -1,4 +1,4 @@
-"""A local Ray instance: nobody but its owner gets in, and nobody from elsewhere can try."""
+"""A local Ray instance listens on loopback, requires a token and keeps its files private."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from sumgrad.cluster.ray_backend.session import ray_session
 
 pytestmark = pytest.mark.ray
 
-#: Loopback, as the kernel's tables have it.
+#: Loopback addresses as in /proc/net/tcp.
 LOOPBACK = {
     "0100007F",
     "0000000000000000FFFF00000100007F",
@@ -29,7 +29,7 @@ print(len(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", namespace=None, t
 
 
 def listening_addresses() -> set[str]:
-    """Addresses in hexadecimal on which processes of this machine listen for TCP."""
+    """Return the hexadecimal addresses on which this machine listens for TCP."""
     lines = [
         line.split()
         for file in ("/proc/net/tcp", "/proc/net/tcp6")
@@ -40,7 +40,7 @@ def listening_addresses() -> set[str]:
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[set[str]]:
-    """Where the processes of a local instance listen."""
+    """The addresses on which a local instance listens."""
     before = listening_addresses()
     with ray_session("local", 1):
         yield listening_addresses() - before
@@ -51,8 +51,8 @@ def test_it_listens_on_loopback_alone(addresses: set[str]) -> None:
     assert {address.partition(":")[0] for address in addresses} <= LOOPBACK
 
 
-def test_its_files_are_where_nobody_else_can_look(addresses: set[str]) -> None:
-    """Ray lets everybody write to its own folder, with the sockets and the code of jobs in it."""
+def test_its_files_are_in_a_private_folder(addresses: set[str]) -> None:
+    """Ray's own folder, with sockets and the code of jobs, is writable by every user."""
     from ray._private import worker
 
     node: Any = worker._global_node
@@ -62,7 +62,7 @@ def test_its_files_are_where_nobody_else_can_look(addresses: set[str]) -> None:
 
 
 @pytest.mark.parametrize("knows_token", [True, False])
-def test_a_local_ray_is_closed_to_strangers(addresses: set[str], knows_token: bool) -> None:
+def test_a_local_ray_requires_its_token(addresses: set[str], knows_token: bool) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address

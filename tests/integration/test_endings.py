@@ -1,4 +1,4 @@
-"""Every way a command can end: its exit code, its one line, and what MLflow says of the run."""
+"""How commands end: exit code, one line of error, and the status of the run in MLflow."""
 
 import http.server
 import os
@@ -20,7 +20,7 @@ from tests.integration.command_line import Finished, Folder
 
 
 def only_run(folder: Folder) -> Run:
-    """The one run of the folder's store."""
+    """Return the only run of the folder's store."""
     client = MlflowClient(folder.tracking_uri)
     experiment = client.get_experiment_by_name("sumgrad")
     assert experiment is not None
@@ -36,7 +36,7 @@ def no_run(folder: Folder) -> bool:
 
 
 def one_line(done: Finished) -> str:
-    """The error, which is one line and perhaps a hint, without a traceback."""
+    """Return the error line; there is exactly one, and no traceback."""
     lines = done.err.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1, done.err
@@ -45,7 +45,7 @@ def one_line(done: Finished) -> str:
 
 
 def raylet_of(driver: int) -> int:
-    """The process id of the daemon of a run's own Ray instance."""
+    """Return the process id of the raylet that a driver started."""
     for status in Path("/proc").glob("[1-9]*/stat"):
         with suppress(OSError):
             name, _, fields = status.read_text().partition("(")[2].rpartition(")")
@@ -55,8 +55,8 @@ def raylet_of(driver: int) -> int:
 
 
 @pytest.mark.ray
-def test_a_ray_instance_of_its_own_that_dies_ends_the_run_at_once(folder: Folder) -> None:
-    """No worker can come any more, so nothing is waited for; and the run can go on."""
+def test_a_dead_local_ray_ends_the_run_at_once(folder: Folder) -> None:
+    """No worker can join any more, so the run does not wait, and it can be resumed."""
     endless = ("--set", "stop.max_epochs=1000000", "--set", "stop.tolerance=1e-300")
     process = folder.start("train", "flowers.yaml", *endless, "--set", "cluster.address=local")
     assert process.stdout is not None
@@ -90,6 +90,7 @@ def test_a_ray_instance_of_its_own_that_dies_ends_the_run_at_once(folder: Folder
             2,
             "no longer keeps runs in folders",
         ),
+        (("train", "flowers.yaml", "--set", "tracking.uri=htp://h:1"), 2, "unknown scheme"),
         (("train", "flowers.yaml", "--set", "cluster.address=a:1:b"), 2, "is not inline, local"),
         (("evaluate", "abcdef", "flowers.csv"), 2, "no run abcdef"),
         (("predict", "nothing-here", "flowers.csv"), 2, "no run nothing-here"),
@@ -106,7 +107,7 @@ def test_bad_usage_is_one_line(
     done = folder.sumgrad(*arguments)
     assert message in one_line(done)
     assert done.code == code
-    assert no_run(folder), "a job that cannot begin leaves no run behind"
+    assert no_run(folder), "a refused job leaves no run"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_bad_usage_is_one_line(
         ("1.0,inf,rose", "column 'sepal', row 181: inf is not a finite number"),
     ],
 )
-def test_poisoned_data_is_named_by_file_column_and_row(
+def test_invalid_data_is_located_by_file_column_and_row(
     folder: Folder, row: str, message: str
 ) -> None:
     with (folder.path / "flowers.csv").open("a") as file:
@@ -127,7 +128,7 @@ def test_poisoned_data_is_named_by_file_column_and_row(
     assert message in one_line(done)
 
 
-def test_a_diverging_run_fails_and_keeps_the_last_good_weights(folder: Folder) -> None:
+def test_a_diverging_run_fails_and_saves_the_last_finite_weights(folder: Folder) -> None:
     done = folder.sumgrad(
         "train",
         "flowers.yaml",
@@ -152,18 +153,16 @@ def hanging_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_tracking_server_that_hangs_is_told(folder: Folder, hanging_server: str) -> None:
+def test_a_hanging_tracking_server_is_exit_code_3(folder: Folder, hanging_server: str) -> None:
     uri = ("--set", f"tracking.uri={hanging_server}")
     done = folder.sumgrad("train", "flowers.yaml", *uri, "--set", "tracking.on_unavailable=fail")
     assert done.code == 3
     assert "does not answer" in one_line(done)
-    assert "epoch " not in done.out, "it does not begin"
+    assert "epoch " not in done.out, "it does not start"
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////proc/x/mlflow.db", "sqlite:///flowers.csv/mlflow.db"])
-def test_a_store_that_cannot_be_there_is_told_before_anything_begins(
-    folder: Folder, uri: str
-) -> None:
+def test_an_impossible_store_is_refused_before_the_start(folder: Folder, uri: str) -> None:
     done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={uri}")
     assert done.code == 3
     assert "does not exist" in one_line(done)
@@ -178,20 +177,20 @@ class _Broken(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_tracking_server_that_fails_is_told(folder: Folder) -> None:
+def test_a_failing_tracking_server_is_exit_code_3(folder: Folder) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{server.server_address[1]}"
-        place = ("--set", f"tracking.uri={uri}")
+        store = ("--set", f"tracking.uri={uri}")
         done = folder.sumgrad(
-            "train", "flowers.yaml", *place, "--set", "tracking.on_unavailable=fail"
+            "train", "flowers.yaml", *store, "--set", "tracking.on_unavailable=fail"
         )
         server.shutdown()
     assert done.code == 3
     assert "answers 500" in one_line(done)
 
 
-def test_a_cluster_that_is_away_is_told_and_leaves_no_running_run(folder: Folder) -> None:
+def test_an_unreachable_cluster_leaves_no_running_run(folder: Folder) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -205,7 +204,7 @@ def test_a_cluster_that_is_away_is_told_and_leaves_no_running_run(folder: Folder
     ("number", "code", "reason"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
-def test_a_signal_ends_the_run_as_killed_with_its_weights_saved(
+def test_a_signal_saves_the_weights_and_marks_the_run_as_killed(
     folder: Folder,
     edit: Callable[[str, str], None],
     number: signal.Signals,
@@ -229,11 +228,11 @@ def test_a_signal_ends_the_run_as_killed_with_its_weights_saved(
 
 
 @pytest.mark.parametrize("seconds", [0.3, 2.5])
-def test_termination_while_starting_is_told_as_that(folder: Folder, seconds: float) -> None:
+def test_termination_during_the_start_is_exit_code_143(folder: Folder, seconds: float) -> None:
     process = folder.start("train", "flowers.yaml", "--json", "--set", "cluster.address=local")
     assert process.stderr is not None
     assert "starting Ray" in process.stderr.readline()
-    # Not for anything to be ready: the signal is to come at one moment or another of the start.
+    # The signal arrives at an arbitrary moment of the start.
     time.sleep(seconds)
     process.terminate()
     _, err = process.communicate(timeout=60)
@@ -243,7 +242,7 @@ def test_termination_while_starting_is_told_as_that(folder: Folder, seconds: flo
 
 
 def wait_for_first_epoch(process: subprocess.Popen[str]) -> None:
-    """Read what the command says until an epoch is done."""
+    """Read the output until the first epoch is done."""
     assert process.stderr is not None
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -252,14 +251,14 @@ def wait_for_first_epoch(process: subprocess.Popen[str]) -> None:
     pytest.fail("no epoch within a minute")
 
 
-def test_debug_shows_where_an_error_comes_from(folder: Folder) -> None:
+def test_debug_prints_a_traceback(folder: Folder) -> None:
     done = folder.sumgrad("train", "nowhere.yaml", "--debug")
     assert done.code == 2
     assert "Traceback" in done.err
     assert "error: nowhere.yaml" in done.err
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback(folder: Folder) -> None:
+def test_a_closed_pipe_prints_no_traceback(folder: Folder) -> None:
     with folder.start("config", "schema") as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -211,9 +211,9 @@ def test_an_early_interrupt_is_reported(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("typer.core.TyperGroup.make_context", "typer.main.get_command"):
+    for target in ("typer.core.TyperGroup.make_context", "typer.main.get_command"):
         with monkeypatch.context() as patch:
-            patch.setattr(place, interrupted)
+            patch.setattr(target, interrupted)
             code, out, err = call(capsys, "runs", "--json")
         assert (code, err) == (130, ["error: interrupted"])
         assert json.loads(out[-1])["error"] == "interrupted"

@@ -191,7 +191,7 @@ def test_the_path_of_the_file(tmp_path: Path, home: Path, monkeypatch: pytest.Mo
 
 
 def test_an_unknown_home_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
+    monkeypatch.setenv("SUMGRAD_CONFIG", "~no-such-user/c.yaml")
     for ask in (
         cluster_config_path,
         read_cluster_config,
@@ -206,10 +206,10 @@ def test_an_unknown_home_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_user_without_a_home_has_no_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
 
-    def nobody(_: int) -> None:
+    def no_user(_: int) -> None:
         raise KeyError("no such user")
 
-    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("pwd.getpwuid", no_user)
     assert find_selected_cluster(None) is None
     assert LAB.token() is None
 
@@ -250,7 +250,7 @@ def test_an_empty_file_names_no_cluster(text: str) -> None:
         ),
         ("clusters: {lab: {address: 'http://me:s3cr3t@h:1'}}\n", "no user and no password"),
         (
-            "clusters: {lab: {address: 'http://h:1', token_file: '~nobody-there/x'}}",
+            "clusters: {lab: {address: 'http://h:1', token_file: '~no-such-user/x'}}",
             "names a home folder that does not exist",
         ),
         (
@@ -394,7 +394,7 @@ def test_a_token_file_that_cannot_be_read_is_refused(
     folder, pipe = tmp_path / "folder", tmp_path / "pipe"
     folder.mkdir()
     os.mkfifo(pipe, 0o600)
-    for path in (folder, pipe, tmp_path / "missing", Path("a\0b"), Path("~nobody-there/x")):
+    for path in (folder, pipe, tmp_path / "missing", Path("a\0b"), Path("~no-such-user/x")):
         monkeypatch.setattr("os.environ", {"RAY_AUTH_TOKEN_PATH": str(path)})
         with pytest.raises(
             ClusterConfigError, match=r"RAY_AUTH_TOKEN_PATH\) (cannot be read|names a home)"

@@ -101,7 +101,7 @@ def test_the_token_variable_is_for_the_server_of_the_uri_variable(
     token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
-    assert find_credentials(LAB) is None, "which server it is for is not said"
+    assert find_credentials(LAB) is None, "the variable needs the server of the other one"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{LAB}/")
     assert find_credentials(LAB) == Credentials(f"{LAB}/", token, "SUMGRAD_TRACKING_TOKEN_FILE")
     assert find_credentials("http://evil:5000") is None
@@ -123,7 +123,7 @@ def test_a_clusters_token_is_for_its_own_server(token: Path, tmp_path: Path) -> 
     write_cluster_config(ClusterConfig("home", {each.name or "": each for each in named}))
     found, elsewhere = find_credentials(LAB), find_credentials("http://home:5000")
     assert (found, elsewhere) == (named[1].login, named[2].login)
-    assert find_credentials("http://stranger:5000") is None
+    assert find_credentials("http://other:5000") is None
 
 
 def test_the_default_cluster_comes_first_and_the_variable_last(
@@ -156,7 +156,7 @@ def test_an_invalid_cluster_file_does_not_prevent_tracking(
 def test_a_cluster_file_in_an_unknown_home_names_no_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SUMGRAD_CONFIG", "~nobody-there/c.yaml")
+    monkeypatch.setenv("SUMGRAD_CONFIG", "~no-such-user/c.yaml")
     assert find_credentials(LAB) is None
 
 
@@ -228,14 +228,14 @@ def test_other_servers_get_no_token(
     remember(server, token)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", LAB)
     monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
-    with site(SOUND) as stranger:
-        open_store(stranger.address)
+    with site(SOUND) as other:
+        open_store(other.address)
         open_store(server.address.replace("127.0.0.1", "localhost"))
         # What is given is for its own server, too.
-        open_store(stranger.address, login(token, server.address))
-    assert set(shown(stranger) + shown(server)) == {None}
-    told = "".join(f"{each.path}{each.headers}{each.body}" for each in stranger.asked)
-    assert TOKEN not in told
+        open_store(other.address, login(token, server.address))
+    assert set(shown(other) + shown(server)) == {None}
+    sent = "".join(f"{each.path}{each.headers}{each.body}" for each in other.asked)
+    assert TOKEN not in sent
 
 
 def test_mlflow_does_not_print_the_address_with_the_token(
@@ -254,12 +254,12 @@ def test_mlflow_does_not_print_the_address_with_the_token(
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_redirects_get_no_token(code: int, server: Site, token: Path) -> None:
     remember(server, token)
-    with site(SOUND) as stranger:
-        server.answers[SEARCH] = Answer(code, headers={"Location": stranger.address + SEARCH})
+    with site(SOUND) as other:
+        server.answers[SEARCH] = Answer(code, headers={"Location": other.address + SEARCH})
         open_store(server.address)
     assert shown(server) == [None, f"sumgrad:{TOKEN}"]
-    assert len(stranger.asked) == 1
-    assert shown(stranger) == [None]
+    assert len(other.asked) == 1
+    assert shown(other) == [None]
 
 
 def test_mlflows_own_variables_apply_to_other_servers(
@@ -307,7 +307,7 @@ def test_a_replaced_token_is_read_again(server: Site, token: Path, tmp_path: Pat
         TrackedRun(tmp_path, "iris-abc123", "key", metadata), lambda: open_store(server.address)
     )
     points = [Point("loss", 0.5, 1, 1000)]
-    server.answers[LOG_BATCH] = Answer(401, "who are you?")
+    server.answers[LOG_BATCH] = Answer(401, "log in first")
     with pytest.raises(LoginRefused):
         delivery.send_points(points)
     token.write_text("the-next-one-of-the-lab")

@@ -115,8 +115,8 @@ def test_complete_uris_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment of the tests says of a tracking server does not count."""
+def no_mlflow_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset the variables of the machine that runs the tests."""
     for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
 

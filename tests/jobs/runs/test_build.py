@@ -34,7 +34,7 @@ def make_spec(**sections: Any) -> JobSpec:
     return JobSpec.model_validate(values | sections)
 
 
-def test_the_network_has_the_spec_s_layers_and_divergence() -> None:
+def test_the_network_has_the_layers_and_divergence_of_the_spec() -> None:
     network = build_network(make_spec(), 7)
     assert network.layout.widths == ((7, 5), (5, 3))
     assert network.layers[0].activation == LeakyReLU(slope=0.2)
@@ -42,7 +42,7 @@ def test_the_network_has_the_spec_s_layers_and_divergence() -> None:
     assert network.dtype == "float32"
 
 
-def test_a_layers_own_initializer_is_taken_and_the_seed_decides() -> None:
+def test_initial_weights_follow_initializer_and_seed() -> None:
     network = build_network(make_spec(), 7)
     first = build_initial_parameters(make_spec(seed=1), network)
     assert not first["W2"].any()
@@ -61,7 +61,7 @@ def test_a_batch_of_all_rows_or_more_is_a_full_batch(size: Any, expected: int | 
 
 
 @pytest.mark.parametrize(("size", "expected"), [(64, 32), (90, 45), ("full", 50)])
-def test_a_micro_shard_is_half_a_step_unless_the_spec_says_otherwise(
+def test_the_default_microbatch_is_half_a_step(
     size: Any, expected: int
 ) -> None:
     spec = make_spec(optimizer={"batch_size": size})
@@ -75,14 +75,14 @@ def test_a_micro_shard_is_half_a_step_unless_the_spec_says_otherwise(
     )
 
 
-def test_a_micro_shard_has_no_more_rows_than_there_are() -> None:
+def test_a_microbatch_has_at_most_the_rows_of_a_step() -> None:
     spec = make_spec(optimizer={"batch_size": 40}, cluster={"microbatch_size": 10**9})
     assert build_plan(spec, 100).microbatch_size == 40
     assert build_plan(spec, 30).microbatch_size == 30
     assert build_evaluation_plan(spec, 2000).microbatch_size == 2000
 
 
-def test_the_recipe_has_the_optimizers_own_numbers() -> None:
+def test_the_training_config_has_the_optimizers_options() -> None:
     spec = make_spec(
         optimizer={"name": "adam", "eta": 0.01, "beta1": 0.8, "weight_decay": 0.1},
         data={"train": "rows.csv", "validation": 0.1},
@@ -121,7 +121,7 @@ def test_schedules_are_given_in_epochs_and_run_in_steps(
         ("l2", "classification", "classification"),
     ],
 )
-def test_the_divergence_says_what_the_task_is(
+def test_the_divergence_determines_the_task(
     divergence: str, task: str | None, expected: str
 ) -> None:
     layers = [{"units": 3, "activation": "softmax"}]

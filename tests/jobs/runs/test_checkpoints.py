@@ -29,8 +29,8 @@ def checkpoint(step: int, epoch: int = 0) -> Checkpoint:
         "last_finite": np.zeros(5, np.float32),
         "optimizer_state.step": np.array(float(step)),
     }
-    facts: dict[str, Any] = {"step": step, "progress": {"epoch": epoch, "loss": 1 / 3}}
-    return Checkpoint(Snapshot(arrays, facts), JOB)
+    metadata: dict[str, Any] = {"step": step, "progress": {"epoch": epoch, "loss": 1 / 3}}
+    return Checkpoint(Snapshot(arrays, metadata), JOB)
 
 
 @pytest.fixture

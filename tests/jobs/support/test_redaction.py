@@ -1,4 +1,4 @@
-"""No secret of an address survives, whatever characters it has, and the rest can be read."""
+"""Secrets of addresses are removed, and the rest stays readable."""
 
 import pytest
 from hypothesis import example, given
@@ -51,7 +51,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("uri", "shown"), REDACTED.items())
-def test_credentials_are_not_shown(uri: str, shown: str) -> None:
+def test_secrets_are_masked(uri: str, shown: str) -> None:
     assert redact(uri) == shown
     assert is_redacted(shown)
     assert redact(shown) == shown, "what is redacted already stays"
@@ -59,7 +59,7 @@ def test_credentials_are_not_shown(uri: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("uri", KEPT)
-def test_what_has_no_credentials_is_left_as_it_is(uri: str) -> None:
+def test_addresses_without_secrets_are_unchanged(uri: str) -> None:
     assert redact(uri) == uri
     assert redact_text(f"the store at {uri} is 'me'@'localhost'") == (
         f"the store at {uri} is 'me'@'localhost'"
@@ -82,7 +82,7 @@ def test_what_has_no_credentials_is_left_as_it_is(uri: str) -> None:
         ("write to me@corp.example", "write to me@corp.example"),
     ],
 )
-def test_a_text_is_shown_without_credentials(text: str, shown: str) -> None:
+def test_secrets_in_a_text_are_masked(text: str, shown: str) -> None:
     assert redact_text(text) == shown
     assert redact_text(shown) == shown
 
@@ -93,7 +93,7 @@ PASSWORDS = st.text(max_size=12).map(lambda middle: f"{SECRET}{middle}{SECRET}")
 #: Without line ends, of which a text has its own.
 PRINTABLE = PASSWORDS.filter(lambda password: len(password.splitlines()) == 1)
 HOSTS = st.sampled_from(["h", "h:5000/x", "/x", "[::1]:1/x?y=z", "h/a@b"])
-PLACES = st.sampled_from(
+CONTEXTS = st.sampled_from(
     ["{}", "POST {} failed: no", "the store at '{}' is away (no)", "uri={}, http://h:1/x", "x:{}\n"]
 )
 
@@ -109,9 +109,9 @@ def test_no_password_survives_in_an_address(password: str, host: str) -> None:
 
 
 @cases(1000)
-@given(password=PRINTABLE, host=HOSTS, place=PLACES)
-def test_no_password_survives_in_a_text(password: str, host: str, place: str) -> None:
-    text = place.format(f"postgresql://me:{password}@{host}")
+@given(password=PRINTABLE, host=HOSTS, context=CONTEXTS)
+def test_no_password_survives_in_a_text(password: str, host: str, context: str) -> None:
+    text = context.format(f"postgresql://me:{password}@{host}")
     assert SECRET not in redact_text(text)
     assert SECRET not in describe_error(OSError(text))
 
@@ -119,13 +119,13 @@ def test_no_password_survives_in_a_text(password: str, host: str, place: str) ->
 @cases(500)
 @given(
     password=PRINTABLE.filter(lambda password: "&" not in password),
-    place=PLACES,
+    context=CONTEXTS,
     key=st.sampled_from(["password", "pwd", "passwd", "token", "secret", "odbc_connect"]),
 )
-def test_no_password_survives_in_a_query(password: str, place: str, key: str) -> None:
+def test_no_password_survives_in_a_query(password: str, context: str, key: str) -> None:
     uri = f"postgresql://h/x?a=b&{key}={password}&c=d"
     assert redact(uri) == f"postgresql://h/x?a=b&{key}=***&c=d"
-    assert SECRET not in redact_text(place.format(uri))
+    assert SECRET not in redact_text(context.format(uri))
 
 
 PIECES = st.sampled_from([*"ab:/@?&=;#'\n *", "://", "password="])
@@ -133,6 +133,6 @@ PIECES = st.sampled_from([*"ab:/@?&=;#'\n *", "://", "password="])
 
 @cases(500)
 @given(text=st.lists(PIECES, max_size=40).map("".join))
-def test_any_text_comes_back(text: str) -> None:
+def test_any_text_is_accepted(text: str) -> None:
     assert redact_text(text).count("\n") == text.count("\n")
     assert redact(text) == text or is_redacted(redact(text))

@@ -12,7 +12,7 @@ def test_the_result_comes_from_another_thread() -> None:
     assert future.result(timeout=10) != threading.get_ident()
 
 
-def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
+def test_an_error_is_raised_by_result() -> None:
     def fail() -> None:
         raise ValueError("broken")
 
@@ -21,7 +21,7 @@ def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
         future.result(timeout=10)
 
 
-def test_the_process_does_not_wait_for_it() -> None:
+def test_the_process_does_not_wait_for_the_thread() -> None:
     forever = threading.Event()
     run_in_thread("stuck", forever.wait)
     (stuck,) = (thread for thread in threading.enumerate() if thread.name == "stuck")
