@@ -1,7 +1,7 @@
 """Stopping on Ctrl-C and SIGTERM: at the next step, with the weights saved."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from sumgrad.cluster.training.stopping import StopReason
@@ -32,12 +32,7 @@ class StopRequest:
             signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -18,20 +18,9 @@ from sumgrad.jobs.support.text import duration, plural
 
 #: The keys of ``--json``, in this order; scripts rely on them.
 JSON_KEYS = (
-    "run_id",
-    "status",
-    "stop_reason",
-    "epochs",
-    "steps",
-    "instances_seen",
-    "train_loss",
-    "validation_loss",
-    "test_accuracy",
-    "weights_sha256",
-    "checkpoint",
-    "tracking_uri",
-    "wall_s",
-    "samples_per_s",
+    *("run_id", "status", "stop_reason", "epochs", "steps", "instances_seen"),
+    *("train_loss", "validation_loss", "test_accuracy", "weights_sha256", "checkpoint"),
+    *("tracking_uri", "wall_s", "samples_per_s"),
 )
 
 _OUTCOMES = {

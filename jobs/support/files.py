@@ -13,18 +13,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: It could not be written; the previous file is unchanged.
     """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write or replace a file.
-
-    Raises:
-        OSError: It could not be written; the previous file is unchanged.
-    """
     partial = _partial_path(path)
     try:
-        partial.write_bytes(data)
+        partial.write_text(text, encoding="utf-8")
         sync(partial)
         partial.rename(path)
     except BaseException:

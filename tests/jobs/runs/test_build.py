@@ -61,9 +61,7 @@ def test_a_batch_of_all_rows_or_more_is_a_full_batch(size: Any, expected: int | 
 
 
 @pytest.mark.parametrize(("size", "expected"), [(64, 32), (90, 45), ("full", 50)])
-def test_the_default_microbatch_is_half_a_step(
-    size: Any, expected: int
-) -> None:
+def test_the_default_microbatch_is_half_a_step(size: Any, expected: int) -> None:
     spec = make_spec(optimizer={"batch_size": size})
     assert build_plan(spec, 100).microbatch_size == expected
     assert build_evaluation_plan(spec, 2000).microbatch_size == 256
