@@ -126,7 +126,7 @@ class Summary:
         return [*lines, f"Predict with it:         sumgrad predict {model}"]
 
     def _run_argument(self) -> str:
-        """Return the beginning of the id if the run is in the default folder, else its folder."""
+        """Return the id if the run is in the default folder, else its folder."""
         folder = Path(self.run_folder) if self.run_folder else None
         if folder is None or folder.parent == Path(default_output()).expanduser().absolute():
             return self.run_id or ""

@@ -110,7 +110,7 @@ def test_paths_below_the_current_folder_are_relative(
     summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    summary.run_id = "a" * 32
+    summary.run_id = "job-ab12cd"
     summary.checkpoint = str(tmp_path / "runs" / "a")
     summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
     text = "\n".join(summary.lines())
@@ -128,7 +128,7 @@ def ended(summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "SUMGRAD_OUTPUT"):
         monkeypatch.delenv(name, raising=False)
-    summary.run_id, summary.can_resume = "a" * 32, True
+    summary.run_id, summary.can_resume = "job-ab12cd", True
     summary.run_folder = str(tmp_path / "runs" / summary.run_id)
     summary.checkpoint = f"{summary.run_folder}/model"
     summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -143,9 +143,9 @@ def commands(summary: Summary) -> list[str]:
 
 
 def test_next_commands_can_be_typed(ended: Summary) -> None:
-    assert commands(ended) == ["resume aaaaaaaa", "ui", "predict aaaaaaaa FILE"]
+    assert commands(ended) == ["resume job-ab12cd", "ui", "predict job-ab12cd FILE"]
     ended.is_delivered = False
-    assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
+    assert commands(ended) == ["resume job-ab12cd", "sync job-ab12cd"]
     assert not any("sumgrad" in line for line in ended.lines(show_next_commands=False))
 
 
@@ -157,7 +157,7 @@ def test_a_run_outside_the_default_folder_is_named_by_its_folder(
     ended.is_delivered = False
     assert commands(ended)[1] == "sync 'my runs/b'"
     monkeypatch.setenv("SUMGRAD_OUTPUT", str(tmp_path / "my runs"))
-    assert commands(ended) == ["resume aaaaaaaa", "sync aaaaaaaa"]
+    assert commands(ended) == ["resume job-ab12cd", "sync job-ab12cd"]
 
 
 def test_a_store_other_than_the_default_is_named(
@@ -165,26 +165,26 @@ def test_a_store_other_than_the_default_is_named(
 ) -> None:
     ended.tracking_uri = "http://tracking:5000"
     there = " --tracking-uri http://tracking:5000"
-    assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
+    assert commands(ended)[1:] == [f"ui{there}", f"predict job-ab12cd FILE{there}"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000/")
-    assert commands(ended)[1:] == ["ui", "predict aaaaaaaa FILE"]
+    assert commands(ended)[1:] == ["ui", "predict job-ab12cd FILE"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense")
-    assert commands(ended)[1:] == [f"ui{there}", f"predict aaaaaaaa FILE{there}"]
+    assert commands(ended)[1:] == [f"ui{there}", f"predict job-ab12cd FILE{there}"]
 
 
 def test_a_store_with_a_password_is_not_printed(
     ended: Summary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended.tracking_uri = "http://***@tracking:5000"
-    assert commands(ended)[1:] == [f"predict runs/{'a' * 32}/model FILE"]
+    assert commands(ended)[1:] == ["predict runs/job-ab12cd/model FILE"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t@tracking:5000")
-    assert commands(ended)[1:] == ["ui", "predict aaaaaaaa FILE"]
+    assert commands(ended)[1:] == ["ui", "predict job-ab12cd FILE"]
 
 
 @pytest.mark.parametrize("reason", [StopReason.DIVERGED, StopReason.FAILED])
 def test_a_failed_run_offers_no_predictions(ended: Summary, reason: StopReason) -> None:
     ended.stop_reason = reason
-    assert commands(ended) == ["resume aaaaaaaa", "ui"]
+    assert commands(ended) == ["resume job-ab12cd", "ui"]
 
 
 def test_the_hash_fits_on_80_columns(ended: Summary) -> None:
