@@ -22,12 +22,10 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")
 ]
 Model = Annotated[
-    str, typer.Argument(help="A run id or its first six characters, or a saved model's folder.")
+    str, typer.Argument(help="A run id or a prefix of it, or a saved model's folder.")
 ]
-Run = Annotated[
-    str, typer.Argument(help="A run id or its first six characters, or the run's folder.")
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="A job id or its first three characters.")]
+Run = Annotated[str, typer.Argument(help="A run id or a prefix of it, or the run's folder.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job id or a prefix of it.")]
 Output = Annotated[
     Path,
     typer.Option(
