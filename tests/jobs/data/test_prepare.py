@@ -145,3 +145,8 @@ def test_the_digest_depends_on_what_was_read_only(tmp_path: Path) -> None:
     with_test = prepared(outputs(2), train=path, test=path).digest
     with_validation = prepared(outputs(2), train=path, validation=path).digest
     assert len({plain.digest, with_test, with_validation}) == 3
+
+
+def test_the_example_has_three_raw_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "rows.csv", "x,label", *[f"{i},{i % 2}" for i in range(9)])
+    assert prepared(outputs(2), train=path).example.tolist() == [[0], [1], [2]]

@@ -100,3 +100,32 @@ def test_targets_of_every_kind() -> None:
     assert two.encode(labels, np.float64).tolist() == [[0], [1], [0]]
     numbers = DataSchema(("a",), targets=("t",), kind="numbers")
     assert numbers.encode(np.array([[1.5]]), np.float32).tolist() == [[1.5]]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("features", []),
+        ("features", [1]),
+        ("targets", ["t"]),
+        ("classes", None),
+        ("classes", [1.5]),
+        ("label", []),
+        ("kind", "other"),
+        ("seen", [None]),
+        ("positive", 1.5),
+        ("reject", 1),
+        ("image_shape", [1]),
+        ("image_shape", ["a", "b"]),
+        ("image_shape", [1, 2, 3]),
+        ("scaling", {"kind": "unit", "offset": [0.0], "factor": [1.0]}),
+        ("scaling", {"kind": "minmax", "offset": [0.0], "factor": [1.0, 1.0]}),
+        ("scaling", {"kind": "minmax", "offset": [0.0] * 3, "factor": [1.0] * 3}),
+        ("scaling", {"kind": "minmax", "offset": [0], "factor": [1.0]}),
+    ],
+)
+def test_an_invalid_field_of_a_schema_is_named(field: str, value: object) -> None:
+    valid = DataSchema(("a", "b"), classes=(0, 1), seen=(0, 1)).to_json()
+    assert DataSchema.from_json(json.loads(json.dumps(valid)))
+    with pytest.raises(ValueError, match=f"its field '{field}' is invalid"):
+        DataSchema.from_json(valid | {field: value})

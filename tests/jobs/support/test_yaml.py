@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumgrad.jobs.errors import SpecError
-from sumgrad.jobs.support.yaml import parse_yaml
+from sumgrad.jobs.support.yaml import MAX_BYTES, MAX_DEPTH, MAX_NODES, parse_yaml
 from tests.fuzzing import cases, only
 
 
@@ -90,3 +90,20 @@ def test_two_documents_are_refused() -> None:
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     with only(SpecError):
         parse_yaml(text, "f.yaml")
+
+
+def test_the_limits_are_exact() -> None:
+    assert len(parse_yaml("x" * MAX_BYTES, "f").value) == MAX_BYTES
+    deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    assert parse_yaml(deepest, "f").value
+    with pytest.raises(SpecError, match="too deeply"):
+        parse_yaml(f"[[{deepest}]]", "f")
+    items = ["a"] * (MAX_NODES - 1)
+    assert parse_yaml(f"[{', '.join(items)}]", "f").value == items
+    with pytest.raises(SpecError, match="too large"):
+        parse_yaml(f"[{', '.join(items)}, b]", "f")
+
+
+def test_a_key_without_a_line_has_the_line_of_its_section() -> None:
+    tree = parse_yaml("a: 1\nb:\n  c: 2\n", "f")
+    assert (tree.line_of(("b", "c")), tree.line_of(("b", "x", 0)), tree.line_of(())) == (3, 2, None)
