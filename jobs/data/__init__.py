@@ -1,4 +1,4 @@
-"""Data: reading rows of every supported kind, holding out, encoding, scaling.
+"""Read the rows of a job, divide them into splits, and encode and scale them.
 
-PyArrow is imported by the modules that read tables, and only once a table is read.
+Modules that read tables import PyArrow, which is slow, so they are imported when a table is read.
 """

@@ -1,1 +1,1 @@
-"""The job spec: its schema, loader, template and checks."""
+"""The job spec: its schema, loader, template and paths."""
