@@ -91,7 +91,7 @@ class Summary:
         """
         steps = f"{plural(self.epochs, 'epoch')} ({plural(self.steps, 'step')})"
         time = duration(self.wall_s) if self.wall_s >= 60 else f"{self.wall_s:.1f} s"
-        rate = f", {self.samples_per_s:,.0f} instances/s" if self.samples_per_s else ""
+        rate = f", {self.samples_per_s:,.0f} rows/s" if self.samples_per_s else ""
         lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {steps} in {time}{rate}"]
         if self.best_epoch is not None:
             lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best so far")
