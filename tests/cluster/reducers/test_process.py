@@ -101,7 +101,7 @@ def slow_job(job: SmallJob, seconds: float, marker: Path) -> SmallJob:
 def test_others_steal_from_a_slow_worker_and_no_bit_changes(
     small_job: SmallJob, tmp_path: Path
 ) -> None:
-    job = slow_job(small_job, 0.1, tmp_path / "slow")
+    job = slow_job(small_job, 0.5, tmp_path / "slow")
     with make_reducer(job, 2) as reducer:
         started, cpu = time.monotonic(), time.process_time()
         assert sum_bytes(reducer, job) == expected_sum(small_job)
