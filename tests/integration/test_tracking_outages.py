@@ -104,7 +104,7 @@ def start(folder: Folder, gate: Gate) -> Iterator[Start]:
         yield started
 
 
-@pytest.mark.parametrize("state", ["down", "hangs", "fails", "forbids", "asks"])
+@pytest.mark.parametrize("state", ["down", "hangs", "fails", "forbids", "unauthorized"])
 def test_a_server_that_goes_away_and_comes_back(start: Start, gate: Gate, state: State) -> None:
     gate.turn("open")
     job = start(f"comes-back-{state}")
