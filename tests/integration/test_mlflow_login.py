@@ -223,7 +223,7 @@ def test_a_run_is_tracked_and_its_model_fetched(
         ),
     ],
 )
-def test_a_missing_or_wrong_token_is_reported_before_a_step(
+def test_a_missing_or_wrong_token_ends_a_command_with_one_line(
     with_token: Folder, server: int, environment: dict[str, str], text: str
 ) -> None:
     (with_token.path / "wrong").write_text("0" * 64)
@@ -236,7 +236,10 @@ def test_a_missing_or_wrong_token_is_reported_before_a_step(
         (line,) = [each for each in refused.err.splitlines() if each.startswith("error: ")]
         assert text in line
         assert "Traceback" not in refused.err
-    assert not list((with_token.path / "runs").glob("*"))
+    # A short run may end before MLflow refuses it. It is kept, so that it can be delivered.
+    for run in (with_token.path / "runs").iterdir():
+        delivered = with_token.sumgrad("sync", run.name)
+        assert delivered.code == 0, delivered.err
 
 
 def test_a_user_added_by_the_administrator_has_fewer_rights(
@@ -319,11 +322,11 @@ def test_a_token_that_expires_during_a_run_does_not_fail_it(
     out, err = process.communicate(timeout=120)
     done = checked(Finished(process.returncode, out, err))
     assert done.code == 0, done.err
-    assert f"the MLflow server at {gate.uri} rejects the token in" in done.out
+    assert f"the MLflow server at {gate.uri} rejects the token in" in done.out + done.err
     assert "sumgrad sync" in done.out
     early = checked(through.sumgrad("sync"))
     assert early.code == 3
-    assert "rejects the token in" in early.out
+    assert "rejects the token in" in early.out + early.err
     gate.turn("open")
     late = checked(through.sumgrad("sync"))
     gate.turn("down")
