@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def _pass(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._read_body()
         state = self.server.gate.register(self.path)
         if state in ("hangs", "down"):
             self.close_connection = True
@@ -159,12 +159,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, [], body)
         else:
             behind = http.client.HTTPConnection(_LOOPBACK, self.server.gate.behind, timeout=60)
-            behind.request(self.command, self.path, body, dict(self.headers))
+            framing = ("content-length", "transfer-encoding")
+            headers = {n: v for n, v in self.headers.items() if n.lower() not in framing}
+            behind.request(self.command, self.path, body, headers)
             answer = behind.getresponse()
             self._answer(answer.status, answer.getheaders(), answer.read())
             behind.close()
 
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _pass  # noqa: N815 - the base's names
+
+    def _read_body(self) -> bytes:
+        # requests sends an empty file, such as an empty __init__.py, in chunks.
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.send_response_only(status)
