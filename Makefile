@@ -6,10 +6,12 @@ EXTRAS ?= cluster,dev
 # Test processes; each runs whole files, so that the fixtures of a file are made once.
 TEST_PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
-# Compiling every installed module takes longer than compiling those that are imported.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt
 BIN = $(VENV)/bin
+
+# Tests start hundreds of processes; without bytecode each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help train test chaos fuzz benchmark benchmark-hosts token end-to-end check format clean
 
