@@ -11,7 +11,7 @@ from sumgrad.jobs.spec.paths import resolve_paths
 @pytest.mark.parametrize(
     ("source", "resolved"),
     [
-        ("rows.csv", "/work/rows.csv"),
+        ("rows.csv", "/project/rows.csv"),
         ("../rows.csv", "/rows.csv"),
         ("/data/rows.csv", "/data/rows.csv"),
         ("digits", "digits"),
@@ -22,12 +22,12 @@ from sumgrad.jobs.spec.paths import resolve_paths
 def test_sources_are_resolved(source: str, resolved: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     overrides = [f"data.train='{source}'", f"data.test='{source}'", "data.validation=0.1"]
-    spec = resolve_paths(load_spec("digits", overrides).spec, Path("/work"))
+    spec = resolve_paths(load_spec("digits", overrides).spec, Path("/project"))
     assert (spec.data.train, spec.data.test, spec.data.validation) == (resolved, resolved, 0.1)
 
 
 def test_the_output_and_a_database_are_resolved() -> None:
     spec = load_spec("digits", ["output=runs", "tracking.uri=sqlite:///own.db"]).spec
-    resolved = resolve_paths(spec, Path("/work"))
-    assert resolved.output == "/work/runs"
-    assert resolved.tracking.uri == "sqlite:////work/own.db"
+    resolved = resolve_paths(spec, Path("/project"))
+    assert resolved.output == "/project/runs"
+    assert resolved.tracking.uri == "sqlite:////project/own.db"
