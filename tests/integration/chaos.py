@@ -144,7 +144,7 @@ def has_begun(folder: Folder) -> bool:
 
 
 def serving(driver: int) -> list[int]:
-    """The workers below a driver's process."""
+    """Return the process ids of the Ray workers below a driver; names are cut at 15 characters."""
     parents, names = dict[int, int](), dict[int, str]()
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -155,7 +155,7 @@ def serving(driver: int) -> list[int]:
     def is_below(pid: int) -> bool:
         return pid == driver or (pid in parents and is_below(parents[pid]))
 
-    return [pid for pid, name in names.items() if "ServingWor" in name and is_below(pid)]
+    return [pid for pid, name in names.items() if "WorkerProc" in name and is_below(pid)]
 
 
 def main() -> None:
