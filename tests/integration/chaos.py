@@ -1,6 +1,6 @@
-"""Kills a run at random moments, and goes on with it; kills and freezes its workers.
+"""Kill a run at random moments and resume it; kill and freeze its workers.
 
-``python -m tests.integration.chaos --kills 100`` is the long form; tests do it in small.
+``python -m tests.integration.chaos --kills 100`` is the long form; `make test` runs a short one.
 """
 
 import argparse
@@ -22,26 +22,26 @@ from tests.integration.command_line import Folder
 from tests.integration.conftest import make_folder
 
 EPOCHS = 1200
-#: Long enough to be killed in, with a checkpoint whenever the one before it is written.
+#: Long enough to be killed in, with checkpoints as often as they can be written.
 SPEC = (
     *("--set", f"stop.max_epochs={EPOCHS}", "--set", "checkpoint.every_steps=1"),
     *("--set", "optimizer.batch_size=4", "--set", "model.layers[0].units=800"),
     *("--set", "optimizer.name=adam", "--set", "optimizer.eta=0.01"),
 )
-#: When a kill comes, in seconds after the start: from before there is anything to go on with.
+#: Seconds from the start to a kill; the earliest come before the first checkpoint.
 BETWEEN_S = (0.5, 5.0)
 #: With Ray, which takes some seconds to start.
 BETWEEN_S_WITH_RAY = (3.0, 12.0)
 WITH_RAY = ("--set", "cluster.address=local", "--set", "cluster.workers=3")
 #: Seconds from one strike at workers to the next.
 STRIKES_S = (0.1, 1.5)
-#: Of so many strikes one freezes, and does not kill.
+#: One of this many strikes freezes the worker instead of killing it.
 _FREEZE_EVERY = 5
 
 
 @dataclass(frozen=True)
 class Survived:
-    """A run that came to its end after all.
+    """A run that finished in spite of the kills.
 
     Attributes:
         moments: The newest checkpoint at each kill.
@@ -159,7 +159,7 @@ def serving(driver: int) -> list[int]:
 
 
 def main() -> None:
-    """Kill and go on in rounds of ten, and compare every hash with an undisturbed run's."""
+    """Kill and resume in rounds of ten, and compare every hash with an undisturbed run's."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=100, help="of drivers without Ray")
     parser.add_argument("--kills-with-ray", type=int, default=20, help="of drivers with workers")
