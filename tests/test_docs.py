@@ -9,10 +9,10 @@ import pytest
 import typer.main
 
 from sumgrad.jobs.cli.app import app
-from sumgrad.jobs.cli.environment import VARIABLES
 from sumgrad.jobs.runs.summary import JSON_KEYS
 from sumgrad.jobs.spec.loader import example_names
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.environment import VARIABLES
 from sumgrad.jobs.support.validation import all_keys
 from sumgrad.jobs.support.yaml import parse_yaml
 from sumgrad.model import ACTIVATIONS, DIVERGENCES, INITIALIZERS, OPTIMIZERS

@@ -7,7 +7,7 @@ import pytest
 
 import sumgrad.cluster.errors
 import sumgrad.jobs.errors
-from sumgrad.jobs.cli.errors import exit_code
+from sumgrad.jobs.support.error_report import exit_code
 from sumgrad.model.errors import SumgradError
 
 MADE: dict[str, SumgradError] = {

@@ -11,8 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from sumgrad.jobs.cli import cluster, jobs, models, spec, train
-from sumgrad.jobs.cli.environment import limit_blas_threads, misspelled_variables
-from sumgrad.jobs.cli.errors import discard, print_error_line, run_guarded
+from sumgrad.jobs.support.environment import limit_blas_threads, misspelled_variables
+from sumgrad.jobs.support.error_report import discard, print_error_line, run_guarded
 
 #: The exit code that a shell gives to a process whose reader has closed the pipe: 128 + SIGPIPE.
 _BROKEN_PIPE = 141

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sumgrad.jobs.cli import jobs
-from sumgrad.jobs.cli.errors import ResultPrinted
 from sumgrad.jobs.cli.options import (
     DEFAULT_OUTPUT,
     DEFAULT_TRACKING_URI,
@@ -20,6 +19,7 @@ from sumgrad.jobs.cli.options import (
     TrackingUri,
     print_json,
 )
+from sumgrad.jobs.support.error_report import ResultPrinted
 from sumgrad.jobs.support.logs import logs_through
 
 if TYPE_CHECKING:

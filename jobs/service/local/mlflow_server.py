@@ -111,6 +111,6 @@ def _run() -> int:
 
 
 if __name__ == "__main__":
-    from sumgrad.jobs.cli.errors import run_guarded
+    from sumgrad.jobs.support.error_report import run_guarded
 
     sys.exit(run_guarded(_run, debug=False))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.cli.environment import VARIABLES, misspelled_variables
+from sumgrad.jobs.support.environment import VARIABLES, misspelled_variables
 
 
 @pytest.mark.parametrize("name", VARIABLES)
