@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sumgrad.jobs.data.dataset import FileSpan, RawDataset
-from sumgrad.jobs.data.labels import is_not_class
 from sumgrad.jobs.data.readers.guard import check_stop
 from sumgrad.jobs.errors import DataError, DataNotFound
 from sumgrad.jobs.support.memory import check_memory_for_names, check_memory_for_rows
@@ -21,6 +20,8 @@ from sumgrad.model.validation import did_you_mean
 _MAX_VALUE = 1e150
 #: Larger whole numbers are not all exact in float64, in which features are scaled.
 _MAX_EXACT = 2**53
+#: The first number that does not fit into a 64-bit integer.
+_INT64_END = 2.0**63
 _SHOWN_CHARACTERS = 40
 #: Bytes of the widest number, and of a Python text without its characters.
 _NUMBER_BYTES, _TEXT_BYTES = 8, 72
@@ -28,13 +29,10 @@ _NUMBER_BYTES, _TEXT_BYTES = 8, 72
 
 @dataclass(frozen=True)
 class _Column:
-    """The values of a column.
+    """The values of a column, of one Arrow type; those of lists are their items, one after another.
 
     Attributes:
-        values: Values of one Arrow type.
-        file: Name of the file.
-        name: Name of the column.
-        per_row: Number of values per row; more than one for the items of lists.
+        per_row: Number of values per row.
     """
 
     values: pa.ChunkedArray
@@ -55,11 +53,12 @@ class _Column:
     def check_no_null(self) -> None:
         """Raise at the first missing value."""
         if pa.types.is_null(self.type):
-            # Nulls take no memory, so there may be too many for a mask.
-            raise self.error("the value is missing (null)", 0)
-        if self.values.null_count:
+            position = 0  # Nulls take no memory, so there may be too many for a mask.
+        elif self.values.null_count:
             position = int(np.flatnonzero(self.values.is_null().to_numpy())[0])
-            raise self.error("the value is missing (null)", position)
+        else:
+            return
+        raise self.error("the value is missing (null)", position)
 
 
 def rows_of_table(
@@ -69,17 +68,8 @@ def rows_of_table(
     label: tuple[str, ...],
     *,
     numeric_labels: bool,
-    with_labels: bool,
 ) -> RawDataset:
-    """Convert the rows of one file.
-
-    Args:
-        table: Content of the file.
-        file: Name of the file, for messages.
-        features: Feature columns, or one list column; None for all but the label.
-        label: Label columns.
-        numeric_labels: Whether labels are the targets of a regression.
-        with_labels: Whether to convert labels.
+    """Convert the rows of one file; columns and labels are those of `read_dataset`.
 
     Raises:
         DataNotFound: A column does not exist.
@@ -87,19 +77,21 @@ def rows_of_table(
             larger than the table, do not fit into memory.
     """
     with _arrow_errors(file):
-        labels = _labels(table, file, label, numeric=numeric_labels) if with_labels else None
+        labels = _labels(table, file, label, numeric=numeric_labels) if label else None
         names = features or tuple(name for name in table.column_names if name not in label)
         if not names:
             raise DataNotFound(f"{file} has no column but the label")
         columns = _columns(table, names, file)
-        list_column = names[0] if len(names) == 1 and _is_list(columns[0].type) else None
-        if list_column is not None:
-            x = _list_matrix(columns[0])
-            check_memory_for_names(x.shape[1], file)
-            names = tuple(f"{list_column}_{i}" for i in range(x.shape[1]))
-        else:
-            x = _matrix(columns)
-        return RawDataset(x, labels, names, label, (FileSpan(file, len(x)),), list_column)
+        if len(names) > 1 or not _is_list(columns[0].type):
+            return RawDataset(
+                _matrix(columns), labels, names, label, (FileSpan(file, table.num_rows),)
+            )
+        x = _list_matrix(columns[0])
+        check_memory_for_names(x.shape[1], file)
+        items = tuple(f"{names[0]}_{i}" for i in range(x.shape[1]))
+        return RawDataset(
+            x, labels, items, label, (FileSpan(file, table.num_rows),), list_column=names[0]
+        )
 
 
 def check_same_columns(table: pa.Table, file: str, first: RawDataset) -> None:
@@ -111,11 +103,8 @@ def check_same_columns(table: pa.Table, file: str, first: RawDataset) -> None:
     here = {name for name in table.column_names if name not in first.label}
     different = sorted(here.symmetric_difference(first.columns))
     if len(here) != len(first.columns):
-        raise DataError(
-            f"{len(here)} features, but {first.file} has {len(first.columns)}",
-            file=file,
-            hint=f"only in one of them: {', '.join(different)}",
-        )
+        problem = f"{len(here)} features, but {first.file} has {len(first.columns)}"
+        raise DataError(problem, file=file, hint=f"only in one of them: {', '.join(different)}")
     for name in different:
         with_it, without = (file, first.file) if name in here else (first.file, file)
         raise DataError(f"{with_it} has the column, {without} does not", file=file, column=name)
@@ -137,14 +126,14 @@ def _columns(table: pa.Table, names: tuple[str, ...], file: str) -> list[_Column
         if name not in known:
             hint = did_you_mean(name, table.column_names)
             raise DataNotFound(f"{file} has no column '{name}'", hint=hint)
-    return [_column(table.column(name), name, file) for name in names]
+    return [_Column(_decoded(table.column(name), file), file, name) for name in names]
 
 
-def _column(values: pa.ChunkedArray, name: str, file: str) -> _Column:
-    if pa.types.is_dictionary(values.type):
-        check_memory_for_rows(_decoded_bytes(values), file)
-        values = values.cast(values.type.value_type)
-    return _Column(values, file, name)
+def _decoded(values: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
+    if not pa.types.is_dictionary(values.type):
+        return values
+    check_memory_for_rows(_decoded_bytes(values), file)
+    return values.cast(values.type.value_type)
 
 
 def _decoded_bytes(values: pa.ChunkedArray) -> int:
@@ -184,19 +173,15 @@ def _number_type(kind: pa.DataType) -> np.dtype[Any]:
 
 
 def _numbers(column: _Column, *, keep_integers: bool = False) -> NDArray[Any]:
-    """Return a column as finite numbers, (N,).
-
-    Args:
-        column: The column.
-        keep_integers: Whether integers stay integers; if not, they have to be exact as float64.
-    """
+    """Return a column as finite numbers, (N,); integers are exact as float64 or keep their type."""
     check_stop()
-    if _is_text(column.type):
-        raise _text_error(column)
-    numeric = _as_numeric(column.values)
-    column.check_no_null()
+    kind, numeric = column.type, column.values
+    if pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+        numeric = numeric.cast(pa.uint8() if pa.types.is_boolean(kind) else pa.float64())
+    if not _is_text(kind):
+        column.check_no_null()
     if not (pa.types.is_integer(numeric.type) or pa.types.is_floating(numeric.type)):
-        raise column.error(_type_problem(numeric.type))
+        raise _not_numbers(column)
     values: NDArray[Any] = numeric.to_numpy()
     if values.dtype.kind == "f":
         # NaN is not below anything, so this finds NaN as well.
@@ -206,7 +191,8 @@ def _numbers(column: _Column, *, keep_integers: bool = False) -> NDArray[Any]:
             value = values[invalid[0]]
             problem = "too large to compute with" if np.isfinite(value) else "not a finite number"
             raise column.error(f"{value} is {problem}", int(invalid[0]))
-    if not keep_integers and _is_whole(column.type):
+    is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0)
+    if is_whole and not keep_integers:
         inexact = np.flatnonzero((values > _MAX_EXACT) | (values < -_MAX_EXACT))
         if inexact.size:
             position = int(inexact[0])
@@ -215,28 +201,11 @@ def _numbers(column: _Column, *, keep_integers: bool = False) -> NDArray[Any]:
     return values
 
 
-def _is_whole(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0))
-
-
-def _as_numeric(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return booleans and decimals as numbers that NumPy has; other types unchanged."""
-    if pa.types.is_boolean(values.type):
-        return values.cast(pa.uint8())
-    if pa.types.is_decimal(values.type):
-        return values.cast(pa.float64())
-    return values
-
-
-def _type_problem(kind: pa.DataType) -> str:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return "holds bytes that are neither numbers nor UTF-8 text"
-    return f"the type {kind} is not a number"
-
-
-def _text_error(column: _Column) -> DataError:
-    """Return the error for the first text that is not a number."""
-    for position, value in enumerate(column.values):
+def _not_numbers(column: _Column) -> DataError:
+    """Return the error for a column that is not numeric; it names the first such text."""
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return column.error("holds bytes that are neither numbers nor UTF-8 text")
+    for position, value in enumerate(column.values if _is_text(column.type) else ()):
         text = value.as_py()
         if text is None or not text.strip():
             return column.error("the value is missing (null)", position)
@@ -252,12 +221,12 @@ def _list_matrix(column: _Column) -> NDArray[Any]:
     """Return a column of lists of equal length as (N, D)."""
     column.check_no_null()
     lengths = np.asarray(pc.list_value_length(column.values).to_numpy())
-    different = np.flatnonzero(lengths != lengths[0])
+    width = int(lengths[0])
+    different = np.flatnonzero(lengths != width)
     if different.size:
         position = int(different[0])
-        message = f"the list has {lengths[position]} items, the first row's has {lengths[0]}"
+        message = f"the list has {lengths[position]} items, the first row's has {width}"
         raise column.error(message, position)
-    width = int(lengths[0])
     if not width:
         raise column.error("the lists are empty")
     items = _Column(pc.list_flatten(column.values), column.file, column.name, per_row=width)
@@ -285,12 +254,13 @@ def _classes(column: _Column) -> NDArray[Any]:
             raise column.error("the label is empty", int(blank[0]))
         return texts
     values = _numbers(column, keep_integers=True)
-    invalid = np.flatnonzero(is_not_class(values))
-    if invalid.size:
-        position = int(invalid[0])
-        raise column.error(
-            f"{values[position]} is not a class: neither a whole number nor a text",
-            position,
-            hint="for a regression set model.divergence to l2",
-        )
+    if values.dtype.kind != "i":
+        invalid = np.flatnonzero((values != np.floor(values)) | (np.abs(values) >= _INT64_END))
+        if invalid.size:
+            position = int(invalid[0])
+            raise column.error(
+                f"{values[position]} is not a class: neither a whole number nor a text",
+                position,
+                hint="for a regression set model.divergence to l2",
+            )
     return values.astype(np.int64)

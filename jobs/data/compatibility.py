@@ -1,13 +1,33 @@
-"""Check that rows fit the schema of training: features, targets, labels and range."""
+"""Read rows that have to fit the schema of training, and check them: columns, labels and range."""
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sumgrad.jobs.data.dataset import RawDataset
+from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.data.schema import DataSchema, Label, Scaling
 from sumgrad.jobs.errors import DataError
+from sumgrad.jobs.support.text import plural
 
 _LISTED_CLASSES = 12
+
+
+def read_like_training(
+    source: str, split: str, schema: DataSchema, known: tuple[Label, ...], *, labels: bool = True
+) -> RawDataset:
+    """Read rows with the columns of training, and with the known labels or without labels.
+
+    Raises:
+        DataNotFound: A file or a column does not exist.
+        DataError: Rows differ from those of training; names file and row.
+    """
+    label = schema.label if labels else ()
+    is_regression = schema.kind == "numbers"
+    rows = read_dataset(source, split, label, schema.columns_to_read, numeric_labels=is_regression)
+    check_width(rows, schema)
+    return match_labels(rows, known)
 
 
 def check_width(rows: RawDataset, schema: DataSchema) -> None:
@@ -16,45 +36,51 @@ def check_width(rows: RawDataset, schema: DataSchema) -> None:
     Raises:
         DataError: Names the file and both numbers.
     """
-    width = rows.x.shape[1]
-    if width != schema.width:
-        message = f"expected {schema.width} features as in training, found {width}"
-        raise DataError(message, file=rows.file)
-    expected, found = schema.image_shape, rows.image_shape
-    if expected is not None and found is not None and expected != found:
-        raise DataError(
-            f"expected images of {expected[0]}×{expected[1]} as in training, "
-            f"found {found[0]}×{found[1]}",
-            file=rows.file,
-        )
-    if schema.kind == "numbers" and rows.labels is not None:
-        targets = rows.labels.shape[1]
-        if targets != schema.outputs:
-            raise DataError(
-                f"expected {schema.outputs} target{'s' if schema.outputs > 1 else ''} "
-                f"as in training, found {targets}",
-                file=rows.file,
-                column=rows.label[0],
-            )
+    column = None
+    if rows.x.shape[1] != schema.width:
+        expected, found = f"{schema.width} features", str(rows.x.shape[1])
+    elif schema.image_shape and rows.image_shape and schema.image_shape != rows.image_shape:
+        sizes = [f"{height}×{width}" for height, width in (schema.image_shape, rows.image_shape)]
+        expected, found = f"images of {sizes[0]}", sizes[1]
+    elif (
+        schema.kind == "numbers"
+        and rows.labels is not None
+        and rows.labels.shape[1] != schema.outputs
+    ):
+        expected, found = plural(schema.outputs, "target"), str(rows.labels.shape[1])
+        column = rows.label[0]
+    else:
+        return
+    message = f"expected {expected} as in training, found {found}"
+    raise DataError(message, file=rows.file, column=column)
 
 
-def check_known_labels(rows: RawDataset, known: tuple[Label, ...]) -> None:
-    """Raise unless every label occurs in training. A regression has no known labels.
+def match_labels(rows: RawDataset, known: tuple[Label, ...]) -> RawDataset:
+    """Return rows whose labels have the types of training: a text is a number if it is one there.
+
+    The types of a CSV file are inferred file by file, and one text makes texts of all its labels.
+    A regression has no known labels.
 
     Raises:
-        DataError: Names file, row and label.
+        DataError: A label does not occur in training; names file, row and label.
     """
     if not known or rows.labels is None:
-        return
-    allowed = set(known)
-    for row, label in enumerate(rows.labels.tolist()):
-        if label not in allowed:
-            raise rows.error(
-                f"the label {str(label)!r} does not occur in training; "
-                f"known: {format_classes(known)}",
-                row,
-                rows.label[0],
-            )
+        return rows
+    labels, is_known = rows.labels.tolist(), set(known)
+    if is_known.issuperset(labels):
+        return rows
+    by_text = {str(label): label for label in known}
+    for row, label in enumerate(labels):
+        if label not in is_known:
+            if str(label) not in by_text:
+                raise rows.error(
+                    f"the label {str(label)!r} does not occur in training; "
+                    f"known: {format_classes(known)}",
+                    row,
+                    rows.label[0],
+                )
+            labels[row] = by_text[str(label)]
+    return replace(rows, labels=np.array(labels, dtype=object))
 
 
 def check_range(rows: RawDataset, scaling: Scaling, dtype: DTypeLike) -> None:

@@ -1,23 +1,25 @@
 """Rows as they were read: features not yet scaled, labels not yet encoded, and their files."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sumgrad.jobs.errors import DataError, DataNotFound
+from sumgrad.jobs.support.text import plural
 from sumgrad.model.validation import did_you_mean
 
+#: MLflow accepts 36 characters.
+_DIGEST_CHARACTERS = 32
+#: The number of rows of a file that a message lists.
+_LISTED_ROWS = 3
 
-@dataclass(frozen=True)
-class FileSpan:
-    """Consecutive rows of one file.
 
-    Attributes:
-        file: Name of the file.
-        rows: Number of rows.
-    """
+class FileSpan(NamedTuple):
+    """Consecutive rows of one file."""
 
     file: str
     rows: int
@@ -83,10 +85,51 @@ class RawDataset:
         x = self.x[:, [positions[name] for name in names]]
         return replace(self, x=x, features=names, image_shape=None)
 
-    def error(self, message: str, row: int, column: str | None = None, hint: str = "") -> DataError:
+    def error(self, message: str, row: int, column: str | None = None) -> DataError:
         """Return an error about one row, given from 0."""
         file, number = locate(self.spans, row)
-        return DataError(message, file=file, column=column, row=number, hint=hint)
+        return DataError(message, file=file, column=column, row=number)
+
+
+@dataclass(frozen=True)
+class RowLocations:
+    """The files and rows that the rows of a split were read from, for messages.
+
+    Attributes:
+        spans: The files in order.
+        numbers: For each row its number over all files, from 0; None if all rows were taken.
+        count: Number of rows that were read; the rows after them were made.
+    """
+
+    spans: tuple[FileSpan, ...]
+    numbers: NDArray[np.intp] | None
+    count: int
+
+    def describe(self, rows: Sequence[int]) -> str:
+        """Return files and rows, from 1, of some rows.
+
+        >>> locations = RowLocations((FileSpan("a.csv", 10), FileSpan("b.csv", 10)), None, 20)
+        >>> locations.describe([11])
+        'b.csv, row 2'
+        >>> locations.describe([0, 4, 5, 6, 7, 19, 20])
+        'a.csv, rows 1, 5, 6 and 2 more; b.csv, row 10; 1 made row'
+        """
+        by_file: dict[str, list[int]] = {}
+        for row in rows:
+            if row < self.count:
+                number = row if self.numbers is None else int(self.numbers[row])
+                file, in_file = locate(self.spans, number)
+                by_file.setdefault(file, []).append(in_file)
+        described = [f"{file}, {_list_rows(numbers)}" for file, numbers in by_file.items()]
+        if made := sum(row >= self.count for row in rows):
+            described.append(plural(made, "made row"))
+        return "; ".join(described)
+
+
+def _list_rows(numbers: list[int]) -> str:
+    first = ", ".join(map(str, numbers[:_LISTED_ROWS]))
+    more = f" and {len(numbers) - _LISTED_ROWS} more" if len(numbers) > _LISTED_ROWS else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {first}{more}"
 
 
 def locate(spans: tuple[FileSpan, ...], row: int) -> tuple[str, int]:
@@ -101,6 +144,23 @@ def locate(spans: tuple[FileSpan, ...], row: int) -> tuple[str, int]:
 def pixel_names(height: int, width: int) -> tuple[str, ...]:
     """Return names for the features of an image, row by row."""
     return tuple(f"pixel_{row}_{column}" for row in range(height) for column in range(width))
+
+
+def whole_labels(values: NDArray[Any], *, numeric: bool) -> NDArray[Any]:
+    """Return whole numbers (N,) as targets of a regression (N, 1), or as classes (N,)."""
+    return values.astype(np.float64)[:, None] if numeric else values.astype(np.int64)
+
+
+def digest_values(x: NDArray[Any], labels: NDArray[Any]) -> str:
+    """Return a digest of the types, shapes and values of features (N, D) and labels."""
+    digest = hashlib.sha256()
+    for array in (x, labels):
+        digest.update(f"{array.dtype} {array.shape} ".encode())
+        if array.dtype == object:
+            digest.update("\0".join(map(str, array.tolist())).encode())
+        else:
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:_DIGEST_CHARACTERS]
 
 
 def concatenate(pieces: list[RawDataset]) -> RawDataset:
@@ -124,19 +184,22 @@ def concatenate(pieces: list[RawDataset]) -> RawDataset:
 
 
 def _check_alike(piece: RawDataset, first: RawDataset) -> None:
+    column = None
     if piece.list_column != first.list_column:
         kind = "numbers" if piece.list_column is None else "lists"
-        message = f"holds {kind}, in {first.file} it does not"
-        raise DataError(message, file=piece.file, column=piece.columns[0])
-    if piece.x.shape[1] != first.x.shape[1]:
-        message = f"{piece.x.shape[1]} features, but {first.file} has {first.x.shape[1]}"
-        raise DataError(message, file=piece.file)
-    if piece.labels is None or first.labels is None:
+        problem, column = f"holds {kind}, in {first.file} it does not", piece.columns[0]
+    elif piece.x.shape[1] != first.x.shape[1]:
+        problem = f"{piece.x.shape[1]} features, but {first.file} has {first.x.shape[1]}"
+    elif piece.labels is None or first.labels is None:
         return
-    if piece.labels.shape[1:] != first.labels.shape[1:]:
-        message = f"{piece.labels.shape[1]} targets, but {first.file} has {first.labels.shape[1]}"
-        raise DataError(message, file=piece.file, column=piece.label[0])
-    here, there = ("texts" if s.targets.dtype == object else "numbers" for s in (piece, first))
-    if here != there:
-        message = f"labels are {here} here and {there} in {first.file}"
-        raise DataError(message, file=piece.file, column=piece.label[0])
+    elif piece.labels.shape[1:] != first.labels.shape[1:]:
+        targets = piece.labels.shape[1], first.labels.shape[1]
+        problem = f"{targets[0]} targets, but {first.file} has {targets[1]}"
+        column = piece.label[0]
+    elif (is_text := piece.labels.dtype == object) != (first.labels.dtype == object):
+        here, there = ("texts", "numbers") if is_text else ("numbers", "texts")
+        problem = f"labels are {here} here and {there} in {first.file}"
+        column = piece.label[0]
+    else:
+        return
+    raise DataError(problem, file=piece.file, column=column)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sumgrad.jobs.data.splits import RawSplit, Split
 from sumgrad.jobs.errors import SpecError
-from sumgrad.jobs.spec.schema import JobSpec, OutOfDistributionKind, RejectSpec
+from sumgrad.jobs.spec.schema import JobSpec, OutOfDistributionKind
 from sumgrad.model.random_streams import RandomStream, Stream
 
 #: Images as (N, height, width).
@@ -26,17 +26,14 @@ Maker = Callable[[Images, NDArray[Any], int, RandomStream], Images]
 
 def noise(images: Images, _labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
     """Draw each pixel from the pixels of all images: their histogram without their shapes."""
-    pixels = images.reshape(-1)
-    result: Images = pixels[stream.integers(pixels.size, (count, *images.shape[1:]))]
-    return result
+    return np.take(images, stream.integers(images.size, (count, *images.shape[1:])))
 
 
 def scrambled(images: Images, _labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
     """Permute the pixels of an image."""
     chosen = images[stream.integers(len(images), count)].reshape(count, -1)
     orders = stream.permutations(*chosen.shape)
-    result: Images = np.take_along_axis(chosen, orders, axis=1).reshape(count, *images.shape[1:])
-    return result
+    return np.take_along_axis(chosen, orders, axis=1).reshape(count, *images.shape[1:])
 
 
 def halves(images: Images, labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
@@ -55,8 +52,7 @@ def seams(images: Images, _labels: NDArray[Any], count: int, stream: RandomStrea
 
 def negatives(images: Images, _labels: NDArray[Any], count: int, stream: RandomStream) -> Images:
     """Invert the brightness of an image."""
-    result: Images = images.max() - images[stream.integers(len(images), count)]
-    return result
+    return np.asarray(images.max() - images[stream.integers(len(images), count)])
 
 
 KINDS: Mapping[OutOfDistributionKind, Maker] = MappingProxyType(
@@ -73,12 +69,7 @@ KINDS: Mapping[OutOfDistributionKind, Maker] = MappingProxyType(
 def add_out_of_distribution(
     spec: JobSpec, splits: Mapping[Split, RawSplit], shape: tuple[int, int] | None
 ) -> tuple[dict[Split, RawSplit], dict[str, RawSplit]]:
-    """Add out-of-distribution images to every split.
-
-    Args:
-        spec: Defines kinds and numbers.
-        splits: Images of the data set.
-        shape: Height and width of an image; None if rows are not images.
+    """Add out-of-distribution images to every split; an image has this height and width.
 
     Returns:
         The splits, images of the data set first; and the made test images by kind. There are as
@@ -94,21 +85,25 @@ def add_out_of_distribution(
     if shape is None:
         raise SpecError("a reject class needs images", key="data.reject")
     stream = RandomStream(spec.seed, Stream.OUT_OF_DISTRIBUTION)
+
+    def make(kind: OutOfDistributionKind, images: RawSplit, count: int) -> RawSplit:
+        x = KINDS[kind](images.x.reshape(-1, *shape), images.labels, count, stream)
+        labels = np.full(count, reject.label, dtype=object)
+        origin = replace(images.origin, count=0)
+        return RawSplit(x.reshape(count, -1), labels, f"{kind} from {images.source}", origin)
+
     extended: dict[Split, RawSplit] = {}
     by_kind: dict[str, RawSplit] = {}
     for split in sorted(splits):
         images = splits[split]
         count = max(1, round(len(images.x) * reject.ratio / len(reject.kinds)))
-        made: dict[str, RawSplit] = {
-            kind: _make(kind, images, shape, count, reject, stream) for kind in reject.kinds
-        }
+        made: dict[str, RawSplit] = {kind: make(kind, images, count) for kind in reject.kinds}
         extended[split] = _concatenate([images, *made.values()])
         if split == "test":
-            by_kind |= made
+            by_kind.update(made)
     if "test" in splits:
         images = splits["test"]
-        for kind in reject.unseen:
-            by_kind[kind] = _make(kind, images, shape, len(images.x), reject, stream)
+        by_kind.update((kind, make(kind, images, len(images.x))) for kind in reject.unseen)
     return extended, by_kind
 
 
@@ -121,19 +116,6 @@ def _pairs(
     while has_several and (is_same := labels[first] == labels[second]).any():
         second[is_same] = stream.integers(len(labels), int(is_same.sum()))
     return first, second
-
-
-def _make(
-    kind: OutOfDistributionKind,
-    images: RawSplit,
-    shape: tuple[int, int],
-    count: int,
-    reject: RejectSpec,
-    stream: RandomStream,
-) -> RawSplit:
-    x = KINDS[kind](images.x.reshape(-1, *shape), images.labels, count, stream).reshape(count, -1)
-    labels = np.full(count, reject.label, dtype=object)
-    return RawSplit(x, labels, f"{kind} from {images.source}", replace(images.origin, count=0))
 
 
 def _concatenate(pieces: list[RawSplit]) -> RawSplit:

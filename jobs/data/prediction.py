@@ -1,19 +1,16 @@
 """Read rows for a trained model, and write its predictions."""
 
-import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
-from sumgrad.jobs.data.compatibility import check_known_labels, check_range, check_width
+from sumgrad.jobs.data.compatibility import check_range, read_like_training
 from sumgrad.jobs.data.dataset import RawDataset
-from sumgrad.jobs.data.labels import match_label_types
-from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError
+from sumgrad.jobs.support.files import replacing
 
 
 def read_for_model(
@@ -31,20 +28,8 @@ def read_for_model(
         DataNotFound: The source or a column does not exist.
         DataError: Rows do not fit the model; names file, column and row.
     """
-    is_regression = schema.kind == "numbers"
-    rows = read_dataset(
-        source,
-        "test",
-        schema.label,
-        schema.columns_to_read,
-        numeric_labels=is_regression,
-        with_labels=with_labels,
-    )
-    check_width(rows, schema)
-    if with_labels and not is_regression:
-        known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
-        rows = replace(rows, labels=match_label_types(rows.targets, known))
-        check_known_labels(rows, known)
+    known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
+    rows = read_like_training(source, "test", schema, known, labels=with_labels)
     check_range(rows, schema.scaling, dtype)
     return rows
 
@@ -71,12 +56,9 @@ def write_columns(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     from pyarrow import csv, parquet
 
     check_writable(out)
-    writers = {".parquet": parquet.write_table, ".csv": csv.write_csv}
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.unfinished")
+    write = {".parquet": parquet.write_table, ".csv": csv.write_csv}[out.suffix]
     try:
-        writers[out.suffix](pa.table(dict(columns)), unfinished)
-        unfinished.replace(out)
+        with replacing(out) as partial:
+            write(pa.table(dict(columns)), partial)
     except OSError as error:
         raise JobError(f"{out} cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)

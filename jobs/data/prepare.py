@@ -1,6 +1,7 @@
 """Prepare the data of a job: read, hold out, encode and scale the rows."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumgrad.jobs.data.compatibility import check_range
-from sumgrad.jobs.data.digest import digest_sources
+from sumgrad.jobs.data.dataset import RawDataset, RowLocations, digest_values
 from sumgrad.jobs.data.out_of_distribution import add_out_of_distribution
 from sumgrad.jobs.data.readers.guard import check_stop, stoppable
 from sumgrad.jobs.data.readers.sources import read_dataset
-from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema, Scaling
 from sumgrad.jobs.data.splits import RawSplit, divide, read_sources
 from sumgrad.jobs.data.targets import infer_schema
@@ -31,9 +31,7 @@ class Dataset:
     Attributes:
         x: Scaled features, (N, D), of the job's dtype.
         d: Targets; see `sumgrad.jobs.data.schema.TargetKind`.
-        source: Description of the source.
         digest: Digest of the raw rows, 32 hexadecimal digits.
-        origin: Where each row was read.
     """
 
     x: Array
@@ -53,10 +51,6 @@ class PreparedData:
     """All rows of a job.
 
     Attributes:
-        schema: Meaning of the columns; saved with the model.
-        train: Training rows.
-        validation: Validation rows, or None.
-        test: Test rows, or None.
         example: A few raw rows, (n, D).
         digest: Digest of everything that was read, 64 hexadecimal digits.
         out_of_distribution: With a reject class, the made test images by kind.
@@ -79,9 +73,7 @@ class PreparedData:
 def prepare(spec: JobSpec, check_stop: Callable[[], None] = lambda: None) -> PreparedData:
     """Read and prepare the data of a job.
 
-    Args:
-        spec: The job.
-        check_stop: Called between blocks of data; what it raises ends the preparation.
+    Between blocks of data it calls ``check_stop``; what that raises ends the preparation.
 
     Raises:
         DataNotFound: A file or a column does not exist.
@@ -93,13 +85,9 @@ def prepare(spec: JobSpec, check_stop: Callable[[], None] = lambda: None) -> Pre
 
 
 def _prepare(spec: JobSpec) -> PreparedData:
-    train = read_dataset(
-        spec.data.train,
-        "train",
-        spec.data.label_columns,
-        spec.data.feature_columns,
-        numeric_labels=spec.task == "regression",
-    )
+    label, columns = spec.data.label_columns, spec.data.feature_columns
+    is_regression = spec.task == "regression"
+    train = read_dataset(spec.data.train, "train", label, columns, numeric_labels=is_regression)
     schema = infer_schema(spec, train)
     sources = read_sources(spec, train, schema)
     splits, made = add_out_of_distribution(spec, divide(spec, sources), train.image_shape)
@@ -117,7 +105,7 @@ def _prepare(spec: JobSpec) -> PreparedData:
         validation=datasets.get("validation"),
         test=datasets.get("test"),
         example=train.x[:_EXAMPLE_ROWS],
-        digest=digest_sources(sources.items()),
+        digest=_digest(sources.items()),
         out_of_distribution={kind: _encode(rows, schema, dtype) for kind, rows in made.items()},
     )
 
@@ -131,5 +119,18 @@ def _check_memory(splits: list[RawSplit], schema: DataSchema, dtype: str, file: 
 
 def _encode(raw: RawSplit, schema: DataSchema, dtype: str) -> Dataset:
     check_stop()
-    x = schema.scaling.apply(raw.x, dtype)
-    return Dataset(x, schema.encode(raw.labels, dtype), raw.source, raw.digest(), raw.origin)
+    x, d = schema.scaling.apply(raw.x, dtype), schema.encode(raw.labels, dtype)
+    return Dataset(x, d, raw.source, digest_values(raw.x, raw.labels), raw.origin)
+
+
+def _digest(sources: Iterable[tuple[str, RawDataset]]) -> str:
+    """Return the digest of all sources of a job.
+
+    It covers features, labels, their names and the splits; neither the names of files, nor which
+    rows are held out, nor scaling.
+    """
+    digest = hashlib.sha256()
+    for split, rows in sources:
+        values = digest_values(rows.x, rows.targets)
+        digest.update(repr((split, rows.features, rows.label, values)).encode())
+    return digest.hexdigest()

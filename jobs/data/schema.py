@@ -3,7 +3,7 @@
 This module needs only NumPy, because a saved model has to predict without other packages.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from sumgrad.model.validation import Array
 
 Label = int | str
+ScalingKind = Literal["none", "minmax", "standard"]
 #: Rows per block, so that only one block of bytes becomes float64 at a time.
 _BLOCK_ROWS = 4096
 
@@ -28,7 +29,7 @@ class Scaling:
             feature is 0 for any value.
     """
 
-    kind: Literal["none", "minmax", "standard"] = "none"
+    kind: ScalingKind = "none"
     offset: tuple[float, ...] = (0.0,)
     factor: tuple[float, ...] = (1.0,)
 
@@ -61,7 +62,7 @@ class Scaling:
         span = np.atleast_1d(x.max(axis=axis)).astype(np.float64) - low
         if kind == "minmax":
             return cls("minmax", tuple(low.tolist()), _inverse(span, span))
-        mean, deviation = _moments(x, shared=shared)
+        mean, deviation = _mean_and_deviation(x, shared=shared)
         # Rounding gives a constant 0.1 a deviation of 1e-17, but a span of exactly 0.
         return cls("standard", tuple(mean.tolist()), _inverse(deviation, span))
 
@@ -73,7 +74,7 @@ def _inverse(spread: NDArray[np.float64], span: NDArray[np.float64]) -> tuple[fl
     return tuple(np.divide(1.0, spread, out=np.zeros_like(spread), where=varies).tolist())
 
 
-def _moments(
+def _mean_and_deviation(
     x: NDArray[np.generic], *, shared: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation, computed in two passes over blocks."""
@@ -95,18 +96,14 @@ class DataSchema:
     """Columns, classes and scaling of a data set.
 
     Attributes:
-        features: Names of the features in order.
         targets: Names of the targets of a regression; None for a classification.
         classes: The class of each output; with one output, the negative and the positive class.
             None for a regression.
         list_column: The column that holds all features as a list, or None.
-        label: The label columns.
-        kind: Kind of the targets.
         seen: Every label of training. With `positive` there can be more labels than classes.
         positive: The label with target 1 if there is one output.
         reject: Name of the class 'none of the above', or None.
         image_shape: Height and width if rows are images.
-        scaling: Scaling of the features.
     """
 
     features: tuple[str, ...]
@@ -139,11 +136,9 @@ class DataSchema:
         return len(self.classes if self.classes is not None else self.targets or ())
 
     def encode(self, labels: NDArray[Any], dtype: DTypeLike) -> NDArray[np.generic]:
-        """Return labels as targets.
+        """Return labels of training (N,), or numbers of a regression (N, K), as targets.
 
-        Args:
-            labels: (N,) labels that occur in training, or (N, K) numbers of a regression.
-            dtype: Dtype of targets that are not class indices.
+        Targets that are not class indices have the dtype.
         """
         if self.kind == "numbers":
             return np.ascontiguousarray(labels, dtype=dtype)
@@ -158,14 +153,10 @@ class DataSchema:
         return indices
 
     def columns(self, y: Array) -> dict[str, NDArray[Any]]:
-        """Return the outputs of a network as named columns.
+        """Return the outputs y (N, D_L) of a network as named columns.
 
-        Args:
-            y: Outputs, (N, D_L).
-
-        Returns:
-            For a classification ``prediction``, and ``probability_<class>`` for each class. For a
-            regression a column for each target, or ``prediction`` for a single target.
+        For a classification they are ``prediction``, and ``probability_<class>`` for each class;
+        for a regression a column for each target, or ``prediction`` for a single target.
         """
         if self.classes is None:
             names = self.targets or ()
@@ -197,16 +188,16 @@ class DataSchema:
         values = {name: _tuple(value) for name, value in description.items()}
         scaling = {name: _tuple(value) for name, value in dict(values.pop("scaling")).items()}
         schema = cls(**values, scaling=Scaling(**scaling))
-        invalid = next(schema._invalid_fields(), None)
-        if invalid is not None:
-            raise ValueError(f"its field '{invalid}' is invalid")
+        for name, is_valid in schema._checks().items():
+            if not is_valid:
+                raise ValueError(f"its field '{name}' is invalid")
         return schema
 
-    def _invalid_fields(self) -> Iterator[str]:
-        """Yield the names of fields that no data set can have."""
-        is_regression = self.kind == "numbers"
-        sizes, scaling = (1, len(self.features)), self.scaling
-        checks = {
+    def _checks(self) -> dict[str, object]:
+        """Return for each field a true value if a data set can have it."""
+        is_regression, scaling = self.kind == "numbers", self.scaling
+        shape = self.image_shape
+        return {
             "features": _all(self.features, str) and self.features,
             "targets": _all(self.targets, str) if is_regression else self.targets is None,
             "classes": self.classes is None if is_regression else _all(self.classes, int, str),
@@ -216,15 +207,11 @@ class DataSchema:
             "seen": _all(self.seen, int, str),
             "positive": isinstance(self.positive, int | str | None),
             "reject": isinstance(self.reject, str | None),
-            "image_shape": self.image_shape is None
-            or (_all(self.image_shape, int) and len(self.image_shape) == 2),
-            "scaling": scaling.kind in ("none", "minmax", "standard")
-            and _all(scaling.offset, float)
-            and _all(scaling.factor, float)
-            and len(scaling.offset) == len(scaling.factor)
-            and len(scaling.offset) in sizes,
+            "image_shape": shape is None or (_all(shape, int) and len(shape) == 2),
+            "scaling": scaling.kind in get_args(ScalingKind)
+            and _all((*scaling.offset, *scaling.factor), float)
+            and {len(scaling.offset), len(scaling.factor)} in ({1}, {self.width}),
         }
-        return (name for name, is_valid in checks.items() if not is_valid)
 
 
 def _all(values: object, *kinds: type) -> bool:

@@ -1,20 +1,16 @@
 """Divide the rows into training, validation and test rows: by file, or by held-out fractions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.compatibility import check_known_labels, check_width
-from sumgrad.jobs.data.dataset import RawDataset
-from sumgrad.jobs.data.digest import digest_values
-from sumgrad.jobs.data.labels import match_label_types
+from sumgrad.jobs.data.compatibility import read_like_training
+from sumgrad.jobs.data.dataset import RawDataset, RowLocations
 from sumgrad.jobs.data.readers.guard import check_stop
-from sumgrad.jobs.data.readers.sources import read_dataset
-from sumgrad.jobs.data.row_locations import RowLocations
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec
@@ -22,33 +18,20 @@ from sumgrad.model.random_streams import RandomStream, Stream
 
 Indices = NDArray[np.intp]
 Split = Literal["train", "validation", "test"]
-_HeldOut = Literal["validation", "test"]
 #: The test rows are held out first, so that they do not depend on whether there is a validation.
-_HELD_OUT: tuple[_HeldOut, ...] = ("test", "validation")
-_STREAMS: Mapping[_HeldOut, Stream] = MappingProxyType(
+_HELD_OUT: Mapping[Split, Stream] = MappingProxyType(
     {"test": Stream.TEST_SPLIT, "validation": Stream.VALIDATION_SPLIT}
 )
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """Raw rows of a split.
-
-    Attributes:
-        x: Features, (N, D), not yet scaled.
-        labels: Not yet encoded, (N,) or (N, K).
-        source: Description of the source.
-        origin: Where each row was read.
-    """
+    """Rows of a split: features (N, D), not scaled, and labels (N,) or (N, K), not encoded."""
 
     x: NDArray[Any]
     labels: NDArray[Any]
     source: str
     origin: RowLocations
-
-    def digest(self) -> str:
-        """Return the digest of the values, 32 hexadecimal digits."""
-        return digest_values(self.x, self.labels)
 
 
 def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[Split, RawDataset]:
@@ -62,19 +45,8 @@ def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[S
     for split in _HELD_OUT:
         source = getattr(spec.data, split)
         if isinstance(source, str):
-            sources[split] = _read_source(spec, source, split, schema)
+            sources[split] = read_like_training(source, split, schema, schema.seen)
     return sources
-
-
-def _read_source(spec: JobSpec, source: str, split: Split, schema: DataSchema) -> RawDataset:
-    is_regression = schema.kind == "numbers"
-    label, columns = spec.data.label_columns, schema.columns_to_read
-    rows = read_dataset(source, split, label, columns, numeric_labels=is_regression)
-    check_width(rows, schema)
-    if not is_regression:
-        rows = replace(rows, labels=match_label_types(rows.targets, schema.seen))
-    check_known_labels(rows, schema.seen)
-    return rows
 
 
 def divide(spec: JobSpec, sources: Mapping[Split, RawDataset]) -> dict[Split, RawSplit]:
@@ -86,14 +58,23 @@ def divide(spec: JobSpec, sources: Mapping[Split, RawDataset]) -> dict[Split, Ra
     train = sources["train"]
     kept = np.arange(train.count)
     splits: dict[Split, RawSplit] = {}
-    for split in _HELD_OUT:
+    for split, stream in _HELD_OUT.items():
         check_stop()
         wanted = getattr(spec.data, split)
         if split in sources:
             splits[split] = _take(sources[split], np.arange(sources[split].count), wanted)
         elif wanted is not None:
-            held_out, kept = _hold_out(spec, split, wanted, train.targets, kept)
-            splits[split] = _take(train, held_out, f"{spec.data.train} ({split} rows)")
+            stay, held_out = stratified_split(
+                train.targets[kept],
+                wanted,
+                by_class=spec.task == "classification",
+                stream=RandomStream(spec.seed, stream),
+            )
+            if not (stay.size and held_out.size):
+                problem = "leaves no training rows" if held_out.size else "is not a single row"
+                raise SpecError(f"{wanted:g} of {len(kept)} rows {problem}", key=f"data.{split}")
+            splits[split] = _take(train, kept[held_out], f"{spec.data.train} ({split} rows)")
+            kept = kept[stay]
     splits["train"] = _take(train, kept, spec.data.train)
     return splits
 
@@ -103,13 +84,8 @@ def stratified_split(
 ) -> tuple[Indices, Indices]:
     """Return row numbers to keep and to hold out, each ascending.
 
-    A class with two or more rows has rows in both parts; the only row of a class is kept.
-
-    Args:
-        labels: (N,) or (N, K).
-        fraction: Fraction of the rows to hold out, of each class where ``by_class``.
-        by_class: Whether labels are classes.
-        stream: Chooses the rows.
+    The labels are classes (N,), of each of which the fraction is held out, or numbers (N, K). A
+    class with two or more rows has rows in both parts; the only row of a class is kept.
 
     >>> stream = RandomStream(0, Stream.TEST_SPLIT)
     >>> labels = np.array([0, 0, 0, 0, 1, 1])
@@ -134,19 +110,6 @@ def _rows_by_class(labels: NDArray[Any]) -> list[Indices]:
     groups = np.fromiter((index[value] for value in values), dtype=np.intp, count=len(values))
     rows = np.argsort(groups, kind="stable")
     return np.split(rows, np.cumsum(np.bincount(groups))[:-1])
-
-
-def _hold_out(
-    spec: JobSpec, split: _HeldOut, fraction: float, labels: NDArray[Any], rows: Indices
-) -> tuple[Indices, Indices]:
-    """Return the row numbers held out of these rows, and those kept."""
-    by_class = spec.task == "classification"
-    stream = RandomStream(spec.seed, _STREAMS[split])
-    kept, held_out = stratified_split(labels[rows], fraction, by_class=by_class, stream=stream)
-    for part, problem in ((held_out, "is not a single row"), (kept, "leaves no training rows")):
-        if not part.size:
-            raise SpecError(f"{fraction:g} of {len(rows)} rows {problem}", key=f"data.{split}")
-    return rows[held_out], rows[kept]
 
 
 def _take(dataset: RawDataset, rows: Indices, source: str) -> RawSplit:

@@ -7,6 +7,7 @@ from sumgrad.jobs.data.dataset import RawDataset
 from sumgrad.jobs.data.schema import DataSchema, Label
 from sumgrad.jobs.errors import DataError, SpecError
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.text import plural
 from sumgrad.model.activations import make_activation
 from sumgrad.model.validation import did_you_mean
 
@@ -31,63 +32,37 @@ def infer_schema(spec: JobSpec, train: RawDataset) -> DataSchema:
 def _regression(spec: JobSpec, train: RawDataset) -> dict[str, Any]:
     columns = train.targets.shape[1]
     if columns != spec.model.outputs:
-        raise _outputs_error(spec, columns, f"{columns} target{'s' if columns > 1 else ''}")
+        raise _outputs_error(spec, columns, plural(columns, "target"))
     has_one_each = len(train.label) == columns
     names = train.label if has_one_each else tuple(f"{train.label[0]}_{i}" for i in range(columns))
     return {"kind": "numbers", "targets": names}
 
 
 def _classes(spec: JobSpec, train: RawDataset) -> dict[str, Any]:
-    seen = _seen(train)
+    # Numbers are sorted by value, texts by their characters.
+    seen: tuple[Label, ...] = tuple(sorted(set(train.targets.tolist())))
+    if len(seen) < 2:
+        problem = f"every row has the label {seen[0]!r}; a classification needs two classes"
+        raise DataError(problem, file=train.file, column=train.label[0])
     if spec.model.outputs == 1:
-        return _two_class(spec, seen)
+        return {"kind": "two_class", "seen": seen, **_two_class(spec.data.positive, seen)}
     if spec.data.positive is not None:
-        raise SpecError(
-            f"needs one sigmoid output, the network has {spec.model.outputs}",
-            key="data.positive",
-        )
+        problem = f"needs one sigmoid output, the network has {spec.model.outputs}"
+        raise SpecError(problem, key="data.positive")
     classes, reject = seen, spec.data.reject.label if spec.data.reject else None
     if reject is not None:
         if reject in map(str, seen):
             raise SpecError(f"the data has a class '{reject}' already", key="data.reject.label")
         classes = (*seen, reject)
     if len(classes) != spec.model.outputs:
-        raise _outputs_error(
-            spec, len(classes), f"{len(classes)} classes: {format_classes(classes)}"
-        )
+        described = f"{len(classes)} classes: {format_classes(classes)}"
+        raise _outputs_error(spec, len(classes), described)
     kind = "one_hot" if spec.model.divergence == "l2" else "classes"
     return {"kind": kind, "classes": classes, "seen": seen, "reject": reject}
 
 
-def _outputs_error(spec: JobSpec, needed: int, data: str) -> SpecError:
-    """Return the error for an output layer whose number of outputs does not fit the data."""
-    # With `max` the number of outputs is not the number of units.
-    last, outputs = spec.model.layers[-1], spec.model.outputs
-    is_one_per_unit = make_activation(last.activation).output_width(needed) == needed
-    return SpecError(
-        f"{outputs} output{'s' if outputs > 1 else ''}, but the data has {data}",
-        key=f"model.layers[{len(spec.model.layers) - 1}].units",
-        hint=f"set it to {needed}"
-        if is_one_per_unit
-        else f"its activation must give {needed} outputs",
-    )
-
-
-def _seen(train: RawDataset) -> tuple[Label, ...]:
-    """Return the classes in order, numbers by value and texts by their characters."""
-    seen: tuple[Label, ...] = tuple(sorted(set(train.targets.tolist())))
-    if len(seen) < 2:
-        raise DataError(
-            f"every row has the label {seen[0]!r}; a classification needs two classes",
-            file=train.file,
-            column=train.label[0],
-        )
-    return seen
-
-
-def _two_class(spec: JobSpec, seen: tuple[Label, ...]) -> dict[str, Any]:
-    """Return the targets of a network with one output: the positive class is 1."""
-    positive = spec.data.positive
+def _two_class(positive: Label | None, seen: tuple[Label, ...]) -> dict[str, Any]:
+    """Return the negative and the positive class, whose targets are 0 and 1."""
     if positive is None:
         if len(seen) != 2:
             raise SpecError(
@@ -95,16 +70,23 @@ def _two_class(spec: JobSpec, seen: tuple[Label, ...]) -> dict[str, Any]:
                 key="data.positive",
                 hint="name the class with target 1, or use one softmax output per class",
             )
-        return {"kind": "two_class", "classes": seen, "seen": seen, "positive": seen[1]}
+        positive = seen[1]
     by_text = {str(label): label for label in seen}
     if str(positive) not in by_text:
-        raise SpecError(
-            f"the data has no class {positive!r}",
-            key="data.positive",
-            hint=did_you_mean(str(positive), by_text),
-        )
+        hint = did_you_mean(str(positive), by_text)
+        raise SpecError(f"the data has no class {positive!r}", key="data.positive", hint=hint)
     positive = by_text[str(positive)]
     others = [label for label in seen if label != positive]
     negative = others[0] if len(others) == 1 else f"not {positive}"
-    classes = (negative, positive)
-    return {"kind": "two_class", "classes": classes, "seen": seen, "positive": positive}
+    return {"classes": (negative, positive), "positive": positive}
+
+
+def _outputs_error(spec: JobSpec, needed: int, data: str) -> SpecError:
+    """Return the error for an output layer whose number of outputs does not fit the data."""
+    # With `max` the number of outputs is not the number of units.
+    activation = make_activation(spec.model.layers[-1].activation)
+    hint = f"its activation must give {needed} outputs"
+    if activation.output_width(needed) == needed:
+        hint = f"set it to {needed}"
+    problem = f"{plural(spec.model.outputs, 'output')}, but the data has {data}"
+    return SpecError(problem, key=f"model.layers[{len(spec.model.layers) - 1}].units", hint=hint)

@@ -7,11 +7,9 @@ import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -22,8 +20,6 @@ from sumgrad.jobs.support.validation import KeyPath, dotted, first_problem
 from sumgrad.jobs.support.yaml import MAX_BYTES, YamlTree, parse_yaml
 from sumgrad.model.validation import did_you_mean
 
-#: Names the folder of runs where neither the spec nor an option does.
-OUTPUT_VARIABLE = "SUMGRAD_OUTPUT"
 #: Names that keys and values have elsewhere, or had before.
 SYNONYMS: Mapping[str, str] = {
     "accuracy": "stop.tolerance",
@@ -53,15 +49,8 @@ _PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
 _EXAMPLES = resources.files("sumgrad.jobs.spec") / "examples"
 
 
-@dataclass(frozen=True)
-class LoadedSpec:
-    """A spec and its source.
-
-    Attributes:
-        spec: Validated, with every default filled in.
-        origin: The file, or ``example NAME``.
-        folder: The folder of the file; None for a shipped example.
-    """
+class LoadedSpec(NamedTuple):
+    """A validated spec, its file or ``example NAME``, and the folder of the file."""
 
     spec: JobSpec
     origin: str
@@ -80,14 +69,10 @@ def read_example(name: str) -> str:
 
 
 def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = True) -> LoadedSpec:
-    """Load and validate a spec.
+    """Load and validate a YAML file or a shipped example.
 
-    Args:
-        name: A YAML file, or the name of a shipped example.
-        overrides: ``key=value`` each, such as ``optimizer.eta=0.1`` or
-            ``model.layers[0].units=32``.
-        environment: Whether environment variables of this machine replace missing keys; not for a
-            job that runs elsewhere.
+    Overrides are ``key=value``, such as ``model.layers[0].units=32``. Environment variables of this
+    machine replace missing keys, unless the job runs elsewhere.
 
     Raises:
         SpecError: The spec does not exist, is not YAML, or has an invalid key or value.
@@ -110,7 +95,7 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
 
 def default_output() -> str:
     """Return the folder of runs where neither the spec nor an option names one."""
-    return os.environ.get(OUTPUT_VARIABLE) or str(JobSpec.model_fields["output"].default)
+    return os.environ.get("SUMGRAD_OUTPUT") or str(JobSpec.model_fields["output"].default)
 
 
 def split_key(key: str) -> list[str | int]:
@@ -131,15 +116,15 @@ def _read(name: str) -> tuple[str, str, Path | None]:
         if not name or (path.suffix not in (".yaml", ".yml") and not path.exists()):
             hint = did_you_mean(name, example_names())
             raise SpecError(f"no spec file and no shipped example is named '{name}'", hint=hint)
-        content = read_small_file(path, MAX_BYTES)
-        return content.decode("utf-8"), name, path.resolve().parent
+        return read_small_file(path, MAX_BYTES).decode("utf-8"), name, path.resolve().parent
     except UnicodeDecodeError:
-        raise SpecError("not a text file in UTF-8", key=name) from None
+        problem = "not a text file in UTF-8"
     except OSError as error:
         suffix = "; that is not a job spec" if error.errno == errno.EFBIG else ""
-        raise SpecError(f"cannot be read: {error.strerror}{suffix}", key=name) from None
+        problem = f"cannot be read: {error.strerror}{suffix}"
     except ValueError as error:
-        raise SpecError(f"cannot be read: {error}", key=name) from None
+        problem = f"cannot be read: {error}"
+    raise SpecError(problem, key=name)
 
 
 def _set_defaults_of_environment(value: dict[str, Any]) -> None:
@@ -159,30 +144,21 @@ def _override(value: dict[str, Any], item: str) -> KeyPath:
         raise SpecError(f"'{item}' is not key=value", key="--set", hint=hint)
     parsed = parse_yaml(text, f"--set {key}").value
     here: Any = value
-    for part, after in pairwise(parts):
-        here = _descend(here, part, [] if isinstance(after, int) else {}, key)
-    last = parts[-1]
-    if isinstance(last, int):
-        _descend(here, last, None, key)
-    elif not isinstance(here, dict):
-        raise SpecError(f"there is no '{last}' below it", key=f"--set {key}")
-    if parts[:-1] == ["optimizer"] and last in _LEARNING_RATE:
+    for part, after in zip(parts, (*parts[1:], None), strict=True):
+        if isinstance(part, int):
+            if not isinstance(here, list) or part >= len(here):
+                raise SpecError(f"there is no item [{part}]", key=f"--set {key}")
+        elif not isinstance(here, dict):
+            raise SpecError(f"there is no '{part}' below it", key=f"--set {key}")
+        elif after is not None and here.get(part) is None:
+            here[part] = [] if isinstance(after, int) else {}
+        if after is not None:
+            here = here[part]
+    if parts[:-1] == ["optimizer"] and parts[-1] in _LEARNING_RATE:
         for name in _LEARNING_RATE:
             here.pop(name, None)
-    here[last] = parsed
+    here[parts[-1]] = parsed
     return tuple(parts)
-
-
-def _descend(here: Any, part: str | int, empty: Any, key: str) -> Any:
-    if isinstance(part, int):
-        if not isinstance(here, list) or part >= len(here):
-            raise SpecError(f"there is no item [{part}]", key=f"--set {key}")
-        return here[part]
-    if not isinstance(here, dict):
-        raise SpecError(f"there is no '{part}' below it", key=f"--set {key}")
-    if here.get(part) is None:
-        here[part] = empty
-    return here[part]
 
 
 def _location(path: KeyPath, tree: YamlTree, origin: str, set_paths: Sequence[KeyPath]) -> str:
@@ -194,6 +170,5 @@ def _location(path: KeyPath, tree: YamlTree, origin: str, set_paths: Sequence[Ke
         if is_below or is_above:
             return f"--set {key}"
     line = tree.line_of(path)
-    if line is not None:
-        return f"{origin}, line {line}: {key}"
-    return f"{origin}: {key}" if key else origin
+    where = f"{origin}, line {line}" if line is not None else origin
+    return f"{where}: {key}" if key else where

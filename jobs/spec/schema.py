@@ -7,6 +7,7 @@ it as a commented file.
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -169,14 +170,13 @@ class DataSpec(_Section):
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
-        for key, columns in (("label", self.label_columns), ("features", self.feature_columns)):
-            if columns is None:
-                continue
-            if not columns:
+        label, features = self.label_columns, self.feature_columns
+        for key, columns in (("label", label), ("features", features)):
+            if columns == ():
                 raise problem_error("names no column", key=key)
-            _check_unique(columns, key)
-        labels = set(self.label_columns)
-        for name in self.feature_columns or ():
+            _check_unique(columns or (), key)
+        labels = set(label)
+        for name in features or ():
             if name in labels:
                 raise problem_error(f"'{name}' is the label", key="features")
         return self
@@ -271,15 +271,13 @@ class OptimizerSpec(_Section):
     @property
     def options(self) -> dict[str, float]:
         """The options of this optimizer that the spec sets."""
-        names = ("weight_decay", "momentum", "rho", "beta1", "beta2", "epsilon")
-        given = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in given.items() if value is not None}
+        names = {"weight_decay", "momentum", "rho", "beta1", "beta2", "epsilon"}
+        return self.model_dump(include=names, exclude_none=True)
 
     @model_validator(mode="after")
     def _check_each_option(self) -> Self:
         for option, value in self.options.items():
-            one = {option: value}
-            _check_options(lambda one=one: make_optimizer(self.name, **one), option)  # type: ignore[misc]
+            _check_options(partial(make_optimizer, self.name, **{option: value}), option)
         return self
 
 
@@ -411,19 +409,14 @@ class JobSpec(_Section):
     def _check_sections_together(self) -> Self:
         labels = self.data.label_columns
         if self.task == "classification" and len(labels) > 1:
-            raise problem_error(
-                f"a classification has one label column, not {len(labels)}",
-                "for a regression set model.divergence to l2",
-                "data.label",
-            )
+            problem = f"a classification has one label column, not {len(labels)}"
+            hint = "for a regression set model.divergence to l2"
+            raise problem_error(problem, hint, "data.label")
         is_multi_class = self.task == "classification" and self.model.outputs > 1
         if self.data.reject is not None and not is_multi_class:
-            raise problem_error(
-                "a reject class needs a classification with one output per class",
-                key="data.reject",
-            )
+            problem = "a reject class needs a classification with one output per class"
+            raise problem_error(problem, key="data.reject")
         if self.stop.early_stopping is not None and self.data.validation is None:
-            raise problem_error(
-                "needs validation rows", "set data.validation, such as 0.1", "stop.early_stopping"
-            )
+            hint = "set data.validation, such as 0.1"
+            raise problem_error("needs validation rows", hint, "stop.early_stopping")
         return self

@@ -35,11 +35,7 @@ _WIDTH = 92
 
 
 def write_template(out: Path, example: str | None) -> None:
-    """Write a spec file.
-
-    Args:
-        out: The new file.
-        example: Name of the shipped example to copy; None for a commented spec with every key.
+    """Write a copy of a shipped example, or a commented spec with every key, to a new file.
 
     Raises:
         JobError: The example does not exist, or the file exists or cannot be written.
@@ -47,10 +43,9 @@ def write_template(out: Path, example: str | None) -> None:
     if example is not None and example not in example_names():
         hint = did_you_mean(example, example_names())
         raise JobError(f"no shipped example '{example}'", hint=hint)
-    text = spec_template() if example is None else read_example(example)
     try:
         with out.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(spec_template() if example is None else read_example(example))
     except FileExistsError:
         raise JobError(f"{out} exists already", hint="choose another file with --out") from None
     except OSError as error:

@@ -3,46 +3,27 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+_PARTIAL = ".unfinished"
 
-def write_text(path: Path, text: str) -> None:
-    """Write or replace a file, in UTF-8.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path for a new file or folder, which then replaces the one at ``path``.
 
     Raises:
-        OSError: It could not be written; the previous file is unchanged.
+        OSError: It could not be written; what was there before is unchanged.
     """
     partial = _partial_path(path)
     try:
-        partial.write_text(text, encoding="utf-8")
-        sync(partial)
-        partial.rename(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Write or replace a folder of files.
-
-    Args:
-        path: The folder; its parents are created.
-        fill: Writes the files into the folder that it is called with.
-
-    Raises:
-        OSError: It could not be written; the previous folder is unchanged.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_path(path)
-    partial.mkdir()
-    try:
-        fill(partial)
-        for file in partial.iterdir():
-            sync(file)
-        sync(partial)
-        if path.exists():
+        yield partial
+        is_folder = partial.is_dir()
+        for written in (*partial.iterdir(), partial) if is_folder else (partial,):
+            sync(written)
+        if is_folder and path.exists():
             replaced = _partial_path(path)
             path.rename(replaced)
             partial.rename(path)
@@ -50,9 +31,26 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         else:
             partial.rename(path)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a file, in UTF-8; errors are those of `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Write or replace a folder, which ``fill`` fills with files; its parents are created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.mkdir()
+        fill(partial)
 
 
 def is_partial(path: Path) -> bool:
@@ -67,9 +65,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-_PARTIAL = ".unfinished"
 
 
 def _partial_path(path: Path) -> Path:

@@ -1,9 +1,8 @@
 """HTTP requests with a deadline for the whole exchange, a size limit and errors of one line."""
 
-from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from sumgrad.jobs.support.redaction import redact_text
@@ -20,8 +19,7 @@ class RequestFailed(Exception):
     """A request without a usable answer; the message is the reason, in one line."""
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """The answer to a request, also with a status of 400 and more."""
 
     status: int
@@ -56,25 +54,6 @@ def send_request(
         RequestFailed: The server cannot be reached, answers too late or too much, or does not
             speak HTTP.
     """
-    # A server that sends a byte now and then meets every timeout of a socket.
-    exchange = run_in_thread(
-        "http", lambda: _exchange(method, url, timeout, token, ca_file, max_bytes)
-    )
-    try:
-        return exchange.result(timeout)
-    except TimeoutError:
-        raise RequestFailed(f"no answer in {timeout:g} s") from None
-
-
-def _exchange(
-    method: str,
-    url: str,
-    timeout: float,
-    token: str | None,
-    ca_file: Path | None,
-    max_bytes: int,
-) -> Response:
-    import requests  # takes a fifth of a second
 
     def authorize(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
         # An authorization of our own keeps requests from sending the passwords of ~/.netrc.
@@ -82,23 +61,32 @@ def _exchange(
             request.headers["Authorization"] = f"Bearer {token}"
         return request
 
-    body = bytearray()
+    def exchange() -> Response:
+        import requests  # takes a fifth of a second
+
+        body = bytearray()
+        try:
+            with requests.request(
+                method,
+                _without_user(url),
+                auth=authorize,
+                timeout=timeout,
+                verify=True if ca_file is None else str(ca_file),
+                stream=True,
+            ) as response:
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    body += chunk
+                    if len(body) > max_bytes:
+                        raise RequestFailed(f"the answer has more than {max_bytes:,} bytes")
+        except (OSError, ValueError) as error:
+            raise RequestFailed(_reason(error, timeout)) from None
+        return Response(response.status_code, bytes(body))
+
     try:
-        with requests.request(
-            method,
-            _without_user(url),
-            auth=authorize,
-            timeout=timeout,
-            verify=True if ca_file is None else str(ca_file),
-            stream=True,
-        ) as response:
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                body += chunk
-                if len(body) > max_bytes:
-                    raise RequestFailed(f"the answer has more than {max_bytes:,} bytes")
-    except (OSError, ValueError) as error:
-        raise RequestFailed(_reason(error, timeout)) from None
-    return Response(response.status_code, bytes(body))
+        # A server that sends a byte now and then meets every timeout of a socket.
+        return run_in_thread("http", exchange).result(timeout)
+    except TimeoutError:
+        raise RequestFailed(f"no answer in {timeout:g} s") from None
 
 
 def _without_user(url: str) -> str:

@@ -18,9 +18,7 @@ def _write_to_stderr(line: str) -> None:
 class _LineHandler(logging.Handler):
     """Passes each record on as one line, without the secrets of addresses."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.write: Callable[[str], None] = _write_to_stderr
+    write: Callable[[str], None] = staticmethod(_write_to_stderr)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
@@ -46,11 +44,7 @@ def show_logs() -> Iterator[None]:
 
 @contextmanager
 def logs_through(write: Callable[[str], None]) -> Iterator[None]:
-    """Pass log lines to a progress display instead of stderr.
-
-    Args:
-        write: Takes a line; called from any thread.
-    """
+    """Pass log lines to a progress display, from any thread, instead of to stderr."""
     before, _handler.write = _handler.write, write
     try:
         yield

@@ -44,22 +44,17 @@ def _available_on_machine() -> int:
 
 
 def check_memory_for_rows(size: int, file: str, *, free: int | None = None) -> None:
-    """Raise if the rows of a file do not fit into memory twice: as read, and scaled.
+    """Raise if rows of this number of bytes do not fit into memory twice: as read, and scaled.
 
-    Args:
-        size: Bytes of the rows.
-        file: Name of the file, for the message.
-        free: `available_bytes` before the file was read; None to ask now.
+    ``free`` is the memory that was free before the file was read; by default what is free now.
 
     Raises:
-        DataError: The rows do not fit.
+        DataError: The rows do not fit; names the file.
     """
-    if free is None:
-        free = available_bytes()
+    free = available_bytes() if free is None else free
     if size > free // 2:
         raise DataError(
-            f"its rows take more than {format_gib(size)}, and this machine has {format_gib(free)} "
-            "of memory free",
+            f"its rows take more than {_gib(size)}, and {_has_free(free)}",
             file=file,
             hint="all rows have to fit into memory twice, once as read and once scaled",
         )
@@ -73,20 +68,15 @@ def check_memory_for_names(count: int, file: str) -> None:
     """
     needed, free = count * _NAME_BYTES, available_bytes()
     if needed > free // 2:
-        raise DataError(
-            f"the names of its {count:,} features take {format_gib(needed)}, and this machine has "
-            f"{format_gib(free)} of memory free",
-            file=file,
-        )
+        problem = f"the names of its {count:,} features take {_gib(needed)}, and {_has_free(free)}"
+        raise DataError(problem, file=file)
 
 
 def check_memory_for_file(path: Path, *, max_bytes: int | None = None, times: int = 2) -> None:
     """Raise unless a file can be read whole. Only its size is read.
 
-    Args:
-        path: The file. A sparse file counts with its full size.
-        max_bytes: The largest valid size; None if there is no limit.
-        times: Memory needed per byte of the file; arrays exist twice, as read and as used.
+    A sparse file counts with its full size. Each of its bytes needs memory for this number of
+    ``times``; arrays exist twice, as read and as used.
 
     Raises:
         OSError: The file does not exist, is not a regular file, is larger than it can be, or does
@@ -98,11 +88,7 @@ def check_memory_for_file(path: Path, *, max_bytes: int | None = None, times: in
     if max_bytes is not None and size > max_bytes:
         raise OSError(errno.EFBIG, f"has {size:,} bytes, expected at most {max_bytes:,}", str(path))
     if times * size > free:
-        raise OSError(
-            errno.ENOMEM,
-            f"has {format_gib(size)}, and this machine has {format_gib(free)} of memory free",
-            str(path),
-        )
+        raise OSError(errno.ENOMEM, f"has {_gib(size)}, and {_has_free(free)}", str(path))
 
 
 def read_small_file(path: Path, max_bytes: int) -> bytes:
@@ -145,17 +131,15 @@ def check_memory_for_network(network: Network, microbatch_size: int) -> None:
     if needed > free:
         raise SpecError(
             f"training {network.layout.size:,} parameters with microbatches of "
-            f"{microbatch_size:,} rows needs about {format_gib(needed)}, and this machine has "
-            f"{format_gib(free)} of memory free",
+            f"{microbatch_size:,} rows needs about {_gib(needed)}, and {_has_free(free)}",
             key="model.layers",
             hint="use fewer units, or a smaller cluster.microbatch_size",
         )
 
 
-def format_gib(size: int) -> str:
-    """Return a number of bytes as text.
+def _has_free(free: int) -> str:
+    return f"this machine has {_gib(free)} of memory free"
 
-    >>> format_gib(5 << 29)
-    '2.5 GiB'
-    """
+
+def _gib(size: int) -> str:
     return f"{size / (1 << 30):,.1f} GiB"

@@ -8,15 +8,9 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], timeout: float, *, interval: float = 0.05) -> T:
-    """Poll until a condition holds or the time is up.
+    """Call a condition every ``interval`` until it is true or the timeout, in seconds, is over.
 
-    Args:
-        condition: Called at least once; a true value ends the wait.
-        timeout: Seconds.
-        interval: Seconds between two calls.
-
-    Returns:
-        What the condition returned last: a false value after a timeout.
+    It is called at least once. Its last value is returned: a false one after the timeout.
     """
     deadline = time.monotonic() + timeout
     while not (value := condition()):

@@ -46,9 +46,6 @@ def redact(uri: str) -> str:
     'https://***@tracking.example:5000/path'
     >>> redact("postgresql://db/mlflow?user=me&password=secret&sslmode=require")
     'postgresql://db/mlflow?user=me&password=***&sslmode=require'
-
-    Args:
-        uri: The address, and nothing else.
     """
     if uri.startswith(_FILE):
         return uri
@@ -64,9 +61,6 @@ def redact_text(text: str) -> str:
 
     >>> redact_text("GET http://me:secret@tracking/x failed")
     'GET http://***@tracking/x failed'
-
-    Args:
-        text: Any text, such as another library's message.
     """
     users = [match.span() for match in _USER_IN_TEXT.finditer(text)]
     return _masked(text, [*users, *_values(_PAIR_IN_TEXT, text)])

@@ -14,10 +14,8 @@ _DIGEST_CHARACTERS = 12
 def source_files(*folders: str) -> dict[str, Path]:
     """Return sumgrad's files by their names in the package, as in ``model/network.py``.
 
-    In an editable installation `sumgrad` holds links to the source folders; they are followed.
-
-    Args:
-        folders: Folders or files of the package to restrict the list to; all by default.
+    With arguments, only those of these folders, or these files. In an editable installation
+    `sumgrad` holds links to the source folders; they are followed.
     """
     root = Path(sumgrad.__file__).parent
     found = {}
@@ -26,18 +24,12 @@ def source_files(*folders: str) -> dict[str, Path]:
         for name in names:
             file = Path(folder, name)
             found[file.relative_to(root).as_posix()] = file
-    if folders:
-        prefixes = tuple(f"{folder}/" for folder in folders)
-        found = {name: file for name, file in found.items() if f"{name}/".startswith(prefixes)}
-    return dict(sorted(found.items()))
+    prefixes = tuple(f"{folder}/" for folder in folders) or ("",)
+    return {name: found[name] for name in sorted(found) if f"{name}/".startswith(prefixes)}
 
 
 def source_digest(*folders: str) -> str:
-    """Return a digest of sumgrad's files; equal digests mean that the same code runs.
-
-    Args:
-        folders: As for `source_files`.
-    """
+    """Return a digest of `source_files`; equal digests mean that the same code runs."""
     digest = hashlib.sha256()
     for name, file in source_files(*folders).items():
         digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())

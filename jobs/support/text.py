@@ -4,14 +4,10 @@ from sumgrad.jobs.support.redaction import redact_text
 
 
 def one_line(text: object, max_length: int | None = None) -> str:
-    r"""Return a text on one line, without control characters.
+    r"""Return a text on one line, without control characters; a longer one is cut.
 
-    >>> one_line("RuntimeError: it\n\x1b[2J  broke")
-    'RuntimeError: it [2J broke'
-
-    Args:
-        text: Anything that `str` takes.
-        max_length: Cut longer texts to this many characters, followed by " …".
+    >>> one_line("RuntimeError: it\n\x1b[2J  broke"), one_line("too long", max_length=3)
+    ('RuntimeError: it [2J broke', 'too …')
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if max_length is None or len(line) <= max_length else f"{line[:max_length]} …"

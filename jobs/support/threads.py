@@ -12,15 +12,7 @@ T = TypeVar("T")
 
 
 def run_in_thread(name: str, work: Callable[[], T]) -> "Future[T]":
-    """Call a function in a new daemon thread.
-
-    Args:
-        name: The thread's name.
-        work: The function.
-
-    Returns:
-        A future; its ``result()`` raises what ``work`` raised.
-    """
+    """Call a function in a new daemon thread of this name; `Future.result` raises its error."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -35,13 +35,7 @@ _KEY_MARK = "[key]"
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of a document.
-
-    Attributes:
-        path: The key that is wrong.
-        message: What is wrong, without the key.
-        hint: How to fix it, or "".
-    """
+    """One problem of a document: the key, what is wrong, and how to fix it."""
 
     path: KeyPath
     message: str
@@ -55,12 +49,9 @@ class Problem:
 def first_problem(
     error: ValidationError, model: type[BaseModel], synonyms: Mapping[str, str] | None = None
 ) -> Problem:
-    """Return the first problem of a validation error, and count the others in its message.
+    """Return the first problem of the model's validation, and count the others in its message.
 
-    Args:
-        error: Raised by the model's validation.
-        model: The model that was validated.
-        synonyms: Dotted keys and values to suggest for names that are used elsewhere.
+    The synonyms are dotted keys and values to suggest for names that are used elsewhere.
     """
     # An unknown key explains a missing one, so it comes first.
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
@@ -76,14 +67,10 @@ def first_problem(
 def problem_error(message: str, hint: str = "", key: str = "") -> PydanticCustomError:
     """Return the error that a validator raises to have its message and hint reported unchanged.
 
-    Args:
-        message: What is wrong, without the key.
-        hint: How to fix it.
-        key: The dotted key below the validated section, when the validator checks a whole section.
+    A validator of a whole section names the dotted key below it.
     """
-    return PydanticCustomError(
-        "problem", "{message}", {"message": message, "hint": hint, "key": key}
-    )
+    context = {"message": message, "hint": hint, "key": key}
+    return PydanticCustomError("problem", "{message}", context)
 
 
 def dotted(path: KeyPath) -> str:
@@ -98,9 +85,8 @@ def dotted(path: KeyPath) -> str:
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """Return the section that a key holds itself, also an optional one; not that of list items."""
-    if getattr(annotation, "__origin__", None) in (tuple, list, dict):
-        return None
-    return next(_sections(annotation), None)
+    is_container = get_origin(annotation) in (tuple, list, dict)
+    return None if is_container else next(_sections(annotation), None)
 
 
 def all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -116,10 +102,22 @@ def all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_section(annotation):
         yield annotation
     for inner in get_args(annotation):
         yield from _sections(inner)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _below(annotation: Any, part: str | int) -> Any:
+    """Return the annotation of a key or an item; a section instead of the union that holds it."""
+    if isinstance(part, int) or not _is_section(annotation):
+        return next(_sections(annotation), None)
+    field = annotation.model_fields.get(part)
+    return field and (section_of(field.annotation) or field.annotation)
 
 
 def _path(detail: ErrorDetails, model: type[BaseModel]) -> KeyPath:
@@ -128,25 +126,17 @@ def _path(detail: ErrorDetails, model: type[BaseModel]) -> KeyPath:
     if detail["type"] == "problem" and detail["ctx"]["key"]:
         location = (*location, *detail["ctx"]["key"].split("."))
     here: Any = model
-    path: list[str | int] = []
+    path: KeyPath = ()
     for index, part in enumerate(location):
-        if part == _KEY_MARK:
-            continue
-        if isinstance(part, int):
-            path.append(part)
-            here = next(_sections(here), None)
-        elif isinstance(here, type) and issubclass(here, BaseModel):
+        is_key = isinstance(part, int)
+        if _is_section(here):
             is_unknown = detail["type"] == "extra_forbidden" and index == len(location) - 1
-            if part not in here.model_fields and not is_unknown:
-                continue
-            path.append(part)
-            field = here.model_fields.get(part)
-            annotation = field.annotation if field else None
-            here = section_of(annotation) or annotation
-        elif getattr(here, "__origin__", None) is dict:
-            path.append(part)
-            here = next(_sections(here), None)
-    return tuple(path)
+            is_key = is_key or is_unknown or part in here.model_fields
+        elif get_origin(here) is dict:
+            is_key = part != _KEY_MARK
+        if is_key:
+            path, here = (*path, part), _below(here, part)
+    return path
 
 
 def _explain(
@@ -173,19 +163,6 @@ def _explain(
     return message, ""
 
 
-def _section_at(path: KeyPath, model: type[BaseModel]) -> type[BaseModel] | None:
-    """Return the section at a path, which can lead through lists and mappings of sections."""
-    here: Any = model
-    for part in path:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            field = here.model_fields.get(str(part))
-            annotation = field.annotation if field else None
-            here = section_of(annotation) or annotation
-        else:
-            here = next(_sections(here), None)
-    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
-
-
 def _nearest_key(path: KeyPath, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
     """Return a hint that names the valid key which an unknown one most likely stands for."""
     last = str(path[-1])
@@ -193,8 +170,10 @@ def _nearest_key(path: KeyPath, model: type[BaseModel], synonyms: Mapping[str, s
     if synonyms.get(last) in keys:
         return f"did you mean '{synonyms[last]}'?"
     beside = dotted(path[:-1])
-    section = _section_at(path[:-1], model)
-    siblings = list(section.model_fields) if section else []
+    section: Any = model
+    for part in path[:-1]:
+        section = _below(section, part)
+    siblings = list(section.model_fields) if _is_section(section) else []
     if close := difflib.get_close_matches(last, siblings, n=1):
         return f"did you mean '{f'{beside}.{close[0]}'.removeprefix('.')}'?"
     for key in keys:

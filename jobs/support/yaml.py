@@ -5,8 +5,7 @@ plain scalars follow YAML 1.2.
 """
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
@@ -16,6 +15,7 @@ from sumgrad.jobs.support.validation import KeyPath
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 40
+_TOO_LARGE = "nested too deeply or too large; that is not a job spec"
 
 #: PyYAML's tags of plain values.
 _PLAIN_TAGS = frozenset(
@@ -35,19 +35,46 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str, source: str) -> None:
         super().__init__(text)
+        self.lines: dict[KeyPath, int] = {}
         self._source = source
-        self._nodes = self._depth = 0
+        self._composed = self._depth = self._built = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node, or raise if the document is too large or nested too deeply."""
-        self._nodes += 1
+        self._composed += 1
         self._depth += 1
-        if self._nodes > 2 * MAX_NODES or self._depth > MAX_DEPTH + 2:
+        if self._composed > 2 * MAX_NODES or self._depth > MAX_DEPTH + 2:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise _too_large(mark, self._source)
+            raise self._error(mark, _TOO_LARGE)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
+
+    def build(self, node: yaml.Node, path: KeyPath = ()) -> Any:
+        """Return the value of a node, and record its lines; nodes of aliases count each time."""
+        self._built += 1
+        if self._built > MAX_NODES or len(path) > MAX_DEPTH:
+            raise self._error(node.start_mark, _TOO_LARGE)
+        if node.tag not in _PLAIN_TAGS:
+            raise self._error(node.start_mark, f"the tag {node.tag} is not supported")
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return self.construct_object(node)
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._error(key_node.start_mark, "a key must be a plain name")
+            key = str(key_node.value)
+            if key in result:
+                raise self._error(key_node.start_mark, f"the key '{key}' is given twice")
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            result[key] = self.build(value_node, (*path, key))
+        return result
+
+    def _error(self, mark: yaml.Mark, message: str) -> SpecError:
+        return SpecError(message, key=f"{self._source}, line {mark.line + 1}")
 
 
 # The core schema of YAML 1.2. Every other scalar is a text.
@@ -69,17 +96,11 @@ for _kind, _pattern, _first in (
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
-@dataclass
-class YamlTree:
-    """A parsed document.
-
-    Attributes:
-        value: Dictionaries, lists and scalars.
-        lines: The line of each key or item, from 1, by its path.
-    """
+class YamlTree(NamedTuple):
+    """A parsed document, and the line of each key or item, from 1, by its path."""
 
     value: Any
-    lines: dict[KeyPath, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int]
 
     def line_of(self, path: KeyPath) -> int | None:
         """Return the line of a key, or of the innermost section around it that has a line."""
@@ -88,11 +109,7 @@ class YamlTree:
 
 
 def parse_yaml(text: str, source: str) -> YamlTree:
-    """Parse one document.
-
-    Args:
-        text: The document.
-        source: Name of the file, for messages.
+    """Parse one document; messages name its source.
 
     Raises:
         SpecError: The document is not YAML, too large, or has a duplicate key; names the line.
@@ -103,7 +120,7 @@ def parse_yaml(text: str, source: str) -> YamlTree:
         loader = _Loader(text, source)
         try:
             node = loader.get_single_node()
-            return _Builder(loader, source).build(node)
+            return YamlTree(None if node is None else loader.build(node), loader.lines)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -113,53 +130,3 @@ def parse_yaml(text: str, source: str) -> YamlTree:
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         first_line = str(error).partition("\n")[0]
         raise SpecError(f"not YAML: {first_line}", key=source) from None
-
-
-def _error_at(mark: yaml.Mark, source: str, message: str) -> SpecError:
-    return SpecError(message, key=f"{source}, line {mark.line + 1}")
-
-
-def _too_large(mark: yaml.Mark, source: str) -> SpecError:
-    return _error_at(mark, source, "nested too deeply or too large; that is not a job spec")
-
-
-class _Builder:
-    """Converts nodes to values, and counts them with aliases expanded."""
-
-    def __init__(self, loader: _Loader, source: str) -> None:
-        self._loader = loader
-        self._source = source
-        self._nodes = 0
-        self._lines: dict[KeyPath, int] = {}
-
-    def build(self, node: yaml.Node | None) -> YamlTree:
-        value = None if node is None else self._value(node, ())
-        return YamlTree(value, self._lines)
-
-    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
-        self._nodes += 1
-        if self._nodes > MAX_NODES or len(path) > MAX_DEPTH:
-            raise _too_large(node.start_mark, self._source)
-        if node.tag not in _PLAIN_TAGS:
-            raise self._error(node, f"the tag {node.tag} is not supported")
-        self._lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, (*path, i)) for i, item in enumerate(node.value)]
-        return self._loader.construct_object(node)
-
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise self._error(key_node, "a key must be a plain name")
-            key = str(key_node.value)
-            if key in result:
-                raise self._error(key_node, f"the key '{key}' is given twice")
-            self._lines[(*path, key)] = key_node.start_mark.line + 1
-            result[key] = self._value(value_node, (*path, key))
-        return result
-
-    def _error(self, node: yaml.Node, message: str) -> SpecError:
-        return _error_at(node.start_mark, self._source, message)

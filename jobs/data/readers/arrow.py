@@ -66,8 +66,7 @@ def batch_sizes(source: pa.NativeFile, batches: int | None) -> Iterator[int]:
         ArrowException: It is not an Arrow stream.
     """
     found = 0
-    reader = ipc.MessageReader.open_stream(source)
-    for message in _messages(reader):
+    for message in ipc.MessageReader.open_stream(source):
         kind, size = _message_size(message)
         found += kind == _RECORD_BATCH
         yield size
@@ -75,14 +74,6 @@ def batch_sizes(source: pa.NativeFile, batches: int | None) -> Iterator[int]:
             return
     if batches is not None and found < batches:
         raise ValueError(f"{found} batches, but the file's end lists {batches}")
-
-
-def _messages(reader: ipc.MessageReader) -> Iterator[ipc.Message]:
-    while True:
-        try:
-            yield reader.read_next_message()
-        except StopIteration:
-            return
 
 
 def _message_size(message: ipc.Message) -> tuple[int, int]:
@@ -105,13 +96,11 @@ def _message_size(message: ipc.Message) -> tuple[int, int]:
 
 def _buffers(data: memoryview, batch: int) -> Iterator[tuple[int, int]]:
     """Yield offset and length of each buffer in the body of a message."""
-    field = _field(data, batch, _BUFFERS)
-    if not field:
-        return
-    vector = _follow(data, field)
-    (count,) = struct.unpack_from("<I", data, vector)
-    for index in range(count):
-        yield struct.unpack_from("<qq", data, vector + 4 + 16 * index)
+    if field := _field(data, batch, _BUFFERS):
+        vector = _follow(data, field)
+        (count,) = struct.unpack_from("<I", data, vector)
+        for index in range(count):
+            yield struct.unpack_from("<qq", data, vector + 4 + 16 * index)
 
 
 def _uncompressed_size(body: memoryview, offset: int, length: int) -> int:

@@ -6,12 +6,12 @@ The files are read from the installed package, since importing scikit-learn take
 import gzip
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.dataset import FileSpan, RawDataset, pixel_names
-from sumgrad.jobs.data.labels import whole_labels
+from sumgrad.jobs.data.dataset import FileSpan, RawDataset, pixel_names, whole_labels
 from sumgrad.jobs.errors import DataNotFound
 
 DIABETES_FEATURES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
@@ -20,38 +20,25 @@ DIABETES_FEATURES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s
 def read_builtin(name: str, label: tuple[str, ...], *, numeric_labels: bool) -> RawDataset:
     """Return the rows of a built-in data set.
 
-    Args:
-        name: ``digits``: 1,797 handwritten digits of 8×8 pixels from 0 to 16, from the UCI
-            repository; ``diabetes``: 442 patients, ten measurements and the progression of the
-            disease a year later, from Efron et al., 2004.
-        label: Name of the labels.
-        numeric_labels: Whether labels are the targets of a regression.
+    ``digits``: 1,797 handwritten digits of 8×8 pixels from 0 to 16, from the UCI repository.
+    ``diabetes``: 442 patients, ten measurements and the progression of the disease a year later,
+    from Efron et al., 2004.
 
     Raises:
         DataNotFound: scikit-learn is not installed, or is installed without its data.
     """
     if name == "digits":
         table = _load("digits.csv.gz", ",")
-        return RawDataset(
-            x=table[:, :64].astype(np.uint8),
-            labels=whole_labels(table[:, 64], numeric=numeric_labels),
-            features=pixel_names(8, 8),
-            label=label,
-            spans=(FileSpan("digits", len(table)),),
-            image_shape=(8, 8),
-        )
-    measurements = _load("diabetes_data_raw.csv.gz", None)
-    progression = _load("diabetes_target.csv.gz", None)
-    return RawDataset(
-        x=measurements,
-        labels=whole_labels(progression, numeric=numeric_labels),
-        features=DIABETES_FEATURES,
-        label=label,
-        spans=(FileSpan("diabetes", len(measurements)),),
-    )
+        x, labels, shape = table[:, :64].astype(np.uint8), table[:, 64], (8, 8)
+        features = pixel_names(*shape)
+    else:
+        x, labels = _load("diabetes_data_raw.csv.gz", None), _load("diabetes_target.csv.gz", None)
+        features, shape = DIABETES_FEATURES, None
+    targets = whole_labels(labels, numeric=numeric_labels) if label else None
+    return RawDataset(x, targets, features, label, (FileSpan(name, len(x)),), image_shape=shape)
 
 
-def _load(name: str, delimiter: str | None) -> NDArray[np.float64]:
+def _load(name: str, delimiter: str | None) -> NDArray[Any]:
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataNotFound("built-in data comes with scikit-learn, which is not installed")

@@ -13,23 +13,19 @@ from sumgrad.jobs.errors import DataError
 #: Bytes of a value as a number, however short its text is.
 _VALUE_BYTES = 8
 #: Arrow needs the header, and each row, in one block. Larger blocks are tried if they do not fit.
-_BLOCK_BYTES = (1 << 20, 1 << 24, 1 << 28)
+_MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 1 << 20, 1 << 28
 
 
 class CsvSource(io.RawIOBase):
     """The text of a CSV file, which raises where memory would not hold the rows so far.
 
-    Args:
-        path: The file; compressed if its name ends in .gz.
-        delimiter: Character between values. Values are counted by it, because an empty value takes
-            one byte of the file and eight bytes of memory.
+    It counts values by their delimiter, because an empty value takes one byte of the file and eight
+    bytes of memory.
     """
 
     def __init__(self, path: Path, delimiter: str) -> None:
-        self._raw = path.open("rb")
         is_compressed = path.suffix.lower() == ".gz"
-        # GzipFile does not close the file that it is given.
-        self._file = gzip.GzipFile(fileobj=self._raw) if is_compressed else self._raw
+        self._file = gzip.GzipFile(path) if is_compressed else path.open("rb")
         self._delimiter = delimiter.encode()
         self._guard = ReadGuard(str(path))
 
@@ -53,26 +49,24 @@ class CsvSource(io.RawIOBase):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-        self._raw.close()
         super().close()
 
 
-def read_csv(path: Path, delimiter: str) -> pa.Table:
+def read_csv(path: Path, delimiter: str, block_bytes: int = _MIN_BLOCK_BYTES) -> pa.Table:
     """Return all rows of a CSV file; the types of its columns are inferred.
 
     Raises:
         DataError: A row has too few or too many values, or the rows do not fit into memory.
         ArrowException, OSError, EOFError, zlib.error: The file is damaged.
     """
-    for block_bytes in _BLOCK_BYTES:
-        try:
-            return _read(path, delimiter, block_bytes)
-        except pa.ArrowInvalid as error:
-            # The second message is Arrow's for a header that does not end in the first block.
-            is_too_long = "straddling" in str(error) or "Empty CSV file" in str(error)
-            if not is_too_long or block_bytes == _BLOCK_BYTES[-1]:
-                raise
-    raise AssertionError("the last block size returns or raises")
+    try:
+        return _read(path, delimiter, block_bytes)
+    except pa.ArrowInvalid as error:
+        # The second message is Arrow's for a header that does not end in the first block.
+        is_too_long = "straddling" in str(error) or "Empty CSV file" in str(error)
+        if not is_too_long or block_bytes >= _MAX_BLOCK_BYTES:
+            raise
+    return read_csv(path, delimiter, block_bytes << 4)
 
 
 def _read(path: Path, delimiter: str, block_bytes: int) -> pa.Table:
@@ -109,13 +103,9 @@ def _raise_at_ragged_row(path: Path, delimiter: str, block_bytes: int) -> None:
     except pa.ArrowInvalid:
         if not ragged:
             raise
-    if ragged:
         row = ragged[0]
-        raise DataError(
-            f"{row.actual_columns} values, but the file has {row.expected_columns} columns",
-            file=str(path),
-            row=row.number - 1,
-        )
+        problem = f"{row.actual_columns} values, but the file has {row.expected_columns} columns"
+        raise DataError(problem, file=str(path), row=row.number - 1) from None
 
 
 def _read_as_text(path: Path, options: csv.ReadOptions, parse: csv.ParseOptions) -> pa.Table:

@@ -15,8 +15,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sumgrad.jobs.data.dataset import FileSpan, RawDataset, pixel_names
-from sumgrad.jobs.data.labels import whole_labels
+from sumgrad.jobs.data.dataset import FileSpan, RawDataset, pixel_names, whole_labels
 from sumgrad.jobs.data.readers.guard import ReadGuard
 from sumgrad.jobs.errors import DataError, DataNotFound
 from sumgrad.jobs.support.memory import check_memory_for_names
@@ -39,24 +38,14 @@ def find_idx_images(folder: Path, split: str) -> Path | None:
         DataNotFound: The folder has IDX files, but not those of the split.
     """
     files = sorted(path for path in folder.iterdir() if is_idx(path) and "images" in path.name)
-    if not files:
-        return None
-    for path in files:
-        if path.name.startswith(_PREFIXES[split]):
-            return path
-    raise DataNotFound(f"{folder} has no file {_PREFIXES[split]}images-idx3-ubyte[.gz]")
+    wanted = [path for path in files if path.name.startswith(_PREFIXES[split])]
+    if files and not wanted:
+        raise DataNotFound(f"{folder} has no file {_PREFIXES[split]}images-idx3-ubyte[.gz]")
+    return wanted[0] if wanted else None
 
 
-def read_idx(
-    images: Path, label: tuple[str, ...], *, numeric_labels: bool, with_labels: bool
-) -> RawDataset:
-    """Return images and, from the file beside them, their labels.
-
-    Args:
-        images: The images file.
-        label: Name of the labels.
-        numeric_labels: Whether labels are the targets of a regression.
-        with_labels: Whether to read labels.
+def read_idx(images: Path, label: tuple[str, ...], *, numeric_labels: bool) -> RawDataset:
+    """Return images and, if labels are wanted, their labels from the file beside them.
 
     Raises:
         DataNotFound: One of the two files does not exist.
@@ -72,18 +61,13 @@ def read_idx(
     if not pixels.size:
         raise DataError("has no images", file=str(images))
     labels = None
-    if with_labels:
-        plain = f"{match['prefix']}labels{match['dot']}idx1-ubyte"
-        labels = whole_labels(_read_labels(images, plain, count), numeric=numeric_labels)
+    if label:
+        name = f"{match['prefix']}labels{match['dot']}idx1-ubyte"
+        labels = whole_labels(_read_labels(images, name, count), numeric=numeric_labels)
     check_memory_for_names(height * width, str(images))
-    return RawDataset(
-        x=pixels.reshape(count, height * width),
-        labels=labels,
-        features=pixel_names(height, width),
-        label=label,
-        spans=(FileSpan(str(images), count),),
-        image_shape=(height, width),
-    )
+    x, spans = pixels.reshape(count, height * width), (FileSpan(str(images), count),)
+    names = pixel_names(height, width)
+    return RawDataset(x, labels, names, label, spans, image_shape=(height, width))
 
 
 def _read_labels(images: Path, name: str, count: int) -> NDArray[np.uint8]:
@@ -93,9 +77,8 @@ def _read_labels(images: Path, name: str, count: int) -> NDArray[np.uint8]:
         raise DataNotFound(f"no labels for {images}: there is no {name}[.gz] beside it")
     labels = read_array(path, dimensions=1)
     if len(labels) != count:
-        raise DataError(
-            f"{len(labels)} labels, but {images.name} has {count} images", file=str(path)
-        )
+        problem = f"{len(labels)} labels, but {images.name} has {count} images"
+        raise DataError(problem, file=str(path))
     return labels
 
 
@@ -127,10 +110,8 @@ def _parse(stream: BinaryIO, file: str, dimensions: int) -> NDArray[np.uint8]:
         raise DataError("ends in its header" if magic else "is empty", file=file)
     expected_magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if magic != expected_magic:
-        raise DataError(
-            f"is not an IDX file: starts with {magic.hex()}, expected {expected_magic.hex()}",
-            file=file,
-        )
+        problem = f"starts with {magic.hex()}, expected {expected_magic.hex()}"
+        raise DataError(f"is not an IDX file: {problem}", file=file)
     header = stream.read(4 * dimensions)
     if len(header) < 4 * dimensions:
         raise DataError("ends in its header", file=file)
@@ -139,11 +120,9 @@ def _parse(stream: BinaryIO, file: str, dimensions: int) -> NDArray[np.uint8]:
     values = b"".join(_chunks(stream, size + 1, file))
     if len(values) != size:
         found = "more than" if len(values) > size else f"{len(values):,} of"
-        raise DataError(
-            f"the header promises {' × '.join(map(str, shape))} values, "
-            f"the file has {found} {size:,}",
-            file=file,
-        )
+        promised = f"{' × '.join(map(str, shape))} values"
+        problem = f"the header promises {promised}, the file has {found} {size:,}"
+        raise DataError(problem, file=file)
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 

@@ -24,17 +24,15 @@ def read_dataset(
     features: tuple[str, ...] | None = None,
     *,
     numeric_labels: bool = False,
-    with_labels: bool = True,
 ) -> RawDataset:
     """Read all rows of a source.
 
     Args:
         source: A file, a folder, a glob, or a name in `BUILTIN`.
         split: train, validation or test; selects files in a folder of MNIST's IDX files.
-        label: Label columns.
+        label: Label columns; if there are none, labels are not read.
         features: Feature columns; None for all but the label.
         numeric_labels: Whether labels are the targets of a regression, not classes.
-        with_labels: Whether to read labels.
 
     Raises:
         DataNotFound: The source or a column does not exist.
@@ -47,21 +45,12 @@ def read_dataset(
     path = Path(source).expanduser()
     images = find_idx_images(path, split) if path.is_dir() else path if is_idx(path) else None
     if images is not None:
-        rows = read_idx(images, label, numeric_labels=numeric_labels, with_labels=with_labels)
-        return rows.select(features)
-    files = find_table_files(path, source)
-    return _read_tables(
-        files, label, features, numeric_labels=numeric_labels, with_labels=with_labels
-    )
+        return read_idx(images, label, numeric_labels=numeric_labels).select(features)
+    return _read_tables(find_table_files(path, source), label, features, numeric_labels)
 
 
 def _read_tables(
-    files: list[Path],
-    label: tuple[str, ...],
-    features: tuple[str, ...] | None,
-    *,
-    numeric_labels: bool,
-    with_labels: bool,
+    files: list[Path], label: tuple[str, ...], features: tuple[str, ...] | None, numeric: bool
 ) -> RawDataset:
     """Read the rows of all files, with the columns of the first file that has rows."""
     # Importing PyArrow takes nearly a second. IDX files and built-in data do not need it.
@@ -78,27 +67,16 @@ def _read_tables(
         if pieces and features is None:
             check_same_columns(table, file, pieces[0])
         columns = pieces[0].columns if pieces else features
-        pieces.append(
-            rows_of_table(
-                table,
-                file,
-                columns,
-                label,
-                numeric_labels=numeric_labels,
-                with_labels=with_labels,
-            )
-        )
+        pieces.append(rows_of_table(table, file, columns, label, numeric_labels=numeric))
     if not pieces:
         raise DataError("has no rows", file=str(files[0]))
     return concatenate(pieces)
 
 
 def find_table_files(path: Path, source: str) -> list[Path]:
-    """Return the table files of a source, sorted by name.
+    """Return the table files of a file, a folder or a glob, sorted by name.
 
-    Args:
-        path: The source, with the user's home folder expanded.
-        source: The source as the spec names it: a file, a folder or a glob.
+    ``source`` is the text of the spec, and ``path`` the same with the user's home expanded.
 
     Raises:
         DataNotFound: There are none.
@@ -106,22 +84,18 @@ def find_table_files(path: Path, source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return _files_in(path)
-    if glob.has_magic(source):
+        from sumgrad.jobs.data.readers.tables import KNOWN_FORMATS, is_table
+
+        found = sorted(file for file in path.rglob("*") if is_table(file) and _is_data(file, path))
+        problem, hint = f"the folder {path} has no data files", f"known: {KNOWN_FORMATS}"
+    elif glob.has_magic(source):
         found = sorted(file for file in set(_expand(path)) if _is_data(file, file.parent))
-        if not found:
-            raise DataNotFound(f"no file matches {source}")
-        return found
-    raise DataNotFound(f"there is no file or folder {path}", hint=_hint(path))
-
-
-def _files_in(folder: Path) -> list[Path]:
-    from sumgrad.jobs.data.readers.tables import KNOWN_FORMATS, is_table
-
-    found = sorted(file for file in folder.rglob("*") if is_table(file) and _is_data(file, folder))
+        problem, hint = f"no file matches {source}", ""
+    else:
+        found = []
+        problem, hint = f"there is no file or folder {path}", _hint(path)
     if not found:
-        hint = f"known: {KNOWN_FORMATS}"
-        raise DataNotFound(f"the folder {folder} has no data files", hint=hint)
+        raise DataNotFound(problem, hint=hint)
     return found
 
 

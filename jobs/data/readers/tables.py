@@ -27,29 +27,32 @@ def read_table(path: Path) -> pa.Table:
     """Return all rows of a file; a table without rows if the file has only a header.
 
     Raises:
-        DataNotFound: The file does not exist, or has an unknown format.
+        DataNotFound: The file has an unknown format.
         DataError: The file is empty, damaged, too large for memory, or has duplicate columns.
     """
-    file = str(path)
-    if not path.is_file():
-        raise DataNotFound(f"there is no file {path}")
+    file, ending = str(path), _ending(path)
     if not is_table(path):
         raise DataNotFound(f"{path} has no known format", hint=f"known: {KNOWN_FORMATS}")
     if path.stat().st_size == 0:
-        if _ending(path) in _DELIMITERS:
+        if ending in _DELIMITERS:
             return pa.table({})
         raise DataError("is empty", file=file)
     try:
-        table = _read(path)
-        # A damaged Arrow file can have offsets that point outside of the file.
+        if ending in _PARQUET:
+            table = read_parquet(path)
+        elif ending in _DELIMITERS:
+            table = read_csv(path, _DELIMITERS[ending])
+        else:
+            table = read_arrow(path)
+        # A damaged file can have offsets that point outside of the file.
         table.validate(full=True)
         names = table.column_names
     except (pa.ArrowException, OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(f"cannot be read: {first_line}", file=file) from None
-    duplicates = [name for name, count in Counter(names).items() if count > 1]
-    if duplicates:
-        raise DataError("the column's name is given twice", file=file, column=duplicates[0])
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError("the column's name is given twice", file=file, column=name)
     return table
 
 
@@ -59,12 +62,3 @@ def _ending(path: Path) -> str:
     if len(suffixes) > 1 and suffixes[-1] == ".gz":
         return suffixes[-2]
     return suffixes[-1] if suffixes else ""
-
-
-def _read(path: Path) -> pa.Table:
-    ending = _ending(path)
-    if ending in _PARQUET:
-        return read_parquet(path)
-    if ending in _DELIMITERS:
-        return read_csv(path, _DELIMITERS[ending])
-    return read_arrow(path)
