@@ -4,7 +4,8 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -118,27 +119,15 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("SUMGRAD_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]
-    sys.exit(run(arguments, debug=debug, at_end=_ignore_interrupts))
-
-
-def _ignore_interrupts() -> None:
-    """Keep a second Ctrl-C from interrupting the exit of Ray and of the interpreter."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A second Ctrl-C does not interrupt the exit of Ray and of the interpreter.
+    ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    sys.exit(run(arguments, debug=debug, at_end=ignore_interrupts))
 
 
 def run(
-    arguments: list[str], *, debug: bool = False, at_end: Callable[[], None] = lambda: None
+    arguments: list[str], *, debug: bool = False, at_end: Callable[[], object] = lambda: None
 ) -> int:
-    """Run a command.
-
-    Args:
-        arguments: Without the program's name.
-        debug: Print tracebacks.
-        at_end: Called as soon as the command has ended, whether or not it failed.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command, call ``at_end`` when it has ended or failed, and return its exit code."""
 
     def work() -> int:
         app.rich_markup_mode = "rich" if sys.stdout is not None and sys.stdout.isatty() else None
@@ -149,10 +138,6 @@ def run(
             at_end()
         return code if isinstance(code, int) else 0
 
-    return run_guarded(work, debug=debug, as_json=_wants_json(arguments))
-
-
-def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether --json was given; what follows ``--`` is no option."""
+    # What follows -- is no option.
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in options
+    return run_guarded(work, debug=debug, as_json="--json" in options)

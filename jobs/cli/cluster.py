@@ -1,13 +1,12 @@
 """Commands about clusters: named ones, one on this machine, and a check-up."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sumgrad.jobs.cli.options import Cluster, Json, print_json
+from sumgrad.jobs.cli.options import Cluster, Json, print_result
 
 if TYPE_CHECKING:
     from sumgrad.jobs.config import clusters
@@ -18,14 +17,6 @@ cluster = typer.Typer(help="Name and select clusters, or run one on this machine
 app.add_typer(cluster, name="cluster")
 
 Name = Annotated[str, typer.Argument(help="A cluster's name.")]
-
-
-def _print(lines: Sequence[str], value: Mapping[str, Any], as_json: bool) -> None:
-    """Print lines, or with --json a value."""
-    if as_json:
-        print_json(value)
-    else:
-        typer.echo("\n".join(lines))
 
 
 @app.command()
@@ -45,10 +36,7 @@ def doctor(
     from sumgrad.jobs.service.client.doctor import run_checks, table
 
     checks = run_checks(select_cluster(cluster), data or [])
-    if as_json:
-        print_json([asdict(check) for check in checks])
-    else:
-        typer.echo("\n".join(table(checks)))
+    print_result([asdict(check) for check in checks], table(checks), as_json)
     if any(check.status == "FAIL" for check in checks):
         raise typer.Exit(3)
 
@@ -101,7 +89,7 @@ def add(
         f"{name} is {new.address}, in {cluster_config_path()}",
         f"Make it the default:  sumgrad cluster use {name}",
     ]
-    _print(lines, _as_json(new, config.current), as_json)
+    print_result(_as_json(new, config.current), lines, as_json)
 
 
 @cluster.command()
@@ -116,14 +104,15 @@ def use(
     config = read_cluster_config()
     if (name is None) is not none:
         raise typer.BadParameter("give either a cluster's name or --none")
+    value: dict[str, Any] = {"current": None}
     if name is None:
-        write_cluster_config(replace(config, current=None))
-        _print(["there is no default cluster now"], {"current": None}, as_json)
-        return
-    config = config.using(name)
+        config, line = replace(config, current=None), "there is no default cluster now"
+    else:
+        config = config.using(name)
+        chosen = config.clusters[name]
+        value, line = _as_json(chosen, name), f"the default cluster is {chosen.label}"
     write_cluster_config(config)
-    chosen = config.clusters[name]
-    _print([f"the default cluster is {chosen.label}"], _as_json(chosen, name), as_json)
+    print_result(value, [line], as_json)
 
 
 @cluster.command()
@@ -133,7 +122,7 @@ def remove(name: Name, as_json: Json = False) -> None:
 
     config = read_cluster_config().without(name)
     write_cluster_config(config)
-    _print([f"{name} was removed"], {"name": name, "current": config.current}, as_json)
+    print_result({"name": name, "current": config.current}, [f"{name} was removed"], as_json)
 
 
 @cluster.command("list")
@@ -143,15 +132,14 @@ def list_clusters(as_json: Json = False) -> None:
     from sumgrad.jobs.support.redaction import redact
 
     config = read_cluster_config()
-    if as_json:
-        print_json([_as_json(each, config.current) for each in config.clusters.values()])
-        return
-    if not config.clusters:
-        typer.echo("no clusters yet; try sumgrad cluster add NAME URL, or sumgrad cluster up")
+    lines = []
     for name, each in sorted(config.clusters.items()):
-        mark = "*" if name == config.current else " "
-        tracking = redact(each.tracking_uri or "")
-        typer.echo(f"{mark} {name:<16} {each.address}  {tracking}".rstrip())
+        mark, tracking = "*" if name == config.current else " ", redact(each.tracking_uri or "")
+        lines.append(f"{mark} {name:<16} {each.address}  {tracking}".rstrip())
+    if not lines:
+        lines = ["no clusters yet; try sumgrad cluster add NAME URL, or sumgrad cluster up"]
+    value = [_as_json(each, config.current) for each in config.clusters.values()]
+    print_result(value, lines, as_json)
 
 
 def _as_json(named: "clusters.Cluster", current: str | None) -> dict[str, Any]:
@@ -194,7 +182,7 @@ def up(
         "Submit a job:  sumgrad submit digits --wait",
         "Stop it:       sumgrad cluster down",
     ]
-    _print(lines, {"is_new": is_new} | _addresses(local), as_json)
+    print_result({"is_new": is_new} | _addresses(local), lines, as_json)
 
 
 def _addresses(local: "LocalCluster | None") -> dict[str, str | None]:
@@ -223,7 +211,7 @@ def status(as_json: Json = False) -> None:
         problem, hint = _token_problem(local.cluster)
         if problem:
             lines += [f"problem  {problem}", f"         → {hint}"]
-    _print(lines, {"is_up": is_up, **_addresses(local), "problem": problem}, as_json)
+    print_result({"is_up": is_up, **_addresses(local), "problem": problem}, lines, as_json)
     if not is_up or problem:
         raise typer.Exit(3)
 
@@ -252,4 +240,4 @@ def down(as_json: Json = False) -> None:
 
     was_up, folder = stop(), local_cluster_directory()
     line = f"stopped; curves and runs stay in {folder}" if was_up else "no local cluster is running"
-    _print([line], {"was_up": was_up, "folder": str(folder)}, as_json)
+    print_result({"was_up": was_up, "folder": str(folder)}, [line], as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sumgrad.jobs.cli.options import Cluster, JobId, Json, Set, Spec, print_json
+from sumgrad.jobs.cli.options import Cluster, JobId, Json, Set, Spec, print_json, print_result
 
 if TYPE_CHECKING:
     from sumgrad.jobs.service.client.ray_api import RayJobsClient
@@ -23,20 +23,18 @@ _logger = logging.getLogger(__name__)
 _TIMED_OUT = 124
 
 
-def _connect(cluster: str | None) -> "RayJobsClient":
-    from sumgrad.jobs.config.clusters import select_cluster
+def _connect(cluster: str | None) -> "tuple[RayJobsClient, str]":
+    """Return a client, and the option that makes a printed command mean the same cluster."""
+    from sumgrad.jobs.config.clusters import cluster_option, select_cluster
     from sumgrad.jobs.service.client.ray_api import RayJobsClient
 
-    return RayJobsClient(select_cluster(cluster))
+    client = RayJobsClient(select_cluster(cluster))
+    return client, cluster_option(client.cluster)
 
 
 @contextmanager
 def _detach_on_interrupt(message: str, hint: str) -> Iterator[None]:
-    """Report Ctrl-C where it leaves the job running.
-
-    Raises:
-        Interrupted: With this message and hint, for a KeyboardInterrupt.
-    """
+    """Raise `Interrupted` with this message and hint for Ctrl-C, which leaves the job running."""
     from sumgrad.jobs.errors import Interrupted
 
     try:
@@ -79,7 +77,7 @@ def submit(
     do not exist on the cluster: --upload sends small data along, and file:///PATH is a path on
     the cluster's head node.
     """
-    from sumgrad.jobs.config.clusters import cluster_option, select_cluster
+    from sumgrad.jobs.config.clusters import select_cluster
     from sumgrad.jobs.service.client.submit import prepare_submission
     from sumgrad.jobs.service.client.submit import submit as send
 
@@ -95,13 +93,9 @@ def submit(
     )
     if dry_run:
         target = select_cluster(cluster)
-        if as_json:
-            print_json(submission.as_json(target))
-        else:
-            typer.echo("\n".join(submission.lines(target)))
+        print_result(submission.as_json(target), submission.lines(target), as_json)
         return
-    client = _connect(cluster)
-    option = cluster_option(client.cluster)
+    client, option = _connect(cluster)
     status = f"sumgrad status {submission.manifest.job_id}{option}"
     with _detach_on_interrupt("interrupted", f"to see whether the cluster has the job: {status}"):
         sent = send(submission, client)
@@ -115,7 +109,7 @@ def submit(
         ]
     typer.echo("\n".join(lines), err=as_json)
     if follow:
-        _follow(client, sent.submission_id, sent.job_id, as_json)
+        _follow(client, option, sent.submission_id, sent.job_id, as_json)
     elif as_json:
         print_json(
             {
@@ -130,16 +124,12 @@ def submit(
 @app.command()
 def jobs(cluster: Cluster = None, as_json: Json = False) -> None:
     """List the jobs of a cluster, the newest first."""
-    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.commands import job_table, list_jobs
 
-    client = _connect(cluster)
+    client, option = _connect(cluster)
     found = list_jobs(client)
-    if as_json:
-        print_json([job.as_json() for job in found])
-    else:
-        option = cluster_option(client.cluster)
-        typer.echo("\n".join(job_table(found, client.cluster.label, option)))
+    table = job_table(found, client.cluster.label, option)
+    print_result([job.as_json() for job in found], table, as_json)
 
 
 @app.command()
@@ -148,17 +138,13 @@ def status(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
 
     They come from Ray, from its run in MLflow and from the job's heartbeat.
     """
-    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.commands import get_status
     from sumgrad.jobs.service.client.status import status_lines
 
-    client = _connect(cluster)
+    client, option = _connect(cluster)
     found, run = get_status(client, job_id)
-    if as_json:
-        print_json(found.as_json())
-    else:
-        option = cluster_option(client.cluster)
-        typer.echo("\n".join(status_lines(found, run, client.cluster.label, option)))
+    lines = status_lines(found, run, client.cluster.label, option)
+    print_result(found.as_json(), lines, as_json)
 
 
 @app.command()
@@ -180,10 +166,10 @@ def logs(
     from sumgrad.jobs.service.client.commands import find_attempt
     from sumgrad.jobs.service.client.follow import LogPrinter
 
-    client = _connect(cluster)
+    client, option = _connect(cluster)
     job, chosen = find_attempt(client, job_id, attempt)
     if follow:
-        _follow(client, chosen.submission_id, job.job_id, as_json)
+        _follow(client, option, chosen.submission_id, job.job_id, as_json)
         return
     text = client.get_log(chosen.submission_id)
     if as_json:
@@ -194,13 +180,13 @@ def logs(
         log.close()
 
 
-def _follow(client: "RayJobsClient", submission_id: str, job_id: str, as_json: bool) -> None:
+def _follow(
+    client: "RayJobsClient", option: str, submission_id: str, job_id: str, as_json: bool
+) -> None:
     """Print an attempt's log until it ends, and exit with its code; Ctrl-C detaches."""
-    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.follow import explain_lost_job, follow_job
     from sumgrad.jobs.service.states import can_resume
 
-    option = cluster_option(client.cluster)
     stream = sys.stderr if as_json else sys.stdout
 
     def write(text: str) -> None:
@@ -248,47 +234,42 @@ def wait(
     as_json: Json = False,
 ) -> None:
     """Wait until a job ends and exit with its code."""
-    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.follow import explain_lost_job
     from sumgrad.jobs.service.client.follow import wait as wait_for
     from sumgrad.jobs.service.client.jobs import find_job
 
-    client = _connect(cluster)
+    client, option = _connect(cluster)
     job = find_job(client, job_id)
     # A refused attempt to resume the job does not change how the job ended.
     attempt = job.effective if job.latest.has_ended else job.latest
-    hint = f"wait again: sumgrad wait {job.job_id}{cluster_option(client.cluster)}"
+    hint = f"wait again: sumgrad wait {job.job_id}{option}"
     with (
         _detach_on_interrupt(f"job {job.job_id} continues", hint),
         explain_lost_job(job.job_id, client.cluster),
     ):
         ended = wait_for(client, attempt.submission_id, timeout=timeout)
     value = _as_json(job.job_id, ended or attempt)
-    code = value["exit_code"] if ended is not None else _TIMED_OUT
-    if as_json:
-        print_json(value)
-    else:
-        typer.echo(f"job {job.job_id} is {value['state'] if ended else 'still running'}")
-    if code:
+    state = value["state"] if ended else "still running"
+    print_result(value, [f"job {job.job_id} is {state}"], as_json)
+    if code := value["exit_code"] if ended is not None else _TIMED_OUT:
         raise typer.Exit(code)
 
 
 @app.command()
 def stop(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
     """Stop a job at its next step; it can be resumed."""
-    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.commands import stop_job
     from sumgrad.jobs.service.states import state_of
 
-    client = _connect(cluster)
+    client, option = _connect(cluster)
     job, was_running = stop_job(client, job_id)
-    if as_json:
-        print_json({"id": job.job_id, "was_running": was_running})
-    elif was_running:
-        typer.echo(f"job {job.job_id} will stop at its next step")
-        typer.echo(f"Resume it:  sumgrad resume {job.job_id}{cluster_option(client.cluster)}")
-    else:
-        typer.echo(f"job {job.job_id} has already ended ({state_of(job.effective)})")
+    lines = [f"job {job.job_id} has already ended ({state_of(job.effective)})"]
+    if was_running:
+        lines = [
+            f"job {job.job_id} will stop at its next step",
+            f"Resume it:  sumgrad resume {job.job_id}{option}",
+        ]
+    print_result({"id": job.job_id, "was_running": was_running}, lines, as_json)
 
 
 @app.command()
@@ -300,11 +281,10 @@ def delete(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
     """
     from sumgrad.jobs.service.client.commands import delete_job, deletion_lines
 
-    job, run = delete_job(_connect(cluster), job_id)
-    if as_json:
-        print_json({"id": job.job_id, "deleted": len(job.attempts)})
-    else:
-        typer.echo("\n".join(deletion_lines(job.job_id, run)))
+    client, _ = _connect(cluster)
+    job, run = delete_job(client, job_id)
+    value = {"id": job.job_id, "deleted": len(job.attempts)}
+    print_result(value, deletion_lines(job.job_id, run), as_json)
 
 
 def is_job(name: str, output: Path, cluster: str | None) -> bool:
@@ -323,22 +303,15 @@ def is_job(name: str, output: Path, cluster: str | None) -> bool:
 
 
 def resume_job(
-    job_id: str,
-    overrides: list[str],
-    cluster: str | None,
-    allow_code_change: bool,
-    as_json: bool,
+    job_id: str, overrides: list[str], cluster: str | None, allow_code_change: bool, as_json: bool
 ) -> None:
     """Resume a job on a cluster."""
-    from sumgrad.jobs.config.clusters import cluster_option
     from sumgrad.jobs.service.client.resume import resume_job as resume
 
-    client = _connect(cluster)
+    client, option = _connect(cluster)
     sent = resume(client, job_id, overrides, allow_code_change=allow_code_change)
-    if as_json:
-        print_json({"id": sent.job_id, "submission_id": sent.submission_id})
-    else:
-        option = cluster_option(client.cluster)
-        typer.echo(
-            f"job {sent.job_id} was resumed\nFollow its log:  sumgrad logs -f {sent.job_id}{option}"
-        )
+    lines = [
+        f"job {sent.job_id} was resumed",
+        f"Follow its log:  sumgrad logs -f {sent.job_id}{option}",
+    ]
+    print_result({"id": sent.job_id, "submission_id": sent.submission_id}, lines, as_json)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,3 +61,11 @@ Cluster = Annotated[
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
     typer.echo(json.dumps(value, allow_nan=False))
+
+
+def print_result(value: Any, lines: Iterable[str], as_json: bool) -> None:
+    """Print a value as JSON, or lines for the user."""
+    if as_json:
+        print_json(value)
+    else:
+        typer.echo("\n".join(lines))

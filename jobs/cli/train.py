@@ -17,7 +17,7 @@ from sumgrad.jobs.cli.options import (
     Set,
     Spec,
     TrackingUri,
-    print_json,
+    print_result,
 )
 from sumgrad.jobs.support.error_report import ResultPrinted
 from sumgrad.jobs.support.logs import logs_through
@@ -107,10 +107,7 @@ def runs(output: Output = DEFAULT_OUTPUT, as_json: Json = False) -> None:
     from sumgrad.jobs.runs.registry import list_runs, table
 
     found = list_runs(output)
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo("\n".join(table(found)))
+    print_result(found, table(found), as_json)
 
 
 @app.command()
@@ -131,10 +128,7 @@ def sync(
     from sumgrad.jobs.runs.registry import sync_runs
 
     lines, is_complete = sync_runs(run, output, tracking_uri)
-    if as_json:
-        print_json({"is_complete": is_complete, "lines": lines})
-    else:
-        typer.echo("\n".join(lines))
+    print_result({"is_complete": is_complete, "lines": lines}, lines, as_json)
     if not is_complete:
         raise typer.Exit(3)
 

@@ -82,16 +82,14 @@ def rows_of_table(
         if not names:
             raise DataNotFound(f"{file} has no column but the label")
         columns = _columns(table, names, file)
-        if len(names) > 1 or not _is_list(columns[0].type):
-            return RawDataset(
-                _matrix(columns), labels, names, label, (FileSpan(file, table.num_rows),)
-            )
-        x = _list_matrix(columns[0])
-        check_memory_for_names(x.shape[1], file)
-        items = tuple(f"{names[0]}_{i}" for i in range(x.shape[1]))
-        return RawDataset(
-            x, labels, items, label, (FileSpan(file, table.num_rows),), list_column=names[0]
-        )
+        list_column = names[0] if len(names) == 1 and _is_list(columns[0].type) else None
+        if list_column is None:
+            x = _matrix(columns)
+        else:
+            x = _list_matrix(columns[0])
+            check_memory_for_names(x.shape[1], file)
+            names = tuple(f"{list_column}_{i}" for i in range(x.shape[1]))
+        return RawDataset(x, labels, names, label, (FileSpan(file, len(x)),), list_column)
 
 
 def check_same_columns(table: pa.Table, file: str, first: RawDataset) -> None:

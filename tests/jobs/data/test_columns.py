@@ -19,9 +19,7 @@ EXACT = 2**53
 
 def rows(columns: dict[str, Any], *, numeric_labels: bool = False) -> RawDataset:
     label = tuple(name for name in columns if name.startswith("label"))
-    return rows_of_table(
-        pa.table(columns), "f", None, label, numeric_labels=numeric_labels, with_labels=True
-    )
+    return rows_of_table(pa.table(columns), "f", None, label, numeric_labels=numeric_labels)
 
 
 def error(columns: dict[str, Any], *, numeric_labels: bool = False) -> DataError:
@@ -112,6 +110,7 @@ def test_the_largest_value_is_accepted() -> None:
         (["a", None], 2, "the value is missing"),
         ([1.0, 1.5], 2, "1.5 is not a class"),
         ([1.0, 2.0**63], 2, "is not a class"),
+        (pa.array([1, 2**63], pa.uint64()), 2, "is not a class"),
         ([1, None], 2, "the value is missing"),
     ],
 )
@@ -165,6 +164,4 @@ def test_a_table_needs_a_column_besides_the_label() -> None:
     with pytest.raises(DataNotFound, match="has no column but the label"):
         rows({"label": [0, 1]})
     with pytest.raises(DataNotFound, match="has no column 'y'"):
-        rows_of_table(
-            pa.table({"x": [1]}), "f", ("y",), (), numeric_labels=False, with_labels=False
-        )
+        rows_of_table(pa.table({"x": [1]}), "f", ("y",), (), numeric_labels=False)

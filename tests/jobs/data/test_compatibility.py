@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from sumgrad.jobs.data.compatibility import (
-    check_known_labels,
     check_range,
     check_width,
     format_classes,
+    match_labels,
 )
 from sumgrad.jobs.data.dataset import FileSpan, RawDataset
 from sumgrad.jobs.data.schema import DataSchema, Scaling
@@ -55,11 +55,18 @@ def test_the_number_of_targets_has_to_match_where_labels_are_read() -> None:
 
 
 def test_labels_have_to_be_known() -> None:
-    check_known_labels(ROWS, (7, 8, 9))
-    check_known_labels(ROWS, ())
-    check_known_labels(replace(ROWS, labels=None), (7,))
+    unlabelled = replace(ROWS, labels=None)
+    assert match_labels(ROWS, (7, 8, 9)) is ROWS
+    assert match_labels(ROWS, ()) is ROWS
+    assert match_labels(unlabelled, (7,)) is unlabelled
     with pytest.raises(DataError, match="row 2: the label '8' does not occur in training; kn"):
-        check_known_labels(ROWS, (7,))
+        match_labels(ROWS, (7,))
+
+
+def test_a_text_becomes_the_number_that_it_is_in_training() -> None:
+    rows = replace(ROWS, labels=np.array(["7", "none"], dtype=object))
+    assert match_labels(rows, (7, 8, "none")).targets.tolist() == [7, "none"]
+    assert match_labels(rows, ("7", "none")) is rows
 
 
 @pytest.mark.parametrize("value", [3.5e38, -3.5e38])

@@ -6,8 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sumgrad.jobs.data.dataset import FileSpan, RawDataset, concatenate, locate, pixel_names
-from sumgrad.jobs.data.row_locations import RowLocations
+from sumgrad.jobs.data.dataset import (
+    FileSpan,
+    RawDataset,
+    RowLocations,
+    concatenate,
+    locate,
+    pixel_names,
+)
 from sumgrad.jobs.errors import DataError, DataNotFound
 
 

@@ -277,7 +277,7 @@ def test_the_names_of_a_list_s_items_need_memory(monkeypatch: pytest.MonkeyPatch
     table = pa.table({"x": lists, "label": [1]})
     monkeypatch.setattr(memory, "_available_on_machine", lambda: 100_000)
     with pytest.raises(DataError, match="names of its 1,000 features take"):
-        rows_of_table(table, "f", None, ("label",), numeric_labels=False, with_labels=True)
+        rows_of_table(table, "f", None, ("label",), numeric_labels=False)
 
 
 def test_one_hot_targets_need_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
