@@ -8,13 +8,7 @@ class JobError(SumgradError):
 
 
 class SpecError(JobError):
-    """A job spec that cannot be used.
-
-    Args:
-        message: One line that names the cause.
-        key: Where in the spec: ``model.layers[1].units``, with a file and line where known.
-        hint: How to correct it.
-    """
+    """A job spec that cannot be used; the key has a file and a line where they are known."""
 
     def __init__(self, message: str, *, key: str = "", hint: str = "") -> None:
         super().__init__(f"{key}: {message}" if key else message, hint=hint)
@@ -26,15 +20,7 @@ class DataNotFound(JobError):
 
 
 class DataError(JobError):
-    """Data that cannot be trained on; the message names file, column and row.
-
-    Args:
-        message: What is wrong.
-        file: The file.
-        column: The column, where there is one.
-        row: The row, from 1, header lines not counted.
-        hint: How to correct it.
-    """
+    """Data that cannot be trained on; rows count from 1, without header lines."""
 
     def __init__(
         self,
@@ -45,12 +31,10 @@ class DataError(JobError):
         row: int | None = None,
         hint: str = "",
     ) -> None:
-        location = [file] if file else []
-        if column is not None:
-            location.append(f"column '{column}'")
-        if row is not None:
-            location.append(f"row {row}")
-        super().__init__(f"{', '.join(location)}: {message}" if location else message, hint=hint)
+        column_text = "" if column is None else f"column '{column}'"
+        row_text = "" if row is None else f"row {row}"
+        location = ", ".join(filter(None, (file, column_text, row_text)))
+        super().__init__(f"{location}: {message}" if location else message, hint=hint)
         self.file = file
         self.column = column
         self.row = row
@@ -89,13 +73,7 @@ class RunLocked(JobError):
 
 
 class Interrupted(JobError):
-    """A signal stopped the run.
-
-    Args:
-        message: What was interrupted.
-        exit_code: 130 for an interrupt from the keyboard, 143 for a termination.
-        hint: What to do next.
-    """
+    """A signal stopped the run: exit code 130 for the keyboard's, 143 for a termination."""
 
     def __init__(self, message: str, exit_code: int, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)

@@ -13,7 +13,8 @@ from typer.core import TyperGroup
 
 from sumgrad.jobs.cli import cluster, jobs, models, spec, train
 from sumgrad.jobs.support.environment import limit_blas_threads, misspelled_variables
-from sumgrad.jobs.support.error_report import discard, print_error_line, run_guarded
+from sumgrad.jobs.support.error_report import discard, run_guarded
+from sumgrad.jobs.support.logs import print_error_line
 
 #: The exit code that a shell gives to a process whose reader has closed the pipe: 128 + SIGPIPE.
 _BROKEN_PIPE = 141

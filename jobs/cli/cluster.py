@@ -61,32 +61,23 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Name a cluster, or replace the one of that name."""
-    from sumgrad.jobs.config.clusters import (
-        Cluster,
-        check_cluster_name,
-        check_tracking_token,
-        cluster_config_path,
-        normalize_address,
-        read_cluster_config,
-        write_cluster_config,
-    )
-    from sumgrad.jobs.config.tokens import read_token
+    from sumgrad.jobs.config import clusters, tokens
 
-    new = Cluster(
-        normalize_address(address),
-        check_cluster_name(name),
+    new = clusters.Cluster(
+        clusters.normalize_address(address),
+        clusters.check_cluster_name(name),
         tracking_uri,
         token_file.absolute() if token_file else None,
         ca_file.absolute() if ca_file else None,
         tracking_token_file.absolute() if tracking_token_file else None,
     )
     new.token()
-    if path := check_tracking_token(new).tracking_token_file:
-        read_token(path, "--tracking-token-file")
-    config = read_cluster_config().with_cluster(new)
-    write_cluster_config(config)
+    if path := clusters.check_tracking_token(new).tracking_token_file:
+        tokens.read_token(path, "--tracking-token-file")
+    config = clusters.read_cluster_config().with_cluster(new)
+    clusters.write_cluster_config(config)
     lines = [
-        f"{name} is {new.address}, in {cluster_config_path()}",
+        f"{name} is {new.address}, in {clusters.cluster_config_path()}",
         f"Make it the default:  sumgrad cluster use {name}",
     ]
     print_result(_as_json(new, config.current), lines, as_json)

@@ -163,16 +163,12 @@ class DataSchema:
             return dict(zip(names if len(names) > 1 else ("prediction",), y.T, strict=True))
         probabilities = np.hstack([1 - y, y]) if self.kind == "two_class" else y
         winner = (y[:, 0] >= 0.5).astype(int) if self.kind == "two_class" else y.argmax(axis=1)
-        return {"prediction": self.class_names()[winner]} | {
+        classes = np.array([str(label) for label in self.classes], dtype=object)
+        if all(isinstance(label, int) for label in self.classes):
+            classes = classes.astype(np.int64)
+        return {"prediction": classes[winner]} | {
             f"probability_{name}": probabilities[:, j] for j, name in enumerate(self.classes)
         }
-
-    def class_names(self) -> NDArray[Any]:
-        """Return the classes as an array: int64 if all are whole numbers, else texts."""
-        classes = self.classes or ()
-        if all(isinstance(label, int) for label in classes):
-            return np.array(classes, dtype=np.int64)
-        return np.array([str(label) for label in classes], dtype=object)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that JSON represents exactly."""

@@ -26,16 +26,11 @@ def misspelled_variables(names: Iterable[str]) -> list[str]:
     >>> misspelled_variables(["SUMGRAD_CLUSTR", "SUMGRAD_OUTPUT", "SUMGRAD_WORKER_CPUS", "HOME"])
     ['SUMGRAD_CLUSTR is unknown to sumgrad; did you mean SUMGRAD_CLUSTER?']
     """
-    unknown = [n for n in sorted(names) if n.upper().startswith(_PREFIX) and n not in VARIABLES]
-    return [
-        f"{name} is unknown to sumgrad; did you mean {_PREFIX}{meant}?"
-        for name in unknown
-        if (meant := _most_similar(name)) is not None
-    ]
-
-
-def _most_similar(name: str) -> str | None:
-    """Return the known name closest to another, without the common prefix."""
     known = [variable.removeprefix(_PREFIX) for variable in VARIABLES]
-    typed = name.upper().removeprefix(_PREFIX)
-    return next(iter(difflib.get_close_matches(typed, known, 1, _MIN_SIMILARITY)), None)
+    lines = []
+    for name in sorted(names):
+        if name.upper().startswith(_PREFIX) and name not in VARIABLES:
+            typed = name.upper().removeprefix(_PREFIX)
+            close = difflib.get_close_matches(typed, known, 1, _MIN_SIMILARITY)
+            lines += [f"{name} is unknown to sumgrad; did you mean {_PREFIX}{c}?" for c in close]
+    return lines

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import typer
 
-from sumgrad.jobs.support.logs import show_logs
+from sumgrad.jobs.support.logs import print_error_line, show_logs
 from sumgrad.jobs.support.redaction import redact_text
 from sumgrad.jobs.support.text import describe_error, one_line
 
@@ -68,15 +68,10 @@ def exit_code(error: "SumgradError") -> int:
 
 
 def run_guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) -> int:
-    """Call a function and report the error that it raises.
+    """Call a function, report the error that it raises, and return the exit code of either.
 
-    Args:
-        work: Returns an exit code. Until then, log lines go to stderr.
-        debug: Print tracebacks.
-        as_json: Report errors on stdout too, as the JSON object on its last line.
-
-    Returns:
-        The exit code.
+    Until the function ends, log lines go to stderr. With ``as_json`` errors are reported on stdout
+    too, as the JSON object on its last line.
     """
     try:
         with show_logs():
@@ -121,12 +116,6 @@ def _report(report: _Report, *, as_json: bool) -> int:
             typer.echo(json.dumps(value))
     _flush()
     return report.exit_code
-
-
-def print_error_line(text: str) -> None:
-    """Print on stderr, without the secrets of addresses."""
-    with suppress(OSError):
-        typer.echo(redact_text(text.rstrip("\n")), err=True)
 
 
 def _flush() -> None:

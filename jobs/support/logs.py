@@ -1,24 +1,26 @@
 """What sumgrad logs, as lines for the user of a command."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+
+import typer
 
 from sumgrad.jobs.support.redaction import redact_text
 
 _PREFIXES = {logging.WARNING: "WARNING: ", logging.ERROR: "ERROR: "}
 
 
-def _write_to_stderr(line: str) -> None:
+def print_error_line(text: str) -> None:
+    """Print on stderr, without the secrets of addresses."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - the command line's own output
+        typer.echo(redact_text(text.rstrip("\n")), err=True)
 
 
 class _LineHandler(logging.Handler):
     """Passes each record on as one line, without the secrets of addresses."""
 
-    write: Callable[[str], None] = staticmethod(_write_to_stderr)
+    write: Callable[[str], None] = staticmethod(print_error_line)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
