@@ -18,17 +18,10 @@ class FingerprintMismatch(ClusterError):
 
 
 class WorkerLost(ClusterError):
-    """A worker's process ended while it was working.
-
-    Args:
-        worker: The worker's index.
-        doing: What it was doing, as a phrase.
-    """
+    """A worker's process ended; ``doing`` is a phrase."""
 
     def __init__(self, worker: int, doing: str, *, hint: str = "") -> None:
         super().__init__(f"worker {worker} was lost while {doing}", hint=hint)
-        self.worker = worker
-        self.doing = doing
 
 
 class MicrobatchFailed(ClusterError):
@@ -81,8 +74,8 @@ class Diverged(ClusterError):
     """A loss, gradient or weight that is not finite.
 
     Args:
-        epoch: The epoch, from 1.
-        step: The step, from 1 over the whole run.
+        epoch: From 1.
+        step: From 1 over the whole run.
         what: What is not finite.
         cause: The likely cause.
     """
@@ -91,8 +84,6 @@ class Diverged(ClusterError):
         super().__init__(f"{what} is not finite at epoch {epoch}, step {step}: {cause}", hint=hint)
         self.epoch = epoch
         self.step = step
-        self.what = what
-        self.cause = cause
 
 
 class ConnectionClosed(ClusterError):

@@ -18,7 +18,6 @@ HEAVY = {"ray", "mlflow", "sklearn", "pandas"}
 #: Imported only by code that has imported Ray, MLflow or pandas already.
 EXEMPT = {
     "cluster/ray_backend/launcher.py",
-    "cluster/ray_backend/monitor.py",
     "cluster/ray_backend/patches.py",
     "cluster/ray_backend/placement.py",
     "cluster/ray_backend/placement_groups.py",

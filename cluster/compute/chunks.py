@@ -23,12 +23,7 @@ MIN_SIZE_PER_THREAD = 1 << 18
 
 
 class ChunkedVector:
-    """The chunks of vectors of one size, and the threads that process them.
-
-    Args:
-        size: Elements of a vector.
-        num_threads: Maximum number of threads, the calling one included.
-    """
+    """The chunks of vectors of one size, and at most `num_threads` threads that process them."""
 
     def __init__(self, size: int, num_threads: int = 1) -> None:
         starts = range(0, size, CHUNK_SIZE)

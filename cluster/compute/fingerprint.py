@@ -17,17 +17,13 @@ from sumgrad.model.random_streams import RandomStream, Stream
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The arithmetic of a process.
-
-    Attributes:
-        machine: Architecture.
-        blas: BLAS build with its kernel family and thread count.
-        canary: SHA-256 of a product and of elementary functions over fixed numbers.
-    """
+    """The arithmetic of a process."""
 
     machine: str
     numpy: str
+    #: BLAS build with its kernel family and thread count.
     blas: str
+    #: SHA-256 of products and of elementary functions over fixed numbers.
     canary: str
 
 
@@ -40,23 +36,18 @@ def compute_fingerprint() -> Fingerprint:
     """Pin BLAS and return this process's fingerprint."""
     pin_blas()
     # A new controller reports the thread count that is in force now.
-    pools = [pool for pool in ThreadpoolController().info() if pool["user_api"] == "blas"]
-    described = sorted(
+    pools = sorted(
         f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')} "
         f"threads={pool['num_threads']}"
-        for pool in pools
-        if "numpy" in pool["filepath"]
+        for pool in ThreadpoolController().info()
+        if pool["user_api"] == "blas" and "numpy" in pool["filepath"]
     )
-    return Fingerprint(
-        machine=platform.machine(),
-        numpy=np.__version__,
-        blas="; ".join(described) or "unknown",
-        canary=_canary(),
-    )
+    blas = "; ".join(pools) or "unknown"
+    return Fingerprint(platform.machine(), np.__version__, blas, _canary())
 
 
 def _canary() -> str:
-    """Return the hash of products and elementary functions over fixed numbers.
+    """Return the hash of what may be rounded differently elsewhere.
 
     Depending on processor and type, NumPy uses its own elementary functions or those of the C
     library, whose rounding depends on its version. The ranges are those in which activations and
@@ -81,11 +72,7 @@ def _canary() -> str:
 
 
 def check_same_fingerprint(expected: Fingerprint, actual: Fingerprint, worker: int) -> None:
-    """Raise unless a worker's fingerprint equals the driver's.
-
-    Raises:
-        FingerprintMismatch: Names the worker and the first difference.
-    """
+    """Raise `FingerprintMismatch`, with the first difference, unless a worker has the driver's."""
     theirs = asdict(actual)
     for name, value in asdict(expected).items():
         if theirs[name] != value:

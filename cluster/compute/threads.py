@@ -21,12 +21,7 @@ MIN_WORK_FOR_THREADS = 5_000_000
 
 
 class ThreadedWorker:
-    """A worker that computes its microbatches on several threads, the calling one included.
-
-    Args:
-        index: The worker's number, for messages.
-        allocate: Allocates the threads' gradient buffers, see `GradientBuffers`.
-    """
+    """A `GradientWorker` on several threads, the calling one included."""
 
     def __init__(
         self,

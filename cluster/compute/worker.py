@@ -81,6 +81,7 @@ class GradientBuffers:
     """A worker's gradient vectors, reused from step to step.
 
     Args:
+        network: Layout and dtype of the vectors.
         allocate: Returns a new vector, (N,), given its index.
     """
 
@@ -140,16 +141,10 @@ class GradientWorker:
     def compute(self, task: Task, microbatches: Iterable[int], flat: Array) -> list[Node]:
         """Return the sums over some microbatches as the maximal nodes of the step's tree.
 
-        Args:
-            task: The step.
-            microbatches: Their indices.
-            flat: Parameters, (N,).
-
-        Returns:
-            Nodes whose gradients are the worker's buffers, valid until these are released.
+        The nodes' gradients are the worker's buffers, valid until these are released.
 
         Raises:
-            MicrobatchFailed: Names the microbatch and the cause.
+            MicrobatchFailed: Names the microbatch, the cause and the failing row.
         """
         plan = self.workload.plan(task)
         parameters = self.workload.network.parameters(flat)

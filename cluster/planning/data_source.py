@@ -29,12 +29,7 @@ class DataSource(Protocol):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Rows in memory. On one node, Ray's workers share a single copy of them.
-
-    Args:
-        x: (N, D_0).
-        d: (N, …).
-    """
+    """Rows in memory, x (N, D_0) and d (N, …); on one node, Ray's workers share a single copy."""
 
     x: Array
     d: NDArray[np.generic]

@@ -26,18 +26,15 @@ def permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The instances of one step and their microbatches.
+    """The instances of one step and their microbatches."""
 
-    Args:
-        start: Position of the step's first instance in the epoch's order.
-        num_rows: Instances of the step: T.
-        microbatch_size: Instances of a microbatch; the last one may have fewer.
-        order: The epoch's permutation, or None for the source's own order.
-    """
-
+    #: Position of the step's first instance in the epoch's order.
     start: int
+    #: Instances of the step: T.
     num_rows: int
+    #: Instances of a microbatch; the last one may have fewer.
     microbatch_size: int
+    #: The epoch's permutation, or None for the source's own order.
     order: NDArray[np.intp] | None
 
     @property
@@ -59,18 +56,13 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a whole run over one data source.
-
-    Args:
-        num_rows: Instances in the source.
-        batch_size: Instances of a step; None for all of them, in their own order.
-        microbatch_size: Instances of a microbatch.
-        seed: Seed of the permutations.
-    """
+    """The plan of a whole run over the rows of one data source."""
 
     num_rows: int
+    #: Instances of a step; None for all of them, in their own order.
     batch_size: int | None
     microbatch_size: int
+    #: Seed of the permutations.
     seed: int = 0
 
     @property
@@ -79,15 +71,11 @@ class Plan:
         return 1 if self.batch_size is None else -(-self.num_rows // self.batch_size)
 
     def step(self, epoch: int, step: int) -> StepPlan:
-        """Return the plan of a step.
+        """Return the plan of a step; epochs count from 1, steps of an epoch from 0.
 
         >>> plan = Plan(num_rows=10, batch_size=4, microbatch_size=3)
         >>> [plan.step(1, step).num_rows for step in range(plan.steps_per_epoch)]
         [4, 4, 2]
-
-        Args:
-            epoch: From 1.
-            step: Within the epoch, from 0.
         """
         if self.batch_size is None:
             return StepPlan(0, self.num_rows, self.microbatch_size, None)
@@ -98,7 +86,7 @@ class Plan:
 
 
 def default_microbatch_size(step_rows: int) -> int:
-    """Return the microbatch size to use where the spec gives none.
+    """Return the microbatch size for steps of this many rows, where the spec gives none.
 
     The maximum is 256 rows, whose activations fit into a core's cache. Smaller steps are halved, so
     that two workers share them. Below the minimum of 32 rows, the overhead of a product and the
@@ -106,8 +94,5 @@ def default_microbatch_size(step_rows: int) -> int:
 
     >>> [default_microbatch_size(rows) for rows in (10, 64, 100, 512, 60_000)]
     [32, 32, 50, 256, 256]
-
-    Args:
-        step_rows: Instances of a whole step.
     """
     return min(256, max(32, -(-step_rows // 2)))

@@ -6,10 +6,9 @@ a right sibling equals its parent. Any part of the tree can be reduced anywhere:
 the subtrees that it has completely and sends their roots. Arrival order is never visible.
 """
 
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-import numpy as np
 
 from sumgrad.cluster.errors import CountMismatch
 from sumgrad.model.validation import Array
@@ -17,18 +16,15 @@ from sumgrad.model.validation import Array
 
 @dataclass
 class PartialSum:
-    """Sums over some instances.
+    """Sums over some instances."""
 
-    Attributes:
-        gradient: Σ ∇Div as a flat vector, or None in an evaluation.
-        divergence: Σ Div.
-        correct: Correctly classified instances, in an evaluation.
-        count: Instances summed.
-    """
-
+    #: Σ ∇Div as a flat vector, or None in an evaluation.
     gradient: Array | None
+    #: Σ Div.
     divergence: float
+    #: Correctly classified instances, in an evaluation.
     correct: int
+    #: Instances summed.
     count: int
 
 
@@ -50,20 +46,10 @@ class Node:
 AddVectors = Callable[[Array, Array], Array]
 
 
-def add_in_place(left: Array, right: Array) -> Array:
-    """Return ``left + right`` in left's memory."""
-    return np.add(left, right, out=left)
-
-
 class TreeReduction:
-    """Reduces the nodes of one step's tree in any order of arrival.
+    """Reduces the nodes of one step's tree in any order of arrival; its leaves are microbatches."""
 
-    Args:
-        num_leaves: Microbatches of the step.
-        add: Adds two gradients.
-    """
-
-    def __init__(self, num_leaves: int, add: AddVectors = add_in_place) -> None:
+    def __init__(self, num_leaves: int, add: AddVectors = operator.iadd) -> None:
         self.num_leaves = num_leaves
         self._add_vectors = add
         #: Sums by (level, index), none of whose siblings are present. Only `add` changes it.
@@ -115,10 +101,7 @@ class TreeReduction:
         return [Node(level, index, total) for (level, index), total in self._pending.items()]
 
     def root(self, count: int) -> PartialSum:
-        """Return the whole sum.
-
-        Args:
-            count: Instances that it must cover.
+        """Return the whole sum, which must cover `count` instances.
 
         Raises:
             CountMismatch: A microbatch is missing, or the number of instances differs.
@@ -150,10 +133,10 @@ def reduce_nodes(
     num_leaves: int,
     add_pairs: Callable[[list[tuple[Array, Array]]], None],
 ) -> TreeReduction:
-    """Return the tree over nodes that are all present, all their gradients added in one call.
+    """Return the tree over disjoint nodes, all their gradients added in one call.
 
     Args:
-        nodes: Disjoint nodes; their gradients are written to.
+        nodes: Their gradients are written to.
         num_leaves: Microbatches of the step.
         add_pairs: Computes ``left += right`` for each pair, in the order given.
     """

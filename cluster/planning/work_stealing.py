@@ -118,10 +118,9 @@ class StepSchedule:
         self._nodes: list[Node] = []
 
     def start(self, threads: Mapping[int, int]) -> dict[int, range]:
-        """Return the first assignments; a worker without a share is not in the result.
+        """Return the first assignments, given the number of threads of each worker.
 
-        Args:
-            threads: The number of threads of each worker. Without workers, everything is queued.
+        A worker without a share is not in the result. Without workers, everything is queued.
         """
         if not threads:
             self._queue.append(self._microbatches)
@@ -149,11 +148,7 @@ class StepSchedule:
         return 0 not in self._delivered
 
     def deliver(self, worker: int, nodes: Sequence[Node]) -> int:
-        """Record the sums of a worker, which is idle afterwards.
-
-        Returns:
-            The number of microbatches that the worker has summed.
-        """
+        """Record the sums of a worker, which is idle afterwards; return how many it has summed."""
         summed = 0
         for node in nodes:
             leaves = range(node.leaves.start, min(node.leaves.stop, self._microbatches.stop))

@@ -20,20 +20,17 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Demand:
-    """The CPUs that a job asks for, and has.
+    """The CPUs that a job asks for, and has."""
 
-    Attributes:
-        job: Its name on the cluster; names of later jobs sort after those of earlier ones.
-        min_cpus: CPUs without which it does not compute.
-        max_cpus: CPUs that it can use.
-        allocated: CPUs that it has.
-        is_waiting: Whether it does not have its minimum yet.
-    """
-
+    #: Its name on the cluster; names of later jobs sort after those of earlier ones.
     job: str
+    #: CPUs without which it does not compute.
     min_cpus: int
+    #: CPUs that it can use.
     max_cpus: int
+    #: CPUs that it has.
     allocated: int = 0
+    #: Whether it does not have its minimum yet.
     is_waiting: bool = True
 
     @classmethod
@@ -41,18 +38,9 @@ class Demand:
         """Return the demand of a job that starts now."""
         return cls(f"{time.time_ns():016x}{secrets.token_hex(4)}", min_cpus, max_cpus)
 
-    @property
-    def required_group(self) -> str:
-        """The name of the placement group with the minimum."""
-        return f"sumgrad-{self.job}-{self.min_cpus}-{self.max_cpus}-required"
-
-    def extra_group(self, number: int) -> str:
-        """Return the name of a placement group with one more CPU; numbers are not reused."""
-        return f"sumgrad-{self.job}-{self.min_cpus}-{self.max_cpus}-extra{number}"
-
-    def owns(self, name: str) -> bool:
-        """Return whether a placement group of this name is the job's."""
-        return name.startswith(f"sumgrad-{self.job}-")
+    def group_name(self, kind: str) -> str:
+        """Return the name of a placement group: ``required``, or ``extra`` and a new number."""
+        return f"sumgrad-{self.job}-{self.min_cpus}-{self.max_cpus}-{kind}"
 
 
 def read_demands(groups: Iterable[Mapping[str, Any]]) -> dict[str, Demand]:
@@ -82,7 +70,7 @@ def read_demands(groups: Iterable[Mapping[str, Any]]) -> dict[str, Demand]:
 
 
 def max_min_fair(demands: Iterable[Demand], cpus: int) -> dict[str, int]:
-    """Return each job's share: its minimum, and of the rest as much as the others.
+    """Return each job's share of the CPUs: its minimum, and of the rest as much as the others.
 
     Waiting jobs get their minimum in the order in which they came. A job whose minimum does not fit
     even if all others released what they can gets nothing, and nothing is released for it.
@@ -92,10 +80,6 @@ def max_min_fair(demands: Iterable[Demand], cpus: int) -> dict[str, int]:
     {'a': 6, 'b': 2}
     >>> max_min_fair([big, Demand("c", min_cpus=1, max_cpus=8)], cpus=8)
     {'a': 4, 'c': 4}
-
-    Args:
-        demands: Of all jobs.
-        cpus: That they can have together.
     """
     shares: dict[str, int] = {}
     left = cpus

@@ -1,9 +1,9 @@
 """Worker processes as Ray actors."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -17,12 +17,14 @@ from sumgrad.cluster.workers.launcher import Launcher
 from sumgrad.cluster.workers.worker_process import WorkerProcess
 from sumgrad.model.errors import SumgradError
 
+T = TypeVar("T")
+
 
 class RayLauncher(Launcher):
-    """Starts each worker's process as an actor.
+    """Starts each worker's process as an actor; the workload is put into the object store once.
 
     Args:
-        workload: Network, rows and plans; the rows are put into the object store once.
+        workload: Network, rows and plans.
         placement: The CPUs.
         env_vars: Environment of the workers' processes, if they do not inherit this one's.
 
@@ -41,7 +43,7 @@ class RayLauncher(Launcher):
         self._watch = DaemonWatch.current
         #: Whether Ray does not answer any more.
         self._has_failed = False
-        # Ray adds `remote` to actor methods at run time, which type checkers do not see.
+        #: Of type Any, because Ray adds `remote` to their methods at run time.
         self._actors: dict[int, Any] = {}
         #: For each worker, the result of its `serve` method, or why it could not be started.
         self._serving: dict[int, Any] = {}
@@ -49,9 +51,7 @@ class RayLauncher(Launcher):
 
     def _put(self, workload: Workload) -> "ray.ObjectRef[Any]":
         try:
-            if self._watch is None:
-                return ray.put(workload)
-            return run_watched(lambda: ray.put(workload), self._watch)
+            return self._call(lambda: ray.put(workload))
         except RayError as error:
             raise ClusterError(
                 f"the rows do not fit into Ray's object store: {error_cause(error)}",
@@ -61,10 +61,10 @@ class RayLauncher(Launcher):
     def start(self, worker: int, address: Address, secret: bytes) -> None:
         # A process that no longer serves may still have the CPU.
         self.kill(worker)
-        if self._watch is None:
-            self._start(worker, address, secret)
-        else:
-            run_watched(lambda: self._start(worker, address, secret), self._watch)
+        self._call(lambda: self._start(worker, address, secret))
+
+    def _call(self, call: Callable[[], T]) -> T:
+        return call() if self._watch is None else run_watched(call, self._watch.failure)
 
     def _start(self, worker: int, address: Address, secret: bytes) -> None:
         try:
@@ -72,19 +72,16 @@ class RayLauncher(Launcher):
         except RayError as error:
             self._serving[worker] = error
             return
-        actor: Any = self._actor_class(worker).remote(worker, self._workload, slot.threads)
-        if slot.is_remote:
-            address = replace(address, local=None)
-        self._actors[worker] = actor
-        self._serving[worker] = actor.serve.remote(address, secret)
-
-    def _actor_class(self, worker: int) -> Any:
-        return ray.remote(WorkerProcess).options(
+        actor_class: Any = ray.remote(WorkerProcess).options(
             num_cpus=1,
             max_restarts=0,
             runtime_env=self._env_vars,
             scheduling_strategy=self._placement.strategy(worker),
         )
+        actor = self._actors[worker] = actor_class.remote(worker, self._workload, slot.threads)
+        if slot.is_remote:
+            address = replace(address, local=None)
+        self._serving[worker] = actor.serve.remote(address, secret)
 
     def exit_reason(self, worker: int) -> str | None:
         serving = self._serving[worker]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,21 @@ _LAST_WAIT_MS = 5000
 
 
 @contextlib.contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextlib.contextmanager
 def preserve_sigterm() -> Iterator[None]:
     """Keep this process's handler of SIGTERM while Ray starts.
 
-    Ray's core (2.60.0) installs a handler that aborts a process which has not ended three seconds
-    after the signal. The handler that Python knows is installed again at the end.
+    Ray's core installs a handler that aborts a process which has not ended three seconds after the
+    signal. The handler that Python knows is installed again at the end.
     """
     try:
         yield
@@ -43,12 +54,11 @@ def preserve_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-@contextlib.contextmanager
-def release_interpreter() -> Iterator[None]:
+def release_interpreter() -> AbstractContextManager[None]:
     """Have Ray wait for the port of its GCS in Python.
 
-    Its core (2.60.0) keeps the interpreter locked while it waits, so that no other thread could
-    notice for half a minute that the GCS has died.
+    Its core keeps the interpreter locked while it waits, so that no other thread could notice for
+    half a minute that the GCS has died.
     """
     wait = _node.wait_for_persisted_port
 
@@ -59,44 +69,29 @@ def release_interpreter() -> Iterator[None]:
             time.sleep(_POLL_S)
         return wait(directory, node_id, name, timeout_ms=min(timeout_ms, _LAST_WAIT_MS))
 
-    _node.wait_for_persisted_port = poll
-    try:
-        yield
-    finally:
-        _node.wait_for_persisted_port = wait
+    return _replaced(_node, "wait_for_persisted_port", poll)
 
 
-@contextlib.contextmanager
-def silence_daemons() -> Iterator[None]:
-    """Keep Ray (2.60.0) from printing what its daemons report, such as workers that were killed.
+def silence_daemons() -> AbstractContextManager[None]:
+    """Keep Ray from printing what its daemons report, such as workers that were killed.
 
     It prints to stdout, where results are, and has no option against it.
     """
-    listen = worker.listen_error_messages
-    worker.listen_error_messages = lambda *_: None
-    try:
-        yield
-    finally:
-        worker.listen_error_messages = listen
+    return _replaced(worker, "listen_error_messages", lambda *_: None)
 
 
-@contextlib.contextmanager
-def loopback_only(*, enabled: bool) -> Iterator[None]:
+def loopback_only(*, enabled: bool) -> AbstractContextManager[None]:
     """Have an instance that is started now listen on loopback alone, as Ray does on other systems.
 
-    On Linux its dozen ports are open to every network of the machine. Ray (2.60.0) reads the
-    variable for this when it is imported, and it must not hold for connections to a cluster.
+    On Linux its dozen ports are open to every network of the machine. Ray reads the variable for
+    this when it is imported, and it must not hold for connections to a cluster.
     """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = before and not enabled
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+    is_open = ray_constants.ENABLE_RAY_CLUSTER and not enabled
+    return _replaced(ray_constants, "ENABLE_RAY_CLUSTER", is_open)
 
 
 def find_running_instance() -> str:
-    """Return the host and port that Ray (2.60.0) connects to for ``auto``.
+    """Return the host and port that Ray connects to for ``auto``.
 
     Raises:
         ClusterUnreachable: No instance is known.
@@ -114,7 +109,7 @@ def find_running_instance() -> str:
 
 
 def abandon() -> None:
-    """Leave Ray (2.60.0) as it is: a thread is stuck in it, and its end would wait for that thread.
+    """Leave Ray as it is: a thread is stuck in it, and its end would wait for that thread.
 
     Its handler at exit is removed, and what its C++ core prints from now on is discarded.
     """

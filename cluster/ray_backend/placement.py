@@ -10,8 +10,12 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sumgrad.cluster.ray_backend.fair_share import Demand
-from sumgrad.cluster.ray_backend.monitor import ClusterMonitor
-from sumgrad.cluster.ray_backend.placement_groups import JobGroups, nodes_of, wait_for_group
+from sumgrad.cluster.ray_backend.placement_groups import (
+    ClusterMonitor,
+    JobGroups,
+    nodes_of,
+    wait_for_group,
+)
 from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
@@ -21,16 +25,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """What a worker's process runs on.
+    """What a worker's process runs on."""
 
-    Attributes:
-        threads: Threads that compute, one for each of its CPUs.
-        bundle: Its first bundle within the required group.
-        is_remote: Whether it is on another node than the driver.
-    """
-
+    #: Threads that compute, one for each of its CPUs.
     threads: int = 1
+    #: Its first bundle within the required group.
     bundle: int = 0
+    #: Whether it is on another node than the driver.
     is_remote: bool = False
 
 
@@ -44,20 +45,12 @@ def worker_slots(nodes: Mapping[int, str], own_node: str) -> list[WorkerSlot]:
     ...     print(slot)
     WorkerSlot(threads=1, bundle=0, is_remote=False)
     WorkerSlot(threads=2, bundle=1, is_remote=True)
-
-    Args:
-        nodes: The node of each bundle.
-        own_node: The driver's node.
     """
-    local = [
-        WorkerSlot(bundle=bundle) for bundle, node in sorted(nodes.items()) if node == own_node
-    ]
-    remote = [
-        WorkerSlot(threads=len(bundles), bundle=bundles[0], is_remote=True)
-        for node in sorted(set(nodes.values()) - {own_node})
-        if (bundles := sorted(bundle for bundle, at in nodes.items() if at == node))
-    ]
-    return local + remote
+    bundles: dict[str, list[int]] = {}
+    for bundle, node in sorted(nodes.items()):
+        bundles.setdefault(node, []).append(bundle)
+    local = [WorkerSlot(bundle=bundle) for bundle in bundles.pop(own_node, [])]
+    return local + [WorkerSlot(len(on), on[0], is_remote=True) for _, on in sorted(bundles.items())]
 
 
 class RayPlacement(Placement):
@@ -79,13 +72,8 @@ class RayPlacement(Placement):
 class GroupPlacement(RayPlacement):
     """CPUs in placement groups.
 
-    The job's minimum is one group, which it gets whole or not at all and keeps to its end. Each
-    further CPU is a separate group, which can be released while the job computes.
-
-    Args:
-        groups: Creates and removes the groups.
-        required: The group with the minimum, which has its CPUs.
-        monitor: Knows where the groups are, and how many CPUs the job may have.
+    The job's minimum is one group, `required`, which it gets whole or not at all and keeps to its
+    end. Each further CPU is a separate group, which can be released while the job computes.
     """
 
     def __init__(
@@ -101,29 +89,22 @@ class GroupPlacement(RayPlacement):
         self._num_required = len(self._slots)
         #: For each worker beyond the minimum, its groups of one CPU each.
         self._extra: dict[int, list[PlacementGroup]] = {}
+        extra = demand.max_cpus - demand.min_cpus
+        nodes: Sequence[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's
         # A port is opened only for workers on other nodes, one of which may not exist yet.
-        has_remote = demand.max_cpus > demand.min_cpus or _count_nodes() > 1
-        super().__init__(
-            len(self._slots),
-            demand.max_cpus - demand.min_cpus,
-            str(ray.util.get_node_ip_address()) if has_remote else None,  # type: ignore[no-untyped-call]  # Ray's
-        )
+        has_remote = extra > 0 or sum(node["Alive"] for node in nodes) > 1
+        host = ray.util.get_node_ip_address() if has_remote else None  # type: ignore[no-untyped-call]
+        super().__init__(len(self._slots), extra, host)
 
     def add_free(self, max_cpus: int, policy: ScalingPolicy) -> int:
-        """Add slots for CPUs that are free now.
-
-        Returns:
-            The number of CPUs added.
-        """
+        """Add slots for CPUs that are free now, and return their number."""
         if max_cpus <= 0:
             return 0
         placed = self._groups.create_placed(max_cpus, policy.should_stop)
-        groups = list(placed)
-        nodes = dict(enumerate(placed.values()))
-        for slot in worker_slots(nodes, self._own_node):
-            node = nodes[slot.bundle]
-            bundles = [b for b in nodes if nodes[b] == node] if slot.is_remote else [slot.bundle]
-            self._extra[len(self._slots)] = [groups[bundle] for bundle in bundles]
+        groups, nodes = list(placed), list(placed.values())
+        for slot in worker_slots(dict(enumerate(nodes)), self._own_node):
+            same = [g for g, node in placed.items() if node == nodes[slot.bundle]]
+            self._extra[len(self._slots)] = same if slot.is_remote else [groups[slot.bundle]]
             self._slots.append(replace(slot, bundle=0))
             self.initial_workers += 1
             self.extra_workers -= 1
@@ -177,11 +158,7 @@ class GroupPlacement(RayPlacement):
 
 
 def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
-    """Acquire CPUs for a job: its minimum, for which it waits, and what else is free.
-
-    Args:
-        workers: CPUs that the job can use at the start.
-        policy: The minimum, how long to wait for it, and how many workers may join later.
+    """Acquire CPUs for a job: its minimum, for which it waits, and what else is free of `workers`.
 
     Raises:
         ClusterUnreachable: The cluster does not grant the minimum in time, or the job is to stop.
@@ -209,8 +186,3 @@ def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
             workers,
         )
     return placement
-
-
-def _count_nodes() -> int:
-    nodes: Sequence[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's
-    return sum(node["Alive"] for node in nodes)

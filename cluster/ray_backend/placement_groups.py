@@ -1,10 +1,15 @@
-"""The placement groups of one job."""
+"""The placement groups of one job, and a view of the cluster's that is refreshed in the background.
+
+No step waits for Ray.
+"""
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -16,13 +21,9 @@ from ray.util.placement_group import (
 )
 
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend.fair_share import Demand
-from sumgrad.cluster.ray_backend.monitor import whole_cpus
-from sumgrad.cluster.workers.scaling_policy import (
-    SUPERVISION_INTERVAL_S,
-    ScalingPolicy,
-    format_limit,
-)
+from sumgrad.cluster.ray_backend.fair_share import Demand, cpu_share, read_demands
+from sumgrad.cluster.workers import scaling_policy
+from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 _logger = logging.getLogger(__name__)
 
@@ -30,14 +31,17 @@ _logger = logging.getLogger(__name__)
 _SETTLE_S = 2.0
 #: Seconds between two looks whether a group has its CPU; Ray itself waits in whole seconds.
 _POLL_S = 0.05
+#: Seconds between two refreshes …
+_INTERVAL_S = 2.0
+#: … unless one takes more than this part of the time: Ray's table has all groups of a cluster's
+#: lifetime, and 2,000 of them take 66 ms to read.
+_MAX_LOAD = 1 / 50
+#: Seconds that `ClusterMonitor.close` waits for a refresh.
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class JobGroups:
-    """Creates and removes a job's placement groups.
-
-    Args:
-        demand: Names them.
-    """
+    """Creates and removes a job's placement groups, which its demand names."""
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
@@ -46,14 +50,16 @@ class JobGroups:
 
     def create_required(self) -> PlacementGroup:
         """Create the group with the job's minimum of CPUs."""
-        return self._create(self.demand.required_group, self.demand.min_cpus)
+        return self._create("required", self.demand.min_cpus)
 
     def create_extra(self) -> PlacementGroup:
         """Create a group with one more CPU."""
-        return self._create(self.demand.extra_group(next(self._numbers)), 1)
+        return self._create(f"extra{next(self._numbers)}", 1)
 
-    def _create(self, name: str, cpus: int) -> PlacementGroup:
-        group: PlacementGroup = placement_group([{"CPU": 1}] * cpus, strategy="PACK", name=name)
+    def _create(self, kind: str, cpus: int) -> PlacementGroup:
+        group: PlacementGroup = placement_group(
+            [{"CPU": 1}] * cpus, strategy="PACK", name=self.demand.group_name(kind)
+        )
         self._groups.append(group)
         return group
 
@@ -82,7 +88,7 @@ class JobGroups:
         deadline = time.monotonic() + _SETTLE_S
         while len(nodes) < len(groups) and time.monotonic() < deadline:
             for group in groups:
-                if group not in nodes and _is_created(group):
+                if group not in nodes and placement_group_table(group)["state"] == "CREATED":
                     nodes[group] = nodes_of(group)[0]
             if len(nodes) < len(groups):
                 time.sleep(_POLL_S)
@@ -91,6 +97,25 @@ class JobGroups:
                 # Another job was quicker.
                 self.remove(group)
         return nodes
+
+
+def _count_free(max_cpus: int, should_stop: Callable[[], bool]) -> int:
+    """Return how many CPUs are free, at most `max_cpus`, after a moment's wait for them."""
+    deadline = time.monotonic() + _SETTLE_S
+    while (free := _free_cpus()) < max_cpus:
+        if time.monotonic() > deadline or should_stop():
+            return free
+        time.sleep(2 * _POLL_S)
+    return max_cpus
+
+
+def _free_cpus() -> int:
+    return int(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]  # Ray's
+
+
+def nodes_of(group: PlacementGroup) -> dict[int, str]:
+    """Return the node of each bundle; it is empty for a bundle without one."""
+    return dict(placement_group_table(group)["bundles_to_node_id"])
 
 
 def wait_for_group(group: PlacementGroup, cpus: int, policy: ScalingPolicy) -> None:
@@ -102,21 +127,16 @@ def wait_for_group(group: PlacementGroup, cpus: int, policy: ScalingPolicy) -> N
     wanted = f"{cpus} free {'CPU' if cpus == 1 else 'CPUs'}"
     started = time.monotonic()
     logged = 0
-    while not group.wait(SUPERVISION_INTERVAL_S):
+    while not group.wait(scaling_policy.SUPERVISION_INTERVAL_S):
         if policy.should_stop():
             raise ClusterUnreachable(f"stopped while waiting for {wanted}")
-        total = whole_cpus(ray.cluster_resources())  # type: ignore[no-untyped-call]  # Ray's
-        free = whole_cpus(ray.available_resources())  # type: ignore[no-untyped-call]
-        waited = time.monotonic() - started
+        total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]  # Ray's
+        free, waited = _free_cpus(), time.monotonic() - started
         # Enough free CPUs are either granted in a moment, or are fractions on several nodes.
         if total != logged and (free < cpus or waited > _SETTLE_S):
-            _logger.info(
-                "waiting for %s: the cluster has %d in total, %d free; %s",
-                wanted,
-                total,
-                free,
-                format_limit(policy.resource_timeout),
-            )
+            limit = scaling_policy.format_limit(policy.resource_timeout)
+            seen = f"the cluster has {total} in total, {free} free"
+            _logger.info("waiting for %s: %s; %s", wanted, seen, limit)
             logged = total
         if waited > policy.resource_timeout:
             raise ClusterUnreachable(
@@ -125,20 +145,58 @@ def wait_for_group(group: PlacementGroup, cpus: int, policy: ScalingPolicy) -> N
             )
 
 
-def nodes_of(group: PlacementGroup) -> dict[int, str]:
-    """Return the node of each bundle; it is empty for a bundle without one."""
-    return dict(placement_group_table(group)["bundles_to_node_id"])
+class ClusterMonitor:
+    """Where a job's CPUs are, and how many it may have.
 
+    Attributes:
+        share: The number of CPUs that the job may have.
+    """
 
-def _is_created(group: PlacementGroup) -> bool:
-    return bool(placement_group_table(group)["state"] == "CREATED")
+    def __init__(self, demand: Demand) -> None:
+        self.share = demand.max_cpus
+        self._demand = demand
+        #: The share that the last refresh found.
+        self._last_share = demand.max_cpus
+        #: For each group, the nodes of its bundles.
+        self._nodes: dict[str, Mapping[int, str]] = {}
+        self._duration = 0.0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
+    def start(self) -> None:
+        """Refresh once, then in the background."""
+        self.refresh()
+        self.share = self._last_share
+        self._thread.start()
 
-def _count_free(max_cpus: int, should_stop: Callable[[], bool]) -> int:
-    """Return how many CPUs are free, at most `max_cpus`, after a moment's wait for them."""
-    deadline = time.monotonic() + _SETTLE_S
-    while True:
-        free = whole_cpus(ray.available_resources())  # type: ignore[no-untyped-call]
-        if free >= max_cpus or time.monotonic() > deadline or should_stop():
-            return min(free, max_cpus)
-        time.sleep(2 * _POLL_S)
+    def node_of(self, group: PlacementGroup, bundle: int = 0) -> str | None:
+        """Return the node of a bundle as of the last refresh, or None if it has none."""
+        return self._nodes.get(group.id.hex(), {}).get(bundle) or None
+
+    def _run(self) -> None:
+        while not self._closed.wait(max(_INTERVAL_S, self._duration / _MAX_LOAD)):
+            # Ray raises errors of many types; a head that is away is reported by the caller's own
+            # requests.
+            with contextlib.suppress(Exception):
+                self.refresh()
+
+    def refresh(self) -> None:
+        """Read the cluster's state."""
+        started = time.monotonic()
+        groups: Mapping[str, Mapping[str, Any]] = placement_group_table()
+        if self._closed.is_set():
+            # A request to Ray after its shutdown would start it again.
+            return
+        free = _free_cpus()
+        self._nodes = {group: row["bundles_to_node_id"] for group, row in groups.items()}
+        share = cpu_share(self._demand, read_demands(groups.values()), free)
+        # The two replies are of two moments, between which a CPU may belong to no job, so nothing
+        # is released because of one refresh alone.
+        self.share, self._last_share = max(share, self._last_share), share
+        self._duration = time.monotonic() - started
+
+    def close(self) -> None:
+        """Stop refreshing."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_TIMEOUT_S)

@@ -16,14 +16,13 @@ class RayReducer(ProcessReducer):
     """Workers on the Ray cluster that this process is connected to.
 
     Args:
-        workload: Network, rows and plans; the rows are put into the object store once.
+        workload: Network, rows and plans.
         workers: The number of workers to start with, each with one CPU.
         env_vars: Environment of the workers' processes, if they do not inherit this one's.
         policy: The minimum of workers, and how many may join.
 
     Raises:
-        ClusterUnreachable: The workers did not start in time.
-        FingerprintMismatch: A worker's arithmetic differs from this process's.
+        ClusterError: As `ProcessReducer` does.
     """
 
     def __init__(

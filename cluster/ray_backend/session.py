@@ -7,24 +7,23 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sumgrad.cluster.address import check_reachable
 from sumgrad.cluster.errors import ClusterUnreachable
+from sumgrad.cluster.ray_backend.watchdog import DaemonWatch, HeadWatch, RayStalled, run_watched
 from sumgrad.cluster.temporary import temporary_directory
 
 #: Environment of every process that computes, set before NumPy is imported there.
 WORKER_ENVIRONMENT: Mapping[str, str] = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
 #: Disables usage reports and the packing of the directory that a command was run in.
 _RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
 #: Where Ray looks for a cluster's token before it looks for a file.
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-
 #: Ray's directory within a private one; short, because sockets are below it.
 RAY_DIRECTORY = "ray"
 
@@ -66,36 +65,24 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
     import ray
 
     from sumgrad.cluster.ray_backend import patches
-    from sumgrad.cluster.ray_backend.watchdog import DaemonWatch, HeadWatch, RayStalled, run_watched
 
-    is_local = address == "local"
-    watch: DaemonWatch | HeadWatch
-    if is_local:
-        ensure_token_file()
-        watch = DaemonWatch.current = DaemonWatch()
-    elif address == "auto":
-        found = patches.find_running_instance()
-        check_reachable(found)
-        watch = HeadWatch(found)
-    else:
-        watch = HeadWatch(address)
+    watch = _make_watch(address)
     # Ray puts the current directory on the workers' module path, where a user's numpy.py would be
     # imported instead of NumPy.
     empty = directory / "empty"
     empty.mkdir()
-    is_stalled = False
-    is_finished = threading.Event()
+    is_stalled, is_finished = False, threading.Event()
     try:
         with (
             contextlib.chdir(empty),
             patches.preserve_sigterm(),
             patches.release_interpreter(),
             patches.silence_daemons(),
-            patches.loopback_only(enabled=is_local),
+            patches.loopback_only(enabled=address == "local"),
         ):
             run_watched(
                 lambda: _init(address, cpus, directory / RAY_DIRECTORY),
-                watch,
+                watch.failure,
                 keep_thread=is_finished,
             )
         yield
@@ -112,23 +99,36 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
             is_finished.set()
 
 
+def _make_watch(address: str) -> DaemonWatch | HeadWatch:
+    """Return the watch of a new session; create the token that a local instance requires."""
+    from sumgrad.cluster.ray_backend import patches
+
+    if address == "local":
+        ensure_token_file()
+        DaemonWatch.current = DaemonWatch()
+        return DaemonWatch.current
+    if address == "auto":
+        address = patches.find_running_instance()
+        check_reachable(address)
+    return HeadWatch(address)
+
+
 def _init(address: str, cpus: int | None, directory: Path) -> None:
     import ray
 
-    is_local = address == "local"
+    options: dict[str, Any] = {}
+    if address == "local":
+        options = {
+            "num_cpus": max(cpus or 1, usable_cpus()),
+            "include_dashboard": False,
+            "_temp_dir": str(directory),
+        }
     try:
-        ray.init(
-            address=address,
-            num_cpus=max(cpus or 1, usable_cpus()) if is_local else None,
-            include_dashboard=False if is_local else None,
-            _temp_dir=str(directory) if is_local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:
         # Ray raises errors of many types here, and a bare `Exception` for a daemon.
         first_line = str(error).strip().partition("\n")[0]
-        if is_local:
+        if options:
             raise ClusterUnreachable(f"Ray did not start on this machine: {first_line}") from error
         raise ClusterUnreachable(
             f"no Ray cluster at '{address}': {first_line}",
@@ -167,8 +167,11 @@ def _client_environment(address: str) -> Mapping[str, str]:
     A token in the environment is meant for the cluster. The one in Ray's file may be that of an
     earlier local instance, and a cluster without tokens loses its actors when it is sent one.
     """
-    has_token = any(name in os.environ for name in _TOKEN_VARIABLES)
-    return {"RAY_AUTH_MODE": "token"} if has_token and address != "local" else {}
+    return {"RAY_AUTH_MODE": "token"} if _has_token() and address != "local" else {}
+
+
+def _has_token() -> bool:
+    return any(name in os.environ for name in _TOKEN_VARIABLES)
 
 
 def ensure_token_file() -> None:
@@ -177,7 +180,7 @@ def ensure_token_file() -> None:
     A local Ray instance requires a token and creates the file with the rights that new files have.
     Any user who can read it can run code as its owner.
     """
-    if any(name in os.environ for name in _TOKEN_VARIABLES):
+    if _has_token():
         return
     # Ray reports a home directory that is not writable.
     with contextlib.suppress(OSError, RuntimeError):

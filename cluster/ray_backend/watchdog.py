@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
 import psutil
 
@@ -29,30 +29,26 @@ _PROBE_INTERVAL_S = 5.0
 _MAX_FAILED_PROBES = 2
 
 
-class Watch(Protocol):
-    """Notices why Ray will not answer."""
-
-    def failure(self) -> str | None:
-        """Return why Ray will not answer, or None."""
-
-
 class RayStalled(ClusterUnreachable):
     """Ray will not answer, and a thread is stuck in it."""
 
 
 def run_watched(
-    call: Callable[[], T], watch: Watch, *, keep_thread: threading.Event | None = None
+    call: Callable[[], T],
+    failure: Callable[[], str | None],
+    *,
+    keep_thread: threading.Event | None = None,
 ) -> T:
     """Run a call into Ray in another thread and return its result.
 
     Args:
         call: What may never return.
-        watch: Asked whether it will.
+        failure: Polled; returns why the call will not return, or None.
         keep_thread: Keeps the thread alive until it is set. The operating system ends the daemons
             that were started in a thread together with that thread.
 
     Raises:
-        RayStalled: The watch has noticed a failure before the call returned.
+        RayStalled: A failure was noticed before the call returned.
     """
     result: Future[T] = Future()
 
@@ -66,9 +62,9 @@ def run_watched(
 
     threading.Thread(target=run, name="ray-call", daemon=True).start()
     while not wait([result], timeout=_POLL_S).done:
-        failure = watch.failure()
-        if failure is not None and not result.done():
-            raise RayStalled(failure)
+        reason = failure()
+        if reason is not None and not result.done():
+            raise RayStalled(reason)
     return result.result()
 
 
@@ -91,10 +87,9 @@ class DaemonWatch:
         now = time.monotonic()
         elapsed, self._last = min(now - self._last, 1.0), now
         for name, status in self._statuses().items():
-            self._suspended[name] += elapsed
-            if status != psutil.STATUS_STOPPED:
-                self._suspended[name] = 0.0
-            elif self._suspended[name] > _SUSPENDED_S:
+            is_suspended = status == psutil.STATUS_STOPPED
+            self._suspended[name] = self._suspended[name] + elapsed if is_suspended else 0.0
+            if self._suspended[name] > _SUSPENDED_S:
                 return f"Ray's {name} on this machine is suspended"
         return self.exited()
 
@@ -113,31 +108,26 @@ class DaemonWatch:
 
     def _statuses(self) -> dict[str, str]:
         if len(self._daemons) < len(_DAEMONS):
-            self._find()
-        statuses: dict[str, str] = {}
-        for name, process in self._daemons.items():
-            try:
-                statuses[name] = process.status()
-            except psutil.Error:
-                statuses[name] = psutil.STATUS_DEAD
-        return statuses
+            for child in psutil.Process().children():
+                name = _read(child.name)
+                if name in _DAEMONS and child.pid not in self._ignored:
+                    self._daemons.setdefault(name, child)
+        return {
+            name: _read(process.status) or psutil.STATUS_DEAD
+            for name, process in self._daemons.items()
+        }
 
-    def _find(self) -> None:
-        for child in psutil.Process().children():
-            try:
-                name = child.name()
-            except psutil.Error:
-                continue
-            if name in _DAEMONS and child.pid not in self._ignored:
-                self._daemons.setdefault(name, child)
+
+def _read(attribute: Callable[[], str]) -> str:
+    """Return an attribute of a process, or the empty string if the process is gone."""
+    try:
+        return attribute()
+    except psutil.Error:
+        return ""
 
 
 class HeadWatch:
-    """Watches the head of a cluster.
-
-    Args:
-        address: Its host and port.
-    """
+    """Watches the head of a cluster, given its host and port."""
 
     def __init__(self, address: str) -> None:
         self._address = address

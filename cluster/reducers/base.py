@@ -29,14 +29,11 @@ class GradientReducer(ABC):
 
     @abstractmethod
     def reduce(self, task: Task, flat: Array) -> PartialSum:
-        """Return the sum over every instance of the task.
+        """Return the sum over every instance of the task; the next call may overwrite it.
 
         Args:
             task: What to sum.
             flat: Parameters, (N,), preferably from `shared_copy`; not changed.
-
-        Returns:
-            The sum; the next call may overwrite its gradient.
 
         Raises:
             ClusterError: A worker was lost or failed.

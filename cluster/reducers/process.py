@@ -194,21 +194,12 @@ class ProcessReducer(GradientReducer):
 
     def _dispatch(self, step: ReductionStep, worker: int, microbatches: range) -> None:
         task = step.task
-        message = Compute(
-            step.step_id,
-            task.kind,
-            task.source,
-            task.epoch,
-            task.step,
-            microbatches.start,
-            microbatches.stop,
-            step.buffer,
-        )
+        start, stop = microbatches.start, microbatches.stop
+        what = task.kind, task.source, task.epoch, task.step
+        message = Compute(step.step_id, *what, start, stop, step.buffer)
         connected = self._group.workers[worker]
         invisible = 1 if connected.is_local else len(microbatches)
-        self._in_flight[worker] = InFlight(
-            step.step_id, step.kind, invisible, time.monotonic(), microbatches.start
-        )
+        self._in_flight[worker] = InFlight(step.kind, invisible, time.monotonic(), start)
         if connected.is_local:
             connected.send(message)
         else:

@@ -19,40 +19,31 @@ _MAX_DEATHS = 3
 
 @dataclass
 class InFlight:
-    """A request that a worker has not answered.
+    """A request that a worker has not answered."""
 
-    Attributes:
-        step_id: Of the step.
-        kind: Of its microbatches, for `StragglerDetector`.
-        microbatches: Their number where the worker's progress is invisible, else 1.
-        sent: When the request was sent.
-        current: The microbatch that the worker was last seen computing.
-        waited: Seconds without progress during which the driver itself was running.
-    """
-
-    step_id: int
+    #: Of its microbatches, for `StragglerDetector`.
     kind: Hashable
+    #: Their number where the worker's progress is invisible, else 1.
     microbatches: int
     sent: float
+    #: The microbatch that the worker was last seen computing.
     current: int
+    #: Seconds without progress during which the driver itself was running.
     waited: float = 0.0
 
 
 @dataclass
 class ReductionStep:
-    """A step that is being reduced.
-
-    Attributes:
-        buffer: Index of the buffer with the parameters.
-        failures: For each microbatch, how often each worker failed on it.
-        deaths: For each microbatch, how many workers exited or froze while computing it.
-    """
+    """A step that is being reduced."""
 
     step_id: int
     task: Task
+    #: Index of the buffer with the parameters.
     buffer: int
     schedule: StepSchedule
+    #: For each microbatch, how often each worker failed on it.
     failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    #: For each microbatch, how many workers exited or froze while computing it.
     deaths: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -66,11 +57,7 @@ class ReductionStep:
         return {worker for counts in self.failures.values() for worker in counts}
 
     def record_failure(self, worker: int, failed: Failed) -> None:
-        """Record that a worker raised.
-
-        Raises:
-            MicrobatchFailed: The microbatch has failed too often.
-        """
+        """Record that a worker raised; raise `MicrobatchFailed` if its microbatch did too often."""
         failures = self.failures[failed.microbatch]
         failures[worker] += 1
         if len(failures) < _MAX_FAILED_WORKERS and failures.total() < _MAX_FAILURES:
@@ -84,11 +71,7 @@ class ReductionStep:
         raise self._error(worker, failed.microbatch, cause, failed.rows)
 
     def record_death(self, worker: int, microbatch: int, rows: Sequence[int]) -> None:
-        """Record that a worker exited or froze while it computed a microbatch.
-
-        Raises:
-            MicrobatchFailed: Too many workers did.
-        """
+        """Record that a worker exited or froze; raise if too many did in this microbatch."""
         self.deaths[microbatch] += 1
         if self.deaths[microbatch] >= _MAX_DEATHS:
             cause = f"{_MAX_DEATHS} workers exited or froze while they computed it"

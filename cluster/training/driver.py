@@ -36,55 +36,42 @@ from sumgrad.model.validation import Array
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the weights are updated, given the sums.
-
-    Args:
-        network: Layout and dtype of the parameters.
-        optimizer: The update's equation.
-        eta: The learning rate η.
-        stop: When to stop.
-        schedule: The factor of η at each step.
-    """
+    """How the weights are updated, given the sums."""
 
     network: Network
     optimizer: Optimizer
+    #: The learning rate η.
     eta: float
     stop: StopRule
+    #: The factor of η at each step.
     schedule: Schedule = field(default_factory=Constant)
 
 
 @dataclass(frozen=True)
 class ParameterDriver:
-    """Runs the steps of a job.
-
-    Args:
-        config: How to update the weights.
-        plan: Plan over the training rows.
-        reducer: Computes the sums.
-        validate: Whether to evaluate the validation rows after each epoch.
-        on_epoch: Called with the report of each epoch.
-        on_step: Called after each step with its number within the epoch, from 1.
-        on_boundary: Called with the state after each step, and with the report too after each
-            epoch's `on_epoch`. It may take a snapshot.
-        should_stop: Called before each step; returns a reason to stop, or None.
-    """
+    """Runs the steps of a job."""
 
     config: TrainingConfig
+    #: Plan over the training rows.
     plan: Plan
     reducer: GradientReducer
     _: KW_ONLY
+    #: Whether to evaluate the validation rows after each epoch.
     validate: bool = False
     on_epoch: Callable[[EpochReport], None] = lambda _: None
+    #: Called after each step with its number within the epoch, from 1.
     on_step: Callable[[int], None] = lambda _: None
+    #: Called with the state after each step, and with the report too after each epoch's
+    #: `on_epoch`. It may take a snapshot.
     on_boundary: Callable[[TrainingState, EpochReport | None], None] = lambda *_: None
+    #: Called before each step; returns a reason to stop, or None.
     should_stop: Callable[[], StopReason | None] = lambda: None
 
     def run(self, start: Array | Snapshot) -> TrainingResult:
         """Train until there is a reason to stop.
 
-        Args:
-            start: Initial parameters, flat, (N,), not changed; or the snapshot of an earlier run,
-                which is resumed bit by bit.
+        ``start`` is the initial parameters, flat, (N,), which are not changed, or the snapshot of
+        an earlier run, which is resumed bit by bit.
         """
         if isinstance(start, Snapshot):
             state = TrainingState.restore(start, self.reducer)

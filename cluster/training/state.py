@@ -23,39 +23,33 @@ _OPTIMIZER_STATE = "optimizer_state."
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and accuracy over all rows of a data source.
+    """Loss and accuracy over all rows of a data source."""
 
-    Attributes:
-        loss: (1/T) Σ Div.
-        accuracy: Fraction of correctly classified instances; meaningless for a regression.
-        count: T.
-    """
-
+    #: (1/T) Σ Div.
     loss: float
+    #: Fraction of correctly classified instances; meaningless for a regression.
     accuracy: float
+    #: T.
     count: int
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """The figures of an epoch.
+    """The figures of an epoch."""
 
-    Attributes:
-        epoch: From 1.
-        step: Steps of the run so far.
-        train_loss: Mean divergence of the epoch's instances, each before the update it is part of.
-        gradient_norm: Mean of ‖∇Loss‖ over the epoch's steps.
-        eta: The learning rate of the last step.
-        seconds: Duration of the epoch's steps, without validation.
-    """
-
+    #: From 1.
     epoch: int
+    #: Steps of the run so far.
     step: int
+    #: Mean divergence of the epoch's instances, each before the update it is part of.
     train_loss: float
     validation: Evaluation | None
+    #: Mean of ‖∇Loss‖ over the epoch's steps.
     gradient_norm: float
+    #: The learning rate of the last step.
     eta: float
     instances: int
+    #: Duration of the epoch's steps, without validation.
     seconds: float
 
     @property
@@ -78,14 +72,11 @@ class EpochAccumulator:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at a step boundary.
+    """A run at a step boundary."""
 
-    Attributes:
-        arrays: ``W``, ``last_finite``, ``best`` if there is one, and the optimizer's.
-        metadata: Position, sums and stopping criteria.
-    """
-
+    #: ``W``, ``last_finite``, ``best`` if there is one, and the optimizer's.
     arrays: Mapping[str, Array]
+    #: Position, sums and stopping criteria.
     metadata: Mapping[str, Any]
 
     @property
@@ -96,27 +87,23 @@ class Snapshot:
 
 @dataclass
 class TrainingState:
-    """The state of a running job.
+    """The state of a running job."""
 
-    Attributes:
-        W: The weights, flat, (N,).
-        next: Memory for the next weights, (N,).
-        last_finite: The last weights with a finite loss, (N,). Each step rotates these three.
-        optimizer_state: The optimizer's arrays; each step writes to them.
-        report: Report of the last complete epoch.
-        best: With early stopping, the weights with the best validation loss.
-    """
-
+    #: The weights, flat, (N,), memory for the next ones, and the last ones with a finite loss.
+    #: Each step rotates these three.
     W: Array
     next: Array
     last_finite: Array
+    #: The optimizer's arrays; each step writes to them.
     optimizer_state: State
     step: int = 0
     instances: int = 0
     seconds: float = 0.0
     epoch: EpochAccumulator = field(default_factory=EpochAccumulator)
     progress: Progress = field(default_factory=Progress)
+    #: Report of the last complete epoch.
     report: EpochReport | None = None
+    #: With early stopping, the weights with the best validation loss, and their report.
     best: Array | None = None
     best_report: EpochReport | None = None
 
@@ -164,26 +151,14 @@ class TrainingState:
         if self.best is not None:
             # `best` is replaced, never written to.
             arrays["best"] = self.best
-        metadata = {
-            "step": self.step,
-            "instances": self.instances,
-            "seconds": self.seconds,
-            "epoch": asdict(self.epoch),
-            "progress": asdict(self.progress),
-            "report": None if self.report is None else asdict(self.report),
-            "best_report": None if self.best_report is None else asdict(self.best_report),
-        }
+        metadata = {name: getattr(self, name) for name in ("step", "instances", "seconds")}
+        for name in ("epoch", "progress", "report", "best_report"):
+            value = getattr(self, name)
+            metadata[name] = None if value is None else asdict(value)
         return Snapshot(arrays, metadata)
 
     def finish_step(self, total: PartialSum, norm: float, eta: float, seconds: float) -> None:
-        """Make the next weights current and count the step.
-
-        Args:
-            total: The step's sum.
-            norm: ‖∇Loss‖.
-            eta: The learning rate.
-            seconds: Duration of the step.
-        """
+        """Make the next weights current and count a step with this sum and ``norm`` of ∇Loss."""
         self.W, self.next, self.last_finite = self.next, self.last_finite, self.W
         self.step += 1
         self.instances += total.count
@@ -213,24 +188,20 @@ def _restore_report(values: Mapping[str, Any] | None) -> EpochReport | None:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        W: The weights to keep: the best, or the last finite ones.
-        reason: Why the run ended.
-        report: Report of the epoch of `W`; None if no epoch was completed.
-        seconds: Duration of the steps, without evaluation.
-        snapshot: Where to resume a run that was stopped or failed.
-    """
-
+    #: The weights to keep: the best, or the last finite ones.
     W: Array
     reason: StopReason
+    #: Report of the epoch of `W`; None if no epoch was completed.
     report: EpochReport | None
     epochs: int
     steps: int
     instances: int
+    #: Duration of the steps, without evaluation.
     seconds: float
     failure: ClusterError | None = None
+    #: Where to resume a run that was stopped or failed.
     snapshot: Snapshot | None = None
 
     @classmethod

@@ -23,52 +23,41 @@ RESUMABLE = (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.FAILED)
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stops when the validation loss no longer improves.
+    """Stops when the validation loss no longer improves."""
 
-    Args:
-        patience: Epochs without an improvement.
-        min_delta: The smallest decrease that counts as an improvement.
-    """
-
+    #: Epochs without an improvement.
     patience: int
+    #: The smallest decrease that counts as an improvement.
     min_delta: float = 0.0
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """The stopping criteria of a job.
-
-    Args:
-        max_epochs: The maximum number of epochs.
-        tolerance: Relative change of the training loss below which an epoch counts as stalled;
-            0 disables the criterion.
-        patience: Number of consecutive stalled epochs that count as convergence.
-        early_stopping: None to ignore the validation loss.
-    """
+    """The stopping criteria of a job."""
 
     max_epochs: int
+    #: Relative change of the training loss below which an epoch counts as stalled; 0 disables it.
     tolerance: float = 0.0
+    #: Number of consecutive stalled epochs that count as convergence.
     patience: int = 1
+    #: None to ignore the validation loss.
     early_stopping: EarlyStopping | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of the criteria after an epoch.
+    """The state of the criteria after an epoch."""
 
-    Attributes:
-        epoch: The last epoch; 0 before the first.
-        loss: Its training loss.
-        stalled: Number of consecutive stalled epochs up to it.
-        best_loss: The lowest validation loss so far.
-        reason: Why to stop now, or None to continue.
-    """
-
+    #: The last epoch; 0 before the first.
     epoch: int = 0
+    #: Its training loss.
     loss: float = math.inf
+    #: Number of consecutive stalled epochs up to it.
     stalled: int = 0
+    #: The lowest validation loss so far.
     best_loss: float = math.inf
     best_epoch: int = 0
+    #: Why to stop now, or None to continue.
     reason: StopReason | None = None
 
 

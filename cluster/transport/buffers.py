@@ -15,13 +15,8 @@ from sumgrad.model.validation import Array
 class SharedBufferPool:
     """The driver's vectors and the claim table, mapped by the workers of its machine.
 
-    Args:
-        size: Elements of each vector.
-        dtype: Their type.
-        max_workers: Rows of the claim table.
-
     Attributes:
-        arrays: The vectors, by their indices.
+        arrays: The vectors, (size,) each, by their indices.
         claims: int64, (max_workers, 2); see `ClaimTable`.
     """
 
@@ -56,10 +51,7 @@ class SharedBufferPool:
 
     def index(self, vector: Array) -> int | None:
         """Return the index of a vector of this pool, or None for another array."""
-        for index, own in enumerate(self.arrays):
-            if own is vector:
-                return index
-        return None
+        return next((index for index, own in enumerate(self.arrays) if own is vector), None)
 
     def release(self, vector: Array) -> None:
         """Make a vector of this pool available again; other arrays are ignored."""
@@ -83,11 +75,7 @@ class SharedBufferPool:
 
     def attach(self, worker: WorkerConnection, index: int) -> None:
         """Map a gradient vector that a worker of this machine has announced."""
-        descriptor = worker.connection.take_descriptor()
-        try:
-            vector = shared_memory.attach(descriptor, (self._size,), self._dtype)
-        finally:
-            os.close(descriptor)
+        vector = shared_memory.attach_received(worker.connection, (self._size,), self._dtype)
         worker.buffers[index] = vector
 
     def allocate(self, worker: WorkerConnection, message: Message) -> list[Array]:

@@ -26,13 +26,10 @@ _MAX_DESCRIPTORS = 16
 
 
 class Connection:
-    """Messages in both directions over one connected socket.
+    """Messages in both directions over a stream socket, which is closed with the connection.
 
     Every method raises `ConnectionClosed` once the peer has disconnected, and `ProtocolError` if
     what was received is not what was asked for.
-
-    Args:
-        connected: A stream socket to an authenticated peer; closed with the connection.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -49,10 +46,7 @@ class Connection:
         return self._socket.fileno()
 
     def send(
-        self,
-        message: Message,
-        descriptors: Sequence[int] = (),
-        arrays: Sequence[Array] = (),
+        self, message: Message, descriptors: Sequence[int] = (), arrays: Sequence[Array] = ()
     ) -> None:
         """Send a message with its descriptors or arrays."""
         data = encode(message)
@@ -68,11 +62,7 @@ class Connection:
             raise ConnectionClosed(str(error)) from None
 
     def receive(self, spin_s: float = 0.0) -> Message:
-        """Wait for the next message and return it.
-
-        Args:
-            spin_s: Seconds to poll, yielding the core in between, before blocking.
-        """
+        """Return the next message; poll for `spin_s` seconds before blocking, yielding the core."""
         until = time.perf_counter() + spin_s if spin_s else 0.0
         while (message := self._next()) is None:
             if spin_s and time.perf_counter() < until:

@@ -35,34 +35,12 @@ Role = Literal["driver", "worker"]
 
 @dataclass(frozen=True)
 class Address:
-    """Where the driver listens.
+    """Where the driver listens."""
 
-    Attributes:
-        local: Socket name for processes of the driver's machine, or None.
-        remote: Host and port for other machines, or None.
-    """
-
+    #: Socket name for processes of the driver's machine.
     local: str | None = None
+    #: Host and port for other machines.
     remote: tuple[str, int] | None = None
-
-
-def listen_locally() -> tuple[socket.socket, str]:
-    """Return a listening socket for processes of this machine, and its name.
-
-    The name is in Linux's abstract namespace: it leaves no file behind, and every user of the
-    machine can connect to it, which is why peers authenticate.
-    """
-    name = f"\0sumgrad-{secrets.token_hex(8)}"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(name)
-    listener.listen(128)
-    return listener, name
-
-
-def listen_remotely(host: str) -> tuple[socket.socket, tuple[str, int]]:
-    """Return a listening socket for other machines, and its address."""
-    listener = socket.create_server((host, 0), backlog=128)
-    return listener, (host, listener.getsockname()[1])
 
 
 def connect(address: Address, secret: bytes) -> Connection:
@@ -72,27 +50,22 @@ def connect(address: Address, secret: bytes) -> Connection:
         AuthenticationError: The peer does not know the secret.
         ConnectionClosed: The driver does not answer, or rejected this worker.
     """
+    connected = _open_socket(address)
     try:
-        return _authenticated(_open_socket(address), secret, "worker")
+        return authenticate(connected, secret, "worker")
     except OSError as error:
         raise ConnectionClosed(str(error)) from None
 
 
-def accept(connected: socket.socket, secret: bytes) -> Connection:
-    """Authenticate a worker that has connected, and return its connection.
+def authenticate(connected: socket.socket, secret: bytes, role: Role) -> Connection:
+    """Authenticate to the peer of a socket and check its proof; the socket is closed on failure.
 
     Raises:
-        AuthenticationError: The peer does not know the secret, or took too long.
+        AuthenticationError: The peer does not know the secret.
+        OSError: The peer disconnected or took too long.
     """
     try:
-        return _authenticated(connected, secret, "driver")
-    except OSError as error:
-        raise AuthenticationError(f"a connection was rejected: {error}") from None
-
-
-def _authenticated(connected: socket.socket, secret: bytes, role: Role) -> Connection:
-    try:
-        authenticate(connected, secret, role)
+        _exchange_proofs(connected, secret, role)
         connected.settimeout(None)
         if connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -106,15 +79,10 @@ def _authenticated(connected: socket.socket, secret: bytes, role: Role) -> Conne
     return Connection(connected)
 
 
-def authenticate(connected: socket.socket, secret: bytes, role: Role) -> None:
-    """Prove knowledge of the secret to the peer and check the peer's proof.
+def _exchange_proofs(connected: socket.socket, secret: bytes, role: Role) -> None:
+    """Send a nonce, and then the HMAC of the role and both nonces, as the peer does.
 
-    Each end sends a nonce, and then the HMAC of its role and both nonces. A proof can therefore be
-    neither replayed nor reflected.
-
-    Raises:
-        AuthenticationError: The peer does not know the secret.
-        OSError: The peer disconnected or took too long.
+    A proof can therefore be neither replayed nor reflected.
     """
     deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
     connected.settimeout(HANDSHAKE_TIMEOUT_S)

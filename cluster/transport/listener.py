@@ -8,14 +8,11 @@ import threading
 
 from sumgrad.cluster.errors import AuthenticationError, ClusterError
 from sumgrad.cluster.transport.connection import Connection
-from sumgrad.cluster.transport.handshake import (
-    Address,
-    accept,
-    listen_locally,
-    listen_remotely,
-)
+from sumgrad.cluster.transport.handshake import Address, authenticate
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
 
+#: Connections that the operating system holds until they are accepted.
+_BACKLOG = 128
 #: Peers that may be authenticating at a time; one more disconnects the oldest of them.
 _MAX_HANDSHAKES = 64
 #: Pause after an error of the operating system, in seconds.
@@ -42,17 +39,21 @@ class Listener:
         self._sockets: list[socket.socket] = []
         local, remote = None, None
         if sys.platform == "linux":
-            listening, local = listen_locally()
-            self._sockets.append(listening)
+            # A name in the abstract namespace leaves no file behind. Every user of the machine can
+            # connect to it, which is why peers authenticate.
+            local = f"\0sumgrad-{secrets.token_hex(8)}"
+            self._sockets.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            self._sockets[0].bind(local)
+            self._sockets[0].listen(_BACKLOG)
         elif host is None:
             host = "127.0.0.1"
         if host is not None:
             try:
-                listening, remote = listen_remotely(host)
+                self._sockets.append(socket.create_server((host, 0), backlog=_BACKLOG))
             except OSError as error:
                 self._close_sockets()
                 raise ClusterError(f"cannot listen for workers at {host}: {error}") from error
-            self._sockets.append(listening)
+            remote = (host, self._sockets[-1].getsockname()[1])
         self.address = Address(local, remote)
         self.accepted: SelectableQueue[Connection] = SelectableQueue()
         #: Guards `_handshakes`, and keeps `close` from missing a connection.
@@ -96,8 +97,8 @@ class Listener:
 
     def _authenticate(self, connected: socket.socket) -> None:
         try:
-            connection = accept(connected, self.secret)
-        except AuthenticationError:
+            connection = authenticate(connected, self.secret, "driver")
+        except (AuthenticationError, OSError):
             return
         finally:
             self._end_handshake(connected)

@@ -19,14 +19,10 @@ Event = tuple[int, Message | None]
 
 
 class WorkerConnection:
-    """A connected worker.
+    """A connected worker, which has introduced itself.
 
     Two threads exchange messages with a worker on another machine, so that the arrays of several
     machines travel at the same time and none of them blocks the driver.
-
-    Args:
-        connection: Its authenticated connection, used by this object alone from now on.
-        hello: Its first message.
 
     Attributes:
         buffers: The gradient vectors that it sends or shares, by its own indices.
@@ -48,7 +44,7 @@ class WorkerConnection:
 
         Args:
             received: Takes each message, and None once the connection has ended.
-            allocate: Returns the arrays into which those that follow a message are received.
+            allocate: As in `WorkerServer`.
         """
 
         def receive() -> None:
@@ -127,7 +123,9 @@ class WorkerServer:
                     self._selector.register(connection, selectors.EVENT_READ)
             elif key.fileobj is self._received:
                 for worker, message in self._received.drain():
-                    yield from self._on_remote(worker, message)
+                    # A worker may be disconnected while its messages are in the queue.
+                    if self.workers.get(worker.index) is worker:
+                        yield from self._on_remote(worker.index, message)
             else:
                 assert isinstance(key.fileobj, Connection)  # noqa: S101 - nothing else is registered
                 yield from self._on_readable(key.fileobj, key.data)
@@ -165,14 +163,11 @@ class WorkerServer:
             self._selector.unregister(connection)
             worker.start_threads(self._received, self._allocate)
 
-    def _on_remote(self, worker: WorkerConnection, message: Message | None) -> Iterator[Event]:
-        if self.workers.get(worker.index) is not worker:
-            # It was disconnected while this message was in the queue.
-            return
+    def _on_remote(self, index: int, message: Message | None) -> Iterator[Event]:
         if message is None or isinstance(message, Hello):
-            self.disconnect(worker.index)
+            self.disconnect(index)
             message = None
-        yield worker.index, message
+        yield index, message
 
     def disconnect(self, index: int) -> None:
         """Close a worker's connection; its later messages are dropped."""

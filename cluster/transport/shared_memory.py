@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sumgrad.cluster.errors import ClusterError
+from sumgrad.cluster.transport.connection import Connection
 
 
 def create(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[int, NDArray[Any]]:
@@ -38,6 +39,17 @@ def create(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[int, NDArray[Any]]
             f"cannot allocate {size:,} bytes of shared memory: {error.strerror}",
             hint="use fewer workers, or a machine with more memory",
         ) from error
+
+
+def attach_received(
+    connection: Connection, shape: tuple[int, ...], dtype: DTypeLike
+) -> NDArray[Any]:
+    """Map the shared memory whose descriptor came with the last message."""
+    descriptor = connection.take_descriptor()
+    try:
+        return attach(descriptor, shape, dtype)
+    finally:
+        os.close(descriptor)
 
 
 def attach(descriptor: int, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

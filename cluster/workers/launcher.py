@@ -25,11 +25,7 @@ class Launcher(ABC):
         """End all processes."""
 
     def backend_failure(self, *, starting: bool) -> str | None:
-        """Return why no worker can start any more, or None.
-
-        Args:
-            starting: Whether the job still needs the backend to start its first workers.
-        """
+        """Return why no worker can start any more, or None; `starting` before all have started."""
         return None
 
 

@@ -14,20 +14,17 @@ _MAX_DOUBLINGS = 10
 
 @dataclass
 class PendingWorker:
-    """A worker whose process is starting, or is to be started again.
+    """A worker whose process is starting, or is to be started again."""
 
-    Attributes:
-        attempt: From 1.
-        is_extra: Whether it is an additional worker, and not a replacement.
-        started: When its process was started.
-        retry_at: When to start it again, or None while a process is starting.
-        reason: Why the last attempt failed.
-    """
-
+    #: From 1.
     attempt: int = 1
+    #: Whether it is an additional worker, and not a replacement.
     is_extra: bool = False
+    #: When its process was started.
     started: float = 0.0
+    #: When to start it again, or None while a process is starting.
     retry_at: float | None = None
+    #: Why the last attempt failed.
     reason: str = ""
 
     def fail(self, reason: str) -> None:

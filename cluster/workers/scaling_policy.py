@@ -18,18 +18,15 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True)
 class ScalingPolicy:
-    """How many workers a job has.
+    """How many workers a job has."""
 
-    Attributes:
-        min_workers: With fewer, the job waits.
-        extra_workers: How many more may join when CPUs become free.
-        resource_timeout: Seconds to wait for the minimum.
-        should_stop: Polled while waiting; a wait that it ends raises.
-    """
-
+    #: With fewer, the job waits.
     min_workers: int = 1
+    #: How many more may join when CPUs become free.
     extra_workers: int = 0
+    #: Seconds to wait for the minimum.
     resource_timeout: float = 300.0
+    #: Polled while waiting; a wait that it ends raises.
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -48,9 +45,8 @@ class Quorum:
 
     def __init__(self, policy: ScalingPolicy) -> None:
         self._policy = policy
-        #: Since when there are too few.
+        #: Since when there are too few, and whether that has been logged.
         self._short_since: float | None = None
-        #: Whether that has been logged.
         self._is_logged = False
 
     def must_wait(self, running: int, activity: str, reasons: Iterable[str | None]) -> bool:
@@ -103,16 +99,14 @@ class Quorum:
 def choose_workers_to_release(threads: Mapping[int, int], excess: int) -> list[int]:
     """Return workers that together have at least `excess` CPUs, and as few more as possible.
 
+    The keys of `threads` are the workers that may be released, its values their CPUs.
+
     >>> choose_workers_to_release({2: 1, 3: 1, 4: 4}, excess=1)
     [3]
     >>> choose_workers_to_release({2: 1, 3: 1, 4: 4}, excess=5)
     [4, 3]
     >>> choose_workers_to_release({1: 1, 2: 1, 3: 4}, excess=3)
     [3]
-
-    Args:
-        threads: CPUs of each worker that may be released.
-        excess: CPUs to release.
     """
     remaining, chosen = dict(threads), []
     while excess > 0 and remaining:

@@ -8,11 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from sumgrad.cluster.compute.fingerprint import (
-    Fingerprint,
-    check_same_fingerprint,
-    compute_fingerprint,
-)
+from sumgrad.cluster.compute import fingerprint
 from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, WorkerLost
 from sumgrad.cluster.transport.buffers import SharedBufferPool
@@ -40,12 +36,6 @@ _MAX_ATTEMPTS = 3
 class WorkerGroup:
     """The worker processes of a job.
 
-    Args:
-        placement: Their CPUs.
-        launcher: Starts their processes.
-        buffers: What they share with the driver.
-        policy: How many the job needs, and how long to wait for them.
-
     Attributes:
         workers: The connected workers, by their indices.
     """
@@ -62,7 +52,7 @@ class WorkerGroup:
         self._buffers = buffers
         self._policy = policy
         self._quorum = Quorum(policy)
-        self._fingerprint = compute_fingerprint()
+        self._fingerprint = fingerprint.compute_fingerprint()
         self._pending: dict[int, PendingWorker] = {}
         #: Threads that each worker had when it was connected last.
         self._threads: dict[int, int] = {}
@@ -157,9 +147,9 @@ class WorkerGroup:
         if worker in self.workers or worker not in self._pending:
             # Another process has its index, or its CPUs were released.
             return False
-        actual = Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
+        actual = fingerprint.Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
         try:
-            check_same_fingerprint(self._fingerprint, actual, worker)
+            fingerprint.check_same_fingerprint(self._fingerprint, actual, worker)
         except FingerprintMismatch as error:
             if self._is_starting:
                 raise
@@ -232,11 +222,7 @@ class WorkerGroup:
                 self._release(worker)
 
     def scale_down(self) -> list[int]:
-        """Release workers beyond the job's share of CPUs, between two steps.
-
-        Returns:
-            The workers that were released.
-        """
+        """Release workers beyond the job's share of CPUs, between two steps, and return them."""
         excess = self.num_threads - self._placement.cpu_share()
         if excess <= 0:
             return []

@@ -4,10 +4,8 @@ import contextlib
 import os
 import time
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.cluster.compute.threads import ThreadedWorker
@@ -15,7 +13,6 @@ from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.errors import ConnectionClosed, MicrobatchFailed
 from sumgrad.cluster.planning.reduction import Node
 from sumgrad.cluster.planning.work_stealing import ClaimTable
-from sumgrad.cluster.transport import shared_memory
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.handshake import Address, connect
 from sumgrad.cluster.transport.messages import (
@@ -29,6 +26,7 @@ from sumgrad.cluster.transport.messages import (
     check_type,
     encode_node,
 )
+from sumgrad.cluster.transport.shared_memory import attach_received, create
 from sumgrad.model.validation import Array
 
 #: A worker polls this many seconds for its next message before it blocks, as long as its recent
@@ -48,14 +46,12 @@ class WorkerProcess:
     """
 
     def __init__(self, index: int, workload: Workload, threads: int = 1) -> None:
-        self._index = index
-        self._workload = workload
-        self._threads = threads
+        self._arguments = index, workload, threads
 
     def serve(self, address: Address, secret: bytes) -> None:
         """Serve the driver at this address until it closes the connection; see `connect`."""
         with contextlib.closing(connect(address, secret)) as connection:
-            session = Session(connection, self._index, self._workload, self._threads)
+            session = Session(connection, *self._arguments)
             with contextlib.suppress(ConnectionClosed):
                 session.run()
 
@@ -93,7 +89,8 @@ class Session:
         self._connection.send(hello)
         welcome = check_type(Welcome, self._connection.receive())
         if self._connection.is_local:
-            self._claims = ClaimTable(self._attach((welcome.workers, 2), "int64"))
+            table = attach_received(self._connection, (welcome.workers, 2), "int64")
+            self._claims = ClaimTable(table)
         while True:
             self.handle(self._next_message())
 
@@ -108,7 +105,8 @@ class Session:
     def handle(self, message: Message) -> None:
         """Attach a buffer, or compute and reply."""
         if isinstance(message, AttachBuffer):
-            self._parameters[message.buffer] = self._attach((self._size,), self._dtype)
+            vector = attach_received(self._connection, (self._size,), self._dtype)
+            self._parameters[message.buffer] = vector
             return
         request = check_type(Compute, message)
         if not self._connection.is_local:
@@ -121,17 +119,10 @@ class Session:
         self._connection.receive_arrays([vector])
         self._parameters[index] = vector
 
-    def _attach(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        descriptor = self._connection.take_descriptor()
-        try:
-            return shared_memory.attach(descriptor, shape, dtype)
-        finally:
-            os.close(descriptor)
-
     def _make_buffer(self, index: int) -> Array:
         if not self._connection.is_local:
             return np.empty(self._size, self._dtype)
-        descriptor, vector = shared_memory.create((self._size,), self._dtype)
+        descriptor, vector = create((self._size,), self._dtype)
         self._unannounced.append((index, descriptor))
         return vector
 

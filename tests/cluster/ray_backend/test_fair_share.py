@@ -23,12 +23,12 @@ def test_a_demand_is_read_from_the_names_of_groups() -> None:
     own = Demand.new(min_cpus=2, max_cpus=9)
     demands = read_demands(
         [
-            row(own.required_group, bundles=2),
-            row(own.extra_group(0)),
-            row(own.extra_group(1)),
-            row(own.extra_group(2), [""], state="PENDING"),
-            row(own.extra_group(3), state="PREPARED"),
-            row(own.extra_group(4), state="REMOVED"),
+            row(own.group_name("required"), bundles=2),
+            row(own.group_name("extra0")),
+            row(own.group_name("extra1")),
+            row(own.group_name("extra2"), [""], state="PENDING"),
+            row(own.group_name("extra3"), state="PREPARED"),
+            row(own.group_name("extra4"), state="REMOVED"),
             row(""),
             row("sumgrad"),
             row("another program's"),
@@ -40,12 +40,14 @@ def test_a_demand_is_read_from_the_names_of_groups() -> None:
 @pytest.mark.parametrize("state", ["PENDING", "PREPARED"])
 def test_a_waiting_job_is_listed(state: str) -> None:
     own = Demand.new(2, 2)
-    assert read_demands([row(own.required_group, ["a", "b"], state=state)]) == {own.job: own}
+    assert read_demands([row(own.group_name("required"), ["a", "b"], state=state)]) == {
+        own.job: own
+    }
 
 
 def test_cpus_of_a_lost_node_are_not_allocated() -> None:
     own = Demand.new(2, 4)
-    demands = read_demands([row(own.required_group, ["a", ""], state="RESCHEDULING")])
+    demands = read_demands([row(own.group_name("required"), ["a", ""], state="RESCHEDULING")])
     assert demands == {own.job: Demand(own.job, 2, 4, allocated=1, is_waiting=True)}
 
 

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from sumgrad.cluster.errors import ClusterUnreachable
-from sumgrad.cluster.ray_backend import monitor, placement_groups
+from sumgrad.cluster.ray_backend import placement_groups
 from sumgrad.cluster.ray_backend.placement import (
     GroupPlacement,
     RayPlacement,
@@ -116,9 +116,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(placement_groups, "placement_group_table", fake.table)
     monkeypatch.setattr(placement_groups, "remove_placement_group", fake.remove)
     monkeypatch.setattr(placement_groups, "_SETTLE_S", 0.1)
-    monkeypatch.setattr(monitor, "placement_group_table", fake.table)
     # Tests refresh the monitor themselves.
-    monkeypatch.setattr(monitor, "_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(placement_groups, "_INTERVAL_S", 3600.0)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     for name, answer in {
         "nodes": lambda: [{"Alive": True}, {"Alive": True}],
