@@ -19,11 +19,7 @@ _HTTP2_SETTINGS = 4
 
 
 def check_address(address: str) -> None:
-    """Check that a text is an address, without connecting to it.
-
-    Raises:
-        ClusterUnreachable: It is not.
-    """
+    """Raise `ClusterUnreachable` unless a text is an address; no connection is made."""
     if address in NAMED_ADDRESSES:
         return
     if address.startswith("ray://"):
@@ -41,11 +37,7 @@ def check_address(address: str) -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Check within seconds that Ray's head answers; Ray itself tries for minutes.
-
-    Raises:
-        ClusterUnreachable: The text is not an address, or no gRPC server answers there.
-    """
+    """Raise `ClusterUnreachable` unless Ray's head answers; Ray itself tries for minutes."""
     check_address(address)
     if address in NAMED_ADDRESSES:
         return

@@ -29,7 +29,7 @@ class MicrobatchFailed(ClusterError):
 
     Args:
         worker: The worker's index.
-        microbatch: Index of the microbatch in its step.
+        microbatch: Its index in the step.
         doing: What the worker was doing, as a phrase.
         cause: The exception as one line.
         source: Name of the data source.
@@ -71,14 +71,7 @@ class CountMismatch(ClusterError):
 
 
 class Diverged(ClusterError):
-    """A loss, gradient or weight that is not finite.
-
-    Args:
-        epoch: From 1.
-        step: From 1 over the whole run.
-        what: What is not finite.
-        cause: The likely cause.
-    """
+    """A loss, gradient or weight that is not finite; steps count from 1 over the whole run."""
 
     def __init__(self, epoch: int, step: int, what: str, cause: str, *, hint: str = "") -> None:
         super().__init__(f"{what} is not finite at epoch {epoch}, step {step}: {cause}", hint=hint)

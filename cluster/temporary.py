@@ -20,12 +20,9 @@ _MAX_PARENT_LENGTH = 16
 
 @contextlib.contextmanager
 def temporary_directory(purpose: str = "") -> Iterator[Path]:
-    """Create a private directory and remove it at the end.
+    """Create a private directory, with `purpose` in its name, and remove it at the end.
 
     Directories of processes that were killed are removed first.
-
-    Args:
-        purpose: Part of the directory's name.
     """
     parent = _parent()
     remove_abandoned(parent)

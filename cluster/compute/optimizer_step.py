@@ -25,8 +25,8 @@ class ChunkedOptimizer:
         """Write the next weights to ``out`` and the next state into the state's arrays.
 
         Args:
-            W: Parameters, (N,); not changed.
-            S: Sum of the per-instance gradients, (N,); not changed.
+            W: Parameters, (N,).
+            S: Sum of the gradients of T instances, (N,).
             T: Instances in the sum.
             state: The optimizer's; arrays of W's shape are written to, others replaced.
             eta: The learning rate η of this step.

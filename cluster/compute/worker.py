@@ -66,11 +66,7 @@ class Workload:
     plans: Mapping[str, Plan]
 
     def plan(self, task: Task) -> StepPlan:
-        """Return the plan of a task's step.
-
-        Raises:
-            ValueError: The task is an evaluation, but the source's plan has steps of some rows.
-        """
+        """Return the plan of a task's step; the plan of an evaluation must have one step."""
         plan = self.plans[task.source]
         if task.kind == "evaluation" and plan.batch_size is not None:
             raise ValueError(f"cannot evaluate '{task.source}': its plan has a batch size")
@@ -78,12 +74,7 @@ class Workload:
 
 
 class GradientBuffers:
-    """A worker's gradient vectors, reused from step to step.
-
-    Args:
-        network: Layout and dtype of the vectors.
-        allocate: Returns a new vector, (N,), given its index.
-    """
+    """A worker's gradient vectors, reused; `allocate` returns a new one, (N,), by its index."""
 
     def __init__(self, network: Network, allocate: Callable[[int], Array] | None = None) -> None:
         self._network = network
@@ -117,12 +108,7 @@ class GradientBuffers:
 
 
 class GradientWorker:
-    """Computes microbatches, each by one call of fixed shape, and reduces them in the tree.
-
-    Args:
-        index: The worker's number, for messages.
-        allocate: Allocates gradient buffers, see `GradientBuffers`.
-    """
+    """Computes microbatches, each by one call of fixed shape, and reduces them in the tree."""
 
     def __init__(
         self, index: int, workload: Workload, allocate: Callable[[int], Array] | None = None
@@ -141,10 +127,8 @@ class GradientWorker:
     def compute(self, task: Task, microbatches: Iterable[int], flat: Array) -> list[Node]:
         """Return the sums over some microbatches as the maximal nodes of the step's tree.
 
-        The nodes' gradients are the worker's buffers, valid until these are released.
-
-        Raises:
-            MicrobatchFailed: Names the microbatch, the cause and the failing row.
+        The nodes' gradients are the worker's buffers, valid until these are released. Any error is
+        raised as `MicrobatchFailed`, which names the microbatch, the cause and the failing row.
         """
         plan = self.workload.plan(task)
         parameters = self.workload.network.parameters(flat)
@@ -185,9 +169,8 @@ class GradientWorker:
     ) -> list[int]:
         """Return the first row that raises when it is computed alone.
 
-        Returns:
-            All rows if none is found within `_SEARCH_S`; no rows for an error of the cluster, such
-            as missing memory for a buffer.
+        All rows if none is found within `_SEARCH_S`; no rows for an error of the cluster, such as
+        missing memory for a buffer.
         """
         if isinstance(error, ClusterError):
             return []

@@ -72,11 +72,7 @@ class TreeReduction:
         )
 
     def add(self, node: Node) -> None:
-        """Add a node and merge it upwards while its sibling is present.
-
-        Raises:
-            CountMismatch: The node is not part of this tree or was added before.
-        """
+        """Add a node of this tree, once, and merge it upwards while its sibling is present."""
         level, index, total = node.level, node.index, node.sum
         if not 0 <= index < self._width(level):
             raise CountMismatch(
@@ -101,11 +97,7 @@ class TreeReduction:
         return [Node(level, index, total) for (level, index), total in self._pending.items()]
 
     def root(self, count: int) -> PartialSum:
-        """Return the whole sum, which must cover `count` instances.
-
-        Raises:
-            CountMismatch: A microbatch is missing, or the number of instances differs.
-        """
+        """Return the whole sum; raise `CountMismatch` unless it covers `count` instances."""
         nodes = self.nodes()
         if len(nodes) != 1 or self._width(nodes[0].level) > 1:
             raise CountMismatch(f"the sum of {self.num_leaves} microbatches is incomplete")
@@ -135,10 +127,7 @@ def reduce_nodes(
 ) -> TreeReduction:
     """Return the tree over disjoint nodes, all their gradients added in one call.
 
-    Args:
-        nodes: Their gradients are written to.
-        num_leaves: Microbatches of the step.
-        add_pairs: Computes ``left += right`` for each pair, in the order given.
+    ``add_pairs`` computes ``left += right`` for each pair, in the order given.
     """
     pairs: list[tuple[Array, Array]] = []
 

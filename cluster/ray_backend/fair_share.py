@@ -20,15 +20,12 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Demand:
-    """The CPUs that a job asks for, and has."""
+    """The CPUs that a job needs, can use, and has."""
 
     #: Its name on the cluster; names of later jobs sort after those of earlier ones.
     job: str
-    #: CPUs without which it does not compute.
     min_cpus: int
-    #: CPUs that it can use.
     max_cpus: int
-    #: CPUs that it has.
     allocated: int = 0
     #: Whether it does not have its minimum yet.
     is_waiting: bool = True
@@ -44,11 +41,9 @@ class Demand:
 
 
 def read_demands(groups: Iterable[Mapping[str, Any]]) -> dict[str, Demand]:
-    """Return the demands of a cluster's jobs, by their names.
+    """Return the demands of a cluster's jobs, by their names, from Ray's placement group table.
 
-    Args:
-        groups: Rows of Ray's placement group table: `name`, `state`, and `bundles_to_node_id`.
-            Groups of other programs are ignored.
+    Groups of other programs are ignored.
     """
     demands: dict[str, Demand] = {}
     for group in groups:
@@ -101,12 +96,7 @@ def max_min_fair(demands: Iterable[Demand], cpus: int) -> dict[str, int]:
 def cpu_share(own: Demand, demands: Mapping[str, Demand], free: int) -> int:
     """Return how many CPUs a job may have now: its fair share if any other job lacks its own.
 
-    Otherwise it may ask for all that it can use.
-
-    Args:
-        own: The job's demand.
-        demands: Of all jobs, as the cluster lists them.
-        free: CPUs that no job has.
+    Otherwise it may ask for all that it can use. ``free`` CPUs belong to no job.
     """
     cpus = free + sum(demand.allocated for demand in demands.values())
     shares = max_min_fair(demands.values(), cpus)

@@ -23,13 +23,7 @@ T = TypeVar("T")
 class RayLauncher(Launcher):
     """Starts each worker's process as an actor; the workload is put into the object store once.
 
-    Args:
-        workload: Network, rows and plans.
-        placement: The CPUs.
-        env_vars: Environment of the workers' processes, if they do not inherit this one's.
-
-    Raises:
-        ClusterError: The rows do not fit into the object store.
+    `env_vars` is the environment of the processes, if they do not inherit this one's.
     """
 
     def __init__(

@@ -91,11 +91,7 @@ def loopback_only(*, enabled: bool) -> AbstractContextManager[None]:
 
 
 def find_running_instance() -> str:
-    """Return the host and port that Ray connects to for ``auto``.
-
-    Raises:
-        ClusterUnreachable: No instance is known.
-    """
+    """Return the host and port that Ray connects to for ``auto``."""
     address = os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE) or "auto"
     found: str | None = None
     with contextlib.suppress(ConnectionError):

@@ -57,11 +57,7 @@ class RayPlacement(Placement):
     """One CPU for each worker, on an instance that only this process uses."""
 
     def acquire(self, worker: int) -> WorkerSlot:
-        """Return the slot of a worker that is about to start, and ask for its CPU if it has none.
-
-        Raises:
-            RayError: The cluster does not answer.
-        """
+        """Return the slot of a worker that is about to start; ask for its CPU if it has none."""
         return WorkerSlot()
 
     def strategy(self, worker: int) -> Any:

@@ -78,11 +78,7 @@ class JobGroups:
     def create_placed(
         self, max_groups: int, should_stop: Callable[[], bool]
     ) -> dict[PlacementGroup, str]:
-        """Create groups for CPUs that are free now.
-
-        Returns:
-            The node of each group that got its CPU; the others are removed again.
-        """
+        """Create groups for CPUs that are free now, and return the nodes of those that got one."""
         groups = [self.create_extra() for _ in range(_count_free(max_groups, should_stop))]
         nodes: dict[PlacementGroup, str] = {}
         deadline = time.monotonic() + _SETTLE_S
@@ -119,11 +115,7 @@ def nodes_of(group: PlacementGroup) -> dict[int, str]:
 
 
 def wait_for_group(group: PlacementGroup, cpus: int, policy: ScalingPolicy) -> None:
-    """Wait until a group has its CPUs, and log what it waits for.
-
-    Raises:
-        ClusterUnreachable: The timeout has passed, or the job is to stop.
-    """
+    """Wait until a group has its CPUs, and log what it waits for."""
     wanted = f"{cpus} free {'CPU' if cpus == 1 else 'CPUs'}"
     started = time.monotonic()
     logged = 0
@@ -146,13 +138,10 @@ def wait_for_group(group: PlacementGroup, cpus: int, policy: ScalingPolicy) -> N
 
 
 class ClusterMonitor:
-    """Where a job's CPUs are, and how many it may have.
-
-    Attributes:
-        share: The number of CPUs that the job may have.
-    """
+    """Where a job's CPUs are, and how many it may have."""
 
     def __init__(self, demand: Demand) -> None:
+        #: The number of CPUs that the job may have.
         self.share = demand.max_cpus
         self._demand = demand
         #: The share that the last refresh found.

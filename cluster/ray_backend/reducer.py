@@ -20,9 +20,6 @@ class RayReducer(ProcessReducer):
         workers: The number of workers to start with, each with one CPU.
         env_vars: Environment of the workers' processes, if they do not inherit this one's.
         policy: The minimum of workers, and how many may join.
-
-    Raises:
-        ClusterError: As `ProcessReducer` does.
     """
 
     def __init__(

@@ -190,11 +190,7 @@ def ensure_token_file() -> None:
 
 
 def create_token_file(file: Path) -> None:
-    """Create a file with a new token, or keep the existing one; readable by its owner alone.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Create a file with a new token, or keep the existing one; readable by its owner alone."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

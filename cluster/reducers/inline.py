@@ -17,11 +17,9 @@ class InlineReducer(GradientReducer):
 
     @property
     def workers(self) -> int:
-        """Return the number of threads."""
         return self._num_threads
 
     def reduce(self, task: Task, flat: Array) -> PartialSum:
-        """Return the sum over every instance of the task."""
         plan = self._workload.plan(task)
         self._worker.release_all()
         tree = TreeReduction(plan.num_microbatches)
@@ -30,5 +28,4 @@ class InlineReducer(GradientReducer):
         return tree.root(plan.num_rows)
 
     def close(self) -> None:
-        """End the threads."""
         self._worker.close()

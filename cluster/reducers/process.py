@@ -22,14 +22,7 @@ from sumgrad.cluster.planning.work_stealing import ClaimTable, StepSchedule
 from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.reducers.step import InFlight, ReductionStep
 from sumgrad.cluster.transport.buffers import SharedBufferPool
-from sumgrad.cluster.transport.messages import (
-    AttachBuffer,
-    Compute,
-    Done,
-    Failed,
-    Message,
-    decode_node,
-)
+from sumgrad.cluster.transport.messages import AttachBuffer, Compute, Done, Failed, Message
 from sumgrad.cluster.workers.launcher import Launcher, Placement
 from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, ScalingPolicy
 from sumgrad.cluster.workers.worker_group import WorkerGroup
@@ -82,7 +75,6 @@ class ProcessReducer(GradientReducer):
 
     @property
     def workers(self) -> int:
-        """The number of threads that compute, over all connected workers."""
         return self._group.num_threads
 
     @property
@@ -91,21 +83,17 @@ class ProcessReducer(GradientReducer):
         return {index: worker.pid for index, worker in self._group.workers.items()}
 
     def shared_copy(self, like: Array) -> Array:
-        """Return a copy that every worker of this machine maps."""
         return self._buffers.acquire(like)
 
     def release(self, vector: Array) -> None:
-        """Make a vector of `shared_copy` available again."""
         self._buffers.release(vector)
 
     def close(self) -> None:
-        """End the workers' processes."""
         self._resources.close()
 
     # --- a step
 
     def reduce(self, task: Task, flat: Array) -> PartialSum:
-        """Return the sum over every instance of the task; see `GradientReducer.reduce`."""
         buffer = self._buffers.index(flat)
         if buffer is not None:
             return self._reduce(task, buffer)
@@ -167,8 +155,7 @@ class ProcessReducer(GradientReducer):
         if isinstance(message, Failed):
             self._on_failure(step, worker, message)
             return
-        buffers = self._group.workers[worker].buffers
-        nodes = [decode_node(node, buffers) for node in message.nodes]
+        nodes = message.decode(self._group.workers[worker].buffers)
         summed = step.schedule.deliver(worker, nodes)
         if request is not None and summed:
             self._stragglers.record(step.kind, time.monotonic() - request.sent, summed)
@@ -257,15 +244,9 @@ class ProcessReducer(GradientReducer):
         """Requeue the work of a worker that raised, unless its microbatch failed too often."""
         step.schedule.requeue(worker)
         step.record_failure(worker, failed)
-        has_others = len(self._group.workers) > 1
-        _logger.info(
-            "worker %d failed on microbatch %d while %s: %s; %s",
-            worker,
-            failed.microbatch,
-            step.task,
-            failed.cause,
-            "retrying on another worker" if has_others else "retrying",
-        )
+        where = f"worker {worker} failed on microbatch {failed.microbatch} while {step.task}"
+        retrying = "retrying on another worker" if len(self._group.workers) > 1 else "retrying"
+        _logger.info("%s: %s; %s", where, failed.cause, retrying)
 
     def _on_loss(self, step: ReductionStep, worker: int, why: str) -> None:
         """Requeue the work of a lost worker and start a replacement."""

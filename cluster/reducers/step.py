@@ -9,10 +9,9 @@ from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning.work_stealing import StepSchedule
 from sumgrad.cluster.transport.messages import Failed
 
-#: The step fails once this many workers have failed on one microbatch, …
-_MAX_FAILED_WORKERS = 2
-#: … or they have failed on it this often in total, which counts where there is one worker only, …
-_MAX_FAILURES = 3
+#: The step fails once this many workers have failed on one microbatch, or they have failed on it
+#: this often in total, …
+_MAX_FAILED_WORKERS, _MAX_FAILURES = 2, 3
 #: … or this many have exited or frozen while computing it, since a few may do so by chance.
 _MAX_DEATHS = 3
 
@@ -62,13 +61,10 @@ class ReductionStep:
         failures[worker] += 1
         if len(failures) < _MAX_FAILED_WORKERS and failures.total() < _MAX_FAILURES:
             return
-        cause = failed.cause
-        others = [str(other) for other in failures if other != worker]
-        if others:
-            cause += f" (worker {', '.join(others)} failed on it too)"
-        elif failures[worker] > 1:
-            cause += f" (it failed on it {failures[worker]} times)"
-        raise self._error(worker, failed.microbatch, cause, failed.rows)
+        others = ", ".join(str(other) for other in failures if other != worker)
+        times = f"it failed on it {failures[worker]} times"
+        more = f"worker {others} failed on it too" if others else times
+        raise self._error(worker, failed.microbatch, f"{failed.cause} ({more})", failed.rows)
 
     def record_death(self, worker: int, microbatch: int, rows: Sequence[int]) -> None:
         """Record that a worker exited or froze; raise if too many did in this microbatch."""

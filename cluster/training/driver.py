@@ -107,12 +107,7 @@ class ParameterDriver:
         return TrainingResult.of(state, state.progress.reason)
 
     def evaluate(self, source: str, W: Array) -> Evaluation:
-        """Return loss and accuracy over all rows of a data source, from the same reduction.
-
-        Raises:
-            ClusterError: A worker was lost or failed.
-            ValueError: The source's plan has steps of some rows only.
-        """
+        """Return loss and accuracy over all rows of a data source, from the same reduction."""
         total = self.reducer.reduce(Task("evaluation", source), W)
         accuracy = float(total.correct / total.count)
         return Evaluation(total.divergence / total.count, accuracy, total.count)

@@ -23,13 +23,11 @@ _OPTIMIZER_STATE = "optimizer_state."
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and accuracy over all rows of a data source."""
+    """The loss (1/T) Σ Div and the accuracy over all T = ``count`` rows of a data source."""
 
-    #: (1/T) Σ Div.
     loss: float
     #: Fraction of correctly classified instances; meaningless for a regression.
     accuracy: float
-    #: T.
     count: int
 
 
@@ -115,11 +113,7 @@ class TrainingState:
 
     @classmethod
     def restore(cls, snapshot: Snapshot, reducer: GradientReducer) -> "TrainingState":
-        """Return the state of which the snapshot was taken.
-
-        Raises:
-            KeyError, TypeError, ValueError: The snapshot is invalid.
-        """
+        """Return the state of a snapshot; an invalid one is a KeyError, TypeError or ValueError."""
         arrays, metadata = snapshot.arrays, snapshot.metadata
         progress = Progress(**metadata["progress"])
         if progress.reason is not None:

@@ -61,11 +61,7 @@ class SharedBufferPool:
             self._free.append(index)
 
     def welcome(self, connection: Connection) -> None:
-        """Send a new worker the claim table and the vectors, if it is on this machine.
-
-        Raises:
-            ConnectionClosed: The worker has disconnected.
-        """
+        """Send a new worker the claim table and the vectors, if it is on this machine."""
         is_local = connection.is_local
         connection.send(Welcome(len(self.claims)), [self._claims_descriptor] if is_local else [])
         if is_local:

@@ -44,12 +44,7 @@ class Address:
 
 
 def connect(address: Address, secret: bytes) -> Connection:
-    """Connect to the driver and authenticate.
-
-    Raises:
-        AuthenticationError: The peer does not know the secret.
-        ConnectionClosed: The driver does not answer, or rejected this worker.
-    """
+    """Connect to the driver and authenticate."""
     connected = _open_socket(address)
     try:
         return authenticate(connected, secret, "worker")

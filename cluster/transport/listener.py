@@ -24,17 +24,10 @@ class Listener:
 
     Args:
         host: This machine's address for other machines; None to listen locally only.
-
-    Attributes:
-        address: Where to connect to.
-        secret: What peers have to know.
-        accepted: Authenticated connections, in the order in which they came.
-
-    Raises:
-        ClusterError: The host is not an address of this machine.
     """
 
     def __init__(self, host: str | None = None) -> None:
+        #: What peers have to know.
         self.secret = secrets.token_bytes(32)
         self._sockets: list[socket.socket] = []
         local, remote = None, None
@@ -55,6 +48,7 @@ class Listener:
                 raise ClusterError(f"cannot listen for workers at {host}: {error}") from error
             remote = (host, self._sockets[-1].getsockname()[1])
         self.address = Address(local, remote)
+        #: Authenticated connections, in the order in which they came.
         self.accepted: SelectableQueue[Connection] = SelectableQueue()
         #: Guards `_handshakes`, and keeps `close` from missing a connection.
         self._lock = threading.Lock()

@@ -65,6 +65,14 @@ class Done:
     step_id: int
     nodes: Sequence[EncodedNode]
 
+    def decode(self, buffers: Mapping[int, Array]) -> list[Node]:
+        """Return the nodes, with their gradients from the sender's buffers."""
+        nodes = []
+        for level, index, divergence, correct, count, buffer in self.nodes:
+            gradient = None if buffer is None else buffers[buffer]
+            nodes.append(Node(level, index, PartialSum(gradient, divergence, correct, count)))
+        return nodes
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -90,11 +98,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """Return the message that `encode` wrote.
-
-    Raises:
-        ProtocolError: The bytes are not a message.
-    """
+    """Return the message that `encode` wrote; other bytes raise `ProtocolError`."""
     try:
         name, *values = json.loads(data)
         # No field has a default, so any other number of values is a TypeError.
@@ -106,11 +110,7 @@ def decode(data: bytes) -> Message:
 
 
 def check_type(kind: type[M], message: Message) -> M:
-    """Return the message if it is of this type.
-
-    Raises:
-        ProtocolError: It is of another type.
-    """
+    """Return the message if it is of this type, else raise `ProtocolError`."""
     if not isinstance(message, kind):
         raise ProtocolError(f"expected {kind.__name__}, got {type(message).__name__}")
     return message
@@ -120,10 +120,3 @@ def encode_node(node: Node, buffer: int | None) -> EncodedNode:
     """Return a node as `Done` carries it, with the buffer that has its gradient."""
     total = node.sum
     return (node.level, node.index, total.divergence, total.correct, total.count, buffer)
-
-
-def decode_node(encoded: Sequence[Any], buffers: Mapping[int, Array]) -> Node:
-    """Return the node that `encode_node` wrote, with its gradient from the sender's buffers."""
-    level, index, divergence, correct, count, buffer = encoded
-    gradient = None if buffer is None else buffers[buffer]
-    return Node(level, index, PartialSum(gradient, divergence, correct, count))

@@ -23,15 +23,13 @@ class WorkerConnection:
 
     Two threads exchange messages with a worker on another machine, so that the arrays of several
     machines travel at the same time and none of them blocks the driver.
-
-    Attributes:
-        buffers: The gradient vectors that it sends or shares, by its own indices.
     """
 
     def __init__(self, connection: Connection, hello: Hello) -> None:
         self.index, self.pid, self.threads = hello.worker, hello.pid, hello.threads
         self.connection = connection
         self.is_local = connection.is_local
+        #: The gradient vectors that it sends or shares, by its own indices.
         self.buffers: dict[int, Array] = {}
         self._outbox: SimpleQueue[tuple[Message, Sequence[Array]] | None] = SimpleQueue()
 
@@ -40,12 +38,7 @@ class WorkerConnection:
         received: "SelectableQueue[tuple[WorkerConnection, Message | None]]",
         allocate: "Callable[[WorkerConnection, Message], list[Array]]",
     ) -> None:
-        """Start to exchange messages with another machine.
-
-        Args:
-            received: Takes each message, and None once the connection has ended.
-            allocate: As in `WorkerServer`.
-        """
+        """Start to exchange messages; None is `received` once the connection has ended."""
 
         def receive() -> None:
             try:
@@ -89,11 +82,6 @@ class WorkerServer:
         host: This machine's address for workers on other machines, or None.
         admit: Returns whether to accept a worker, given its first message; replies to it if so.
         allocate: Returns the arrays for those that follow a message from another machine.
-
-    Attributes:
-        workers: The connected workers, by their indices.
-        address: Where workers connect to.
-        secret: What workers have to know.
     """
 
     def __init__(
@@ -102,6 +90,7 @@ class WorkerServer:
         admit: Callable[[Connection, Hello], bool],
         allocate: Callable[[WorkerConnection, Message], list[Array]],
     ) -> None:
+        #: The connected workers, by their indices.
         self.workers: dict[int, WorkerConnection] = {}
         self._admit = admit
         self._allocate = allocate
@@ -113,10 +102,7 @@ class WorkerServer:
         self._selector.register(self._received, selectors.EVENT_READ)
 
     def events(self, timeout: float | None) -> Iterator[Event]:
-        """Yield what happens within `timeout` seconds.
-
-        The first event of each worker is its `Hello`, as soon as it is in `workers`.
-        """
+        """Yield the messages and disconnects of workers within `timeout` seconds."""
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._listener.accepted:
                 for connection in self._listener.accepted.drain():
@@ -137,31 +123,32 @@ class WorkerServer:
         try:
             for message in connection.receive_available():
                 if index is None:
-                    hello = check_type(Hello, message)
-                    if not self._admit(connection, hello):
-                        self._close(connection)
+                    index = self._welcome(connection, check_type(Hello, message))
+                    if index is None or not connection.is_local:
+                        # It was closed, or its threads read from it from now on.
                         return
-                    index = hello.worker
-                    self._add(connection, hello)
                 elif isinstance(message, Hello):
                     raise ProtocolError("a connected worker sent another Hello")  # noqa: TRY301
-                yield index, message
-                if not connection.is_local:
-                    # Its threads read from it from now on.
-                    return
+                else:
+                    yield index, message
         except (ConnectionClosed, ProtocolError):
             self._close(connection)
             if index is not None:
                 del self.workers[index]
                 yield index, None
 
-    def _add(self, connection: Connection, hello: Hello) -> None:
+    def _welcome(self, connection: Connection, hello: Hello) -> int | None:
+        """Add a worker and return its index, or close its connection if it is not admitted."""
+        if not self._admit(connection, hello):
+            self._close(connection)
+            return None
         worker = self.workers[hello.worker] = WorkerConnection(connection, hello)
         if connection.is_local:
             self._selector.modify(connection, selectors.EVENT_READ, hello.worker)
         else:
             self._selector.unregister(connection)
             worker.start_threads(self._received, self._allocate)
+        return hello.worker
 
     def _on_remote(self, index: int, message: Message | None) -> Iterator[Event]:
         if message is None or isinstance(message, Hello):

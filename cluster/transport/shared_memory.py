@@ -17,14 +17,7 @@ from sumgrad.cluster.transport.connection import Connection
 
 
 def create(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[int, NDArray[Any]]:
-    """Allocate zeroed shared memory.
-
-    Returns:
-        A descriptor, which the caller closes, and the array.
-
-    Raises:
-        ClusterError: The machine has too little memory.
-    """
+    """Return the descriptor, which the caller closes, and the array of new, zeroed memory."""
     size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
     try:
         descriptor = _anonymous_file()

@@ -32,10 +32,7 @@ class Launcher(ABC):
 class Placement:
     """The CPUs of a job's workers; by default one for each, none of which come or go.
 
-    Args:
-        initial_workers: The number of processes to start with.
-        extra_workers: The number of processes that may be added.
-        host: This machine's address for workers on other machines, or None.
+    `host` is this machine's address for workers on other machines, or None.
     """
 
     def __init__(

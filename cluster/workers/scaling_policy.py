@@ -59,9 +59,6 @@ class Quorum:
             running: The number of workers that are connected.
             activity: What waits, for the log.
             reasons: Why others have not started, read only on time-out.
-
-        Raises:
-            ClusterUnreachable: The timeout has passed, or the job is to stop.
         """
         if self.is_reached(running):
             return False

@@ -6,7 +6,6 @@ connected, and waits only while there are fewer than the minimum.
 
 import logging
 import time
-from collections.abc import Iterator
 
 from sumgrad.cluster.compute import fingerprint
 from sumgrad.cluster.compute.os_scheduling import sched_other
@@ -14,7 +13,7 @@ from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, Work
 from sumgrad.cluster.transport.buffers import SharedBufferPool
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.messages import Hello
-from sumgrad.cluster.transport.server import Event, WorkerServer
+from sumgrad.cluster.transport.server import WorkerServer
 from sumgrad.cluster.workers.launcher import Launcher, Placement
 from sumgrad.cluster.workers.pending import PendingWorker, start_timeout
 from sumgrad.cluster.workers.scaling_policy import (
@@ -34,11 +33,7 @@ _MAX_ATTEMPTS = 3
 
 
 class WorkerGroup:
-    """The worker processes of a job.
-
-    Attributes:
-        workers: The connected workers, by their indices.
-    """
+    """The worker processes of a job."""
 
     def __init__(
         self,
@@ -61,7 +56,7 @@ class WorkerGroup:
         #: When `supervise` is due.
         self._next_supervision = 0.0
         self._server = WorkerServer(placement.host, self._admit, buffers.allocate)
-        self.workers = self._server.workers
+        self.workers, self.events = self._server.workers, self._server.events
 
     @property
     def threads(self) -> dict[int, int]:
@@ -76,13 +71,7 @@ class WorkerGroup:
     # --- start
 
     def start(self) -> None:
-        """Start the initial workers and wait until they are connected.
-
-        Raises:
-            ClusterUnreachable: They did not start in time, or the job is to stop.
-            WorkerLost: A worker failed to start repeatedly.
-            FingerprintMismatch: A worker's arithmetic differs from this process's.
-        """
+        """Start the initial workers and wait until they are connected."""
         self._is_starting = True
         for worker in range(self._placement.initial_workers):
             self._launch(worker, PendingWorker())
@@ -128,20 +117,11 @@ class WorkerGroup:
 
     # --- connected workers
 
-    def events(self, timeout: float | None) -> Iterator[Event]:
-        """Yield the messages and disconnects of workers within `timeout` seconds."""
-        for worker, message in self._server.events(timeout):
-            if isinstance(message, Hello):
-                self._on_join(worker)
-            else:
-                yield worker, message
-
     def _admit(self, connection: Connection, hello: Hello) -> bool:
         """Return whether a worker is accepted, and send it what it needs if so.
 
         Raises:
             FingerprintMismatch: An initial worker's arithmetic differs from this process's.
-            ConnectionClosed: The worker has disconnected.
         """
         worker = hello.worker
         if worker in self.workers or worker not in self._pending:
@@ -153,29 +133,21 @@ class WorkerGroup:
         except FingerprintMismatch as error:
             if self._is_starting:
                 raise
-            self._reject(worker, str(error))
+            self._launcher.kill(worker)
+            self._pending[worker].fail(str(error))
+            _logger.info("worker %d was rejected (%s); retrying", worker, error)
             return False
         if self._placement.has_moved(worker):
             # `scale_up` asks for other CPUs instead.
             self._release(worker)
             return False
         self._buffers.welcome(connection)
-        return True
-
-    def _reject(self, worker: int, reason: str) -> None:
-        """Kill a process that cannot be used, and try again later."""
-        self._launcher.kill(worker)
-        self._pending[worker].fail(reason)
-        _logger.info("worker %d was rejected (%s); retrying", worker, reason)
-
-    def _on_join(self, worker: int) -> None:
-        self._threads[worker] = self.workers[worker].threads
+        self._threads[worker] = hello.threads
+        running = self.num_threads + hello.threads
         if self._pending.pop(worker).is_extra:
-            _logger.info("worker %d joined: %s now", worker, self._count())
-        self._quorum.is_reached(self.num_threads)
-
-    def _count(self) -> str:
-        return f"{self.num_threads} worker{'' if self.num_threads == 1 else 's'}"
+            _logger.info("worker %d joined: %s now", worker, _workers(running))
+        self._quorum.is_reached(running)
+        return True
 
     def replace(self, worker: int, why: str) -> None:
         """Start a replacement for a worker that has disconnected or was evicted."""
@@ -234,7 +206,7 @@ class WorkerGroup:
             self._server.disconnect(worker)
             self._release(worker)
         if released:
-            _logger.info("released CPUs to other jobs: %s now", self._count())
+            _logger.info("released CPUs to other jobs: %s now", _workers(self.num_threads))
         return released
 
     def _release(self, worker: int) -> None:
@@ -246,11 +218,7 @@ class WorkerGroup:
     # --- supervision
 
     def supervise(self) -> None:
-        """Start failed processes again and scale, at most once a second.
-
-        Raises:
-            ClusterUnreachable: No worker can start any more.
-        """
+        """Start failed processes again and scale, at most once a second."""
         now = time.monotonic()
         if now < self._next_supervision:
             return
@@ -287,3 +255,7 @@ class WorkerGroup:
     def close(self) -> None:
         """Close all connections, upon which the workers exit."""
         self._server.close()
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"

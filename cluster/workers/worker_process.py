@@ -13,19 +13,9 @@ from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.errors import ConnectionClosed, MicrobatchFailed
 from sumgrad.cluster.planning.reduction import Node
 from sumgrad.cluster.planning.work_stealing import ClaimTable
+from sumgrad.cluster.transport import messages
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.handshake import Address, connect
-from sumgrad.cluster.transport.messages import (
-    AttachBuffer,
-    Compute,
-    Done,
-    Failed,
-    Hello,
-    Message,
-    Welcome,
-    check_type,
-    encode_node,
-)
 from sumgrad.cluster.transport.shared_memory import attach_received, create
 from sumgrad.model.validation import Array
 
@@ -37,13 +27,7 @@ _NEWEST_WAIT = 0.2
 
 
 class WorkerProcess:
-    """A process that computes for the driver until one of them ends.
-
-    Args:
-        index: The worker's index.
-        workload: Network, rows and plans.
-        threads: The number of threads that compute; one on the driver's machine.
-    """
+    """A process that computes for the driver; on the driver's machine with one thread."""
 
     def __init__(self, index: int, workload: Workload, threads: int = 1) -> None:
         self._arguments = index, workload, threads
@@ -85,16 +69,16 @@ class Session:
     def run(self) -> None:
         """Introduce the worker, then handle messages until the connection closes."""
         arithmetic = asdict(compute_fingerprint())
-        hello = Hello(self._worker.index, os.getpid(), self._num_threads, **arithmetic)
+        hello = messages.Hello(self._worker.index, os.getpid(), self._num_threads, **arithmetic)
         self._connection.send(hello)
-        welcome = check_type(Welcome, self._connection.receive())
+        welcome = messages.check_type(messages.Welcome, self._connection.receive())
         if self._connection.is_local:
             table = attach_received(self._connection, (welcome.workers, 2), "int64")
             self._claims = ClaimTable(table)
         while True:
             self.handle(self._next_message())
 
-    def _next_message(self) -> Message:
+    def _next_message(self) -> messages.Message:
         """Wait for a message; poll for it first if the driver was quick recently."""
         started = time.perf_counter()
         message = self._connection.receive(SPIN_S if self._mean_wait < SPIN_S else 0.0)
@@ -102,13 +86,13 @@ class Session:
         self._mean_wait += _NEWEST_WAIT * (waited - self._mean_wait)
         return message
 
-    def handle(self, message: Message) -> None:
+    def handle(self, message: messages.Message) -> None:
         """Attach a buffer, or compute and reply."""
-        if isinstance(message, AttachBuffer):
+        if isinstance(message, messages.AttachBuffer):
             vector = attach_received(self._connection, (self._size,), self._dtype)
             self._parameters[message.buffer] = vector
             return
-        request = check_type(Compute, message)
+        request = messages.check_type(messages.Compute, message)
         if not self._connection.is_local:
             self._receive_parameters(request.buffer)
         self._compute(request)
@@ -126,7 +110,7 @@ class Session:
         self._unannounced.append((index, descriptor))
         return vector
 
-    def _compute(self, request: Compute) -> None:
+    def _compute(self, request: messages.Compute) -> None:
         worker = self._worker
         if request.step_id != self._step_id:
             # The driver has used the sums of the previous step, or does not need them.
@@ -142,7 +126,7 @@ class Session:
                 claimed = self._claims.iter_claimed(worker.index, microbatches)
                 nodes = worker.compute_sequentially(task, claimed, flat)
         except MicrobatchFailed as error:
-            failed = Failed(request.step_id, error.microbatch, error.cause, error.rows)
+            failed = messages.Failed(request.step_id, error.microbatch, error.cause, error.rows)
             self._connection.send(failed)
         else:
             self._send_sums(request.step_id, nodes)
@@ -153,11 +137,13 @@ class Session:
     def _send_sums(self, step_id: int, nodes: list[Node]) -> None:
         while self._unannounced:
             index, descriptor = self._unannounced.pop(0)
-            self._connection.send(AttachBuffer(index), [descriptor])
+            self._connection.send(messages.AttachBuffer(index), [descriptor])
             os.close(descriptor)
         arrays: list[Array] = []
-        encoded = [encode_node(node, self._buffer_of(node.sum.gradient, arrays)) for node in nodes]
-        self._connection.send(Done(step_id, encoded), arrays=arrays)
+        encoded = [
+            messages.encode_node(node, self._buffer_of(node.sum.gradient, arrays)) for node in nodes
+        ]
+        self._connection.send(messages.Done(step_id, encoded), arrays=arrays)
 
     def _buffer_of(self, gradient: Array | None, arrays: list[Array]) -> int | None:
         """Return a gradient's buffer index; between machines, also append it to `arrays`."""

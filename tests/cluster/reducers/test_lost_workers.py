@@ -214,8 +214,8 @@ def thaw_one(job: SmallJob, folder: Path, kind: type[ProcessReducer]) -> tuple[b
             if epoch == 1:
                 armed.touch()
             elif epoch == 4:
+                # It has not replied to the second step.
                 (late,) = reducer._in_flight
-                assert reducer._in_flight[late].step_id == 2, "it has replied to the second step"
                 os.kill(before[late], signal.SIGCONT)
                 wait_until_readable(reducer._group.workers[late].connection)
             task, W = Task("gradient", "train", epoch), job.W * np.float32(1 + number)
