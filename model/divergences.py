@@ -49,11 +49,7 @@ class Divergence(ABC):
 
     @abstractmethod
     def targets(self, d: Targets, y: Array) -> Targets:
-        """Return valid targets for y (B, D); numbers in y's dtype, row-major.
-
-        Raises:
-            ShapeError: A shape, a dtype, a class index or a value is invalid.
-        """
+        """Return valid targets for y (B, D): numbers in y's dtype, row-major; or ShapeError."""
 
     @abstractmethod
     def value(self, y: Array, d: Targets) -> Array:
@@ -171,11 +167,7 @@ def as_targets(d: Targets, y: Array) -> Array:
 
 
 def check_range(d: Array, low: float, high: float) -> Array:
-    """Return d unless a value is outside of its range; NaN passes, and makes the loss NaN.
-
-    Raises:
-        ShapeError: A value is below ``low`` or above ``high``.
-    """
+    """Return d unless a value is outside of its range; NaN passes, and makes the loss NaN."""
     outside = (d < low) | (d > high)
     if outside.any():
         limits = f"from {low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"
@@ -184,11 +176,7 @@ def check_range(d: Array, low: float, high: float) -> Array:
 
 
 def as_class_indices(d: Targets, y: Array) -> Targets:
-    """Return class indices, (B,), each of them a column of y (B, D).
-
-    Raises:
-        ShapeError: An index is not a whole number from 0, below D.
-    """
+    """Return class indices, (B,), which must be whole numbers from 0, below D, for y (B, D)."""
     check_shape("the classes d", d, len(y))
     if d.dtype.kind not in "iu":
         raise ShapeError(f"class indices are {d.dtype}, expected whole numbers")
@@ -219,9 +207,6 @@ def resolve_divergence(name: str, output: Activation) -> Divergence:
 
     >>> resolve_divergence("kl", Sigmoid())
     TwoClassKL()
-
-    Raises:
-        OptionError: The name is unknown, or it is a KL and the outputs are not probabilities.
     """
     if name not in DIVERGENCES and name != "kl":
         raise OptionError(

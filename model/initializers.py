@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +35,6 @@ class Initializer(ABC):
 class _Scaled(Initializer):
     """A distribution of mean 0 and standard deviation ``gain·√variance``."""
 
-    uniform: ClassVar[bool]
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -45,79 +44,62 @@ class _Scaled(Initializer):
     def variance(self, fan_in: int, fan_out: int) -> float:
         """Return the variance of each weight, before the gain."""
 
-    def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
+    def deviation(self, shape: tuple[int, ...]) -> float:
+        """Return the standard deviation of W of shape (fan_out, fan_in)."""
         fan_out, fan_in = shape
-        deviation = self.gain * math.sqrt(self.variance(fan_in, fan_out))
-        if self.uniform:
-            limit = deviation * math.sqrt(3)
-            return limit * (2 * stream.uniform(shape) - 1)
-        return deviation * stream.normal(shape)
+        return self.gain * math.sqrt(self.variance(fan_in, fan_out))
+
+    def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
+        """Draw normal numbers."""
+        return self.deviation(shape) * stream.normal(shape)
 
 
 @dataclass(frozen=True)
-class _Xavier(_Scaled):
-    """Variance ``2/(fan_in + fan_out)``. Source: Glorot and Bengio, 2010."""
+class _Uniform(_Scaled):
+    """The uniform distribution of the same deviation."""
+
+    def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
+        limit = self.deviation(shape) * math.sqrt(3)
+        return limit * (2 * stream.uniform(shape) - 1)
+
+
+@dataclass(frozen=True)
+class XavierNormal(_Scaled):
+    """Normal with deviation ``√(2/(fan_in + fan_out))``. Source: Glorot and Bengio, 2010."""
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return 2 / (fan_in + fan_out)
 
 
 @dataclass(frozen=True)
-class _He(_Scaled):
-    """Variance ``2/fan_in``. Source: He et al., Delving Deep into Rectifiers, 2015."""
+class XavierUniform(_Uniform, XavierNormal):
+    """Uniform in ``±√(6/(fan_in + fan_out))``."""
+
+
+@dataclass(frozen=True)
+class HeNormal(_Scaled):
+    """Normal with deviation ``√(2/fan_in)``. Source: He et al., Delving Deep, 2015."""
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return 2 / fan_in
 
 
 @dataclass(frozen=True)
-class _LeCun(_Scaled):
-    """Variance ``1/fan_in``. Source: LeCun et al., Efficient BackProp, 1998."""
+class HeUniform(_Uniform, HeNormal):
+    """Uniform in ``±√(6/fan_in)``."""
+
+
+@dataclass(frozen=True)
+class LeCunNormal(_Scaled):
+    """Normal with deviation ``√(1/fan_in)``. Source: LeCun et al., Efficient BackProp, 1998."""
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return 1 / fan_in
 
 
 @dataclass(frozen=True)
-class XavierUniform(_Xavier):
-    """Uniform in ``±√(6/(fan_in + fan_out))``."""
-
-    uniform: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class XavierNormal(_Xavier):
-    """Normal with deviation ``√(2/(fan_in + fan_out))``."""
-
-    uniform: ClassVar[bool] = False
-
-
-@dataclass(frozen=True)
-class HeUniform(_He):
-    """Uniform in ``±√(6/fan_in)``."""
-
-    uniform: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class HeNormal(_He):
-    """Normal with deviation ``√(2/fan_in)``."""
-
-    uniform: ClassVar[bool] = False
-
-
-@dataclass(frozen=True)
-class LeCunUniform(_LeCun):
+class LeCunUniform(_Uniform, LeCunNormal):
     """Uniform in ``±√(3/fan_in)``."""
-
-    uniform: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class LeCunNormal(_LeCun):
-    """Normal with deviation ``√(1/fan_in)``."""
-
-    uniform: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -157,11 +139,7 @@ INITIALIZERS: Mapping[str, type[Initializer]] = MappingProxyType(
 
 
 def make_initializer(named: str | Mapping[str, Any]) -> Initializer:
-    """Create the initializer that a spec configures.
-
-    Raises:
-        OptionError: An unknown name or option.
-    """
+    """Create the initializer that a spec configures."""
     return from_config("initializer", INITIALIZERS, named)
 
 
@@ -182,13 +160,7 @@ def initial_parameters(
 ) -> Parameters:
     """Draw the initial weights; each layer has its own random stream.
 
-    Args:
-        network: The network to draw weights for.
-        initializers: One for each layer, or None for the default of its activation.
-        seed: The seed of the weights.
-
-    Raises:
-        OptionError: The number of initializers is not the number of layers.
+    ``initializers`` has one for each layer, or None for the default of its activation.
     """
     choices = tuple(initializers) or (None,) * len(network.layers)
     if len(choices) != len(network.layers):

@@ -34,16 +34,9 @@ from sumgrad.model.validation import Array, as_float_array, check_dtype, check_s
 
 @dataclass(frozen=True)
 class Layer:
-    """An affine map and an activation.
+    """An affine map and an activation f_k."""
 
-    Args:
-        units: The layer's size; `Activation.affine_width` gives the width of z.
-        activation: f_k.
-
-    Raises:
-        OptionError: ``units`` is not a whole number from 1.
-    """
-
+    #: The layer's size, from 1; `Activation.affine_width` gives the width of z.
     units: int
     activation: Activation
 
@@ -53,20 +46,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Cache:
-    """The intermediate arrays of both recursions, which can be reused.
+    """The intermediate arrays of both recursions, which `Network.cache` allocates, for reuse."""
 
-    `Network.cache` allocates them; `narrow` reuses them for fewer rows.
-
-    Attributes:
-        z: ``z[k-1]`` is z_k, (B, D_k).
-        y: ``y[k]`` is y_k; ``y[0]`` is x.
-        d_z: ``d_z[k-1]`` is ∇_{z_k}, (B, D_k).
-        d_y: ``d_y[k-1]`` is ∇_{y_k}, hidden layers only.
-    """
-
+    #: ``z[k-1]`` is z_k, (B, D_k).
     z: list[Array]
+    #: ``y[k]`` is y_k; ``y[0]`` is x.
     y: list[Array]
+    #: ``d_z[k-1]`` is ∇_{z_k}, (B, D_k).
     d_z: list[Array]
+    #: ``d_y[k-1]`` is ∇_{y_k}, hidden layers only.
     d_y: list[Array]
 
     def narrow(self, rows: int) -> "Cache":
@@ -77,25 +65,14 @@ class Cache:
         return Cache(*([_narrow(array, rows) for array in part] for part in parts))
 
 
-def _columns(rows: int, width: int, dtype: str) -> Array:
-    """Allocate (B, D), each instance a column in memory."""
-    return np.empty((width, rows), dtype).T
-
-
 def _narrow(array: Array, rows: int) -> Array:
-    """Return an array as `_columns` lays it out, at the start of the memory of another."""
+    """Return (rows, D), each instance a column in memory, at the start of an array's memory."""
     width = array.shape[1]
     return array.T.reshape(-1)[: rows * width].reshape(width, rows).T
 
 
 class GradientSum(NamedTuple):
-    """Sums over instances, never averages.
-
-    Attributes:
-        divergence: Σ Div.
-        gradients: Σ ∇Div for every W and b, in the parameters' layout.
-        count: The number of instances.
-    """
+    """Σ Div, and Σ ∇Div for every W and b, over ``count`` instances: sums, never averages."""
 
     divergence: float
     gradients: Parameters
@@ -103,13 +80,7 @@ class GradientSum(NamedTuple):
 
 
 class EvaluationSum(NamedTuple):
-    """Sums over instances of an evaluation.
-
-    Attributes:
-        divergence: Σ Div.
-        correct: The number of instances that were classified correctly.
-        count: The number of instances.
-    """
+    """Σ Div, and the number of correctly classified instances, over ``count`` instances."""
 
     divergence: float
     correct: int
@@ -121,21 +92,17 @@ class Network:
     """A feed-forward network and its divergence, without its parameters.
 
     Results depend on the values and shapes of the arguments only: neither the memory order of x and
-    d nor passing `out` or `cache` changes a bit.
-
-    Args:
-        inputs: D_0, the number of features.
-        layers: From the first hidden layer to the output layer.
-        divergence: The loss of an instance.
-        dtype: ``float32`` or ``float64``.
-
-    Raises:
-        OptionError: A size or the dtype is invalid.
+    d nor passing `out` or `cache` changes a bit. Where an argument `out` or `cache` is None, arrays
+    are newly allocated. Arrays that do not fit raise `ShapeError`.
     """
 
+    #: D_0, the number of features.
     inputs: int
+    #: From the first hidden layer to the output layer.
     layers: tuple[Layer, ...]
+    #: The loss of an instance.
     divergence: Divergence
+    #: ``float32`` or ``float64``.
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -170,11 +137,7 @@ class Network:
         return type(self.layers[-1].activation) is self.divergence.fused
 
     def parameters(self, flat: Array) -> Parameters:
-        """Return views on a flat vector.
-
-        Raises:
-            ShapeError: The vector's size or dtype is wrong.
-        """
+        """Return views on a flat vector of the network's size and dtype."""
         check_dtype("the parameter vector", flat, self.dtype)
         return Parameters(self.layout, flat)
 
@@ -187,14 +150,13 @@ class Network:
     def cache(self, rows: int, *, in_place: bool = False) -> Cache:
         """Allocate the intermediate arrays of B rows; each use sets ``y[0]`` to its x.
 
-        Args:
-            rows: B.
-            in_place: Let y_k overwrite z_k of the hidden layers, and ∇_{z_k} overwrite ∇_{y_k},
-                where the activation allows it: less memory traffic, equal sums.
+        With `in_place`, y_k overwrites z_k of the hidden layers, and ∇_{z_k} overwrites ∇_{y_k},
+        where the activation allows it: less memory traffic, equal sums.
         """
 
         def empty(width: int) -> Array:
-            return _columns(rows, width, self.dtype)
+            # Each instance is a column in memory.
+            return np.empty((width, rows), self.dtype).T
 
         cache = Cache(
             z=[empty(width) for _, width in self.layout.widths],
@@ -212,16 +174,7 @@ class Network:
         return cache
 
     def forward(self, parameters: Parameters, x: Array, *, cache: Cache | None = None) -> Cache:
-        """Compute every z_k and y_k.
-
-        Args:
-            parameters: Every W and b.
-            x: (B, D_0), numbers of any kind.
-            cache: Arrays for B rows to write to; by default newly allocated.
-
-        Raises:
-            ShapeError: x or the parameters do not match the network.
-        """
+        """Compute every z_k and y_k for x (B, D_0), numbers of any kind."""
         self._check_parameters("the parameters", parameters)
         check_shape("x", x, None, self.inputs)
         cache = self.cache(len(x)) if cache is None else cache
@@ -243,19 +196,13 @@ class Network:
     def backward(
         self, parameters: Parameters, cache: Cache, d: Targets, *, out: Parameters | None = None
     ) -> Parameters:
-        """Compute the gradients of the parameters.
+        """Return ``Σ ∇_{W_k}`` and ``Σ ∇_{b_k}`` over the rows.
 
         Args:
             parameters: Every W and b.
             cache: The result of `forward`.
             d: Desired outputs from `Divergence.targets`.
-            out: The gradients to write to; by default newly allocated.
-
-        Returns:
-            ``Σ ∇_{W_k}`` and ``Σ ∇_{b_k}`` over the rows.
-
-        Raises:
-            ShapeError: ``out`` does not match the network or shares memory with the parameters.
+            out: The gradients to write to; must not share memory with the parameters.
         """
         gradients = Parameters.zeros(self.layout, self.dtype) if out is None else out
         self._check_parameters("the gradients", gradients)
@@ -301,20 +248,14 @@ class Network:
         out: Parameters | None = None,
         cache: Cache | None = None,
     ) -> GradientSum:
-        """Return Σ Div and Σ ∇Div over the rows of x: sums, never averages.
+        """Return Σ Div, summed in float64, and Σ ∇Div over the rows of x: sums, never averages.
 
         Args:
             parameters: Every W and b.
             x: (B, D_0), numbers of any kind.
             d: Desired outputs, (B, D_L), or (B,) class indices for multi-class KL.
-            out: The gradients to write to; by default newly allocated.
-            cache: Arrays for B rows to write to; by default newly allocated.
-
-        Returns:
-            The divergence, summed in float64, the gradients, and the count B.
-
-        Raises:
-            ShapeError: x or d do not match the network or each other.
+            out: The gradients to write to.
+            cache: Arrays for B rows to write to.
         """
         cache = self.forward(parameters, x, cache=cache)
         targets = self.divergence.targets(d, cache.y[-1])

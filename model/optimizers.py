@@ -25,15 +25,14 @@ from sumgrad.model.validation import Array, check_dtype, check_shape
 
 #: What an optimizer keeps from step to step, arrays by name.
 State = dict[str, Array]
+Out = Array | None
+#: The next weights, and the state for the next step.
+Step = tuple[Array, State]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(ABC):
-    """An update rule of the weights.
-
-    Args:
-        weight_decay: λ.
-    """
+    """An update rule of the weights, with weight decay λ."""
 
     weight_decay: float = 0.0
 
@@ -45,8 +44,8 @@ class Optimizer(ABC):
         return {}
 
     def update(
-        self, W: Array, S: Array, T: int, state: State, eta: float, *, out: Array | None = None
-    ) -> tuple[Array, State]:
+        self, W: Array, S: Array, T: int, state: State, eta: float, *, out: Out = None
+    ) -> Step:
         """Return the next weights and state; only ``out`` is modified.
 
         Args:
@@ -57,12 +56,6 @@ class Optimizer(ABC):
             eta: The learning rate η of this step.
             out: The array for the next weights, (N,), which shares no memory with the others; by
                 default newly allocated.
-
-        Returns:
-            W, (N,), of the same dtype, and the state for the next step.
-
-        Raises:
-            ShapeError: S does not match W, or T is below 1.
         """
         check_shape("the gradient sum S", S, *W.shape)
         check_dtype("the gradient sum S", S, W.dtype)
@@ -72,9 +65,7 @@ class Optimizer(ABC):
         return self.step(W, S, int(T), state, float(eta), out)
 
     @abstractmethod
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
-    ) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
         """Apply the equation to checked arguments, which are those of `update`."""
 
     def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
@@ -92,9 +83,7 @@ class GradientDescent(Optimizer):
     array([0.5, 0. ])
     """
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
-    ) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
         if self.weight_decay:
             return np.subtract(W, eta * self.mean_gradient(W, S, T), out=out), state
         return np.subtract(W, np.multiply(eta / T, S, out=out), out=out), state
@@ -113,9 +102,7 @@ class Momentum(Optimizer):
     def init(self, W: Array) -> State:
         return {"velocity": np.zeros_like(W)}
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
-    ) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
         v = self.momentum * state["velocity"] + self.mean_gradient(W, S, T)
         return np.subtract(W, eta * v, out=out), {"velocity": v}
 
@@ -124,9 +111,7 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """``v ← μ·v + g``, ``W ← W − η·(g + μ·v)``. Source: Sutskever et al., 2013."""
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
-    ) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
         g = self.mean_gradient(W, S, T)
         v = self.momentum * state["velocity"] + g
         return np.subtract(W, eta * (g + self.momentum * v), out=out), {"velocity": v}
@@ -147,9 +132,7 @@ class RMSprop(Optimizer):
     def init(self, W: Array) -> State:
         return {"square": np.zeros_like(W)}
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
-    ) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
         g = self.mean_gradient(W, S, T)
         v = self.rho * state["square"] + (1 - self.rho) * np.square(g)
         change = eta * g / (np.sqrt(v) + self.epsilon)
@@ -178,7 +161,7 @@ class Adam(Optimizer):
     def init(self, W: Array) -> State:
         return {"mean": np.zeros_like(W), "square": np.zeros_like(W), "step": np.zeros(())}
 
-    def direction(self, g: Array, state: State) -> tuple[Array, State]:
+    def direction(self, g: Array, state: State) -> Step:
         """Return ``m̂/(√v̂ + ε)`` and the next state."""
         t = float(state["step"]) + 1
         m = self.beta1 * state["mean"] + (1 - self.beta1) * g
@@ -188,9 +171,7 @@ class Adam(Optimizer):
         direction = m_hat / (np.sqrt(v_hat) + self.epsilon)
         return direction, {"mean": m, "square": v, "step": np.array(t)}
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
-    ) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
         direction, state = self.direction(self.mean_gradient(W, S, T), state)
         return np.subtract(W, eta * direction, out=out), state
 
@@ -204,9 +185,7 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Array | None
-    ) -> tuple[Array, State]:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
         direction, state = self.direction(S / W.dtype.type(T), state)
         decayed = (1 - eta * self.weight_decay) * W
         return np.subtract(decayed, eta * direction, out=out), state
@@ -223,8 +202,6 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
         "rmsprop": RMSprop,
     }
 )
-
-
 #: Other accepted names of optimizers.
 OPTIMIZER_ALIASES: Mapping[str, str] = MappingProxyType({"sgd": "gradient_descent"})
 
@@ -234,9 +211,6 @@ def make_optimizer(name: str, **options: Any) -> Optimizer:
 
     >>> make_optimizer("sgd")
     GradientDescent(weight_decay=0.0)
-
-    Raises:
-        OptionError: An unknown name or option, or an invalid value.
     """
     name = OPTIMIZER_ALIASES.get(name, name)
     return from_config("optimizer", OPTIMIZERS, {"name": name, **options})

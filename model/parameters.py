@@ -8,6 +8,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -33,12 +34,9 @@ class ParamSpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays of a network, in order.
+    """The arrays of a network, in order."""
 
-    Args:
-        widths: ``(D_0, D_1, …)`` as pairs: for layer k, the width of its input and of its z.
-    """
-
+    #: ``(D_0, D_1, …)`` as pairs: for layer k, the width of its input and of its z.
     widths: tuple[tuple[int, int], ...]
 
     @cached_property
@@ -59,24 +57,14 @@ class Layout:
 
 
 class Parameters:
-    """A flat vector and views on its arrays; also used for gradients.
+    """A flat vector, (size,), contiguous and not copied, and views on its arrays; or gradients.
 
-    Pickling and copying transfer the flat vector and recreate the views.
-
-    Args:
-        layout: The arrays and their order.
-        flat: (size,), contiguous; not copied.
-
-    Attributes:
-        W: ``W[k-1]`` is layer k's weights, (D_k, D_{k-1}), a view.
-        b: ``b[k-1]`` is layer k's bias, (D_k,), a view.
+    ``W[k-1]`` is layer k's weights, (D_k, D_{k-1}), and ``b[k-1]`` its bias, (D_k,). Pickling and
+    copying transfer the flat vector and recreate the views.
 
     >>> p = Parameters.zeros(Layout(((3, 2), (2, 1))), np.float32)
     >>> p.flat.size, p["W1"].shape, p["b2"].shape
     (11, (2, 3), (1,))
-
-    Raises:
-        ShapeError: The vector's size or dtype is wrong, or it is not contiguous.
     """
 
     def __init__(self, layout: Layout, flat: Array) -> None:
@@ -109,11 +97,9 @@ class Parameters:
 
     def items(self) -> list[tuple[str, Array]]:
         """Return names and views, in layout order."""
-        pairs = zip(self.W, self.b, strict=True)
-        views = (view for pair in pairs for view in pair)
-        return [
-            (spec.name, view) for spec, view in zip(self.layout.param_specs, views, strict=True)
-        ]
+        views = chain.from_iterable(zip(self.W, self.b, strict=True))
+        names = (spec.name for spec in self.layout.param_specs)
+        return list(zip(names, views, strict=True))
 
     def sha256(self) -> str:
         """Return the SHA-256 of the flat vector's bytes, little-endian, as hexadecimal digits."""

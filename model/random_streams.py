@@ -54,9 +54,6 @@ class RandomStream:
         stream: What the numbers are used for.
         index: Distinguishes streams of the same name, from 0, below 2**64.
 
-    Raises:
-        OptionError: A seed or an index out of range.
-
     >>> RandomStream(7, Stream.ROW_ORDER, index=1).permutation(5)
     array([2, 4, 0, 1, 3])
     """

@@ -18,9 +18,6 @@ def from_config(kind: str, registry: Mapping[str, type[T]], named: str | Mapping
         kind: What the registry holds, for the message: 'activation', 'initializer', …
         registry: Frozen dataclasses by name.
         named: A name, or a mapping of ``name`` and the dataclass's fields.
-
-    Raises:
-        OptionError: An unknown name or option, a missing option, or an invalid value.
     """
     if not isinstance(named, str | Mapping):
         raise OptionError(f"{kind} is {named!r}, expected a name, or a name and its options")
@@ -48,7 +45,7 @@ def from_config(kind: str, registry: Mapping[str, type[T]], named: str | Mapping
 def validate_number(
     kind: str, config: object, option: str, low: float, high: float, *, exclusive: bool = False
 ) -> None:
-    """Raise unless an option is a number with ``low ≤ value ≤ high``; store it as a float.
+    """Raise `OptionError` unless an option is a number from ``low`` to ``high``; make it a float.
 
     A NumPy scalar would turn float32 arrays into float64 arrays.
 
@@ -59,9 +56,6 @@ def validate_number(
         low: The minimum.
         high: The maximum.
         exclusive: Whether the value must be below ``high``.
-
-    Raises:
-        OptionError: Names the option, the value and the limits.
     """
     value = getattr(config, option)
     number = not isinstance(value, bool) and isinstance(value, Real)
@@ -72,11 +66,7 @@ def validate_number(
 
 
 def validate_positive_int(kind: str, config: object, option: str) -> None:
-    """Raise unless an option is a whole number from 1; store it as an int.
-
-    Raises:
-        OptionError: Names the option and the value.
-    """
+    """Raise `OptionError` unless an option is a whole number from 1; store it as an int."""
     value = getattr(config, option)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise OptionError(f"{kind}: {option} is {value!r}, expected a whole number from 1")

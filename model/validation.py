@@ -34,11 +34,7 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
 
 
 def check_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> None:
-    """Raise unless ``array`` has this shape; ``None`` matches any size.
-
-    Raises:
-        ShapeError: Names the array, the expected shape and the actual one.
-    """
+    """Raise `ShapeError` unless ``array`` has this shape; ``None`` matches any size."""
     actual = array.shape
     # Nearly every call returns here, and each microbatch makes several.
     if actual == shape:
@@ -51,11 +47,7 @@ def check_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> No
 
 
 def check_dtype(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> None:
-    """Raise unless ``array`` has exactly this dtype; NumPy would promote it silently.
-
-    Raises:
-        ShapeError: Names the array, the expected dtype and the actual one.
-    """
+    """Raise `ShapeError` unless ``array`` has this dtype; NumPy would promote it silently."""
     if array.dtype != dtype:
         raise ShapeError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
 
@@ -65,9 +57,6 @@ def as_float_array(name: str, array: NDArray[np.generic], dtype: DTypeLike) -> A
 
     The memory order matters: BLAS and NumPy's sums process column-major memory differently, so
     equal values would not always give equal bits.
-
-    Raises:
-        ShapeError: The array does not hold real numbers.
     """
     if array.dtype.kind not in "biuf":
         raise ShapeError(f"{name} is {array.dtype}, expected numbers")

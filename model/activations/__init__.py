@@ -4,52 +4,33 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from sumgrad.model.activations import scalar, vector
 from sumgrad.model.activations.base import Activation, ScalarActivation
-from sumgrad.model.activations.scalar import (
-    ELU,
-    GELU,
-    SELU,
-    Absolute,
-    HardSigmoid,
-    HardTanh,
-    Identity,
-    LeakyReLU,
-    LogSigmoid,
-    Mish,
-    ReLU,
-    ReLU6,
-    Sigmoid,
-    SiLU,
-    Softplus,
-    Softsign,
-    Tanh,
-)
-from sumgrad.model.activations.vector import Max, Maxout, Softmax
 from sumgrad.model.registry import from_config
 
 #: Every activation that a spec can name.
 ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(
     {
-        "absolute": Absolute,
-        "elu": ELU,
-        "gelu": GELU,
-        "hard_sigmoid": HardSigmoid,
-        "hard_tanh": HardTanh,
-        "identity": Identity,
-        "leaky_relu": LeakyReLU,
-        "log_sigmoid": LogSigmoid,
-        "max": Max,
-        "maxout": Maxout,
-        "mish": Mish,
-        "relu": ReLU,
-        "relu6": ReLU6,
-        "selu": SELU,
-        "sigmoid": Sigmoid,
-        "silu": SiLU,
-        "softmax": Softmax,
-        "softplus": Softplus,
-        "softsign": Softsign,
-        "tanh": Tanh,
+        "absolute": scalar.Absolute,
+        "elu": scalar.ELU,
+        "gelu": scalar.GELU,
+        "hard_sigmoid": scalar.HardSigmoid,
+        "hard_tanh": scalar.HardTanh,
+        "identity": scalar.Identity,
+        "leaky_relu": scalar.LeakyReLU,
+        "log_sigmoid": scalar.LogSigmoid,
+        "max": vector.Max,
+        "maxout": vector.Maxout,
+        "mish": scalar.Mish,
+        "relu": scalar.ReLU,
+        "relu6": scalar.ReLU6,
+        "selu": scalar.SELU,
+        "sigmoid": scalar.Sigmoid,
+        "silu": scalar.SiLU,
+        "softmax": vector.Softmax,
+        "softplus": scalar.Softplus,
+        "softsign": scalar.Softsign,
+        "tanh": scalar.Tanh,
     }
 )
 
@@ -63,8 +44,5 @@ def make_activation(named: str | Mapping[str, Any]) -> Activation:
     ReLU()
     >>> make_activation({"name": "maxout", "pieces": 3}).affine_width(10)
     30
-
-    Raises:
-        OptionError: An unknown name or option.
     """
     return from_config("activation", ACTIVATIONS, named)

@@ -36,15 +36,9 @@ class Activation(ABC):
 
     @abstractmethod
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        """Return ``∇_z = ∇_y J(z)`` without forming J.
+        """Return ``∇_z = ∇_y J(z)``, (B, D), without forming J.
 
-        Args:
-            z: (B, D).
-            y: ``f(z)``, (B, D_out), from the forward recursion.
-            d_y: ``∇_y``, (B, D_out).
-
-        Returns:
-            ``∇_z``, (B, D).
+        ``y = f(z)`` and ``d_y = ∇_y`` have shape (B, D_out).
         """
 
     def value_into(self, z: Array, out: Array) -> None:

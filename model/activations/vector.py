@@ -51,12 +51,9 @@ class Max(Activation):
 
     A component may belong to several subsets or to none. Subgradient on ties: 1 for the first
     index of the subset, 0 elsewhere, as in the lecture.
-
-    Args:
-        subsets: A tuple of component indices, from 0, for each output; () means a single output
-            over all components.
     """
 
+    #: Component indices, from 0, for each output; () means a single output over all components.
     subsets: tuple[tuple[int, ...], ...] = ()
     initializer: ClassVar[str] = "he_normal"
 
@@ -151,11 +148,7 @@ class Maxout(Activation):
 
 
 def as_subsets(rows: object) -> tuple[tuple[int, ...], ...]:
-    """Return the value of `Max.subsets` as tuples.
-
-    Raises:
-        OptionError: The value is not a list of non-empty lists of indices.
-    """
+    """Return the value of `Max.subsets`, a list of non-empty lists of indices, as tuples."""
     if not isinstance(rows, list | tuple) or not all(isinstance(s, list | tuple) for s in rows):
         raise OptionError(f"max: subsets is {rows!r}, expected a list of lists of indices")
     for subset in rows:

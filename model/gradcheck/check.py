@@ -34,27 +34,21 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """The result of the probes of one array.
+    """The result of the probes of one array."""
 
-    Attributes:
-        layer: From 1; 0 for the input.
-        name: ``W1``, ``b1``, …, or ``x``.
-        shape: The array's shape.
-        entries: The number of single entries probed.
-        directions: The number of random directions probed.
-        kinks: The number of probes at a kink.
-        unresolved: The number of probes at a kink at every point, which prove nothing.
-        error: The largest relative error of the other probes.
-        tolerance: The largest error that passes.
-    """
-
+    #: From 1; 0 for the input.
     layer: int
+    #: ``W1``, ``b1``, …, or ``x``.
     name: str
     shape: tuple[int, ...]
+    #: The number of single entries and of random directions probed.
     entries: int
     directions: int
+    #: The number of probes at a kink.
     kinks: int
+    #: The number of probes at a kink at every point, which prove nothing.
     unresolved: int
+    #: The largest relative error of the other probes, and the largest that passes.
     error: float
     tolerance: float
 
@@ -93,9 +87,6 @@ def check_gradients(
 
     Returns:
         A check of W and of b for each layer, then one of the input.
-
-    Raises:
-        ShapeError: Parameters, x or d do not match the network.
     """
     wide = replace(network, dtype="float64")
     flat = parameters.flat.astype(np.float64)

@@ -45,18 +45,13 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class DirectionalDerivatives:
-    """The analytic and both one-sided numeric derivatives along one vector.
-
-    Attributes:
-        analytic: The derivative from the gradient.
-        lowest: The sum of the smaller one-sided quotient of each instance.
-        highest: The sum of the larger one.
-        unit: What errors are relative to.
-    """
+    """The analytic and both one-sided numeric derivatives along one vector."""
 
     analytic: float
+    #: The sum of the smaller one-sided quotient of each instance, and that of the larger one.
     lowest: float
     highest: float
+    #: What errors are relative to.
     unit: float
 
     @property
