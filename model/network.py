@@ -36,8 +36,7 @@ from sumgrad.model.validation import Array, as_float_array, check_dtype, check_s
 class Layer:
     """An affine map and an activation f_k."""
 
-    #: The layer's size, from 1; `Activation.affine_width` gives the width of z.
-    units: int
+    units: int  #: The layer's size, from 1; `Activation.affine_width` gives the width of z.
     activation: Activation
 
     def __post_init__(self) -> None:
@@ -48,14 +47,10 @@ class Layer:
 class Cache:
     """The intermediate arrays of both recursions, which `Network.cache` allocates, for reuse."""
 
-    #: ``z[k-1]`` is z_k, (B, D_k).
-    z: list[Array]
-    #: ``y[k]`` is y_k; ``y[0]`` is x.
-    y: list[Array]
-    #: ``d_z[k-1]`` is ∇_{z_k}, (B, D_k).
-    d_z: list[Array]
-    #: ``d_y[k-1]`` is ∇_{y_k}, hidden layers only.
-    d_y: list[Array]
+    z: list[Array]  #: ``z[k-1]`` is z_k, (B, D_k).
+    y: list[Array]  #: ``y[k]`` is y_k; ``y[0]`` is x.
+    d_z: list[Array]  #: ``d_z[k-1]`` is ∇_{z_k}, (B, D_k).
+    d_y: list[Array]  #: ``d_y[k-1]`` is ∇_{y_k}, hidden layers only.
 
     def narrow(self, rows: int) -> "Cache":
         """Return a cache of ``rows`` rows in the same memory."""
@@ -96,14 +91,10 @@ class Network:
     are newly allocated. Arrays that do not fit raise `ShapeError`.
     """
 
-    #: D_0, the number of features.
-    inputs: int
-    #: From the first hidden layer to the output layer.
-    layers: tuple[Layer, ...]
-    #: The loss of an instance.
-    divergence: Divergence
-    #: ``float32`` or ``float64``.
-    dtype: str = "float32"
+    inputs: int  #: D_0, the number of features.
+    layers: tuple[Layer, ...]  #: From the first hidden layer to the output layer.
+    divergence: Divergence  #: The loss of an instance.
+    dtype: str = "float32"  #: ``float32`` or ``float64``.
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):

@@ -21,10 +21,8 @@ class Fingerprint:
 
     machine: str
     numpy: str
-    #: BLAS build with its kernel family and thread count.
-    blas: str
-    #: SHA-256 of products and of elementary functions over fixed numbers.
-    canary: str
+    blas: str  #: BLAS build with its kernel family and thread count.
+    canary: str  #: SHA-256 of products and of elementary functions over fixed numbers.
 
 
 def pin_blas() -> None:

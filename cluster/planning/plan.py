@@ -28,12 +28,9 @@ def permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.intp]:
 class StepPlan:
     """The instances of one step and their microbatches."""
 
-    #: Position of the step's first instance in the epoch's order.
-    start: int
-    #: Instances of the step: T.
-    num_rows: int
-    #: Instances of a microbatch; the last one may have fewer.
-    microbatch_size: int
+    start: int  #: Position of the step's first instance in the epoch's order.
+    num_rows: int  #: Instances of the step: T.
+    microbatch_size: int  #: Instances of a microbatch; the last one may have fewer.
     #: The epoch's permutation, or None for the source's own order.
     order: NDArray[np.intp] | None
 
@@ -62,8 +59,7 @@ class Plan:
     #: Instances of a step; None for all of them, in their own order.
     batch_size: int | None
     microbatch_size: int
-    #: Seed of the permutations.
-    seed: int = 0
+    seed: int = 0  #: Seed of the permutations.
 
     @property
     def steps_per_epoch(self) -> int:

@@ -18,14 +18,10 @@ from sumgrad.model.validation import Array
 class PartialSum:
     """Sums over some instances."""
 
-    #: Σ ∇Div as a flat vector, or None in an evaluation.
-    gradient: Array | None
-    #: Σ Div.
-    divergence: float
-    #: Correctly classified instances, in an evaluation.
-    correct: int
-    #: Instances summed.
-    count: int
+    gradient: Array | None  #: Σ ∇Div as a flat vector, or None in an evaluation.
+    divergence: float  #: Σ Div.
+    correct: int  #: Correctly classified instances, in an evaluation.
+    count: int  #: Instances summed.
 
 
 @dataclass

@@ -27,8 +27,7 @@ class Demand:
     min_cpus: int
     max_cpus: int
     allocated: int = 0
-    #: Whether it does not have its minimum yet.
-    is_waiting: bool = True
+    is_waiting: bool = True  #: Whether it does not have its minimum yet.
 
     @classmethod
     def new(cls, min_cpus: int, max_cpus: int) -> "Demand":

@@ -27,12 +27,9 @@ _logger = logging.getLogger(__name__)
 class WorkerSlot:
     """What a worker's process runs on."""
 
-    #: Threads that compute, one for each of its CPUs.
-    threads: int = 1
-    #: Its first bundle within the required group.
-    bundle: int = 0
-    #: Whether it is on another node than the driver.
-    is_remote: bool = False
+    threads: int = 1  #: Threads that compute, one for each of its CPUs.
+    bundle: int = 0  #: Its first bundle within the required group.
+    is_remote: bool = False  #: Whether it is on another node than the driver.
 
 
 def worker_slots(nodes: Mapping[int, str], own_node: str) -> list[WorkerSlot]:

@@ -20,13 +20,10 @@ _MAX_DEATHS = 3
 class InFlight:
     """A request that a worker has not answered."""
 
-    #: Of its microbatches, for `StragglerDetector`.
-    kind: Hashable
-    #: Their number where the worker's progress is invisible, else 1.
-    microbatches: int
+    kind: Hashable  #: Of its microbatches, for `StragglerDetector`.
+    microbatches: int  #: Their number where the worker's progress is invisible, else 1.
     sent: float
-    #: The microbatch that the worker was last seen computing.
-    current: int
+    current: int  #: The microbatch that the worker was last seen computing.
     #: Seconds without progress during which the driver itself was running.
     waited: float = 0.0
 
@@ -37,8 +34,7 @@ class ReductionStep:
 
     step_id: int
     task: Task
-    #: Index of the buffer with the parameters.
-    buffer: int
+    buffer: int  #: Index of the buffer with the parameters.
     schedule: StepSchedule
     #: For each microbatch, how often each worker failed on it.
     failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))

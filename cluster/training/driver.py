@@ -40,11 +40,9 @@ class TrainingConfig:
 
     network: Network
     optimizer: Optimizer
-    #: The learning rate η.
-    eta: float
+    eta: float  #: The learning rate η.
     stop: StopRule
-    #: The factor of η at each step.
-    schedule: Schedule = field(default_factory=Constant)
+    schedule: Schedule = field(default_factory=Constant)  #: The factor of η at each step.
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,10 @@ class ParameterDriver:
     """Runs the steps of a job."""
 
     config: TrainingConfig
-    #: Plan over the training rows.
-    plan: Plan
+    plan: Plan  #: Plan over the training rows.
     reducer: GradientReducer
     _: KW_ONLY
-    #: Whether to evaluate the validation rows after each epoch.
-    validate: bool = False
+    validate: bool = False  #: Whether to evaluate the validation rows after each epoch.
     on_epoch: Callable[[EpochReport], None] = lambda _: None
     #: Called after each step with its number within the epoch, from 1.
     on_step: Callable[[int], None] = lambda _: None

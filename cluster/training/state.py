@@ -35,20 +35,15 @@ class Evaluation:
 class EpochReport:
     """The figures of an epoch."""
 
-    #: From 1.
-    epoch: int
-    #: Steps of the run so far.
-    step: int
+    epoch: int  #: From 1.
+    step: int  #: Steps of the run so far.
     #: Mean divergence of the epoch's instances, each before the update it is part of.
     train_loss: float
     validation: Evaluation | None
-    #: Mean of ‖∇Loss‖ over the epoch's steps.
-    gradient_norm: float
-    #: The learning rate of the last step.
-    eta: float
+    gradient_norm: float  #: Mean of ‖∇Loss‖ over the epoch's steps.
+    eta: float  #: The learning rate of the last step.
     instances: int
-    #: Duration of the epoch's steps, without validation.
-    seconds: float
+    seconds: float  #: Duration of the epoch's steps, without validation.
 
     @property
     def samples_per_s(self) -> float:
@@ -74,8 +69,7 @@ class Snapshot:
 
     #: ``W``, ``last_finite``, ``best`` if there is one, and the optimizer's.
     arrays: Mapping[str, Array]
-    #: Position, sums and stopping criteria.
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any]  #: Position, sums and stopping criteria.
 
     @property
     def step(self) -> int:
@@ -92,15 +86,13 @@ class TrainingState:
     W: Array
     next: Array
     last_finite: Array
-    #: The optimizer's arrays; each step writes to them.
-    optimizer_state: State
+    optimizer_state: State  #: The optimizer's arrays; each step writes to them.
     step: int = 0
     instances: int = 0
     seconds: float = 0.0
     epoch: EpochAccumulator = field(default_factory=EpochAccumulator)
     progress: Progress = field(default_factory=Progress)
-    #: Report of the last complete epoch.
-    report: EpochReport | None = None
+    report: EpochReport | None = None  #: Report of the last complete epoch.
     #: With early stopping, the weights with the best validation loss, and their report.
     best: Array | None = None
     best_report: EpochReport | None = None
@@ -184,19 +176,16 @@ def _restore_report(values: Mapping[str, Any] | None) -> EpochReport | None:
 class TrainingResult:
     """How a run ended."""
 
-    #: The weights to keep: the best, or the last finite ones.
-    W: Array
+    W: Array  #: The weights to keep: the best, or the last finite ones.
     reason: StopReason
     #: Report of the epoch of `W`; None if no epoch was completed.
     report: EpochReport | None
     epochs: int
     steps: int
     instances: int
-    #: Duration of the steps, without evaluation.
-    seconds: float
+    seconds: float  #: Duration of the steps, without evaluation.
     failure: ClusterError | None = None
-    #: Where to resume a run that was stopped or failed.
-    snapshot: Snapshot | None = None
+    snapshot: Snapshot | None = None  #: Where to resume a run that was stopped or failed.
 
     @classmethod
     def of(

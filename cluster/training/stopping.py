@@ -25,10 +25,8 @@ RESUMABLE = (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.FAILED)
 class EarlyStopping:
     """Stops when the validation loss no longer improves."""
 
-    #: Epochs without an improvement.
-    patience: int
-    #: The smallest decrease that counts as an improvement.
-    min_delta: float = 0.0
+    patience: int  #: Epochs without an improvement.
+    min_delta: float = 0.0  #: The smallest decrease that counts as an improvement.
 
 
 @dataclass(frozen=True)
@@ -38,27 +36,20 @@ class StopRule:
     max_epochs: int
     #: Relative change of the training loss below which an epoch counts as stalled; 0 disables it.
     tolerance: float = 0.0
-    #: Number of consecutive stalled epochs that count as convergence.
-    patience: int = 1
-    #: None to ignore the validation loss.
-    early_stopping: EarlyStopping | None = None
+    patience: int = 1  #: Number of consecutive stalled epochs that count as convergence.
+    early_stopping: EarlyStopping | None = None  #: None to ignore the validation loss.
 
 
 @dataclass(frozen=True)
 class Progress:
     """The state of the criteria after an epoch."""
 
-    #: The last epoch; 0 before the first.
-    epoch: int = 0
-    #: Its training loss.
-    loss: float = math.inf
-    #: Number of consecutive stalled epochs up to it.
-    stalled: int = 0
-    #: The lowest validation loss so far.
-    best_loss: float = math.inf
+    epoch: int = 0  #: The last epoch; 0 before the first.
+    loss: float = math.inf  #: Its training loss.
+    stalled: int = 0  #: Number of consecutive stalled epochs up to it.
+    best_loss: float = math.inf  #: The lowest validation loss so far.
     best_epoch: int = 0
-    #: Why to stop now, or None to continue.
-    reason: StopReason | None = None
+    reason: StopReason | None = None  #: Why to stop now, or None to continue.
 
 
 def update_progress(

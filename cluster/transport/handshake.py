@@ -37,10 +37,8 @@ Role = Literal["driver", "worker"]
 class Address:
     """Where the driver listens."""
 
-    #: Socket name for processes of the driver's machine.
-    local: str | None = None
-    #: Host and port for other machines.
-    remote: tuple[str, int] | None = None
+    local: str | None = None  #: Socket name for processes of the driver's machine.
+    remote: tuple[str, int] | None = None  #: Host and port for other machines.
 
 
 def connect(address: Address, secret: bytes) -> Connection:

@@ -30,16 +30,14 @@ class Hello:
 class Welcome:
     """The driver's reply to `Hello`; on one machine the claim table's descriptor comes with it."""
 
-    #: Rows of the claim table.
-    workers: int
+    workers: int  #: Rows of the claim table.
 
 
 @dataclass(frozen=True)
 class AttachBuffer:
     """A vector in shared memory whose descriptor comes with the message."""
 
-    #: Its index among the sender's buffers.
-    buffer: int
+    buffer: int  #: Its index among the sender's buffers.
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,7 @@ class Compute:
     step: int
     start: int
     stop: int
-    #: The driver's buffer with the parameters.
-    buffer: int
+    buffer: int  #: The driver's buffer with the parameters.
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,12 @@ _MAX_DOUBLINGS = 10
 class PendingWorker:
     """A worker whose process is starting, or is to be started again."""
 
-    #: From 1.
-    attempt: int = 1
-    #: Whether it is an additional worker, and not a replacement.
-    is_extra: bool = False
-    #: When its process was started.
-    started: float = 0.0
+    attempt: int = 1  #: From 1.
+    is_extra: bool = False  #: Whether it is an additional worker, and not a replacement.
+    started: float = 0.0  #: When its process was started.
     #: When to start it again, or None while a process is starting.
     retry_at: float | None = None
-    #: Why the last attempt failed.
-    reason: str = ""
+    reason: str = ""  #: Why the last attempt failed.
 
     def fail(self, reason: str) -> None:
         """Schedule another attempt."""

@@ -20,12 +20,9 @@ _DAY_S = 86_400
 class ScalingPolicy:
     """How many workers a job has."""
 
-    #: With fewer, the job waits.
-    min_workers: int = 1
-    #: How many more may join when CPUs become free.
-    extra_workers: int = 0
-    #: Seconds to wait for the minimum.
-    resource_timeout: float = 300.0
+    min_workers: int = 1  #: With fewer, the job waits.
+    extra_workers: int = 0  #: How many more may join when CPUs become free.
+    resource_timeout: float = 300.0  #: Seconds to wait for the minimum.
     #: Polled while waiting; a wait that it ends raises.
     should_stop: Callable[[], bool] = lambda: False
 

@@ -36,18 +36,13 @@ RETRIES = 3
 class GradientCheck:
     """The result of the probes of one array."""
 
-    #: From 1; 0 for the input.
-    layer: int
-    #: ``W1``, ``b1``, …, or ``x``.
-    name: str
+    layer: int  #: From 1; 0 for the input.
+    name: str  #: ``W1``, ``b1``, …, or ``x``.
     shape: tuple[int, ...]
-    #: The number of single entries and of random directions probed.
-    entries: int
+    entries: int  #: The number of single entries and of random directions probed.
     directions: int
-    #: The number of probes at a kink.
-    kinks: int
-    #: The number of probes at a kink at every point, which prove nothing.
-    unresolved: int
+    kinks: int  #: The number of probes at a kink.
+    unresolved: int  #: The number of probes at a kink at every point, which prove nothing.
     #: The largest relative error of the other probes, and the largest that passes.
     error: float
     tolerance: float

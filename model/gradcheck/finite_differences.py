@@ -51,8 +51,7 @@ class DirectionalDerivatives:
     #: The sum of the smaller one-sided quotient of each instance, and that of the larger one.
     lowest: float
     highest: float
-    #: What errors are relative to.
-    unit: float
+    unit: float  #: What errors are relative to.
 
     @property
     def gap(self) -> float:
