@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.cells import BATCHES, NETWORKS, Cell
-from benchmarks.compare import geometric_mean, machine, measure, table_head
+from benchmarks.compare import geometric_mean, measure, table_head, write_report
 from benchmarks.contender import ONE_THREAD, Contender
 from benchmarks.namespaces import HOSTS, hosts, inside
 
@@ -52,10 +52,7 @@ def main(
         )
     mean = geometric_mean([result.speedup("sumgrad", "DDP") for result in results])
     lines.append(f"| geometric mean | | | | **{mean:.2f}** |")
-    table = "\n".join([f"{machine()}.", "", *lines, ""])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "across_hosts.md").write_text(table)
-    print(table)
+    write_report(out / "across_hosts.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -16,15 +16,11 @@ ETA = 0.01
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a comparison.
+    """One cell of a comparison."""
 
-    Attributes:
-        hidden: Units of the hidden ReLU layers, between 784 features and a softmax over 10.
-        batch: Rows of a step over all workers.
-    """
-
+    #: Units of the hidden ReLU layers, between 784 features and a softmax over 10.
     hidden: tuple[int, ...]
-    batch: int
+    batch: int  #: Rows of a step over all workers.
 
     @property
     def widths(self) -> tuple[int, ...]:

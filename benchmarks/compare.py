@@ -90,6 +90,14 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, {versions}"
 
 
+def write_report(path: Path, text: str) -> None:
+    """Write and print a Markdown report, which starts with the machine."""
+    report = f"{machine()}.\n\n{text}\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report)
+    print(report)
+
+
 def table_head(titles: Sequence[str]) -> list[str]:
     """Return the first two lines of a Markdown table."""
     return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
@@ -183,9 +191,7 @@ def main(
     ]
     (out / "compare.json").write_text(json.dumps(numbers, indent=1) + "\n")
     plot(ddp, out / "compare.svg")
-    table = f"{machine()}.\n\n{ddp_table(ddp)}\n\n{sklearn_table(sklearn)}\n"
-    (out / "compare.md").write_text(table)
-    print(table)
+    write_report(out / "compare.md", f"{ddp_table(ddp)}\n\n{sklearn_table(sklearn)}")
 
 
 if __name__ == "__main__":

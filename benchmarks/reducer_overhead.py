@@ -8,23 +8,20 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from benchmarks.cells import Cell
-from benchmarks.compare import machine, table_head
+from benchmarks.compare import table_head, write_report
 from benchmarks.sumgrad_steps import make_network
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.workers.launcher import Placement
-from sumgrad.model.divergences import Targets
-from sumgrad.model.network import Cache, GradientSum, Network
-from sumgrad.model.parameters import Parameters
-from sumgrad.model.validation import Array
+from sumgrad.model.network import GradientSum, Network
 from tests.cluster.processes import ProcessLauncher
 
 #: Hidden units of networks with about 10 k, 200 k, 0.9 M, 2 M and 5 M parameters.
@@ -36,18 +33,10 @@ WORKERS = 2
 class FreeGradient(Network):
     """A network whose gradient takes no time."""
 
-    def gradient_sum(
-        self,
-        parameters: Parameters,
-        x: Array,
-        d: Targets,
-        *,
-        out: Parameters | None = None,
-        cache: Cache | None = None,
-    ) -> GradientSum:
+    def gradient_sum(self, *arguments: Any, **options: Any) -> GradientSum:
         """Return the content of `out`."""
-        assert out is not None
-        return GradientSum(0.0, out, len(x))
+        _, x, _ = arguments
+        return GradientSum(0.0, options["out"], len(x))
 
 
 def milliseconds(width: int, *, remote: bool) -> tuple[int, float]:
@@ -76,10 +65,7 @@ def main(out: Annotated[Path, typer.Option(help="Directory for the table.")]) ->
         size, local = milliseconds(width, remote=False)
         _, remote = milliseconds(width, remote=True)
         lines.append(f"| {size:,} | {local:.2f} | {remote:.2f} |")
-    table = "\n".join([f"{machine()}.", "", *lines, ""])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "reducer_overhead.md").write_text(table)
-    print(table)
+    write_report(out / "reducer_overhead.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

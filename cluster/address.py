@@ -58,11 +58,9 @@ def _check_grpc(probe: socket.socket) -> None:
     """Raise OSError unless the peer replies as a gRPC server; a suspended process does not."""
     probe.settimeout(_REPLY_TIMEOUT_S)
     probe.sendall(_HTTP2_PREFACE)
-    reply = b""
-    while len(reply) < _HTTP2_HEADER_BYTES:
-        received = probe.recv(_HTTP2_HEADER_BYTES - len(reply))
-        if not received:
-            raise OSError("it closed the connection")
-        reply += received
+    with probe.makefile("rb") as replies:
+        reply = replies.read(_HTTP2_HEADER_BYTES)
+    if len(reply) < _HTTP2_HEADER_BYTES:
+        raise OSError("it closed the connection")
     if reply[3] != _HTTP2_SETTINGS:
         raise OSError("it is not a Ray head")

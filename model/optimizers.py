@@ -25,6 +25,7 @@ from sumgrad.model.validation import Array, check_dtype, check_shape
 
 #: What an optimizer keeps from step to step, arrays by name.
 State = dict[str, Array]
+#: Where to write the next weights, or None to allocate them.
 Out = Array | None
 #: The next weights, and the state for the next step.
 Step = tuple[Array, State]

@@ -30,13 +30,12 @@ def sched_batch() -> Iterator[None]:
 @contextlib.contextmanager
 def sched_other() -> Iterator[None]:
     """Suspend `sched_batch`, because new threads and processes inherit the policy."""
-    if not getattr(_thread, "is_batch", False) or not _switch("SCHED_BATCH", "SCHED_OTHER"):
-        yield
-        return
+    is_batch = getattr(_thread, "is_batch", False) and _switch("SCHED_BATCH", "SCHED_OTHER")
     try:
         yield
     finally:
-        _switch("SCHED_OTHER", "SCHED_BATCH")
+        if is_batch:
+            _switch("SCHED_OTHER", "SCHED_BATCH")
 
 
 def _switch(before: str, after: str) -> bool:

@@ -31,19 +31,12 @@ Batch = tuple[Array, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Task:
-    """What to sum, small enough to travel with every step.
+    """What to sum over the rows of a data source, small enough to travel with every step."""
 
-    Args:
-        kind: ``gradient``, or ``evaluation``: forward only.
-        source: Name of the data source.
-        epoch: From 1.
-        step: Within the epoch, from 0.
-    """
-
-    kind: Literal["gradient", "evaluation"]
+    kind: Literal["gradient", "evaluation"]  #: An evaluation computes forward only.
     source: str
     epoch: int = 1
-    step: int = 0
+    step: int = 0  #: Within the epoch, from 0.
 
     def next_step(self, steps_per_epoch: int) -> "Task":
         """Return the task of the following step."""

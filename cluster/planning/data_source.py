@@ -20,10 +20,8 @@ class DataSource(Protocol):
     def read(self, rows: RowIndices, out: Array | None = None) -> tuple[Array, NDArray[np.generic]]:
         """Return the inputs (B, D_0), C-contiguous, and desired outputs (B, …) of some rows.
 
-        Args:
-            rows: Their indices.
-            out: (B, D_0), memory that the source may return the inputs in. It saves an allocation
-                and is still in the core's cache.
+        ``out`` (B, D_0) is memory that the source may return the inputs in. It saves an allocation
+        and is still in the core's cache.
         """
 
 

@@ -41,12 +41,10 @@ class ClaimTable:
     A worker writes its current microbatch and then reads its limit. The driver lowers the limit of
     one worker and assigns the rest to another. If both happen at once, a microbatch is computed
     twice with the same bits and counted once, so no locks are needed.
-
-    Args:
-        table: int64, (workers, 2). Only the driver writes column 0, the limits.
     """
 
     def __init__(self, table: NDArray[np.int64]) -> None:
+        # Only the driver writes column 0.
         self._limit = table[:, 0]
         self._current = table[:, 1]
 

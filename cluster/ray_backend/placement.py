@@ -9,13 +9,9 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from sumgrad.cluster.ray_backend import placement_groups
 from sumgrad.cluster.ray_backend.fair_share import Demand
-from sumgrad.cluster.ray_backend.placement_groups import (
-    ClusterMonitor,
-    JobGroups,
-    nodes_of,
-    wait_for_group,
-)
+from sumgrad.cluster.ray_backend.placement_groups import ClusterMonitor, JobGroups, nodes_of
 from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
@@ -155,7 +151,6 @@ def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
 
     Raises:
         ClusterUnreachable: The cluster does not grant the minimum in time, or the job is to stop.
-        RayError: The cluster does not answer.
     """
     if DaemonWatch.current is not None and not policy.extra_workers:
         return RayPlacement(workers)
@@ -163,7 +158,7 @@ def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
     groups, monitor = JobGroups(demand), ClusterMonitor(demand)
     try:
         required = groups.create_required()
-        wait_for_group(required, demand.min_cpus, policy)
+        placement_groups.wait_for_group(required, demand.min_cpus, policy)
         monitor.start()
         placement = GroupPlacement(groups, required, monitor)
         wanted = min(workers, monitor.share) - demand.min_cpus
@@ -173,9 +168,6 @@ def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
         groups.remove_all()
         raise
     if cpus < workers:
-        _logger.info(
-            "%d of %d CPUs are free: starting with these; more workers join when CPUs become free",
-            cpus,
-            workers,
-        )
+        later = "more workers join when CPUs become free"
+        _logger.info("%d of %d CPUs are free: starting with these; %s", cpus, workers, later)
     return placement

@@ -17,7 +17,7 @@ class RayReducer(ProcessReducer):
 
     Args:
         workload: Network, rows and plans.
-        workers: The number of workers to start with, each with one CPU.
+        workers: The number of CPUs to start with.
         env_vars: Environment of the workers' processes, if they do not inherit this one's.
         policy: The minimum of workers, and how many may join.
     """

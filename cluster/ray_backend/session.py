@@ -36,7 +36,7 @@ def ray_session(
     min_workers: int | None = None,
     waits_for_nodes: bool = False,
 ) -> Iterator[int]:
-    """Connect to Ray, and disconnect at the end.
+    """Connect to Ray, yield the number of workers to start, and disconnect at the end.
 
     Args:
         address: ``local`` for an instance on this machine that ends with this process, the
@@ -44,12 +44,6 @@ def ray_session(
         workers: The number of CPUs to use, or None for all.
         min_workers: The smallest number that suffices; by default `workers`.
         waits_for_nodes: Whether the cluster may get the smallest number of CPUs later.
-
-    Yields:
-        The number of workers to start.
-
-    Raises:
-        ClusterUnreachable: Ray does not start or answer, or has too few CPUs.
     """
     check_reachable(address)
     environment = {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT, **_client_environment(address)}

@@ -43,12 +43,9 @@ def run_watched(
 
     Args:
         call: What may never return.
-        failure: Polled; returns why the call will not return, or None.
+        failure: Polled; returns why the call will not return, which is raised, or None.
         keep_thread: Keeps the thread alive until it is set. The operating system ends the daemons
             that were started in a thread together with that thread.
-
-    Raises:
-        RayStalled: A failure was noticed before the call returned.
     """
     result: Future[T] = Future()
 

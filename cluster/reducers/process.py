@@ -32,13 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ProcessReducer(GradientReducer):
-    """Workers in processes.
-
-    Args:
-        workload: Network, rows and plans.
-        placement: The CPUs of the workers; closed with the reducer.
-        launcher: Starts their processes; closed with the reducer.
-        policy: How many workers the job needs, and how long to wait for them.
+    """Workers in processes; placement and launcher are closed with the reducer.
 
     Raises:
         ClusterUnreachable: The workers did not start in time.

@@ -13,14 +13,10 @@ from sumgrad.model.validation import Array
 
 
 class SharedBufferPool:
-    """The driver's vectors and the claim table, mapped by the workers of its machine.
-
-    Attributes:
-        arrays: The vectors, (size,) each, by their indices.
-        claims: int64, (max_workers, 2); see `ClaimTable`.
-    """
+    """The driver's vectors and the table of `ClaimTable`, mapped by the workers of its machine."""
 
     def __init__(self, size: int, dtype: str, max_workers: int) -> None:
+        #: The vectors, (size,) each, by their indices.
         self.arrays: list[Array] = []
         self._size, self._dtype = size, dtype
         self._descriptors: list[int] = []

@@ -17,16 +17,7 @@ from sumgrad.cluster.transport.connection import Connection
 HANDSHAKE_TIMEOUT_S = 5.0
 #: A peer that is silent this long is probed, and disconnected if it does not answer: in seconds,
 #: except TCP_USER_TIMEOUT, which is in milliseconds.
-_KEEPALIVE = {
-    getattr(socket, name): value
-    for name, value in {
-        "TCP_KEEPIDLE": 5,
-        "TCP_KEEPINTVL": 5,
-        "TCP_KEEPCNT": 3,
-        "TCP_USER_TIMEOUT": 20_000,
-    }.items()
-    if hasattr(socket, name)
-}
+_KEEPALIVE = {"KEEPIDLE": 5, "KEEPINTVL": 5, "KEEPCNT": 3, "USER_TIMEOUT": 20_000}
 _NONCE_BYTES = 32
 _PROOF_BYTES = 32
 
@@ -64,8 +55,11 @@ def authenticate(connected: socket.socket, secret: bytes, role: Role) -> Connect
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # A machine that loses power closes no connection.
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE.items():
-                connected.setsockopt(socket.IPPROTO_TCP, option, value)
+            for name, value in _KEEPALIVE.items():
+                # Other systems do not have all of them.
+                if hasattr(socket, f"TCP_{name}"):
+                    option = getattr(socket, f"TCP_{name}")
+                    connected.setsockopt(socket.IPPROTO_TCP, option, value)
     except BaseException:
         connected.close()
         raise

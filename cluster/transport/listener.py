@@ -20,11 +20,7 @@ _PAUSE_S = 0.1
 
 
 class Listener:
-    """A listening endpoint for peers that know the job's secret.
-
-    Args:
-        host: This machine's address for other machines; None to listen locally only.
-    """
+    """A listening endpoint for peers that know the job's secret; local only without a host."""
 
     def __init__(self, host: str | None = None) -> None:
         #: What peers have to know.

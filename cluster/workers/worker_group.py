@@ -14,15 +14,10 @@ from sumgrad.cluster.transport.buffers import SharedBufferPool
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.messages import Hello
 from sumgrad.cluster.transport.server import WorkerServer
+from sumgrad.cluster.workers import scaling_policy
 from sumgrad.cluster.workers.launcher import Launcher, Placement
 from sumgrad.cluster.workers.pending import PendingWorker, start_timeout
-from sumgrad.cluster.workers.scaling_policy import (
-    SUPERVISION_INTERVAL_S,
-    Quorum,
-    ScalingPolicy,
-    choose_workers_to_release,
-    format_limit,
-)
+from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, Quorum, ScalingPolicy
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +78,11 @@ class WorkerGroup:
             waited = time.monotonic() - started
             self._check_start(waited, timeout)
             if waited > _LOG_AFTER_S and not is_logged:
-                _logger.info("waiting for %s to start; %s", self._missing(), format_limit(timeout))
+                _logger.info(
+                    "waiting for %s to start; %s",
+                    self._missing(),
+                    scaling_policy.format_limit(timeout),
+                )
                 is_logged = True
             for worker, message in self.events(SUPERVISION_INTERVAL_S):
                 if message is None:
@@ -201,7 +200,7 @@ class WorkerGroup:
         # Pending workers would take the CPUs that are released.
         self.cancel_pending()
         candidates = {w: n for w, n in self.threads.items() if not self._placement.is_required(w)}
-        released = choose_workers_to_release(candidates, excess)
+        released = scaling_policy.choose_workers_to_release(candidates, excess)
         for worker in released:
             self._server.disconnect(worker)
             self._release(worker)

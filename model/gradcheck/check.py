@@ -39,8 +39,8 @@ class GradientCheck:
     layer: int  #: From 1; 0 for the input.
     name: str  #: ``W1``, ``b1``, …, or ``x``.
     shape: tuple[int, ...]
-    entries: int  #: The number of single entries and of random directions probed.
-    directions: int
+    entries: int  #: The number of single entries probed.
+    directions: int  #: The number of random directions probed.
     kinks: int  #: The number of probes at a kink.
     unresolved: int  #: The number of probes at a kink at every point, which prove nothing.
     #: The largest relative error of the other probes, and the largest that passes.

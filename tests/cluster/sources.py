@@ -97,20 +97,35 @@ class LongSource(FaultySource):
 
 
 @dataclass(frozen=True)
-class SlowWorkerSource(ArraySource):
-    """Takes `seconds` for each read of the process whose id is in a file; the first one if none."""
+class BlockingSource(ArraySource):
+    """Blocks one process until the others have read a number of microbatches.
 
-    seconds: float
-    marker: str
+    Its id is in the file `blocked`; without the file, it is the first process that reads. Each
+    process lists the first rows of the microbatches that it has read in a file with its id.
+    """
+
+    folder: str
+    others: int
 
     def read(self, rows: RowIndices, out: Array | None = None) -> Batch:
-        with suppress(FileExistsError), Path(self.marker).open("x") as marker:
-            marker.write(str(os.getpid()))
-        if Path(self.marker).read_text() == str(os.getpid()):
-            with Path(f"{self.marker}.reads").open("a") as reads:
-                reads.write("x")
-            time.sleep(self.seconds)
+        own, blocked = str(os.getpid()), Path(self.folder, "blocked")
+        with suppress(FileExistsError), blocked.open("x") as marker:
+            marker.write(own)
+        with Path(self.folder, f"reads-{own}").open("a") as reads:
+            reads.write(f"{np.arange(len(self.x))[rows][0]}\n")
+        while blocked.read_text() == own and len(self.read_by_others(own)) < self.others:
+            time.sleep(0.01)
         return super().read(rows, out)
+
+    def read_by_others(self, pid: str) -> set[str]:
+        """The microbatches that other processes than this have read."""
+        files = Path(self.folder).glob("reads-*")
+        return {row for file in files if file.name != f"reads-{pid}" for row in read_lines(file)}
+
+
+def read_lines(file: Path) -> list[str]:
+    """The complete lines of a file that another process writes."""
+    return file.read_text().split("\n")[:-1]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Workers as Ray actors: the bits of `inline`, and what happens when one fails."""
 
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -42,12 +41,6 @@ from tests.cluster.small_job import (
 from tests.cluster.sources import DeadlySource, RaisingSource
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(autouse=True)
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "sumgrad")
-    return caplog
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A Ray cluster with too few CPUs: reported at once, started with fewer, or waited for."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from sumgrad.cluster.ray_backend.session import _available_workers, ray_session
 from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
-from tests.cluster.polling import wait_for
+from tests.cluster.polling import on_log, wait_for
 from tests.cluster.small_job import SmallJob, assert_undisturbed, stop_when, train
 
 pytestmark = pytest.mark.ray
@@ -55,12 +54,6 @@ def release() -> Iterator[Callable[[], None]]:
     ray.kill(other)
 
 
-@pytest.fixture(autouse=True)
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "sumgrad")
-    return caplog
-
-
 def test_a_cluster_that_is_too_small_is_reported_at_once() -> None:
     with pytest.raises(
         ClusterUnreachable, match="the job needs 8 workers of one CPU each, the cluster has 4"
@@ -95,28 +88,15 @@ def test_a_job_starts_with_the_free_cpus_and_grows(
     wait_until_free(4)
 
 
-class OnLog(logging.Handler):
-    """Acts when a line is logged."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        super().__init__()
-        self._act = act
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._act()
-
-
 def test_a_job_waits_for_its_minimum(
     small_job: SmallJob, release: Callable[[], None], log: pytest.LogCaptureFixture
 ) -> None:
-    logger, handler = logging.getLogger("sumgrad"), OnLog(release)
-    logger.addHandler(handler)
     policy = ScalingPolicy(min_workers=4, resource_timeout=60)
-    try:
-        with RayReducer(small_job.workload, 4, policy=policy) as reducer:
-            assert reducer.workers == 4
-    finally:
-        logger.removeHandler(handler)
+    with (
+        on_log("waiting for", release),
+        RayReducer(small_job.workload, 4, policy=policy) as reducer,
+    ):
+        assert reducer.workers == 4
     assert log.messages[0] == (
         "waiting for 4 free CPUs: the cluster has 4 in total, 2 free; up to 60 s"
     )

@@ -1,6 +1,5 @@
 """Microbatches whose computation raises: retried, or reported with worker, microbatch and row."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +20,6 @@ def running(job: SmallJob, workers: int) -> Iterator[ProcessReducer]:
     launcher = ThreadLauncher(job.workload)
     with ProcessReducer(job.workload, Placement(workers), launcher) as reducer:
         yield reducer
-
-
-@pytest.fixture(autouse=True)
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "sumgrad")
-    return caplog
 
 
 def test_an_invalid_row_fails_on_two_workers_and_ends_the_run(

@@ -1,6 +1,5 @@
 """Processes that are killed, frozen, stuck or slow: the same bits, and a line for each."""
 
-import logging
 import os
 import random
 import select
@@ -43,12 +42,6 @@ def running(job: SmallJob, workers: int, *remote: int) -> Iterator[ProcessReduce
     placement = Placement(workers, host="127.0.0.1" if remote else None)
     with ProcessReducer(job.workload, placement, launcher) as reducer:
         yield reducer
-
-
-@pytest.fixture(autouse=True)
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "sumgrad")
-    return caplog
 
 
 def kill(pid: int) -> None:

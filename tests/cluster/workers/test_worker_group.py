@@ -1,7 +1,6 @@
 """Workers that start, fail to start, are rejected, released and replaced."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,7 +13,7 @@ from sumgrad.cluster.workers import pending, scaling_policy, worker_group
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.cluster.workers.worker_process import Session
-from tests.cluster.polling import wait_for
+from tests.cluster.polling import on_log, wait_for
 from tests.cluster.processes import (
     ProcessLauncher,
     ThreadLauncher,
@@ -70,12 +69,6 @@ def launcher(small_job: SmallJob) -> ThreadLauncher:
     return ThreadLauncher(small_job.workload)
 
 
-@pytest.fixture(autouse=True)
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "sumgrad")
-    return caplog
-
-
 @contextmanager
 def running(
     job: SmallJob, placement: Placement, launcher: ThreadLauncher, **policy: object
@@ -87,23 +80,6 @@ def running(
         ScalingPolicy(**policy),  # type: ignore[arg-type]
     ) as reducer:
         yield reducer
-
-
-@contextmanager
-def on_log(start: str, action: Callable[[], None]) -> Iterator[None]:
-    """Act once a line with this start is logged."""
-
-    class Acting(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage().startswith(start):
-                action()
-
-    logger, handler = logging.getLogger("sumgrad"), Acting()
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def supervise(reducer: ProcessReducer) -> None:
