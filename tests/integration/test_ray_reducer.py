@@ -17,8 +17,8 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
+from sumgrad.cluster.compute import fingerprint
 from sumgrad.cluster.compute.chunks import ChunkedVector
-from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.cluster.errors import FingerprintMismatch, MicrobatchFailed
 from sumgrad.cluster.planning import stragglers
 from sumgrad.cluster.planning.reduction import Node, TreeReduction
@@ -27,7 +27,6 @@ from sumgrad.cluster.ray_backend.placement import RayPlacement
 from sumgrad.cluster.ray_backend.reducer import RayReducer
 from sumgrad.cluster.reducers import process
 from sumgrad.cluster.transport.handshake import Address
-from sumgrad.cluster.workers import worker_group
 from tests.cluster.polling import wait_for
 from tests.cluster.small_job import (
     TASK,
@@ -61,8 +60,11 @@ def test_any_number_of_workers_gives_the_bits_of_inline(
 
 
 def in_arrival_order(nodes: list[Node], leaves: int, chunks: ChunkedVector) -> TreeReduction:
-    """The mutation that the test above must catch: sums added as they arrive."""
-    first, *others = nodes
+    """The mutation that the test above must catch: sums added as they arrive.
+
+    Here the last share arrives first. From the left, the sum of three equal shares is the tree's.
+    """
+    first, *others = reversed(nodes)
     for node in others:
         assert first.sum.gradient is not None
         assert node.sum.gradient is not None
@@ -172,8 +174,8 @@ def test_a_worker_that_raises_is_reported_with_its_microbatch(
 def test_a_worker_with_another_arithmetic_is_refused(
     ray_cpus: int, small_job: SmallJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = replace(compute_fingerprint(), blas="another BLAS")
-    monkeypatch.setattr(worker_group, "compute_fingerprint", lambda: other)
+    other = replace(fingerprint.compute_fingerprint(), blas="another BLAS")
+    monkeypatch.setattr(fingerprint, "compute_fingerprint", lambda: other)
     with pytest.raises(FingerprintMismatch, match=r"worker \d's blas"):
         RayReducer(small_job.workload, 1)
 
