@@ -6,7 +6,8 @@ EXTRAS ?= cluster,dev
 # Test processes; each runs whole files, so that the fixtures of a file are made once.
 TEST_PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+# Python compiles a module when it is first imported; compiling all of them would double the time.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
     --constraint constraints.txt
 BIN = $(VENV)/bin
 

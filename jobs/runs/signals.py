@@ -1,11 +1,15 @@
 """Stopping on Ctrl-C and SIGTERM: at the next step, with the weights saved."""
 
+import logging
 import signal
+import threading
 from types import FrameType
 from typing import Self
 
 from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.errors import Interrupted
+
+_logger = logging.getLogger(__name__)
 
 _REASONS = {
     signal.SIGINT: StopReason.INTERRUPTED,
@@ -41,6 +45,9 @@ class StopRequest:
         if self.reason is not None:
             raise SystemExit(EXIT_CODES[reason])
         self.reason = reason
+        # The signal may have interrupted a write to the same stream, so another thread writes.
+        line = "stopping after this step; a second signal exits at once and saves nothing more"
+        threading.Thread(target=_logger.info, args=(line,), daemon=True).start()
 
     def raise_if_requested(self) -> None:
         """Raise if a stop was requested before the first step.

@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
 from sumgrad.jobs.cli.app import run
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 
 SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
 
@@ -37,6 +41,13 @@ class Finished:
         """The JSON array on the last line of stdout."""
         value: list[dict[str, Any]] = json.loads(self.out.strip().splitlines()[-1])
         return value
+
+    @property
+    def error(self) -> str:
+        """The error line; there is exactly one, and no traceback."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert "Traceback" not in self.err
+        return line
 
 
 @dataclass(frozen=True)
@@ -93,3 +104,19 @@ class Folder:
     def tracking_uri(self) -> str:
         """The default store of this folder."""
         return f"sqlite:///{self.path / 'mlflow.db'}"
+
+    def run_directory(self) -> RunDirectory:
+        """Return the folder's only run."""
+        (run,) = all_runs(self.path / "runs")
+        return run
+
+    def mlflow_runs(self) -> Sequence[Run]:
+        """Return the runs of the folder's store."""
+        client = MlflowClient(self.tracking_uri)
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        return client.search_runs(experiments)
+
+    def mlflow_run(self) -> Run:
+        """Return the only run of the folder's store."""
+        (run,) = self.mlflow_runs()
+        return run

@@ -12,6 +12,7 @@ from sumgrad.cluster.ray_backend.session import ray_session
 from sumgrad.jobs.tracking.store import open_store
 from tests.cluster.small_job import SmallJob, make_small_job
 from tests.integration.command_line import Folder
+from tests.integration.forked_mlflow import forked_mlflow_processes
 
 FLOWERS = """\
 name: flowers
@@ -32,6 +33,13 @@ def ray_cpus() -> Iterator[int]:
     """A local Ray with five CPUs to hand out, whatever the machine has."""
     with ray_session("local", 5):
         yield 5
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_mlflow() -> Iterator[None]:
+    """Save the import of MLflow by each run in the test's process."""
+    with forked_mlflow_processes():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,36 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from sumgrad.jobs.artifacts.saved_model import load_model
 from tests.integration.command_line import Finished, Folder
-
-
-def only_run(folder: Folder) -> Run:
-    """Return the only run of the folder's store."""
-    client = MlflowClient(folder.tracking_uri)
-    experiment = client.get_experiment_by_name("sumgrad")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    return run
-
-
-def no_run(folder: Folder) -> bool:
-    """Whether the folder's store has no run at all."""
-    client = MlflowClient(folder.tracking_uri)
-    experiment = client.get_experiment_by_name("sumgrad")
-    return experiment is None or not client.search_runs([experiment.experiment_id])
-
-
-def one_line(done: Finished) -> str:
-    """Return the error line; there is exactly one, and no traceback."""
-    lines = done.err.strip().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1, done.err
-    assert "Traceback" not in done.err
-    return errors[0]
 
 
 def raylet_of(driver: int) -> int:
@@ -67,9 +40,9 @@ def test_a_dead_local_ray_ends_the_run_at_once(folder: Folder) -> None:
     out, err = process.communicate(timeout=120)
     done = Finished(process.returncode, out, err)
     assert done.code == 3, err
-    assert "Ray's raylet on this machine has exited" in one_line(done)
+    assert "Ray's raylet on this machine has exited" in done.error
     assert time.monotonic() - killed < 60
-    assert only_run(folder).info.status == "FAILED"
+    assert folder.mlflow_run().info.status == "FAILED"
     [checkpoints] = (folder.path / "runs").glob("*/checkpoints")
     assert list(checkpoints.iterdir())
 
@@ -105,9 +78,9 @@ def test_bad_usage_is_one_line(
     folder: Folder, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     done = folder.sumgrad(*arguments)
-    assert message in one_line(done)
+    assert message in done.error
     assert done.code == code
-    assert no_run(folder), "a refused job leaves no run"
+    assert not folder.mlflow_runs(), "a refused job leaves no run"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +98,7 @@ def test_invalid_data_is_located_by_file_column_and_row(
         file.write(row + "\n")
     done = folder.sumgrad("train", "flowers.yaml")
     assert done.code == 1
-    assert message in one_line(done)
+    assert message in done.error
 
 
 def test_a_diverging_run_fails_and_saves_the_last_finite_weights(folder: Folder) -> None:
@@ -136,10 +109,10 @@ def test_a_diverging_run_fails_and_saves_the_last_finite_weights(folder: Folder)
         *("--set", "optimizer.eta=1e30", "--set", "model.layers[0].activation=identity"),
     )
     assert done.code == 1
-    assert "is not finite at epoch 1, step" in one_line(done)
+    assert "is not finite at epoch 1, step" in done.error
     assert "learning rate" in done.err
     assert (done.result["status"], done.result["stop_reason"]) == ("FAILED", "diverged")
-    run = only_run(folder)
+    run = folder.mlflow_run()
     assert run.info.status == "FAILED"
     assert run.data.tags["sumgrad.stop_reason"] == "diverged"
     model = load_model(Path(done.result["checkpoint"]))
@@ -157,7 +130,7 @@ def test_a_hanging_tracking_server_is_exit_code_3(folder: Folder, hanging_server
     uri = ("--set", f"tracking.uri={hanging_server}")
     done = folder.sumgrad("train", "flowers.yaml", *uri, "--set", "tracking.on_unavailable=fail")
     assert done.code == 3
-    assert "does not answer" in one_line(done)
+    assert "does not answer" in done.error
     assert "epoch " not in done.out, "it does not start"
 
 
@@ -165,7 +138,7 @@ def test_a_hanging_tracking_server_is_exit_code_3(folder: Folder, hanging_server
 def test_an_impossible_store_is_refused_before_the_start(folder: Folder, uri: str) -> None:
     done = folder.sumgrad("train", "flowers.yaml", "--set", f"tracking.uri={uri}")
     assert done.code == 3
-    assert "does not exist" in one_line(done)
+    assert "does not exist" in done.error
     assert done.out == ""
 
 
@@ -187,7 +160,7 @@ def test_a_failing_tracking_server_is_exit_code_3(folder: Folder) -> None:
         )
         server.shutdown()
     assert done.code == 3
-    assert "answers 500" in one_line(done)
+    assert "answers 500" in done.error
 
 
 def test_an_unreachable_cluster_leaves_no_running_run(folder: Folder) -> None:
@@ -196,8 +169,8 @@ def test_an_unreachable_cluster_leaves_no_running_run(folder: Folder) -> None:
         port = probe.getsockname()[1]
     done = folder.sumgrad("train", "flowers.yaml", "--set", f"cluster.address=127.0.0.1:{port}")
     assert done.code == 3
-    assert "no Ray cluster answers" in one_line(done)
-    assert no_run(folder) or only_run(folder).info.status == "FAILED"
+    assert "no Ray cluster answers" in done.error
+    assert not folder.mlflow_runs() or folder.mlflow_run().info.status == "FAILED"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +193,7 @@ def test_a_signal_saves_the_weights_and_marks_the_run_as_killed(
     assert done.code == code, err
     assert (done.result["status"], done.result["stop_reason"]) == ("KILLED", reason)
     assert done.result["test_accuracy"] is None
-    run = only_run(folder)
+    run = folder.mlflow_run()
     assert run.info.status == "KILLED"
     assert run.data.tags["sumgrad.stop_reason"] == reason
     model = load_model(Path(done.result["checkpoint"]))
@@ -238,7 +211,7 @@ def test_termination_during_the_start_is_exit_code_143(folder: Folder, seconds: 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert "Traceback" not in err
-    assert no_run(folder) or only_run(folder).info.status == "KILLED"
+    assert not folder.mlflow_runs() or folder.mlflow_run().info.status == "KILLED"
 
 
 def wait_for_first_epoch(process: subprocess.Popen[str]) -> None:

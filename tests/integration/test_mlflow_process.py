@@ -10,10 +10,9 @@ from contextlib import closing, contextmanager, suppress
 import psutil
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from sumgrad.jobs.artifacts.saved_model import load_model
-from sumgrad.jobs.runs.directory import RunDirectory, all_runs
+from sumgrad.jobs.runs.directory import all_runs
 from tests.integration.chaos import SPEC
 from tests.integration.command_line import SUMGRAD, Folder
 from tests.jobs.tracking.test_run_tracker import wait_until_gone
@@ -62,15 +61,6 @@ def check_nothing_left(command: "subprocess.Popen[str]") -> None:
     assert left == []
 
 
-def only_run(folder: Folder) -> tuple[RunDirectory, Run]:
-    """The only run, on disk and in MLflow."""
-    (run,) = all_runs(folder.path / "runs")
-    client = MlflowClient(folder.tracking_uri)
-    (found,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert run.mlflow_run_id == found.info.run_id
-    return run, found
-
-
 TRAIN = """
 import sys
 from sumgrad.jobs.cli.app import run
@@ -82,7 +72,7 @@ sys.stderr.write(repr({"mlflow", "sqlalchemy"} & sys.modules.keys()))
 def test_training_itself_does_not_import_mlflow(folder: Folder) -> None:
     done = folder.python(TRAIN)
     assert (done.code, done.err) == (0, "set()")
-    assert only_run(folder)[1].info.status == "FINISHED"
+    assert folder.mlflow_run().info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--set", "data.label=colour"), 2)])
@@ -105,7 +95,7 @@ def test_a_signal_to_the_process_group_reaches_mlflow_as_killed(
         output = command.communicate(timeout=60)[0]
         assert command.returncode == code, output
         check_nothing_left(command)
-    run, found = only_run(folder)
+    run, found = folder.run_directory(), folder.mlflow_run()
     assert found.info.status == "KILLED"
     assert run.is_delivered
 
@@ -124,7 +114,7 @@ def test_a_killed_or_frozen_process_costs_the_run_nothing(
         output = command.communicate(timeout=60)[0]
         assert command.returncode == 0, output
         check_nothing_left(command)
-    run, found = only_run(folder)
+    run, found = folder.run_directory(), folder.mlflow_run()
     assert (found.info.status, run.is_delivered) == ("FINISHED", True)
     client = MlflowClient(folder.tracking_uri)
     for curve in ("train_loss", "learning_rate"):
@@ -142,7 +132,7 @@ def test_sigterm_ends_a_run_whose_process_is_frozen(folder: Folder) -> None:
         check_nothing_left(command)
     # A replacement of the process may have come too late for MLflow.
     folder.sumgrad("sync")
-    assert only_run(folder)[1].info.status == "KILLED"
+    assert folder.mlflow_run().info.status == "KILLED"
 
 
 def test_a_killed_driver_takes_a_frozen_process_with_it(folder: Folder) -> None:
@@ -156,7 +146,7 @@ def test_a_killed_driver_takes_a_frozen_process_with_it(folder: Folder) -> None:
         wait_until_gone(child)
     listed = folder.sumgrad("runs", "--json")
     assert [row["status"] for row in listed.results] == ["KILLED"]
-    assert only_run(folder)[1].info.status == "KILLED", "nobody holds the database's lock"
+    assert folder.mlflow_run().info.status == "KILLED", "the database is not locked"
 
 
 def test_a_locked_database_fails_no_run(folder: Folder) -> None:
@@ -166,7 +156,7 @@ def test_a_locked_database_fails_no_run(folder: Folder) -> None:
     assert done.code == 0, done.err
     assert "sumgrad sync" in done.err
     assert folder.sumgrad("sync").code == 0
-    run, found = only_run(folder)
+    run, found = folder.run_directory(), folder.mlflow_run()
     assert run.record.run_id == found.info.run_name == done.result["run_id"]
     assert found.info.status == "FINISHED"
 
@@ -208,7 +198,7 @@ def test_a_finished_run_that_was_not_delivered_is_delivered_by_resume(folder: Fo
     assert resumed.code == 0, resumed.err
     for key in ("run_id", "status", "epochs", "train_loss", "weights_sha256"):
         assert resumed.result[key] == finished.result[key]
-    assert only_run(folder)[1].info.status == "FINISHED"
+    assert folder.mlflow_run().info.status == "FINISHED"
     again = folder.sumgrad("resume", run_id)
     assert again.code == 2
     assert "has finished (max_epochs); there is nothing to resume" in again.err

@@ -59,12 +59,9 @@ def test_any_number_of_workers_gives_the_bits_of_inline(
     assert_undisturbed(small_job, result)
 
 
-def in_arrival_order(nodes: list[Node], leaves: int, chunks: ChunkedVector) -> TreeReduction:
-    """The mutation that the test above must catch: sums added as they arrive.
-
-    Here the last share arrives first. From the left, the sum of three equal shares is the tree's.
-    """
-    first, *others = reversed(nodes)
+def last_node_first(nodes: list[Node], leaves: int, chunks: ChunkedVector) -> TreeReduction:
+    """The mutation that the test above must catch: sums added in another order than the tree's."""
+    first, *others = sorted(nodes, key=lambda node: node.index << node.level, reverse=True)
     for node in others:
         assert first.sum.gradient is not None
         assert node.sum.gradient is not None
@@ -76,10 +73,10 @@ def in_arrival_order(nodes: list[Node], leaves: int, chunks: ChunkedVector) -> T
     return tree
 
 
-def test_mutation_a_sum_in_arrival_order_is_caught(
+def test_mutation_a_sum_in_another_order_is_caught(
     reducer: RayReducer, small_job: SmallJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "reduce_nodes", in_arrival_order)
+    monkeypatch.setattr(process, "reduce_nodes", last_node_first)
     mutated = reducer.reduce(TASK, small_job.W).gradient
     assert mutated is not None
     expected = np.frombuffer(expected_sum(small_job), mutated.dtype)

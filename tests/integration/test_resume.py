@@ -1,33 +1,35 @@
 """Resumed runs: the same bits, the same run in MLflow, nothing missing and nothing twice."""
 
 import contextlib
+import shutil
 import signal
 import sqlite3
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs import signature
-from sumgrad.jobs.runs.directory import RunDirectory, all_runs
+from sumgrad.jobs.runs.directory import all_runs
 from tests.disks import fill, small_disk
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
-from tests.integration.test_endings import one_line, only_run
 
 EPOCHS = 1000
-#: Some seconds longer than MLflow takes to answer, with checkpoints all the way from there.
+#: Longer than MLflow takes to register the run, so that a kill comes between two checkpoints.
 LONG = (*chaos.SPEC, "--set", f"stop.max_epochs={EPOCHS}")
 
 
 def curves(folder: Folder) -> Mapping[str, list[tuple[int, float]]]:
-    """What MLflow has of the folder's only run: steps and values by curve, but for speeds."""
-    client, run = MlflowClient(folder.tracking_uri), only_run(folder)
+    """Return steps and values by curve of the folder's only run in MLflow, without speeds."""
+    client, run = MlflowClient(folder.tracking_uri), folder.mlflow_run()
     return {
         key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
         for key in run.data.metrics
@@ -35,27 +37,53 @@ def curves(folder: Folder) -> Mapping[str, list[tuple[int, float]]]:
     }
 
 
-def run_of(folder: Folder) -> RunDirectory:
-    (run,) = all_runs(folder.path / "runs")
-    return run
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Folder:
-    """A folder in which the long job came to its end without an incident."""
+    """A folder in which the long job finished without a fault."""
     folder = make_folder(tmp_path_factory.mktemp("undisturbed"), database)
     assert folder.sumgrad("train", "flowers.yaml", *LONG).code == 0
     return folder
 
 
-def expect_as_undisturbed(folder: Folder, undisturbed: Folder) -> None:
-    """Weights, curves and status are those of a run in which nothing happened."""
-    hashes = [load_model(run_of(f).model).parameters.sha256() for f in (folder, undisturbed)]
+@dataclass(frozen=True)
+class KilledRun:
+    """A folder whose driver was killed between two checkpoints, and a copy of it."""
+
+    folder: Folder
+    copy: Path
+
+    def restore(self) -> Folder:
+        """Undo all changes of the folder; the paths in its files stay valid."""
+        shutil.rmtree(self.folder.path)
+        shutil.copytree(self.copy, self.folder.path)
+        return self.folder
+
+
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory: pytest.TempPathFactory, database: Path) -> KilledRun:
+    folder = make_folder(tmp_path_factory.mktemp("killed"), database)
+    end(folder, signal.SIGKILL)
+    copy = tmp_path_factory.mktemp("copies") / "killed"
+    shutil.copytree(folder.path, copy)
+    return KilledRun(folder, copy)
+
+
+@pytest.fixture
+def killed(killed_run: KilledRun) -> Folder:
+    """A folder with a killed run that the test may change."""
+    return killed_run.restore()
+
+
+def check_same_as_undisturbed(folder: Folder, undisturbed: Folder) -> None:
+    """Check that weights, curves and status are those of the run without a fault."""
+    hashes = [
+        load_model(f.run_directory().model).parameters.sha256() for f in (folder, undisturbed)
+    ]
     assert hashes[0] == hashes[1]
     found = curves(folder)
     assert [step for step, _ in found["train_loss"]] == list(range(1, EPOCHS + 1))
     assert found == curves(undisturbed)
-    run = only_run(folder)
+    run = folder.mlflow_run()
     assert run.info.status == "FINISHED"
     assert run.data.tags["sumgrad.stop_reason"] == "max_epochs"
 
@@ -69,11 +97,11 @@ def end(folder: Folder, number: signal.Signals) -> Finished:
     return Finished(process.returncode, out, err)
 
 
-def wait_for_checkpoints(folder: Folder, process: "subprocess.Popen[str]") -> None:
-    """Wait until there are two, and MLflow has the run, which may come later."""
+def wait_for_checkpoints(folder: Folder, process: "subprocess.Popen[str]", number: int = 2) -> None:
+    """Wait until the run has a number of checkpoints and MLflow has the run."""
     deadline = time.monotonic() + 60
     while not any(
-        run.mlflow_run_id is not None and len(run.checkpoints().paths()) > 1
+        run.mlflow_run_id is not None and len(run.checkpoints().paths()) >= number
         for run in all_runs(folder.path / "runs")
     ):
         assert process.poll() is None
@@ -86,8 +114,8 @@ def test_a_terminated_run_is_resumed_with_more_workers_elsewhere(
 ) -> None:
     ended = end(folder, signal.SIGTERM)
     assert ended.code == 143, ended.err
-    run_id = run_of(folder).record.run_id
-    assert only_run(folder).info.status == "KILLED"
+    run_id = folder.run_directory().record.run_id
+    assert folder.mlflow_run().info.status == "KILLED"
     assert f"sumgrad resume {run_id}" in ended.out
     listed = folder.sumgrad("runs").out
     assert "KILLED" in listed
@@ -99,46 +127,44 @@ def test_a_terminated_run_is_resumed_with_more_workers_elsewhere(
     assert done.result["run_id"] == run_id
     # The run keeps its id: of the directory, of the record and in MLflow.
     (run,) = all_runs(folder.path / "runs")
-    assert run.path.name == run.record.run_id == only_run(folder).info.run_name == run_id
+    assert run.path.name == run.record.run_id == folder.mlflow_run().info.run_name == run_id
     assert done.result["epochs"] == EPOCHS
-    expect_as_undisturbed(folder, undisturbed)
+    check_same_as_undisturbed(folder, undisturbed)
     again = folder.sumgrad("resume", run_id[:-2])
     assert again.code == 2
-    assert "has finished (max_epochs); there is nothing to resume" in one_line(again)
+    assert "has finished (max_epochs); there is nothing to resume" in again.error
 
 
 def test_the_status_of_a_killed_run_is_corrected_before_it_is_resumed(
     folder: Folder, undisturbed: Folder
 ) -> None:
     assert end(folder, signal.SIGKILL).code == -signal.SIGKILL
-    run_id = run_of(folder).record.run_id
-    assert only_run(folder).info.status == "RUNNING"
+    run_id = folder.run_directory().record.run_id
+    assert folder.mlflow_run().info.status == "RUNNING"
     (row,) = folder.sumgrad("runs", "--json").results
     assert (row["run_id"], row["status"], row["can_resume"]) == (run_id, "KILLED", True)
-    assert only_run(folder).info.status == "KILLED"
+    assert folder.mlflow_run().info.status == "KILLED"
     done = folder.sumgrad("resume", run_id)
     assert done.code == 0, done.err
-    expect_as_undisturbed(folder, undisturbed)
+    check_same_as_undisturbed(folder, undisturbed)
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
-    folder: Folder, undisturbed: Folder
+    killed: Folder, undisturbed: Folder
 ) -> None:
-    end(folder, signal.SIGKILL)
-    run = run_of(folder)
+    run = killed.run_directory()
     newest, before, *_ = run.checkpoints().paths()
     arrays = newest / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-7])
-    done = folder.sumgrad("resume", run.record.run_id, "--json")
+    done = killed.sumgrad("resume", run.record.run_id, "--json")
     assert done.code == 0, done.err
     assert f"WARNING: {arrays} was altered" in done.err
     assert f"resuming after step {int(before.name[5:14]):,}" in done.err
-    expect_as_undisturbed(folder, undisturbed)
+    check_same_as_undisturbed(killed, undisturbed)
 
 
-def test_a_changed_job_is_refused_with_every_difference(folder: Folder) -> None:
-    end(folder, signal.SIGKILL)
-    run = run_of(folder)
+def test_a_changed_job_is_refused_with_every_difference(killed: Folder) -> None:
+    run = killed.run_directory()
     newest = next(iter(run.checkpoints().paths()))
     kept = (newest / "state.json").read_bytes()
     for override, difference in {
@@ -148,41 +174,43 @@ def test_a_changed_job_is_refused_with_every_difference(folder: Folder) -> None:
         "cluster.microbatch_size=20": "microbatch_size.validation was 10 and is 20",
         "model.layers[0].units=7": "model.layers.0.units was 800 and is 7",
     }.items():
-        refused = folder.sumgrad("resume", run.record.run_id, "--set", override)
+        refused = killed.sumgrad("resume", run.record.run_id, "--set", override)
         assert refused.code == 2, refused.err
-        assert difference in one_line(refused)
-    with (folder.path / "flowers.csv").open("a") as file:
+        assert difference in refused.error
+    with (killed.path / "flowers.csv").open("a") as file:
         file.write("1.0,5.0,rose\n")
-    refused = folder.sumgrad("resume", run.record.run_id)
+    refused = killed.sumgrad("resume", run.record.run_id)
     assert refused.code == 2, refused.err
-    assert "data was " in one_line(refused)
-    assert only_run(folder).info.status == "RUNNING", "a refused run is not touched"
+    assert "data was " in refused.error
+    assert killed.mlflow_run().info.status == "RUNNING", "a refused run is not touched"
     assert (newest / "state.json").read_bytes() == kept
 
 
 def test_changed_code_is_refused_unless_allowed_and_then_recorded(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
+    killed: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end(folder, signal.SIGTERM)
-    run_id, code = run_of(folder).record.run_id, run_of(folder).record.signature["code"]
+    run_id, code = (
+        killed.run_directory().record.run_id,
+        killed.run_directory().record.signature["code"],
+    )
     monkeypatch.setattr(signature, "_code_digest", lambda: "0ther")
-    refused = folder.sumgrad("resume", run_id)
+    refused = killed.sumgrad("resume", run_id)
     assert refused.code == 2
-    assert f"code was {code} and is 0ther" in one_line(refused)
+    assert f"code was {code} and is 0ther" in refused.error
     assert "--allow-code-change" in refused.err
-    done = folder.sumgrad("resume", run_id, "--allow-code-change")
+    done = killed.sumgrad("resume", run_id, "--allow-code-change")
     assert done.code == 0, done.err
-    assert run_of(folder).record.signature["earlier_code"] == [code]
-    assert only_run(folder).data.tags["sumgrad.earlier_code"] == code
+    assert killed.run_directory().record.signature["earlier_code"] == [code]
+    assert killed.mlflow_run().data.tags["sumgrad.earlier_code"] == code
 
 
 def test_a_second_driver_of_a_run_is_refused(folder: Folder) -> None:
     process = folder.start("train", "flowers.yaml", *LONG, "--set", "stop.max_epochs=1000000")
     wait_for_checkpoints(folder, process)
-    run_id = run_of(folder).record.run_id
+    run_id = folder.run_directory().record.run_id
     second = folder.sumgrad("resume", run_id)
     assert second.code == 2
-    assert f"run {run_id} is locked by process {process.pid}" in one_line(second)
+    assert f"run {run_id} is locked by process {process.pid}" in second.error
     assert "RUNNING" in folder.sumgrad("runs").out
     assert process.poll() is None
     process.terminate()
@@ -191,33 +219,28 @@ def test_a_second_driver_of_a_run_is_refused(folder: Folder) -> None:
 
 
 def test_a_second_signal_ends_at_once(folder: Folder) -> None:
-    """In the middle of a step of many seconds, whose end the first signal would wait for."""
-    slow = (
-        *("--set", "model.layers[0].units=2500", "--set", "optimizer.batch_size=full"),
-        *(
-            "--set",
-            'model.layers[0].activation={"name": "tanh"}',
-            "--set",
-            "cluster.microbatch_size=1",
-        ),
-        *("--set", "data.validation=null", "--set", "data.test=null"),
-        *("--set", "stop.max_epochs=10000"),
-    )
-    wide = folder.path / "wide.yaml"
+    """The first signal would wait for the end of the step, which takes many seconds."""
     layer = "    - {units: 2500, activation: tanh}\n"
     spec = (folder.path / "flowers.yaml").read_text()
-    wide.write_text(spec.replace("  layers:\n", "  layers:\n" + layer))
-    process = folder.start("train", str(wide), *slow, "--json")
-    assert process.stderr is not None
-    while "training rows" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(1.0)
+    (folder.path / "wide.yaml").write_text(spec.replace("  layers:\n", "  layers:\n" + 2 * layer))
+    slow = {
+        "optimizer.batch_size": "full",
+        "cluster.microbatch_size": "1",
+        "data.validation": "null",
+        "data.test": "null",
+        "checkpoint.every_steps": "1",
+    }
+    settings = (item for pair in slow.items() for item in ("--set", "=".join(pair)))
+    process = folder.start("train", "wide.yaml", *settings, "--json")
+    wait_for_checkpoints(folder, process, 1)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    assert process.stderr is not None
+    while "stopping after this step" not in process.stderr.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    run = run_of(folder)
+    run = folder.run_directory()
     assert run.record.end is not None
     assert (run.status, run.record.end.stop_reason) == ("KILLED", "interrupted")
     assert not run.model.exists(), "a single signal has the weights saved"
@@ -236,56 +259,53 @@ def test_a_run_killed_as_soon_as_mlflow_has_it_is_resumed(
     process.communicate()
     (row,) = folder.sumgrad("runs", "--json").results
     assert row["status"] == "KILLED"
-    assert only_run(folder).info.status == "KILLED"
+    assert folder.mlflow_run().info.status == "KILLED"
     done = folder.sumgrad("resume", row["run_id"])
     assert done.code == 0, done.err
-    expect_as_undisturbed(folder, undisturbed)
+    check_same_as_undisturbed(folder, undisturbed)
 
 
-def test_a_run_without_its_example_rows_finishes(folder: Folder) -> None:
-    end(folder, signal.SIGKILL)
-    run = run_of(folder)
+def test_a_run_without_its_example_rows_finishes(killed: Folder) -> None:
+    run = killed.run_directory()
     (run.path / "example.json").unlink()
-    done = folder.sumgrad("resume", run.record.run_id, "--json")
+    done = killed.sumgrad("resume", run.record.run_id, "--json")
     assert done.code == 0, done.err
     assert done.result["status"] == "FINISHED"
     assert f"{(run.path / 'example.json')} is damaged" in done.err
-    assert only_run(folder).info.status == "FINISHED"
+    assert killed.mlflow_run().info.status == "FINISHED"
 
 
-def test_another_blas_is_refused(folder: Folder) -> None:
-    end(folder, signal.SIGKILL)
-    other = Folder(folder.path, {"OPENBLAS_CORETYPE": "Nehalem"})
-    refused = other.run_process("resume", run_of(folder).record.run_id)
+def test_another_blas_is_refused(killed: Folder) -> None:
+    other = Folder(killed.path, {"OPENBLAS_CORETYPE": "Nehalem"})
+    refused = other.run_process("resume", killed.run_directory().record.run_id)
     assert refused.code == 2, refused.err
-    assert "arithmetic.blas was " in one_line(refused)
-    assert "Nehalem" in one_line(refused)
+    assert "arithmetic.blas was " in refused.error
+    assert "Nehalem" in refused.error
 
 
 def test_a_driver_of_ray_workers_is_killed(folder: Folder, undisturbed: Folder) -> None:
     ray = ("--set", "cluster.address=local", "--set", "cluster.workers=2")
     process = folder.start("train", "flowers.yaml", *LONG, *ray)
     wait_for_checkpoints(folder, process)
-    workers = chaos.serving(process.pid)
+    workers = chaos.worker_pids(process.pid)
     assert len(workers) == 2
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 30
-    while any(is_there(pid) for pid in workers):
-        assert time.monotonic() < deadline, "they outlive their driver"
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlive their driver"
         time.sleep(0.1)
-    done = folder.sumgrad("resume", run_of(folder).record.run_id)
+    done = folder.sumgrad("resume", folder.run_directory().record.run_id)
     assert done.code == 0, done.err
-    expect_as_undisturbed(folder, undisturbed)
+    check_same_as_undisturbed(folder, undisturbed)
 
 
-def is_there(pid: int) -> bool:
-    """Whether a process is more than an entry that nobody has asked for."""
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return state != "Z"
 
 
 def test_a_full_disk_at_the_end_is_reported_to_mlflow(folder: Folder, tmp_path: Path) -> None:
@@ -301,55 +321,54 @@ def test_a_full_disk_at_the_end_is_reported_to_mlflow(folder: Folder, tmp_path: 
         out, err = process.communicate(timeout=120)
         done = Finished(process.returncode, out, err)
         assert done.code == 1, done.err
-        assert "No space left on device" in one_line(done)
-        assert only_run(folder).info.status == "FAILED"
+        assert "No space left on device" in done.error
+        assert folder.mlflow_run().info.status == "FAILED"
         filling.unlink()
         (run,) = all_runs(disk / "runs")
         resumed = folder.sumgrad("resume", str(run.path), *output)
         assert resumed.code == 0, resumed.err
-        assert only_run(folder).info.status == "FINISHED"
+        assert folder.mlflow_run().info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("run", ["abcdef0123", "../..", "runs", "/etc"])
 def test_an_unknown_run_is_refused(folder: Folder, run: str) -> None:
     done = folder.sumgrad("resume", run)
     assert done.code == 2
-    assert "no run" in one_line(done)
+    assert "no run" in done.error
 
 
 def test_kills_at_random_moments(folder: Folder, undisturbed: Folder) -> None:
     """The small form of ``python -m tests.integration.chaos``."""
-    survived = chaos.run_with_kills(folder, 3, seed=7, spec=LONG)
-    assert len(survived.moments) == 3
-    assert survived.epochs == list(range(1, EPOCHS + 1))
-    expect_as_undisturbed(folder, undisturbed)
+    finished = chaos.run_with_kills(folder, 3, seed=7, spec=LONG)
+    assert len(finished.checkpoints) == 3
+    assert finished.epochs == list(range(1, EPOCHS + 1))
+    check_same_as_undisturbed(folder, undisturbed)
 
 
-def test_strikes_at_ray_workers(folder: Folder, undisturbed: Folder) -> None:
-    """Killed and frozen while they compute, as real processes of a real job."""
-    survived, struck = chaos.run_with_strikes(folder, 8, seed=3, spec=LONG)
-    assert struck >= 3
-    assert survived.epochs == list(range(1, EPOCHS + 1))
-    expect_as_undisturbed(folder, undisturbed)
+def test_killed_and_frozen_ray_workers_change_no_bit(folder: Folder, undisturbed: Folder) -> None:
+    """The small form of the worker faults of ``python -m tests.integration.chaos``."""
+    finished, faults = chaos.run_with_worker_faults(folder, 8, seed=3, spec=LONG)
+    assert faults >= 3
+    assert finished.epochs == list(range(1, EPOCHS + 1))
+    check_same_as_undisturbed(folder, undisturbed)
 
 
 def test_a_run_that_mlflow_has_lost_is_refused_before_a_step(folder: Folder) -> None:
     assert end(folder, signal.SIGTERM).code == 143
-    run = run_of(folder)
+    run = folder.run_directory()
     (folder.path / "mlflow.db").unlink()
     refused = folder.sumgrad("resume", run.record.run_id)
     assert refused.code == 3, refused.err
-    assert run.record.run_id in one_line(refused)
+    assert run.record.run_id in refused.error
     assert "epoch " not in refused.out
-    after = run_of(folder)
-    assert after.record.end == run.record.end, "it is what it was"
+    after = folder.run_directory()
+    assert after.record.end == run.record.end, "a refused resume leaves the run unchanged"
 
 
-def test_damaged_runs_are_named(folder: Folder) -> None:
-    end(folder, signal.SIGTERM)
-    run = run_of(folder)
+def test_damaged_runs_are_named(killed: Folder) -> None:
+    run = killed.run_directory()
     (run.path / "run.json").write_text("")
-    listed = folder.sumgrad("runs")
+    listed = killed.sumgrad("runs")
     assert f"{run.path} is left out: its run.json is missing or damaged" in listed.err
 
 

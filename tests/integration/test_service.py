@@ -18,6 +18,7 @@ from sumgrad.jobs.service.client.commands import get_status
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.status import Status
 from sumgrad.jobs.support.polling import wait_until
+from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
 from tests.integration.gate import free_port
@@ -144,11 +145,18 @@ def inline_hash(service: Service) -> str:
     return str(done.result["weights_sha256"])
 
 
-def test_a_submitted_job_has_the_weights_of_an_inline_run(
-    service: Service, inline_hash: str
-) -> None:
-    sent = service.sumgrad("submit", *ON_CLUSTER, "--wait", "--json")
+@pytest.fixture(scope="module")
+def finished_job(service: Service) -> Finished:
+    """What `submit` printed of the job "once", which has finished."""
+    sent = service.sumgrad("submit", *ON_CLUSTER, "--wait", "--json", "--id", "once")
     assert sent.code == 0, sent.err
+    return sent
+
+
+def test_a_submitted_job_has_the_weights_of_an_inline_run(
+    service: Service, inline_hash: str, finished_job: Finished
+) -> None:
+    sent = finished_job
     assert (sent.result["state"], sent.result["ray_state"]) == ("FINISHED", "SUCCEEDED")
     result = sent.result["result"]
     assert result["weights_sha256"] == inline_hash
@@ -158,9 +166,10 @@ def test_a_submitted_job_has_the_weights_of_an_inline_run(
     assert status["differences"] == []
 
 
-def test_the_token_opens_mlflow_and_is_printed_and_stored_nowhere(service: Service) -> None:
-    sent = service.sumgrad("submit", *ON_CLUSTER, "--wait", "--json", "--id", "secret")
-    assert sent.code == 0, sent.err
+def test_the_token_opens_mlflow_and_is_printed_and_stored_nowhere(
+    service: Service, finished_job: Finished
+) -> None:
+    sent = finished_job
     run_id = sent.result["result"]["run_id"]
     run = service.run_of(run_id)
     assert run.info.status == "FINISHED"
@@ -170,9 +179,9 @@ def test_the_token_opens_mlflow_and_is_printed_and_stored_nowhere(service: Servi
     fetched = service.sumgrad("evaluate", run_id, "flowers.csv", "--tracking-uri", service.mlflow)
     assert fetched.code == 0, fetched.err
     token = service.token_file.read_text()
-    attempts = [each for each in service.client.list_attempts() if "secret" in each.submission_id]
+    attempts = [each for each in service.client.list_attempts() if "once" in each.submission_id]
     texts = [
-        *(service.sumgrad("status", "secret").out, service.sumgrad("logs", "secret").out),
+        *(service.sumgrad("status", "once").out, service.sumgrad("logs", "once").out),
         *(service.sumgrad("cluster", "list", "--json").out, sent.out, sent.err, fetched.out),
         *(service.sumgrad("cluster", "status").out, service.sumgrad("doctor", "--json").out),
         *(
@@ -189,7 +198,7 @@ def test_the_token_opens_mlflow_and_is_printed_and_stored_nowhere(service: Servi
     assert not [command for command in commands if token in command]
 
 
-def test_a_missing_token_for_mlflow_is_reported(service: Service) -> None:
+def test_a_missing_token_for_mlflow_is_reported(service: Service, finished_job: Finished) -> None:
     nowhere = {"SUMGRAD_CONFIG": "/nonexistent", "HOME": "/nonexistent"}
     other_user = Folder(service.folder.path, {**service.folder.environment, **nowhere})
     refused = other_user.sumgrad(
@@ -205,16 +214,15 @@ def test_a_missing_token_for_mlflow_is_reported(service: Service) -> None:
     doctor = lab.sumgrad("doctor", "--cluster", "lab")
     assert doctor.code == 3
     assert "requires a login, and none is configured" in doctor.out
-    status = lab.sumgrad("status", "secret", "--cluster", "lab")
+    status = lab.sumgrad("status", finished_job.result["id"], "--cluster", "lab")
     assert "requires a login" in status.out + status.err
     both = ("--tracking-token-file", str(service.token_file))
     assert lab.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token, *both).code == 0
     assert lab.sumgrad("doctor", "--cluster", "lab").code == 0
 
 
-def test_a_job_submitted_twice_is_one_job(service: Service) -> None:
-    first = service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--json")
-    assert first.result["is_new"]
+def test_a_job_submitted_twice_is_one_job(service: Service, finished_job: Finished) -> None:
+    assert "job once submitted: local" in finished_job.err
     assert not service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--json").result["is_new"]
     other = service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--set", "seed=4")
     assert (other.code, "another" in other.err) == (2, True)
@@ -251,9 +259,8 @@ def test_a_job_waits_for_free_cpus_until_another_is_stopped(
 
 
 def test_a_killed_job_is_resumed_with_the_same_weights(service: Service) -> None:
-    budget = ("--set", "stop.max_epochs=300", "--set", "checkpoint.every_steps=1")
-    expected = service.sumgrad("train", "flowers.yaml", *budget[:2], "--json").result
-    service.sumgrad("submit", *ON_CLUSTER, *budget, "--id", "victim")
+    expected = service.sumgrad("train", "flowers.yaml", *chaos.SPEC, "--json").result
+    service.sumgrad("submit", *ON_CLUSTER, *chaos.SPEC, "--id", "victim")
     # Steps may be computed before MLflow has the run.
     service.wait_for("victim", lambda status: status.heartbeat_age_s is not None)
     service.wait_for("victim", lambda status: status.state == "RUNNING")

@@ -27,8 +27,10 @@ def run(shared_folder: Folder) -> Finished:
 
 @pytest.fixture(scope="module")
 def record(shared_folder: Folder, run: Finished) -> Run:
-    """What MLflow has of it."""
-    return MlflowClient(shared_folder.tracking_uri).get_run(run.result["run_id"])
+    """The run in MLflow."""
+    found = shared_folder.mlflow_run()
+    assert found.info.run_name == run.result["run_id"]
+    return found
 
 
 def test_the_json_object_is_the_promised_one(run: Finished) -> None:
@@ -54,7 +56,6 @@ def test_the_hash_is_that_of_the_saved_weights(run: Finished) -> None:
 
 def test_mlflow_has_status_parameters_and_tags(record: Run, run: Finished) -> None:
     assert record.info.status == "FINISHED"
-    assert record.info.run_name == "flowers"
     assert record.data.params["optimizer.eta"] == "0.3"
     assert record.data.params["model.layers.0.units"] == "6"
     assert record.data.tags["sumgrad.weights_sha256"] == run.result["weights_sha256"]
@@ -91,11 +92,11 @@ def test_mlflow_has_the_data_and_the_resolved_spec(
     assert "eta: 0.3" in text.read_text()
 
 
-def test_mlflows_model_predicts_on_a_data_frame(shared_folder: Folder, run: Finished) -> None:
+def test_mlflows_model_predicts_on_a_data_frame(shared_folder: Folder, record: Run) -> None:
     done = shared_folder.python(
         "import mlflow, pandas as pd\n"
         f"mlflow.set_tracking_uri('{shared_folder.tracking_uri}')\n"
-        f"model = mlflow.pyfunc.load_model('runs:/{run.result['run_id']}/model')\n"
+        f"model = mlflow.pyfunc.load_model('runs:/{record.info.run_id}/model')\n"
         "rows = pd.DataFrame({'sepal': [5.0, 1.0, 6.0], 'petal': [1.0, 4.0, 6.0]})\n"
         "print(model.predict(rows)['prediction'].tolist())\n"
     )

@@ -10,7 +10,6 @@ from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.ray_backend.session import ray_session
 from tests.integration.command_line import Finished, Folder
-from tests.integration.test_endings import one_line, only_run
 
 pytestmark = pytest.mark.ray
 
@@ -53,7 +52,7 @@ def test_a_signal_ends_the_wait_for_cpus(
     out, err = process.communicate(timeout=60)
     done = Finished(process.returncode, out, err)
     assert done.code == code, err
-    assert f"the run was {reason}" in one_line(done)
-    run = only_run(folder)
+    assert f"the run was {reason}" in done.error
+    run = folder.mlflow_run()
     assert run.info.status == "KILLED"
     assert run.data.tags["sumgrad.stop_reason"] == reason
