@@ -22,7 +22,7 @@ import pytest
 from sumgrad.jobs.service.local.mlflow_server import SETTINGS_FILE, USERS_FILE
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
-from tests.integration.gate import Gate, mlflow_server
+from tests.integration.mlflow_proxy import MlflowProxy, mlflow_server
 
 TOKEN = secrets.token_hex(32)
 ADA = ("ada", "hers-and-long-enough")
@@ -311,23 +311,23 @@ def test_the_server_does_not_start_without_a_token(content: str | None, tmp_path
 def test_a_token_that_expires_during_a_run_does_not_fail_it(
     with_token: Folder, server: int
 ) -> None:
-    gate = Gate(server)
-    gate.turn("open")
-    environment = {**with_token.environment, "MLFLOW_TRACKING_URI": gate.uri}
+    proxy = MlflowProxy(server)
+    proxy.set_state("open")
+    environment = {**with_token.environment, "MLFLOW_TRACKING_URI": proxy.uri}
     through = replace(with_token, environment=environment)
     process = through.start("train", "flowers.yaml", *chaos.SPEC, "--set", "stop.max_epochs=300")
     # The first batch is part of the creation of the run.
-    gate.wait_for("runs/log-batch", "open", 2)
-    gate.turn("unauthorized")
+    proxy.wait_for("runs/log-batch", "open", 2)
+    proxy.set_state("unauthorized")
     out, err = process.communicate(timeout=120)
     done = checked(Finished(process.returncode, out, err))
     assert done.code == 0, done.err
-    assert f"the MLflow server at {gate.uri} rejects the token in" in done.out + done.err
+    assert f"the MLflow server at {proxy.uri} rejects the token in" in done.out + done.err
     assert "sumgrad sync" in done.out
     early = checked(through.sumgrad("sync"))
     assert early.code == 3
     assert "rejects the token in" in early.out + early.err
-    gate.turn("open")
+    proxy.set_state("open")
     late = checked(through.sumgrad("sync"))
-    gate.turn("down")
+    proxy.set_state("down")
     assert late.code == 0, late.out

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from sumgrad.jobs.runs.directory import all_runs
 from tests.integration.command_line import Finished, Folder
-from tests.integration.gate import Gate, mlflow_server
+from tests.integration.mlflow_proxy import MlflowProxy, mlflow_server
 from tests.integration.test_resume import LONG, wait_for_checkpoints
 
 SECRET = "s3cr3t-pass"
@@ -28,10 +28,10 @@ def server(server_folder: Path) -> Iterator[int]:
 
 
 @pytest.fixture
-def gate(server: int) -> Iterator[Gate]:
-    made = Gate(server)
+def proxy(server: int) -> Iterator[MlflowProxy]:
+    made = MlflowProxy(server)
     yield made
-    made.turn("down")
+    made.set_state("down")
 
 
 def check_no_secret(*folders: Path) -> None:
@@ -53,27 +53,27 @@ def checked(done: Finished) -> Finished:
 
 
 @pytest.fixture
-def secret_uri(gate: Gate) -> str:
-    return f"http://ada:{SECRET}@127.0.0.1:{gate.port}"
+def secret_uri(proxy: MlflowProxy) -> str:
+    return f"http://ada:{SECRET}@127.0.0.1:{proxy.port}"
 
 
 @pytest.mark.parametrize("given", ["in the spec", "in the environment"])
 def test_a_tracked_run_leaves_no_secret(
-    folder: Folder, gate: Gate, server_folder: Path, secret_uri: str, given: str
+    folder: Folder, proxy: MlflowProxy, server_folder: Path, secret_uri: str, given: str
 ) -> None:
-    gate.turn("open")
+    proxy.set_state("open")
     uri = ["--set", f"tracking.uri={secret_uri}"]
     if given == "in the environment":
         folder, uri = replace(folder, environment={"MLFLOW_TRACKING_URI": secret_uri}), []
     done = checked(folder.sumgrad("train", "flowers.yaml", "--json", "--debug", *uri))
     assert done.code == 0, done.err
-    assert done.result["tracking_uri"] == f"http://***@127.0.0.1:{gate.port}"
+    assert done.result["tracking_uri"] == f"http://***@127.0.0.1:{proxy.port}"
     (row,) = folder.sumgrad("runs", "--json").results
-    run = MlflowClient(f"http://127.0.0.1:{gate.behind}").get_run(row["mlflow_run_id"])
+    run = MlflowClient(f"http://127.0.0.1:{proxy.behind}").get_run(row["mlflow_run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["tracking.uri"] == done.result["tracking_uri"]
     shown = checked(folder.sumgrad("config", "show", "flowers.yaml", *uri))
-    assert f"http://***@127.0.0.1:{gate.port}" in shown.out
+    assert f"http://***@127.0.0.1:{proxy.port}" in shown.out
     checked(folder.sumgrad("runs"))
     with_secret = replace(folder, environment={"MLFLOW_TRACKING_URI": secret_uri})
     assert checked(with_secret.sumgrad("ui")).code == 0
@@ -81,7 +81,7 @@ def test_a_tracked_run_leaves_no_secret(
 
 
 def test_a_run_that_was_not_delivered_leaves_no_secret_and_is_delivered_later(
-    folder: Folder, gate: Gate, server_folder: Path, secret_uri: str
+    folder: Folder, proxy: MlflowProxy, server_folder: Path, secret_uri: str
 ) -> None:
     done = checked(
         folder.sumgrad("train", "flowers.yaml", "--json", "--set", f"tracking.uri={secret_uri}")
@@ -89,7 +89,7 @@ def test_a_run_that_was_not_delivered_leaves_no_secret_and_is_delivered_later(
     assert done.code == 0, done.err
     assert "training continues" in done.err
     check_no_secret(folder.path)
-    gate.turn("open")
+    proxy.set_state("open")
     refused = folder.sumgrad("sync")
     assert refused.code == 3
     assert "credentials are not stored" in refused.out
@@ -103,9 +103,9 @@ def test_a_run_that_was_not_delivered_leaves_no_secret_and_is_delivered_later(
 
 @pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD"])
 def test_a_run_is_resumed_with_the_secret_of_the_environment(
-    folder: Folder, gate: Gate, secret_uri: str, variable: str
+    folder: Folder, proxy: MlflowProxy, secret_uri: str, variable: str
 ) -> None:
-    gate.turn("open")
+    proxy.set_state("open")
     options = ("--set", f"tracking.uri={secret_uri}", "--set", "stop.max_epochs=1000000")
     process = folder.start("train", "flowers.yaml", *LONG, *options)
     wait_for_checkpoints(folder, process)

@@ -21,7 +21,7 @@ from sumgrad.jobs.support.polling import wait_until
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
-from tests.integration.gate import free_port
+from tests.integration.mlflow_proxy import free_port
 from tests.integration.relay import Relay
 
 if TYPE_CHECKING:

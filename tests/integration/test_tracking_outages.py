@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from sumgrad.jobs.runs.directory import all_runs
 from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
-from tests.integration.gate import Gate, State, mlflow_server
+from tests.integration.mlflow_proxy import MlflowProxy, State, mlflow_server
 
 EPOCHS = 300
 _BATCH = "runs/log-batch"
@@ -23,22 +23,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-def gate(server: int) -> Iterator[Gate]:
-    made = Gate(server)
+def proxy(server: int) -> Iterator[MlflowProxy]:
+    made = MlflowProxy(server)
     yield made
-    made.turn("down")
+    made.set_state("down")
 
 
 class Job:
-    """Some seconds of training, tracked through a gate, in a new experiment."""
+    """Some seconds of training, tracked through a proxy, in a new experiment."""
 
-    def __init__(self, folder: Folder, gate: Gate, experiment: str) -> None:
+    def __init__(self, folder: Folder, proxy: MlflowProxy, experiment: str) -> None:
         self.folder = folder
-        self._behind = f"http://127.0.0.1:{gate.behind}"
+        self._behind = f"http://127.0.0.1:{proxy.behind}"
         self._experiment = experiment
         arguments = (
             *("train", "flowers.yaml", *chaos.SPEC, "--set", f"stop.max_epochs={EPOCHS}"),
-            *("--set", f"tracking.uri={gate.uri}", "--set", f"tracking.experiment={experiment}"),
+            *("--set", f"tracking.uri={proxy.uri}", "--set", f"tracking.experiment={experiment}"),
         )
         self._process = folder.start(*arguments, "--json")
         self._err = ""
@@ -94,27 +94,29 @@ Start = Callable[[str], Job]
 
 
 @pytest.fixture
-def start(folder: Folder, gate: Gate) -> Iterator[Start]:
+def start(folder: Folder, proxy: MlflowProxy) -> Iterator[Start]:
     """Starts the job, tracked in an experiment."""
     with ExitStack() as jobs:
 
         def started(experiment: str) -> Job:
-            return jobs.enter_context(closing(Job(folder, gate, experiment)))
+            return jobs.enter_context(closing(Job(folder, proxy, experiment)))
 
         yield started
 
 
 @pytest.mark.parametrize("state", ["down", "hangs", "fails", "forbids", "unauthorized"])
-def test_a_server_that_goes_away_and_comes_back(start: Start, gate: Gate, state: State) -> None:
-    gate.turn("open")
+def test_a_server_that_goes_away_and_comes_back(
+    start: Start, proxy: MlflowProxy, state: State
+) -> None:
+    proxy.set_state("open")
     job = start(f"comes-back-{state}")
-    gate.wait_for(_BATCH, "open", 2)
-    gate.turn(state)
+    proxy.wait_for(_BATCH, "open", 2)
+    proxy.set_state(state)
     if state == "hangs":
-        gate.wait_for(_BATCH, state)
+        proxy.wait_for(_BATCH, state)
     else:
         job.wait_for_line("metrics cannot be delivered, trying again")
-    gate.turn("open")
+    proxy.set_state("open")
     finished = job.finished()
     assert finished.code == 0, finished.err
     job.check_everything_once()
@@ -122,21 +124,21 @@ def test_a_server_that_goes_away_and_comes_back(start: Start, gate: Gate, state:
 
 
 def test_a_run_whose_server_stays_away_is_delivered_by_sync(
-    folder: Folder, start: Start, gate: Gate
+    folder: Folder, start: Start, proxy: MlflowProxy
 ) -> None:
-    gate.turn("open")
+    proxy.set_state("open")
     job = start("stays-away")
-    gate.wait_for(_BATCH, "open")
-    gate.turn("hangs")
+    proxy.wait_for(_BATCH, "open")
+    proxy.set_state("hangs")
     finished = job.finished()
     assert finished.code == 0, finished.err
     assert finished.result["status"] == "FINISHED"
     assert "sumgrad sync" in finished.err
-    gate.turn("down")
+    proxy.set_state("down")
     early = folder.sumgrad("sync")
     assert early.code == 3
     assert "NOT delivered" in early.out
-    gate.turn("open")
+    proxy.set_state("open")
     late = folder.sumgrad("sync")
     assert late.code == 0, late.out
     job.check_everything_once()
@@ -145,14 +147,14 @@ def test_a_run_whose_server_stays_away_is_delivered_by_sync(
 
 @pytest.mark.parametrize("request_", ["runs/get", "runs/set-tag"])
 def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
-    folder: Folder, start: Start, gate: Gate, request_: str
+    folder: Folder, start: Start, proxy: MlflowProxy, request_: str
 ) -> None:
-    gate.turn("open")
+    proxy.set_state("open")
     job = start(f"hangs-at-{request_.rpartition('/')[2]}")
     # The first one goes with the making of the run, which asks for it as well.
-    gate.wait_for(_BATCH, "open", 2)
-    gate.turn_at(request_, "hangs")
-    gate.wait_for(request_, "hangs")
+    proxy.wait_for(_BATCH, "open", 2)
+    proxy.set_state_at(request_, "hangs")
+    proxy.wait_for(request_, "hangs")
     began = time.monotonic()
     finished = job.finished()
     # Ten seconds, and what an end without a server takes.
@@ -160,45 +162,49 @@ def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
     assert finished.code == 0, finished.err
     assert "has not answered in 10 s" in finished.err
     assert "sumgrad sync" in finished.err
-    gate.turn("open")
+    proxy.set_state("open")
     late = folder.sumgrad("sync")
     assert late.code == 0, late.out
     job.check_everything_once()
     job.check_nothing_left()
 
 
-def test_a_server_that_starts_after_the_run(start: Start, gate: Gate) -> None:
+def test_a_server_that_starts_after_the_run(start: Start, proxy: MlflowProxy) -> None:
     job = start("comes-late")
     job.wait_for_line("training continues, and everything is kept for MLflow")
-    gate.turn("open")
+    proxy.set_state("open")
     finished = job.finished()
     assert finished.code == 0, finished.err
     job.check_everything_once()
 
 
-def test_a_run_that_needs_a_server_does_not_start_without(folder: Folder, gate: Gate) -> None:
+def test_a_run_that_needs_a_server_does_not_start_without(
+    folder: Folder, proxy: MlflowProxy
+) -> None:
     done = folder.sumgrad(
-        *("train", "flowers.yaml", "--set", f"tracking.uri={gate.uri}"),
+        *("train", "flowers.yaml", "--set", f"tracking.uri={proxy.uri}"),
         *("--set", "tracking.on_unavailable=fail"),
     )
     assert done.code == 3
-    assert gate.uri in done.err
+    assert proxy.uri in done.err
     assert not list((folder.path / "runs").glob("*"))
 
 
-def test_checkpoints_do_not_wait_for_mlflow(folder: Folder, start: Start, gate: Gate) -> None:
-    gate.turn("open")
+def test_checkpoints_do_not_wait_for_mlflow(
+    folder: Folder, start: Start, proxy: MlflowProxy
+) -> None:
+    proxy.set_state("open")
     # The server is healthy, and hangs at MLflow's first request.
-    gate.turn_at("experiments/search", "hangs")
+    proxy.set_state_at("experiments/search", "hangs")
     job = start("checkpoints")
-    gate.wait_for("experiments/search", "hangs")
+    proxy.wait_for("experiments/search", "hangs")
     give_up = time.monotonic() + 60
     while not list(folder.path.glob("runs/*/checkpoints/step-*/state.json")):
         assert time.monotonic() < give_up
         time.sleep(0.01)
     (waiting,) = all_runs(folder.path / "runs")
     assert waiting.mlflow_run_id is None
-    gate.turn("open")
+    proxy.set_state("open")
     assert job.finished().code == 0
     (run,) = all_runs(folder.path / "runs")
     assert run.mlflow_run_id is not None

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-#: What the gate does with requests: forwards them, leaves them without an answer, or answers 500,
+#: What the proxy does with requests: forwards them, leaves them without an answer, or answers 500,
 #: 403 or 401. When it is down, its port is closed and open connections are reset.
 State = Literal["open", "hangs", "fails", "forbids", "unauthorized", "down"]
 _ANSWERS = {
@@ -72,7 +72,7 @@ def _wait_until_healthy(port: int, server: "subprocess.Popen[bytes]") -> None:
     raise AssertionError("the MLflow server does not answer")
 
 
-class Gate:
+class MlflowProxy:
     """A proxy between sumgrad and an MLflow server.
 
     Args:
@@ -96,7 +96,7 @@ class Gate:
         """The proxy's address, for `tracking.uri`."""
         return f"http://{_LOOPBACK}:{self.port}"
 
-    def turn(self, state: State) -> None:
+    def set_state(self, state: State) -> None:
         """Change the state, for open connections too."""
         with self._changed:
             self._state = state
@@ -109,7 +109,7 @@ class Gate:
             self._server = _Server(self)
             threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def turn_at(self, path: str, state: Literal["hangs", "fails", "forbids"]) -> None:
+    def set_state_at(self, path: str, state: Literal["hangs", "fails", "forbids"]) -> None:
         """Change the state at the next request for a path, and answer it in the new state."""
         with self._changed:
             self._turns[path] = state
@@ -124,7 +124,7 @@ class Gate:
             assert self._changed.wait_for(enough, 60), (path, state, self._counts)
 
     def register(self, path: str) -> State:
-        """Count a request and return the state to answer it in; blocks while the gate hangs."""
+        """Count a request and return the state to answer it in; blocks while the proxy hangs."""
         with self._changed:
             name = path.partition("?")[0].removeprefix("/api/2.0/mlflow/")
             met = self._state = self._turns.pop(name, self._state)
@@ -140,9 +140,9 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     block_on_close = False
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-        super().__init__((_LOOPBACK, gate.port), _Handler)
+    def __init__(self, proxy: MlflowProxy) -> None:
+        self.proxy = proxy
+        super().__init__((_LOOPBACK, proxy.port), _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -151,14 +151,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self._read_body()
-        state = self.server.gate.register(self.path)
+        state = self.server.proxy.register(self.path)
         if state in ("hangs", "down"):
             self.close_connection = True
         elif state in _ANSWERS:
             status, body = _ANSWERS[state]
             self._answer(status, [], body)
         else:
-            behind = http.client.HTTPConnection(_LOOPBACK, self.server.gate.behind, timeout=60)
+            behind = http.client.HTTPConnection(_LOOPBACK, self.server.proxy.behind, timeout=60)
             framing = ("content-length", "transfer-encoding")
             headers = {n: v for n, v in self.headers.items() if n.lower() not in framing}
             behind.request(self.command, self.path, body, headers)

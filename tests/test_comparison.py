@@ -1,4 +1,4 @@
-"""docs/verbs.md: the verbs and options that it names exist, ours and Ray's."""
+"""docs/comparison.md: the commands and options that it names exist, ours and Ray's."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer.main
 
 from sumgrad.jobs.cli.app import app
 
-PAGE = (Path(__file__).parents[1] / "docs" / "verbs.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "comparison.md").read_text()
 
 
 def named(program: str) -> list[str]:
@@ -37,14 +37,14 @@ def expect(group: Any, line: str) -> None:
     assert set(options) <= known, line
 
 
-def test_our_verbs_exist() -> None:
+def test_the_commands_of_sumgrad_exist() -> None:
     lines = named("sumgrad")
     assert len(lines) > 10
     for line in lines:
         expect(typer.main.get_command(app), line)
 
 
-def test_rays_verbs_exist() -> None:
+def test_the_commands_of_ray_exist() -> None:
     from ray.dashboard.modules.job.cli import job_cli_group
 
     lines = named("ray job")
