@@ -191,6 +191,8 @@ def status(as_json: Json = False) -> None:
 
     Exit code 3 if it does not run or its token cannot be read.
     """
+    from sumgrad.jobs.config.tokens import lost_token_hint
+    from sumgrad.jobs.errors import ClusterConfigError
     from sumgrad.jobs.service.local.cluster import running, status_lines
 
     local = running()
@@ -198,26 +200,15 @@ def status(as_json: Json = False) -> None:
     lines = ["no cluster runs on this machine; sumgrad cluster up starts one"]
     problem = None
     if local is not None:
-        lines = status_lines(local)
-        problem, hint = _token_problem(local.cluster)
-        if problem:
+        lines, file = status_lines(local), local.cluster.token_file
+        try:
+            local.cluster.token()
+        except ClusterConfigError as error:
+            problem, hint = error.message, error.hint or (lost_token_hint(file) if file else "")
             lines += [f"problem  {problem}", f"         → {hint}"]
     print_result({"is_up": is_up, **_addresses(local), "problem": problem}, lines, as_json)
     if not is_up or problem:
         raise typer.Exit(3)
-
-
-def _token_problem(local: "clusters.Cluster") -> tuple[str | None, str]:
-    """Return why a cluster's token cannot be used, if so, and a hint."""
-    from sumgrad.jobs.config.tokens import lost_token_hint
-    from sumgrad.jobs.errors import ClusterConfigError
-
-    try:
-        local.token()
-    except ClusterConfigError as error:
-        file = local.token_file
-        return error.message, error.hint or (lost_token_hint(file) if file else "")
-    return None, ""
 
 
 @cluster.command()

@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -23,7 +22,7 @@ _logger = logging.getLogger(__name__)
 _TIMED_OUT = 124
 
 
-def _connect(cluster: str | None) -> "tuple[RayJobsClient, str]":
+def connect(cluster: str | None) -> "tuple[RayJobsClient, str]":
     """Return a client, and the option that makes a printed command mean the same cluster."""
     from sumgrad.jobs.config.clusters import cluster_option, select_cluster
     from sumgrad.jobs.service.client.ray_api import RayJobsClient
@@ -95,7 +94,7 @@ def submit(
         target = select_cluster(cluster)
         print_result(submission.as_json(target), submission.lines(target), as_json)
         return
-    client, option = _connect(cluster)
+    client, option = connect(cluster)
     status = f"sumgrad status {submission.manifest.job_id}{option}"
     with _detach_on_interrupt("interrupted", f"to see whether the cluster has the job: {status}"):
         sent = send(submission, client)
@@ -126,7 +125,7 @@ def jobs(cluster: Cluster = None, as_json: Json = False) -> None:
     """List the jobs of a cluster, the newest first."""
     from sumgrad.jobs.service.client.commands import job_table, list_jobs
 
-    client, option = _connect(cluster)
+    client, option = connect(cluster)
     found = list_jobs(client)
     table = job_table(found, client.cluster.label, option)
     print_result([job.as_json() for job in found], table, as_json)
@@ -141,7 +140,7 @@ def status(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
     from sumgrad.jobs.service.client.commands import get_status
     from sumgrad.jobs.service.client.status import status_lines
 
-    client, option = _connect(cluster)
+    client, option = connect(cluster)
     found, run = get_status(client, job_id)
     lines = status_lines(found, run, client.cluster.label, option)
     print_result(found.as_json(), lines, as_json)
@@ -166,7 +165,7 @@ def logs(
     from sumgrad.jobs.service.client.commands import find_attempt
     from sumgrad.jobs.service.client.follow import LogPrinter
 
-    client, option = _connect(cluster)
+    client, option = connect(cluster)
     job, chosen = find_attempt(client, job_id, attempt)
     if follow:
         _follow(client, option, chosen.submission_id, job.job_id, as_json)
@@ -238,7 +237,7 @@ def wait(
     from sumgrad.jobs.service.client.follow import wait as wait_for
     from sumgrad.jobs.service.client.jobs import find_job
 
-    client, option = _connect(cluster)
+    client, option = connect(cluster)
     job = find_job(client, job_id)
     # A refused attempt to resume the job does not change how the job ended.
     attempt = job.effective if job.latest.has_ended else job.latest
@@ -261,7 +260,7 @@ def stop(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
     from sumgrad.jobs.service.client.commands import stop_job
     from sumgrad.jobs.service.states import state_of
 
-    client, option = _connect(cluster)
+    client, option = connect(cluster)
     job, was_running = stop_job(client, job_id)
     lines = [f"job {job.job_id} has already ended ({state_of(job.effective)})"]
     if was_running:
@@ -281,37 +280,7 @@ def delete(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
     """
     from sumgrad.jobs.service.client.commands import delete_job, deletion_lines
 
-    client, _ = _connect(cluster)
+    client, _ = connect(cluster)
     job, run = delete_job(client, job_id)
     value = {"id": job.job_id, "deleted": len(job.attempts)}
     print_result(value, deletion_lines(job.job_id, run), as_json)
-
-
-def is_job(name: str, output: Path, cluster: str | None) -> bool:
-    """Return whether a name means a job on a cluster rather than a run in this folder."""
-    from sumgrad.jobs.config.clusters import find_selected_cluster
-    from sumgrad.jobs.errors import RunNotFound
-    from sumgrad.jobs.runs.directory import find_run
-
-    if cluster is not None:
-        return True
-    try:
-        find_run(name, output)
-    except RunNotFound:
-        return find_selected_cluster(None) is not None
-    return False
-
-
-def resume_job(
-    job_id: str, overrides: list[str], cluster: str | None, allow_code_change: bool, as_json: bool
-) -> None:
-    """Resume a job on a cluster."""
-    from sumgrad.jobs.service.client.resume import resume_job as resume
-
-    client, option = _connect(cluster)
-    sent = resume(client, job_id, overrides, allow_code_change=allow_code_change)
-    lines = [
-        f"job {sent.job_id} was resumed",
-        f"Follow its log:  sumgrad logs -f {sent.job_id}{option}",
-    ]
-    print_result({"id": sent.job_id, "submission_id": sent.submission_id}, lines, as_json)

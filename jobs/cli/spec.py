@@ -22,7 +22,7 @@ def init(
     ] = False,
 ) -> None:
     """Write a commented job spec to start from."""
-    from sumgrad.jobs.spec.template import describe_examples, write_template
+    from sumgrad.jobs.spec.text import describe_examples, write_template
 
     if list_examples:
         typer.echo("\n".join(describe_examples()))

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sumgrad.jobs.cli import jobs
+from sumgrad.jobs.cli.jobs import connect
 from sumgrad.jobs.cli.options import (
     DEFAULT_OUTPUT,
     DEFAULT_TRACKING_URI,
@@ -71,13 +72,42 @@ def resume(
     from sumgrad.jobs.runs.training import resume as start
     from sumgrad.jobs.spec.loader import load_spec
 
-    if jobs.is_job(run, output, cluster):
-        jobs.resume_job(run, overrides or [], cluster, allow_code_change, as_json)
+    if _is_job(run, output, cluster):
+        _resume_job(run, overrides or [], cluster, allow_code_change, as_json)
         return
     directory = find_run(run, output)
     job = load_spec(str(directory.path / SPEC), overrides or []).spec
     options = LaunchOptions(allow_code_change=allow_code_change)
     _run(lambda reporter: start(directory, job, reporter, options), as_json)
+
+
+def _is_job(name: str, output: Path, cluster: str | None) -> bool:
+    """Return whether a name means a job on a cluster rather than a run in this folder."""
+    from sumgrad.jobs.config.clusters import find_selected_cluster
+    from sumgrad.jobs.errors import RunNotFound
+    from sumgrad.jobs.runs.directory import find_run
+
+    if cluster is not None:
+        return True
+    try:
+        find_run(name, output)
+    except RunNotFound:
+        return find_selected_cluster(None) is not None
+    return False
+
+
+def _resume_job(
+    job_id: str, overrides: list[str], cluster: str | None, allow_code_change: bool, as_json: bool
+) -> None:
+    from sumgrad.jobs.service.client.resume import resume_job
+
+    client, option = connect(cluster)
+    sent = resume_job(client, job_id, overrides, allow_code_change=allow_code_change)
+    lines = [
+        f"job {sent.job_id} was resumed",
+        f"Follow its log:  sumgrad logs -f {sent.job_id}{option}",
+    ]
+    print_result({"id": sent.job_id, "submission_id": sent.submission_id}, lines, as_json)
 
 
 def _run(start: "Callable[[Reporter], tuple[Summary, SumgradError | None]]", as_json: bool) -> None:

@@ -120,18 +120,17 @@ def _arrow_errors(file: str) -> Iterator[None]:
 
 def _columns(table: pa.Table, names: tuple[str, ...], file: str) -> list[_Column]:
     known = set(table.column_names)
+    columns = []
     for name in names:
         if name not in known:
             hint = did_you_mean(name, table.column_names)
             raise DataNotFound(f"{file} has no column '{name}'", hint=hint)
-    return [_Column(_decoded(table.column(name), file), file, name) for name in names]
-
-
-def _decoded(values: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
-    if not pa.types.is_dictionary(values.type):
-        return values
-    check_memory_for_rows(_decoded_bytes(values), file)
-    return values.cast(values.type.value_type)
+        values = table.column(name)
+        if pa.types.is_dictionary(values.type):
+            check_memory_for_rows(_decoded_bytes(values), file)
+            values = values.cast(values.type.value_type)
+        columns.append(_Column(values, file, name))
+    return columns
 
 
 def _decoded_bytes(values: pa.ChunkedArray) -> int:

@@ -35,12 +35,7 @@ class RawSplit:
 
 
 def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[Split, RawDataset]:
-    """Return the rows of every split that has its own source, with the training rows.
-
-    Raises:
-        DataNotFound: A file or a column does not exist.
-        DataError: Rows differ from the training rows in features or labels.
-    """
+    """Return the rows of every split that has its own source, with the training rows."""
     sources: dict[Split, RawDataset] = {"train": train}
     for split in _HELD_OUT:
         source = getattr(spec.data, split)
@@ -113,8 +108,7 @@ def _rows_by_class(labels: NDArray[Any]) -> list[Indices]:
 
 
 def _take(dataset: RawDataset, rows: Indices, source: str) -> RawSplit:
-    if len(rows) == dataset.count:
-        origin = RowLocations(dataset.spans, None, dataset.count)
-        return RawSplit(dataset.x, dataset.targets, source, origin)
-    origin = RowLocations(dataset.spans, rows, len(rows))
-    return RawSplit(dataset.x[rows], dataset.targets[rows], source, origin)
+    x, labels, numbers = dataset.x, dataset.targets, None
+    if len(rows) < dataset.count:
+        x, labels, numbers = x[rows], labels[rows], rows
+    return RawSplit(x, labels, source, RowLocations(dataset.spans, numbers, len(rows)))

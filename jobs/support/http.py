@@ -38,7 +38,6 @@ def send_request(
     timeout: float,
     token: str | None = None,
     ca_file: Path | None = None,
-    max_bytes: int = _MAX_BYTES,
 ) -> Response:
     """Send a request without a body and return the answer.
 
@@ -48,7 +47,6 @@ def send_request(
         timeout: Seconds for the whole exchange.
         token: Bearer token for the host of ``url``; hosts that it redirects to do not get it.
         ca_file: Certificates to trust; None for the default ones.
-        max_bytes: Largest body to accept.
 
     Raises:
         RequestFailed: The server cannot be reached, answers too late or too much, or does not
@@ -76,8 +74,8 @@ def send_request(
             ) as response:
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     body += chunk
-                    if len(body) > max_bytes:
-                        raise RequestFailed(f"the answer has more than {max_bytes:,} bytes")
+                    if len(body) > _MAX_BYTES:
+                        raise RequestFailed(f"the answer has more than {_MAX_BYTES:,} bytes")
         except (OSError, ValueError) as error:
             raise RequestFailed(_reason(error, timeout)) from None
         return Response(response.status_code, bytes(body))

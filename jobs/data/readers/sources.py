@@ -14,6 +14,10 @@ from sumgrad.jobs.errors import DataError, DataNotFound
 from sumgrad.jobs.spec.schema import BUILTIN
 from sumgrad.jobs.support.redaction import redact
 
+_MNIST_HINT = (
+    "MNIST is not installed with sumgrad; to get it see 'sumgrad init mnist', then "
+    "--set data.train=FOLDER --set data.test=FOLDER"
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -93,7 +97,9 @@ def find_table_files(path: Path, source: str) -> list[Path]:
         problem, hint = f"no file matches {source}", ""
     else:
         found = []
-        problem, hint = f"there is no file or folder {path}", _hint(path)
+        problem, hint = f"there is no file or folder {path}", f"built-in data: {', '.join(BUILTIN)}"
+        if path.name == "mnist":
+            hint = _MNIST_HINT
     if not found:
         raise DataNotFound(problem, hint=hint)
     return found
@@ -124,12 +130,3 @@ def _is_data(file: Path, folder: Path) -> bool:
     """Return whether this is a regular file, neither hidden nor a marker such as _SUCCESS."""
     names = file.relative_to(folder).parts
     return file.is_file() and not any(name.startswith((".", "_")) for name in names)
-
-
-def _hint(path: Path) -> str:
-    if path.name == "mnist":
-        return (
-            "MNIST is not installed with sumgrad; to get it see 'sumgrad init mnist', then "
-            "--set data.train=FOLDER --set data.test=FOLDER"
-        )
-    return f"built-in data: {', '.join(BUILTIN)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sumgrad.jobs.support import http
 from sumgrad.jobs.support.http import RequestFailed, Response, send_request
 from tests.jobs.service.stand_ins import Answer, free_port, raw_socket_server, site
 
@@ -111,11 +112,15 @@ def test_a_port_without_a_listener_refuses_the_connection() -> None:
         send_request("GET", f"http://127.0.0.1:{free_port()}", timeout=5.0)
 
 
-def test_a_large_answer_is_refused_also_where_it_is_compressed() -> None:
+def test_a_large_answer_is_refused_also_where_it_is_compressed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with site({"/": Answer(body="x" * 1000)}) as server:
-        assert send_request("GET", server.address, timeout=5.0, max_bytes=1000).status == 200
+        monkeypatch.setattr(http, "_MAX_BYTES", 1000)
+        assert send_request("GET", server.address, timeout=5.0).status == 200
+        monkeypatch.setattr(http, "_MAX_BYTES", 999)
         with pytest.raises(RequestFailed, match="more than 999 bytes"):
-            send_request("GET", server.address, timeout=5.0, max_bytes=999)
+            send_request("GET", server.address, timeout=5.0)
 
     def speak(connection: socket.socket) -> None:
         connection.recv(4096)
@@ -124,10 +129,12 @@ def test_a_large_answer_is_refused_also_where_it_is_compressed() -> None:
         connection.sendall(head.encode() + body)
 
     with raw_socket_server(speak) as address, pytest.raises(RequestFailed, match="more than"):
-        send_request("GET", address, timeout=5.0, max_bytes=1 << 18)
+        send_request("GET", address, timeout=5.0)
 
 
-def test_an_endless_answer_is_cut_off() -> None:
+def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_MAX_BYTES", 1 << 18)
+
     def speak(connection: socket.socket) -> None:
         connection.recv(4096)
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -135,7 +142,7 @@ def test_an_endless_answer_is_cut_off() -> None:
             connection.sendall(bytes(1 << 16))
 
     with raw_socket_server(speak) as address, pytest.raises(RequestFailed, match="more than"):
-        send_request("GET", address, timeout=5.0, max_bytes=1 << 18)
+        send_request("GET", address, timeout=5.0)
 
 
 def test_bytes_that_are_no_text_are_replaced() -> None:

@@ -9,8 +9,12 @@ import yaml
 from sumgrad.jobs.errors import JobError
 from sumgrad.jobs.spec.loader import example_names, load_spec, read_example
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.spec.template import describe_examples, spec_template, write_template
-from sumgrad.jobs.spec.text import dump_spec
+from sumgrad.jobs.spec.text import (
+    describe_examples,
+    dump_spec,
+    spec_template,
+    write_template,
+)
 from sumgrad.jobs.support.validation import all_keys
 
 
