@@ -29,11 +29,7 @@ _NUMBER_BYTES, _TEXT_BYTES = 8, 72
 
 @dataclass(frozen=True)
 class _Column:
-    """The values of a column, of one Arrow type; those of lists are their items, one after another.
-
-    Attributes:
-        per_row: Number of values per row.
-    """
+    """Values of one Arrow type; of a list column the items, with this number of them per row."""
 
     values: pa.ChunkedArray
     file: str

@@ -33,8 +33,6 @@ class RawDataset:
         x: Features, (N, D), of the numeric type in which they are stored.
         labels: (N,) whole numbers or texts; (N, K) numbers for a regression; None if not read.
         features: D names.
-        label: Names of the label columns.
-        spans: The files in order.
         list_column: The column that holds all features as a list, or None.
         image_shape: Height and width if rows are images.
     """
@@ -96,7 +94,6 @@ class RowLocations:
     """The files and rows that the rows of a split were read from, for messages.
 
     Attributes:
-        spans: The files in order.
         numbers: For each row its number over all files, from 0; None if all rows were taken.
         count: Number of rows that were read; the rows after them were made.
     """

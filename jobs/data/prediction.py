@@ -16,13 +16,9 @@ from sumgrad.jobs.support.files import replacing
 def read_for_model(
     source: str, schema: DataSchema, dtype: DTypeLike, *, with_labels: bool
 ) -> RawDataset:
-    """Return raw rows with the columns of the model's training.
+    """Return raw rows with the columns of the model's training, which are finite in its dtype.
 
-    Args:
-        source: As in a spec's ``data.train``. Of a folder of MNIST's files the test rows are read.
-        schema: The model's schema.
-        dtype: Dtype of the model; scaled rows have to be finite in it.
-        with_labels: Whether to read labels, which then have to be known.
+    Of a folder of MNIST's files the test rows are read. Labels have to be known in training.
 
     Raises:
         DataNotFound: The source or a column does not exist.

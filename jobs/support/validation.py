@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sumgrad.model.validation import did_you_mean
@@ -112,11 +113,20 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
+def _fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by their names, and by the other names that they accept."""
+    fields = dict(section.model_fields)
+    for field in section.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices):
+            fields |= dict.fromkeys(map(str, field.validation_alias.choices), field)
+    return fields
+
+
 def _below(annotation: Any, part: str | int) -> Any:
     """Return the annotation of a key or an item; a section instead of the union that holds it."""
     if isinstance(part, int) or not _is_section(annotation):
         return next(_sections(annotation), None)
-    field = annotation.model_fields.get(part)
+    field = _fields(annotation).get(str(part))
     return field and (section_of(field.annotation) or field.annotation)
 
 
@@ -131,7 +141,7 @@ def _path(detail: ErrorDetails, model: type[BaseModel]) -> KeyPath:
         is_key = isinstance(part, int)
         if _is_section(here):
             is_unknown = detail["type"] == "extra_forbidden" and index == len(location) - 1
-            is_key = is_key or is_unknown or part in here.model_fields
+            is_key = is_key or is_unknown or str(part) in _fields(here)
         elif get_origin(here) is dict:
             is_key = part != _KEY_MARK
         if is_key:

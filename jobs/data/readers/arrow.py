@@ -57,9 +57,7 @@ def read_arrow(path: Path) -> pa.Table:
 def batch_sizes(source: pa.NativeFile, batches: int | None) -> Iterator[int]:
     """Yield the bytes that each message of an Arrow stream takes in memory.
 
-    Args:
-        source: Positioned at the start of the stream.
-        batches: Number of record batches to look at; None for all.
+    The source is positioned at the start; with None it looks at all record batches.
 
     Raises:
         ValueError: The stream has fewer batches.

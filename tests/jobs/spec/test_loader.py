@@ -102,6 +102,7 @@ def test_a_key_can_be_set_from_the_command_line(
         ("optimizer.eta=-1", "optimizer.eta", "-1 should be greater than 0", ""),
         ("optimizer.eta=.nan", "optimizer.eta", "finite number", ""),
         ("optimizer.eta=yes", "optimizer.eta", "should be a number", ""),
+        ("optimizer.learning_rate=-1", "--set optimizer.learning_rate", "-1 should be greater", ""),
         ("optimizer.batch_size=ful", "optimizer.batch_size", "or should be 'full'", ""),
         ("optimizer.batch_size=0", "optimizer.batch_size", "should be greater than 0", ""),
         ("optimizer.name=adma", "optimizer.name", "unknown optimizer 'adma'", "'adam'"),

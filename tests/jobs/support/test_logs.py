@@ -1,6 +1,7 @@
 """What sumgrad logs becomes lines for the user."""
 
 import logging
+import sys
 
 import pytest
 
@@ -37,3 +38,12 @@ def test_nothing_is_written_outside_a_command(capsys: pytest.CaptureFixture[str]
         pass
     _logger.info("unseen")
     assert capsys.readouterr().err == ""
+
+
+def test_without_stderr_nothing_is_written_on_stdout(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with show_logs(), monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        _logger.info("unseen")
+    assert capsys.readouterr() == ("", "")
