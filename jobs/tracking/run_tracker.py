@@ -29,8 +29,6 @@ _ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NU
 START_TIMEOUT_S = 60.0
 #: How long to wait for a store that acknowledges nothing.
 RESPONSE_TIMEOUT_S = 10.0
-#: How long the process may take to exit before it is killed.
-EXIT_TIMEOUT_S = 1.0
 #: How often a silent process is checked for being frozen.
 _CHECK_INTERVAL_S = 1.0
 _MIN_RESTART_PAUSE_S, _MAX_RESTART_PAUSE_S = 0.5, 30.0
@@ -44,13 +42,16 @@ class RunTracker:
     """Supervises the process that delivers a run to MLflow.
 
     The process starts at once, because it takes seconds. Methods may be called from any thread.
-    Only `wait_until_registered`, `finish` and `close` wait for the process.
+    Only `wait_until_registered` and `finish` wait for the process.
 
     Args:
         uri: The store's, with its secrets. They are sent over a socket, because all users of the
             machine can read command lines.
         must_answer: Whether a run must not start while the store does not answer.
         command: Starts the process.
+
+    Attributes:
+        refusal: Why the store does not accept the run; None if it does, or has not answered yet.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RunTracker:
         self._folder = Path.cwd()
         #: Guards everything below, and is notified of every change.
         self._changed = threading.Condition(threading.RLock())
+        self.refusal: TrackingError | None = None
         #: Every message to send to a replacement of the process.
         self._messages: dict[str, dict[str, Any]] = {"uri": {"uri": uri}}
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +75,6 @@ class RunTracker:
         self._is_registered = False
         #: Whether training continues without an answer, so that a late refusal is only a warning.
         self._is_buffering = False
-        self._error: TrackingError | None = None
         #: Whether MLflow has everything; None until the process has finished.
         self._is_complete: bool | None = None
         #: Until when the process may stay silent while a caller waits.
@@ -83,36 +84,17 @@ class RunTracker:
         self._thread.start()
 
     def start(self, run: TrackedRun, *, resumed: bool = False) -> None:
-        """Have the run delivered from now on.
-
-        Args:
-            run: The run; its directory exists.
-            resumed: Whether MLflow may have the run with another status than RUNNING.
-        """
+        """Have a run delivered from now on; if it is resumed, MLflow shows it as RUNNING again."""
         self._send("run", {"run": run.to_json(), "resumed": resumed})
 
-    def set_tags(self, tags: Mapping[str, str]) -> bool:
-        """Set tags of the run as soon as MLflow has it; later tags replace earlier ones.
-
-        Returns:
-            True.
-        """
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run as soon as MLflow has it; later tags replace earlier ones."""
         self._send("tags", {"tags": dict(tags)})
-        return True
-
-    @property
-    def refusal(self) -> TrackingError | None:
-        """Why the store does not accept the run; None if it does, or has not answered yet."""
-        return self._error
 
     def check(self) -> None:
-        """Raise the refusal if there is one.
-
-        Raises:
-            TrackingError: The store refuses the run.
-        """
-        if self._error is not None:
-            raise self._error
+        """Raise the refusal if there is one."""
+        if self.refusal is not None:
+            raise self.refusal
 
     def wait_until_registered(self) -> None:
         """Wait until MLflow has the run, or until training may continue without.
@@ -125,7 +107,7 @@ class RunTracker:
         with self._changed:
 
             def is_decided() -> bool:
-                return self._is_registered or self._is_buffering or self._error is not None
+                return self._is_registered or self._is_buffering or self.refusal is not None
 
             if not self._wait_for(is_decided, timeout):
                 message = f"MLflow at {self._where} has not answered in {timeout:g} s"
@@ -147,25 +129,20 @@ class RunTracker:
         """
         with self._changed:
             self._is_complete = None
-        self._send("end", {"end": asdict(end), "lines": list(lines)})
-        with self._changed:
+            self._send("end", {"end": asdict(end), "lines": list(lines)})
             if not self._wait_for(
-                lambda: self._is_complete is not None or self._error is not None, timeout
+                lambda: self._is_complete is not None or self.refusal is not None, timeout
             ):
                 _logger.warning("MLflow at %s has not answered in %g s", self._where, timeout)
             return bool(self._is_complete)
 
     def close(self) -> None:
-        """End the process; a request in flight is not waited for."""
+        """Kill the process; `sumgrad sync` delivers what MLflow has not acknowledged."""
         with self._changed:
             self._is_closing = True
+            if self._process is not None:
+                self._process.kill()
             self._changed.notify_all()
-        self._send("close", {"close": True})
-        self._thread.join(EXIT_TIMEOUT_S)
-        with self._changed:
-            process = self._process
-        if process is not None:
-            process.kill()
         self._thread.join()
 
     def _send(self, name: str, message: dict[str, Any]) -> None:
@@ -202,11 +179,7 @@ class RunTracker:
             pause = min(2 * pause, _MAX_RESTART_PAUSE_S)
 
     def _converse(self) -> None:
-        """Run one process until it ends.
-
-        Raises:
-            OSError: It cannot be started.
-        """
+        """Run one process until it ends; raise OSError if it cannot be started."""
         ours, theirs = Pipe()
         with ours:
             # On Linux the process is killed when the thread that started it ends: this one.
@@ -236,8 +209,9 @@ class RunTracker:
 
     def _receive_one(self, connection: Connection, process: "subprocess.Popen[bytes]") -> None:
         while not connection.poll(_CHECK_INTERVAL_S):
-            if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
-                # A frozen process holds the database's lock.
+            # A frozen process holds the database's lock.
+            is_frozen = psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+            if is_frozen or self._is_closing:
                 process.kill()
         message = json.loads(connection.recv_bytes())
         with self._changed:
@@ -264,7 +238,7 @@ class RunTracker:
     def _on_failure(self, error: TrackingError) -> None:
         """Handle the first failure to register the run."""
         if self._must_answer or not isinstance(error, TrackingUnreachable):
-            self._error = error
+            self.refusal = error
             return
         self._is_buffering = True
         _logger.warning(

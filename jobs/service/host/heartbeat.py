@@ -5,7 +5,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Self
 
@@ -21,8 +20,6 @@ TAG = "sumgrad.heartbeat"
 HEARTBEAT_INTERVAL_S = 10.0
 #: Without a heartbeat for this long, the job or its connection to MLflow has a problem.
 HEARTBEAT_TIMEOUT_S = 60.0
-#: Until MLflow has answered; a short run ends soon after it has.
-_RETRY_INTERVAL_S = 0.2
 #: A line of the log that marks the first step, for clients that cannot ask MLflow.
 TRAINING_STARTED = "training started"
 #: A tag holds a few thousand characters.
@@ -77,23 +74,18 @@ class HeartbeatReporter(Reporter):
         self._wake = threading.Event()
         self._is_stopped = False
 
-    def start(self, send_tags: Callable[[dict[str, str]], bool]) -> None:
-        """Start to send heartbeats, from a thread because MLflow may be slow.
+    def start(self, set_tags: Callable[[dict[str, str]], None]) -> None:
+        """Start a thread that sets the newest state as a tag of the run.
 
         Args:
-            send_tags: Sends tags and returns whether the run is known to MLflow yet. After an
-                error of any kind the next heartbeat is tried again.
+            set_tags: Has tags delivered to MLflow, and returns at once.
         """
 
         def send_repeatedly() -> None:
-            while True:
-                is_known = True
-                with suppress(Exception):
-                    is_known = send_tags({TAG: self.current().to_json()})
-                self._wake.wait(HEARTBEAT_INTERVAL_S if is_known else _RETRY_INTERVAL_S)
+            while not self._is_stopped:
+                set_tags({TAG: self.current().to_json()})
+                self._wake.wait(HEARTBEAT_INTERVAL_S)
                 self._wake.clear()
-                if self._is_stopped:
-                    return
 
         threading.Thread(target=send_repeatedly, name="heartbeat", daemon=True).start()
 
@@ -117,12 +109,12 @@ class HeartbeatReporter(Reporter):
         self._wake.set()
         self._inner.note(text)
 
-    def begin(self, epochs: int, steps_per_epoch: int) -> None:
+    def begin(self, epochs: int, steps_per_epoch: int, first_step: int = 0) -> None:
         """Report that training starts, at once."""
         self._update(is_training=True, epochs=epochs)
         self._wake.set()
         self._inner.note(TRAINING_STARTED)
-        self._inner.begin(epochs, steps_per_epoch)
+        self._inner.begin(epochs, steps_per_epoch, first_step)
 
     def step(self, step: int) -> None:
         """Report a step."""

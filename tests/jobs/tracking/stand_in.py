@@ -32,8 +32,6 @@ def receive(connection: Connection, notes: Path) -> None:
     message = json.loads(connection.recv_bytes())
     with notes.open("a") as file:
         file.write(f"{os.getpid()} {json.dumps(message)}\n")
-    if "close" in message:
-        raise EOFError
     if "run" in message:
         is_first = len({line.split()[0] for line in notes.read_text().splitlines()}) == 1
         on_run(connection, json.loads(message["run"])["run_id"], is_first=is_first)
