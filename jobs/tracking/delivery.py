@@ -9,16 +9,22 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import describe_error
-from sumgrad.jobs.tracking.input_example import read_example
 from sumgrad.jobs.tracking.metadata import MAX_TAG_CHARACTERS, RunEnd, dataset_inputs, flatten
-from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Point, Receipt, TrackedRun, read_points
+from sumgrad.jobs.tracking.outbox import (
+    EXAMPLE,
+    MODEL,
+    RECEIPT,
+    Point,
+    Receipt,
+    TrackedRun,
+    read_points,
+)
 from sumgrad.jobs.tracking.store import Store, is_invalid_value, tracking_error
 
 if TYPE_CHECKING:
@@ -60,10 +66,7 @@ class Delivery:
     FINISHED, whatever happened. Methods raise `TrackingUnreachable` if the store does not answer
     now, and `TrackingError` if it refuses.
 
-    Args:
-        run: The run.
-        open_store: Opens the store.
-        on_progress: Called after each successful request, with the seconds that the next may take.
+    `on_progress` is called after each successful request, with the seconds that the next may take.
     """
 
     def __init__(
@@ -81,38 +84,28 @@ class Delivery:
         self._has_model: bool | None = None
 
     def register(self, *, resumed: bool = False) -> None:
-        """Create the run in MLflow unless it exists.
-
-        Args:
-            resumed: Whether the run continues, so that its status becomes RUNNING again.
-        """
-        run_id = self._receipt.mlflow_run_id
-        with self._request("the run could not be started") as store:
-            if run_id is None:
-                run_id = self._create(store)
-                self._acknowledge(mlflow_run_id=run_id)
+        """Create the run in MLflow unless it exists; a resumed run becomes RUNNING again."""
+        with self._request(f"run {self._run.run_id} could not be started") as store:
+            if self._receipt.mlflow_run_id is None:
+                self._acknowledge(mlflow_run_id=self._create(store))
+            self._check_exists(store)
             if resumed:
-                store.client.update_run(run_id, status="RUNNING")
+                store.client.update_run(self._run_id, status="RUNNING")
                 self._acknowledge(end=None, model_id=None)
-            else:
-                store.client.get_run(run_id)
 
     def send_metrics(self) -> int:
-        """Send the oldest values that MLflow does not have.
-
-        Returns:
-            Their number; at most `BATCH`.
-        """
+        """Send the oldest values that MLflow lacks, at most `BATCH`, and return their number."""
         offset = self._receipt.metrics_offset
         points, end = read_points(self._run.directory, offset, BATCH)
-        if points:
-            self.send_points(points)
+        self.send_points(points)
         if end > offset:
             self._acknowledge(metrics_offset=end)
         return len(points)
 
     def send_points(self, points: list[Point]) -> None:
         """Send values. Those that MLflow will never accept are dropped with a warning."""
+        if not points:
+            return
         with self._request("metrics were not accepted") as store:
             from mlflow.entities import Metric
             from mlflow.exceptions import MlflowException
@@ -123,12 +116,16 @@ class Delivery:
             except MlflowException as error:
                 if not is_invalid_value(error):
                     raise
+                # MLflow calls the values of a deleted run invalid, and takes them once it is back.
+                self._check_exists(store)
                 _logger.warning(
                     "MLflow refused %d metric values: %s", len(points), describe_error(error)
                 )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
+        if not tags:
+            return
         with self._request("tags were not accepted") as store:
             for key, value in tags.items():
                 store.client.set_tag(self._run_id, key, value[:MAX_TAG_CHARACTERS])
@@ -156,9 +153,10 @@ class Delivery:
         with self._request("the model was not accepted") as store:
             # A small request first: a store that does not answer it gets no model.
             store.client.get_run(self._run_id)
-        self._on_progress(MODEL_TIMEOUT_S + _size(model) / SLOW_LINE_BYTES_PER_S)
+        size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
+        self._on_progress(MODEL_TIMEOUT_S + size / SLOW_LINE_BYTES_PER_S)
         try:
-            from sumgrad.jobs.tracking.model_logging import log_model
+            from sumgrad.jobs.tracking.model_logging import log_model, read_example
 
             example = read_example(self._run.directory / EXAMPLE)
             model_id = log_model(store, self._run_id, model, example, end.step)
@@ -169,6 +167,27 @@ class Delivery:
             self._on_progress(REQUEST_TIMEOUT_S)
         self._acknowledge(model_id=model_id)
         return True
+
+    def _check_exists(self, store: Store) -> None:
+        """Check that MLflow has the run.
+
+        Raises:
+            TrackingError: The run was deleted, or its database was replaced.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if store.client.get_run(self._run_id).info.lifecycle_stage == "active":
+                return
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        raise TrackingError(
+            f"run {self._run.run_id} is not in MLflow any more: {redact(store.uri)} has no active "
+            f"run {self._run_id}",
+            hint=f"restore it with 'mlflow runs restore --run-id {self._run_id}', or remove "
+            f"{self._run.directory / RECEIPT} to deliver everything to a new run",
+        )
 
     @property
     def _run_id(self) -> str:
@@ -247,8 +266,3 @@ class Delivery:
                 self._store = None
             raise ours from error
         self._on_progress(REQUEST_TIMEOUT_S)
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes of a folder's files."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

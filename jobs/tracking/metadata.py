@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,15 +48,7 @@ CHECKED = ConfigDict(strict=True, extra="forbid")
 
 @dataclass(frozen=True, config=CHECKED)
 class DatasetMetadata:
-    """A data set that a run reads.
-
-    Attributes:
-        context: What it is used for.
-        name: A short name.
-        source: A path or a URI.
-        digest: Identifies the content.
-        rows: The number of rows.
-    """
+    """A data set that a run reads, from a path or a URI, with the digest of its content."""
 
     context: Literal["training", "validation", "test"]
     name: Line
@@ -72,11 +63,9 @@ class RunMetadata:
 
     Attributes:
         name: The job's name.
-        experiment: The MLflow experiment.
         spec: The resolved spec; becomes the parameters.
         spec_yaml: The same as a file; becomes the artifact ``spec.yaml``.
-        datasets: Data sets for training, validation and test.
-        tags: Further tags, such as the seed and the version of sumgrad.
+        tags: Such as the seed and the version of sumgrad.
         folder: Where the user started the job.
     """
 
@@ -94,8 +83,6 @@ class RunEnd:
     """How a run ended.
 
     Attributes:
-        status: The status in MLflow.
-        stop_reason: Why it ended.
         tags: Final tags for MLflow.
         step: The epoch of the saved weights.
         can_resume: Whether resuming makes sense.
@@ -121,13 +108,20 @@ def flatten(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
             yield from flatten({str(i): item for i, item in enumerate(value)}, f"{name}.")
         else:
-            yield name, _text(value)[:MAX_PARAMETER_CHARACTERS]
+            is_text = isinstance(value, str | int | float) and not isinstance(value, bool)
+            text = str(value) if is_text else json.dumps(value)
+            yield name, text[:MAX_PARAMETER_CHARACTERS]
 
 
 def source_tags(folder: Path) -> dict[str, str]:
     """Return MLflow's own tags for user, program and the git commit of a folder."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # User ids without a name are common in containers.
+        user = "unknown"
     return {
-        "mlflow.user": _user(),
+        "mlflow.user": user,
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
         **git_tags(folder),
@@ -136,12 +130,17 @@ def source_tags(folder: Path) -> dict[str, str]:
 
 def git_tags(folder: Path) -> dict[str, str]:
     """Return commit and dirty flag of the repository around a folder; empty without one."""
-    git = shutil.which("git")
-    if git is None:
-        return {}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
+            command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S
+        )
+        return done.stdout.strip()
+
     try:
-        commit = _git(git, folder, "rev-parse", "HEAD")
-        changes = _git(git, folder, "status", "--porcelain", "--untracked-files=no")
+        commit = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
     except (subprocess.SubprocessError, OSError):
         return {}
     return {
@@ -167,25 +166,3 @@ def dataset_inputs(datasets: Sequence[DatasetMetadata]) -> "list[DatasetInput]":
         )
         for dataset in datasets
     ]
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool | list | tuple | dict):
-        return json.dumps(value)
-    return str(value)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # User ids without a name are common in containers.
-        return "unknown"
-
-
-def _git(git: str, folder: Path, *arguments: str) -> str:
-    command = [git, "-C", str(folder), *arguments]
-    done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
-        command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S
-    )
-    return done.stdout.strip()

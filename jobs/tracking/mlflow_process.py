@@ -43,12 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Delivers one run as its parent asks.
-
-    Args:
-        connection: To the parent.
-        open_store: Opens the store at a URI.
-    """
+    """Delivers one run as its parent, at the other end of a connection, asks."""
 
     def __init__(self, connection: Connection, open_store: Callable[[str], Store]) -> None:
         self._connection = connection
@@ -60,7 +55,8 @@ class Service:
         self._is_registered = False
         self._tags: dict[str, str] = {}
         self._end: RunEnd | None = None
-        self._lines: list[str] = []
+        #: Metrics that are not in the outbox.
+        self._points: list[Point] = []
         #: Failed attempts in a row.
         self._failures = 0
 
@@ -87,8 +83,6 @@ class Service:
         return min(SEND_INTERVAL_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S)
 
     def _receive(self, message: dict[str, Any]) -> None:
-        if "close" in message:
-            raise EOFError
         if "uri" in message:
             self._uri = message["uri"]
             # Opening takes a while, and there is time until the run starts.
@@ -98,16 +92,15 @@ class Service:
         if "run" in message:
             run = TrackedRun.from_json(message["run"])
             self._resumed = message["resumed"]
-            self._delivery = Delivery(run, self._open, self._busy)
+            self._delivery = Delivery(run, self._open, lambda seconds: self.send(busy=seconds))
         if "end" in message:
-            self._end, self._lines = RunEnd(**message["end"]), message["lines"]
+            self._end = RunEnd(**message["end"])
+            points = (Point.from_line(line.encode()) for line in message["lines"])
+            self._points = [point for point in points if point is not None]
 
     def _open(self) -> Store:
         store, self._store = self._store or self._open_store(self._uri), None
         return store
-
-    def _busy(self, seconds: float) -> None:
-        self.send(busy=seconds)
 
     def _attempt(self, delivery: Delivery) -> None:
         """Deliver what there is; after a failure the next call repeats it."""
@@ -115,12 +108,10 @@ class Service:
             self._deliver(delivery)
         except Exception as error:  # noqa: BLE001 - tracking never fails a training run
             self._failures += 1
-            if self._failures > 1:
-                return
-            if self._is_registered:
+            if self._failures == 1 and self._is_registered:
                 line = describe_error(error)
                 _logger.warning("metrics cannot be delivered, trying again: %s", line)
-            else:
+            elif self._failures == 1:
                 self.send(failed=error_to_json(error))
 
     def _deliver(self, delivery: Delivery) -> None:
@@ -132,15 +123,12 @@ class Service:
             importlib.import_module("mlflow.pyfunc")
         while delivery.send_metrics():
             pass
-        if self._tags:
-            delivery.set_tags(self._tags)
-            self._tags = {}
-        end, complete = self._end, None
-        if end is not None:
-            points = [point for line in self._lines if (point := Point.from_line(line.encode()))]
-            if points:
-                delivery.send_points(points)
-            complete, self._end = delivery.finish(end), None
+        delivery.set_tags(self._tags)
+        self._tags = {}
+        complete = None
+        if self._end is not None:
+            delivery.send_points(self._points)
+            complete, self._end = delivery.finish(self._end), None
         if self._failures:
             _logger.warning("metrics are delivered again")
             self._failures = 0

@@ -4,6 +4,7 @@
 same steps with a client that is bound to one store.
 """
 
+import json
 import shutil
 import tempfile
 from importlib import metadata
@@ -11,14 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sumgrad.jobs.artifacts.code_copy import copy_code, no_write_by_others
 from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.data.schema import DataSchema
+from sumgrad.jobs.errors import JobError
 from sumgrad.jobs.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
+    from pandas import DataFrame
 
 #: The model's name in its run: ``runs:/<run>/model``.
 MODEL_NAME = "model"
@@ -36,8 +41,8 @@ def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) 
 
     Args:
         store: An open store.
-        run_id: The run that trained it.
-        folder: As `sumgrad.jobs.artifacts.saved_model.save_model` wrote it.
+        run_id: MLflow's id of the run that trained it.
+        folder: The saved model.
         example: A few raw rows: a DataFrame of the feature columns, or an array (N, D_0). They
             become the input example, and their types the signature.
         step: The epoch that the weights come from.
@@ -128,3 +133,27 @@ def _link_metrics(store: Store, run: "Run", model_id: str, step: int) -> None:
         if m.step == step and m.model_id is None
     ]
     store.client.log_batch(run_id, metrics=metrics)
+
+
+def example_text(rows: NDArray[Any], schema: DataSchema) -> str:
+    """Return the text of a file with raw rows, (n, D_0), from which MLflow infers the signature.
+
+    They are as the users of a model provide them: named columns, or one column of lists.
+    """
+    if schema.list_column is not None:
+        columns, data = [schema.list_column], [[row.tolist()] for row in rows]
+    else:
+        # MLflow would infer integer columns from integers, and then refuse floats.
+        columns, data = list(schema.features), rows.astype("float64").tolist()
+    return json.dumps({"columns": columns, "data": data})
+
+
+def read_example(file: Path) -> "DataFrame":
+    """Return the rows that `example_text` wrote; raise JobError if the file is damaged."""
+    from pandas import DataFrame
+
+    try:
+        example = json.loads(file.read_text(encoding="utf-8"))
+        return DataFrame(example["data"], columns=example["columns"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise JobError(f"{file} is damaged: {error}") from error

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -37,7 +37,6 @@ class TrackedRun:
         directory: Where its files are.
         run_id: Its id, which becomes its name in MLflow.
         key: A unique tag by which MLflow's run is found again when its id there was not recorded.
-        metadata: Parameters, tags and data sets.
     """
 
     directory: Path
@@ -67,7 +66,7 @@ class Receipt:
     """
 
     mlflow_run_id: str | None = None
-    metrics_offset: int = field(default=0)
+    metrics_offset: int = 0
     model_id: str | None = None
     end: RunEnd | None = None
 
@@ -114,12 +113,9 @@ class Point:
 
 
 class Outbox:
-    """Appends metrics for one process, which owns the run's lock.
+    """Appends metrics to a run's directory for one process, which owns the run's lock.
 
     While the disk is full, values wait in memory and follow later.
-
-    Args:
-        directory: The run's.
 
     Attributes:
         non_finite: The first step at which a metric was NaN or infinite, by name. Such values are
@@ -165,16 +161,13 @@ class Outbox:
             self._is_failing = True
 
     def _write(self) -> None:
-        """Write the values that are only in memory.
-
-        Raises:
-            OSError: The disk is full, for example. The next call overwrites what is incomplete.
-        """
+        """Write the values that are only in memory; raise OSError if the disk is full."""
         if not self._unwritten:
             return
         with self._path.open("r+b", buffering=0) as file:
             file.seek(self._size)
             if file.write(self._unwritten) != len(self._unwritten):
+                # The next call overwrites what is incomplete.
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self._size += len(self._unwritten)
         self._unwritten = b""
@@ -183,11 +176,7 @@ class Outbox:
         self._is_failing = False
 
     def sync(self) -> None:
-        """Bring all values to the disk.
-
-        Raises:
-            OSError: Some cannot be written.
-        """
+        """Bring all values to the disk; raise OSError if some cannot be written."""
         self._write()
         sync(self._path)
 
@@ -197,15 +186,10 @@ class Outbox:
 
 
 def read_points(directory: Path, offset: int, limit: int) -> tuple[list[Point], int]:
-    """Read values that MLflow does not have yet.
-
-    Args:
-        directory: The run's.
-        offset: Where to start, in bytes.
-        limit: The maximum number of values.
+    """Read values of a run from an offset in bytes, and skip damaged lines with a warning.
 
     Returns:
-        The values, and the offset behind them. Damaged lines are skipped with a warning.
+        At most `limit` values, and the offset behind them.
     """
     path = directory / METRICS
     lines: list[bytes] = []

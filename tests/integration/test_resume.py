@@ -359,8 +359,9 @@ def test_a_run_that_mlflow_has_lost_is_refused_before_a_step(folder: Folder) -> 
     (folder.path / "mlflow.db").unlink()
     refused = folder.sumgrad("resume", run.record.run_id)
     assert refused.code == 3, refused.err
-    assert run.record.run_id in refused.error
+    assert f"run {run.record.run_id} is not in MLflow any more" in refused.error
     assert "epoch " not in refused.out
+    assert f"remove {run.path / 'delivery.json'}" in refused.err
     after = folder.run_directory()
     assert after.record.end == run.record.end, "a refused resume leaves the run unchanged"
 

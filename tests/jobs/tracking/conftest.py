@@ -12,8 +12,8 @@ from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
 from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.tracking.delivery import Delivery
-from sumgrad.jobs.tracking.input_example import example_text
 from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunEnd, RunMetadata
+from sumgrad.jobs.tracking.model_logging import example_text
 from sumgrad.jobs.tracking.outbox import EXAMPLE, Outbox, Receipt, TrackedRun
 from sumgrad.jobs.tracking.store import Store, open_store
 from sumgrad.model import Layer, Network, make_activation, resolve_divergence

@@ -153,17 +153,44 @@ def test_a_resumed_run_is_running_again_and_gets_a_new_model(
     assert len(models(found)) == 2
 
 
-def test_a_run_that_mlflow_has_lost_is_refused(
-    store: Store, run: TrackedRun, outbox: Outbox, mlflow_id: Id
+@pytest.mark.parametrize("is_deleted", [True, False])
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_run_that_mlflow_has_lost_is_refused_and_then_delivered_anew(
+    store: Store,
+    run: TrackedRun,
+    outbox: Outbox,
+    mlflow_id: Id,
+    is_deleted: bool,
+    resumed: bool,
 ) -> None:
+    outbox.log(1, {"loss": 0.5})
     deliver(run, KILLED, lambda: store)
-    store.client.delete_run(mlflow_id())
-    with pytest.raises(TrackingError) as caught:
-        Delivery(run, lambda: store).register(resumed=True)
+    if is_deleted:
+        store.client.delete_run(mlflow_id())
+    else:
+        replace(Receipt.read(run.directory), mlflow_run_id="0" * 32).write(run.directory)
+    lost = mlflow_id()
+    with pytest.raises(TrackingError, match=rf"run {run.run_id} is not .* {lost}") as caught:
+        Delivery(run, lambda: store).register(resumed=resumed)
     assert not isinstance(caught.value, TrackingUnreachable)
-    replace(Receipt.read(run.directory), mlflow_run_id="0" * 32).write(run.directory)
-    with pytest.raises(TrackingError, match="0" * 32):
-        deliver(run, KILLED, lambda: store)
+    assert f"mlflow runs restore --run-id {lost}" in caught.value.hint
+    assert str(run.directory / RECEIPT) in caught.value.hint
+    (run.directory / RECEIPT).unlink()
+    assert deliver(run, KILLED, lambda: store)
+    assert len(store.client.get_metric_history(mlflow_id(), "loss")) == 1
+
+
+def test_no_value_is_dropped_while_a_run_is_deleted(
+    store: Store, delivery: Delivery, outbox: Outbox, mlflow_id: Id
+) -> None:
+    delivery.register()
+    outbox.log(1, {"loss": 0.5})
+    store.client.delete_run(mlflow_id())
+    with pytest.raises(TrackingError, match="is not in MLflow any more"):
+        delivery.send_metrics()
+    store.client.restore_run(mlflow_id())
+    assert delivery.send_metrics() == 1
+    assert store.client.get_run(mlflow_id()).data.metrics == {"loss": 0.5}
 
 
 def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(

@@ -14,8 +14,7 @@ from sumgrad.jobs.artifacts.saved_model import SavedModel, load_model, save_mode
 from sumgrad.jobs.errors import ModelNotFound
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
 from sumgrad.jobs.tracking.find_model import find_model
-from sumgrad.jobs.tracking.input_example import example_text, read_example
-from sumgrad.jobs.tracking.model_logging import log_model
+from sumgrad.jobs.tracking.model_logging import example_text, log_model, read_example
 from sumgrad.jobs.tracking.outbox import Outbox, Receipt, TrackedRun
 from sumgrad.jobs.tracking.store import Store
 from tests.jobs.tracking.conftest import FINISHED
