@@ -22,11 +22,7 @@ _WRITE_BY_OTHERS = 0o022
 
 
 def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
-    """Copy a models-from-code file and the modules that a saved model needs.
-
-    Args:
-        entry: MLflow's models-from-code file.
-        folder: An existing folder for both copies.
+    """Copy MLflow's models-from-code file and the modules that a saved model needs to a folder.
 
     Returns:
         The copied file, and the package's folder.
@@ -44,10 +40,9 @@ def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def required_files(module: str) -> dict[str, Path]:
-    """Return the files of a module and of what it imports from sumgrad, by their relative names.
+    """Return the files of a module, named without ``sumgrad.``, and of what it imports from there.
 
-    Args:
-        module: Its name without ``sumgrad.``.
+    The keys are their relative names.
     """
     available = source_files()
     found: dict[str, Path] = {}

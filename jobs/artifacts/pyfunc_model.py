@@ -52,18 +52,14 @@ def _matrix(rows: object, schema: "DataSchema") -> NDArray[np.generic]:
     """Return raw rows as one matrix (N, D_0), the columns in the schema's order."""
     if not isinstance(rows, pd.DataFrame):
         array = np.asarray(rows)
-        return _check_width(array.reshape(len(array), -1), schema)
-    wanted = list(schema.features) if schema.list_column is None else [schema.list_column]
-    missing = [name for name in wanted if name not in rows.columns]
-    if missing:
-        raise ValueError(f"columns are missing: {', '.join(missing)}")
-    if schema.list_column is not None:
-        lists = [np.asarray(row).reshape(-1) for row in rows[schema.list_column]]
-        return _check_width(np.stack(lists), schema)
-    return rows[wanted].to_numpy()
-
-
-def _check_width(matrix: NDArray[np.generic], schema: "DataSchema") -> NDArray[np.generic]:
+        matrix = array.reshape(len(array), -1)
+    else:
+        wanted = list(schema.features) if schema.list_column is None else [schema.list_column]
+        if missing := [name for name in wanted if name not in rows.columns]:
+            raise ValueError(f"columns are missing: {', '.join(missing)}")
+        if schema.list_column is None:
+            return rows[wanted].to_numpy()
+        matrix = np.stack([np.asarray(row).reshape(-1) for row in rows[schema.list_column]])
     if matrix.shape[1] != schema.width:
         raise ValueError(f"rows have {matrix.shape[1]} features, the model takes {schema.width}")
     return matrix

@@ -6,7 +6,9 @@ never runs code from its files. This module needs neither Ray nor PyArrow.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -15,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from sumgrad.jobs.artifacts.tensors import write_tensors
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError, ModelNotFound, ModelNotSaved
 from sumgrad.jobs.support.files import write_folder
@@ -42,13 +43,8 @@ _PARSED_SIZE = 24
 _TENSOR_HEADER, _HEADER = 256, 4096
 #: What interpreting a damaged description can raise.
 _DAMAGE = (
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    OverflowError,
-    RecursionError,
-    SumgradError,
+    *(AttributeError, LookupError, TypeError, ValueError),
+    *(ArithmeticError, RecursionError, SumgradError),
 )
 
 
@@ -56,11 +52,8 @@ _DAMAGE = (
 class SavedModel:
     """A trained network, with all that prediction from raw rows needs.
 
-    Args:
+    Attributes:
         name: The job's name.
-        network: Layers, divergence and dtype.
-        parameters: The trained W and b.
-        schema: The meaning of the features and the outputs.
         metadata: Of the training run: ``run_id``, ``epochs``, ``seed``, ….
     """
 
@@ -93,11 +86,7 @@ class SavedModel:
 
 
 def save_model(folder: Path, model: SavedModel) -> None:
-    """Write a model atomically.
-
-    Args:
-        folder: Its parents are created; an earlier model is replaced.
-        model: The model.
+    """Write a model atomically; the folder's parents are created, an earlier model is replaced.
 
     Raises:
         JobError: The folder exists and is not a saved model.
@@ -151,7 +140,7 @@ def _description(model: SavedModel) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": model.name,
-        "sumgrad_version": _sumgrad_version(),
+        "sumgrad_version": metadata.version("sumgrad"),
         "network": {
             "inputs": network.inputs,
             "layers": [
@@ -173,13 +162,6 @@ def _config(registry: Mapping[str, type[Any]], component: Any) -> dict[str, Any]
     return {"name": name} | {
         f.name: getattr(component, f.name) for f in fields(component) if f.init
     }
-
-
-def _sumgrad_version() -> str:
-    try:
-        return metadata.version("sumgrad")
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -227,22 +209,32 @@ def _read_weights(path: Path, network: Network) -> Parameters:
         raise ModelNotFound(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise ModelNotFound(f"{path} is damaged: {error}") from error
-    for problem in _mismatches(tensors, network):
-        raise ModelNotFound(f"{path} does not match {DESCRIPTION}: {problem}")
+    found = {name: f"{tensor.dtype} {tensor.shape}" for name, tensor in tensors.items()}
+    expected = {spec.name: f"{network.dtype} {spec.shape}" for spec in layout.param_specs}
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            wanted = expected.get(name, "no tensor of that name")
+            raise ModelNotFound(
+                f"{path} does not match {DESCRIPTION}: the tensor {name} is "
+                f"{found.get(name, 'missing')}, expected {wanted}"
+            )
     parameters = Parameters.zeros(layout, network.dtype)
     for name, view in parameters.items():
         view[...] = tensors[name]
     return parameters
 
 
-def _mismatches(tensors: Mapping[str, Array], network: Network) -> Iterator[str]:
-    """Yield a line for each difference between the tensors and the network's parameters."""
-    expected = {spec.name: spec for spec in network.layout.param_specs}
-    for name in expected.keys() - tensors.keys():
-        yield f"the tensor {name} is missing"
-    for name in tensors.keys() - expected.keys():
-        yield f"the network has no tensor {name}"
-    for name, spec in expected.items():
-        found = tensors[name]
-        if found.shape != spec.shape or found.dtype != np.dtype(network.dtype):
-            yield f"{name} is {found.dtype} {found.shape}, expected {network.dtype} {spec.shape}"
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write a ``.safetensors`` file.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        # safetensors reports a full disk as "... (os error 28)" without an errno.
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error

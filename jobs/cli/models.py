@@ -18,8 +18,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compute a model's loss and accuracy on labelled rows."""
-    from sumgrad.jobs.runs.evaluate import evaluate_model
-    from sumgrad.jobs.runs.find_model import open_model
+    from sumgrad.jobs.runs.evaluate import evaluate_model, open_model
 
     result = evaluate_model(open_model(model, tracking_uri), data)
     typer.echo(result.to_json() if as_json else result.describe())
@@ -38,8 +37,7 @@ def predict(
 
     For a classification, the file has the probability of every class.
     """
-    from sumgrad.jobs.runs.evaluate import predict_file
-    from sumgrad.jobs.runs.find_model import open_model
+    from sumgrad.jobs.runs.evaluate import open_model, predict_file
 
     rows = predict_file(open_model(model, tracking_uri), data, out)
     typer.echo(f"{rows:,} predictions written to {out}")

@@ -68,7 +68,7 @@ def resume(
     this folder, it resumes a job on that cluster. Exit codes are those of train.
     """
     from sumgrad.jobs.runs.directory import SPEC, find_run
-    from sumgrad.jobs.runs.launch_options import LaunchOptions
+    from sumgrad.jobs.runs.training import LaunchOptions
     from sumgrad.jobs.runs.training import resume as start
     from sumgrad.jobs.spec.loader import load_spec
 
@@ -155,7 +155,7 @@ def sync(
 
     Exit code 3 if something could not be delivered.
     """
-    from sumgrad.jobs.runs.registry import sync_runs
+    from sumgrad.jobs.runs.sync import sync_runs
 
     lines, is_complete = sync_runs(run, output, tracking_uri)
     print_result({"is_complete": is_complete, "lines": lines}, lines, as_json)

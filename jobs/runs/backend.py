@@ -9,10 +9,9 @@ from sumgrad.cluster.ray_backend.session import WORKER_ENVIRONMENT, ray_session,
 from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
-from sumgrad.jobs.runs.job import TrainingJob
-from sumgrad.jobs.runs.launch_options import LaunchOptions
+from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.runs.signals import StopRequest
-from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.spec.schema import ClusterSpec
 
 _logger = logging.getLogger(__name__)
 
@@ -22,24 +21,24 @@ LOCAL_ADDRESSES = ("inline", "local")
 
 @contextmanager
 def open_reducer(
-    spec: JobSpec, job: "Future[TrainingJob]", stop: StopRequest, options: LaunchOptions
+    spec: ClusterSpec, job: "Future[TrainingJob]", stop: StopRequest, *, waits_for_nodes: bool
 ) -> Iterator[GradientReducer]:
     """Start the reducer at the address that the spec names, and stop it at the end.
 
     Args:
-        spec: The job's spec.
+        spec: The address and the number of workers.
         job: The job, which is still being built while Ray starts.
         stop: Ends a wait for CPUs.
-        options: How the run was launched.
+        waits_for_nodes: Whether to wait for CPUs that the cluster does not have yet.
     """
-    address, wanted = spec.cluster.address, spec.cluster.worker_range
+    address, wanted = spec.address, spec.worker_range
     if address == "inline":
         threads = max(wanted.min, min(usable_cpus(), wanted.max or usable_cpus()))
         with InlineReducer(job.result().workload, threads) as reducer:
             yield reducer
         return
     with ray_session(
-        address, wanted.max, min_workers=wanted.min, waits_for_nodes=options.waits_for_nodes
+        address, wanted.max, min_workers=wanted.min, waits_for_nodes=waits_for_nodes
     ) as workers:
         from sumgrad.cluster.ray_backend.reducer import RayReducer
 
@@ -52,8 +51,8 @@ def open_reducer(
         policy = ScalingPolicy(
             min_workers=wanted.min,
             extra_workers=0 if is_local else missing,
-            resource_timeout=spec.cluster.resource_timeout,
-            should_stop=lambda: stop.requested() is not None,
+            resource_timeout=spec.resource_timeout,
+            should_stop=lambda: stop.reason is not None,
         )
         env_vars = None if is_local else WORKER_ENVIRONMENT
         workload = job.result().workload

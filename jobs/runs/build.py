@@ -1,11 +1,17 @@
-"""Build the network, the plans and the training configuration of a spec."""
+"""Building a training job, and its parts, from a spec and its data."""
 
+from dataclasses import dataclass
 from typing import Any
 
+from sumgrad.cluster.compute.worker import Workload
+from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan, default_microbatch_size
 from sumgrad.cluster.training.driver import TrainingConfig
 from sumgrad.cluster.training.stopping import EarlyStopping, StopRule
+from sumgrad.jobs.data.prepare import PreparedData
 from sumgrad.jobs.spec.schema import JobSpec, ScheduleSpec
+from sumgrad.jobs.support.memory import check_memory_for_network
+from sumgrad.jobs.support.text import plural
 from sumgrad.model.activations import make_activation
 from sumgrad.model.divergences import resolve_divergence
 from sumgrad.model.initializers import initial_parameters, make_initializer
@@ -13,6 +19,65 @@ from sumgrad.model.network import Layer, Network
 from sumgrad.model.optimizers import make_optimizer
 from sumgrad.model.parameters import Parameters
 from sumgrad.model.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A spec with absolute paths, its data, and what is built from them.
+
+    Attributes:
+        plan: Over the training rows.
+        workload: What every worker receives.
+    """
+
+    spec: JobSpec
+    data: PreparedData
+    network: Network
+    plan: Plan
+    training_config: TrainingConfig
+    workload: Workload
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the model has an accuracy."""
+        return self.spec.task == "classification"
+
+    def describe(self, workers: int) -> list[str]:
+        """Return lines about the data, the network, the workers, and those that will be idle."""
+        widths = [self.network.inputs, *(layer.units for layer in self.network.layers)]
+        location = "in this process"
+        if self.spec.cluster.address != "inline":
+            location = f"on {plural(workers, 'Ray worker')}"
+        network = f"network {'-'.join(map(str, widths))} ({self.network.layout.size:,} parameters)"
+        lines = [f"{self.spec.name}: {self.plan.num_rows:,} training rows, {network}, {location}"]
+        microbatches = self.plan.step(1, 0).num_microbatches
+        if microbatches < workers:
+            lines.append(
+                f"a step has {microbatches} microbatches of {self.plan.microbatch_size} rows, so "
+                f"{workers - microbatches} of {workers} workers are idle: lower "
+                "cluster.microbatch_size to use more"
+            )
+        return lines
+
+
+def build_job(spec: JobSpec, data: PreparedData) -> TrainingJob:
+    """Build a job from a spec and its data.
+
+    Raises:
+        SpecError: The network does not fit into this machine's memory.
+    """
+    network = build_network(spec, data.schema.width)
+    plan = build_plan(spec, data.train.count)
+    check_memory_for_network(network, plan.microbatch_size)
+    sources = {"train": ArraySource(data.train.x, data.train.d)}
+    plans = {"train": plan}
+    for split, rows in (("validation", data.validation), ("test", data.test)):
+        if rows is not None:
+            sources[split] = ArraySource(rows.x, rows.d)
+            plans[split] = build_evaluation_plan(spec, rows.count)
+    training_config = build_training_config(spec, network, plan.steps_per_epoch)
+    workload = Workload(network, sources, plans)
+    return TrainingJob(spec, data, network, plan, training_config, workload)
 
 
 def build_network(spec: JobSpec, inputs: int) -> Network:
@@ -74,12 +139,10 @@ def build_schedule(spec: ScheduleSpec, max_epochs: int, steps_per_epoch: int) ->
     def steps(epochs: float) -> int:
         return max(1, round(epochs * steps_per_epoch))
 
-    schedule: Schedule
+    schedule: Schedule = Constant()
     if spec.name == "step":
         schedule = StepDecay(step_size=steps(spec.every), decay_rate=spec.factor)
     elif spec.name == "cosine":
         rest = max_epochs - spec.warmup
         schedule = Cosine(steps=steps(spec.epochs or max(rest, 0)), final=spec.final)
-    else:
-        schedule = Constant()
     return Warmup(steps(spec.warmup), schedule) if spec.warmup else schedule

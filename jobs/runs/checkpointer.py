@@ -5,28 +5,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sumgrad.cluster.training.state import EpochReport, Snapshot, TrainingState
 from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointStore
+from sumgrad.jobs.spec.schema import CheckpointSpec
 from sumgrad.jobs.support.text import describe_error
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CheckpointInterval:
-    """When checkpoints are due.
-
-    Args:
-        steps: After this number of steps, or None.
-        seconds: After this time, or None.
-    """
-
-    steps: int | None = None
-    seconds: float | None = 60.0
 
 
 class Checkpointer:
@@ -38,7 +25,7 @@ class Checkpointer:
     Args:
         store: Where to write.
         signature: The run's signature.
-        interval: When checkpoints are due.
+        spec: When checkpoints are due.
         before_write: Called before each write, in the writing thread.
     """
 
@@ -46,12 +33,12 @@ class Checkpointer:
         self,
         store: CheckpointStore,
         signature: Mapping[str, Any],
-        interval: CheckpointInterval,
+        spec: CheckpointSpec,
         before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._signature = signature
-        self._interval = interval
+        self._spec = spec
         self._before_write = before_write
         self._last_step, self._last_time = 0, time.monotonic()
         self._lowest_loss = math.inf
@@ -77,28 +64,24 @@ class Checkpointer:
                 self._lowest_loss = loss
                 self._put(state, is_best=True)
                 return
-        if self._is_due(state.step) and not self._is_busy():
+        if self._is_due(state.step):
             self._put(state, is_best=False)
 
     def _is_due(self, step: int) -> bool:
-        steps, seconds = self._interval.steps, self._interval.seconds
-        return (steps is not None and step - self._last_step >= steps) or (
-            seconds is not None and time.monotonic() - self._last_time >= seconds
-        )
-
-    def _is_busy(self) -> bool:
+        steps, seconds = self._spec.every_steps, self._spec.every_seconds
+        if (steps is None or step - self._last_step < steps) and (
+            seconds is None or time.monotonic() - self._last_time < seconds
+        ):
+            return False
         with self._changed:
-            return self._is_writing or bool(self._pending)
+            return not self._is_writing and not self._pending
 
     def _put(self, state: TrainingState, *, is_best: bool) -> None:
-        checkpoint = self._checkpoint(state.snapshot())
+        checkpoint = Checkpoint(state.snapshot(), self._signature, self._lowest_loss)
         self._last_step, self._last_time = state.step, time.monotonic()
         with self._changed:
             self._pending[is_best] = checkpoint
             self._changed.notify_all()
-
-    def _checkpoint(self, snapshot: Snapshot) -> Checkpoint:
-        return Checkpoint(snapshot, self._signature, self._lowest_loss)
 
     def abandon(self) -> None:
         """Stop writing, without waiting for a checkpoint that is being written."""
@@ -117,7 +100,9 @@ class Checkpointer:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
-        return None if last is None else self._write(self._checkpoint(last), is_best=False)
+        if last is None:
+            return None
+        return self._write(Checkpoint(last, self._signature, self._lowest_loss), is_best=False)
 
     def _run(self) -> None:
         while True:

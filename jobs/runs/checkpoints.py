@@ -18,7 +18,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from sumgrad.cluster.training.state import Snapshot
-from sumgrad.jobs.artifacts.tensors import write_tensors
+from sumgrad.jobs.artifacts.saved_model import write_tensors
 from sumgrad.jobs.errors import CheckpointError
 from sumgrad.jobs.support.files import is_partial, write_folder
 from sumgrad.jobs.support.memory import check_memory_for_file, read_small_file
@@ -46,19 +46,11 @@ _MAX_STATE = 1 << 24
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A snapshot, and the run that it belongs to.
-
-    Attributes:
-        snapshot: Arrays and position.
-        signature: The run's; see `sumgrad.jobs.runs.signature`.
-        lowest_loss: That of the best checkpoint so far; infinite before the first.
-        run: The run's ids and its spec, for the user.
-    """
+    """A snapshot, the signature of its run, and the loss of the best checkpoint so far."""
 
     snapshot: Snapshot
     signature: Mapping[str, Any]
     lowest_loss: float = math.inf
-    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -67,7 +59,7 @@ class CheckpointStore:
     Args:
         folder: Created with the first checkpoint.
         keep: The number of latest checkpoints to keep, besides the best one.
-        run: Stored as `Checkpoint.run`.
+        run: The run's ids and its spec, which are stored for the user.
     """
 
     def __init__(
@@ -87,12 +79,14 @@ class CheckpointStore:
         epoch = int(snapshot.metadata["progress"]["epoch"])
         name = f"step-{snapshot.step:09d}-epoch-{epoch:06d}{_BEST if is_best else ''}"
         path = self.folder / name
-        if path.exists() and not _is_intact(path):
-            _set_aside(path)
-        # An existing checkpoint of this step has the same content.
+        if path.exists():
+            try:
+                # An intact checkpoint of this step has the same content.
+                read_checkpoint(path)
+            except CheckpointError:
+                _set_aside(path)
         if not path.exists():
-            stored = replace(checkpoint, run=self._run)
-            write_folder(path, lambda target: _write(target, stored))
+            write_folder(path, lambda target: _write(target, checkpoint, self._run))
         self._prune(path)
         return path
 
@@ -143,14 +137,6 @@ def _set_aside(path: Path) -> None:
         path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged"))
 
 
-def _is_intact(path: Path) -> bool:
-    try:
-        read_checkpoint(path)
-    except CheckpointError:
-        return False
-    return True
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint and verify its checksums.
 
@@ -183,11 +169,10 @@ def _read(path: Path) -> Checkpoint:
         Snapshot(load(arrays), content["snapshot"]),
         content["signature"],
         math.inf if lowest is None else float(lowest),
-        content["run"],
     )
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
     snapshot = checkpoint.snapshot
     # ascontiguousarray would give a scalar a dimension.
     arrays = {name: np.asarray(array, order="C") for name, array in snapshot.arrays.items()}
@@ -195,7 +180,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     lowest = checkpoint.lowest_loss
     content = {
         "signature": dict(checkpoint.signature),
-        "run": dict(checkpoint.run),
+        "run": dict(run),
         "snapshot": dict(snapshot.metadata),
         # JSON has no infinity.
         "lowest_loss": lowest if math.isfinite(lowest) else None,

@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from sumgrad.jobs.errors import RunLocked, RunNotFound
 from sumgrad.jobs.runs.checkpoints import CheckpointStore
-from sumgrad.jobs.runs.record import RunRecord, first_problem, now
+from sumgrad.jobs.runs.record import RunRecord, now
 from sumgrad.jobs.support.files import write_folder, write_text
 from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Receipt, TrackedRun
@@ -55,12 +54,7 @@ def new_run_id(name: str) -> str:
 
 
 class RunDirectory:
-    """A run on disk. It keeps its path for life.
-
-    Args:
-        path: The directory.
-        record: The content of ``run.json``.
-    """
+    """A run on disk, with the content of its ``run.json``. It keeps its path for life."""
 
     def __init__(self, path: Path, record: RunRecord) -> None:
         # While Ray starts, the working directory changes for a moment.
@@ -77,9 +71,9 @@ class RunDirectory:
 
         Args:
             path: Must not exist.
-            record: The run's.
-            spec_yaml: The spec.
-            example: See `sumgrad.jobs.tracking.input_example`.
+            record: The content of ``run.json``.
+            spec_yaml: The content of ``spec.yaml``.
+            example: See `sumgrad.jobs.tracking.model_logging.example_text`.
 
         Raises:
             OSError: It cannot be written.
@@ -108,8 +102,8 @@ class RunDirectory:
             raise RunNotFound(f"no run at {path}: it has no {RECORD}") from None
         except OSError as error:
             raise RunNotFound(f"{file} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise RunNotFound(f"{file} is damaged: {first_problem(error)}") from None
+        except ValueError as error:
+            raise RunNotFound(f"{file} is damaged: {error}") from None
         return cls(path, record)
 
     def update(self, **changes: Any) -> None:
@@ -170,9 +164,9 @@ class RunDirectory:
         try:
             self._lock.acquire()
         except Timeout:
-            owner = file.read_text(encoding="utf-8", errors="replace")[:200]
+            owner = file.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
             raise RunLocked(
-                f"run {self.record.run_id} is locked by {owner or 'another process'}",
+                f"run {self.record.run_id} is locked by {owner}",
                 hint="wait for it, or end that process first",
             ) from None
         try:
@@ -211,11 +205,7 @@ def all_runs(output: Path) -> list[RunDirectory]:
 
 
 def find_run(name: str, output: Path) -> RunDirectory:
-    """Find a run by its directory, its id, MLflow's id, or a unique prefix of an id.
-
-    Args:
-        name: What the user typed.
-        output: The folder of the runs.
+    """Find a run in an output folder by its directory, an id or a unique prefix of an id.
 
     Raises:
         RunNotFound: None, or several.
@@ -223,20 +213,17 @@ def find_run(name: str, output: Path) -> RunDirectory:
     if _has_record(Path(name)):
         return RunDirectory.open(Path(name))
     if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", name):
-        raise RunNotFound(
-            f"no run '{name}'", hint="give a run's directory, its id or a prefix of it"
-        )
+        hint = "give a run's directory, its id or a prefix of it"
+        raise RunNotFound(f"no run '{name}'", hint=hint)
     runs = {run: (run.record.run_id, run.mlflow_run_id or "") for run in all_runs(output)}
     exact = [run for run, ids in runs.items() if name in ids]
     matching = exact or [run for run, ids in runs.items() if any(i.startswith(name) for i in ids)]
-    if not matching:
-        raise RunNotFound(
-            f"no run {name} in {output}", hint="give its directory, or the folder with --output"
-        )
     if len(matching) > 1:
-        raise RunNotFound(
-            f"several runs in {output} start with {name}", hint="give more characters"
-        )
+        hint = "give more characters"
+        raise RunNotFound(f"several runs in {output} start with {name}", hint=hint)
+    if not matching:
+        hint = "give its directory, or the folder with --output"
+        raise RunNotFound(f"no run {name} in {output}", hint=hint)
     return matching[0]
 
 
@@ -257,19 +244,20 @@ def _check_enclosed(folder: Path) -> None:
     Raises:
         RunNotFound: Names what leads out, or is neither a file nor a folder.
     """
-    root = folder.resolve()
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):
             try:
                 mode = path.lstat().st_mode
             except FileNotFoundError:
                 continue  # A running process has renamed a file.
-            if stat.S_ISLNK(mode):
-                try:
-                    is_inside = path.resolve().is_relative_to(root)
-                except (OSError, RuntimeError):
-                    is_inside = False  # The links form a loop.
-                if not is_inside:
-                    raise RunNotFound(f"{folder} is refused: the link {path.name} leads out of it")
-            elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            if stat.S_ISLNK(mode) and not _leads_into(path, folder):
+                raise RunNotFound(f"{folder} is refused: the link {path.name} leads out of it")
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
                 raise RunNotFound(f"{folder} is refused: {path.name} is no file and no folder")
+
+
+def _leads_into(link: Path, folder: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return False  # The links form a loop.

@@ -1,26 +1,52 @@
-"""Evaluate a trained model on the rows of a file, or write its predictions for them."""
+"""Using a trained model: find it, evaluate it on rows, predict them, count what it rejects."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
 from sumgrad.cluster.reducers.inline import InlineReducer
-from sumgrad.jobs.artifacts.saved_model import PREDICTION_BATCH_SIZE, SavedModel
+from sumgrad.jobs.artifacts.saved_model import (
+    DESCRIPTION,
+    PREDICTION_BATCH_SIZE,
+    SavedModel,
+    load_model,
+)
+from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
+from sumgrad.jobs.data.prepare import PreparedData
+from sumgrad.jobs.runs.directory import RECORD
+from sumgrad.jobs.tracking.find_model import find_model
+from sumgrad.jobs.tracking.outbox import MODEL
+from sumgrad.model.validation import Array
+
+
+def open_model(name: str, tracking_uri: str) -> SavedModel:
+    """Load a model.
+
+    Args:
+        name: A saved model's folder, a run's folder, or a run id or the beginning of one.
+        tracking_uri: The MLflow store that has the run.
+
+    Raises:
+        ModelNotFound: No model has that name, or it is damaged.
+        TrackingError: The store cannot be used.
+    """
+    folder = Path(name)
+    if (folder / RECORD).is_file():
+        folder = folder / MODEL
+    elif not (folder / DESCRIPTION).is_file() and not folder.is_dir():
+        folder = find_model(name, resolve_tracking_uri(tracking_uri, Path.cwd()))
+    return load_model(folder)
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A model's figures over all rows of a file.
-
-    Attributes:
-        loss: (1/T) Σ Div.
-        accuracy: The fraction classified correctly; None for a regression.
-        rows: T.
-    """
+    """The loss (1/T) Σ Div over the T rows of a file, and the accuracy of a classification."""
 
     loss: float
     accuracy: float | None
@@ -39,9 +65,7 @@ class EvaluationResult:
 def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
     """Evaluate a model on labelled rows, with the deterministic sums of training.
 
-    Args:
-        model: The trained model.
-        source: As in a spec's ``data.train``.
+    The source is as in a spec's ``data.train``.
 
     Raises:
         DataNotFound: The file or a column does not exist.
@@ -55,24 +79,17 @@ def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
     workload = Workload(model.network, {"test": ArraySource(x, d)}, {"test": plan})
     with InlineReducer(workload) as reducer:
         total = reducer.reduce(Task("evaluation", "test"), model.parameters.flat)
-    has_classes = model.schema.classes is not None
-    return EvaluationResult(
-        loss=total.divergence / total.count,
-        accuracy=total.correct / total.count if has_classes else None,
-        rows=total.count,
-    )
+    accuracy = None if model.schema.classes is None else total.correct / total.count
+    return EvaluationResult(total.divergence / total.count, accuracy, total.count)
 
 
 def predict_file(model: SavedModel, source: str, out: Path) -> int:
-    """Write predictions for every row of a file, in its order.
+    """Write predictions for every row of a file, in its order, and return the number of rows.
 
     Args:
         model: The trained model.
         source: As in a spec's ``data.train``; labels are not needed.
         out: A ``.parquet`` or a ``.csv`` file.
-
-    Returns:
-        The number of rows.
 
     Raises:
         DataNotFound: The file or a column does not exist.
@@ -84,3 +101,48 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
     x = model.schema.scaling.apply(read.x, model.network.dtype)
     write_columns(out, model.predict_columns(x))
     return len(x)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """The fractions of rows that a model rejects.
+
+    Attributes:
+        digits: Of real test digits; the lower the better.
+        kinds: Of out-of-distribution images, by kind.
+        unseen: The kinds that were not in the training rows.
+    """
+
+    digits: float
+    kinds: dict[str, float]
+    unseen: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the fractions as MLflow metrics."""
+        return {"test_rejected_digits": self.digits} | {
+            f"test_rejected_{kind}": share for kind, share in self.kinds.items()
+        }
+
+    def lines(self) -> list[str]:
+        """Return lines for the summary."""
+        return [f"rejects   {self.digits:.1%} of real digits"] + [
+            f"          {share:.1%} of '{kind}' non-digits"
+            + (" (a kind not seen in training)" if kind in self.unseen else "")
+            for kind, share in self.kinds.items()
+        ]
+
+
+def measure_rejection(
+    model: SavedModel, data: PreparedData, unseen: tuple[str, ...]
+) -> Rejection | None:
+    """Count the rejected test rows; None without a reject class or test rows."""
+    if model.schema.reject is None or data.test is None:
+        return None
+    reject = model.network.outputs - 1
+
+    def rejected(x: Array) -> float:
+        return float(np.mean(model.outputs(x).argmax(axis=1) == reject))
+
+    digits = data.test.x[data.test.d != reject]
+    kinds = {kind: rejected(rows.x) for kind, rows in data.out_of_distribution.items()}
+    return Rejection(rejected(digits), kinds, unseen)

@@ -5,12 +5,14 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 
-from sumgrad.cluster.training.stopping import RESUMABLE, StopReason
+from pydantic import TypeAdapter
+
+from sumgrad.cluster.training.stopping import RESUMABLE
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
 from sumgrad.jobs.errors import RunNotFound
+from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.runs.directory import RunDirectory
-from sumgrad.jobs.runs.job import TrainingJob
-from sumgrad.jobs.runs.rejection import Rejection, measure_rejection
+from sumgrad.jobs.runs.evaluate import Rejection, measure_rejection
 from sumgrad.jobs.runs.signature import EARLIER_CODE
 from sumgrad.jobs.runs.start import ActiveRun
 from sumgrad.jobs.runs.summary import Summary
@@ -18,6 +20,7 @@ from sumgrad.jobs.runs.sync import deliver_locked
 from sumgrad.jobs.runs.train_loop import RunResult
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.metadata import RunEnd, Status
 from sumgrad.model.parameters import weights_sha256
 
@@ -31,28 +34,15 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
         job: The job.
         result: What training computed.
         run: The run.
-        started: When the run started, by `time.monotonic`.
+        started: When it started, by `time.monotonic`.
 
     Raises:
-        OSError: The disk is full, for example.
+        ModelNotSaved, OSError: The disk is full, for example.
     """
     training, directory = result.training, run.directory
-    saved = SavedModel(
-        name=job.spec.name,
-        network=job.network,
-        parameters=job.network.parameters(training.W),
-        schema=job.data.schema,
-        metadata={
-            "run_id": directory.record.run_id,
-            "seed": job.spec.seed,
-            "epochs": training.epochs,
-            "stop_reason": training.reason.value,
-            "data_digest": job.data.digest,
-        },
-    )
-    save_model(directory.model, saved)
+    model = _save_model(job, result, directory)
     reject = job.spec.data.reject
-    rejection = measure_rejection(saved, job.data, reject.unseen) if reject else None
+    rejection = measure_rejection(model, job.data, reject.unseen) if reject else None
     step = training.report.epoch if training.report else 0
     run.outbox.log(step, _final_metrics(job, result, rejection))
     tags = {
@@ -78,14 +68,7 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
 
 
 def record_failure(run: ActiveRun, status: Status, reason: str, timeout: float) -> None:
-    """Record on disk and in MLflow that a run ended early.
-
-    Args:
-        run: The run.
-        status: FAILED or KILLED.
-        reason: Why.
-        timeout: How long to wait for MLflow, in seconds.
-    """
+    """Record on disk and, within a timeout in seconds, in MLflow that a run ended early."""
     end = RunEnd(status, reason, {"sumgrad.stop_reason": reason}, 0, can_resume=True)
     # MLflow gets the status even if the disk is full.
     with suppress(OSError):
@@ -101,12 +84,26 @@ def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
         TrackingError: The store does not answer, or refuses.
     """
     is_delivered = deliver_locked(directory, tracking_uri)
+    file = directory.path / SUMMARY
     try:
-        saved = json.loads((directory.path / SUMMARY).read_text(encoding="utf-8"))
-        summary = Summary(**saved | {"stop_reason": StopReason(saved["stop_reason"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunNotFound(f"{directory.path / SUMMARY} is damaged: {error}") from None
+        summary = TypeAdapter(Summary).validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunNotFound(f"{file} is damaged: {describe_error(error)}") from None
     return replace(summary, is_delivered=is_delivered, tracking_uri=redact(tracking_uri))
+
+
+def _save_model(job: TrainingJob, result: RunResult, directory: RunDirectory) -> SavedModel:
+    metadata = {
+        "run_id": directory.record.run_id,
+        "seed": job.spec.seed,
+        "epochs": result.training.epochs,
+        "stop_reason": result.training.reason.value,
+        "data_digest": job.data.digest,
+    }
+    parameters = job.network.parameters(result.training.W)
+    model = SavedModel(job.spec.name, job.network, parameters, job.data.schema, metadata)
+    save_model(directory.model, model)
+    return model
 
 
 def _final_metrics(

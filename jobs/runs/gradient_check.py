@@ -50,25 +50,19 @@ def _random_rows(network: Network, seed: int) -> tuple[NDArray[Any], NDArray[Any
 
 
 def format_table(checks: Sequence[GradientCheck]) -> list[str]:
-    """Return the checks as lines of a table."""
-    header = f"{'layer':>5}  {'array':5} {'shape':>12} {'probes':>7} {'kinks':>6} {'error':>9}"
-    return [header, *(_row(check) for check in checks), _conclusion(checks)]
-
-
-def _row(check: GradientCheck) -> str:
-    shape = "×".join(map(str, check.shape))
-    probes = check.entries + check.directions
-    layer = str(check.layer) if check.layer else "input"
-    status = "ok" if check.ok else f"WRONG (more than {check.tolerance:g})"
-    return (
-        f"{layer:>5}  {check.name:5} {shape:>12} {probes:>7} {check.kinks:>6} "
-        f"{check.error:>9.1e}  {status}"
-    )
-
-
-def _conclusion(checks: Sequence[GradientCheck]) -> str:
-    wrong = [check.name for check in checks if not check.ok]
-    if wrong:
-        return f"gradients differ from numeric derivatives in {', '.join(wrong)}"
+    """Return the checks as lines of a table, and the conclusion."""
+    lines = [f"{'layer':>5}  {'array':5} {'shape':>12} {'probes':>7} {'kinks':>6} {'error':>9}"]
+    for check in checks:
+        shape = "×".join(map(str, check.shape))
+        probes = check.entries + check.directions
+        layer = str(check.layer) if check.layer else "input"
+        status = "ok" if check.ok else f"WRONG (more than {check.tolerance:g})"
+        lines.append(
+            f"{layer:>5}  {check.name:5} {shape:>12} {probes:>7} {check.kinks:>6} "
+            f"{check.error:>9.1e}  {status}"
+        )
+    if wrong := [check.name for check in checks if not check.ok]:
+        return [*lines, f"gradients differ from numeric derivatives in {', '.join(wrong)}"]
     worst = max(check.error for check in checks)
-    return f"all gradients agree with numeric derivatives; largest relative error {worst:.1e}"
+    conclusion = "all gradients agree with numeric derivatives; largest relative error"
+    return [*lines, f"{conclusion} {worst:.1e}"]

@@ -20,20 +20,20 @@ class Reporter(ABC):
         """Show a line."""
 
     @abstractmethod
-    def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """Training starts."""
+    def begin(self, epochs: int, steps_per_epoch: int, first_step: int = 0) -> None:
+        """Start to show training, which resumes after `first_step` steps."""
 
     @abstractmethod
     def step(self, step: int) -> None:
-        """A step of the epoch is done; from 1."""
+        """Show that a step of the epoch is done; from 1."""
 
     @abstractmethod
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        """An epoch is done."""
+        """Show that an epoch is done."""
 
     @abstractmethod
     def end(self) -> None:
-        """Training has ended, successfully or not."""
+        """Show that training has ended, successfully or not."""
 
 
 class PlainReporter(Reporter):
@@ -48,29 +48,27 @@ class PlainReporter(Reporter):
         self._stream = stream
         self._every_s = every_s
         self._epochs = 0
-        self._start = 0.0
+        #: When this process began to train, and after how many epochs.
+        self._start, self._first_epoch = 0.0, 0.0
         self._shown = -float("inf")
         #: The newest epoch's line if it was skipped; `end` shows it.
         self._skipped: str | None = None
 
     def note(self, text: str) -> None:
-        """Print a line."""
         print(text, file=self._stream, flush=True)
 
-    def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """Start the clock."""
+    def begin(self, epochs: int, steps_per_epoch: int, first_step: int = 0) -> None:
         self._epochs = epochs
-        self._start = time.monotonic()
+        self._start, self._first_epoch = time.monotonic(), first_step / steps_per_epoch
 
     def step(self, step: int) -> None:
-        """Print nothing."""
+        pass
 
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        """Print the epoch, or keep its line for `end`."""
         now = time.monotonic()
-        left = (now - self._start) / report.epoch * (self._epochs - report.epoch)
-        line = describe(report, self._epochs, accuracy=accuracy)
-        line += f"  at most {duration(left)} left"
+        seconds_per_epoch = (now - self._start) / (report.epoch - self._first_epoch)
+        left = duration(seconds_per_epoch * (self._epochs - report.epoch))
+        line = f"{describe(report, self._epochs, accuracy=accuracy)}  at most {left} left"
         if now - self._shown < self._every_s:
             self._skipped = line
             return
@@ -78,7 +76,6 @@ class PlainReporter(Reporter):
         self.note(line)
 
     def end(self) -> None:
-        """Print the last epoch if it was skipped."""
         if self._skipped is not None:
             self.note(self._skipped)
             self._skipped = None
@@ -100,18 +97,17 @@ class LiveReporter(Reporter):
         self._line = ""
 
     def note(self, text: str) -> None:
-        """Print a line above the display."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """Show the display."""
+    def begin(self, epochs: int, steps_per_epoch: int, first_step: int = 0) -> None:
         from rich.console import Group
         from rich.live import Live
         from rich.text import Text
 
         self._epochs = epochs
-        self._progress.update(self._task, total=epochs * steps_per_epoch)
-        self._progress.start_task(self._task)
+        # Only steps of this process count for the time left.
+        total = epochs * steps_per_epoch
+        self._progress.reset(self._task, total=total, completed=first_step)
         self._live = Live(
             get_renderable=lambda: Group(Text(self._line or "first epoch"), self._progress),
             console=self._console,
@@ -121,15 +117,12 @@ class LiveReporter(Reporter):
         self._live.start()
 
     def step(self, step: int) -> None:
-        """Advance the bar."""
         self._progress.advance(self._task)
 
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        """Show the epoch's figures."""
         self._line = describe(report, self._epochs, accuracy=accuracy)
 
     def end(self) -> None:
-        """Replace the display by the last epoch's line."""
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -38,11 +38,10 @@ class RunRecord:
     Attributes:
         run_id: The name of the directory, and of the run in MLflow.
         key: A tag that no other run in MLflow has.
-        started: When, in UTC.
-        tracking_uri: The MLflow store, without secrets.
-        metadata: What MLflow is sent when it creates the run.
+        started: In UTC.
+        tracking_uri: Without secrets.
         signature: What the weights depend on; see `sumgrad.jobs.runs.signature`.
-        end: How the run ended; None while it runs, and if its process was killed.
+        end: None while the run is running, and if its process was killed.
         format: The version of this file's format.
     """
 
@@ -64,9 +63,15 @@ class RunRecord:
         """Parse and check the text of ``run.json``.
 
         Raises:
-            ValidationError: A field is missing, unknown or wrong.
+            ValueError: Names the first field that is missing, unknown or wrong.
         """
-        return _ADAPTER.validate_json(text)
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in problem["loc"])
+            prefix = f"the field '{field}': " if field else ""
+            raise ValueError(prefix + one_line(problem["msg"])) from None
 
 
 _ADAPTER = TypeAdapter(RunRecord)
@@ -75,11 +80,3 @@ _ADAPTER = TypeAdapter(RunRecord)
 def now() -> str:
     """Return the current time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def first_problem(error: ValidationError) -> str:
-    """Return the first problem of a record as text."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    message = one_line(problem["msg"])
-    return f"the field '{field}': {message}" if field else message

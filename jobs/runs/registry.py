@@ -1,4 +1,4 @@
-"""The runs of a folder: listing them, and delivering them to MLflow."""
+"""Listing the runs of a folder."""
 
 import logging
 from collections.abc import Sequence
@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import RunLocked
-from sumgrad.jobs.runs.directory import RECORD, RunDirectory, all_runs, find_run
+from sumgrad.jobs.runs.directory import RECORD, RunDirectory, all_runs
 from sumgrad.jobs.runs.sync import ORPHANED, require_credentials, sync
-from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.outbox import EXAMPLE
 from sumgrad.model.errors import SumgradError
 
@@ -89,47 +88,8 @@ def table(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Format rows of a table as lines with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-
-
-def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple[list[str], bool]:
-    """Deliver what MLflow lacks of one run, or of all.
-
-    Args:
-        name: The run; None for all that have ended.
-        output: The folder of the runs.
-        tracking_uri: A store other than the one in the run's record.
-
-    Returns:
-        A line for each run, and whether MLflow has everything now.
-
-    Raises:
-        RunNotFound: There is no such run.
-    """
-    if name is not None:
-        return _sync_all([find_run(name, output)], tracking_uri)
-    runs = all_runs(output)
-    locked = [run for run in runs if run.is_locked]
-    lines, is_complete = _sync_all(
-        [run for run in runs if run not in locked and not run.is_delivered], tracking_uri
-    )
-    left_out = [f"{run.record.run_id} is left out: it is running" for run in locked]
-    return [*left_out, *(lines or ["MLflow has everything" + " else" * bool(locked)])], is_complete
-
-
-def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[list[str], bool]:
-    lines, is_complete = [], True
-    for run in runs:
-        try:
-            uri = tracking_uri or require_credentials(run.record.tracking_uri)
-            is_delivered, problem = sync(run, uri), ""
-        except SumgradError as error:
-            is_delivered, problem = False, f": {describe_error(error)}"
-        state = "delivered" if is_delivered else f"NOT delivered{problem}"
-        lines.append(f"{run.record.run_id} {state}")
-        is_complete = is_complete and is_delivered
-    return lines, is_complete

@@ -11,11 +11,7 @@ from sumgrad.jobs.errors import Interrupted
 
 _logger = logging.getLogger(__name__)
 
-_REASONS = {
-    signal.SIGINT: StopReason.INTERRUPTED,
-    signal.SIGTERM: StopReason.TERMINATED,
-}
-
+_REASONS = {signal.SIGINT: StopReason.INTERRUPTED, signal.SIGTERM: StopReason.TERMINATED}
 #: The exit codes that a shell gives to a process that one of these signals ended.
 EXIT_CODES = {StopReason.INTERRUPTED: 130, StopReason.TERMINATED: 143}
 
@@ -58,7 +54,3 @@ class StopRequest:
         if self.reason is not None:
             message = f"the run was {self.reason} before its first step"
             raise Interrupted(message, EXIT_CODES[self.reason])
-
-    def requested(self) -> StopReason | None:
-        """Return the reason to stop, or None; for callers that take a function."""
-        return self.reason

@@ -7,7 +7,7 @@ from typing import Any
 
 from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.jobs.errors import CheckpointError
-from sumgrad.jobs.runs.job import TrainingJob
+from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.support.source_digest import source_digest
 from sumgrad.jobs.tracking.metadata import flatten
 
@@ -57,8 +57,8 @@ def signature_of_resumed(
 
     Args:
         earlier: The run's signature so far.
-        current: The signature of the job that would resume it.
-        run: The run's id.
+        current: That of the job that would resume it.
+        run: The run's id, for the message.
         allow_code_change: Accept other code, and record the digest of the earlier code.
 
     Raises:
@@ -70,20 +70,22 @@ def signature_of_resumed(
     if allow_code_change and was != current["code"]:
         codes.append(was)
         earlier = {**earlier, "code": current["code"]}
-    if differing := list(differences(earlier, current)):
-        only_code = all(text.startswith("code ") for text in differing)
+    if differing := list(_differences(earlier, current)):
+        hint = "start a new run; only workers, addresses and limits can be changed"
+        if all(text.startswith("code ") for text in differing):
+            hint = (
+                "resume it with the sumgrad that started it, or accept other weights with "
+                "--allow-code-change"
+            )
         raise CheckpointError(
             f"run {run} cannot be resumed, because its weights would differ: "
             + "; ".join(differing),
-            hint="resume it with the sumgrad that started it, or accept other weights with "
-            "--allow-code-change"
-            if only_code
-            else "start a new run; only workers, addresses and limits can be changed",
+            hint=hint,
         )
     return {**current, EARLIER_CODE: codes} if codes else dict(current)
 
 
-def differences(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
+def _differences(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs, as in 'optimizer.eta was 0.3 and is 0.1'."""
     old, new = dict(flatten(earlier)), dict(flatten(current))
     for key in sorted(old.keys() | new.keys()):

@@ -4,32 +4,34 @@ import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sumgrad.jobs.errors import CheckpointError
+from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.runs.checkpoints import Checkpoint
 from sumgrad.jobs.runs.directory import RunDirectory, new_run_id
-from sumgrad.jobs.runs.job import TrainingJob
-from sumgrad.jobs.runs.metadata import describe_run
 from sumgrad.jobs.runs.record import RunRecord, now
 from sumgrad.jobs.runs.signature import compute_signature, signature_of_resumed
+from sumgrad.jobs.spec.text import dump_spec
 from sumgrad.jobs.support.redaction import redact
-from sumgrad.jobs.tracking.input_example import example_text
-from sumgrad.jobs.tracking.metadata import RunEnd
+from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunEnd, RunMetadata, source_tags
+from sumgrad.jobs.tracking.model_logging import example_text
 from sumgrad.jobs.tracking.outbox import Outbox
 from sumgrad.jobs.tracking.run_tracker import RunTracker
+
+#: The roles of data sets in a spec, and MLflow's names for them.
+_CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
+    "train": "training",
+    "validation": "validation",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """A run that this process trains.
-
-    Attributes:
-        directory: The run on disk; locked by this process.
-        outbox: Takes its metrics.
-        tracker: Delivers it to MLflow.
-    """
+    """A run that this process has locked and trains, what takes its metrics, what delivers it."""
 
     directory: RunDirectory
     outbox: Outbox
@@ -39,43 +41,60 @@ class ActiveRun:
 def create(
     job: TrainingJob, tracker: RunTracker, locks: ExitStack, tags: Mapping[str, str]
 ) -> ActiveRun:
-    """Create a new run on disk, and have it registered in MLflow.
+    """Create a new run on disk, have it registered in MLflow, and let `locks` hold its lock.
 
     The directory comes first, so that `sumgrad runs` finds the run of a process that was killed.
-
-    Args:
-        job: The job.
-        tracker: Delivers the run.
-        locks: Releases the run's lock at the end.
-        tags: Further tags for MLflow.
 
     Raises:
         OSError: The directory cannot be written.
     """
-    metadata = describe_run(job.spec, job.data, job.plan.microbatch_size, tags)
+    described = _describe(job, tags)
     record = RunRecord(
         run_id=new_run_id(job.spec.name),
         key=uuid.uuid4().hex,
         started=now(),
         tracking_uri=redact(job.spec.tracking.uri),
-        metadata=metadata,
+        metadata=described,
         signature=compute_signature(job),
     )
     path = Path(job.spec.output) / record.run_id
     example = example_text(job.data.example, job.data.schema)
-    directory = RunDirectory.create(path, record, metadata.spec_yaml, example)
+    directory = RunDirectory.create(path, record, described.spec_yaml, example)
     locks.enter_context(directory.lock())
     tracker.start(directory.tracked)
     return ActiveRun(directory, Outbox(path), tracker)
 
 
-def reopen(directory: RunDirectory, tracker: RunTracker, signature: Mapping[str, Any]) -> ActiveRun:
-    """Resume a run that this process has locked, and have MLflow show it as RUNNING.
+def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
+    """Return what MLflow is sent about a run when it starts, without secrets."""
+    uri = redact(job.spec.tracking.uri)
+    tracking = job.spec.tracking.model_copy(update={"uri": uri})
+    spec = job.spec.model_copy(update={"tracking": tracking})
+    return RunMetadata(
+        name=spec.name,
+        experiment=tracking.experiment,
+        spec=spec.model_dump(mode="json"),
+        spec_yaml=dump_spec(spec),
+        datasets=[
+            DatasetMetadata(context, f"{spec.name}-{role}", rows.source, rows.digest, rows.count)
+            for role, context in _CONTEXTS.items()
+            if (rows := getattr(job.data, role)) is not None
+        ],
+        tags={
+            **source_tags(Path.cwd()),
+            "sumgrad.version": metadata.version("sumgrad"),
+            "sumgrad.seed": str(spec.seed),
+            "sumgrad.microbatch_size": str(job.plan.microbatch_size),
+            "sumgrad.address": spec.cluster.address,
+            "sumgrad.data_digest": job.data.digest,
+            **tags,
+        },
+        folder=Path.cwd(),
+    )
 
-    Args:
-        directory: The run.
-        tracker: Delivers it.
-        signature: The run's signature from here on.
+
+def reopen(directory: RunDirectory, tracker: RunTracker, signature: Mapping[str, Any]) -> ActiveRun:
+    """Resume a run that this process has locked, with its signature from here on.
 
     Raises:
         OSError: The directory cannot be written.
@@ -86,12 +105,11 @@ def reopen(directory: RunDirectory, tracker: RunTracker, signature: Mapping[str,
 
 
 def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
-    """Undo the start of a run that MLflow refuses.
+    """Undo the start of a run that MLflow refuses; a new one is removed unless it has checkpoints.
 
     Args:
         run: The run.
-        earlier: The record of a resumed run. None for a new one, which is removed unless it has
-            checkpoints.
+        earlier: The record of a resumed run; None for a new one.
     """
     # It would continue to register the run.
     run.tracker.close()
@@ -106,20 +124,16 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
 
 
 def load_checkpoint(
-    job: TrainingJob, directory: RunDirectory, *, allow_code_change: bool = False
+    job: TrainingJob, directory: RunDirectory, *, allow_code_change: bool
 ) -> tuple[Checkpoint | None, Mapping[str, Any]]:
     """Load the newest checkpoint of a run.
-
-    Args:
-        job: The job that resumes the run.
-        directory: The run.
-        allow_code_change: Whether other code than the checkpoint's may resume it.
 
     Returns:
         The checkpoint, or None if there is none, and the run's signature from here on.
 
     Raises:
-        CheckpointError: The job has changed, or all checkpoints are damaged.
+        CheckpointError: The job or, unless it is allowed, the code has changed, or all checkpoints
+            are damaged.
     """
     checkpoint = directory.checkpoints().newest()
     signature = signature_of_resumed(

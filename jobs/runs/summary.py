@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,10 @@ class Summary:
     """The result of a training run; None where a figure does not apply.
 
     Attributes:
-        name: The job's name.
         status: FINISHED, FAILED or KILLED, as in MLflow.
         test_loss: Mean divergence over the test rows.
+        checkpoint: The folder of the saved model.
         best_epoch: The epoch of the saved weights, where it is not the last one.
-        run_folder: The run's folder.
-        can_resume: Whether `sumgrad resume` can continue the run.
         is_delivered: Whether MLflow has all of the run.
         rejection: Lines about rejected rows, for a job with a reject class.
     """
@@ -74,20 +72,17 @@ class Summary:
 
     def to_json(self) -> str:
         """Return the object of ``--json`` on one line."""
-        values: dict[str, Any] = asdict(self)
-        # JSON has no NaN and no infinity.
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
-        return json.dumps({key: finite[key] for key in JSON_KEYS}, allow_nan=False)
+        values: dict[str, Any] = {key: getattr(self, key) for key in JSON_KEYS}
+        for key, value in values.items():
+            # JSON has no NaN and no infinity.
+            if isinstance(value, float) and not math.isfinite(value):
+                values[key] = None
+        return json.dumps(values, allow_nan=False)
 
     def lines(self, *, show_next_commands: bool = True) -> list[str]:
         """Return lines of at most 80 columns, unless a path is longer.
 
-        Args:
-            show_next_commands: Whether to print the next useful commands; the client of a
-                submitted job prints its own.
+        The client of a submitted job prints its own next commands.
         """
         steps = f"{plural(self.epochs, 'epoch')} ({plural(self.steps, 'step')})"
         time = duration(self.wall_s) if self.wall_s >= 60 else f"{self.wall_s:.1f} s"
@@ -96,11 +91,10 @@ class Summary:
         if self.best_epoch is not None:
             lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best so far")
         if self.test_loss is not None:
-            accuracy = (
-                f"accuracy {self.test_accuracy:.2%}, " if self.test_accuracy is not None else ""
-            )
-            rows = f"on {self.test_rows:,} rows"
-            lines.append(f"  test      {accuracy}loss {self.test_loss:.4f} {rows}")
+            figures = f"loss {self.test_loss:.4f} on {self.test_rows:,} rows"
+            if self.test_accuracy is not None:
+                figures = f"accuracy {self.test_accuracy:.2%}, {figures}"
+            lines.append(f"  test      {figures}")
         lines.extend(f"  {line}" for line in self.rejection)
         if self.checkpoint:
             lines.append(f"  sha256    {self.weights_sha256}")
@@ -115,12 +109,10 @@ class Summary:
         lines = [f"Resume it:               sumgrad resume {run}"] if self.can_resume else []
         if not self.is_delivered:
             return [*lines, f"Deliver it to MLflow:    sumgrad sync {run}"]
-        model = shlex.quote(relative_to_cwd(self.checkpoint or ""))
+        model = f"{shlex.quote(relative_to_cwd(self.checkpoint or ''))} FILE"
         if store is not None:
             lines.append(f"Compare runs in MLflow:  sumgrad ui{store}")
             model = f"{self.run_id} FILE{store}"
-        else:
-            model += " FILE"
         if self.stop_reason in (StopReason.DIVERGED, StopReason.FAILED):
             return lines
         return [*lines, f"Predict with it:         sumgrad predict {model}"]

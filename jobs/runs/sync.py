@@ -1,26 +1,26 @@
 """Delivering runs that have ended to MLflow."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from sumgrad.jobs.config.tracking_uri import with_credentials
 from sumgrad.jobs.errors import TrackingError
-from sumgrad.jobs.runs.directory import RunDirectory
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs, find_run
 from sumgrad.jobs.support.redaction import is_redacted
+from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.delivery import deliver
 from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.store import open_store
+from sumgrad.model.errors import SumgradError
 
 #: How a run ended whose process was killed.
 ORPHANED = RunEnd("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_resume=True)
 
 
 def sync(directory: RunDirectory, tracking_uri: str) -> bool:
-    """Deliver what MLflow lacks of a run. A run whose process was killed gets the status KILLED.
+    """Deliver what MLflow lacks of a run, and return whether it has everything now.
 
-    Args:
-        directory: The run.
-        tracking_uri: The store, with its secrets.
-
-    Returns:
-        Whether MLflow has everything now.
+    A run whose process was killed gets the status KILLED.
 
     Raises:
         RunLocked: The run is still running.
@@ -33,9 +33,9 @@ def sync(directory: RunDirectory, tracking_uri: str) -> bool:
 
 def deliver_locked(directory: RunDirectory, tracking_uri: str) -> bool:
     """Deliver a run that the caller has locked, as `sync` does."""
-    if directory.record.end is None:
-        directory.update(end=ORPHANED)
     end = directory.record.end or ORPHANED
+    if end is ORPHANED:
+        directory.update(end=end)
     return deliver(directory.tracked, end, lambda: open_store(tracking_uri))
 
 
@@ -53,3 +53,37 @@ def require_credentials(uri: str) -> str:
             "password into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     return found
+
+
+def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple[list[str], bool]:
+    """Deliver what MLflow lacks of one run, or of all in a folder that have ended.
+
+    Returns:
+        A line for each run, and whether MLflow has everything now.
+
+    Raises:
+        RunNotFound: There is no such run.
+    """
+    if name is not None:
+        return _sync_all([find_run(name, output)], tracking_uri)
+    runs = all_runs(output)
+    locked = [run for run in runs if run.is_locked]
+    lines, is_complete = _sync_all(
+        [run for run in runs if run not in locked and not run.is_delivered], tracking_uri
+    )
+    left_out = [f"{run.record.run_id} is left out: it is running" for run in locked]
+    return [*left_out, *(lines or ["MLflow has everything" + " else" * bool(locked)])], is_complete
+
+
+def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[list[str], bool]:
+    lines, is_complete = [], True
+    for run in runs:
+        try:
+            uri = tracking_uri or require_credentials(run.record.tracking_uri)
+            is_delivered, problem = sync(run, uri), ""
+        except SumgradError as error:
+            is_delivered, problem = False, f": {describe_error(error)}"
+        state = "delivered" if is_delivered else f"NOT delivered{problem}"
+        lines.append(f"{run.record.run_id} {state}")
+        is_complete = is_complete and is_delivered
+    return lines, is_complete

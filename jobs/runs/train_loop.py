@@ -9,10 +9,9 @@ from sumgrad.cluster.training.driver import ParameterDriver
 from sumgrad.cluster.training.state import EpochReport, Evaluation, Snapshot, TrainingResult
 from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.errors import Interrupted
-from sumgrad.jobs.runs.build import build_initial_parameters
-from sumgrad.jobs.runs.checkpointer import Checkpointer, CheckpointInterval
+from sumgrad.jobs.runs.build import TrainingJob, build_initial_parameters
+from sumgrad.jobs.runs.checkpointer import Checkpointer
 from sumgrad.jobs.runs.checkpoints import Checkpoint
-from sumgrad.jobs.runs.job import TrainingJob
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
 from sumgrad.jobs.runs.start import ActiveRun
@@ -25,11 +24,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of the computation.
+    """The weights, why training ended, and figures over the test rows.
 
     Attributes:
-        training: The weights, and why training ended.
-        test: Figures over the test rows; None without test rows or after an early end.
+        test: None without test rows or after an early end.
     """
 
     training: TrainingResult
@@ -79,7 +77,14 @@ def run_training(
         run.outbox.log(report.epoch, _metrics(report, accuracy=job.is_classification))
         reporter.epoch(report, accuracy=job.is_classification)
 
-    checkpointer = _checkpointer(job, run)
+    checkpointer = Checkpointer(
+        run.directory.checkpoints(job.spec.checkpoint.keep),
+        run.directory.record.signature,
+        job.spec.checkpoint,
+        # A run that resumes from a checkpoint does not log the epochs before it again, so their
+        # metrics have to be on the disk first.
+        before_write=run.outbox.sync,
+    )
     driver = ParameterDriver(
         job.training_config,
         job.plan,
@@ -88,17 +93,19 @@ def run_training(
         on_epoch=on_epoch,
         on_step=on_step,
         on_boundary=checkpointer.boundary,
-        should_stop=stop.requested,
+        should_stop=lambda: stop.reason,
     )
     for line in job.describe(reducer.workers):
         _logger.info(line)
+    first: Array | Snapshot = build_initial_parameters(job.spec, job.network).flat
+    first_step = 0
     if start is not None:
         checkpointer.resume_from(start)
-        _logger.info("resuming after step %s", f"{start.snapshot.step:,}")
-    reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch)
-    initial = build_initial_parameters(job.spec, job.network).flat
+        first, first_step = start.snapshot, start.snapshot.step
+        _logger.info("resuming after step %s", f"{first_step:,}")
+    reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch, first_step)
     try:
-        result = _train(driver, initial if start is None else start.snapshot, checkpointer)
+        result = _train(driver, first, checkpointer)
     finally:
         reporter.end()
     result, test = _test(job, driver, result)
@@ -109,11 +116,11 @@ def run_training(
 
 
 def _train(
-    driver: ParameterDriver, start: Array | Snapshot, checkpointer: Checkpointer
+    driver: ParameterDriver, first: Array | Snapshot, checkpointer: Checkpointer
 ) -> TrainingResult:
     """Train, and write the pending checkpoints and the last one."""
     try:
-        result = driver.run(start)
+        result = driver.run(first)
     except Exception:
         checkpointer.close()
         raise
@@ -136,18 +143,6 @@ def _test(
         return result, driver.evaluate("test", result.W)
     except ClusterError as failure:
         return replace(result, reason=StopReason.FAILED, failure=failure), None
-
-
-def _checkpointer(job: TrainingJob, run: ActiveRun) -> Checkpointer:
-    rule = job.spec.checkpoint
-    return Checkpointer(
-        run.directory.checkpoints(rule.keep),
-        run.directory.record.signature,
-        CheckpointInterval(rule.every_steps, rule.every_seconds),
-        # A run that resumes from a checkpoint does not log the epochs before it again, so their
-        # metrics have to be on the disk first.
-        before_write=run.outbox.sync,
-    )
 
 
 def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:

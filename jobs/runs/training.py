@@ -6,8 +6,9 @@ Slow starts run side by side: MLflow in a process, the data in a thread, Ray in 
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.errors import Interrupted, RunNotFound, SpecError
 from sumgrad.jobs.runs.backend import LOCAL_ADDRESSES, open_reducer
+from sumgrad.jobs.runs.build import TrainingJob, build_job
 from sumgrad.jobs.runs.checkpoints import Checkpoint
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.finish import deliver_finished, record_failure, save_run
-from sumgrad.jobs.runs.job import TrainingJob, build_job
-from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import Reporter
-from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
+from sumgrad.jobs.runs.record import RunRecord
+from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.runs.start import ActiveRun, create, load_checkpoint, reopen, undo
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import require_credentials
@@ -32,12 +33,31 @@ from sumgrad.jobs.spec.paths import resolve_paths
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.logs import logs_through
 from sumgrad.jobs.support.threads import run_in_thread
-from sumgrad.jobs.tracking.metadata import Status
 from sumgrad.jobs.tracking.run_tracker import RESPONSE_TIMEOUT_S, RunTracker
+from sumgrad.jobs.tracking.store import is_login_refused
 from sumgrad.model.errors import SumgradError
 
 #: How long the end of a run waits for MLflow after a second signal.
 _URGENT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What a service sets for a run that it starts for a user.
+
+    Attributes:
+        tags: MLflow tags that replace or complete the run's own.
+        waits_for_nodes: Whether to wait for CPUs that the cluster does not have yet.
+        allow_code_change: Whether other code may resume a run, which is recorded.
+        on_start: Called with the run's tracker as soon as it exists, from another thread.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    waits_for_nodes: bool = False
+    allow_code_change: bool = False
+    on_start: Callable[[RunTracker], None] = lambda _: None
+
+
 _DEFAULTS = LaunchOptions()
 
 
@@ -45,11 +65,6 @@ def train(
     spec: JobSpec, reporter: Reporter, options: LaunchOptions = _DEFAULTS
 ) -> tuple[Summary, SumgradError | None]:
     """Run a job to its end.
-
-    Args:
-        spec: The job.
-        reporter: Shows the progress.
-        options: How the run was launched.
 
     Returns:
         The summary, and the error that ended the run or kept MLflow from accepting it. The weights
@@ -66,18 +81,10 @@ def train(
 def resume(
     directory: RunDirectory, spec: JobSpec, reporter: Reporter, options: LaunchOptions = _DEFAULTS
 ) -> tuple[Summary, SumgradError | None]:
-    """Resume a run. The weights are bit-identical to those of an uninterrupted run.
+    """Resume a run with the same job, which may run elsewhere, and return what `train` returns.
 
-    A run that has finished but was not delivered to MLflow is delivered.
-
-    Args:
-        directory: The run.
-        spec: The same job. It may run elsewhere.
-        reporter: Shows the progress.
-        options: How the run was launched.
-
-    Returns:
-        As `train`.
+    The weights are bit-identical to those of an uninterrupted run. A run that has finished but was
+    not delivered to MLflow is delivered.
 
     Raises:
         RunLocked: Another process has locked the run.
@@ -101,49 +108,40 @@ def resume(
         return deliver_finished(directory, spec.tracking.uri), None
 
 
+@dataclass
 class _Training:
-    """One run of this process, from the spec to the summary.
+    """One run of this process, from a spec with absolute paths to the summary.
 
-    Args:
-        spec: With absolute paths.
-        reporter: Shows the progress.
-        options: How the run was launched.
+    Attributes:
         directory: The run to resume; None for a new one.
     """
 
-    def __init__(
-        self,
-        spec: JobSpec,
-        reporter: Reporter,
-        options: LaunchOptions,
-        directory: RunDirectory | None = None,
-    ) -> None:
-        self._spec = spec
-        self._reporter = reporter
-        self._options = options
-        self._directory = directory
-        self._earlier = directory.record if directory is not None else None
-        self._started = time.monotonic()
-        #: Releases a new run's lock.
-        self._locks = ExitStack()
-        #: Guards the two below.
-        self._starting = threading.Lock()
-        self._run: ActiveRun | None = None
-        self._is_cancelled = False
+    spec: JobSpec
+    reporter: Reporter
+    options: LaunchOptions
+    directory: RunDirectory | None = None
+    started: float = field(default_factory=time.monotonic)
+    #: Releases a new run's lock.
+    locks: ExitStack = field(default_factory=ExitStack)
+    #: Guards the two below.
+    starting: threading.Lock = field(default_factory=threading.Lock)
+    active: ActiveRun | None = None
+    is_cancelled: bool = False
 
     def run(self) -> tuple[Summary, SumgradError | None]:
         """Train, and return what `train` returns."""
-        spec, reporter = self._spec, self._reporter
+        spec, reporter, uri = self.spec, self.reporter, self.spec.tracking.uri
+        earlier = self.directory.record if self.directory is not None else None
         must_answer = spec.tracking.on_unavailable == "fail"
-        if not is_server(spec.tracking.uri):
-            check_tracking_reachable(spec.tracking.uri)
+        if not is_server(uri):
+            check_tracking_reachable(uri)
         # The tracker comes first, because MLflow takes the longest to start.
         with (
-            closing(RunTracker(spec.tracking.uri, must_answer=must_answer)) as tracker,
+            closing(RunTracker(uri, must_answer=must_answer)) as tracker,
             StopRequest() as stop,
             logs_through(reporter.note),
-            self._locks,
-            self._recorded(stop),
+            self.locks,
+            self._recorded(stop, earlier),
         ):
             if spec.cluster.address != "inline":
                 check_reachable(spec.cluster.address)
@@ -151,91 +149,80 @@ class _Training:
             job = run_in_thread(
                 "data", lambda: build_job(spec, prepare(spec, stop.raise_if_requested))
             )
+            login_refused = run_in_thread("login", lambda: is_login_refused(uri))
             start = run_in_thread("start", lambda: self._start(job.result(), tracker))
-            if self._directory is not None:
+            if earlier is not None:
                 # A job that cannot be resumed is refused before it waits for workers.
                 start.result()
+            waits_for_nodes = self.options.waits_for_nodes
             with (
                 _interrupted(stop),
-                open_reducer(spec, job, stop, self._options) as reducer,
+                open_reducer(spec.cluster, job, stop, waits_for_nodes=waits_for_nodes) as reducer,
             ):
                 run, checkpoint = start.result()
-                if self._directory is not None or must_answer:
+                if earlier is not None or must_answer or login_refused.result():
                     tracker.wait_until_registered()
                 result = run_training(job.result(), checkpoint, reducer, run, reporter, stop)
                 if spec.cluster.address not in LOCAL_ADDRESSES:
                     # The rest can take a minute, and other jobs may wait for the CPUs.
                     reducer.close()
-                summary = save_run(job.result(), result, run, self._started)
+                summary = save_run(job.result(), result, run, self.started)
                 return summary, result.error or tracker.refusal
 
     def _start(self, job: TrainingJob, tracker: RunTracker) -> tuple[ActiveRun, Checkpoint | None]:
         """Create or reopen the run, in a thread."""
         checkpoint: Checkpoint | None = None
         signature: Mapping[str, Any] = {}
-        if self._directory is not None:
-            allow = self._options.allow_code_change
-            checkpoint, signature = load_checkpoint(job, self._directory, allow_code_change=allow)
-        with self._starting:
-            if self._is_cancelled:
+        if self.directory is not None:
+            allow = self.options.allow_code_change
+            checkpoint, signature = load_checkpoint(job, self.directory, allow_code_change=allow)
+        with self.starting:
+            if self.is_cancelled:
                 raise RunNotFound("the run was cancelled before its start")
-            if self._directory is None:
-                run = create(job, tracker, self._locks, self._options.tags)
+            if self.directory is None:
+                run = create(job, tracker, self.locks, self.options.tags)
             else:
-                run = reopen(self._directory, tracker, signature)
-            self._run = run
-        self._options.on_start(tracker)
+                run = reopen(self.directory, tracker, signature)
+            self.active = run
+        self.options.on_start(tracker)
         return run, checkpoint
 
     @contextmanager
-    def _recorded(self, stop: StopRequest) -> Iterator[None]:
+    def _recorded(self, stop: StopRequest, earlier: RunRecord | None) -> Iterator[None]:
         """Record whatever ends the run early, so that it does not stay RUNNING."""
         try:
             yield
         except BaseException as error:
-            with self._starting:
-                self._is_cancelled = True
-                run = self._run
+            with self.starting:
+                self.is_cancelled = True
+                run = self.active
             if run is not None and error is run.tracker.refusal:
-                undo(run, self._earlier)
+                undo(run, earlier)
             elif run is not None and run.directory.record.end is None:
-                reason = stop.requested() or f"{type(error).__name__}: {error}"
+                reason = stop.reason or f"{type(error).__name__}: {error}"
                 is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-                status: Status = "FAILED" if is_failure else "KILLED"
-                timeout = _URGENT_TIMEOUT_S if stop.requested() else RESPONSE_TIMEOUT_S
-                record_failure(run, status, str(reason), timeout)
+                timeout = _URGENT_TIMEOUT_S if stop.reason else RESPONSE_TIMEOUT_S
+                record_failure(run, "FAILED" if is_failure else "KILLED", str(reason), timeout)
             raise
 
 
 def _check_output(spec: JobSpec) -> None:
-    """Check that the output folder can be written, before hours of training.
-
-    Raises:
-        SpecError: It cannot.
-    """
+    """Raise SpecError, before hours of training, unless the output folder can be written."""
     folder = Path(spec.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SpecError(
-            f"the folder {folder} cannot be created: {error.strerror}", key="output"
-        ) from None
+        message = f"the folder {folder} cannot be created: {error.strerror}"
+        raise SpecError(message, key="output") from None
     if not os.access(folder, os.W_OK):
         raise SpecError(f"the folder {folder} cannot be written to", key="output")
 
 
 @contextmanager
 def _interrupted(stop: StopRequest) -> Iterator[None]:
-    """Turn a cluster's error into `Interrupted` if the user has stopped the run.
-
-    Raises:
-        Interrupted: Instead of that error.
-    """
+    """Raise `Interrupted` instead of a cluster's error if the user has stopped the run."""
     try:
         yield
-    except ClusterError as error:
-        reason = stop.requested()
-        if reason is None:
-            raise
-        message = f"the run was {reason} before its first step"
-        raise Interrupted(message, EXIT_CODES[reason]) from error
+    except ClusterError:
+        stop.raise_if_requested()
+        raise

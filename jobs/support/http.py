@@ -37,6 +37,7 @@ def send_request(
     *,
     timeout: float,
     token: str | None = None,
+    login: tuple[str, str] | None = None,
     ca_file: Path | None = None,
 ) -> Response:
     """Send a request without a body and return the answer.
@@ -46,6 +47,7 @@ def send_request(
         url: An http or https address; a user and a password in it are not sent.
         timeout: Seconds for the whole exchange.
         token: Bearer token for the host of ``url``; hosts that it redirects to do not get it.
+        login: User and password, which are sent as the token is.
         ca_file: Certificates to trust; None for the default ones.
 
     Raises:
@@ -57,6 +59,11 @@ def send_request(
         # An authorization of our own keeps requests from sending the passwords of ~/.netrc.
         if token is not None:
             request.headers["Authorization"] = f"Bearer {token}"
+        elif login is not None:
+            from requests.auth import HTTPBasicAuth
+
+            user, password = (text.encode() for text in login)
+            HTTPBasicAuth(user, password)(request)
         return request
 
     def exchange() -> Response:

@@ -13,15 +13,12 @@ if TYPE_CHECKING:
 
 
 def create_database(database: Path) -> None:
-    """Create a database with MLflow's tables, unless the file exists.
+    """Create a database with MLflow's tables, unless the file, which callers have locked, exists.
 
     MLflow creates them in a hundred transactions. A process that is killed between two of these
     leaves a database that MLflow cannot open. So the database is created under another name, and
     linked when it is complete. Until then no transaction waits for the disk, which takes as long as
     everything else.
-
-    Args:
-        database: The file. Callers hold a lock on it.
 
     Raises:
         OSError: It cannot be written.

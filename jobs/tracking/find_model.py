@@ -21,15 +21,14 @@ _MAX_MATCHES = 20
 
 
 def find_model(run_id: str, uri: str) -> Path:
-    """Return the saved-model folder of a run on this machine.
+    """Return the saved-model folder of a run in the store at a resolved URI.
+
+    It is the store's own folder if that is on this machine; otherwise a download that is removed
+    when this process ends.
 
     Args:
         run_id: A run's id, MLflow's id of it, or a unique prefix of one of these.
-        uri: A resolved tracking URI.
-
-    Returns:
-        The store's own folder if it is on this machine; otherwise a download that is removed when
-        this process ends.
+        uri: The store.
 
     Raises:
         ModelNotFound: No run or several match, or the run has no model.
@@ -41,27 +40,23 @@ def find_model(run_id: str, uri: str) -> Path:
 
     run = _find_run(run_id, store)
     location = _model_location(run, store)
-    # Local files are not copied, so the download folder may stay empty.
+    folder = None
+    if not location.startswith("file:"):
+        stack = ExitStack()
+        atexit.register(stack.close)
+        folder = str(stack.enter_context(temporary_directory("model-")))
+    artifact_uri = f"{location}/artifacts/{ARTIFACT}"
     try:
-        found = download_artifacts(
-            artifact_uri=f"{location}/artifacts/{ARTIFACT}",
-            dst_path=None if location.startswith("file:") else _temporary_folder(),
-            tracking_uri=store.address,
-        )
+        return Path(download_artifacts(artifact_uri, dst_path=folder, tracking_uri=store.address))
     except (MlflowException, OSError) as error:
         raise ModelNotFound(
             f"the model of run {run.info.run_id} cannot be read from {redact(location)}: "
             f"{describe_error(error)}"
         ) from error
-    return Path(found)
 
 
 def _find_run(run_id: str, store: Store) -> "Run":
-    """Return the only run whose name or id in MLflow is or starts with a text.
-
-    Raises:
-        ModelNotFound: None, or several.
-    """
+    """Return the only run whose name or id in MLflow is or starts with a text."""
     where = redact(store.uri)
     # Other characters have a meaning in MLflow's queries.
     if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", run_id):
@@ -96,9 +91,3 @@ def _model_location(run: "Run", store: Store) -> str:
         f"run {run.info.run_id} has no model",
         hint=f"its status is {run.info.status}; a model is logged when training ends",
     )
-
-
-def _temporary_folder() -> str:
-    stack = ExitStack()
-    atexit.register(stack.close)
-    return str(stack.enter_context(temporary_directory("model-")))

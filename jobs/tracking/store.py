@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -16,8 +17,14 @@ from sumgrad.jobs.config.credentials import (
     login_error,
     with_password,
 )
-from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server, sqlite_file
+from sumgrad.jobs.config.tracking_uri import (
+    PROBE_SECONDS,
+    check_tracking_reachable,
+    is_server,
+    sqlite_file,
+)
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
+from sumgrad.jobs.support.http import RequestFailed, send_request
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import describe_error, one_line
 from sumgrad.jobs.tracking.database import create_database
@@ -43,6 +50,8 @@ _ENVIRONMENT = {
 #: Always set: the line that MLflow prints when a run ends contains the password in `Store.address`.
 _PRINT_NO_ADDRESS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 
+#: A request that requires a login where a server has one.
+_ANY_REQUEST = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 #: Creating a database's tables takes seconds, on a busy machine some more.
 LOCK_TIMEOUT_S = 30.0
 _MAX_LINE_CHARACTERS = 200
@@ -50,11 +59,9 @@ _MAX_LINE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Store:
-    """An open MLflow store.
+    """An open MLflow store at a resolved URI. MLflow's global URI is never set.
 
     Attributes:
-        uri: Resolved; see `sumgrad.jobs.config.tracking_uri.resolve_tracking_uri`.
-        client: Bound to that URI. MLflow's global URI is never set.
         address: The URI with user and password, for MLflow only.
     """
 
@@ -64,7 +71,7 @@ class Store:
 
 
 def open_store(uri: str, login: Credentials | None = None) -> Store:
-    """Connect to a store, and create the tables of a new SQLite database.
+    """Connect to a store at a resolved URI, and create the tables of a new SQLite database.
 
     Args:
         uri: Resolved.
@@ -96,6 +103,35 @@ def open_store(uri: str, login: Credentials | None = None) -> Store:
     return Store(uri, client, address)
 
 
+def is_login_refused(uri: str) -> bool:
+    """Return whether a server answers 401 or 403 to one quick request with the configured login.
+
+    MLflow's client finds more logins than this request sends, such as that of ``~/.netrc``, so the
+    client has to decide whether the server really refuses.
+    """
+    if not is_server(uri):
+        return False
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    try:
+        address = urlsplit(with_password(uri, find_credentials(uri)))
+        if address.username:
+            user, password = unquote(address.username), unquote(address.password or "")
+        answer = send_request(
+            "GET",
+            f"{uri}{_ANY_REQUEST}",
+            timeout=PROBE_SECONDS,
+            token=None if user else os.environ.get("MLFLOW_TRACKING_TOKEN"),
+            login=(user, password or "") if user else None,
+        )
+    except RequestFailed:
+        return False
+    except TrackingError:
+        # The file with the token cannot be read.
+        return True
+    return answer.status in (401, 403)
+
+
 def tracking_error(
     problem: str, error: Exception, uri: str, login: Credentials | None = None
 ) -> TrackingError:
@@ -108,31 +144,21 @@ def tracking_error(
         login: The credentials that were sent; by default those that are configured for the store.
     """
     from mlflow.exceptions import MlflowException
-
-    if is_server(uri) and isinstance(error, MlflowException) and not _is_about_host(error):
-        code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-        refused = login_error(code, uri, login or find_credentials(uri))
-        if refused is not None:
-            return refused
-    kind = TrackingUnreachable if _may_recover(error, uri) else TrackingError
-    return kind(f"{problem}: {one_line(describe_error(error), _MAX_LINE_CHARACTERS)}")
-
-
-def _may_recover(error: Exception, uri: str) -> bool:
-    """Return whether the same request may succeed later."""
-    from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
     if isinstance(error, MlflowException):
         code = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-        return code in (408, 429) or code >= 500
-    # A database that is locked or does not accept connections is an operational error.
-    return is_server(uri) or isinstance(error, OperationalError)
-
-
-def _is_about_host(error: "MlflowException") -> bool:
-    """Return whether a server refuses its host name, which looks like a refused login."""
-    return "Host header" in str(error)
+        may_recover = code in (408, 429) or code >= 500
+        # A server that refuses its host name answers 403, too.
+        if is_server(uri) and "Host header" not in str(error):
+            refused = login_error(code, uri, login or find_credentials(uri))
+            if refused is not None:
+                return refused
+    else:
+        # A database that is locked or does not accept connections is an operational error.
+        may_recover = is_server(uri) or isinstance(error, OperationalError)
+    kind = TrackingUnreachable if may_recover else TrackingError
+    return kind(f"{problem}: {one_line(describe_error(error), _MAX_LINE_CHARACTERS)}")
 
 
 def prepare_mlflow() -> None:
@@ -154,11 +180,7 @@ def is_invalid_value(error: "MlflowException") -> bool:
 
 @contextlib.contextmanager
 def _database_lock(database: Path | None) -> Iterator[None]:
-    """Keep processes from creating the tables of one new SQLite database at the same time.
-
-    Raises:
-        TrackingUnreachable: Another process has locked the database for too long.
-    """
+    """Keep processes from creating the tables of one new SQLite database at the same time."""
     if database is None:
         yield
         return

@@ -30,14 +30,9 @@ _START_TIMEOUT_S = 60
 
 
 def serve_ui(tracking_uri: str, port: int) -> int:
-    """Serve a store's pages until interrupted. Those of an MLflow server are only opened.
+    """Serve a store's pages on a port of loopback until interrupted, and return the exit code.
 
-    Args:
-        tracking_uri: The store, as in a spec.
-        port: The port of the local server, which listens on loopback only.
-
-    Returns:
-        The exit code.
+    Those of an MLflow server are only opened.
 
     Raises:
         TrackingError: The store cannot be reached.
@@ -82,18 +77,12 @@ def ui_environment(uri: str) -> Mapping[str, str]:
 
 
 def _check_free(port: int) -> None:
-    """Check that no other program listens on a port, which MLflow would report with exit code 0.
-
-    Raises:
-        JobError: One does.
-    """
+    """Raise JobError if another program listens on a port, for which MLflow's exit code is 0."""
     try:
-        with socket.create_server((_HOST, port)):
-            pass
+        socket.create_server((_HOST, port)).close()
     except OSError as error:
-        raise JobError(
-            f"port {port} cannot be used: {error.strerror}", hint="choose another with --port"
-        ) from None
+        message = f"port {port} cannot be used: {error.strerror}"
+        raise JobError(message, hint="choose another with --port") from None
 
 
 def _open_browser(address: str) -> None:

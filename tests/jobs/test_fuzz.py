@@ -18,8 +18,8 @@ from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
+from sumgrad.jobs.runs.build import build_job
 from sumgrad.jobs.runs.directory import RECORD, RunDirectory, find_run
-from sumgrad.jobs.runs.job import build_job
 from sumgrad.jobs.runs.registry import list_runs, table
 from sumgrad.jobs.spec.loader import example_names, load_spec, read_example
 from sumgrad.jobs.spec.schema import JobSpec

@@ -19,10 +19,9 @@ from typing import Any
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import RunNotFound, SubmissionError
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
-from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.sync import sync
-from sumgrad.jobs.runs.training import resume, train
+from sumgrad.jobs.runs.training import LaunchOptions, resume, train
 from sumgrad.jobs.service.client.data_paths import ROLES, file_url_paths
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG, check_job_id

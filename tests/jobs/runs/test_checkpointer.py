@@ -11,13 +11,14 @@ import pytest
 
 from sumgrad.cluster.training.state import EpochReport, TrainingState
 from sumgrad.jobs.runs import checkpoints
-from sumgrad.jobs.runs.checkpointer import Checkpointer, CheckpointInterval
+from sumgrad.jobs.runs.checkpointer import Checkpointer
 from sumgrad.jobs.runs.checkpoints import CheckpointStore, read_checkpoint
+from sumgrad.jobs.spec.schema import CheckpointSpec
 from tests.disks import fill, small_disk
 from tests.jobs.runs.test_checkpoints import JOB, checkpoint, names
 
-NEVER = CheckpointInterval(None, None)
-EACH_STEP = CheckpointInterval(1, None)
+NEVER = CheckpointSpec(every_seconds=None)
+EACH_STEP = CheckpointSpec(every_steps=1, every_seconds=None)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def slow_writer(folder: CheckpointStore) -> tuple[Checkpointer, threading.Event]
 
 def test_checkpoints_are_written_at_the_interval(folder: CheckpointStore) -> None:
     store = CheckpointStore(folder.folder, keep=99)
-    writer = Checkpointer(store, JOB, CheckpointInterval(3, None))
+    writer = Checkpointer(store, JOB, CheckpointSpec(every_steps=3, every_seconds=None))
     for step in range(1, 10):
         writer.boundary(state(step), None)
         wait_until_idle(writer)

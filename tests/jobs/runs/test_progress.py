@@ -44,6 +44,31 @@ def test_the_time_left_is_in_hours_and_minutes(monkeypatch: pytest.MonkeyPatch) 
     assert stream.getvalue().endswith("at most 1 h 27 min left\n")
 
 
+def test_the_time_left_of_a_resumed_run_counts_from_where_it_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 60.0])
+    monkeypatch.setattr("sumgrad.jobs.runs.progress.time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    reporter = PlainReporter(stream)
+    # Half of epoch 7 takes a minute, so the last three epochs take six.
+    reporter.begin(10, 10, first_step=65)
+    reporter.epoch(report(7), accuracy=True)
+    assert stream.getvalue().endswith("at most 6 min 0 s left\n")
+
+
+def test_the_live_bar_of_a_resumed_run_starts_where_it_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reporter = LiveReporter(Terminal())
+    reporter.begin(10, 10, first_step=65)
+    (task,) = reporter._progress.tasks
+    assert (task.completed, task.total, task.speed) == (65, 100, None)
+    reporter.step(6)
+    assert task.completed == 66
+    reporter.end()
+
+
 def test_plain_lines_skip_fast_epochs_except_the_first_and_the_last() -> None:
     stream = io.StringIO()
     reporter = PlainReporter(stream, every_s=3600.0)

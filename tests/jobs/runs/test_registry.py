@@ -8,7 +8,8 @@ import pytest
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.errors import RunNotFound
 from sumgrad.jobs.runs.directory import RunDirectory, find_run
-from sumgrad.jobs.runs.registry import list_runs, sync_runs
+from sumgrad.jobs.runs.registry import list_runs
+from sumgrad.jobs.runs.sync import sync_runs
 from sumgrad.jobs.tracking.outbox import Receipt
 from tests.jobs.runs.records import RECORD_OF_A_RUN
 from tests.jobs.service.environment import isolate_user

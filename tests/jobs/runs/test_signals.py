@@ -20,10 +20,10 @@ def test_the_first_signal_requests_a_stop_and_the_second_exits(
     number: signal.Signals, reason: StopReason, code: int
 ) -> None:
     before = signal.getsignal(number)
+    assert StopRequest().reason is None
     with StopRequest() as stop:
-        assert stop.requested() is None
         os.kill(os.getpid(), number)
-        assert stop.requested() is reason
+        assert stop.reason is reason
         with pytest.raises(SystemExit) as caught:
             os.kill(os.getpid(), number)
         assert caught.value.code == code

@@ -8,7 +8,7 @@ import pytest
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.errors import SpecError
-from sumgrad.jobs.runs.job import build_job
+from sumgrad.jobs.runs.build import build_job
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.support import memory
 

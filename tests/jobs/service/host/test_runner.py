@@ -22,9 +22,9 @@ from sumgrad.jobs.errors import (
     SubmissionError,
 )
 from sumgrad.jobs.runs.directory import RunDirectory
-from sumgrad.jobs.runs.launch_options import LaunchOptions
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.summary import Summary
+from sumgrad.jobs.runs.training import LaunchOptions
 from sumgrad.jobs.service import versions
 from sumgrad.jobs.service.host import runner
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
