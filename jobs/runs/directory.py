@@ -1,7 +1,7 @@
 """The directory of a run: all that is needed to resume it, list it and deliver it to MLflow.
 
 runs/<job name>-<6 characters>/
-run.json        what the run is, and how it ended; see `sumgrad.jobs.runs.record`
+run.json        what the run is, and how it ended; see `sumgrad.jobs.tracking.metadata.RunRecord`
 spec.yaml       the spec with every default filled in, without secrets
 lock            locked by the process that trains or delivers the run
 metrics.jsonl   every value of its metrics
@@ -21,6 +21,7 @@ import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,21 @@ from filelock import FileLock, Timeout
 
 from sumgrad.jobs.errors import RunLocked, RunNotFound
 from sumgrad.jobs.runs.checkpoints import CheckpointStore
-from sumgrad.jobs.runs.record import RunRecord, now
 from sumgrad.jobs.support.files import write_folder, write_text
-from sumgrad.jobs.support.memory import read_small_file
-from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Receipt, TrackedRun
+from sumgrad.jobs.tracking.metadata import RECORD, RunRecord
+from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Receipt
 
-RECORD = "run.json"
 SPEC = "spec.yaml"
 _LOCK = "lock"
-#: A longer ``run.json`` is not sumgrad's.
-_MAX_RECORD_BYTES = 1 << 24
 #: A process that only checks a lock holds it for a moment.
 _LOCK_TIMEOUT_S = 0.25
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 _ID_CHARACTERS = 6
+
+
+def now() -> str:
+    """Return the current time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def new_run_id(name: str) -> str:
@@ -96,7 +98,7 @@ class RunDirectory:
         """
         file = path / RECORD
         try:
-            record = RunRecord.from_json(read_small_file(file, _MAX_RECORD_BYTES))
+            record = RunRecord.read(path)
             _check_enclosed(path)
         except FileNotFoundError:
             raise RunNotFound(f"no run at {path}: it has no {RECORD}") from None
@@ -124,12 +126,6 @@ class RunDirectory:
     def model(self) -> Path:
         """The trained model."""
         return self.path / MODEL
-
-    @property
-    def tracked(self) -> TrackedRun:
-        """The run as the delivery to MLflow sees it."""
-        record = self.record
-        return TrackedRun(self.path, record.run_id, record.key, record.metadata)
 
     @property
     def mlflow_run_id(self) -> str | None:

@@ -19,8 +19,8 @@ from sumgrad.jobs.artifacts.saved_model import (
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
 from sumgrad.jobs.data.prepare import PreparedData
-from sumgrad.jobs.runs.directory import RECORD
 from sumgrad.jobs.tracking.find_model import find_model
+from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.outbox import MODEL
 from sumgrad.model.validation import Array
 

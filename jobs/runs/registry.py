@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import RunLocked
-from sumgrad.jobs.runs.directory import RECORD, RunDirectory, all_runs
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.runs.sync import ORPHANED, require_credentials, sync
+from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.outbox import EXAMPLE
 from sumgrad.model.errors import SumgradError
 

@@ -11,12 +11,17 @@ from typing import Any, Literal
 from sumgrad.jobs.errors import CheckpointError
 from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.runs.checkpoints import Checkpoint
-from sumgrad.jobs.runs.directory import RunDirectory, new_run_id
-from sumgrad.jobs.runs.record import RunRecord, now
+from sumgrad.jobs.runs.directory import RunDirectory, new_run_id, now
 from sumgrad.jobs.runs.signature import compute_signature, signature_of_resumed
 from sumgrad.jobs.spec.text import dump_spec
 from sumgrad.jobs.support.redaction import redact
-from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunEnd, RunMetadata, source_tags
+from sumgrad.jobs.tracking.metadata import (
+    DatasetMetadata,
+    RunEnd,
+    RunMetadata,
+    RunRecord,
+    source_tags,
+)
 from sumgrad.jobs.tracking.model_logging import example_text
 from sumgrad.jobs.tracking.outbox import Outbox
 from sumgrad.jobs.tracking.run_tracker import RunTracker
@@ -61,7 +66,7 @@ def create(
     example = example_text(job.data.example, job.data.schema)
     directory = RunDirectory.create(path, record, described.spec_yaml, example)
     locks.enter_context(directory.lock())
-    tracker.start(directory.tracked)
+    tracker.start(directory.path)
     return ActiveRun(directory, Outbox(path), tracker)
 
 
@@ -100,7 +105,7 @@ def reopen(directory: RunDirectory, tracker: RunTracker, signature: Mapping[str,
         OSError: The directory cannot be written.
     """
     directory.update(end=None, signature=signature)
-    tracker.start(directory.tracked, resumed=True)
+    tracker.start(directory.path, resumed=True)
     return ActiveRun(directory, Outbox(directory.path), tracker)
 
 

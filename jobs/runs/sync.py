@@ -36,7 +36,7 @@ def deliver_locked(directory: RunDirectory, tracking_uri: str) -> bool:
     end = directory.record.end or ORPHANED
     if end is ORPHANED:
         directory.update(end=end)
-    return deliver(directory.tracked, end, lambda: open_store(tracking_uri))
+    return deliver(directory.path, end, lambda: open_store(tracking_uri))
 
 
 def require_credentials(uri: str) -> str:

@@ -23,7 +23,6 @@ from sumgrad.jobs.runs.checkpoints import Checkpoint
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.finish import deliver_finished, record_failure, save_run
 from sumgrad.jobs.runs.progress import Reporter
-from sumgrad.jobs.runs.record import RunRecord
 from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.runs.start import ActiveRun, create, load_checkpoint, reopen, undo
 from sumgrad.jobs.runs.summary import Summary
@@ -33,6 +32,7 @@ from sumgrad.jobs.spec.paths import resolve_paths
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.logs import logs_through
 from sumgrad.jobs.support.threads import run_in_thread
+from sumgrad.jobs.tracking.metadata import RunRecord
 from sumgrad.jobs.tracking.run_tracker import RESPONSE_TIMEOUT_S, RunTracker
 from sumgrad.jobs.tracking.store import is_login_refused
 from sumgrad.model.errors import SumgradError

@@ -9,20 +9,26 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import describe_error
-from sumgrad.jobs.tracking.metadata import MAX_TAG_CHARACTERS, RunEnd, dataset_inputs, flatten
+from sumgrad.jobs.tracking.metadata import (
+    MAX_TAG_CHARACTERS,
+    RunEnd,
+    RunRecord,
+    dataset_inputs,
+    flatten,
+)
 from sumgrad.jobs.tracking.outbox import (
     EXAMPLE,
     MODEL,
     RECEIPT,
     Point,
     Receipt,
-    TrackedRun,
     read_points,
 )
 from sumgrad.jobs.tracking.store import Store, is_invalid_value, tracking_error
@@ -30,7 +36,7 @@ from sumgrad.jobs.tracking.store import Store, is_invalid_value, tracking_error
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
-#: The tag with `TrackedRun.key`.
+#: The tag with `RunRecord.key`.
 KEY_TAG = "sumgrad.run"
 #: MLflow's limit for one request.
 BATCH = 1000
@@ -43,7 +49,7 @@ SLOW_LINE_BYTES_PER_S = 100_000
 _logger = logging.getLogger(__name__)
 
 
-def deliver(run: TrackedRun, end: RunEnd, open_store: Callable[[], Store]) -> bool:
+def deliver(directory: Path, end: RunEnd, open_store: Callable[[], Store]) -> bool:
     """Deliver what MLflow lacks of a run that has ended.
 
     Returns:
@@ -52,7 +58,7 @@ def deliver(run: TrackedRun, end: RunEnd, open_store: Callable[[], Store]) -> bo
     Raises:
         TrackingError: The store cannot be reached or refuses the run.
     """
-    delivery = Delivery(run, open_store)
+    delivery = Delivery(directory, open_store)
     delivery.register()
     while delivery.send_metrics():
         pass
@@ -71,15 +77,15 @@ class Delivery:
 
     def __init__(
         self,
-        run: TrackedRun,
+        directory: Path,
         open_store: Callable[[], Store],
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._run = run
+        self._directory, self._run = directory, RunRecord.read(directory)
         self._open_store = open_store
         self._on_progress = on_progress
         self._store: Store | None = None
-        self._receipt = Receipt.read(run.directory)
+        self._receipt = Receipt.read(directory)
         #: Whether MLflow has the model; None before the only attempt to log it.
         self._has_model: bool | None = None
 
@@ -96,7 +102,7 @@ class Delivery:
     def send_metrics(self) -> int:
         """Send the oldest values that MLflow lacks, at most `BATCH`, and return their number."""
         offset = self._receipt.metrics_offset
-        points, end = read_points(self._run.directory, offset, BATCH)
+        points, end = read_points(self._directory, offset, BATCH)
         self.send_points(points)
         if end > offset:
             self._acknowledge(metrics_offset=end)
@@ -147,7 +153,7 @@ class Delivery:
 
     def _log_model(self, end: RunEnd) -> bool:
         """Return whether MLflow has the model that it should have."""
-        model = self._run.directory / MODEL
+        model = self._directory / MODEL
         if end.status == "KILLED" or self._receipt.model_id or not model.is_dir():
             return True
         with self._request("the model was not accepted") as store:
@@ -158,7 +164,7 @@ class Delivery:
         try:
             from sumgrad.jobs.tracking.model_logging import log_model, read_example
 
-            example = read_example(self._run.directory / EXAMPLE)
+            example = read_example(self._directory / EXAMPLE)
             model_id = log_model(store, self._run_id, model, example, end.step)
         except Exception as error:  # noqa: BLE001 - the model is on disk, and the status matters
             _logger.warning("the model could not be logged to MLflow: %s", describe_error(error))
@@ -186,7 +192,7 @@ class Delivery:
             f"run {self._run.run_id} is not in MLflow any more: {redact(store.uri)} has no active "
             f"run {self._run_id}",
             hint=f"restore it with 'mlflow runs restore --run-id {self._run_id}', or remove "
-            f"{self._run.directory / RECEIPT} to deliver everything to a new run",
+            f"{self._directory / RECEIPT} to deliver everything to a new run",
         )
 
     @property
@@ -197,7 +203,7 @@ class Delivery:
 
     def _acknowledge(self, **changes: object) -> None:
         self._receipt = replace(self._receipt, **changes)  # type: ignore[arg-type]
-        self._receipt.write(self._run.directory)
+        self._receipt.write(self._directory)
 
     def _create(self, store: Store) -> str:
         """Create the run with its metadata, or complete one that was created before a crash."""

@@ -1,4 +1,4 @@
-"""What describes a run in MLflow: parameters, tags, the git commit, data sets, and how it ended."""
+"""The record of a run, ``run.json``, and what MLflow is told of it: parameters, tags, data sets."""
 
 import getpass
 import json
@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
-from pydantic import AfterValidator, ConfigDict, StringConstraints
+from pydantic import AfterValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
+from sumgrad.jobs.errors import SpecError
+from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.text import one_line
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
+RECORD = "run.json"
+#: A longer file is not sumgrad's.
+_MAX_RECORD_BYTES = 1 << 24
 # MLflow's limits. It refuses longer values, so they are cut.
 MAX_PARAMETER_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
@@ -32,6 +38,17 @@ def _check_printable(text: str) -> str:
     return text
 
 
+def _check_uri(uri: str) -> str:
+    """Check a tracking URI; the path of a database file must be absolute."""
+    try:
+        resolved = resolve_tracking_uri(uri, Path("/"))
+    except SpecError as error:
+        raise ValueError(error.message) from None
+    if uri.startswith("sqlite:") and resolved != uri:
+        raise ValueError("must name an absolute path")
+    return uri
+
+
 def _check_absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
@@ -42,6 +59,10 @@ Line = Annotated[str, AfterValidator(_check_printable)]
 #: Text that is safe as one part of a path.
 PathPart = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,99}$")]
 Count = Annotated[int, Ge(0), Lt(2**63)]
+#: In UTC; the order of these texts is the order of the times.
+Time = Annotated[
+    str, StringConstraints(pattern=r"^\d{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00$")
+]
 #: Records are files that other programs may have edited, so every field is checked.
 CHECKED = ConfigDict(strict=True, extra="forbid")
 
@@ -93,6 +114,51 @@ class RunEnd:
     tags: Mapping[str, str]
     step: Count
     can_resume: bool
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RunRecord:
+    """What ``run.json`` holds: the run's identity, its metadata, and how it ended.
+
+    Attributes:
+        run_id: The name of the directory, and of the run in MLflow.
+        key: A tag that no other run in MLflow has, by which a run is found again whose id there was
+            not recorded.
+        tracking_uri: Without secrets.
+        signature: What the weights depend on; see `sumgrad.jobs.runs.signature`.
+        end: None while the run is running, and if its process was killed.
+        format: The version of this file's format.
+    """
+
+    run_id: PathPart
+    key: PathPart
+    started: Time
+    tracking_uri: Annotated[Line, AfterValidator(_check_uri)]
+    metadata: RunMetadata
+    signature: Mapping[str, Any]
+    end: RunEnd | None = None
+    format: Literal[2] = 2
+
+    def to_json(self) -> str:
+        """Return the text of ``run.json``."""
+        return TypeAdapter(RunRecord).dump_json(self, indent=1).decode() + "\n"
+
+    @classmethod
+    def read(cls, directory: Path) -> "RunRecord":
+        """Read and check the record in a run's directory.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: Names the first field that is missing, unknown or wrong.
+        """
+        text = read_small_file(directory / RECORD, _MAX_RECORD_BYTES)
+        try:
+            return TypeAdapter(RunRecord).validate_json(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in problem["loc"])
+            prefix = f"the field '{field}': " if field else ""
+            raise ValueError(prefix + one_line(problem["msg"])) from None
 
 
 def flatten(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -26,12 +26,13 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import RunEnd
-from sumgrad.jobs.tracking.outbox import Point, TrackedRun
+from sumgrad.jobs.tracking.outbox import Point
 from sumgrad.jobs.tracking.run_tracker import ERRORS
 from sumgrad.jobs.tracking.store import Store, open_store, prepare_mlflow
 from sumgrad.model.errors import SumgradError
@@ -90,9 +91,11 @@ class Service:
                 self._store = self._open_store(self._uri)
         self._tags |= message.get("tags", {})
         if "run" in message:
-            run = TrackedRun.from_json(message["run"])
+            directory = Path(message["run"])
             self._resumed = message["resumed"]
-            self._delivery = Delivery(run, self._open, lambda seconds: self.send(busy=seconds))
+            self._delivery = Delivery(
+                directory, self._open, lambda seconds: self.send(busy=seconds)
+            )
         if "end" in message:
             self._end = RunEnd(**message["end"])
             points = (Point.from_line(line.encode()) for line in message["lines"])

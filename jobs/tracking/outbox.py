@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from sumgrad.jobs.support.files import sync, write_text
-from sumgrad.jobs.tracking.metadata import RunEnd, RunMetadata
+from sumgrad.jobs.tracking.metadata import RunEnd
 
 METRICS = "metrics.jsonl"
 RECEIPT = "delivery.json"
@@ -27,31 +27,6 @@ EXAMPLE = "example.json"
 MODEL = "model"
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """A run to deliver to MLflow.
-
-    Attributes:
-        directory: Where its files are.
-        run_id: Its id, which becomes its name in MLflow.
-        key: A unique tag by which MLflow's run is found again when its id there was not recorded.
-    """
-
-    directory: Path
-    run_id: str
-    key: str
-    metadata: RunMetadata
-
-    def to_json(self) -> str:
-        """Return the run as text for another process."""
-        return _RUN.dump_json(self).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> "TrackedRun":
-        """Return the run that `to_json` was called on."""
-        return _RUN.validate_json(text)
 
 
 @dataclass(frozen=True)
@@ -84,7 +59,6 @@ class Receipt:
             write_text(directory / RECEIPT, _RECEIPT.dump_json(self).decode())
 
 
-_RUN = TypeAdapter(TrackedRun)
 _RECEIPT = TypeAdapter(Receipt)
 
 

@@ -19,7 +19,6 @@ import psutil
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.metadata import RunEnd
-from sumgrad.jobs.tracking.outbox import TrackedRun
 
 #: -P keeps modules of the user's folder from shadowing others.
 COMMAND = (sys.executable, "-P", "-m", "sumgrad.jobs.tracking.mlflow_process")
@@ -83,9 +82,9 @@ class RunTracker:
         self._thread = threading.Thread(target=self._supervise, name="mlflow", daemon=True)
         self._thread.start()
 
-    def start(self, run: TrackedRun, *, resumed: bool = False) -> None:
+    def start(self, directory: Path, *, resumed: bool = False) -> None:
         """Have a run delivered from now on; if it is resumed, MLflow shows it as RUNNING again."""
-        self._send("run", {"run": run.to_json(), "resumed": resumed})
+        self._send("run", {"run": str(directory), "resumed": resumed})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run as soon as MLflow has it; later tags replace earlier ones."""

@@ -19,11 +19,12 @@ from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
 from sumgrad.jobs.runs.build import build_job
-from sumgrad.jobs.runs.directory import RECORD, RunDirectory, find_run
+from sumgrad.jobs.runs.directory import RunDirectory, find_run
 from sumgrad.jobs.runs.registry import list_runs, table
 from sumgrad.jobs.spec.loader import example_names, load_spec, read_example
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.validation import all_keys
+from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.model import Layer, Network, make_activation, resolve_divergence
 from tests.fuzzing import cases, only
 from tests.jobs.runs.records import RECORD_OF_A_RUN
@@ -133,7 +134,7 @@ def test_any_change_to_the_record_of_a_run(
         with only(RunNotFound):
             found = find_run(run_id, output)
             assert isinstance(found.status, str)
-            found.tracked.to_json()
+            found.record.to_json()
         with only(RunNotFound):
             RunDirectory.open(output / run_id)
 

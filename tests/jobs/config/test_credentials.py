@@ -21,9 +21,10 @@ from sumgrad.jobs.config.credentials import (
 )
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking.delivery import Delivery
-from sumgrad.jobs.tracking.metadata import RunMetadata
-from sumgrad.jobs.tracking.outbox import Point, Receipt, TrackedRun
+from sumgrad.jobs.tracking.metadata import RECORD
+from sumgrad.jobs.tracking.outbox import Point, Receipt
 from sumgrad.jobs.tracking.store import open_store
+from tests.jobs.runs.records import RECORD_OF_A_RUN
 from tests.jobs.service.stand_ins import Answer, Site, site
 
 TOKEN = "t0ken-of-the-lab"
@@ -301,11 +302,9 @@ def test_a_rejected_host_header_is_not_a_login_error(server: Site) -> None:
 
 def test_a_replaced_token_is_read_again(server: Site, token: Path, tmp_path: Path) -> None:
     remember(server, token)
-    metadata = RunMetadata("iris", "flowers", {}, "", [], {}, tmp_path)
+    (tmp_path / RECORD).write_text(RECORD_OF_A_RUN.to_json())
     Receipt("run").write(tmp_path)
-    delivery = Delivery(
-        TrackedRun(tmp_path, "iris-abc123", "key", metadata), lambda: open_store(server.address)
-    )
+    delivery = Delivery(tmp_path, lambda: open_store(server.address))
     points = [Point("loss", 0.5, 1, 1000)]
     server.answers[LOG_BATCH] = Answer(401, "log in first")
     with pytest.raises(LoginRefused):

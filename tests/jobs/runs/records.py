@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from sumgrad.jobs.runs.record import RunRecord
-from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunEnd, RunMetadata
+from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunEnd, RunMetadata, RunRecord
 
 RECORD_OF_A_RUN = RunRecord(
     run_id="job-abc123",

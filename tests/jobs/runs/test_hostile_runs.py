@@ -12,9 +12,10 @@ import pytest
 
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.errors import RunNotFound, SpecError
-from sumgrad.jobs.runs.directory import RECORD, RunDirectory, all_runs, find_run
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs, find_run
 from sumgrad.jobs.runs.registry import list_runs, table
 from sumgrad.jobs.spec.loader import load_spec
+from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.outbox import Receipt
 from tests.jobs.runs.records import RECORD_OF_A_RUN
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,29 @@ from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
 from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.tracking.delivery import Delivery
-from sumgrad.jobs.tracking.metadata import DatasetMetadata, RunEnd, RunMetadata
+from sumgrad.jobs.tracking.metadata import (
+    RECORD,
+    DatasetMetadata,
+    RunEnd,
+    RunMetadata,
+)
 from sumgrad.jobs.tracking.model_logging import example_text
-from sumgrad.jobs.tracking.outbox import EXAMPLE, Outbox, Receipt, TrackedRun
+from sumgrad.jobs.tracking.outbox import EXAMPLE, Outbox, Receipt
 from sumgrad.jobs.tracking.store import Store, open_store
 from sumgrad.model import Layer, Network, make_activation, resolve_divergence
+from tests.jobs.runs.records import RECORD_OF_A_RUN
 
 FINISHED = RunEnd("FINISHED", "converged", {"sumgrad.stop_reason": "converged"}, 2, False)
 FAILED = RunEnd("FAILED", "cluster", {}, 0, True)
 KILLED = RunEnd("KILLED", "terminated", {}, 0, True)
+
+
+def make_run(directory: Path, metadata: RunMetadata) -> Path:
+    key = f"key-of-{directory.name}"
+    record = replace(RECORD_OF_A_RUN, run_id=directory.name, key=key, metadata=metadata)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / RECORD).write_text(record.to_json())
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -58,28 +73,27 @@ def metadata(tmp_path: Path) -> RunMetadata:
 
 
 @pytest.fixture
-def run(tmp_path: Path, metadata: RunMetadata) -> TrackedRun:
-    directory = tmp_path / "runs" / "iris-abc123"
-    directory.mkdir(parents=True)
-    return TrackedRun(directory, directory.name, "k" * 32, metadata)
+def run(tmp_path: Path, metadata: RunMetadata) -> Path:
+    """The directory of a run."""
+    return make_run(tmp_path / "runs" / "iris-abc123", metadata)
 
 
 @pytest.fixture
-def outbox(run: TrackedRun) -> Outbox:
-    return Outbox(run.directory)
+def outbox(run: Path) -> Outbox:
+    return Outbox(run)
 
 
 @pytest.fixture
-def delivery(run: TrackedRun, outbox: Outbox, store: Store) -> Delivery:
+def delivery(run: Path, outbox: Outbox, store: Store) -> Delivery:
     return Delivery(run, lambda: store)
 
 
 @pytest.fixture
-def mlflow_id(run: TrackedRun) -> Callable[[], str]:
+def mlflow_id(run: Path) -> Callable[[], str]:
     """Returns MLflow's id of the run."""
 
     def read() -> str:
-        found = Receipt.read(run.directory).mlflow_run_id
+        found = Receipt.read(run).mlflow_run_id
         assert found is not None
         return found
 
@@ -103,8 +117,8 @@ def rows() -> pd.DataFrame:
 
 
 @pytest.fixture
-def folder(run: TrackedRun, saved: SavedModel, rows: pd.DataFrame) -> Path:
+def folder(run: Path, saved: SavedModel, rows: pd.DataFrame) -> Path:
     """The trained model in the run's directory, with the example rows beside it."""
-    save_model(run.directory / "model", saved)
-    (run.directory / EXAMPLE).write_text(example_text(rows.to_numpy(), saved.schema))
-    return run.directory / "model"
+    save_model(run / "model", saved)
+    (run / EXAMPLE).write_text(example_text(rows.to_numpy(), saved.schema))
+    return run / "model"

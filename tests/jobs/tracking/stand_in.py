@@ -34,7 +34,7 @@ def receive(connection: Connection, notes: Path) -> None:
         file.write(f"{os.getpid()} {json.dumps(message)}\n")
     if "run" in message:
         is_first = len({line.split()[0] for line in notes.read_text().splitlines()}) == 1
-        on_run(connection, json.loads(message["run"])["run_id"], is_first=is_first)
+        on_run(connection, Path(message["run"]).name, is_first=is_first)
     if "end" in message:
         if message["end"]["stop_reason"] == "slow":
             for _ in range(4):

@@ -15,10 +15,10 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, P
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
-from sumgrad.jobs.tracking.metadata import RunEnd
-from sumgrad.jobs.tracking.outbox import EXAMPLE, RECEIPT, Outbox, Receipt, TrackedRun
+from sumgrad.jobs.tracking.metadata import RunEnd, RunMetadata
+from sumgrad.jobs.tracking.outbox import EXAMPLE, RECEIPT, Outbox, Receipt
 from sumgrad.jobs.tracking.store import Store
-from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED
+from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED, make_run
 
 Id = Callable[[], str]
 
@@ -52,21 +52,23 @@ def test_a_run_has_its_parameters_tags_datasets_and_spec(
     }
 
 
-def test_more_than_a_batch_of_parameters(store: Store, run: TrackedRun, mlflow_id: Id) -> None:
-    many = replace(run.metadata, spec={f"key{i}": i for i in range(250)})
-    Delivery(replace(run, metadata=many), lambda: store).register()
+def test_more_than_a_batch_of_parameters(
+    store: Store, run: Path, metadata: RunMetadata, mlflow_id: Id
+) -> None:
+    make_run(run, replace(metadata, spec={f"key{i}": i for i in range(250)}))
+    Delivery(run, lambda: store).register()
     assert len(store.client.get_run(mlflow_id()).data.params) == 250
 
 
 @pytest.mark.parametrize("end", [FINISHED, FAILED, KILLED], ids=lambda end: str(end.status))
 def test_the_end_sets_status_and_tags(
-    store: Store, run: TrackedRun, outbox: Outbox, mlflow_id: Id, end: RunEnd
+    store: Store, run: Path, outbox: Outbox, mlflow_id: Id, end: RunEnd
 ) -> None:
     assert deliver(run, end, lambda: store)
     found = store.client.get_run(mlflow_id())
     assert (found.info.status, found.info.end_time is not None) == (end.status, True)
     assert end.tags.items() <= found.data.tags.items()
-    assert Receipt.read(run.directory).end == end
+    assert Receipt.read(run).end == end
 
 
 def test_metrics_keep_steps_and_timestamps(
@@ -96,7 +98,7 @@ def test_metrics_keep_steps_and_timestamps(
 )
 def test_a_run_is_created_once_wherever_the_answer_is_lost(
     store: Store,
-    run: TrackedRun,
+    run: Path,
     outbox: Outbox,
     folder: Path,
     call: str,
@@ -128,25 +130,25 @@ def test_a_run_is_created_once_wherever_the_answer_is_lost(
 
 
 def test_a_run_whose_receipt_is_lost_is_found_and_completed(
-    store: Store, run: TrackedRun, outbox: Outbox, mlflow_id: Id
+    store: Store, run: Path, outbox: Outbox, mlflow_id: Id
 ) -> None:
     outbox.log(1, {"loss": 0.5})
     deliver(run, FAILED, lambda: store)
     first = mlflow_id()
-    (run.directory / RECEIPT).unlink()
+    (run / RECEIPT).unlink()
     deliver(run, FAILED, lambda: store)
     assert mlflow_id() == first
     assert len(store.client.get_metric_history(first, "loss")) == 1
 
 
 def test_a_resumed_run_is_running_again_and_gets_a_new_model(
-    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Id
+    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Id
 ) -> None:
     deliver(run, replace(FAILED, step=1), lambda: store)
     again = Delivery(run, lambda: store)
     again.register(resumed=True)
     assert store.client.get_run(mlflow_id()).info.status == "RUNNING"
-    assert Receipt.read(run.directory).end is None
+    assert Receipt.read(run).end is None
     assert again.finish(FINISHED)
     found = store.client.get_run(mlflow_id())
     assert found.info.status == "FINISHED"
@@ -157,7 +159,7 @@ def test_a_resumed_run_is_running_again_and_gets_a_new_model(
 @pytest.mark.parametrize("resumed", [True, False])
 def test_a_run_that_mlflow_has_lost_is_refused_and_then_delivered_anew(
     store: Store,
-    run: TrackedRun,
+    run: Path,
     outbox: Outbox,
     mlflow_id: Id,
     is_deleted: bool,
@@ -168,14 +170,14 @@ def test_a_run_that_mlflow_has_lost_is_refused_and_then_delivered_anew(
     if is_deleted:
         store.client.delete_run(mlflow_id())
     else:
-        replace(Receipt.read(run.directory), mlflow_run_id="0" * 32).write(run.directory)
+        replace(Receipt.read(run), mlflow_run_id="0" * 32).write(run)
     lost = mlflow_id()
-    with pytest.raises(TrackingError, match=rf"run {run.run_id} is not .* {lost}") as caught:
+    with pytest.raises(TrackingError, match=rf"run {run.name} is not .* {lost}") as caught:
         Delivery(run, lambda: store).register(resumed=resumed)
     assert not isinstance(caught.value, TrackingUnreachable)
     assert f"mlflow runs restore --run-id {lost}" in caught.value.hint
-    assert str(run.directory / RECEIPT) in caught.value.hint
-    (run.directory / RECEIPT).unlink()
+    assert str(run / RECEIPT) in caught.value.hint
+    (run / RECEIPT).unlink()
     assert deliver(run, KILLED, lambda: store)
     assert len(store.client.get_metric_history(mlflow_id(), "loss")) == 1
 
@@ -194,7 +196,7 @@ def test_no_value_is_dropped_while_a_run_is_deleted(
 
 
 def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(
-    store: Store, delivery: Delivery, run: TrackedRun
+    store: Store, delivery: Delivery, run: Path
 ) -> None:
     experiment = store.client.create_experiment("flowers")
     store.client.delete_experiment(experiment)
@@ -206,11 +208,11 @@ def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(
 def test_losing_the_race_for_a_new_experiment_is_no_failure(
     store: Store,
     delivery: Delivery,
-    run: TrackedRun,
     mlflow_id: Id,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    location = artifact_location(store.uri, run.metadata.folder)
+    location = artifact_location(store.uri, tmp_path)
     created = store.client.create_experiment("flowers", location)
     found = store.client.get_experiment_by_name("flowers")
     answers = iter([None, found, found])
@@ -287,7 +289,7 @@ def test_only_invalid_values_are_dropped(
 )
 def test_errors_of_a_server_say_whether_a_later_attempt_may_succeed(
     store: Store,
-    run: TrackedRun,
+    run: Path,
     outbox: Outbox,
     monkeypatch: pytest.MonkeyPatch,
     status: int,
@@ -302,7 +304,7 @@ def test_errors_of_a_server_say_whether_a_later_attempt_may_succeed(
 
 
 def test_after_a_refused_login_the_store_is_opened_again(
-    store: Store, run: TrackedRun, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    store: Store, run: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Store] = []
 
@@ -320,39 +322,39 @@ def test_after_a_refused_login_the_store_is_opened_again(
 
 
 def test_the_model_is_logged_once(
-    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Id
+    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Id
 ) -> None:
     for _ in range(2):
         assert deliver(run, FINISHED, lambda: store)
     (output,) = models(store.client.get_run(mlflow_id()))
     assert output.step == 2
-    assert Receipt.read(run.directory).model_id == output.model_id
+    assert Receipt.read(run).model_id == output.model_id
 
 
 def test_a_model_that_cannot_be_logged_does_not_keep_the_status_away(
     store: Store,
-    run: TrackedRun,
+    run: Path,
     outbox: Outbox,
     folder: Path,
     mlflow_id: Id,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (run.directory / EXAMPLE).unlink()
+    (run / EXAMPLE).unlink()
     assert not deliver(run, FINISHED, lambda: store)
     assert store.client.get_run(mlflow_id()).info.status == "FINISHED"
-    assert Receipt.read(run.directory).end is None
-    assert f"{run.directory / EXAMPLE} is damaged" in caplog.text
+    assert Receipt.read(run).end is None
+    assert f"{run / EXAMPLE} is damaged" in caplog.text
 
 
 def test_a_killed_run_gets_no_model(
-    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Id
+    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Id
 ) -> None:
     assert deliver(run, KILLED, lambda: store)
     assert models(store.client.get_run(mlflow_id())) == []
 
 
 def test_progress_is_reported_after_successes_only(
-    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, run: Path, outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds: list[float] = []
     delivery = Delivery(run, lambda: store, seconds.append)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import mlflow_process
 from sumgrad.jobs.tracking.mlflow_process import Service, error_to_json
-from sumgrad.jobs.tracking.outbox import Outbox, TrackedRun
+from sumgrad.jobs.tracking.outbox import Outbox
 from sumgrad.jobs.tracking.store import Store
 from tests.jobs.tracking.conftest import FINISHED, KILLED
 
@@ -74,13 +75,13 @@ def parent(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parent]:
 def test_a_run_is_delivered_as_it_grows(
     parent: Parent,
     stores: Stores,
-    run: TrackedRun,
+    run: Path,
     outbox: Outbox,
     mlflow_id: Callable[[], str],
 ) -> None:
     client = stores.store.client
     parent.send(uri="sqlite:///x.db")
-    parent.send(run=run.to_json(), resumed=False)
+    parent.send(run=str(run), resumed=False)
     assert parent.receive("registered")
     outbox.log(1, {"loss": 0.5})
     parent.send(tags={"heartbeat": "1"})
@@ -97,11 +98,11 @@ def test_a_run_is_delivered_as_it_grows(
 
 
 def test_the_first_failure_is_reported_and_later_attempts_succeed(
-    parent: Parent, stores: Stores, run: TrackedRun, outbox: Outbox
+    parent: Parent, stores: Stores, run: Path, outbox: Outbox
 ) -> None:
     stores.error = TrackingUnreachable("away", hint="wait")
     parent.send(uri="sqlite:///x.db")
-    parent.send(run=run.to_json(), resumed=False)
+    parent.send(run=str(run), resumed=False)
     failed = parent.receive("failed")
     assert failed == {"kind": "TrackingUnreachable", "message": "away", "hint": "wait"}
     stores.error = None
@@ -112,13 +113,13 @@ def test_the_first_failure_is_reported_and_later_attempts_succeed(
 def test_an_outage_is_logged_once_and_so_is_its_end(
     parent: Parent,
     stores: Stores,
-    run: TrackedRun,
+    run: Path,
     outbox: Outbox,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     parent.send(uri="sqlite:///x.db")
-    parent.send(run=run.to_json(), resumed=False)
+    parent.send(run=str(run), resumed=False)
     parent.receive("registered")
     failures = threading.Semaphore(0)
     client = stores.store.client

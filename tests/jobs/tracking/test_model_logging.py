@@ -14,10 +14,11 @@ from sumgrad.jobs.artifacts.saved_model import SavedModel, load_model, save_mode
 from sumgrad.jobs.errors import ModelNotFound
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
 from sumgrad.jobs.tracking.find_model import find_model
+from sumgrad.jobs.tracking.metadata import RunMetadata
 from sumgrad.jobs.tracking.model_logging import example_text, log_model, read_example
-from sumgrad.jobs.tracking.outbox import Outbox, Receipt, TrackedRun
+from sumgrad.jobs.tracking.outbox import Outbox, Receipt
 from sumgrad.jobs.tracking.store import Store
-from tests.jobs.tracking.conftest import FINISHED
+from tests.jobs.tracking.conftest import FINISHED, make_run
 
 
 def expected(saved: SavedModel, rows: pd.DataFrame) -> pd.DataFrame:
@@ -28,13 +29,13 @@ def expected(saved: SavedModel, rows: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture
 def logged(
-    store: Store, run: TrackedRun, outbox: Outbox, folder: Path, mlflow_id: Callable[[], str]
+    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Callable[[], str]
 ) -> tuple[str, str]:
     """MLflow's ids of a finished run and of its model."""
     outbox.log(1, {"train_loss": 0.5})
     outbox.log(2, {"train_loss": 0.25})
     assert deliver(run, FINISHED, lambda: store)
-    return mlflow_id(), str(Receipt.read(run.directory).model_id)
+    return mlflow_id(), str(Receipt.read(run).model_id)
 
 
 @pytest.fixture
@@ -229,11 +230,11 @@ def test_a_model_is_found_by_the_run_id_mlflows_id_and_prefixes(
 
 
 def test_an_exact_run_id_wins_over_longer_ones(
-    store: Store, logged: tuple[str, str], run: TrackedRun, tmp_path: Path
+    store: Store, logged: tuple[str, str], run: Path, metadata: RunMetadata
 ) -> None:
-    longer = replace(run, directory=tmp_path, run_id=f"{run.run_id}4", key="other")
+    longer = make_run(run.with_name(f"{run.name}4"), metadata)
     Delivery(longer, lambda: store).register()
-    find_model(run.run_id, store.uri)
+    find_model(run.name, store.uri)
     with pytest.raises(ModelNotFound, match="several runs"):
         find_model("iris-abc", store.uri)
 

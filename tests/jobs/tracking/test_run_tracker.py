@@ -16,7 +16,6 @@ import pytest
 
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import run_tracker
-from sumgrad.jobs.tracking.outbox import TrackedRun
 from sumgrad.jobs.tracking.run_tracker import RunTracker
 from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED
 
@@ -39,10 +38,6 @@ def start(notes: Path) -> Iterator[Callable[..., RunTracker]]:
         yield started
 
 
-def named(run: TrackedRun, name: str) -> TrackedRun:
-    return replace(run, run_id=name)
-
-
 def messages(notes: Path) -> list[tuple[int, dict[str, object]]]:
     """Every message, with the process that received it."""
     lines = [line.split(" ", 1) for line in notes.read_text().splitlines()]
@@ -57,7 +52,7 @@ def wait_until_gone(pid: int) -> None:
 
 
 def test_a_run_is_registered_tagged_and_finished(
-    start: Callable[..., RunTracker], run: TrackedRun, notes: Path, caplog: pytest.LogCaptureFixture
+    start: Callable[..., RunTracker], run: Path, notes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = start()
     tracker.start(run, resumed=True)
@@ -66,8 +61,7 @@ def test_a_run_is_registered_tagged_and_finished(
     assert tracker.finish(FINISHED, ["a line"])
     assert not tracker.finish(FAILED)
     received = [message for _, message in messages(notes)]
-    assert TrackedRun.from_json(str(received[0]["run"])) == run
-    assert received[0]["resumed"]
+    assert received[0] == {"run": str(run), "resumed": True}
     assert received[1] == {"tags": {"a": "b"}}
     assert received[2]["lines"] == ["a line"]
     assert caplog.messages == ["metrics are delivered again"]
@@ -75,11 +69,11 @@ def test_a_run_is_registered_tagged_and_finished(
 
 
 def test_a_refused_run_raises_with_message_and_hint(
-    start: Callable[..., RunTracker], run: TrackedRun
+    start: Callable[..., RunTracker], run: Path
 ) -> None:
     tracker = start()
     tracker.check()
-    tracker.start(named(run, "refused"))
+    tracker.start(run.with_name("refused"))
     with pytest.raises(TrackingError, match="the experiment is deleted") as caught:
         tracker.wait_until_registered()
     assert caught.value.hint == "restore it"
@@ -92,12 +86,12 @@ def test_a_refused_run_raises_with_message_and_hint(
 @pytest.mark.parametrize("name", ["away", "defect"])
 def test_a_store_that_does_not_answer_is_a_warning(
     start: Callable[..., RunTracker],
-    run: TrackedRun,
+    run: Path,
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
     tracker = start()
-    tracker.start(named(run, name))
+    tracker.start(run.with_name(name))
     tracker.wait_until_registered()
     tracker.check()
     assert "training continues" in caplog.text
@@ -105,30 +99,30 @@ def test_a_store_that_does_not_answer_is_a_warning(
 
 
 def test_a_store_that_must_answer_and_does_not_is_an_error(
-    start: Callable[..., RunTracker], run: TrackedRun
+    start: Callable[..., RunTracker], run: Path
 ) -> None:
     tracker = start(must_answer=True)
-    tracker.start(named(run, "away"))
+    tracker.start(run.with_name("away"))
     with pytest.raises(TrackingUnreachable, match="does not answer"):
         tracker.wait_until_registered()
 
 
 def test_a_store_that_hangs_is_waited_for_once_and_bounded(
     start: Callable[..., RunTracker],
-    run: TrackedRun,
+    run: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(run_tracker, "RESPONSE_TIMEOUT_S", 0.3)
     tracker = start()
-    tracker.start(named(run, "hangs"))
+    tracker.start(run.with_name("hangs"))
     tracker.wait_until_registered()
     assert "has not answered in 0.3 s; training continues" in caplog.text
     assert not tracker.finish(KILLED, timeout=0.2)
     assert "has not answered in 0.2 s" in caplog.messages[-1]
 
 
-def test_progress_extends_the_wait(start: Callable[..., RunTracker], run: TrackedRun) -> None:
+def test_progress_extends_the_wait(start: Callable[..., RunTracker], run: Path) -> None:
     tracker = start()
     tracker.start(run)
     tracker.wait_until_registered()
@@ -137,10 +131,10 @@ def test_progress_extends_the_wait(start: Callable[..., RunTracker], run: Tracke
 
 @pytest.mark.parametrize("name", ["frozen-once", "killed-once"])
 def test_a_process_that_dies_or_freezes_is_replaced(
-    start: Callable[..., RunTracker], run: TrackedRun, notes: Path, name: str
+    start: Callable[..., RunTracker], run: Path, notes: Path, name: str
 ) -> None:
     tracker = start()
-    tracker.start(named(run, name))
+    tracker.start(run.with_name(name))
     tracker.set_tags({"a": "b"})
     assert tracker.finish(FINISHED)
     received = messages(notes)
@@ -155,23 +149,23 @@ def test_a_process_that_dies_or_freezes_is_replaced(
 )
 def test_a_process_that_does_not_work_is_an_outage(
     start: Callable[..., RunTracker],
-    run: TrackedRun,
+    run: Path,
     command: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_tracker, "START_TIMEOUT_S", 0.5)
     monkeypatch.setattr(run_tracker, "RESPONSE_TIMEOUT_S", 0.3)
     tracker = start(STAND_IN if command == ("garbage",) else command)
-    tracker.start(named(run, "garbage"))
+    tracker.start(run.with_name("garbage"))
     tracker.wait_until_registered()
     assert not tracker.finish(FINISHED, timeout=0.2)
 
 
 def test_closing_ends_a_process_that_hangs(
-    start: Callable[..., RunTracker], run: TrackedRun, notes: Path
+    start: Callable[..., RunTracker], run: Path, notes: Path
 ) -> None:
     tracker = start()
-    tracker.start(named(run, "hangs"))
+    tracker.start(run.with_name("hangs"))
     while len(notes.read_text().splitlines() if notes.exists() else []) < 2:
         time.sleep(0.01)
     tracker.close()
@@ -204,7 +198,7 @@ def test_the_process_ends_with_its_parent_even_if_it_is_frozen(
 
 
 def test_signals_to_the_process_group_do_not_end_the_process(
-    start: Callable[..., RunTracker], run: TrackedRun, notes: Path
+    start: Callable[..., RunTracker], run: Path, notes: Path
 ) -> None:
     tracker = start()
     tracker.start(run)
