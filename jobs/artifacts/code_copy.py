@@ -22,11 +22,7 @@ _WRITE_BY_OTHERS = 0o022
 
 
 def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
-    """Copy MLflow's models-from-code file and the modules that a saved model needs to a folder.
-
-    Returns:
-        The copied file, and the package's folder.
-    """
+    """Copy MLflow's models-from-code file and, as a package, the code that a saved model needs."""
     sources = {name: path.read_text("utf-8") for name, path in required_files(ROOT).items()}
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
     package = f"sumgrad_{digest[:_DIGEST_CHARACTERS]}"
@@ -40,10 +36,7 @@ def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def required_files(module: str) -> dict[str, Path]:
-    """Return the files of a module, named without ``sumgrad.``, and of what it imports from there.
-
-    The keys are their relative names.
-    """
+    """Return, by relative name, the files of a module of sumgrad and of what it imports from it."""
     available = source_files()
     found: dict[str, Path] = {}
     pending = [module]

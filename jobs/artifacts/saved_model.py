@@ -50,12 +50,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A trained network, with all that prediction from raw rows needs.
-
-    Attributes:
-        name: The job's name.
-        metadata: Of the training run: ``run_id``, ``epochs``, ``seed``, ….
-    """
+    """A trained network, with all that prediction from raw rows needs, and the run's metadata."""
 
     name: str
     network: Network
@@ -225,11 +220,7 @@ def _read_weights(path: Path, network: Network) -> Parameters:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write a ``.safetensors`` file.
-
-    Raises:
-        OSError: It could not be written.
-    """
+    """Write a ``.safetensors`` file; raise OSError if that fails."""
     try:
         save_file(dict(tensors), path)
     except SafetensorError as error:

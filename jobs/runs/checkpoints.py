@@ -70,11 +70,7 @@ class CheckpointStore:
         self._run = run
 
     def write(self, checkpoint: Checkpoint, *, is_best: bool = False) -> Path:
-        """Write a checkpoint, and remove those that need not be kept.
-
-        Raises:
-            OSError: It could not be written; the others are unchanged.
-        """
+        """Write a checkpoint, and remove others; if it raises OSError, those are unchanged."""
         snapshot = checkpoint.snapshot
         epoch = int(snapshot.metadata["progress"]["epoch"])
         name = f"step-{snapshot.step:09d}-epoch-{epoch:06d}{_BEST if is_best else ''}"
@@ -138,11 +134,7 @@ def _set_aside(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and verify its checksums.
-
-    Raises:
-        CheckpointError: It is damaged; the message names the file.
-    """
+    """Read a checkpoint; raise CheckpointError, which names the file, if it is damaged."""
     try:
         return _read(path)
     except OSError as error:

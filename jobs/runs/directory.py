@@ -69,17 +69,7 @@ class RunDirectory:
     def create(
         cls, path: Path, record: RunRecord, spec_yaml: str, example: str = ""
     ) -> "RunDirectory":
-        """Create the directory of a new run, completely or not at all.
-
-        Args:
-            path: Must not exist.
-            record: The content of ``run.json``.
-            spec_yaml: The content of ``spec.yaml``.
-            example: See `sumgrad.jobs.tracking.model_logging.example_text`.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Create the directory of a new run, completely or, if an OSError is raised, not at all."""
         texts = {SPEC: spec_yaml, EXAMPLE: example, RECORD: record.to_json()}
 
         def fill(folder: Path) -> None:
@@ -109,11 +99,7 @@ class RunDirectory:
         return cls(path, record)
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the record, on disk first.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Change fields of the record, on disk first; raise OSError if it cannot be written."""
         record = replace(self.record, **changes)
         write_text(self.path / RECORD, record.to_json())
         self.record = record
@@ -151,11 +137,7 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run's lock; the operating system releases it when the process ends.
-
-        Raises:
-            RunLocked: Another process holds it.
-        """
+        """Hold the run's lock, or raise RunLocked. It is released when the process ends."""
         file = self.path / _LOCK
         try:
             self._lock.acquire()
@@ -232,13 +214,10 @@ def _has_record(path: Path) -> bool:
 
 
 def _check_enclosed(folder: Path) -> None:
-    """Check that nothing in a run's directory leads out of it.
+    """Raise RunNotFound if something in a run's directory leads out of it.
 
     Metrics are appended, old checkpoints are removed and the model is copied into MLflow. Behind a
     link each of them could be any file.
-
-    Raises:
-        RunNotFound: Names what leads out, or is neither a file nor a folder.
     """
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):

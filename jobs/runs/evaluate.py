@@ -19,18 +19,14 @@ from sumgrad.jobs.artifacts.saved_model import (
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
 from sumgrad.jobs.data.prepare import PreparedData
-from sumgrad.jobs.tracking.find_model import find_model
 from sumgrad.jobs.tracking.metadata import RECORD
+from sumgrad.jobs.tracking.model_logging import find_model
 from sumgrad.jobs.tracking.outbox import MODEL
 from sumgrad.model.validation import Array
 
 
 def open_model(name: str, tracking_uri: str) -> SavedModel:
-    """Load a model.
-
-    Args:
-        name: A saved model's folder, a run's folder, or a run id or the beginning of one.
-        tracking_uri: The MLflow store that has the run.
+    """Load a model by its folder, its run's folder, or an id in MLflow or the beginning of one.
 
     Raises:
         ModelNotFound: No model has that name, or it is damaged.
@@ -65,8 +61,6 @@ class EvaluationResult:
 def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
     """Evaluate a model on labelled rows, with the deterministic sums of training.
 
-    The source is as in a spec's ``data.train``.
-
     Raises:
         DataNotFound: The file or a column does not exist.
         DataError: The model cannot take the rows.
@@ -86,11 +80,6 @@ def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
 def predict_file(model: SavedModel, source: str, out: Path) -> int:
     """Write predictions for every row of a file, in its order, and return the number of rows.
 
-    Args:
-        model: The trained model.
-        source: As in a spec's ``data.train``; labels are not needed.
-        out: A ``.parquet`` or a ``.csv`` file.
-
     Raises:
         DataNotFound: The file or a column does not exist.
         DataError: The model cannot take the rows.
@@ -105,12 +94,10 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
 
 @dataclass(frozen=True)
 class Rejection:
-    """The fractions of rows that a model rejects.
+    """The fractions of real digits and of out-of-distribution images that a model rejects.
 
     Attributes:
-        digits: Of real test digits; the lower the better.
-        kinds: Of out-of-distribution images, by kind.
-        unseen: The kinds that were not in the training rows.
+        unseen: The kinds of images that were not in the training rows.
     """
 
     digits: float

@@ -28,13 +28,7 @@ SUMMARY = "summary.json"
 
 
 def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float) -> Summary:
-    """Save the model, record how the run ended, and deliver it to MLflow.
-
-    Args:
-        job: The job.
-        result: What training computed.
-        run: The run.
-        started: When it started, by `time.monotonic`.
+    """Save the model, record how the run, which started at a monotonic time, ended, and deliver it.
 
     Raises:
         ModelNotSaved, OSError: The disk is full, for example.

@@ -25,9 +25,6 @@ def check_spec_gradients(spec: JobSpec, features: int | None = None) -> tuple[Gr
     Args:
         spec: The job.
         features: Use this many random features instead of the job's data.
-
-    Raises:
-        SumgradError: The data cannot be read.
     """
     if features is None:
         data = prepare(resolve_paths(spec, Path.cwd()))

@@ -46,11 +46,7 @@ class StopRequest:
         threading.Thread(target=_logger.info, args=(line,), daemon=True).start()
 
     def raise_if_requested(self) -> None:
-        """Raise if a stop was requested before the first step.
-
-        Raises:
-            Interrupted: With the exit code of the signal.
-        """
+        """Raise Interrupted, with the signal's exit code, if a stop was requested at the start."""
         if self.reason is not None:
             message = f"the run was {self.reason} before its first step"
             raise Interrupted(message, EXIT_CODES[self.reason])

@@ -49,9 +49,6 @@ def create(
     """Create a new run on disk, have it registered in MLflow, and let `locks` hold its lock.
 
     The directory comes first, so that `sumgrad runs` finds the run of a process that was killed.
-
-    Raises:
-        OSError: The directory cannot be written.
     """
     described = _describe(job, tags)
     record = RunRecord(
@@ -99,22 +96,16 @@ def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
 
 
 def reopen(directory: RunDirectory, tracker: RunTracker, signature: Mapping[str, Any]) -> ActiveRun:
-    """Resume a run that this process has locked, with its signature from here on.
-
-    Raises:
-        OSError: The directory cannot be written.
-    """
+    """Resume a run that this process has locked, with its signature from here on."""
     directory.update(end=None, signature=signature)
     tracker.start(directory.path, resumed=True)
     return ActiveRun(directory, Outbox(directory.path), tracker)
 
 
 def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
-    """Undo the start of a run that MLflow refuses; a new one is removed unless it has checkpoints.
+    """Undo the start of a run that MLflow refuses, given the earlier record of a resumed one.
 
-    Args:
-        run: The run.
-        earlier: The record of a resumed run; None for a new one.
+    A new run is removed unless it has checkpoints.
     """
     # It would continue to register the run.
     run.tracker.close()

@@ -40,11 +40,7 @@ def deliver_locked(directory: RunDirectory, tracking_uri: str) -> bool:
 
 
 def require_credentials(uri: str) -> str:
-    """Return a recorded URI with the secrets that the record does not keep.
-
-    Raises:
-        TrackingError: The environment does not have them.
-    """
+    """Return a recorded URI with its secrets; raise TrackingError if the environment lacks them."""
     found = with_credentials(uri)
     if is_redacted(found):
         raise TrackingError(

@@ -57,26 +57,12 @@ def run_training(
     reporter: Reporter,
     stop: StopRequest,
 ) -> RunResult:
-    """Train, then evaluate the test rows unless training ended early.
+    """Train, from a checkpoint if there is one, and then evaluate the test rows.
 
-    Args:
-        job: The job.
-        start: The checkpoint to continue from, or None.
-        reducer: Computes the steps.
-        run: Takes the metrics. A late refusal by MLflow is raised at the next step.
-        reporter: Shows the progress.
-        stop: Checked at every step.
+    These are not evaluated if training ended early. A late refusal by MLflow is raised at the next
+    step.
     """
     run.tracker.check()
-
-    def on_step(step: int) -> None:
-        run.tracker.check()
-        reporter.step(step)
-
-    def on_epoch(report: EpochReport) -> None:
-        run.outbox.log(report.epoch, _metrics(report, accuracy=job.is_classification))
-        reporter.epoch(report, accuracy=job.is_classification)
-
     checkpointer = Checkpointer(
         run.directory.checkpoints(job.spec.checkpoint.keep),
         run.directory.record.signature,
@@ -85,21 +71,13 @@ def run_training(
         # metrics have to be on the disk first.
         before_write=run.outbox.sync,
     )
-    driver = ParameterDriver(
-        job.training_config,
-        job.plan,
-        reducer,
-        validate="validation" in job.workload.sources,
-        on_epoch=on_epoch,
-        on_step=on_step,
-        on_boundary=checkpointer.boundary,
-        should_stop=lambda: stop.reason,
-    )
+    driver = _driver(job, reducer, run, reporter, stop, checkpointer)
     for line in job.describe(reducer.workers):
         _logger.info(line)
-    first: Array | Snapshot = build_initial_parameters(job.spec, job.network).flat
-    first_step = 0
-    if start is not None:
+    first: Array | Snapshot
+    if start is None:
+        first, first_step = build_initial_parameters(job.spec, job.network).flat, 0
+    else:
         checkpointer.resume_from(start)
         first, first_step = start.snapshot, start.snapshot.step
         _logger.info("resuming after step %s", f"{first_step:,}")
@@ -113,6 +91,34 @@ def run_training(
         location = job.data.describe(result.failure.source, result.failure.rows)
         result = replace(result, failure=result.failure.with_location(location))
     return RunResult(result, test)
+
+
+def _driver(
+    job: TrainingJob,
+    reducer: GradientReducer,
+    run: ActiveRun,
+    reporter: Reporter,
+    stop: StopRequest,
+    checkpointer: Checkpointer,
+) -> ParameterDriver:
+    def on_step(step: int) -> None:
+        run.tracker.check()
+        reporter.step(step)
+
+    def on_epoch(report: EpochReport) -> None:
+        run.outbox.log(report.epoch, _metrics(report, accuracy=job.is_classification))
+        reporter.epoch(report, accuracy=job.is_classification)
+
+    return ParameterDriver(
+        job.training_config,
+        job.plan,
+        reducer,
+        validate="validation" in job.workload.sources,
+        on_epoch=on_epoch,
+        on_step=on_step,
+        on_boundary=checkpointer.boundary,
+        should_stop=lambda: stop.reason,
+    )
 
 
 def _train(

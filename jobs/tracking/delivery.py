@@ -23,14 +23,7 @@ from sumgrad.jobs.tracking.metadata import (
     dataset_inputs,
     flatten,
 )
-from sumgrad.jobs.tracking.outbox import (
-    EXAMPLE,
-    MODEL,
-    RECEIPT,
-    Point,
-    Receipt,
-    read_points,
-)
+from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, RECEIPT, Point, Receipt, read_points
 from sumgrad.jobs.tracking.store import Store, is_invalid_value, tracking_error
 
 if TYPE_CHECKING:
@@ -50,14 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 def deliver(directory: Path, end: RunEnd, open_store: Callable[[], Store]) -> bool:
-    """Deliver what MLflow lacks of a run that has ended.
-
-    Returns:
-        Whether MLflow has everything now. If not, the reason is logged.
-
-    Raises:
-        TrackingError: The store cannot be reached or refuses the run.
-    """
+    """Deliver what MLflow lacks of a run that has ended, as `Delivery.finish` does at last."""
     delivery = Delivery(directory, open_store)
     delivery.register()
     while delivery.send_metrics():
@@ -175,11 +161,7 @@ class Delivery:
         return True
 
     def _check_exists(self, store: Store) -> None:
-        """Check that MLflow has the run.
-
-        Raises:
-            TrackingError: The run was deleted, or its database was replaced.
-        """
+        """Raise TrackingError if the run was deleted in MLflow, or its database was replaced."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -253,11 +235,7 @@ class Delivery:
 
     @contextmanager
     def _request(self, problem: str) -> Iterator[Store]:
-        """Provide the open store; MLflow's errors become sumgrad's.
-
-        Raises:
-            TrackingError: The request failed.
-        """
+        """Provide the open store; MLflow's errors become a TrackingError."""
         if self._store is None:
             self._store = self._open_store()
         store = self._store

@@ -34,9 +34,8 @@ class Receipt:
     """What MLflow has acknowledged of a run.
 
     Attributes:
-        mlflow_run_id: MLflow's id of the run; None until the run and its metadata are there.
+        mlflow_run_id: None until the run and its metadata are there.
         metrics_offset: The number of bytes of ``metrics.jsonl`` that MLflow has.
-        model_id: MLflow's id of the trained model.
         end: How the run ended, once MLflow has everything.
     """
 
@@ -94,9 +93,6 @@ class Outbox:
     Attributes:
         non_finite: The first step at which a metric was NaN or infinite, by name. Such values are
             left out: MLflow stores an infinity as 1.8e308, which flattens its charts.
-
-    Raises:
-        OSError: ``metrics.jsonl`` cannot be read or repaired.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -121,7 +121,7 @@ class RunTracker:
         Args:
             end: How the run ended.
             lines: Metrics that are not in the outbox because the disk is full.
-            timeout: How long to wait for a store that acknowledges nothing, in seconds.
+            timeout: Seconds to wait for a store that acknowledges nothing.
 
         Returns:
             Whether MLflow has everything. If not, the reason is logged.

@@ -73,9 +73,7 @@ class Store:
 def open_store(uri: str, login: Credentials | None = None) -> Store:
     """Connect to a store at a resolved URI, and create the tables of a new SQLite database.
 
-    Args:
-        uri: Resolved.
-        login: The credentials for a server; by default those that are configured for it.
+    The login for a server is by default the one that is configured for it.
 
     Raises:
         TrackingUnreachable: It does not answer now.
@@ -135,13 +133,13 @@ def is_login_refused(uri: str) -> bool:
 def tracking_error(
     problem: str, error: Exception, uri: str, login: Credentials | None = None
 ) -> TrackingError:
-    """Return the error that says whether a later attempt may succeed.
+    """Return MLflow's error as one that says whether a later attempt may succeed.
 
     Args:
         problem: What failed.
         error: MLflow's error.
         uri: The store.
-        login: The credentials that were sent; by default those that are configured for the store.
+        login: What was sent; by default the login that is configured for the store.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError

@@ -1,6 +1,5 @@
-"""Stores to deliver to, runs to deliver, and a saved model to log."""
+"""A store to deliver to, runs to deliver, and a saved model to log."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
-from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import (
@@ -36,19 +34,6 @@ def make_run(directory: Path, metadata: RunMetadata) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RECORD).write_text(record.to_json())
     return directory
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised database: creating its tables takes seconds, copying them does not."""
-    database = tmp_path_factory.mktemp("template") / "mlflow.db"
-    open_store(f"{SQLITE}{database}")
-    return database
-
-
-@pytest.fixture
-def uri(template: Path, tmp_path: Path) -> str:
-    return f"{SQLITE}{shutil.copy(template, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture

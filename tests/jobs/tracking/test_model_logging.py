@@ -13,9 +13,8 @@ from sumgrad.jobs.artifacts.code_copy import ROOT, required_files
 from sumgrad.jobs.artifacts.saved_model import SavedModel, load_model, save_model
 from sumgrad.jobs.errors import ModelNotFound
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
-from sumgrad.jobs.tracking.find_model import find_model
 from sumgrad.jobs.tracking.metadata import RunMetadata
-from sumgrad.jobs.tracking.model_logging import example_text, log_model, read_example
+from sumgrad.jobs.tracking.model_logging import example_text, find_model, log_model, read_example
 from sumgrad.jobs.tracking.outbox import Outbox, Receipt
 from sumgrad.jobs.tracking.store import Store
 from tests.jobs.tracking.conftest import FINISHED, make_run

@@ -1,9 +1,7 @@
 """A job's newest run in MLflow; problems are part of the result, and not raised."""
 
-import shutil
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -14,23 +12,9 @@ from sumgrad.jobs.service.client import run_view
 from sumgrad.jobs.service.client.run_view import RunView, find_runs, mark_deleted
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
-from sumgrad.jobs.tracking.store import open_store
 from tests.jobs.service.stand_ins import ADDRESS, Answer, free_port, site
 
 BEAT = Heartbeat(1000.0, True, "digits", 3, 20, 0.25)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take seconds to create and none to copy."""
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    open_store(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def uri(template: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(template, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture
