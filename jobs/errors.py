@@ -88,7 +88,7 @@ class JobNotFound(JobError):
     """The cluster has no job of that name, or several."""
 
 
-class JobLost(JobError):
+class JobLost(JobNotFound):
     """The cluster knew this job a moment ago and does not any more."""
 
 

@@ -1,6 +1,6 @@
 """Commands about clusters: named ones, one on this machine, and a check-up."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,18 +63,18 @@ def add(
     """Name a cluster, or replace the one of that name."""
     from sumgrad.jobs.config import clusters, tokens
 
-    new = clusters.Cluster(
-        clusters.normalize_address(address),
-        clusters.check_cluster_name(name),
-        tracking_uri,
-        token_file.absolute() if token_file else None,
-        ca_file.absolute() if ca_file else None,
-        tracking_token_file.absolute() if tracking_token_file else None,
-    )
+    files = {
+        "token_file": token_file,
+        "ca_file": ca_file,
+        "tracking_token_file": tracking_token_file,
+    }
+    options: dict[str, object] = {key: path and path.absolute() for key, path in files.items()}
+    options |= {"address": address, "tracking_uri": tracking_uri}
+    config = clusters.read_cluster_config().with_cluster(name, options)
+    new = config.clusters[name]
     new.token()
-    if path := clusters.check_tracking_token(new).tracking_token_file:
-        tokens.read_token(path, "--tracking-token-file")
-    config = clusters.read_cluster_config().with_cluster(new)
+    if new.tracking_token_file:
+        tokens.read_token(new.tracking_token_file, "--tracking-token-file")
     clusters.write_cluster_config(config)
     lines = [
         f"{name} is {new.address}, in {clusters.cluster_config_path()}",
@@ -92,14 +92,12 @@ def use(
     """Make a cluster the default of all commands."""
     from sumgrad.jobs.config.clusters import read_cluster_config, write_cluster_config
 
-    config = read_cluster_config()
     if (name is None) is not none:
         raise typer.BadParameter("give either a cluster's name or --none")
+    config = read_cluster_config().using(name)
     value: dict[str, Any] = {"current": None}
-    if name is None:
-        config, line = replace(config, current=None), "there is no default cluster now"
-    else:
-        config = config.using(name)
+    line = "there is no default cluster now"
+    if name is not None:
         chosen = config.clusters[name]
         value, line = _as_json(chosen, name), f"the default cluster is {chosen.label}"
     write_cluster_config(config)
@@ -191,7 +189,6 @@ def status(as_json: Json = False) -> None:
 
     Exit code 3 if it does not run or its token cannot be read.
     """
-    from sumgrad.jobs.config.tokens import lost_token_hint
     from sumgrad.jobs.errors import ClusterConfigError
     from sumgrad.jobs.service.local.cluster import running, status_lines
 
@@ -200,12 +197,12 @@ def status(as_json: Json = False) -> None:
     lines = ["no cluster runs on this machine; sumgrad cluster up starts one"]
     problem = None
     if local is not None:
-        lines, file = status_lines(local), local.cluster.token_file
+        lines = status_lines(local)
         try:
             local.cluster.token()
         except ClusterConfigError as error:
-            problem, hint = error.message, error.hint or (lost_token_hint(file) if file else "")
-            lines += [f"problem  {problem}", f"         → {hint}"]
+            problem = error.message
+            lines += [f"problem  {problem}", f"         → {error.hint}"]
     print_result({"is_up": is_up, **_addresses(local), "problem": problem}, lines, as_json)
     if not is_up or problem:
         raise typer.Exit(3)

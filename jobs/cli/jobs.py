@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -79,6 +80,7 @@ def submit(
     from sumgrad.jobs.config.clusters import select_cluster
     from sumgrad.jobs.service.client.submit import prepare_submission
     from sumgrad.jobs.service.client.submit import submit as send
+    from sumgrad.jobs.spec.text import dump_yaml
 
     if dry_run and follow:
         raise typer.BadParameter("--dry-run sends nothing, so there is nothing to --wait for")
@@ -91,30 +93,31 @@ def submit(
         allow_version_mismatch=allow_version_mismatch,
     )
     if dry_run:
-        target = select_cluster(cluster)
-        print_result(submission.as_json(target), submission.lines(target), as_json)
+        value = submission.as_json(select_cluster(cluster))
+        print_result(value, ["would send:", dump_yaml(value).rstrip()], as_json)
         return
     client, option = connect(cluster)
-    status = f"sumgrad status {submission.manifest.job_id}{option}"
+    job_id = submission.manifest.job_id
+    status = f"sumgrad status {job_id}{option}"
     with _detach_on_interrupt("interrupted", f"to see whether the cluster has the job: {status}"):
-        sent = send(submission, client)
-    state = "submitted" if sent.is_new else "was submitted before"
-    lines = [f"job {sent.job_id} {state}: {client.cluster.label}"]
+        attempt, is_new = send(submission, client)
+    state = "submitted" if is_new else "was submitted before"
+    lines = [f"job {job_id} {state}: {client.cluster.label}"]
     if not follow:
         lines += [
-            f"Follow its log:  sumgrad logs -f {sent.job_id}{option}",
-            f"See its state:   sumgrad status {sent.job_id}{option}",
-            f"Stop it:         sumgrad stop {sent.job_id}{option}",
+            f"Follow its log:  sumgrad logs -f {job_id}{option}",
+            f"See its state:   sumgrad status {job_id}{option}",
+            f"Stop it:         sumgrad stop {job_id}{option}",
         ]
     typer.echo("\n".join(lines), err=as_json)
     if follow:
-        _follow(client, option, sent.submission_id, sent.job_id, as_json)
+        _follow(client, option, attempt, job_id, as_json)
     elif as_json:
         print_json(
             {
-                "id": sent.job_id,
-                "submission_id": sent.submission_id,
-                "is_new": sent.is_new,
+                "id": job_id,
+                "submission_id": attempt,
+                "is_new": is_new,
                 "cluster": client.cluster.address,
             }
         )
@@ -128,7 +131,7 @@ def jobs(cluster: Cluster = None, as_json: Json = False) -> None:
     client, option = connect(cluster)
     found = list_jobs(client)
     table = job_table(found, client.cluster.label, option)
-    print_result([job.as_json() for job in found], table, as_json)
+    print_result([asdict(job) for job in found], table, as_json)
 
 
 @app.command()
@@ -143,7 +146,7 @@ def status(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
     client, option = connect(cluster)
     found, run = get_status(client, job_id)
     lines = status_lines(found, run, client.cluster.label, option)
-    print_result(found.as_json(), lines, as_json)
+    print_result(asdict(found), lines, as_json)
 
 
 @app.command()
@@ -183,7 +186,7 @@ def _follow(
     client: "RayJobsClient", option: str, submission_id: str, job_id: str, as_json: bool
 ) -> None:
     """Print an attempt's log until it ends, and exit with its code; Ctrl-C detaches."""
-    from sumgrad.jobs.service.client.follow import explain_lost_job, follow_job
+    from sumgrad.jobs.service.client.follow import follow_job
     from sumgrad.jobs.service.states import can_resume
 
     stream = sys.stderr if as_json else sys.stdout
@@ -193,10 +196,7 @@ def _follow(
         stream.flush()
 
     hint = f"follow it again: sumgrad logs -f {job_id}{option}"
-    with (
-        _detach_on_interrupt(f"job {job_id} is no longer followed; it continues", hint),
-        explain_lost_job(job_id, client.cluster),
-    ):
+    with _detach_on_interrupt(f"job {job_id} is no longer followed; it continues", hint):
         ended, result = follow_job(client, submission_id, write)
     value = _as_json(job_id, ended)
     code = value["exit_code"]
@@ -233,7 +233,6 @@ def wait(
     as_json: Json = False,
 ) -> None:
     """Wait until a job ends and exit with its code."""
-    from sumgrad.jobs.service.client.follow import explain_lost_job
     from sumgrad.jobs.service.client.follow import wait as wait_for
     from sumgrad.jobs.service.client.jobs import find_job
 
@@ -242,10 +241,7 @@ def wait(
     # A refused attempt to resume the job does not change how the job ended.
     attempt = job.effective if job.latest.has_ended else job.latest
     hint = f"wait again: sumgrad wait {job.job_id}{option}"
-    with (
-        _detach_on_interrupt(f"job {job.job_id} continues", hint),
-        explain_lost_job(job.job_id, client.cluster),
-    ):
+    with _detach_on_interrupt(f"job {job.job_id} continues", hint):
         ended = wait_for(client, attempt.submission_id, timeout=timeout)
     value = _as_json(job.job_id, ended or attempt)
     state = value["state"] if ended else "still running"

@@ -103,11 +103,12 @@ def _resume_job(
 
     client, option = connect(cluster)
     sent = resume_job(client, job_id, overrides, allow_code_change=allow_code_change)
+    job_id = sent.manifest.job_id
     lines = [
-        f"job {sent.job_id} was resumed",
-        f"Follow its log:  sumgrad logs -f {sent.job_id}{option}",
+        f"job {job_id} was resumed",
+        f"Follow its log:  sumgrad logs -f {job_id}{option}",
     ]
-    print_result({"id": sent.job_id, "submission_id": sent.submission_id}, lines, as_json)
+    print_result({"id": job_id, "submission_id": sent.id}, lines, as_json)
 
 
 def _run(start: "Callable[[Reporter], tuple[Summary, SumgradError | None]]", as_json: bool) -> None:

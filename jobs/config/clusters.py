@@ -13,13 +13,19 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.directories import user_directory
@@ -35,33 +41,94 @@ from sumgrad.model.validation import did_you_mean
 
 T = TypeVar("T")
 
-#: Variables that select a cluster, by name or address, the first one first.
+#: Variables that select a cluster, by name or address, the first one first; RAY_ADDRESS is last.
 ADDRESS_VARIABLES = ("SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 #: Ray's variables for its token, in Ray's order.
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 CONFIG = "SUMGRAD_CONFIG"
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 
-@dataclass(frozen=True)
-class Cluster:
+def normalize_address(address: str) -> str:
+    """Return the address of Ray's dashboard with a scheme and without a trailing slash.
+
+    >>> normalize_address("head:8265")
+    'http://head:8265'
+
+    Raises:
+        ClusterConfigError: The text is not an address.
+    """
+    text = address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        is_valid = bool(host) and host.isprintable() and " " not in host and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid or parts.scheme not in ("http", "https"):
+        hint = "give the address of Ray's dashboard, such as http://127.0.0.1:8265"
+        if address.startswith("ray://"):
+            hint = f"jobs are sent to the dashboard, not to Ray Client: {hint}"
+        raise ClusterConfigError(f"'{redact(text)}' is not a cluster's address", hint=hint)
+    if "@" in parts.netloc:
+        raise ClusterConfigError(
+            "a cluster's address has no user and no password",
+            hint=f"put its token into a file that token_file or {TOKEN_PATH} names",
+        )
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+
+
+def _checked(check: Callable[[T], T]) -> AfterValidator:
+    """Return a validator that reports a check's error as a problem of its key."""
+
+    def validate(value: T) -> T:
+        try:
+            return check(value)
+        except ClusterConfigError as error:
+            raise problem_error(error.message, error.hint) from None
+
+    return AfterValidator(validate)
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        hint = "use at most 63 letters, digits, dots, dashes and underscores"
+        raise problem_error(f"'{name}' is not a valid cluster name", hint)
+    return name
+
+
+_UserPath = Annotated[Path, _checked(lambda path: expand_home(path, "in the cluster file"))]
+
+
+class Cluster(BaseModel):
     """A cluster, as this machine reaches it.
 
     Attributes:
         address: Of Ray's dashboard: ``http://host:8265``.
-        name: Its name in the configuration; None if it was given by its address.
         tracking_uri: Its MLflow; None if only the cluster knows it.
         token_file: A file that holds its token and nothing else.
         ca_file: Certificates to trust, for an https address.
         tracking_token_file: A file that holds the token of its MLflow and nothing else.
+        name: Its key in the configuration; None if it was given by its address.
     """
 
-    address: str
-    name: str | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: Annotated[str, _checked(normalize_address)]
     tracking_uri: str | None = None
-    token_file: Path | None = None
-    ca_file: Path | None = None
-    tracking_token_file: Path | None = None
+    token_file: _UserPath | None = None
+    ca_file: _UserPath | None = None
+    tracking_token_file: _UserPath | None = None
+    name: Annotated[str | None, Field(exclude=True)] = None
+
+    @model_validator(mode="after")
+    def _check_tracking_token(self) -> Self:
+        login = self.login
+        if self.tracking_token_file and (login is None or not login.is_for(login.uri)):
+            raise problem_error(
+                "tracking_token_file needs a tracking_uri of a server, without a user in it",
+                "add --tracking-uri, or tracking_uri in the file: http://HOST:5000",
+            )
+        return self
 
     @property
     def label(self) -> str:
@@ -100,115 +167,21 @@ class Cluster:
         return read_token(own, "Ray's own token file") if own.is_file() else None
 
 
-def normalize_address(address: str) -> str:
-    """Return the address of Ray's dashboard with a scheme and without a trailing slash.
-
-    >>> normalize_address("head:8265")
-    'http://head:8265'
-
-    Raises:
-        ClusterConfigError: The text is not an address.
-    """
-    text = address if "://" in address else f"http://{address}"
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-        is_valid = bool(host) and host.isprintable() and " " not in host and parts.port != 0
-    except ValueError:
-        is_valid = False
-    if not is_valid or parts.scheme not in ("http", "https"):
-        hint = "give the address of Ray's dashboard, such as http://127.0.0.1:8265"
-        if address.startswith("ray://"):
-            hint = f"jobs are sent to the dashboard, not to Ray Client: {hint}"
-        raise ClusterConfigError(f"'{redact(text)}' is not a cluster's address", hint=hint)
-    if "@" in parts.netloc:
-        raise ClusterConfigError(
-            "a cluster's address has no user and no password",
-            hint=f"put its token into a file that token_file or {TOKEN_PATH} names",
-        )
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
-
-
-def check_cluster_name(name: str) -> str:
-    """Return a name that a cluster can have.
-
-    Raises:
-        ClusterConfigError: The name is invalid.
-    """
-    if not re.fullmatch(_NAME, name):
-        raise ClusterConfigError(
-            f"'{name}' is not a valid cluster name",
-            hint="use at most 63 letters, digits, dots, dashes and underscores",
-        )
-    return name
-
-
-def check_tracking_token(cluster: Cluster) -> Cluster:
-    """Return a cluster whose tracking token is for a server.
-
-    Raises:
-        ClusterConfigError: It has a token, but its ``tracking_uri`` names no server, or a server
-            with a login of its own.
-    """
-    login = cluster.login
-    if cluster.tracking_token_file is not None and (login is None or not login.is_for(login.uri)):
-        raise ClusterConfigError(
-            "tracking_token_file needs a tracking_uri that names a server, without a user in it",
-            hint="add --tracking-uri, or tracking_uri in the file: http://HOST:5000",
-        )
-    return cluster
-
-
-def _checked(check: Callable[[T], T]) -> AfterValidator:
-    """Return a validator that reports a check's error as a problem of its key."""
-
-    def validate(value: T) -> T:
-        try:
-            return check(value)
-        except ClusterConfigError as error:
-            raise problem_error(error.message, error.hint) from None
-
-    return AfterValidator(validate)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-_UserPath = Annotated[Path, _checked(lambda path: expand_home(path, "in the cluster file"))]
-
-
-class _Entry(_Section):
-    """One cluster in the file."""
-
-    address: Annotated[str, _checked(normalize_address)]
-    tracking_uri: str | None = None
-    token_file: _UserPath | None = None
-    ca_file: _UserPath | None = None
-    tracking_token_file: _UserPath | None = None
-
-    @model_validator(mode="after")
-    def _check_tracking_token(self) -> Self:
-        try:
-            check_tracking_token(Cluster(**self.model_dump()))
-        except ClusterConfigError as error:
-            raise problem_error(error.message, error.hint) from None
-        return self
-
-
-class _File(_Section):
-    """The whole file."""
-
-    current: str | None = None
-    clusters: dict[Annotated[str, _checked(check_cluster_name)], _Entry] = {}
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
+class ClusterConfig(BaseModel):
     """The named clusters, and the name of the default one."""
 
-    current: str | None
-    clusters: Mapping[str, Cluster]
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    current: str | None = None
+    clusters: dict[Annotated[str, AfterValidator(_check_name)], Cluster] = {}
+
+    @model_validator(mode="after")
+    def _name_clusters(self) -> Self:
+        for name, cluster in self.clusters.items():
+            if cluster.name not in (None, name):
+                raise problem_error(f"the cluster's name is '{name}'", key=f"clusters.{name}.name")
+            self.clusters[name] = cluster.model_copy(update={"name": name})
+        return self
 
     def named(self, name: str) -> Cluster:
         """Return the cluster of that name.
@@ -224,10 +197,23 @@ class ClusterConfig:
             )
         return self.clusters[name]
 
-    def with_cluster(self, cluster: Cluster) -> "ClusterConfig":
-        """Return a configuration with one more cluster, which replaces the one of its name."""
-        assert cluster.name is not None  # noqa: S101 - the caller has checked the name
-        return replace(self, clusters={**self.clusters, cluster.name: cluster})
+    def at_address(self, address: str) -> Cluster:
+        """Return the cluster at an address: the named one if exactly one has that address."""
+        named = [cluster for cluster in self.clusters.values() if cluster.address == address]
+        return named[0] if len(named) == 1 else Cluster(address=address)
+
+    def with_cluster(self, name: str, options: Mapping[str, object]) -> "ClusterConfig":
+        """Return a configuration with one more cluster, which replaces the one of its name.
+
+        Raises:
+            ClusterConfigError: The name or an option is invalid.
+        """
+        try:
+            new = ClusterConfig.model_validate({"clusters": {name: dict(options)}})
+        except ValidationError as error:
+            problem = first_problem(error, ClusterConfig)
+            raise ClusterConfigError(problem.message, hint=problem.hint) from None
+        return self.model_copy(update={"clusters": self.clusters | new.clusters})
 
     def without(self, name: str) -> "ClusterConfig":
         """Return a configuration without a cluster.
@@ -237,15 +223,16 @@ class ClusterConfig:
         """
         self.named(name)
         remaining = {key: value for key, value in self.clusters.items() if key != name}
-        return ClusterConfig(None if self.current == name else self.current, remaining)
+        current = None if self.current == name else self.current
+        return ClusterConfig(current=current, clusters=remaining)
 
-    def using(self, name: str) -> "ClusterConfig":
-        """Return a configuration with another default.
+    def using(self, name: str | None) -> "ClusterConfig":
+        """Return a configuration with another default, or with none.
 
         Raises:
             ClusterConfigError: No cluster has that name.
         """
-        return replace(self, current=self.named(name).name)
+        return self.model_copy(update={"current": name and self.named(name).name})
 
 
 def cluster_config_path() -> Path:
@@ -270,22 +257,20 @@ def read_cluster_config() -> ClusterConfig:
     try:
         text = read_small_file(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
-        return ClusterConfig(None, {})
+        return ClusterConfig()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ClusterConfigError(f"{path} cannot be read: {why}") from None
     tree = parse_yaml(text, str(path))
     try:
-        file = _File.model_validate({} if tree.value is None else tree.value)
+        return ClusterConfig.model_validate({} if tree.value is None else tree.value)
     except ValidationError as error:
-        problem = first_problem(error, _File)
+        problem = first_problem(error, ClusterConfig)
         line = tree.line_of(problem.path)
         raise ClusterConfigError(
             f"{path}{f', line {line}' if line else ''}: {problem}",
             hint=problem.hint or "correct it, or remove the file and use 'sumgrad cluster add'",
         ) from None
-    clusters = {name: Cluster(name=name, **dict(entry)) for name, entry in file.clusters.items()}
-    return ClusterConfig(file.current, clusters)
 
 
 def write_cluster_config(config: ClusterConfig) -> None:
@@ -295,11 +280,7 @@ def write_cluster_config(config: ClusterConfig) -> None:
         ClusterConfigError: It cannot be written.
     """
     path = cluster_config_path()
-    clusters = {
-        name: {k: str(v) for k, v in asdict(cluster).items() if v is not None and k != "name"}
-        for name, cluster in config.clusters.items()
-    }
-    text = yaml.safe_dump({"current": config.current, "clusters": clusters})
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True))
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_text(path, text)
@@ -320,8 +301,7 @@ def select_cluster(given: str | None) -> Cluster:
     Raises:
         ClusterConfigError: No cluster is selected, or none has that name.
     """
-    found = find_selected_cluster(given)
-    if found is None:
+    if (found := find_selected_cluster(given)) is None:
         raise ClusterConfigError(
             "no cluster is selected",
             hint="use --cluster http://HOST:8265, SUMGRAD_CLUSTER or 'sumgrad cluster use NAME'; "
@@ -337,15 +317,19 @@ def find_selected_cluster(given: str | None) -> Cluster | None:
         ClusterConfigError: No cluster has that name.
     """
     config = read_cluster_config()
-    for variable in (None, *ADDRESS_VARIABLES):
-        value = given if variable is None else os.environ.get(variable)
-        if not value or (variable == "RAY_ADDRESS" and "://" not in value):
-            # RAY_ADDRESS often holds a GCS address, which takes no jobs.
-            continue
-        if "://" in value or (":" in value and value not in config.clusters):
-            return _with_environment(_at_address(normalize_address(value), config))
-        return _with_environment(config.named(value))
-    return None if config.current is None else _with_environment(config.named(config.current))
+    values = [given, *map(os.environ.get, ADDRESS_VARIABLES)]
+    # RAY_ADDRESS often holds a GCS address, which takes no jobs.
+    if "://" not in (values[-1] or ""):
+        values.pop()
+    if not (value := next(filter(None, [*values, config.current]), None)):
+        return None
+    if "://" in value or (":" in value and value not in config.clusters):
+        cluster = config.at_address(normalize_address(value))
+    else:
+        cluster = config.named(value)
+    if cluster.tracking_uri is None and (uri := os.environ.get(URI)):
+        return cluster.model_copy(update={"tracking_uri": uri})
+    return cluster
 
 
 def cluster_option(cluster: Cluster) -> str:
@@ -355,15 +339,3 @@ def cluster_option(cluster: Cluster) -> str:
     except (ClusterConfigError, SpecError):
         is_selected = False
     return "" if is_selected else f" --cluster {shlex.quote(cluster.option)}"
-
-
-def _at_address(address: str, config: ClusterConfig) -> Cluster:
-    """Return the cluster at an address: the named one if exactly one has that address."""
-    named = [cluster for cluster in config.clusters.values() if cluster.address == address]
-    return named[0] if len(named) == 1 else Cluster(address)
-
-
-def _with_environment(cluster: Cluster) -> Cluster:
-    if cluster.tracking_uri is None and (uri := os.environ.get(URI)):
-        return replace(cluster, tracking_uri=uri)
-    return cluster

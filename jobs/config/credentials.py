@@ -7,7 +7,6 @@ of its ``tracking_uri``, or by ``SUMGRAD_TRACKING_TOKEN_FILE``, for the server o
 """
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,7 @@ _HINT = (
 
 @dataclass(frozen=True)
 class Credentials:
-    """The password file for a server.
-
-    Attributes:
-        uri: The server.
-        token_file: A file that holds the password and nothing else.
-        what: The option, key or variable that names the file.
-    """
+    """The password file for a server, and the option, key or variable that names the file."""
 
     uri: str
     token_file: Path
@@ -60,10 +53,24 @@ class Credentials:
 
 
 def find_credentials(uri: str) -> Credentials | None:
-    """Return the credentials for a server, or None if none are configured."""
+    """Return the credentials for a server, or None if none are configured.
+
+    The current cluster's come first, then those of the other clusters and of the environment.
+    """
+    # Here, because clusters imports this module.
+    from sumgrad.jobs.config.clusters import read_cluster_config
+
     if not is_server(uri):
         return None
-    return next((each for each in _configured() if each.is_for(uri)), None)
+    found: list[Credentials] = []
+    # A damaged configuration is reported by the commands about clusters.
+    with suppress(ClusterConfigError, SpecError):
+        config = read_cluster_config()
+        clusters = sorted(config.clusters.values(), key=lambda each: each.name != config.current)
+        found = [each.login for each in clusters if each.login is not None]
+    if (server := os.environ.get(URI)) and (file := os.environ.get(TOKEN_FILE)):
+        found.append(Credentials(server, Path(file), TOKEN_FILE))
+    return next((each for each in found if each.is_for(uri)), None)
 
 
 def with_password(uri: str, credentials: Credentials | None) -> str:
@@ -106,21 +113,6 @@ def login_error(code: int, uri: str, credentials: Credentials | None) -> LoginRe
     if "@" in urlsplit(uri).netloc or has_login_variables():
         return LoginRefused(f"{server} rejects the user and password", hint=_HINT)
     return LoginRefused(f"{server} requires a login, and none is configured", hint=_HINT)
-
-
-def _configured() -> Iterator[Credentials]:
-    """Yield credentials: the current cluster's, those of the others, the environment's."""
-    # Here, because clusters imports this module.
-    from sumgrad.jobs.config.clusters import read_cluster_config
-
-    # A damaged configuration is reported by the commands about clusters.
-    with suppress(ClusterConfigError, SpecError):
-        config = read_cluster_config()
-        clusters = sorted(config.clusters.values(), key=lambda each: each.name != config.current)
-        yield from (each.login for each in clusters if each.login is not None)
-    uri, file = os.environ.get(URI), os.environ.get(TOKEN_FILE)
-    if uri and file:
-        yield Credentials(uri, Path(file), TOKEN_FILE)
 
 
 def _server(uri: str) -> tuple[str, str, int | None, str] | None:

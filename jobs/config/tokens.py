@@ -21,32 +21,32 @@ def read_token(path: Path, name: str) -> str:
         ClusterConfigError: The file cannot be read, holds no token, or is writable by others.
     """
     path = expand_home(path, name)
+    source, hint = f"{path} ({name})", _lost_token_hint(path)
     try:
         mode = path.stat().st_mode
         token = read_small_file(path, _MAX_BYTES).decode("ascii").strip()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not a text"
-        raise ClusterConfigError(f"{path} ({name}) cannot be read: {why}") from None
-    check_token(token, f"{path} ({name})")
+        raise ClusterConfigError(f"{source} cannot be read: {why}", hint=hint) from None
+    check_token(token, source, hint)
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ClusterConfigError(
-            f"{path} ({name}) can be written by others", hint=f"chmod 600 {path}"
-        )
+        raise ClusterConfigError(f"{source} can be written by others", hint=f"chmod 600 {path}")
     return token
 
 
-def check_token(token: str, source: str) -> str:
+def check_token(token: str, source: str, hint: str = "") -> str:
     """Return a token that an HTTP header can hold.
 
     Args:
         token: The text.
         source: Where it comes from, for the error, which does not contain the token.
+        hint: Where to get a token.
 
     Raises:
         ClusterConfigError: The text is not a token.
     """
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ClusterConfigError(f"{source} holds no token")
+        raise ClusterConfigError(f"{source} holds no token", hint=hint)
     return token
 
 
@@ -64,8 +64,8 @@ def expand_home(path: Path, name: str) -> Path:
         ) from None
 
 
-def lost_token_hint(file: Path) -> str:
-    """Return how to replace a cluster's token file that is lost or damaged."""
+def _lost_token_hint(file: Path) -> str:
+    """Return how to replace a token file that is lost or damaged."""
     if file == local_cluster_directory() / "token":
         return f"'sumgrad cluster down', 'rm -f {file}' and 'sumgrad cluster up' create a new one"
     return f"copy the cluster's token into {file}; the cluster's administrator has it"

@@ -62,16 +62,12 @@ def _absolute(uri: str, base: Path) -> str:
         return f"{SQLITE}{absolute}" + (f"?{query}" if query else "")
     if "://" not in uri or uri.startswith("file:"):
         raise _invalid(uri, "is a folder, and MLflow no longer keeps runs in folders", _SQLITE_HINT)
-    _check_scheme(uri)
-    return uri
-
-
-def _check_scheme(uri: str) -> None:
     scheme = uri.partition(":")[0].partition("+")[0]
     plugins = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
     known = (*_SERVICES, *_DATABASES, *sorted(plugins))
     if scheme not in known:
         raise _invalid(uri, f"has the unknown scheme '{scheme}'", did_you_mean(scheme, known))
+    return uri
 
 
 def _check_host(uri: str) -> None:
@@ -94,14 +90,11 @@ def _invalid(uri: str, problem: str, hint: str) -> SpecError:
 
 
 def with_credentials(uri: str) -> str:
-    """Return a recorded tracking URI with the secrets that were not recorded.
+    """Return a resolved tracking URI with the secrets that were not recorded.
 
     They come from ``MLFLOW_TRACKING_URI``, if it is the same URI. A server's address needs none
-    where MLflow's variables hold user and password or a token.
-
-    Args:
-        uri: A resolved URI. It is returned unchanged if it lacks nothing, or if the environment
-            does not have its secrets.
+    where MLflow's variables hold user and password or a token. The URI is returned unchanged if it
+    lacks nothing, or if the environment does not have its secrets.
     """
     if not is_redacted(uri):
         return uri
@@ -126,9 +119,8 @@ def is_server(uri: str) -> bool:
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the database file of a resolved SQLite URI; None for any other."""
-    if not uri.startswith(SQLITE):
-        return None
-    return Path(uri.removeprefix(SQLITE).partition("?")[0])
+    is_sqlite = uri.startswith(SQLITE)
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if is_sqlite else None
 
 
 def artifact_location(uri: str, base: Path) -> str | None:
@@ -151,37 +143,28 @@ def check_tracking_reachable(uri: str) -> None:
         TrackingUnreachable: A server that does not answer.
         TrackingError: A database file that cannot be written.
     """
-    database = sqlite_file(uri)
-    if database is not None:
-        _check_writable(database)
-    elif is_server(uri):
-        _check_answers(uri)
-
-
-def _check_writable(database: Path) -> None:
-    folder = database.parent
-    if not folder.is_dir():
-        raise TrackingError(
-            f"{database}: the folder {folder} does not exist", hint="create it first"
+    if (database := sqlite_file(uri)) is not None:
+        folder = database.parent
+        if not folder.is_dir():
+            raise TrackingError(
+                f"{database}: the folder {folder} does not exist", hint="create it first"
+            )
+        target = database if database.exists() else folder
+        if database.is_dir() or not os.access(target, os.W_OK):
+            raise TrackingError(f"{target} cannot be written", hint=_SQLITE_HINT)
+    elif is_server(uri) and (problem := _server_problem(uri)):
+        raise TrackingUnreachable(
+            f"the MLflow server at {redact(uri)} {problem}",
+            hint="start it, or choose a file: --set tracking.uri=sqlite:///mlflow.db",
         )
-    target = database if database.exists() else folder
-    if database.is_dir() or not os.access(target, os.W_OK):
-        raise TrackingError(f"{target} cannot be written", hint=_SQLITE_HINT)
 
 
-def _check_answers(uri: str) -> None:
+def _server_problem(uri: str) -> str | None:
     parts = urlsplit(uri)
     health = urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}/health", "", ""))
     try:
         status = send_request("GET", health, timeout=PROBE_SECONDS).status
     except RequestFailed as error:
-        problem = f"does not answer ({error})"
-    else:
-        # A proxy may ask for credentials; MLflow's client finds them and reports what is missing.
-        if status < 400 or status in (401, 403):
-            return
-        problem = f"answers {status} to /health"
-    raise TrackingUnreachable(
-        f"the MLflow server at {redact(uri)} {problem}",
-        hint="start it, or choose a file: --set tracking.uri=sqlite:///mlflow.db",
-    )
+        return f"does not answer ({error})"
+    # A proxy may ask for credentials; MLflow's client finds them and reports what is missing.
+    return None if status < 400 or status in (401, 403) else f"answers {status} to /health"

@@ -10,8 +10,10 @@ import secrets
 
 from sumgrad.jobs.errors import SubmissionError
 
-#: Metadata of a submission; only sumgrad's jobs have the first key.
+#: Metadata of a submission; only sumgrad's jobs have the first key. The digest distinguishes a
+#: repeated submission from another job with the same id.
 JOB_KEY, NAME_KEY, ATTEMPT_KEY = "sumgrad.job", "sumgrad.name", "sumgrad.attempt"
+DIGEST_KEY = "sumgrad.request"
 #: Tags of a job's run in MLflow: the job's id, its folder on the cluster's head, and whether it
 #: was deleted from the cluster.
 JOB_TAG, FOLDER_TAG, DELETED_TAG = "sumgrad.job", "sumgrad.folder", "sumgrad.deleted"

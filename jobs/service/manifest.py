@@ -34,13 +34,11 @@ class JobManifest(BaseModel):
     Attributes:
         format: Number of this set of keys; another version of sumgrad may read the file.
         job_id: Also the name of the job's folder on the cluster.
-        attempt: Number of the attempt, from 1.
         spec_yaml: What the user set in the spec; for the rest the cluster's defaults hold. None for
             an attempt that resumes an earlier one.
         overrides: ``key=value`` each, for an attempt that resumes an earlier one.
         versions: Of the machine that submits the job.
         has_code: Whether sumgrad's code is sent along.
-        allow_version_mismatch: Whether the job runs although the cluster has other versions.
         allow_code_change: Whether other code than that of earlier attempts may resume the run.
         tags: For the run in MLflow: the user, the commit.
     """

@@ -4,15 +4,17 @@ Ray calls a finished job SUCCEEDED, and a job that a signal ended FAILED; comman
 and STOPPED.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
+
+from sumgrad.jobs.service.ids import ATTEMPT_KEY
+from sumgrad.jobs.support.text import one_line
 
 PENDING, RUNNING, STOPPED, FAILED = "PENDING", "RUNNING", "STOPPED", "FAILED"
-FINISHED = "FINISHED"
-#: What commands report.
-STATES = (PENDING, RUNNING, FINISHED, FAILED, STOPPED)
-#: Ray's word for FINISHED.
-SUCCEEDED = "SUCCEEDED"
+#: FINISHED in commands, SUCCEEDED in Ray; the other states have one name.
+FINISHED, SUCCEEDED = "FINISHED", "SUCCEEDED"
 #: Ray's states of an attempt that has ended, and all of its states.
 END_STATES = frozenset({STOPPED, SUCCEEDED, FAILED})
 RAY_STATES = END_STATES | {PENDING, RUNNING}
@@ -22,6 +24,8 @@ REFUSED = 2
 #: A shell's exit code for a process that a signal ended: this and the signal's number.
 SIGNAL_BASE = 128
 _INTERRUPTED, _TERMINATED = 130, 143
+#: The last second of the year 9999, after which `datetime` ends.
+_MAX_TIME_S = 253_370_764_800
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,48 @@ class Attempt:
     end_time: float | None
     metadata: Mapping[str, str]
 
+    @classmethod
+    def from_ray(cls, details: Mapping[str, Any]) -> Self:
+        """Return the attempt that Ray describes; an error of any kind if it is not one of Ray's."""
+        if details["status"] not in RAY_STATES:
+            raise ValueError(details["status"])
+        code = details.get("driver_exit_code")
+        metadata = details.get("metadata") or {}
+        # Other programs choose the texts of their jobs, and those may contain control sequences.
+        return cls(
+            submission_id=one_line(details["submission_id"] or ""),
+            state=str(details["status"]),
+            message=str(details.get("message") or ""),
+            exit_code=None if code is None else int(code),
+            start_time=_parse_time(details.get("start_time")),
+            end_time=_parse_time(details.get("end_time")),
+            metadata={str(key): one_line(text) for key, text in metadata.items()},
+        )
+
+    @property
+    def number(self) -> int:
+        """Number of the attempt, from 1, which is also for those with an invalid one."""
+        text = self.metadata.get(ATTEMPT_KEY, "1")
+        return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else 1
+
     @property
     def has_ended(self) -> bool:
         """Whether it has succeeded, failed or been stopped."""
         return self.state in END_STATES
 
 
+def _parse_time(milliseconds: Any) -> float | None:
+    """Return a time in seconds that `datetime` can represent."""
+    if not milliseconds:
+        return None
+    seconds = float(milliseconds) / 1000
+    if not 0 <= seconds < _MAX_TIME_S:
+        raise ValueError(milliseconds)
+    return seconds
+
+
 def state_of(attempt: Attempt) -> str:
-    """Return the state that commands report, one of `STATES`."""
+    """Return the state that commands report: Ray's, or FINISHED or STOPPED."""
     if attempt.state == SUCCEEDED:
         return FINISHED
     # A job ends with these codes on a signal, or the signal ends it before it handles signals.

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from dataclasses import replace
 from importlib import metadata
 from typing import Self
 
@@ -16,13 +17,9 @@ VERSION_MISMATCH = "the cluster has other versions"
 #: How to install everything on a machine; no package index has sumgrad.
 INSTALL_HINT = "pip install --constraint constraints.txt '.[cluster]' in sumgrad's folder"
 #: A difference may change the weights, or keep a job from running.
-MUST_MATCH = ("Python", "ray", "numpy")
+_MUST_MATCH = ("Python", "ray", "numpy")
 _LIBRARIES = ("ray", "numpy", "mlflow", "pyarrow")
 _MISSING = "none"
-_HINT = (
-    "install the same versions there, or submit with --allow-version-mismatch: the weights may "
-    "then differ"
-)
 
 
 @dataclass(frozen=True)
@@ -30,10 +27,9 @@ class Versions:
     """Versions of Python, of sumgrad and of the libraries that results depend on.
 
     Attributes:
-        sumgrad: Its version.
-        code: A digest of its source files.
+        code: A digest of sumgrad's source files.
         python: Major and minor version; Ray needs the same on all machines.
-        libraries: Versions by name; ``none`` for a library that is not installed.
+        libraries: ``none`` for a library that is not installed.
     """
 
     sumgrad: str
@@ -51,19 +47,29 @@ class Versions:
             {name: _installed(name) for name in _LIBRARIES},
         )
 
+    def with_ray(self, version: str) -> Self:
+        """Return them with another version of Ray."""
+        return replace(self, libraries=self.libraries | {"ray": version})
+
     @property
     def missing(self) -> list[str]:
         """Libraries that are not installed."""
         return [name for name, version in self.libraries.items() if version == _MISSING]
 
-    def differences(self, there: "Versions") -> list[str]:
-        """Return a line for each version that differs, sumgrad's own aside.
+    def differences(self, there: "Versions") -> dict[str, str]:
+        """Return a line for each version that differs, sumgrad's own aside, by name.
 
         >>> here = Versions("0.1.0", "ab", "3.11", {"ray": "2.60.0"})
-        >>> here.differences(Versions("0.1.0", "ab", "3.12", {"ray": "2.59.0"}))
+        >>> list(here.differences(Versions("0.1.0", "ab", "3.12", {"ray": "2.59.0"})).values())
         ['Python 3.11 here, 3.12 on the cluster', 'ray 2.60.0 here, 2.59.0 on the cluster']
         """
-        return [_line(*pair) for pair in _differing(self, there)]
+        here = {"Python": self.python, **self.libraries}
+        found = {"Python": there.python, **there.libraries}
+        return {
+            name: _line(name, version, found.get(name, _MISSING))
+            for name, version in here.items()
+            if version != found.get(name, _MISSING)
+        }
 
 
 def check_versions(
@@ -84,43 +90,20 @@ def check_versions(
         raise ServiceUnreachable(
             f"{VERSION_MISMATCH}: {', '.join(found.missing)} not installed", hint=INSTALL_HINT
         )
-    differing = _differing(submitted, found)
-    fatal = [_line(*pair) for pair in differing if pair[0] in MUST_MATCH]
-    harmless = [_line(*pair) for pair in differing if pair[0] not in MUST_MATCH]
+    differences = submitted.differences(found)
+    fatal = [differences.pop(name) for name in _MUST_MATCH if name in differences]
+    harmless = list(differences.values())
     if submitted.code != found.code:
         here, there = (f"{each.sumgrad} ({each.code})" for each in (submitted, found))
         (fatal if has_code else harmless).append(_line("sumgrad", here, there))
     if fatal and not allow_mismatch:
-        raise ServiceUnreachable(f"{VERSION_MISMATCH}: {'; '.join(fatal)}", hint=_HINT)
+        raise ServiceUnreachable(
+            f"{VERSION_MISMATCH}: {'; '.join(fatal)}",
+            hint="install the same versions there, or submit with --allow-version-mismatch: the "
+            "weights may then differ",
+        )
     for line in (*fatal, *harmless):
         _logger.warning("versions differ: %s", line)
-
-
-def check_ray_version(cluster: str, *, allow_mismatch: bool = False) -> None:
-    """Raise if a cluster runs another Ray than the one installed here, before anything is sent.
-
-    Args:
-        cluster: The version that the cluster's dashboard reports.
-        allow_mismatch: Log the difference instead.
-
-    Raises:
-        ServiceUnreachable: Names both versions.
-    """
-    here = _installed("ray")
-    if here == cluster:
-        return
-    line = _line("ray", here, cluster)
-    if not allow_mismatch:
-        raise ServiceUnreachable(f"{VERSION_MISMATCH}: {line}", hint=_HINT)
-    _logger.warning("versions differ: %s", line)
-
-
-def _differing(here: Versions, there: Versions) -> list[tuple[str, str, str]]:
-    """Return what differs, sumgrad's own version aside: a name, and both versions."""
-    pairs = [("Python", here.python, there.python)]
-    for name, version in here.libraries.items():
-        pairs.append((name, version, there.libraries.get(name, _MISSING)))
-    return [pair for pair in pairs if pair[1] != pair[2]]
 
 
 def _line(name: str, here: str, cluster: str) -> str:

@@ -46,9 +46,9 @@ class Service:
         """The client of its job server."""
         return RayJobsClient(
             Cluster(
-                f"http://127.0.0.1:{self.port}",
-                "local",
-                self.mlflow,
+                address=f"http://127.0.0.1:{self.port}",
+                name="local",
+                tracking_uri=self.mlflow,
                 token_file=self.token_file,
                 tracking_token_file=self.token_file,
             )

@@ -11,9 +11,9 @@ from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
 from sumgrad.jobs.runs.registry import aligned
 from sumgrad.jobs.service.client.jobs import Job, find_job, group_by_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
-from sumgrad.jobs.service.client.run_view import RunView, find_runs, mark_deleted
+from sumgrad.jobs.service.client.run_view import RunView, find_run, find_runs, mark_deleted
 from sumgrad.jobs.service.client.status import Status, needs_log, reconcile, status_without_ray
-from sumgrad.jobs.service.ids import is_job_id, submission_id
+from sumgrad.jobs.service.ids import is_job_id
 from sumgrad.jobs.service.states import Attempt
 
 _logger = logging.getLogger(__name__)
@@ -26,30 +26,40 @@ def get_status(client: RayJobsClient, job_id: str) -> tuple[Status, RunView]:
 
     Raises:
         JobNotFound: There is no such job.
-        ServiceUnreachable: The cluster does not answer.
     """
     try:
         job = find_job(client, job_id)
     except JobNotFound as error:
         run = find_lost_run(client, job_id, error)
         return status_without_ray(job_id, run), run
-    run = find_runs(client.cluster, [job.job_id])[job.job_id]
+    run = find_run(client.cluster, job.job_id)
     return _reconcile(client, job, run), run
 
 
 def list_jobs(client: RayJobsClient) -> list[Status]:
     """Return a cluster's jobs, the newest first, then lost ones that can be resumed."""
     jobs = group_by_job(client.list_attempts())
-    known = [job.job_id for job in jobs]
-    runs = find_runs(client.cluster, known, include_others=True)
-    deadline = time.monotonic() + _ALL_LOGS_TIMEOUT_S
-    found = [_reconcile(client, job, runs[job.job_id], deadline - time.monotonic()) for job in jobs]
-    lost = [
+    runs = find_runs(client.cluster)
+    lost = runs.keys() - {job.job_id for job in jobs}
+    lost_jobs = [
         status_without_ray(job_id, run)
         for job_id, run in runs.items()
-        if job_id not in known and not run.is_deleted
+        if job_id in lost and not run.is_deleted
     ]
-    return found + [status for status in lost if status.can_resume]
+    deadline = time.monotonic() + _ALL_LOGS_TIMEOUT_S
+    found = [_reconcile(client, job, runs[job.job_id], deadline - time.monotonic()) for job in jobs]
+    return found + [status for status in lost_jobs if status.can_resume]
+
+
+def _reconcile(
+    client: RayJobsClient, job: Job, run: RunView, timeout: float = _LOG_TIMEOUT_S
+) -> Status:
+    """Return the status of a job; read its log within ``timeout`` seconds if that is needed."""
+    log, now = None, time.time()
+    if timeout > 0 and needs_log(job, run, now):
+        with suppress(ServiceUnreachable, JobNotFound):
+            log = client.get_log(job.effective.submission_id, timeout=min(timeout, _LOG_TIMEOUT_S))
+    return reconcile(job, run, now, log)
 
 
 def job_table(jobs: Sequence[Status], cluster: str, option: str = "") -> list[str]:
@@ -73,11 +83,8 @@ def find_attempt(client: RayJobsClient, job_id: str, number: int | None) -> tupl
         JobNotFound: There is no such attempt.
     """
     job = find_job(client, job_id)
-    if number is None:
-        return job, job.latest
-    name = submission_id(job.job_id, number)
-    for attempt in job.attempts:
-        if attempt.submission_id == name:
+    for attempt in reversed(job.attempts):
+        if number in (None, attempt.number):
             return job, attempt
     raise JobNotFound(f"job {job.job_id} has no attempt {number}")
 
@@ -106,7 +113,7 @@ def delete_job(client: RayJobsClient, job_id: str) -> tuple[Job, RunView]:
         raise SubmissionError(
             f"job {job.job_id} has not ended", hint=f"sumgrad stop {job.job_id}{option}"
         )
-    run = find_runs(client.cluster, [job.job_id])[job.job_id]
+    run = find_run(client.cluster, job.job_id)
     try:
         if client.cluster.tracking_uri is not None:
             mark_deleted(client.cluster, run)
@@ -137,34 +144,22 @@ def find_lost_run(client: RayJobsClient, job_id: str, unknown: JobNotFound) -> R
     Raises:
         JobNotFound: MLflow does not know the job either (``unknown``), or the job was deleted.
     """
-    if not is_job_id(job_id):
+    run = find_run(client.cluster, job_id) if is_job_id(job_id) else RunView()
+    if run.run_id is None:
         raise unknown
-    run = find_runs(client.cluster, [job_id])[job_id]
     if run.is_deleted:
-        output = run.folder or f"$SUMGRAD_OUTPUT/{job_id}"
         raise JobNotFound(
             f"job {job_id} was deleted from {client.cluster.label}",
             hint=f"{_leftovers(job_id, run)} stay; to resume it there: "
-            f"sumgrad resume {run.run_id} --output {output}/runs",
+            f"sumgrad resume {run.run_id} --output {_folder(job_id, run)}/runs",
         )
-    if run.run_id is None:
-        raise unknown
     return run
 
 
 def _leftovers(job_id: str, run: RunView) -> str:
-    """Return what a deleted job leaves behind."""
-    folder = run.folder or f"$SUMGRAD_OUTPUT/{job_id}"
-    kept = f"its folder {folder} on the cluster's head"
+    kept = f"its folder {_folder(job_id, run)} on the cluster's head"
     return f"its run {run.run_id} in MLflow and {kept}" if run.run_id else kept
 
 
-def _reconcile(
-    client: RayJobsClient, job: Job, run: RunView, timeout: float = _LOG_TIMEOUT_S
-) -> Status:
-    """Return the status of a job; read its log within ``timeout`` seconds if that is needed."""
-    log, now = None, time.time()
-    if timeout > 0 and needs_log(job, run, now):
-        with suppress(ServiceUnreachable, JobNotFound):
-            log = client.get_log(job.effective.submission_id, timeout=min(timeout, _LOG_TIMEOUT_S))
-    return reconcile(job, run, now, log)
+def _folder(job_id: str, run: RunView) -> str:
+    return run.folder or f"$SUMGRAD_OUTPUT/{job_id}"

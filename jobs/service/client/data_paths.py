@@ -1,10 +1,6 @@
 """Data of submitted jobs: paths that the cluster can read, and files to upload."""
 
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx
 from sumgrad.jobs.data.readers.sources import find_table_files
@@ -13,7 +9,6 @@ from sumgrad.jobs.service.manifest import DATA_FOLDER
 from sumgrad.jobs.spec.schema import BUILTIN, JobSpec
 from sumgrad.jobs.support.redaction import redact
 
-ROLES = ("train", "validation", "test")
 #: Start of a path on the cluster's head.
 FILE_SCHEME = "file://"
 #: Ray's job server refuses packages of more than 100 MiB, but only after the upload.
@@ -23,36 +18,7 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Upload:
-    """Files to send with a job.
-
-    Attributes:
-        files: By path below the job's folder, the file on this machine.
-        size: Bytes of all files.
-    """
-
-    files: Mapping[str, Path]
-    size: int
-
-    def copy(self, folder: Path) -> None:
-        """Copy the files into a folder."""
-        for name, file in self.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / name)
-
-
-def local_sources(spec: JobSpec) -> dict[str, str]:
-    """Return the sources on this machine that a spec names, by role."""
-    sources = {role: getattr(spec.data, role) for role in ROLES}
-    return {
-        role: source
-        for role, source in sources.items()
-        if isinstance(source, str) and source not in BUILTIN and "://" not in source
-    }
-
-
-def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], Upload]:
+def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[str, Path]]:
     """Return the sources to name in the sent spec, and the files to upload for them.
 
     Args:
@@ -60,16 +26,21 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], Upload
         upload: Whether files of this machine may be sent.
 
     Returns:
-        The sources that change, by role, and the files.
+        The sources that change, by role, and the files by their paths below the job's folder.
 
     Raises:
         SubmissionError: Files would have to be sent and may not, or are too large.
         DataNotFound: Files are missing.
     """
-    _check_schemes(spec)
     changed: dict[str, str] = {}
     files: dict[str, Path] = {}
-    for role, source in local_sources(spec).items():
+    for role, source in _sources(spec).items():
+        if source in BUILTIN or source.startswith(f"{FILE_SCHEME}/"):
+            continue
+        if "://" in source:
+            raise SubmissionError(
+                f"data.{role}: {redact(source)}: data are read from files only", hint=_HINT
+            )
         path = _expand_home(source, role)
         if not upload:
             where = "is on this machine" if path.exists() else "is a local path"
@@ -86,27 +57,29 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], Upload
             f"{_MAX_BYTES / 2**20:.0f} MiB",
             hint="copy them to the cluster's head and write file:///PATH",
         )
-    return changed, Upload(files, size)
+    return changed, files
 
 
-def file_url_paths(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return the ``file://`` sources of a data section as plain paths, by role."""
-    return {
-        role: source.removeprefix(FILE_SCHEME)
-        for role in ROLES
-        if isinstance(source := data.get(role), str) and source.startswith(f"{FILE_SCHEME}/")
-    }
+def paths_on_head(spec: JobSpec, folder: Path) -> dict[str, str]:
+    """Return ``file://`` sources and uploaded data as paths on the cluster's head, by role.
+
+    Args:
+        spec: As it was sent.
+        folder: The job's, with the uploaded data.
+    """
+    paths = {}
+    for role, source in _sources(spec).items():
+        if source.startswith(f"{FILE_SCHEME}/"):
+            paths[role] = source.removeprefix(FILE_SCHEME)
+        elif source.startswith(f"{DATA_FOLDER}/"):
+            paths[role] = str(folder / source)
+    return paths
 
 
-def _check_schemes(spec: JobSpec) -> None:
-    """Raise if a source is a URL of something other than a file."""
-    for role in ROLES:
-        source = getattr(spec.data, role)
-        is_url = isinstance(source, str) and "://" in source
-        if is_url and not source.startswith(f"{FILE_SCHEME}/"):
-            raise SubmissionError(
-                f"data.{role}: {redact(source)}: data are read from files only", hint=_HINT
-            )
+def _sources(spec: JobSpec) -> dict[str, str]:
+    """Return the data that a spec names, by role; a share of the training rows has no name."""
+    sources = {role: getattr(spec.data, role) for role in ("train", "validation", "test")}
+    return {role: source for role, source in sources.items() if isinstance(source, str)}
 
 
 def _files_of(path: Path, source: str, role: str) -> tuple[str, dict[str, Path]]:

@@ -4,11 +4,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from sumgrad.jobs.config.clusters import Cluster, cluster_option
+from sumgrad.jobs.config.clusters import cluster_option
 from sumgrad.jobs.errors import JobLost, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
@@ -33,12 +33,12 @@ def wait(
 
     Raises:
         ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
-        JobNotFound: The attempt was deleted, or the cluster was restarted.
+        JobLost: The attempt was deleted, or the cluster was restarted.
     """
-    server = _PatientClient(client, submission_id)
+    ask = _Patience(client, submission_id).ask
 
     def ended() -> Attempt | None:
-        attempt = server.attempt()
+        attempt = ask(client.get_attempt)
         return attempt if attempt is not None and attempt.has_ended else None
 
     return wait_until(ended, timeout, interval=interval)
@@ -47,22 +47,16 @@ def wait(
 def follow(client: RayJobsClient, submission_id: str, write: Callable[[str], None]) -> Attempt:
     """Pass on what an attempt prints, each character once and in order, and return how it ended.
 
-    Args:
-        client: Of the cluster.
-        submission_id: Of the attempt.
-        write: Called with each piece of text.
-
     Raises:
         ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
-        JobNotFound: The attempt was deleted, or the cluster was restarted.
+        JobLost: The attempt was deleted, or the cluster was restarted.
     """
-    server = _PatientClient(client, submission_id)
+    insist = _Patience(client, submission_id).insist
     written = 0
     while True:
         # Each connection starts again with the first character of the log.
         position, last_check = 0, time.monotonic()
-        has_ended = False
-        for piece in client.tail_log(submission_id, lambda: not has_ended):  # noqa: B023
+        for piece in client.tail_log(submission_id):
             new = piece[max(0, written - position) :]
             position += len(piece)
             if new:
@@ -71,11 +65,12 @@ def follow(client: RayJobsClient, submission_id: str, write: Callable[[str], Non
             elif time.monotonic() - last_check > 2 * _INTERVAL_S:
                 # A connection may be dead without an error.
                 last_check = time.monotonic()
-                has_ended = server.insist(server.attempt).has_ended
+                if insist(client.get_attempt).has_ended:
+                    break
         # That a connection ends does not show that the job has ended.
-        attempt = server.insist(server.attempt)
+        attempt = insist(client.get_attempt)
         if attempt.has_ended:
-            if rest := server.insist(server.log)[written:]:
+            if rest := insist(client.get_log)[written:]:
                 write(rest)
             return attempt
         time.sleep(_INTERVAL_S)
@@ -94,32 +89,8 @@ def follow_job(
     return attempt, log.result if is_own and code != REFUSED else None
 
 
-@contextmanager
-def explain_lost_job(job_id: str, cluster: Cluster) -> Iterator[None]:
-    """Report a job that disappears from its cluster as lost.
-
-    Ray's head keeps the jobs and ends them when it ends; after a restart it does not know them.
-
-    Raises:
-        JobLost: For a `JobNotFound` of the enclosed code.
-    """
-    try:
-        yield
-    except JobNotFound:
-        option = cluster_option(cluster)
-        raise JobLost(
-            f"{cluster.label} no longer knows job {job_id}: its head was restarted, which ended "
-            "the job, or the job was deleted",
-            hint=f"'sumgrad status {job_id}{option}' shows its progress, "
-            f"'sumgrad resume {job_id}{option}' resumes it",
-        ) from None
-
-
 class LogPrinter:
     """Passes on the lines of a log, except for the line with the run's result.
-
-    Args:
-        write: Called with each line.
 
     Attributes:
         result: The run's result, once its line has come.
@@ -154,32 +125,21 @@ class LogPrinter:
             self._write(line)
 
 
-class _PatientClient:
-    """Queries about one attempt to a job server that may be unreachable for a while."""
+class _Patience:
+    """Asks about one attempt a job server that may be unreachable for a while."""
 
     def __init__(self, client: RayJobsClient, submission_id: str) -> None:
-        self._client = client
+        self._cluster = client.cluster
         self._submission_id = submission_id
         self._unreachable_since: float | None = None
 
-    def attempt(self) -> Attempt | None:
-        """Return the attempt; None if the server does not answer now."""
-        return self._query(self._client.get_attempt)
-
-    def log(self) -> str | None:
-        """Return the log; None if the server does not answer now."""
-        return self._query(self._client.get_log)
-
-    def insist(self, query: Callable[[], T | None]) -> T:
-        """Repeat a query until the server answers."""
-        while (answer := query()) is None:
-            time.sleep(2 * _INTERVAL_S)
-        return answer
-
-    def _query(self, query: Callable[[str], T]) -> T | None:
+    def ask(self, query: Callable[[str], T]) -> T | None:
+        """Return the answer to a query; None if the server does not answer now."""
         now = time.monotonic()
         try:
             answer = query(self._submission_id)
+        except JobNotFound:
+            raise self._lost() from None
         except ServiceUnreachable as error:
             if self._unreachable_since is None:
                 self._unreachable_since = now
@@ -193,3 +153,19 @@ class _PatientClient:
             self._unreachable_since = None
             _logger.info("connected again")
         return answer
+
+    def insist(self, query: Callable[[str], T]) -> T:
+        """Repeat a query until the server answers."""
+        while (answer := self.ask(query)) is None:
+            time.sleep(2 * _INTERVAL_S)
+        return answer
+
+    def _lost(self) -> JobLost:
+        # Ray's head keeps the jobs and ends them when it ends; a new one does not know them.
+        job_id, option = self._submission_id.partition("~")[0], cluster_option(self._cluster)
+        return JobLost(
+            f"{self._cluster.label} no longer knows job {job_id}: its head was restarted, which "
+            "ended the job, or the job was deleted",
+            hint=f"'sumgrad status {job_id}{option}' shows its progress, "
+            f"'sumgrad resume {job_id}{option}' resumes it",
+        )

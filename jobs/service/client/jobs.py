@@ -1,12 +1,11 @@
 """Jobs: an id, and the attempts of that job that Ray knows."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sumgrad.jobs.errors import JobNotFound
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
-from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
+from sumgrad.jobs.service.ids import JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.states import REFUSED, Attempt
 from sumgrad.model.validation import did_you_mean
 
@@ -36,16 +35,6 @@ class Job:
         accepted = [attempt for attempt in later if attempt.exit_code != REFUSED]
         return accepted[-1] if accepted else first
 
-    @property
-    def number(self) -> int:
-        """Number of the effective attempt."""
-        return _number(self.effective)
-
-    @property
-    def next_number(self) -> int:
-        """Number of the next attempt."""
-        return _number(self.latest) + 1
-
 
 def group_by_job(attempts: Sequence[Attempt]) -> list[Job]:
     """Return the jobs of a cluster's attempts, the newest first; other programs' are left out."""
@@ -53,10 +42,10 @@ def group_by_job(attempts: Sequence[Attempt]) -> list[Job]:
     for attempt in attempts:
         if job_id := attempt.metadata.get(JOB_KEY):
             by_id.setdefault(job_id, []).append(attempt)
-    jobs = [
-        Job(job_id, found[0].metadata.get(NAME_KEY, "?"), tuple(sorted(found, key=_number)))
-        for job_id, found in by_id.items()
-    ]
+    jobs = []
+    for job_id, found in by_id.items():
+        found.sort(key=lambda attempt: attempt.number)
+        jobs.append(Job(job_id, found[0].metadata.get(NAME_KEY, "?"), tuple(found)))
     return sorted(jobs, key=lambda job: job.latest.start_time or 0.0, reverse=True)
 
 
@@ -80,9 +69,3 @@ def find_job(client: RayJobsClient, text: str) -> Job:
         names = ", ".join(found[:5])
         raise JobNotFound(f"the ids of several jobs start with '{text}': {names}")
     return jobs[found[0]]
-
-
-def _number(attempt: Attempt) -> int:
-    """Return the number of an attempt; 1 if its metadata has no valid one."""
-    text = attempt.metadata.get(ATTEMPT_KEY, "1")
-    return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster, cluster_option
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.states import RAY_STATES, Attempt
+from sumgrad.jobs.service.states import Attempt
 from sumgrad.jobs.support.http import RequestFailed, Response, send_request
 from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.support.threads import run_in_thread
@@ -30,13 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Seconds for the first request, which shows whether a Ray dashboard answers, and for the others.
 PROBE_TIMEOUT_S, CALL_TIMEOUT_S = 5.0, 30.0
-_JOBS = "/api/jobs/"
+_VERSION, _JOBS = "/api/version", "/api/jobs/"
 _MAX_MESSAGE = 300
-#: The last second of the year 9999, after which `datetime` ends.
-_MAX_TIME_S = 253_370_764_800
-#: Ray's client prefers this variable to the address that it is given.
-_ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-_environment_lock = threading.Lock()
 #: The text of an error of Ray's client when the server answers 401 or 403.
 _UNAUTHORIZED = re.compile(r"status code (401|403)\b|\b(401|403) Client Error|nauthorized")
 _TOKEN_HINT = (
@@ -48,8 +43,8 @@ _TOKEN_HINT = (
 class RayJobsClient:
     """Client of a cluster's job server.
 
-    Args:
-        cluster: Its address and where its token is.
+    All methods raise `ServiceUnreachable` if no server answers, if it is no Ray dashboard, or if
+    it refuses the token; those about an attempt raise `JobNotFound` if Ray does not know it.
 
     Raises:
         ClusterConfigError: The cluster's token or its certificates cannot be read.
@@ -70,38 +65,33 @@ class RayJobsClient:
                 ) from None
 
     def ray_version(self) -> str:
-        """Return the cluster's version of Ray; this first request fails within seconds.
-
-        Raises:
-            ServiceUnreachable: No server answers, it is no Ray dashboard, or it refuses the token.
-        """
-        found = self._send("GET", "/api/version", PROBE_TIMEOUT_S)
+        """Return the cluster's version of Ray; this first request fails within seconds."""
+        found = self._send("GET", _VERSION, PROBE_TIMEOUT_S)
         version = found.get("ray_version") if isinstance(found, dict) else None
         if not isinstance(version, str):
             raise self._not_a_dashboard()
         self._is_dashboard = True
         return version
 
-    def get_attempt(self, submission_id: str) -> Attempt:
-        """Return an attempt.
+    def requires_token(self) -> bool:
+        """Return whether the dashboard refuses clients without a token."""
+        url, ca_file = self.cluster.address + _VERSION, self.cluster.ca_file
+        try:
+            return send_request("GET", url, timeout=PROBE_TIMEOUT_S, ca_file=ca_file).status >= 400
+        except RequestFailed:
+            return True
 
-        Raises:
-            JobNotFound: Ray does not know it.
-            ServiceUnreachable: The cluster does not answer.
-        """
+    def get_attempt(self, submission_id: str) -> Attempt:
+        """Return an attempt."""
         found = self._call("GET", _path(submission_id))
-        return self._parse(lambda: _parse_attempt(found))
+        return self._parse(lambda: Attempt.from_ray(found))
 
     def list_attempts(self) -> list[Attempt]:
-        """Return all attempts that Ray knows, the oldest first, also those of other programs.
-
-        Raises:
-            ServiceUnreachable: The cluster does not answer.
-        """
+        """Return all attempts that Ray knows, the oldest first, also those of other programs."""
         found = self._call("GET", _JOBS)
         # Drivers that were not submitted have no submission id.
         attempts = self._parse(
-            lambda: [_parse_attempt(each) for each in found if each["submission_id"]]
+            lambda: [Attempt.from_ray(each) for each in found if each["submission_id"]]
         )
         return sorted(attempts, key=lambda attempt: attempt.start_time or 0.0)
 
@@ -119,14 +109,10 @@ class RayJobsClient:
         text = found.get("logs") if isinstance(found, dict) else None
         return text if isinstance(text, str) else ""
 
-    def tail_log(self, submission_id: str, keep_going: Callable[[], bool]) -> Iterator[str]:
+    def tail_log(self, submission_id: str) -> Iterator[str]:
         """Yield what an attempt prints, from its start, until the connection ends.
 
         The attempt may still run when the connection ends: `get_attempt` knows.
-
-        Args:
-            submission_id: Of the attempt.
-            keep_going: Called about once a second; False ends the iteration.
 
         Yields:
             Pieces of text, and an empty one after each second without any.
@@ -144,12 +130,11 @@ class RayJobsClient:
             pieces.put(None)
 
         threading.Thread(target=run, name="tail-log", daemon=True).start()
-        while keep_going():
+        while True:
             try:
                 piece = pieces.get(timeout=1.0)
             except queue.Empty:
-                yield ""
-                continue
+                piece = ""
             if piece is None:
                 return
             yield piece
@@ -163,22 +148,17 @@ class RayJobsClient:
         *,
         timeout: float = CALL_TIMEOUT_S,
     ) -> None:
-        """Submit a command to the cluster, and upload the folders that ``runtime_env`` names.
-
-        Raises:
-            ServiceUnreachable: The cluster has not accepted it.
-        """
-
-        def submit() -> None:
-            self._connect().submit_job(
+        """Submit a command to the cluster, and upload the folders that ``runtime_env`` names."""
+        # Ray's client has no timeouts.
+        submitted = run_in_thread(
+            "ray-jobs",
+            lambda: self._connect().submit_job(
                 entrypoint=entrypoint,
                 submission_id=submission_id,
                 runtime_env=dict(runtime_env),
                 metadata=dict(metadata),
-            )
-
-        # Ray's client has no timeouts.
-        submitted = run_in_thread("ray-jobs", submit)
+            ),
+        )
         try:
             submitted.result(timeout)
         except TimeoutError:
@@ -186,7 +166,12 @@ class RayJobsClient:
         except SumgradError:
             raise
         except Exception as error:  # Ray's client passes on errors of many libraries
-            raise self._explain(error) from error
+            text = one_line(str(error))
+            if type(error).__name__ == "AuthenticationError" or _UNAUTHORIZED.search(text):
+                raise self._unauthorized() from error
+            if isinstance(error, OSError):
+                raise self._unreachable(text) from error
+            raise self._server_error(str(error)) from error
 
     def _connect(self) -> "JobSubmissionClient":
         """Return Ray's client."""
@@ -200,7 +185,6 @@ class RayJobsClient:
             logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
             with _address_in_environment(self.cluster.address):
                 self._sdk = JobSubmissionClient(
-                    self.cluster.address,
                     headers={"Authorization": f"Bearer {self._token}"} if self._token else None,
                     verify=str(self.cluster.ca_file) if self.cluster.ca_file else True,
                 )
@@ -236,10 +220,8 @@ class RayJobsClient:
         try:
             return parse()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-            raise ServiceUnreachable(
-                f"the cluster at {self.cluster.address} describes jobs in an unknown format",
-                hint="'sumgrad doctor' compares its version of Ray with the one installed here",
-            ) from None
+            hint = "'sumgrad doctor' compares its version of Ray with the one installed here"
+            raise self._error("describes jobs in an unknown format", hint) from None
 
     def _refusal(self, response: Response, path: str) -> ServiceUnreachable | JobNotFound:
         """Return the error for an HTTP status of 400 and more."""
@@ -250,19 +232,8 @@ class RayJobsClient:
             return JobNotFound("the cluster knows no such job")
         if self._is_dashboard and text and not text.startswith("<"):
             return self._server_error(text)
-        return ServiceUnreachable(
-            f"the cluster at {self.cluster.address} answers {response.status} to {path}",
-            hint="is it Ray's dashboard? Its port is often 8265",
-        )
-
-    def _explain(self, error: Exception) -> ServiceUnreachable:
-        """Return the error for an exception of Ray's client."""
-        text = one_line(str(error))
-        if type(error).__name__ == "AuthenticationError" or _UNAUTHORIZED.search(text):
-            return self._unauthorized()
-        if isinstance(error, OSError):
-            return self._unreachable(text)
-        return self._server_error(str(error))
+        hint = "is it Ray's dashboard? Its port is often 8265"
+        return self._error(f"answers {response.status} to {path}", hint)
 
     def _unreachable(self, reason: str) -> ServiceUnreachable:
         return ServiceUnreachable(
@@ -271,24 +242,20 @@ class RayJobsClient:
         )
 
     def _not_a_dashboard(self) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"the server at {self.cluster.address} is no Ray dashboard",
-            hint="the dashboard's port is often 8265",
-        )
+        return self._error("is no Ray dashboard", "the dashboard's port is often 8265")
 
     def _unauthorized(self) -> ServiceUnreachable:
         problem = "refuses the token" if self._token else "requires a token, and none is known here"
-        return ServiceUnreachable(
-            f"the cluster at {self.cluster.address} {problem}", hint=_TOKEN_HINT
-        )
+        return self._error(problem, _TOKEN_HINT)
 
     def _server_error(self, text: str) -> ServiceUnreachable:
         if "Traceback (most recent call last)" in text:
             # The last line of a traceback names the error.
             text = next(line for line in reversed(text.splitlines()) if line.strip(" .\n"))
-        return ServiceUnreachable(
-            f"the cluster at {self.cluster.address} answers: {one_line(text, _MAX_MESSAGE)}"
-        )
+        return self._error(f"answers: {one_line(text, _MAX_MESSAGE)}")
+
+    def _error(self, problem: str, hint: str = "") -> ServiceUnreachable:
+        return ServiceUnreachable(f"the cluster at {self.cluster.address} {problem}", hint=hint)
 
 
 def doctor_hint(cluster: Cluster) -> str:
@@ -298,49 +265,18 @@ def doctor_hint(cluster: Cluster) -> str:
 
 @contextlib.contextmanager
 def _address_in_environment(address: str) -> Iterator[None]:
-    """Set the variable that Ray's client prefers to the address that it is given."""
-    with _environment_lock:
-        before = os.environ.get(_ADDRESS_VARIABLE)
-        os.environ[_ADDRESS_VARIABLE] = address
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[_ADDRESS_VARIABLE]
-            else:
-                os.environ[_ADDRESS_VARIABLE] = before
+    """Set the variable that Ray's client prefers to every other source of an address."""
+    name = "RAY_API_SERVER_ADDRESS"
+    before = os.environ.pop(name, None)
+    os.environ[name] = address
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _path(submission_id: str) -> str:
     """Return the path of an attempt; its id may contain any characters."""
     return _JOBS + urllib.parse.quote(submission_id, safe="")
-
-
-def _parse_attempt(details: Mapping[str, Any]) -> Attempt:
-    """Return an attempt from Ray's answer; raise what `RayJobsClient._parse` expects."""
-    if details["status"] not in RAY_STATES:
-        raise ValueError(details["status"])
-    code = details.get("driver_exit_code")
-    # Other programs choose the texts of their jobs, and those may contain control sequences.
-    metadata = {
-        str(key): one_line(str(text)) for key, text in (details.get("metadata") or {}).items()
-    }
-    return Attempt(
-        submission_id=one_line(str(details["submission_id"] or "")),
-        state=str(details["status"]),
-        message=str(details.get("message") or ""),
-        exit_code=None if code is None else int(code),
-        start_time=_parse_time(details.get("start_time")),
-        end_time=_parse_time(details.get("end_time")),
-        metadata=metadata,
-    )
-
-
-def _parse_time(milliseconds: Any) -> float | None:
-    """Return a time in seconds that `datetime` can represent."""
-    if not milliseconds:
-        return None
-    seconds = float(milliseconds) / 1000
-    if not 0 <= seconds < _MAX_TIME_S:
-        raise ValueError(milliseconds)
-    return seconds

@@ -10,9 +10,9 @@ from sumgrad.jobs.service.client.commands import find_lost_run
 from sumgrad.jobs.service.client.follow import wait
 from sumgrad.jobs.service.client.jobs import Job, find_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
-from sumgrad.jobs.service.client.run_view import RunView, find_runs
+from sumgrad.jobs.service.client.run_view import find_run
 from sumgrad.jobs.service.client.status import current_heartbeat
-from sumgrad.jobs.service.client.submit import SubmittedJob, check_no_password, send
+from sumgrad.jobs.service.client.submit import Submission, check_no_password, send
 from sumgrad.jobs.service.host.heartbeat import HEARTBEAT_TIMEOUT_S
 from sumgrad.jobs.service.manifest import JobManifest
 from sumgrad.jobs.service.states import exit_code
@@ -29,8 +29,8 @@ def resume_job(
     overrides: Sequence[str],
     *,
     allow_code_change: bool = False,
-) -> SubmittedJob:
-    """Submit another attempt of a job, which continues where the job ended.
+) -> Submission:
+    """Submit another attempt of a job, which continues where the job ended, and return it.
 
     Args:
         client: Of the cluster.
@@ -56,7 +56,9 @@ def resume_job(
         allow_version_mismatch=True,
         allow_code_change=allow_code_change,
     )
-    return SubmittedJob(job_id, send(client, manifest, name), is_new=True)
+    submission = Submission(manifest, name)
+    send(submission, client)
+    return submission
 
 
 def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int]:
@@ -69,12 +71,29 @@ def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int]:
         if run.status == "FINISHED":
             raise _finished(job_id) from None
         return job_id, run.name or job_id, (run.attempt or 1) + 1
-    run = RunView()
-    if not job.latest.has_ended or exit_code(job.effective) == 0:
-        run = find_runs(client.cluster, [job.job_id])[job.job_id]
-    if not job.latest.has_ended and _is_silent(job, run):
-        # A restarted head reports jobs that ended with the old one as RUNNING until it has to act
-        # on them. A job that runs but cannot send heartbeats saves its state when it is stopped.
+    if not job.latest.has_ended:
+        job = _stop_silent_job(client, job)
+    if exit_code(job.effective) == 0:
+        run = find_run(client.cluster, job.job_id)
+        if run.problem or run.status == "FINISHED":
+            raise _finished(job.job_id)
+        _logger.info("job %s has finished; its run in MLflow is updated", job.job_id)
+    return job.job_id, job.name, job.latest.number + 1
+
+
+def _finished(job_id: str) -> SubmissionError:
+    return SubmissionError(f"job {job_id} has finished, so there is nothing to resume")
+
+
+def _stop_silent_job(client: RayJobsClient, job: Job) -> Job:
+    """Return a job without heartbeats after it was stopped; raise if it has not ended.
+
+    A restarted head reports jobs that ended with the old one as RUNNING until it has to act on
+    them. A job that runs but cannot send heartbeats saves its state when it is stopped.
+    """
+    run = find_run(client.cluster, job.job_id)
+    beat = current_heartbeat(job, run.heartbeat)
+    if beat is not None and time.time() - beat.at > HEARTBEAT_TIMEOUT_S:
         _logger.warning("job %s sends no heartbeats: stopping it first", job.job_id)
         client.stop(job.latest.submission_id)
         wait(client, job.latest.submission_id, timeout=_STOP_TIMEOUT_S)
@@ -84,18 +103,4 @@ def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int]:
         raise SubmissionError(
             f"job {job.job_id} has not ended", hint=f"sumgrad logs -f {job.job_id}{option}"
         )
-    if exit_code(job.effective) == 0:
-        if run.problem or run.status == "FINISHED":
-            raise _finished(job.job_id)
-        _logger.info("job %s has finished; its run in MLflow is updated", job.job_id)
-    return job.job_id, job.name, job.next_number
-
-
-def _finished(job_id: str) -> SubmissionError:
-    return SubmissionError(f"job {job_id} has finished, so there is nothing to resume")
-
-
-def _is_silent(job: Job, run: RunView) -> bool:
-    """Return whether the effective attempt has sent heartbeats and no longer sends any."""
-    beat = current_heartbeat(job, run.heartbeat)
-    return beat is not None and time.time() - beat.at > HEARTBEAT_TIMEOUT_S
+    return job

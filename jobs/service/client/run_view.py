@@ -1,7 +1,8 @@
 """A job's run in MLflow, as seen from the user's machine."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -39,13 +40,10 @@ class RunView:
         uri: Of the store, without secrets; empty if it is not known here.
         run_id: Of the job's newest run, as commands print it; None if it has none.
         status: RUNNING, FINISHED, FAILED or KILLED.
-        heartbeat: The job's newest heartbeat.
         problem: Why MLflow could not be asked; empty if it could.
-        stop_reason: Why the run ended.
-        name: Of the job's spec; empty if the run does not have it.
-        folder: Of the job, on the cluster's head; empty if the run does not have it.
+        name: Of the job's spec.
+        folder: Of the job, on the cluster's head.
         is_deleted: Whether the job was deleted from its cluster.
-        mlflow_run_id: MLflow's id of the run.
     """
 
     uri: str = ""
@@ -81,33 +79,31 @@ class RunView:
         return f"{self.uri}/#/runs/{self.mlflow_run_id}"
 
 
-def find_runs(
-    cluster: Cluster, job_ids: Sequence[str], *, include_others: bool = False
-) -> dict[str, RunView]:
-    """Return the newest run of each job; a problem with MLflow becomes part of the result.
+def find_run(cluster: Cluster, job_id: str) -> RunView:
+    """Return the newest run of a job; a problem with MLflow becomes part of the result."""
+    return find_runs(cluster, job_id)[job_id]
 
-    Args:
-        cluster: Whose MLflow to ask.
-        job_ids: The jobs.
-        include_others: Also return all other jobs that MLflow knows.
+
+def find_runs(cluster: Cluster, job_id: str | None = None) -> Mapping[str, RunView]:
+    """Return the newest run of all jobs that MLflow knows, or of one.
+
+    Every other job id has a `RunView` without a run, with the problem if MLflow could not be asked.
     """
-    if not job_ids and not include_others:
-        return {}
     if cluster.tracking_uri is None:
-        unknown = RunView(
-            problem="the address of the cluster's MLflow is not known here (set "
-            "MLFLOW_TRACKING_URI, or the cluster's tracking_uri)"
+        problem = (
+            "the address of the cluster's MLflow is not known here (set MLFLOW_TRACKING_URI, or "
+            "the cluster's tracking_uri)"
         )
-        return dict.fromkeys(job_ids, unknown)
+        return defaultdict(lambda: RunView(problem=problem))
+    uri = redact(cluster.tracking_uri)
     try:
-        found = _query(cluster, lambda client: _search(client, [] if include_others else job_ids))
+        found = _query(cluster, lambda client: _search(client, job_id))
+        uri = redact(resolve_tracking_uri(cluster.tracking_uri, Path.cwd()))
     except (TrackingError, SpecError) as error:
-        unknown = RunView(uri=redact(cluster.tracking_uri), problem=error.message)
-        return dict.fromkeys(job_ids, unknown)
-    uri = redact(resolve_tracking_uri(cluster.tracking_uri, Path.cwd()))
+        unknown = RunView(uri=uri, problem=error.message)
+        return defaultdict(lambda: unknown)
     views = {job_id: _view(uri, run) for job_id, run in found.items()}
-    named = {job_id: views.get(job_id, RunView(uri=uri)) for job_id in job_ids}
-    return {**views, **named} if include_others else named
+    return defaultdict(lambda: RunView(uri=uri), views)
 
 
 def mark_deleted(cluster: Cluster, run: RunView) -> None:
@@ -143,9 +139,8 @@ def _query(cluster: Cluster, question: "Callable[[MlflowClient], T]") -> T:
             problem = f"{redact(uri)} cannot be queried"
             raise tracking_error(problem, error, uri, cluster.login) from error
 
-    answer = run_in_thread("mlflow", work)
     try:
-        return answer.result(TIMEOUT_S)
+        return run_in_thread("mlflow", work).result(TIMEOUT_S)
     except TimeoutError:
         raise TrackingError(f"{redact(uri)} has not answered in {TIMEOUT_S:g} s") from None
     except SumgradError:
@@ -155,22 +150,20 @@ def _query(cluster: Cluster, question: "Callable[[MlflowClient], T]") -> T:
         raise TrackingError(f"the server at {redact(uri)} is no MLflow server") from error
 
 
-def _search(client: "MlflowClient", job_ids: Sequence[str]) -> Mapping[str, "Run"]:
-    """Return the newest run of each job id; of all jobs unless exactly one is named."""
-    # MLflow's search language has no lists of tags.
-    condition = f"= '{job_ids[0]}'" if len(job_ids) == 1 else "LIKE '%'"
+def _search(client: "MlflowClient", job_id: str | None) -> Mapping[str, "Run"]:
+    """Return the newest run of each job, or of one."""
     runs = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
-        f"tags.`{JOB_TAG}` {condition}",
+        f"tags.`{JOB_TAG}` " + (f"= '{job_id}'" if job_id else "LIKE '%'"),
         max_results=_MAX_RUNS,
         order_by=["attributes.start_time DESC"],
     )
     found: dict[str, Run] = {}
     for run in runs:
-        job_id = run.data.tags[JOB_TAG]
+        tag = run.data.tags[JOB_TAG]
         # Every user of MLflow can write the tag, also with control sequences for terminals.
-        if is_job_id(job_id):
-            found.setdefault(job_id, run)
+        if is_job_id(tag):
+            found.setdefault(tag, run)
     return found
 
 

@@ -7,7 +7,7 @@ then its log, which Ray has, shows what it does. The status names what the sourc
 
 import re
 import signal
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sumgrad.jobs.service.client.jobs import Job
@@ -58,11 +58,8 @@ class Status:
     """The status of a job; None stands for what is not known.
 
     Attributes:
-        state: One of `sumgrad.jobs.service.states.STATES`.
-        reason: Why, in one line.
-        attempt: Number of the attempt.
+        state: PENDING, RUNNING, FINISHED, FAILED or STOPPED.
         ray_state: Ray's own state; empty if Ray does not know the job.
-        exit_code: Of the job; None until it ends.
         epoch: Finished epochs; None until this attempt has finished one.
         epochs: The largest number of epochs.
         loss: Of the training rows in the last finished epoch.
@@ -88,10 +85,6 @@ class Status:
     end_time: float | None = None
     differences: list[str] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the status as a JSON object."""
-        return asdict(self)
-
 
 def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Status:
     """Return the status that Ray, MLflow and the heartbeat give together.
@@ -108,14 +101,14 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
     resumable = can_resume(attempt)
     differences = _differences(attempt, run, beat, now)
     if attempt is not job.latest:
-        refused = f"attempt {job.next_number - 1} to resume it was refused: see its log"
+        refused = f"attempt {job.latest.number} to resume it was refused: see its log"
         differences.insert(0, refused)
     return Status(
         job_id=job.job_id,
         name=job.name,
         state=state,
         reason=reason,
-        attempt=job.number,
+        attempt=attempt.number,
         submission_id=attempt.submission_id,
         ray_state=attempt.state,
         exit_code=exit_code_of(attempt) if attempt.has_ended else None,
@@ -153,7 +146,7 @@ def status_without_ray(job_id: str, run: RunView) -> Status:
 def current_heartbeat(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
     """Return the heartbeat unless an earlier attempt, or an earlier job of that id, sent it."""
     start = job.effective.start_time
-    if beat is None or beat.attempt != job.number:
+    if beat is None or beat.attempt != job.effective.number:
         return None
     return None if start is not None and beat.at < start - HEARTBEAT_TIMEOUT_S else beat
 
@@ -199,20 +192,17 @@ def _state(
     attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float, log: str | None
 ) -> tuple[str, str]:
     """Return the state and its reason."""
-    if attempt.state == PENDING:
+    state = state_of(attempt)
+    if state == PENDING:
         return PENDING, one_line(attempt.message, _MAX_REASON) or "Ray has not started it yet"
-    if attempt.state == RUNNING:
-        if beat is not None and _is_current(beat, now):
-            return _state_by_heartbeat(beat)
-        return (RUNNING, "according to Ray alone") if log is None else _state_by_log(log)
-    if attempt.state == SUCCEEDED:
+    if state == FINISHED:
         return FINISHED, "it finished"
-    if state_of(attempt) == STOPPED:
+    if state == STOPPED:
         return STOPPED, _REASONS.get(exit_code_of(attempt), _REASONS[143])
-    return FAILED, _failure(attempt, run)
-
-
-def _state_by_heartbeat(beat: Heartbeat) -> tuple[str, str]:
+    if state == FAILED:
+        return FAILED, _failure(attempt, run)
+    if beat is None or not _is_current(beat, now):
+        return (RUNNING, "according to Ray alone") if log is None else _state_by_log(log)
     if not beat.is_training:
         return PENDING, one_line(beat.note, _MAX_REASON) or "it is starting"
     done = f"{beat.epoch} of at most {beat.epochs} epochs done"
@@ -232,17 +222,15 @@ def _state_by_log(log: str) -> tuple[str, str]:
 def _failure(attempt: Attempt, run: RunView) -> str:
     """Return why an attempt failed."""
     code = attempt.exit_code
-    if code is not None and code > SIGNAL_BASE:
-        try:
-            name = signal.Signals(code - SIGNAL_BASE).name
-        except ValueError:
-            name = "a signal"
-        return f"{name} ended its process, perhaps because memory ran out"
     if code is None or code < 0:
-        lines = [line for line in attempt.message.splitlines() if line.strip()]
+        first_line = attempt.message.strip().partition("\n")[0]
         # Ray appends the log after this comma.
-        cause = lines[0].partition(", last available logs")[0] if lines else "Ray does not know why"
-        return f"its process was lost: {one_line(cause, _MAX_REASON)}"
+        cause = one_line(first_line.partition(", last available logs")[0], _MAX_REASON)
+        return f"its process was lost: {cause or 'Ray does not know why'}"
+    if code > SIGNAL_BASE:
+        names = {each.value: each.name for each in signal.Signals}
+        name = names.get(code - SIGNAL_BASE, "a signal")
+        return f"{name} ended its process, perhaps because memory ran out"
     if VERSION_MISMATCH in attempt.message:
         return f"{VERSION_MISMATCH}, and nothing was computed"
     has_diverged = code == 1 and run.can_resume is False
@@ -251,36 +239,38 @@ def _failure(attempt: Attempt, run: RunView) -> str:
 
 
 def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float) -> list[str]:
+    """Return what Ray, MLflow and the heartbeat disagree in."""
     if run.problem:
         return [f"only Ray was asked: {run.problem}"]
-    age = now - (attempt.start_time or now)
+    ray, age = f"Ray has it as {attempt.state}", now - (attempt.start_time or now)
     if run.run_id is None:
         if attempt.state == SUCCEEDED:
-            return [f"Ray has it as {SUCCEEDED}, and {run.uri} has no run of it; {_SYNC}"]
+            return [f"{ray}, and {run.uri} has no run of it; {_SYNC}"]
         if attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S:
-            return [f"Ray has it as {RUNNING} for {age:.0f} s, and {run.uri} has no run of it"]
+            return [f"{ray} for {age:.0f} s, and {run.uri} has no run of it"]
         return []
     if not attempt.has_ended:
         return _differences_of_running(attempt, run, beat, now)
     if run.status in _EXPECTED[attempt.state]:
         return []
     if run.status == "RUNNING":
-        return [f"Ray has it as {attempt.state}, MLflow still as RUNNING: {_UNREPORTED}; {_SYNC}"]
-    return [f"Ray has it as {attempt.state}, MLflow as {run.status}"]
+        return [f"{ray}, MLflow still as RUNNING: {_UNREPORTED}; {_SYNC}"]
+    return [f"{ray}, MLflow as {run.status}"]
 
 
 def _differences_of_running(
     attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float
 ) -> list[str]:
-    found = []
-    ray = f"Ray has it as {attempt.state}"
-    if run.status != "RUNNING" and beat is not None:
-        found.append(f"MLflow has it as {run.status}, and Ray as {attempt.state}: it is ending")
-    age = now - (beat.at if beat else attempt.start_time or now)
+    found, ray = [], f"Ray has it as {attempt.state}"
     if beat is None:
+        age = now - (attempt.start_time or now)
         if attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S:
             found.append(f"{ray}, and it has sent no heartbeat for {age:.0f} s")
-    elif age > HEARTBEAT_TIMEOUT_S:
+        return found
+    if run.status != "RUNNING":
+        found.append(f"MLflow has it as {run.status}, and Ray as {attempt.state}: it is ending")
+    age = now - beat.at
+    if age > HEARTBEAT_TIMEOUT_S:
         found.append(
             f"{ray}, and its last heartbeat is {age:.0f} s old: it hangs, or it cannot reach MLflow"
         )

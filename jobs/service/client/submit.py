@@ -2,10 +2,10 @@
 
 import getpass
 import hashlib
-import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from sumgrad.cluster.temporary import temporary_directory
 from sumgrad.jobs.config.clusters import Cluster, cluster_option
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
-from sumgrad.jobs.service.client.data_paths import Upload, prepare_data
+from sumgrad.jobs.service.client.data_paths import prepare_data
 from sumgrad.jobs.service.client.jobs import find_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
-from sumgrad.jobs.service.client.run_view import find_runs
+from sumgrad.jobs.service.client.run_view import find_run
 from sumgrad.jobs.service.ids import (
     ATTEMPT_KEY,
+    DIGEST_KEY,
     JOB_KEY,
     NAME_KEY,
     check_job_id,
@@ -28,8 +29,7 @@ from sumgrad.jobs.service.ids import (
     submission_id,
 )
 from sumgrad.jobs.service.manifest import ENTRYPOINT, JobManifest
-from sumgrad.jobs.service.states import Attempt
-from sumgrad.jobs.service.versions import Versions, check_ray_version
+from sumgrad.jobs.service.versions import Versions, check_versions
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.spec.text import dump_yaml
@@ -37,68 +37,67 @@ from sumgrad.jobs.support.redaction import is_redacted, redact_text
 from sumgrad.jobs.support.source_digest import copy_source
 from sumgrad.jobs.tracking.metadata import git_tags
 
-#: Metadata that distinguishes a repeated submission from another job with the same id.
-DIGEST_KEY = "sumgrad.request"
 #: Seconds for a submission, and bytes per second of a slow line for its upload.
 _SEND_TIMEOUT_S, _MIN_BYTES_PER_S = 60.0, 200_000
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that is ready to be sent, with its spec's name and the data to upload."""
+    """An attempt that is ready to be sent.
+
+    Attributes:
+        manifest: What the job reads on the cluster.
+        name: Of the job's spec.
+        files: To upload, by their paths below the job's folder.
+        has_chosen_id: Whether the user chose the job's id, so that an earlier job may have it.
+    """
 
     manifest: JobManifest
     name: str
-    upload: Upload
+    files: Mapping[str, Path] = field(default_factory=dict)
     has_chosen_id: bool = False
 
     @property
+    def id(self) -> str:
+        """Of the attempt in Ray."""
+        return submission_id(self.manifest.job_id, self.manifest.attempt)
+
+    @property
+    def upload_bytes(self) -> int:
+        """Size of the files."""
+        return sum(file.stat().st_size for file in self.files.values())
+
+    @property
     def digest(self) -> str:
-        """Of the spec and the uploaded data."""
+        """Of the spec and the files."""
         digest = hashlib.sha256((self.manifest.spec_yaml or "").encode())
-        for name, file in sorted(self.upload.files.items()):
+        for name, file in sorted(self.files.items()):
             digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()[:16]
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What Ray keeps beside the job and shows to every client."""
-        return _metadata(self.manifest, self.name) | {DIGEST_KEY: self.digest}
+        """What Ray keeps beside the attempt and shows to every client."""
+        return {
+            JOB_KEY: self.manifest.job_id,
+            NAME_KEY: self.name,
+            ATTEMPT_KEY: str(self.manifest.attempt),
+            DIGEST_KEY: self.digest,
+            "sumgrad.version": self.manifest.versions.sumgrad,
+        }
 
     def as_json(self, cluster: Cluster) -> dict[str, Any]:
-        """Return what would be sent, as a JSON object."""
+        """Return what would be sent; the cluster's defaults hold for the other keys of the spec."""
         return {
             "id": self.manifest.job_id,
             "cluster": cluster.address,
             "entrypoint": ENTRYPOINT,
             "spec": yaml.safe_load(self.manifest.spec_yaml or "{}"),
-            "files": {name: str(file) for name, file in self.upload.files.items()},
-            "upload_bytes": self.upload.size,
+            "files": {name: str(file) for name, file in self.files.items()},
+            "upload_bytes": self.upload_bytes,
             "metadata": self.metadata,
             "tags": dict(self.manifest.tags),
         }
-
-    def lines(self, cluster: Cluster) -> list[str]:
-        """Return what would be sent, as lines of text."""
-        spec_yaml = self.manifest.spec_yaml or ""
-        return [
-            f"would send to {cluster.label}:",
-            f"  id         {self.manifest.job_id}",
-            f"  runs       {ENTRYPOINT}",
-            f"  metadata   {json.dumps(self.metadata)}",
-            *(f"  file       {name} ← {file}" for name, file in self.upload.files.items()),
-            "  spec, without the keys that are left to the cluster's defaults:",
-            *(f"    {line}" for line in spec_yaml.splitlines()),
-        ]
-
-
-@dataclass(frozen=True)
-class SubmittedJob:
-    """A job that the cluster has; ``is_new`` if this submission created the attempt."""
-
-    job_id: str
-    submission_id: str
-    is_new: bool
 
 
 def prepare_submission(
@@ -145,8 +144,11 @@ def prepare_submission(
     return Submission(manifest, spec.name, files, has_chosen_id=job_id is not None)
 
 
-def submit(submission: Submission, client: RayJobsClient) -> SubmittedJob:
+def submit(submission: Submission, client: RayJobsClient) -> tuple[str, bool]:
     """Send a job unless the cluster has it already.
+
+    Returns:
+        The id of its newest attempt in Ray, and whether the job is new.
 
     Raises:
         SubmissionError: Another job has the id.
@@ -154,59 +156,42 @@ def submit(submission: Submission, client: RayJobsClient) -> SubmittedJob:
     """
     manifest = submission.manifest
     ray_version = client.ray_version()
-    name = submission_id(manifest.job_id, manifest.attempt)
-    if (earlier := _find_attempt(client, name)) is not None:
-        same = _check_same(submission, earlier)
-        latest = find_job(client, manifest.job_id).latest
-        return replace(same, submission_id=latest.submission_id)
-    _check_unused(client, submission)
-    check_ray_version(ray_version, allow_mismatch=manifest.allow_version_mismatch)
+    if _is_sent(submission, client):
+        return find_job(client, manifest.job_id).latest.submission_id, False
+    if submission.has_chosen_id:
+        _check_unused(client, manifest.job_id)
+    # The job compares the other versions, before its first step.
+    here, allow = manifest.versions, manifest.allow_version_mismatch
+    check_versions(here, here.with_ray(ray_version), has_code=True, allow_mismatch=allow)
     try:
-        send(client, manifest, submission.name, submission.metadata, submission.upload)
+        send(submission, client)
     except ServiceUnreachable:
         # The answer may be lost, or another process may have submitted the job first.
-        earlier = _find_attempt(client, name)
-        if earlier is None:
+        if not _is_sent(submission, client):
             raise
-        _check_same(submission, earlier)
-    return SubmittedJob(manifest.job_id, name, is_new=True)
+    return submission.id, True
 
 
-def send(
-    client: RayJobsClient,
-    manifest: JobManifest,
-    name: str,
-    metadata: dict[str, str] | None = None,
-    upload: Upload | None = None,
-) -> str:
-    """Send an attempt to the cluster with its data and sumgrad's code, and return its id in Ray.
-
-    Args:
-        client: Of the cluster.
-        manifest: Of the attempt.
-        name: Of the job's spec.
-        metadata: What Ray keeps beside the attempt; by default what identifies it.
-        upload: Data to send.
+def send(submission: Submission, client: RayJobsClient) -> None:
+    """Send an attempt to the cluster with its data and sumgrad's code.
 
     Raises:
         ServiceUnreachable: The cluster has not accepted it, or its answer was lost.
     """
-    attempt_id = submission_id(manifest.job_id, manifest.attempt)
-    upload = upload or Upload({}, 0)
     with temporary_directory("job-") as temporary:
         folder = temporary / "job"
         folder.mkdir()
-        manifest.write(folder)
-        upload.copy(folder)
+        submission.manifest.write(folder)
+        for name, file in submission.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
         runtime_env: dict[str, Any] = {"working_dir": str(folder)}
-        if manifest.has_code:
+        if submission.manifest.has_code:
             code = temporary / "code"
             code.mkdir()
             runtime_env["py_modules"] = [str(module) for module in copy_source(code)]
-        timeout = _SEND_TIMEOUT_S + upload.size / _MIN_BYTES_PER_S
-        metadata = metadata or _metadata(manifest, name)
-        client.submit(attempt_id, ENTRYPOINT, runtime_env, metadata, timeout=timeout)
-    return attempt_id
+        timeout = _SEND_TIMEOUT_S + submission.upload_bytes / _MIN_BYTES_PER_S
+        client.submit(submission.id, ENTRYPOINT, runtime_env, submission.metadata, timeout=timeout)
 
 
 def check_no_password(text: str) -> None:
@@ -247,12 +232,9 @@ def _check_address(spec: JobSpec) -> None:
         )
 
 
-def _check_unused(client: RayJobsClient, submission: Submission) -> None:
+def _check_unused(client: RayJobsClient, job_id: str) -> None:
     """Raise if MLflow has a run of an earlier job with the same id."""
-    job_id = submission.manifest.job_id
-    if not submission.has_chosen_id:
-        return
-    run = find_runs(client.cluster, [job_id])[job_id]
+    run = find_run(client.cluster, job_id)
     if run.run_id is None:
         return
     hint = "its folder is still on the cluster's head: choose another --id"
@@ -261,30 +243,22 @@ def _check_unused(client: RayJobsClient, submission: Submission) -> None:
     raise SubmissionError(f"MLflow has a run of an earlier job '{job_id}'", hint=hint)
 
 
-def _find_attempt(client: RayJobsClient, attempt_id: str) -> Attempt | None:
+def _is_sent(submission: Submission, client: RayJobsClient) -> bool:
+    """Return whether the cluster has the same attempt already.
+
+    Raises:
+        SubmissionError: The cluster has another job under the id.
+    """
     try:
-        return client.get_attempt(attempt_id)
+        found = client.get_attempt(submission.id)
     except JobNotFound:
-        return None
-
-
-def _check_same(submission: Submission, found: Attempt) -> SubmittedJob:
-    """Return the job that the cluster has under the same id, or raise if it is another one."""
-    job_id = submission.manifest.job_id
+        return False
     if found.metadata.get(DIGEST_KEY) != submission.digest:
         raise SubmissionError(
-            f"the cluster has another job with the id '{job_id}'", hint="choose another --id"
+            f"the cluster has another job with the id '{submission.manifest.job_id}'",
+            hint="choose another --id",
         )
-    return SubmittedJob(job_id, found.submission_id, is_new=False)
-
-
-def _metadata(manifest: JobManifest, name: str) -> dict[str, str]:
-    return {
-        JOB_KEY: manifest.job_id,
-        NAME_KEY: name,
-        ATTEMPT_KEY: str(manifest.attempt),
-        "sumgrad.version": manifest.versions.sumgrad,
-    }
+    return True
 
 
 def _origin_tags() -> dict[str, str]:

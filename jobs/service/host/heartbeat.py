@@ -36,12 +36,10 @@ class Heartbeat:
     is_training: bool = False
     #: The newest line of the log.
     note: str = ""
-    #: Completed epochs, and their limit.
+    #: Completed epochs, their limit, and the training loss of the newest one.
     epoch: int = 0
     epochs: int = 0
-    #: Training loss of the newest epoch.
     loss: float | None = None
-    #: Number of the attempt, from 1.
     attempt: int = 1
 
     def to_json(self) -> str:
@@ -58,12 +56,7 @@ class Heartbeat:
 
 
 class HeartbeatReporter(Reporter):
-    """Passes progress on to another reporter, and sends the newest state as heartbeats.
-
-    Args:
-        inner: The reporter that writes the log.
-        attempt: Number of the job's attempt.
-    """
+    """Passes progress on to the reporter that writes the log, and sends heartbeats."""
 
     def __init__(self, inner: Reporter, attempt: int = 1) -> None:
         self._inner = inner

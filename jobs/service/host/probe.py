@@ -1,6 +1,6 @@
-"""The report of a cluster for ``sumgrad doctor``, made by a short job on its head.
+"""The checks of ``sumgrad doctor`` that a short job makes on the head of a cluster.
 
-``python -P -m sumgrad.jobs.service.host.probe '["/data/rows.parquet"]'``
+``python -P -m sumgrad.jobs.service.host.probe '{"versions": …, "data": ["/data/rows.parquet"]}'``
 """
 
 import glob
@@ -10,16 +10,18 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from sumgrad.jobs.service.mlflow_check import mlflow_problem
-from sumgrad.jobs.service.versions import Versions
-from sumgrad.jobs.support.redaction import redact
+from sumgrad.jobs.config.tracking_uri import URI
+from sumgrad.jobs.service.checks import Check, check_mlflow
+from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 
 #: The line of the log that holds the report as JSON starts with it.
 REPORT_PREFIX = "sumgrad-probe: "
@@ -27,74 +29,60 @@ NODE_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
-class NodeReport:
-    """What one machine of a cluster reports."""
+class Question:
+    """The versions of the machine that asks, and paths that the cluster should be able to read."""
 
-    host: str
-    #: Why it does not answer; empty if it does.
-    problem: str = ""
-    #: Seconds since 1970 by its clock.
-    time: float | None = None
-    numpy: str = ""
-    #: Requested paths that it cannot read.
-    unreadable: tuple[str, ...] = ()
+    versions: Versions
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class ClusterReport:
-    """What a cluster reports; if the head lacks a library, the first three fields alone."""
+class Report:
+    """Checks, and the clock of each machine in seconds since 1970."""
 
-    #: Of the head, with the code of the job.
-    versions: Versions
-    #: Version of the head's own sumgrad; empty if it has none.
-    installed: str
-    head: NodeReport
-    #: All machines with Ray, the head included.
-    nodes: tuple[NodeReport, ...] = ()
-    cpus: float = 0.0
-    free_cpus: float = 0.0
-    #: Bytes.
-    memory: float = 0.0
-    free_memory: float = 0.0
-    #: MLFLOW_TRACKING_URI of the head, redacted, and why the head cannot use it.
-    mlflow_uri: str = ""
-    mlflow_problem: str | None = None
-    #: SUMGRAD_OUTPUT of the head.
-    output: str = ""
+    checks: tuple[Check, ...]
+    clocks: tuple[float, ...] = ()
 
 
-def main(paths_json: str) -> None:
-    """Print the report, with what the machines can read of some paths."""
-    report = make_report([str(path) for path in json.loads(paths_json)])
+class Node(NamedTuple):
+    """One machine of a cluster; ``problem`` says why it does not answer."""
+
+    host: str
+    problem: str = ""
+    clock: float | None = None
+    numpy: str = ""
+    unreadable: tuple[str, ...] = ()
+
+
+def main(question: str) -> None:
+    """Print the report on the cluster that this process runs on."""
+    report = examine(TypeAdapter(Question).validate_json(question))
     print(REPORT_PREFIX + json.dumps(asdict(report)), flush=True)  # noqa: T201 - read by the client
 
 
-def make_report(paths: list[str]) -> ClusterReport:
-    """Return the report of the cluster that this process runs on."""
-    versions = Versions.here()
-    head = NodeReport(**inspect_node(paths))
+def examine(question: Question) -> Report:
+    """Return the report; where the head lacks a library, it has one check alone."""
+    versions, data = Versions.here(), question.data
     if versions.missing:
-        return ClusterReport(versions, _installed(), head)
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return ClusterReport(
-        versions,
-        _installed(),
-        head,
-        mlflow_uri=redact(uri),
-        mlflow_problem=mlflow_problem(uri) if uri else None,
-        output=os.environ.get("SUMGRAD_OUTPUT", ""),
-        **_inspect_cluster(paths),
+        text = f"the cluster's head lacks {', '.join(versions.missing)}"
+        return Report((Check("versions", "FAIL", text, f"there: {INSTALL_HINT}"),))
+    nodes, total, free = _ask_ray(data)
+    checks = (
+        _check_versions(question.versions, versions),
+        _check_sumgrad(question.versions),
+        _check_nodes(nodes),
+        _check_resources(total, free),
+        _check_mlflow(os.environ.get(URI, "")),
+        *([_check_data(nodes, data)] if data else []),
+        _check_output(os.environ.get("SUMGRAD_OUTPUT", "")),
     )
+    return Report(checks, tuple(node.clock for node in nodes if node.clock is not None))
 
 
-def inspect_node(paths: list[str]) -> dict[str, Any]:
-    """Return the fields of this machine's `NodeReport`."""
-    return {
-        "host": socket.gethostname(),
-        "time": time.time(),
-        "numpy": metadata.version("numpy"),
-        "unreadable": tuple(path for path in paths if not _is_readable(path)),
-    }
+def inspect_node(paths: Sequence[str]) -> Node:
+    """Return what this machine knows of itself."""
+    unreadable = tuple(path for path in paths if not _is_readable(path))
+    return Node(socket.gethostname(), "", time.time(), metadata.version("numpy"), unreadable)
 
 
 def _is_readable(path: str) -> bool:
@@ -102,20 +90,14 @@ def _is_readable(path: str) -> bool:
     return bool(found) and all(os.access(name, os.R_OK) and Path(name).exists() for name in found)
 
 
-def _installed() -> str:
-    """Return the version of the machine's own sumgrad, which the job's code hides."""
-    found = [each.version for each in metadata.distributions(name="sumgrad")]
-    return found[-1] if len(found) > 1 else ""
-
-
-def _inspect_cluster(paths: list[str]) -> dict[str, Any]:
-    """Return the fields of a `ClusterReport` that Ray knows, with reports of all machines."""
+def _ask_ray(paths: Sequence[str]) -> tuple[list[Node], dict[str, float], dict[str, float]]:
+    """Return all machines, the cluster's resources, and those that are free."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     task: Any = ray.remote(inspect_node)
     results = [
         task.options(
@@ -123,28 +105,83 @@ def _inspect_cluster(paths: list[str]) -> dict[str, Any]:
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         ).remote(paths)
-        for node in nodes
+        for node in alive
     ]
     ready, _ = ray.wait(results, num_returns=len(results), timeout=NODE_TIMEOUT_S)
-    reports = []
-    for node, result in zip(nodes, results, strict=True):
+    nodes = []
+    for node, result in zip(alive, results, strict=True):
         host = str(node["NodeManagerHostname"])
-        if result not in ready:
-            reports.append(NodeReport(host, problem="does not answer"))
-            continue
         try:
-            reports.append(NodeReport(**ray.get(result)))
+            nodes.append(ray.get(result) if result in ready else Node(host, "does not answer"))
         except RayError as error:
-            reports.append(NodeReport(host, problem=str(error).strip().splitlines()[-1]))
+            nodes.append(Node(host, str(error).strip().splitlines()[-1]))
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    return {
-        "nodes": tuple(reports),
-        "cpus": total.get("CPU", 0.0),
-        "free_cpus": free.get("CPU", 0.0),
-        "memory": total.get("memory", 0.0),
-        "free_memory": free.get("memory", 0.0),
-    }
+    return nodes, total, free
+
+
+def _check_versions(asking: Versions, here: Versions) -> Check:
+    if differences := asking.differences(here):
+        hint = "the weights may differ; 'submit' requires --allow-version-mismatch"
+        return Check("versions", "FAIL", "; ".join(differences.values()), hint)
+    return Check("versions", "ok", f"Python {here.python} and the libraries are the same")
+
+
+def _check_sumgrad(asking: Versions) -> Check:
+    # The code that came with this job hides an installed sumgrad.
+    found = [each.version for each in metadata.distributions(name="sumgrad")]
+    installed = f"has {found[-1]}" if len(found) > 1 else "has none of its own"
+    text = f"the cluster {installed}; jobs run the code of this one, {asking.sumgrad}"
+    return Check("sumgrad", "ok", text)
+
+
+def _check_nodes(nodes: Sequence[Node]) -> Check:
+    if failed := [f"{node.host}: {node.problem}" for node in nodes if node.problem]:
+        return Check("nodes", "FAIL", "; ".join(failed), "look at 'ray status' on the head")
+    numpys = {node.numpy for node in nodes}
+    if len(numpys) > 1:
+        text = f"machines have different NumPys: {', '.join(sorted(numpys))}"
+        return Check("nodes", "FAIL", text, "install the same versions on all of them")
+    names = ", ".join(node.host for node in nodes)
+    return Check("nodes", "ok", f"{len(nodes)} answer: {names}")
+
+
+def _check_resources(total: Mapping[str, float], free: Mapping[str, float]) -> Check:
+    cpus, free_cpus = int(total.get("CPU", 0)), int(free.get("CPU", 0))
+    memory, free_memory = (each.get("memory", 0) / (1 << 30) for each in (total, free))
+    text = f"{free_cpus} of {cpus} CPUs are free, {free_memory:.1f} of {memory:.1f} GiB of memory"
+    if not cpus:
+        return Check("resources", "FAIL", "the cluster has no CPUs", "add a node")
+    if not free_cpus:
+        return Check("resources", "warn", text, "a job waits as PENDING until some are free")
+    return Check("resources", "ok", text)
+
+
+def _check_mlflow(uri: str) -> Check:
+    name = "MLflow from the head"
+    if not uri:
+        text = "the head's environment names none: curves go into a file on the head"
+        hint = f"set {URI} in the environment of 'ray start' on the head"
+        return Check(name, "warn", text, hint)
+    return check_mlflow(name, uri)[0]
+
+
+def _check_data(nodes: Sequence[Node], data: Sequence[str]) -> Check:
+    if unreadable := inspect_node(data).unreadable:
+        text = f"the head cannot read {', '.join(unreadable)}"
+        return Check("data", "FAIL", text, "jobs read their data on the head")
+    if failed := sum(bool(node.unreadable) for node in nodes):
+        text = f"the head can read them; {failed} of {len(nodes)} machines cannot, and need not"
+        return Check("data", "ok", text)
+    return Check("data", "ok", f"all machines can read {', '.join(data)}")
+
+
+def _check_output(folder: str) -> Check:
+    if folder:
+        return Check("output", "ok", f"runs are kept in {folder} on the head")
+    text = "runs are kept in ~/sumgrad on the head"
+    hint = "set SUMGRAD_OUTPUT there to a folder that outlives the head, for 'resume' to find them"
+    return Check("output", "warn", text, hint)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.runs.training import LaunchOptions, resume, train
-from sumgrad.jobs.service.client.data_paths import ROLES, file_url_paths
+from sumgrad.jobs.service.client.data_paths import paths_on_head
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG, check_job_id
 from sumgrad.jobs.service.manifest import DATA_FOLDER, RESULT_PREFIX, JobManifest
@@ -64,19 +64,23 @@ def run(manifest: JobManifest) -> int:
     )
     spec = load_job_spec(folder, manifest.overrides)
     earlier = next(iter(all_runs(folder / RUNS_FOLDER)), None) if manifest.attempt > 1 else None
-    if earlier is not None and _lacks_delivery_alone(earlier):
-        return _deliver(earlier, spec)
-    tags = {JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), **manifest.tags}
-    return _train(spec, earlier, manifest, tags)
+    end = earlier.record.end if earlier is not None else None
+    if earlier is not None and end is not None and not end.can_resume and not earlier.is_delivered:
+        is_complete = sync(earlier, resolve_tracking_uri(spec.tracking.uri, Path.cwd()))
+        state = "has all of it now" if is_complete else "does not have all of it yet"
+        _print(f"the run had ended before; MLflow {state}")
+        return 0 if is_complete else 3
+    _train(spec, earlier, manifest, folder)
+    return 0
 
 
 def _train(
-    spec: JobSpec, earlier: RunDirectory | None, manifest: JobManifest, tags: dict[str, str]
-) -> int:
+    spec: JobSpec, earlier: RunDirectory | None, manifest: JobManifest, folder: Path
+) -> None:
     """Train, or resume the earlier run, and print the result."""
     reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), manifest.attempt)
     options = LaunchOptions(
-        tags=tags,
+        tags={JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), **manifest.tags},
         waits_for_nodes=True,
         allow_code_change=manifest.allow_code_change,
         on_start=lambda tracker: reporter.start(tracker.set_tags),
@@ -89,31 +93,14 @@ def _train(
                 summary, error = resume(earlier, spec, reporter, options)
     finally:
         reporter.stop()
-    for line in summary.lines(show_next_commands=False):
+    for line in (*summary.lines(show_next_commands=False), RESULT_PREFIX + summary.to_json()):
         _print(line)
-    _print(RESULT_PREFIX + summary.to_json())
     if error is not None:
         raise error
-    return 0
 
 
 def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - Ray keeps stdout as the job's log
-
-
-def _lacks_delivery_alone(run: RunDirectory) -> bool:
-    """Return whether a run has ended for good, but MLflow does not have all of it."""
-    end = run.record.end
-    return end is not None and not end.can_resume and not run.is_delivered
-
-
-def _deliver(run: RunDirectory, spec: JobSpec) -> int:
-    """Deliver what MLflow lacks of a run that has ended, and return the exit code."""
-    uri = resolve_tracking_uri(spec.tracking.uri, Path.cwd())
-    is_complete = sync(run, uri)
-    state = "has all of it now" if is_complete else "does not have all of it yet"
-    _print(f"the run had ended before; MLflow {state}")
-    return 0 if is_complete else 3
 
 
 def job_folder(job_id: str) -> Path:
@@ -148,10 +135,6 @@ def _create_folder(manifest: JobManifest, folder: Path) -> None:
 def load_job_spec(folder: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
     """Return a job's spec with the cluster's defaults and paths.
 
-    Args:
-        folder: The job's folder.
-        overrides: ``key=value`` each.
-
     Raises:
         SpecError: The spec is not valid for this version of sumgrad.
         RunNotFound: The cluster has lost the folder.
@@ -162,12 +145,6 @@ def load_job_spec(folder: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
             hint=f"{OUTPUT_VARIABLE} on the head has to name a disk that outlives it",
         )
     spec = load_spec(str(folder / SPEC_FILE), overrides).spec
-    data = spec.data.model_dump()
-    uploaded = {
-        role: str(folder / source)
-        for role in ROLES
-        if isinstance(source := data[role], str) and source.startswith(f"{DATA_FOLDER}/")
-    }
     cluster: dict[str, Any] = {"address": "auto"}
     if "resource_timeout" not in spec.cluster.model_fields_set:
         cluster["resource_timeout"] = RESOURCE_TIMEOUT_S
@@ -177,7 +154,7 @@ def load_job_spec(folder: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
         tracking["uri"] = f"sqlite:///{folder.parent / 'mlflow.db'}"
     return spec.model_copy(
         update={
-            "data": spec.data.model_copy(update={**uploaded, **file_url_paths(data)}),
+            "data": spec.data.model_copy(update=paths_on_head(spec, folder)),
             "cluster": spec.cluster.model_copy(update=cluster),
             "tracking": spec.tracking.model_copy(update=tracking),
             "output": str(folder / RUNS_FOLDER),

@@ -6,7 +6,7 @@ Both listen on loopback alone and ask for a token. Everything that they write is
 import json
 import logging
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -41,16 +41,20 @@ _TEMPORARY_PREFIX = "sumgrad-up-"
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """The servers that `up` has started."""
+    """The servers that `up` has started.
 
-    #: Ray's dashboard.
+    Attributes:
+        address: Of Ray's dashboard.
+        temporary: A private folder for this instance alone: Ray's jobs find their cluster by a file
+            in it.
+        cpus: For jobs; None for all.
+    """
+
     address: str
     tracking_uri: str
-    #: A private folder for this instance alone: Ray's jobs find their cluster by a file in it.
     temporary: str
     ray: ServerProcess
     mlflow: ServerProcess
-    #: CPUs for jobs; None for all.
     cpus: int | None = None
 
     @property
@@ -58,7 +62,11 @@ class LocalCluster:
         """The entry in the user's configuration."""
         token = local_cluster_directory() / "token"
         return Cluster(
-            self.address, NAME, self.tracking_uri, token_file=token, tracking_token_file=token
+            name=NAME,
+            address=self.address,
+            tracking_uri=self.tracking_uri,
+            token_file=token,
+            tracking_token_file=token,
         )
 
     @property
@@ -66,9 +74,9 @@ class LocalCluster:
         """Whether both servers run."""
         return self.ray.is_alive and self.mlflow.is_alive
 
-
-def _record_file() -> Path:
-    return local_cluster_directory() / "cluster.json"
+    def save(self) -> None:
+        """Record it for later commands."""
+        write_text(_record_file(), json.dumps(asdict(self)))
 
 
 def running() -> LocalCluster | None:
@@ -78,6 +86,10 @@ def running() -> LocalCluster | None:
         return TypeAdapter(LocalCluster).validate_json(text)
     except (OSError, ValueError):
         return None
+
+
+def _record_file() -> Path:
+    return local_cluster_directory() / "cluster.json"
 
 
 def up(
@@ -102,18 +114,17 @@ def up(
     write_cluster_config(read_cluster_config())
     servers.check_installed()
     existing = running()
-    is_new = existing is None or not existing.ray.is_alive
-    if existing is not None and not is_new:
+    if existing is not None and existing.ray.is_alive:
         _check_options(existing, cpus, port, mlflow_port)
         # Ray is left alone: its jobs may be running.
-        cluster = _ensure_mlflow(existing)
-        _wait_until_ready(cluster)
+        cluster, is_new = _ensure_mlflow(existing), False
     else:
         if existing is not None:
             _logger.info("Ray has died: ending what is left of it")
             down()
-        cluster = _start_servers(cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT)
-    write_cluster_config(read_cluster_config().with_cluster(cluster.cluster).using(NAME))
+        cluster, is_new = _start(cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT), True
+    config = read_cluster_config().with_cluster(NAME, cluster.cluster.model_dump())
+    write_cluster_config(config.using(NAME))
     return cluster, is_new
 
 
@@ -129,7 +140,7 @@ def _check_options(
     different = [
         f"{name} {actual or 'for all of them'}"
         for name, requested, actual in options
-        if requested is not None and requested != actual
+        if requested not in (None, actual)
     ]
     if different:
         raise ClusterConfigError(
@@ -143,13 +154,12 @@ def _port(uri: str) -> int:
     return int(uri.rpartition(":")[2])
 
 
-def _start_servers(cpus: int | None, port: int, mlflow_port: int) -> LocalCluster:
+def _start(cpus: int | None, port: int, mlflow_port: int) -> LocalCluster:
     """Start both servers; end both if one of them does not answer."""
     servers.check_ports(port, mlflow_port)
     folder = local_cluster_directory()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    token = folder / "token"
-    create_token_file(token)
+    create_token_file(folder / "token")
     uri = f"http://{HOST}:{mlflow_port}"
     _logger.info("starting Ray and MLflow on %s; logs in %s", HOST, folder)
     temporary = str(make_private_directory(_TEMPORARY_PREFIX))
@@ -158,12 +168,12 @@ def _start_servers(cpus: int | None, port: int, mlflow_port: int) -> LocalCluste
         mlflow = _start_mlflow(mlflow_port)
         undo.callback(mlflow.terminate)
         command = [*servers.ray_command(port, cpus), "--temp-dir", f"{temporary}/{RAY_DIRECTORY}"]
-        environment = servers.ray_environment(folder, token, uri)
+        environment = servers.ray_environment(folder, folder / "token", uri)
         ray = start_process(command, environment, folder, folder / "ray.log")
         undo.callback(ray.terminate)
         cluster = LocalCluster(f"http://{HOST}:{port}", uri, temporary, ray, mlflow, cpus)
         undo.callback(_record_file().unlink, missing_ok=True)
-        write_text(_record_file(), json.dumps(asdict(cluster)))
+        cluster.save()
         _wait_until_ready(cluster)
         undo.pop_all()
     return cluster
@@ -177,15 +187,15 @@ def _start_mlflow(port: int) -> ServerProcess:
 
 def _ensure_mlflow(cluster: LocalCluster) -> LocalCluster:
     """Return the cluster with its MLflow server running, started again if it has died."""
-    if cluster.mlflow.is_alive:
-        return cluster
-    _logger.info("MLflow has died: starting it again")
-    cluster.mlflow.terminate()
-    port = _port(cluster.tracking_uri)
-    # Another program that listens there must not receive the token.
-    servers.check_port_free("MLflow", port)
-    cluster = replace(cluster, mlflow=_start_mlflow(port))
-    write_text(_record_file(), json.dumps(asdict(cluster)))
+    if not cluster.mlflow.is_alive:
+        _logger.info("MLflow has died: starting it again")
+        cluster.mlflow.terminate()
+        port = _port(cluster.tracking_uri)
+        # Another program that listens there must not receive the token.
+        servers.check_port_free("MLflow", port)
+        cluster = replace(cluster, mlflow=_start_mlflow(port))
+        cluster.save()
+    _wait_until_ready(cluster)
     return cluster
 
 
@@ -212,10 +222,11 @@ def _wait_until_ready(cluster: LocalCluster) -> None:
 
 
 def _last_line(log: Path) -> str:
-    with suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
-    return "it left no log"
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "it left no log"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
 
 def down() -> bool:

@@ -7,14 +7,14 @@ FOLDER keeps further users; the options are those of ``mlflow server``.
 import os
 import secrets
 import sys
-from collections.abc import Sequence
 from configparser import ConfigParser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from sumgrad.jobs.config.credentials import USER
 from sumgrad.jobs.config.tokens import read_token
 from sumgrad.jobs.errors import ClusterConfigError
+from sumgrad.jobs.support.error_report import run_guarded
 
 if TYPE_CHECKING:
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
@@ -25,18 +25,16 @@ USERS_FILE, SETTINGS_FILE = "users.db", "login.ini"
 #: Seconds for which MLflow accepts a password without checking it again, even if it was changed in
 #: between. A check takes a tenth of a second of computing, and each request needs one.
 PASSWORD_CACHE_S = 60
-#: MLflow prefers these variables to its settings.
-_OVERRIDES = ("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD")
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> NoReturn:
     """Serve until the process is terminated.
 
     Raises:
         ClusterConfigError: The token file holds no token, or one that MLflow does not accept.
         OSError: The folder cannot be written.
     """
-    token_file, folder, *options = arguments
+    token_file, folder, *options = sys.argv[1:]
     token = read_password(Path(token_file))
     # Other users of the machine must not read what MLflow writes.
     os.umask(0o077)
@@ -86,7 +84,8 @@ def configure(folder: Path) -> None:
     }
     with (folder / SETTINGS_FILE).open("w") as file:
         settings.write(file)
-    for name in _OVERRIDES:
+    # MLflow prefers these variables to its settings.
+    for name in ("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD"):
         os.environ.pop(name, None)
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(folder / SETTINGS_FILE)
     # Refuse requests that no rule covers.
@@ -99,18 +98,11 @@ def ensure_admin(store: "SqlAlchemyStore", token: str) -> None:
     """Make ``sumgrad`` an administrator with the token as its password."""
     if not store.has_user(USER):
         store.create_user(USER, token, is_admin=True)
-    elif not store.authenticate_user(USER, token):
-        store.update_user(USER, password=token, is_admin=True)
-    else:
+    elif store.authenticate_user(USER, token):
         store.update_user(USER, is_admin=True)
-
-
-def _run() -> int:
-    main(sys.argv[1:])
-    return 0
+    else:
+        store.update_user(USER, password=token, is_admin=True)
 
 
 if __name__ == "__main__":
-    from sumgrad.jobs.support.error_report import run_guarded
-
-    sys.exit(run_guarded(_run, debug=False))
+    sys.exit(run_guarded(main, debug=False))

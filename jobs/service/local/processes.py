@@ -1,6 +1,7 @@
 """Server processes that outlive the command that started them."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +23,11 @@ class ServerProcess:
     """The leader of a session, to which everything that it starts belongs.
 
     Attributes:
-        pid: Its process id.
+        pid: More than 1: the other ids address groups of processes, or init.
         started: Seconds from the machine's boot to its start; a later process with the same id has
             another start.
     """
 
-    # The ids below address groups of processes, or init.
     pid: Annotated[int, Field(gt=1)]
     started: float
 
@@ -39,35 +39,30 @@ class ServerProcess:
     def terminate(self) -> None:
         """End it and everything that it has started, including what has outlived it."""
         # The leader first and alone: Ray's ends its own processes in their order.
-        self._signal(psutil.Process.terminate, lambda: [self.pid] if self.is_alive else [])
-        self._signal(psutil.Process.terminate, self._session)
-        self._signal(psutil.Process.kill, self._session)
-        self._reap()
+        self._end(signal.SIGTERM, lambda: [self.pid] if self.is_alive else [])
+        self._end(signal.SIGTERM, self._session)
+        self._end(signal.SIGKILL, self._session)
 
-    def _signal(
-        self, send: Callable[[psutil.Process], None], find_running: Callable[[], list[int]]
-    ) -> None:
+    def _end(self, number: int, find_running: Callable[[], list[int]]) -> None:
         """Signal processes, and wait until they have ended or the time is up."""
         for pid in find_running():
-            with suppress(psutil.Error):
-                send(psutil.Process(pid))
+            with suppress(OSError):
+                os.kill(pid, number)
 
         def have_ended() -> bool:
-            self._reap()
-            return not find_running()
+            running = find_running()
+            # Reap the leader, if it is a child of this process.
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
+            return not running
 
         wait_until(have_ended, STOP_TIMEOUT_S)
 
-    def _reap(self) -> None:
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-
     def _session(self) -> list[int]:
         """Return the running processes of the session; none if its id belongs to a later one."""
-        leader = start_time(self.pid)
-        if leader is not None and leader != self.started:
+        if start_time(self.pid) not in (None, self.started):
             return []
-        return [pid for pid in psutil.pids() if _session_id(pid) == self.pid and _is_running(pid)]
+        return [pid for pid in psutil.pids() if _session_id(pid) == self.pid and start_time(pid)]
 
 
 def start_process(
@@ -94,7 +89,11 @@ def start_process(
 
 def start_time(pid: int) -> float | None:
     """Return when a running process started, in seconds since boot; None if there is none."""
-    return _since_boot(psutil.Process(pid)) if _is_running(pid) else None
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return _since_boot(process)
+    return None
 
 
 def _since_boot(process: psutil.Process) -> float:
@@ -102,15 +101,7 @@ def _since_boot(process: psutil.Process) -> float:
     return round(process.create_time() - psutil.boot_time(), 2)
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.Error:
-        return False
-
-
 def _session_id(pid: int) -> int | None:
-    try:
+    with suppress(OSError):
         return os.getsid(pid)
-    except OSError:
-        return None
+    return None

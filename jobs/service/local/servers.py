@@ -4,6 +4,7 @@ import importlib.util
 import os
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from sumgrad.jobs.config.credentials import TOKEN_FILE
@@ -80,14 +81,14 @@ def mlflow_environment() -> dict[str, str]:
 def ray_command(port: int, cpus: int | None) -> list[str]:
     """Return the command line of Ray's head, with the port of its dashboard."""
     # Another instance may have any port that Ray takes by default.
-    client, agent, gcs = free_ports(3)
-    first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
+    client, agent, gcs = map(str, free_ports(3))
+    first, last = str(RAY_WORKER_PORTS[0]), str(RAY_WORKER_PORTS[-1])
     return [
         *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--port", str(gcs), "--disable-usage-stats"),
+        *("--port", gcs, "--disable-usage-stats"),
         *("--dashboard-host", HOST, "--dashboard-port", str(port)),
-        *("--ray-client-server-port", str(client), "--dashboard-agent-listen-port", str(agent)),
-        *("--min-worker-port", str(first), "--max-worker-port", str(last)),
+        *("--ray-client-server-port", client, "--dashboard-agent-listen-port", agent),
+        *("--min-worker-port", first, "--max-worker-port", last),
         *(("--num-cpus", str(cpus)) if cpus else ()),
     ]
 
@@ -116,13 +117,10 @@ def _base_environment() -> dict[str, str]:
 
 def free_ports(count: int) -> list[int]:
     """Return different ports where no program listens, outside of Ray's range for workers."""
-    listening: list[socket.socket] = []
     ports: list[int] = []
-    while len(ports) < count:
-        listening.append(socket.create_server((HOST, 0)))
-        port = listening[-1].getsockname()[1]
-        if port not in RAY_WORKER_PORTS:
-            ports.append(port)
-    for each in listening:
-        each.close()
+    with ExitStack() as listening:
+        while len(ports) < count:
+            server = listening.enter_context(socket.create_server((HOST, 0)))
+            if (port := server.getsockname()[1]) not in RAY_WORKER_PORTS:
+                ports.append(port)
     return ports

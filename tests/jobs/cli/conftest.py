@@ -7,7 +7,7 @@ import pytest
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.service import versions
-from sumgrad.jobs.service.client import remote_probe
+from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED
 from sumgrad.jobs.support.source_digest import source_digest
 from tests.jobs.cli.commands import Result, Sumgrad
@@ -20,7 +20,7 @@ DIGEST = source_digest()
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's home; the current folder is another empty one."""
-    monkeypatch.setattr(remote_probe, "_SETTLE_S", 0.0)
+    monkeypatch.setattr(doctor, "_SETTLE_S", 0.0)
     return isolate_user(tmp_path, monkeypatch)
 
 

@@ -9,8 +9,8 @@ import pytest
 from sumgrad.jobs.config.clusters import Cluster, ClusterConfig, read_cluster_config
 from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import ServiceUnreachable
+from sumgrad.jobs.service.checks import Check
 from sumgrad.jobs.service.client import doctor
-from sumgrad.jobs.service.client.doctor import Check
 from sumgrad.jobs.service.local import cluster
 from sumgrad.jobs.service.local.cluster import LocalCluster
 from sumgrad.jobs.service.local.processes import ServerProcess, start_time
@@ -76,7 +76,7 @@ def test_invalid_arguments_change_no_configuration(arguments: list[str], sumgrad
     done = sumgrad("cluster", *arguments)
     assert done.code == 2
     assert "s3cr3t" not in error_line(done) + done.err
-    assert read_cluster_config() == ClusterConfig(None, {})
+    assert read_cluster_config() == ClusterConfig()
 
 
 def test_up_status_and_down_of_the_local_cluster(
@@ -160,7 +160,7 @@ def test_a_tracking_token_needs_a_tracking_uri(sumgrad: Sumgrad, tmp_path: Path)
     missing = ("--tracking-uri", "http://h:2", "--tracking-token-file", "gone")
     done = sumgrad("cluster", "add", "lab", "h:1", *missing)
     assert (done.code, "gone (--tracking-token-file) cannot be read" in done.err) == (2, True)
-    assert read_cluster_config() == ClusterConfig(None, {})
+    assert read_cluster_config() == ClusterConfig()
 
 
 def test_a_failed_start_is_reported(sumgrad: Sumgrad, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_doctor_exits_with_3_after_a_failure(
     monkeypatch.setattr(doctor, "run_checks", run_checks)
     done = sumgrad("doctor", "-c", "h:1", "--data", "/a", "--data", "/b")
     assert done.code == ended
-    assert asked == [(Cluster("http://h:1"), ["/a", "/b"])]
+    assert asked == [(Cluster(address="http://h:1"), ["/a", "/b"])]
     assert "→ add more" in done.out
     as_json = sumgrad("doctor", "-c", "h:1", "--json")
     assert as_json.code == ended

@@ -145,7 +145,7 @@ def test_an_invalid_id_is_one_printable_line(
 def test_a_dry_run_contacts_no_cluster(server: FakeRayJobsClient, sumgrad: Sumgrad) -> None:
     done = sumgrad("submit", "digits", "--id", "new-1", "--dry-run")
     assert done.code == 0
-    assert done.out.startswith(f"would send to {ADDRESS}:\n  id         new-1\n")
+    assert done.out.startswith(f"would send:\nid: new-1\ncluster: {ADDRESS}\n")
     as_json = sumgrad("submit", "digits", "--id", "new-1", "--dry-run", "--json").json
     assert (as_json["id"], as_json["cluster"]) == ("new-1", ADDRESS)
     assert server.memory.calls == []
@@ -390,7 +390,9 @@ def test_runs_lists_the_folder_and_jobs_the_cluster(
     monkeypatch.delenv("SUMGRAD_CLUSTER")
     assert sumgrad("jobs").code == 2
     assert len(sumgrad("jobs", "--json", "--cluster", ADDRESS).json) == 3
-    write_cluster_config(ClusterConfig("lab", {"lab": Cluster(ADDRESS, "lab")}))
+    write_cluster_config(
+        ClusterConfig(current="lab", clusters={"lab": Cluster(address=ADDRESS, name="lab")})
+    )
     assert len(sumgrad("jobs", "--json").json) == 3
     assert sumgrad("jobs", "--cluster", "gone").code == 2
 

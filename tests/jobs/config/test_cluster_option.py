@@ -19,8 +19,11 @@ V6 = "http://[::1]:8265"
 
 @pytest.fixture
 def named() -> None:
-    clusters = {"lab": Cluster(LAB, "lab", "http://mlflow"), "home": Cluster(HOME, "home")}
-    write_cluster_config(ClusterConfig("home", clusters))
+    clusters = {
+        "lab": Cluster(address=LAB, name="lab", tracking_uri="http://mlflow"),
+        "home": Cluster(address=HOME, name="home"),
+    }
+    write_cluster_config(ClusterConfig(current="home", clusters=clusters))
 
 
 @pytest.mark.usefixtures("named")
@@ -54,4 +57,4 @@ def test_the_option_is_as_short_as_possible(given: str, option: str) -> None:
 def test_an_unreadable_configuration_is_no_obstacle() -> None:
     cluster_config_path().parent.mkdir(parents=True)
     cluster_config_path().write_text("clusters: [")
-    assert cluster_option(Cluster(LAB)) == f" --cluster {LAB}"
+    assert cluster_option(Cluster(address=LAB)) == f" --cluster {LAB}"

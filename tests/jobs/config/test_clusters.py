@@ -10,7 +10,6 @@ import yaml
 from sumgrad.jobs.config.clusters import (
     Cluster,
     ClusterConfig,
-    check_cluster_name,
     cluster_config_path,
     find_selected_cluster,
     normalize_address,
@@ -23,8 +22,8 @@ from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.model.errors import SumgradError
 
 TOKEN = "t0ken-of-the-lab"
-LAB = Cluster("http://lab:8265", "lab")
-OTHERS = {"lab": LAB, "home": Cluster("http://home:8265", "home")}
+LAB = Cluster(address="http://lab:8265", name="lab")
+OTHERS = {"lab": LAB, "home": Cluster(address="http://home:8265", name="home")}
 
 
 def write(text: str) -> Path:
@@ -35,7 +34,7 @@ def write(text: str) -> Path:
 
 
 def test_no_cluster_is_selected_by_default() -> None:
-    assert read_cluster_config() == ClusterConfig(None, {})
+    assert read_cluster_config() == ClusterConfig()
     assert find_selected_cluster(None) is None
     with pytest.raises(ClusterConfigError, match="no cluster is selected") as caught:
         select_cluster(None)
@@ -53,7 +52,7 @@ ORDER = (
 def test_options_come_before_variables_and_the_default(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_cluster_config(ClusterConfig("lab", OTHERS))
+    write_cluster_config(ClusterConfig(current="lab", clusters=OTHERS))
     expected = "http://lab:8265"
     for name, value, address in ORDER[:count]:
         monkeypatch.setenv(name, value)
@@ -92,7 +91,7 @@ def test_an_empty_variable_is_ignored(name: str, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_valid_addresses(given: str, address: str) -> None:
-    assert select_cluster(given) == Cluster(address)
+    assert select_cluster(given) == Cluster(address=address)
     assert normalize_address(given) == address
 
 
@@ -127,7 +126,7 @@ def test_a_password_in_an_address_is_refused_and_not_printed(given: str) -> None
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
-    write_cluster_config(ClusterConfig(None, OTHERS))
+    write_cluster_config(ClusterConfig(current=None, clusters=OTHERS))
     with pytest.raises(ClusterConfigError, match="no cluster is named 'lap'") as caught:
         select_cluster("lap")
     assert "lab" in caught.value.hint
@@ -139,19 +138,40 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "a:b", "x" * 64, "ü", "a\n", "../x"])
 def test_invalid_names(name: str) -> None:
     with pytest.raises(ClusterConfigError, match="is not a valid cluster name"):
-        check_cluster_name(name)
+        ClusterConfig().with_cluster(name, {"address": "http://h:1"})
 
 
 @pytest.mark.parametrize("name", ["a", "lab-1", "a.b_c", "x" * 63, "1"])
 def test_valid_names(name: str) -> None:
-    assert check_cluster_name(name) == name
+    assert ClusterConfig().with_cluster(name, {"address": "h:1"}).clusters == {
+        name: Cluster(name=name, address="http://h:1")
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": "ray://h:1"}, "'ray://h:1' is not a cluster's address"),
+        ({"address": "h:1", "token_file": Path("~no-such-user/x")}, "names a home folder"),
+        ({"address": "h:1", "tracking_token_file": Path("/x")}, "needs a tracking_uri"),
+    ],
+)
+def test_a_cluster_with_an_invalid_option_is_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ClusterConfigError, match=message):
+        ClusterConfig().with_cluster("lab", options)
 
 
 def test_writing_and_reading_round_trips() -> None:
     whole = Cluster(
-        "https://lab:1", "lab", "http://mlflow:5000", Path("/home/a/token"), Path("/home/a/ca")
+        address="https://lab:1",
+        name="lab",
+        tracking_uri="http://mlflow:5000",
+        token_file=Path("/home/a/token"),
+        ca_file=Path("/home/a/ca"),
     )
-    written = ClusterConfig("lab", {"lab": whole, "home": OTHERS["home"]})
+    written = ClusterConfig(current="lab", clusters={"lab": whole, "home": OTHERS["home"]})
     write_cluster_config(written)
     assert read_cluster_config() == written
     assert select_cluster(None) == whole
@@ -160,7 +180,7 @@ def test_writing_and_reading_round_trips() -> None:
 def test_the_file_is_private() -> None:
     old = os.umask(0)
     try:
-        write_cluster_config(ClusterConfig("lab", OTHERS))
+        write_cluster_config(ClusterConfig(current="lab", clusters=OTHERS))
     finally:
         os.umask(old)
     assert stat.S_IMODE(cluster_config_path().stat().st_mode) == 0o600
@@ -168,13 +188,13 @@ def test_the_file_is_private() -> None:
 
 
 def test_a_cluster_is_selected_replaced_and_removed() -> None:
-    both = ClusterConfig(None, OTHERS).using("home")
+    both = ClusterConfig(current=None, clusters=OTHERS).using("home")
     assert both.current == "home"
-    again = both.with_cluster(Cluster("http://new:1", "home"))
+    again = both.with_cluster("home", {"address": "http://new:1"})
     assert again.clusters["home"].address == "http://new:1"
     assert again.current == "home"
     assert again.without("lab").current == "home"
-    assert again.without("home") == ClusterConfig(None, {"lab": LAB})
+    assert again.without("home") == ClusterConfig(current=None, clusters={"lab": LAB})
     for change in (both.using, both.without):
         with pytest.raises(ClusterConfigError, match="no cluster is named 'x'"):
             change("x")
@@ -195,7 +215,7 @@ def test_an_unknown_home_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     for ask in (
         cluster_config_path,
         read_cluster_config,
-        lambda: write_cluster_config(ClusterConfig(None, {})),
+        lambda: write_cluster_config(ClusterConfig()),
     ):
         with pytest.raises(
             ClusterConfigError, match=r"\(SUMGRAD_CONFIG\) names a home folder that does not exist"
@@ -217,7 +237,7 @@ def test_a_user_without_a_home_has_no_clusters(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "clusters: {}\n", "current: null\n"])
 def test_an_empty_file_names_no_cluster(text: str) -> None:
     write(text)
-    assert read_cluster_config() == ClusterConfig(None, {})
+    assert read_cluster_config() == ClusterConfig()
 
 
 @pytest.mark.parametrize(
@@ -241,6 +261,10 @@ def test_an_empty_file_names_no_cluster(text: str) -> None:
         (
             "clusters: {lab: {address: 'http://h:1', token: x}}\n",
             "clusters.lab.token: unknown key",
+        ),
+        (
+            "clusters: {lab: {address: 'http://h:1', name: other}}\n",
+            "clusters.lab.name: the cluster's name is 'lab'",
         ),
         ("clusters: {'a b': {address: 'http://h:1'}}\n", "'a b' is not a valid cluster name"),
         ("curent: lab\n", "line 1: curent: unknown key"),
@@ -322,7 +346,12 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
 
 def test_mlflow_of_the_environment_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     write_cluster_config(
-        ClusterConfig("lab", {"lab": Cluster("http://lab:1", "lab", "http://own:5000")})
+        ClusterConfig(
+            current="lab",
+            clusters={
+                "lab": Cluster(address="http://lab:1", name="lab", tracking_uri="http://own:5000")
+            },
+        )
     )
     assert select_cluster("http://h:1").tracking_uri is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env:5000")
@@ -332,7 +361,9 @@ def test_mlflow_of_the_environment_is_the_fallback(monkeypatch: pytest.MonkeyPat
 
 def test_labels_of_clusters() -> None:
     assert (LAB.label, LAB.option) == ("lab (http://lab:8265)", "lab")
-    assert Cluster("http://h:1").label == Cluster("http://h:1").option == "http://h:1"
+    assert (
+        Cluster(address="http://h:1").label == Cluster(address="http://h:1").option == "http://h:1"
+    )
 
 
 def token_file(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
@@ -345,7 +376,10 @@ def token_file(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
 def test_the_order_of_token_sources(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, plain = Cluster("http://h:1", "lab", token_file=tmp_path / "own"), Cluster("http://h:1")
+    own, plain = (
+        Cluster(address="http://h:1", name="lab", token_file=tmp_path / "own"),
+        Cluster(address="http://h:1"),
+    )
     assert plain.token() is None
     token_file(home / ".ray/auth_token", "rays\n")
     token_file(tmp_path / "own", " own \n")
@@ -373,7 +407,7 @@ def test_a_file_without_a_token_is_refused(
     token_file(path, content)
     if way == "path":
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-    cluster = Cluster("http://h:1", "lab", token_file=path if way == "file" else None)
+    cluster = Cluster(address="http://h:1", name="lab", token_file=path if way == "file" else None)
     with pytest.raises(ClusterConfigError) as caught:
         cluster.token()
     assert str(path) in caught.value.message
@@ -406,15 +440,15 @@ def test_a_token_file_that_cannot_be_read_is_refused(
 def test_a_token_that_others_can_write_is_refused(mode: int, tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN, mode)
     with pytest.raises(ClusterConfigError, match="can be written by others") as caught:
-        Cluster("http://h:1", "lab", token_file=path).token()
+        Cluster(address="http://h:1", name="lab", token_file=path).token()
     assert caught.value.hint == f"chmod 600 {path}"
     assert TOKEN not in str(caught.value)
 
 
 def test_the_token_is_never_printed_or_written(tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN)
-    cluster = Cluster("http://h:1", "lab", token_file=path)
-    write_cluster_config(ClusterConfig("lab", {"lab": cluster}))
+    cluster = Cluster(address="http://h:1", name="lab", token_file=path)
+    write_cluster_config(ClusterConfig(current="lab", clusters={"lab": cluster}))
     server = RayJobsClient(select_cluster(None))
     text = cluster_config_path().read_text()
     assert yaml.safe_load(text)["clusters"]["lab"]["token_file"] == str(path)
@@ -424,8 +458,10 @@ def test_the_token_is_never_printed_or_written(tmp_path: Path) -> None:
 
 def test_the_token_file_of_mlflow_round_trips(tmp_path: Path) -> None:
     path = token_file(tmp_path / "token", TOKEN)
-    lab = Cluster("http://h:1", "lab", "http://h:5000", tracking_token_file=path)
-    write_cluster_config(ClusterConfig("lab", {"lab": lab}))
+    lab = Cluster(
+        address="http://h:1", name="lab", tracking_uri="http://h:5000", tracking_token_file=path
+    )
+    write_cluster_config(ClusterConfig(current="lab", clusters={"lab": lab}))
     found = select_cluster(None)
     assert found == lab
     assert found.token() is None, "it is not the cluster's own"
@@ -436,15 +472,15 @@ def test_the_token_file_of_mlflow_round_trips(tmp_path: Path) -> None:
 
 
 def test_an_address_means_the_cluster_named_for_it(home: Path) -> None:
-    lab = Cluster("http://h:1", "lab", token_file=home / "token")
-    write_cluster_config(ClusterConfig(None, {"lab": lab}))
+    lab = Cluster(address="http://h:1", name="lab", token_file=home / "token")
+    write_cluster_config(ClusterConfig(current=None, clusters={"lab": lab}))
     assert select_cluster("h:1") == lab
-    assert select_cluster("http://h:2") == Cluster("http://h:2")
+    assert select_cluster("http://h:2") == Cluster(address="http://h:2")
 
 
 def test_an_unwritable_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SUMGRAD_CONFIG", str(tmp_path / "file" / "clusters.yaml"))
     with pytest.raises(ClusterConfigError, match="cannot be written") as caught:
-        write_cluster_config(ClusterConfig(None, {}))
+        write_cluster_config(ClusterConfig())
     assert "SUMGRAD_CONFIG" in caught.value.hint

@@ -111,7 +111,7 @@ def test_the_token_variable_is_for_the_server_of_the_uri_variable(
 
 
 def cluster(name: str, uri: str | None, token: Path | None) -> Cluster:
-    return Cluster("http://h:1", name, uri, tracking_token_file=token)
+    return Cluster(address="http://h:1", name=name, tracking_uri=uri, tracking_token_file=token)
 
 
 def test_a_clusters_token_is_for_its_own_server(token: Path, tmp_path: Path) -> None:
@@ -121,7 +121,9 @@ def test_a_clusters_token_is_for_its_own_server(token: Path, tmp_path: Path) -> 
         cluster("lab", LAB, token),
         cluster("home", "http://home:5000", other),
     )
-    write_cluster_config(ClusterConfig("home", {each.name or "": each for each in named}))
+    write_cluster_config(
+        ClusterConfig(current="home", clusters={each.name or "": each for each in named})
+    )
     found, elsewhere = find_credentials(LAB), find_credentials("http://home:5000")
     assert (found, elsewhere) == (named[1].login, named[2].login)
     assert find_credentials("http://other:5000") is None
@@ -134,7 +136,7 @@ def test_the_default_cluster_comes_first_and_the_variable_last(
     monkeypatch.setenv("SUMGRAD_TRACKING_TOKEN_FILE", str(token))
     named = {name: cluster(name, LAB, tmp_path / name) for name in ("a", "b")}
     for current, file in (("b", tmp_path / "b"), ("a", tmp_path / "a"), (None, tmp_path / "a")):
-        write_cluster_config(ClusterConfig(current, named))
+        write_cluster_config(ClusterConfig(current=current, clusters=named))
         found = find_credentials(LAB)
         assert found is not None
         assert found.token_file == file
@@ -212,7 +214,7 @@ def shown(server: Site) -> list[str | None]:
 
 def remember(server: Site, token: Path) -> None:
     lab = cluster("lab", server.address, token)
-    write_cluster_config(ClusterConfig(None, {"lab": lab}))
+    write_cluster_config(ClusterConfig(current=None, clusters={"lab": lab}))
 
 
 def test_a_clusters_server_gets_its_token(server: Site, token: Path) -> None:

@@ -103,7 +103,7 @@ class FakeRayJobsClient(RayJobsClient):
     """A job server in memory, which accepts jobs and answers probes."""
 
     def __init__(self, *attempts: Attempt, cluster: Cluster | None = None) -> None:
-        super().__init__(cluster or Cluster(ADDRESS))
+        super().__init__(cluster or Cluster(address=ADDRESS))
         self.memory = Memory({each.submission_id: each for each in attempts})
 
     def _record(self, call: str) -> None:
@@ -165,7 +165,7 @@ class FakeRayJobsClient(RayJobsClient):
         self._record(f"get_log {submission_id}")
         return self.memory.logs.get(submission_id, "")
 
-    def tail_log(self, submission_id: str, keep_going: Callable[[], bool]) -> Iterator[str]:
+    def tail_log(self, submission_id: str) -> Iterator[str]:
         self._record(f"tail_log {submission_id}")
         yield from self.memory.logs.get(submission_id, "").splitlines(keepends=True)
 
@@ -183,7 +183,7 @@ class ScriptedRayJobsClient(RayJobsClient):
     def __init__(
         self, clock: Clock, text: str, connections: list[list[str]], silent_for: float = 0.0
     ) -> None:
-        super().__init__(Cluster(ADDRESS))
+        super().__init__(Cluster(address=ADDRESS))
         self._clock = clock
         self._text = text
         self._connections = connections
@@ -216,23 +216,19 @@ class ScriptedRayJobsClient(RayJobsClient):
         self._check()
         return self._text
 
-    def tail_log(self, submission_id: str, keep_going: Callable[[], bool]) -> Iterator[str]:
+    def tail_log(self, submission_id: str) -> Iterator[str]:
         if self._connections:
             for piece in self._connections.pop(0):
                 if not piece:
                     self._clock.sleep(1.0)
-                if not keep_going():
-                    return
                 yield piece
             if not self._connections and self._silent_for:
                 self.ends_at = self._clock.now + self._silent_for
             return
-        silent = 0
-        while keep_going():
-            silent += 1
-            assert silent < 100, "the state of the job is not checked"
+        for _ in range(100):
             self._clock.sleep(1.0)
             yield ""
+        pytest.fail("the state of the job is not checked")
 
 
 @dataclass(frozen=True)

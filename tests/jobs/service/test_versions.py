@@ -13,7 +13,6 @@ from sumgrad.jobs.service.versions import (
     INSTALL_HINT,
     VERSION_MISMATCH,
     Versions,
-    check_ray_version,
     check_versions,
 )
 from sumgrad.jobs.support.source_digest import source_digest
@@ -36,7 +35,7 @@ def test_versions_of_this_process() -> None:
     }
     assert here.code == source_digest()
     assert here.missing == []
-    assert here.differences(here) == []
+    assert here.differences(here) == {}
 
 
 def test_what_is_not_installed_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +59,9 @@ def test_anything_else_is_no_versions(value: Any) -> None:
 
 def test_differences_name_both_versions_and_leave_out_sumgrads_own() -> None:
     there = Versions("0.2.0", "cd", "3.12", {"ray": "2.60.0"} | HERE.libraries | {"more": "1"})
-    assert HERE.differences(there) == ["Python 3.11 here, 3.12 on the cluster"]
+    assert HERE.differences(there) == {"Python": "Python 3.11 here, 3.12 on the cluster"}
     del there.libraries["numpy"]
-    assert HERE.differences(there)[1:] == ["numpy 2.4.6 here, none on the cluster"]
+    assert HERE.differences(there)["numpy"] == "numpy 2.4.6 here, none on the cluster"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,6 @@ def test_other_differences_are_logged(
 def test_the_same_versions_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
     check_versions(HERE, HERE, has_code=True)
     check_versions(HERE, replace(HERE), has_code=False)
-    check_ray_version(metadata.version("ray"))
     assert not caplog.messages
 
 
@@ -120,11 +118,3 @@ def test_a_library_that_is_not_installed_is_refused_in_any_case(name: str) -> No
     with pytest.raises(ServiceUnreachable, match=f"{VERSION_MISMATCH}: {name} not") as caught:
         check_versions(HERE, with_library(name, "none"), has_code=True, allow_mismatch=True)
     assert caught.value.hint == INSTALL_HINT
-
-
-def test_another_ray_is_refused_before_anything_is_sent(caplog: pytest.LogCaptureFixture) -> None:
-    text = f"ray {metadata.version('ray')} here, 1.0 on the cluster"
-    with pytest.raises(ServiceUnreachable, match=f"{VERSION_MISMATCH}: {text}"):
-        check_ray_version("1.0")
-    check_ray_version("1.0", allow_mismatch=True)
-    assert caplog.messages == [f"versions differ: {text}"]

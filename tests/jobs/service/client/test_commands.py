@@ -1,8 +1,9 @@
 """What the commands do with jobs: show, list, stop, delete."""
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -41,16 +42,11 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> dict[str, RunView]:
     """The runs of jobs in MLflow, by job id; empty at first."""
     runs: dict[str, RunView] = {}
 
-    def find_runs(
-        cluster: Cluster, job_ids: list[str], *, include_others: bool = False
-    ) -> dict[str, RunView]:
-        named = {job_id: runs.get(job_id, RunView("uri")) for job_id in job_ids}
-        return {**runs, **named} if include_others else named
-
     def mark_deleted(cluster: Cluster, run: RunView) -> None:
         runs.update({k: replace(v, is_deleted=True) for k, v in runs.items() if v == run})
 
-    monkeypatch.setattr(commands, "find_runs", find_runs)
+    monkeypatch.setattr(commands, "find_run", lambda _, job_id: runs.get(job_id, RunView("uri")))
+    monkeypatch.setattr(commands, "find_runs", lambda _: defaultdict(lambda: RunView("uri"), runs))
     monkeypatch.setattr(commands, "mark_deleted", mark_deleted)
     return runs
 
@@ -181,7 +177,7 @@ def test_the_status_of_a_job_that_ray_has_lost(
     assert (found.state, found.can_resume, found.run_id) == (state, can_resume, "run")
     assert found.differences[0] == f"MLflow has it as {status}, and Ray does not know it"
     assert found.loss == 0.5
-    value = json.loads(json.dumps(found.as_json()))
+    value = json.loads(json.dumps(asdict(found)))
     assert (value["name"], value["attempt"]) == (None, 1)
     assert value["exit_code"] == (0 if status == "FINISHED" else None)
     assert job_table([found], "lab")[1].split()[:2] == ["digits-1", "-"]
@@ -213,7 +209,7 @@ def test_only_a_job_that_has_ended_is_deleted(
 def test_a_deleted_job_is_unknown_and_the_hint_names_what_stays(
     mlflow: dict[str, RunView],
 ) -> None:
-    cluster = Cluster(ADDRESS, tracking_uri="http://mlflow")
+    cluster = Cluster(address=ADDRESS, tracking_uri="http://mlflow")
     client = FakeRayJobsClient(attempt("digits-1", STOPPED), cluster=cluster)
     mlflow["digits-1"] = RunView("uri", "run-1", "KILLED", folder=FOLDER)
     job, run = delete_job(client, "digits-1")
@@ -240,7 +236,7 @@ def test_a_deletion_that_mlflow_cannot_record_is_a_warning(
         raise TrackingError("MLflow is unreachable")
 
     monkeypatch.setattr(commands, "mark_deleted", fail)
-    cluster = Cluster(ADDRESS, tracking_uri="http://mlflow")
+    cluster = Cluster(address=ADDRESS, tracking_uri="http://mlflow")
     client = FakeRayJobsClient(attempt("digits-1", STOPPED), cluster=cluster)
     delete_job(client, "digits-1")
     assert not client.memory.attempts

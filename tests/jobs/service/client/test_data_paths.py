@@ -1,6 +1,8 @@
 """Data of a submitted job: refused, uploaded, or read on the cluster."""
 
 import gzip
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,12 +10,7 @@ import pytest
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
 from sumgrad.jobs.service.client import data_paths
-from sumgrad.jobs.service.client.data_paths import (
-    Upload,
-    file_url_paths,
-    local_sources,
-    prepare_data,
-)
+from sumgrad.jobs.service.client.data_paths import paths_on_head, prepare_data
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
 
@@ -30,6 +27,12 @@ def rows(path: Path, *numbers: int) -> Path:
     return path
 
 
+def copy(files: Mapping[str, Path], folder: Path) -> None:
+    for name, file in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / name)
+
+
 def idx(folder: Path, head: str = "train-") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 7, 9])
@@ -38,17 +41,10 @@ def idx(folder: Path, head: str = "train-") -> None:
     (folder / f"{head}labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
 
 
-def test_sources_on_this_machine_are_listed_by_role() -> None:
-    assert local_sources(spec("digits")) == {}
-    assert local_sources(spec("file:///data/x.csv", test="x.csv", validation=0.5)) == {
-        "test": "x.csv"
-    }
-
-
 @pytest.mark.parametrize("upload", [False, True])
 def test_builtin_data_and_paths_on_the_cluster_are_unchanged(upload: bool) -> None:
     for source in ("digits", "file:///data/*.parquet", "file:///C:/x"):
-        assert prepare_data(spec(source), upload=upload) == ({}, Upload({}, 0))
+        assert prepare_data(spec(source), upload=upload) == ({}, {})
 
 
 def test_local_data_is_refused_with_an_explanation(tmp_path: Path) -> None:
@@ -81,7 +77,7 @@ def test_a_file_is_uploaded(tmp_path: Path) -> None:
     rows(tmp_path / "others.csv", 3)
     changed, upload = prepare_data(spec(str(path)), upload=True)
     assert changed == {"train": "data/train/my rows.csv"}
-    assert upload == Upload({"data/train/my rows.csv": path}, path.stat().st_size)
+    assert upload == {"data/train/my rows.csv": path}
 
 
 def test_each_role_has_its_own_folder() -> None:
@@ -91,8 +87,7 @@ def test_each_role_has_its_own_folder() -> None:
     sources = spec("a/rows.csv", validation="b/rows.csv", test="~/rows.csv")
     changed, upload = prepare_data(sources, upload=True)
     assert changed == {role: f"data/{role}/rows.csv" for role in ("train", "validation", "test")}
-    assert upload.files["data/validation/rows.csv"] == Path("b/rows.csv")
-    assert upload.size == sum(file.stat().st_size for file in upload.files.values())
+    assert upload["data/validation/rows.csv"] == Path("b/rows.csv")
 
 
 def test_a_folder_is_uploaded_without_files_that_are_not_read(tmp_path: Path) -> None:
@@ -103,7 +98,7 @@ def test_a_folder_is_uploaded_without_files_that_are_not_read(tmp_path: Path) ->
         rows(folder / name, 9)
     changed, upload = prepare_data(spec(str(folder)), upload=True)
     assert changed == {"train": "data/train"}
-    assert sorted(upload.files) == ["data/train/b.csv", "data/train/deep/a.csv"]
+    assert sorted(upload) == ["data/train/b.csv", "data/train/deep/a.csv"]
 
 
 @pytest.mark.parametrize("pattern", ["*.csv", "**/*.csv", "rows*", "*/x.csv", "[ab].csv", "rows/*"])
@@ -119,19 +114,19 @@ def test_a_glob_gives_the_same_rows_in_the_same_order_on_the_cluster(pattern: st
     changed, upload = prepare_data(spec(source), upload=True)
     job = Path("job")
     job.mkdir()
-    upload.copy(job)
+    copy(upload, job)
     assert changed == {"train": "data/train"}
     here = read_dataset(source, "train", ("label",))
     there = read_dataset(str(job / changed["train"]), "train", ("label",))
     assert here.x.tolist() == there.x.tolist()
-    assert len(here.x) == len(upload.files)
+    assert len(here.x) == len(upload)
 
 
 def test_the_files_of_a_glob_keep_their_order() -> None:
     for number in range(11):
         rows(Path(f"many/{number:02}/x.csv"), number)
     _, upload = prepare_data(spec("many/*/x.csv"), upload=True)
-    assert [upload.files[name].parent.name for name in sorted(upload.files)] == [
+    assert [upload[name].parent.name for name in sorted(upload)] == [
         f"{number:02}" for number in range(11)
     ]
 
@@ -145,7 +140,7 @@ def test_the_labels_of_mnist_are_uploaded_with_the_images(named: str, tmp_path: 
     changed, upload = prepare_data(spec(str(source)), upload=True)
     job = tmp_path / "job"
     job.mkdir()
-    upload.copy(job)
+    copy(upload, job)
     found = read_dataset(str(job / changed["train"]), "train", ("label",))
     assert found.x.tolist() == [[7, 9]]
     assert sorted(file.name for file in job.rglob("*.*")) == [
@@ -187,7 +182,9 @@ def test_the_home_of_an_unknown_user_is_refused() -> None:
             prepare_data(spec("~unknown-user/x.csv"), upload=upload)
 
 
-def test_file_urls_become_plain_paths() -> None:
-    data = {"train": "file:///a/b c.csv", "validation": 0.1, "test": None, "label": "file:///x"}
-    assert file_url_paths(data) == {"train": "/a/b c.csv"}
-    assert file_url_paths({"train": "file://host/x", "test": "data/test"}) == {}
+def test_file_urls_and_uploaded_data_become_paths_of_the_head() -> None:
+    folder = Path("/jobs/digits-1")
+    sent = spec("file:///a/b c.csv", validation=0.1, test=None, label="file:///x")
+    assert paths_on_head(sent, folder) == {"train": "/a/b c.csv"}
+    sent = spec("digits", validation="file://host/x", test="data/test/x.csv")
+    assert paths_on_head(sent, folder) == {"test": "/jobs/digits-1/data/test/x.csv"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
+from sumgrad.jobs.errors import JobLost, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.follow import (
     RECONNECT_TIMEOUT_S,
     LogPrinter,
@@ -139,10 +139,10 @@ def test_a_deleted_job_is_an_error(clock: Clock) -> None:
     client = ScriptedRayJobsClient(clock, "one\n", [["one\n"]])
     client.error, client.error_until = JobNotFound("the cluster knows no such job"), 1e9
     written: list[str] = []
-    with pytest.raises(JobNotFound):
+    with pytest.raises(JobLost):
         follow(client, "job", written.append)
     assert written == ["one\n"]
-    with pytest.raises(JobNotFound):
+    with pytest.raises(JobLost):
         wait(client, "job")
 
 

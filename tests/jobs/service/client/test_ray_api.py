@@ -32,11 +32,21 @@ def dashboard() -> Iterator[Site]:
 
 
 def client_of(address: str, **more: Any) -> RayJobsClient:
-    return RayJobsClient(Cluster(address, **more))
+    return RayJobsClient(Cluster(address=address, **more))
 
 
 def test_the_server_reports_its_version(dashboard: Site) -> None:
     assert client_of(dashboard.address).ray_version() == "2.60.0"
+    assert "Authorization" not in dashboard.asked[0].headers
+
+
+@pytest.mark.parametrize(("code", "required"), [(200, False), (401, True), (403, True)])
+def test_a_client_without_a_token_shows_whether_one_is_required(
+    code: int, required: bool, dashboard: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    dashboard.answers["/api/version"] = Answer(code, VERSION)
+    assert client_of(dashboard.address).requires_token() is required
     assert "Authorization" not in dashboard.asked[0].headers
 
 
@@ -95,7 +105,7 @@ def test_an_unreachable_server_is_reported_by_every_call() -> None:
         with pytest.raises(ServiceUnreachable, match=r"no cluster answers at .*refused") as caught:
             call()
         assert "sumgrad doctor" in caught.value.hint
-    assert "".join(client.tail_log("x", lambda: True)) == ""
+    assert "".join(client.tail_log("x")) == ""
 
 
 @pytest.mark.parametrize("content", [None, "garbage"])
@@ -238,7 +248,7 @@ def test_simple_requests_import_neither_ray_nor_mlflow() -> None:
     program = (
         "import sys; from sumgrad.jobs.config.clusters import Cluster; "
         "from sumgrad.jobs.service.client.ray_api import RayJobsClient; "
-        "client = RayJobsClient(Cluster(sys.argv[1])); "
+        "client = RayJobsClient(Cluster(address=sys.argv[1])); "
         "client.list_attempts(), client.stop('x'), client.delete('x'), client.get_log('x'); "
         "print(*(name for name in ('ray', 'mlflow') if name in sys.modules))"
     )
@@ -369,10 +379,4 @@ def test_a_log_is_followed_until_the_connection_ends(
     error: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = with_sdk(monkeypatch, Sdk(["a", "b\n"], error))
-    assert [piece for piece in client.tail_log("x", lambda: True) if piece] == ["a", "b\n"]
-
-
-def test_a_caller_can_stop_following_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = with_sdk(monkeypatch, Sdk(["a", "b"]))
-    answers = iter([True, False])
-    assert [*client.tail_log("x", lambda: next(answers))] in (["a"], [""])
+    assert [piece for piece in client.tail_log("x") if piece] == ["a", "b\n"]

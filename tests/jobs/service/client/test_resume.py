@@ -26,11 +26,11 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> dict[str, RunView]:
     """The runs of jobs in MLflow, by job id; empty at first."""
     runs: dict[str, RunView] = {}
 
-    def find_runs(_: Cluster, job_ids: list[str]) -> dict[str, RunView]:
-        return {job_id: runs.get(job_id, RunView("uri")) for job_id in job_ids}
+    def find_run(_: Cluster, job_id: str) -> RunView:
+        return runs.get(job_id, RunView("uri"))
 
-    monkeypatch.setattr(commands, "find_runs", find_runs)
-    monkeypatch.setattr(resume, "find_runs", find_runs)
+    monkeypatch.setattr(commands, "find_run", find_run)
+    monkeypatch.setattr(resume, "find_run", find_run)
     return runs
 
 
@@ -40,7 +40,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> dict[str, RunView]:
 def test_a_resumed_job_is_one_more_attempt(state: str, exit_code: int | None) -> None:
     client = FakeRayJobsClient(attempt("digits-1", state, exit_code=exit_code))
     sent = resume_job(client, "digits", ["cluster.workers=8"])
-    assert (sent.job_id, sent.submission_id, sent.is_new) == ("digits-1", "digits-1~2", True)
+    assert (sent.manifest.job_id, sent.id) == ("digits-1", "digits-1~2")
     (found,) = client.memory.sent
     assert (found.submission_id, found.entrypoint) == ("digits-1~2", ENTRYPOINT)
     assert found.modules[0] == "sumgrad"
@@ -54,7 +54,7 @@ def test_a_resumed_job_is_one_more_attempt(state: str, exit_code: int | None) ->
     client.memory.attempts["digits-1~2"] = replace(
         attempt("digits-1~2", STOPPED, number=2), metadata=found.metadata
     )
-    assert resume_job(client, "digits", []).submission_id == "digits-1~3"
+    assert resume_job(client, "digits", []).id == "digits-1~3"
 
 
 @pytest.mark.parametrize("state", [PENDING, RUNNING])
@@ -78,7 +78,7 @@ def test_a_finished_job_is_not_run_again(run: RunView, mlflow: dict[str, RunView
 def test_resuming_a_finished_job_updates_mlflow(mlflow: dict[str, RunView]) -> None:
     mlflow["digits-1"] = RunView("uri", "ab", "RUNNING")
     client = FakeRayJobsClient(attempt("digits-1", SUCCEEDED))
-    assert resume_job(client, "digits-1", []).submission_id == "digits-1~2"
+    assert resume_job(client, "digits-1", []).id == "digits-1~2"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_job_without_heartbeats_is_stopped_and_resumed(
     mlflow["digits-1"] = RunView("uri", "run", "RUNNING", SILENT)
     client = running()
     with caplog.at_level(logging.WARNING, "sumgrad"):
-        assert resume_job(client, "digits", []).submission_id == "digits-1~2"
+        assert resume_job(client, "digits", []).id == "digits-1~2"
     assert "stop digits-1" in client.memory.calls
     assert caplog.messages == ["job digits-1 sends no heartbeats: stopping it first"]
 
@@ -170,7 +170,7 @@ def test_a_job_that_ray_has_lost_is_resumed_under_its_name_and_number(
 ) -> None:
     mlflow["digits-1"] = RunView("uri", "run", status, replace(SILENT, attempt=3), name="digits")
     client = FakeRayJobsClient()
-    assert resume_job(client, "digits-1", []).submission_id == "digits-1~4"
+    assert resume_job(client, "digits-1", []).id == "digits-1~4"
     assert client.memory.sent[0].metadata[NAME_KEY] == "digits"
 
 

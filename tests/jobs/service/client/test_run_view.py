@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import TrackingError
 from sumgrad.jobs.service.client import run_view
-from sumgrad.jobs.service.client.run_view import RunView, find_runs, mark_deleted
+from sumgrad.jobs.service.client.run_view import RunView, find_run, find_runs, mark_deleted
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
 from tests.jobs.service.stand_ins import ADDRESS, Answer, free_port, site
@@ -29,7 +29,8 @@ def add(client: MlflowClient, began: int, experiment: str = "0", **tags: str) ->
 
 
 def ask(uri: str | None, *job_ids: str) -> dict[str, RunView]:
-    return find_runs(Cluster(ADDRESS, tracking_uri=uri), job_ids)
+    cluster = Cluster(address=ADDRESS, tracking_uri=uri)
+    return {job_id: find_run(cluster, job_id) for job_id in job_ids}
 
 
 def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
@@ -59,7 +60,7 @@ def test_an_invalid_job_id_is_ignored(client: MlflowClient, uri: str) -> None:
     sound = add(client, 1, sumgrad_job="digits-1")
     for forged in ("\x1b[2Jdigits-2", "digits-3\nmnist-1  FINISHED", "../digits", "x" * 64, " "):
         add(client, 2, sumgrad_job=forged)
-    found = find_runs(Cluster(ADDRESS, tracking_uri=uri), [], include_others=True)
+    found = find_runs(Cluster(address=ADDRESS, tracking_uri=uri))
     assert found == {"digits-1": RunView(uri, "run-1", "RUNNING", mlflow_run_id=sound)}
 
 
@@ -85,10 +86,6 @@ def test_the_reason_of_a_failure_is_read(client: MlflowClient, uri: str) -> None
     client.set_terminated(run, "FAILED")
     found = ask(uri, "digits-1")["digits-1"]
     assert (found.status, found.stop_reason, found.can_resume) == ("FAILED", "diverged", False)
-
-
-def test_without_jobs_nothing_is_asked() -> None:
-    assert ask(f"http://127.0.0.1:{free_port()}") == {}
 
 
 def test_an_unknown_store_is_a_problem() -> None:
@@ -157,7 +154,7 @@ def test_a_deleted_job_is_marked(client: MlflowClient, uri: str) -> None:
     add(client, 1, **{JOB_TAG: "digits-1", FOLDER_TAG: "/runs/digits-1\x1b"})
     found = ask(uri, "digits-1")["digits-1"]
     assert (found.folder, found.is_deleted) == ("/runs/digits-1", False)
-    cluster = Cluster(ADDRESS, tracking_uri=uri)
+    cluster = Cluster(address=ADDRESS, tracking_uri=uri)
     mark_deleted(cluster, found)
     mark_deleted(cluster, RunView(uri))
     assert ask(uri, "digits-1")["digits-1"] == replace(found, is_deleted=True)

@@ -1,6 +1,6 @@
 """The status that Ray, MLflow and the heartbeat give together."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -270,7 +270,7 @@ def test_all_fields_of_a_running_job() -> None:
         heartbeat_age_s=5.0,
         start_time=START,
     )
-    assert found.as_json()["heartbeat_age_s"] == 5.0
+    assert asdict(found)["heartbeat_age_s"] == 5.0
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
@@ -294,7 +294,7 @@ def test_the_first_epoch_of_an_attempt_has_no_number(number: int) -> None:
     beat = Heartbeat(NOW - 5, is_training=True, epochs=3000, attempt=number)
     how = reconcile(found, view("RUNNING", beat), NOW)
     assert (how.state, how.reason) == (RUNNING, FIRST)
-    assert (how.as_json()["epoch"], how.epochs, how.loss) == (None, 3000, None)
+    assert (how.epoch, how.epochs, how.loss) == (None, 3000, None)
     later = reconcile(found, view("RUNNING", replace(beat, epoch=893)), NOW)
     assert (later.epoch, later.reason) == (893, "893 of at most 3000 epochs done")
 

@@ -13,16 +13,13 @@ from hypothesis import strategies as st
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import DataNotFound, ServiceUnreachable, SpecError, SubmissionError
 from sumgrad.jobs.service.client import submit as submit_module
-from sumgrad.jobs.service.client.data_paths import Upload
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.submit import (
-    DIGEST_KEY,
     Submission,
-    SubmittedJob,
     prepare_submission,
     submit,
 )
-from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
+from sumgrad.jobs.service.ids import ATTEMPT_KEY, DIGEST_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.manifest import ENTRYPOINT, JobManifest
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.loader import LoadedSpec, example_names, load_spec
@@ -31,7 +28,7 @@ from tests.fuzzing import cases
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
 
 HERE = Versions.here()
-CLUSTER = Cluster(ADDRESS, "lab")
+CLUSTER = Cluster(address=ADDRESS, name="lab")
 
 
 def prepared(
@@ -235,11 +232,8 @@ def test_a_dry_run_contacts_no_server_and_writes_nothing(monkeypatch: pytest.Mon
     monkeypatch.setattr("socket.socket.connect", connect)
     before = sorted(Path.cwd().parent.rglob("*"))
     submission = prepared("seed=5")
-    lines, value = submission.lines(CLUSTER), submission.as_json(CLUSTER)
+    value = submission.as_json(CLUSTER)
     assert sorted(Path.cwd().parent.rglob("*")) == before
-    assert lines[0] == f"would send to lab ({ADDRESS}):"
-    assert "  id         digits-1" in lines
-    assert "    seed: 5" in lines
     assert json.loads(json.dumps(value)) == value
     assert (value["id"], value["cluster"], value["spec"]["seed"]) == ("digits-1", ADDRESS, 5)
 
@@ -249,7 +243,7 @@ def test_a_dry_run_contacts_no_server_and_writes_nothing(monkeypatch: pytest.Mon
 
 def test_a_job_is_submitted() -> None:
     client = FakeRayJobsClient()
-    assert submit(prepared(), client) == SubmittedJob("digits-1", "digits-1", is_new=True)
+    assert submit(prepared(), client) == ("digits-1", True)
     (sent,) = client.memory.sent
     assert sent.entrypoint == ENTRYPOINT
     assert (sent.manifest["job_id"], sent.manifest["attempt"]) == ("digits-1", 1)
@@ -260,9 +254,9 @@ def test_a_job_is_submitted() -> None:
 def test_the_same_job_is_submitted_once() -> None:
     client = FakeRayJobsClient()
     submit(prepared(), client)
-    assert submit(prepared(), client) == SubmittedJob("digits-1", "digits-1", is_new=False)
+    assert submit(prepared(), client) == ("digits-1", False)
     client.memory.attempts["digits-1~2"] = attempt("digits-1~2", number=2)
-    assert submit(prepared(), client).submission_id == "digits-1~2", "the latest attempt"
+    assert submit(prepared(), client)[0] == "digits-1~2", "the latest attempt"
     assert len(client.memory.sent) == 1
 
 
@@ -283,9 +277,7 @@ def test_other_data_make_another_job() -> None:
     assert prepared(spec=spec, upload=True).digest == first
     path.write_text("x,label\n2,a\n")
     assert prepared(spec=spec, upload=True).digest != first
-    one, two = (
-        replace(prepared(), upload=Upload({name: path}, 1)) for name in ("data/a", "data/b")
-    )
+    one, two = (replace(prepared(), files={name: path}) for name in ("data/a", "data/b"))
     assert one.digest != two.digest, "the names of files count"
 
 
@@ -300,7 +292,7 @@ def test_a_submission_at_the_same_time_wins(other: str, is_same: bool) -> None:
 
     client.memory.on_submit = submit_first
     if is_same:
-        assert submit(prepared("seed=0"), client).submission_id == "digits-1"
+        assert submit(prepared("seed=0"), client)[0] == "digits-1"
     else:
         with pytest.raises(SubmissionError, match="has another job"):
             submit(prepared("seed=0"), client)
@@ -323,7 +315,10 @@ def test_a_refusal_of_the_cluster_is_an_error() -> None:
 
 def test_a_large_upload_has_a_longer_timeout() -> None:
     client = FakeRayJobsClient()
-    submit(replace(prepared(), upload=Upload({}, 60_000_000)), client)
+    large = Path("large.csv")
+    with large.open("wb") as file:
+        file.truncate(60_000_000)
+    submit(replace(prepared(), files={"data/train/large.csv": large}), client)
     assert client.memory.sent[0].timeout > 300
 
 
@@ -332,7 +327,7 @@ def test_the_id_of_a_run_in_mlflow_is_refused(
     is_deleted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunView("uri", "ab", "FINISHED", is_deleted=is_deleted)
-    monkeypatch.setattr(submit_module, "find_runs", lambda *_: {"digits-1": run})
+    monkeypatch.setattr(submit_module, "find_run", lambda *_: run)
     client = FakeRayJobsClient()
     with pytest.raises(SubmissionError, match="a run of an earlier job 'digits-1'") as caught:
         submit(prepared(), client)
@@ -357,7 +352,7 @@ def test_code_is_sent_unless_the_clusters_is_chosen(send_code: bool) -> None:
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_another_version_of_ray_is_refused_unless_allowed(
+def test_another_ray_is_refused_before_anything_is_sent(
     allowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = FakeRayJobsClient()

@@ -1,6 +1,9 @@
-"""The report that ``sumgrad doctor`` gets of a cluster."""
+"""The checks that ``sumgrad doctor`` makes on the head of a cluster."""
 
+import json
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -8,15 +11,41 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from sumgrad.jobs.service.checks import Check
 from sumgrad.jobs.service.host import probe
 from sumgrad.jobs.service.host.probe import (
     REPORT_PREFIX,
-    ClusterReport,
-    NodeReport,
+    Node,
+    Question,
+    Report,
+    examine,
     inspect_node,
     main,
 )
-from sumgrad.jobs.service.versions import Versions
+from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
+
+HERE = Versions.here()
+GIB = 2**30
+HEALTHY: dict[str, Any] = {
+    "nodes": [Node("head", clock=1.0, numpy="2.4.6"), Node("worker", clock=2.0, numpy="2.4.6")],
+    "total": {"CPU": 8.0, "memory": 16.0 * GIB},
+    "free": {"CPU": 6.0, "memory": 12.0 * GIB},
+}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Ray knows; healthy at first."""
+    found = dict(HEALTHY)
+    monkeypatch.setattr(probe, "_ask_ray", lambda _: tuple(found.values()))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db")
+    monkeypatch.setenv("SUMGRAD_OUTPUT", "/data/jobs")
+    monkeypatch.setattr(Versions, "here", lambda: HERE)
+    return found
+
+
+def checks(*data: str, versions: Versions = HERE) -> dict[str, Check]:
+    return {check.name: check for check in examine(Question(versions, data)).checks}
 
 
 def test_a_machine_reports_which_paths_it_cannot_read(tmp_path: Path) -> None:
@@ -27,12 +56,12 @@ def test_a_machine_reports_which_paths_it_cannot_read(tmp_path: Path) -> None:
     names = ["a.csv", "[ab].csv", "folder", "gone", "*.parquet", "broken.csv", "*.csv", ""]
     paths = [f"{tmp_path}/{name}" if name else "" for name in names]
     before = time.time()
-    report = NodeReport(**inspect_node(paths))
-    assert report.unreadable == (paths[3], paths[4], paths[5], paths[6], "")
-    assert report.numpy == metadata.version("numpy")
-    assert report.time is not None
-    assert before <= report.time <= time.time()
-    assert report.host
+    node = inspect_node(paths)
+    assert node.unreadable == (paths[3], paths[4], paths[5], paths[6], "")
+    assert node.numpy == metadata.version("numpy")
+    assert node.clock is not None
+    assert before <= node.clock <= time.time()
+    assert node.host
 
 
 def test_a_file_without_read_permission_is_unreadable(
@@ -41,69 +70,105 @@ def test_a_file_without_read_permission_is_unreadable(
     (tmp_path / "a.csv").write_text("x")
     monkeypatch.setattr("os.access", lambda *_: False)
     path = str(tmp_path / "a.csv")
-    assert inspect_node([path])["unreadable"] == (path,)
+    assert inspect_node([path]).unreadable == (path,)
 
 
-def printed_report(capsys: pytest.CaptureFixture[str], paths: str = "[]") -> ClusterReport:
-    main(paths)
-    out = capsys.readouterr().out
-    assert out.startswith(REPORT_PREFIX)
-    assert "s3cr3t" not in out
-    return TypeAdapter(ClusterReport).validate_json(out.removeprefix(REPORT_PREFIX))
+@pytest.mark.usefixtures("cluster")
+def test_a_healthy_cluster_passes_every_check(tmp_path: Path) -> None:
+    data = str(tmp_path)
+    found = checks(data)
+    assert {check.status for check in found.values()} == {"ok"}
+    assert list(found) == [
+        *("versions", "sumgrad", "nodes", "resources", "MLflow from the head", "data", "output"),
+    ]
+    assert found["resources"].message == "6 of 8 CPUs are free, 12.0 of 16.0 GiB of memory"
+    assert found["data"].message == f"all machines can read {data}"
+    assert "a database" in found["MLflow from the head"].message
+    assert "has none of its own" in found["sumgrad"].message
+    assert "data" not in checks()
+    assert examine(Question(HERE)).clocks == (1.0, 2.0)
+
+
+WORKER = HEALTHY["nodes"][1]
 
 
 @pytest.mark.parametrize(
-    ("uri", "redacted", "works"),
+    ("changes", "name", "status", "text"),
     [
-        ("", "", True),
-        ("sqlite:////{here}/mlflow.db", "sqlite:////{here}/mlflow.db", True),
-        ("http://me:s3cr3t@127.0.0.1:1", "http://***@127.0.0.1:1", False),
-        ("http://[x", "http://[x", False),
+        ({"total": {}}, "resources", "FAIL", "the cluster has no CPUs"),
+        ({"free": {}}, "resources", "warn", "0 of 8 CPUs"),
+        ({"free": {"CPU": 0.5}}, "resources", "warn", "0 of 8 CPUs"),
+        (
+            {"nodes": [WORKER, Node("b", "does not answer")]},
+            *("nodes", "FAIL", "b: does not answer"),
+        ),
+        ({"nodes": [WORKER, Node("b", numpy="1.0")]}, "nodes", "FAIL", "1.0, 2.4.6"),
+        ({"nodes": [WORKER, WORKER._replace(unreadable=("/",))]}, "data", "ok", "1 of 2 machines"),
     ],
 )
-def test_the_head_reports_its_environment_without_secrets(
-    uri: str,
-    redacted: str,
-    works: bool,
+def test_a_problem_of_the_cluster_is_found(
+    changes: dict[str, Any], name: str, status: str, text: str, cluster: dict[str, Any]
+) -> None:
+    cluster |= changes
+    check = checks("/")[name]
+    assert (check.status, text in check.message) == (status, True), check
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_problem_of_the_head_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = checks("/gone")["data"]
+    assert (check.status, check.message) == ("FAIL", "the head cannot read /gone")
+    check = checks(versions=replace(HERE, python="3.99"))["versions"]
+    assert (check.status, check.message[:18]) == ("FAIL", "Python 3.99 here, ")
+    monkeypatch.setenv("SUMGRAD_OUTPUT", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    found = checks()
+    assert (found["output"].status, "~/sumgrad" in found["output"].message) == ("warn", True)
+    assert found["MLflow from the head"].status == "warn"
+
+
+@pytest.mark.parametrize("uri", ["http://me:s3cr3t@127.0.0.1:1", "http://[x"])
+def test_an_unusable_mlflow_is_a_failure_without_secrets(
+    uri: str, cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    check = checks()["MLflow from the head"]
+    assert check.status == "FAIL"
+    assert "s3cr3t" not in str(check)
+
+
+def test_the_paths_of_the_question_are_inspected_and_the_report_is_printed(
+    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    def ask_ray(paths: Sequence[str]) -> tuple[Any, ...]:
+        asked.append(paths)
+        return tuple(cluster.values())
+
+    monkeypatch.setattr(probe, "_ask_ray", ask_ray)
+    main(json.dumps(asdict(Question(HERE, ("/x", "/y")))))
+    out = capsys.readouterr().out
+    assert out.startswith(REPORT_PREFIX)
+    report = TypeAdapter(Report).validate_json(out.removeprefix(REPORT_PREFIX))
+    assert report == examine(Question(HERE, ("/x", "/y")))
+    assert asked[0] == ("/x", "/y")
+
+
+def test_without_a_library_what_is_missing_is_the_only_check(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    here = str(Path.cwd()).lstrip("/")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(here=here))
-    monkeypatch.setenv("SUMGRAD_OUTPUT", "/data/jobs")
-    node = NodeReport("worker", time=1.0)
-    inspected: list[list[str]] = []
-
-    def inspect_cluster(paths: list[str]) -> dict[str, Any]:
-        inspected.append(paths)
-        return {"nodes": (node,), "cpus": 4.0}
-
-    monkeypatch.setattr(probe, "_inspect_cluster", inspect_cluster)
-    report = printed_report(capsys, '["/x", 3]')
-    assert report.versions == Versions.here()
-    assert report.mlflow_uri == redacted.format(here=here)
-    assert (report.mlflow_problem is None) is works
-    assert (report.output, report.nodes, report.cpus) == ("/data/jobs", (node,), 4.0)
-    assert report.head.unreadable == ("/x", "3")
-    assert inspected == [["/x", "3"]]
+    lacking = replace(HERE, libraries=HERE.libraries | {"ray": "none"})
+    monkeypatch.setattr(Versions, "here", lambda: lacking)
+    report = examine(Question(HERE))
+    (check,) = report.checks
+    assert (check.name, check.status) == ("versions", "FAIL")
+    assert "lacks ray" in check.message
+    assert check.hint == f"there: {INSTALL_HINT}"
+    assert report.clocks == ()
 
 
-def test_a_head_without_ray_reports_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    version = metadata.version
-
-    def without_ray(name: str) -> str:
-        if name == "ray":
-            raise metadata.PackageNotFoundError(name)
-        return version(name)
-
-    monkeypatch.setattr(metadata, "version", without_ray)
-    report = printed_report(capsys)
-    assert report.versions.missing == ["ray"]
-    assert report.nodes == ()
-
-
+@pytest.mark.usefixtures("cluster")
 def test_the_heads_own_sumgrad_is_the_one_that_the_jobs_code_hides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -111,8 +176,6 @@ def test_the_heads_own_sumgrad_is_the_one_that_the_jobs_code_hides(
         def __init__(self, version: str) -> None:
             self.version = version
 
-    found = [Distribution("0.2.0")]
+    found = [Distribution("0.2.0"), Distribution("0.1.0")]
     monkeypatch.setattr(metadata, "distributions", lambda name: iter(found))
-    assert probe._installed() == ""
-    found.append(Distribution("0.1.0"))
-    assert probe._installed() == "0.1.0"
+    assert "the cluster has 0.1.0; jobs run the code" in checks()["sumgrad"].message

@@ -126,7 +126,7 @@ def test_up_starts_both_servers_and_down_ends_them(local: Servers, home: Path) -
     assert not started.ray.is_alive
     assert not started.mlflow.is_alive
     assert not Path(started.temporary).exists()
-    assert read_cluster_config() == ClusterConfig(None, {})
+    assert read_cluster_config() == ClusterConfig()
     assert not down()
     assert "dead" in status_lines(started)[0]
 
@@ -164,12 +164,12 @@ def test_the_token_of_another_cluster_is_not_passed_on(
 
 
 def test_other_clusters_keep_their_names(local: Servers) -> None:
-    lab = Cluster("http://lab:1", "lab")
-    write_cluster_config(ClusterConfig("lab", {"lab": lab}))
+    lab = Cluster(address="http://lab:1", name="lab")
+    write_cluster_config(ClusterConfig(current="lab", clusters={"lab": lab}))
     local.up()
     assert read_cluster_config().current == NAME
     down()
-    assert read_cluster_config() == ClusterConfig(None, {"lab": lab})
+    assert read_cluster_config() == ClusterConfig(current=None, clusters={"lab": lab})
 
 
 def test_up_ends_what_a_dead_cluster_left(local: Servers, caplog: pytest.LogCaptureFixture) -> None:
@@ -245,7 +245,7 @@ def test_a_server_that_fails_is_reported_and_nothing_is_left(which: str, local: 
         local.up()
     assert caught.value.hint == str(local_cluster_directory() / f"{which}.log")
     assert running() is None
-    assert read_cluster_config() == ClusterConfig(None, {})
+    assert read_cluster_config() == ClusterConfig()
     assert not is_alive(child_of(which))
     assert not list(local.temporary.iterdir())
 

@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.client import remote_probe
-from sumgrad.jobs.service.client.remote_probe import run_probe
-from sumgrad.jobs.service.host.probe import REPORT_PREFIX, ClusterReport, NodeReport
+from sumgrad.jobs.service.checks import Check
+from sumgrad.jobs.service.client import doctor
+from sumgrad.jobs.service.client.doctor import run_probe
+from sumgrad.jobs.service.host.probe import REPORT_PREFIX, Report
 from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
-from sumgrad.jobs.service.versions import Versions
 from tests.jobs.service.stand_ins import FakeRayJobsClient, attempt
 
-VERSIONS = Versions("0.1.0", "ab", "3.11", {"ray": "2.60.0"})
-REPORT = ClusterReport(VERSIONS, "0.1.0", NodeReport("head", time=1.5, unreadable=("/x",)), cpus=8)
+REPORT = Report((Check("nodes", "ok", "2 answer"), Check("output", "warn", "x", "y")), (1.5,))
 
 
-def log(*reports: ClusterReport) -> str:
+def log(*reports: Report) -> str:
     lines = [REPORT_PREFIX + json.dumps(asdict(report)) for report in reports]
     return "\n".join(["a warning of Ray's", *lines, "another line", ""])
 
@@ -27,7 +26,7 @@ def log(*reports: ClusterReport) -> str:
 @pytest.fixture(autouse=True)
 def without_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copying all of sumgrad takes a while."""
-    monkeypatch.setattr(remote_probe, "copy_source", lambda folder: [folder / "sumgrad"])
+    monkeypatch.setattr(doctor, "copy_source", lambda folder: [folder / "sumgrad"])
 
 
 class RecordingClient(FakeRayJobsClient):
@@ -46,7 +45,7 @@ class RecordingClient(FakeRayJobsClient):
 
 def test_the_last_report_is_returned_and_nothing_is_left() -> None:
     client = RecordingClient()
-    client.memory.probe_log = log(replace(REPORT, cpus=1), REPORT)
+    client.memory.probe_log = log(Report(()), REPORT)
     assert run_probe(client) == REPORT
     assert client.memory.attempts == {}
 
@@ -57,7 +56,7 @@ def test_the_job_brings_the_code_and_paths_are_not_commands() -> None:
     run_probe(client, ["/x'; touch /evil; '"])
     ((command, modules),) = client.submitted
     assert command.startswith("${SUMGRAD_PYTHON:-python} -P -m sumgrad.jobs.service.host.probe ")
-    assert json.loads(shlex.split(command)[-1]) == ["/x'; touch /evil; '"]
+    assert json.loads(shlex.split(command)[-1])["data"] == ["/x'; touch /evil; '"]
     assert [module.rpartition("/")[2] for module in modules] == ["sumgrad"]
 
 
@@ -97,7 +96,7 @@ def test_a_job_that_fails_is_reported_with_its_last_line(
     assert "SUMGRAD_PYTHON" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1", "[" * 100_000, "{}", "3", '{"versions": 3}'])
+@pytest.mark.parametrize("text", ["", "{", "[1", "[" * 100_000, "{}", "3", '{"checks": 3}'])
 def test_a_damaged_report_is_refused(text: str) -> None:
     client = FakeRayJobsClient()
     client.memory.probe_log = REPORT_PREFIX + text
@@ -126,7 +125,7 @@ class HangingClient(FakeRayJobsClient):
 def test_a_job_that_does_not_end_in_time_is_stopped_and_deleted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote_probe, "PROBE_TIMEOUT_S", -1.0)
+    monkeypatch.setattr(doctor, "PROBE_TIMEOUT_S", -1.0)
     client = HangingClient()
     with pytest.raises(ServiceUnreachable, match="has not run a short job in"):
         run_probe(client)
@@ -135,10 +134,10 @@ def test_a_job_that_does_not_end_in_time_is_stopped_and_deleted(
 
 def test_ctrl_c_stops_and_deletes_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **named: float) -> None:
-        if named["timeout"] == remote_probe.PROBE_TIMEOUT_S:
+        if named["timeout"] == doctor.PROBE_TIMEOUT_S:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(remote_probe, "wait", interrupt)
+    monkeypatch.setattr(doctor, "wait", interrupt)
     client = HangingClient()
     with pytest.raises(KeyboardInterrupt):
         run_probe(client)
@@ -149,7 +148,7 @@ def test_the_job_is_deleted_after_ray_has_seen_its_end(monkeypatch: pytest.Monke
     client = FakeRayJobsClient()
     client.memory.probe_log = log(REPORT)
     sleeps: list[tuple[float, str]] = []
-    monkeypatch.setattr(remote_probe, "_SETTLE_S", 2.0)
+    monkeypatch.setattr(doctor, "_SETTLE_S", 2.0)
     monkeypatch.setattr(
         "time.sleep", lambda seconds: sleeps.append((seconds, client.memory.calls[-1]))
     )
