@@ -89,11 +89,7 @@ def rows_of_table(
 
 
 def check_same_columns(table: pa.Table, file: str, first: RawDataset) -> None:
-    """Raise unless a table has exactly the feature columns of the first file.
-
-    Raises:
-        DataError: A column is in only one of the two files.
-    """
+    """Raise `DataError` unless a table has exactly the feature columns of the first file."""
     here = {name for name in table.column_names if name not in first.label}
     different = sorted(here.symmetric_difference(first.columns))
     if len(here) != len(first.columns):

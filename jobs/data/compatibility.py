@@ -31,11 +31,7 @@ def read_like_training(
 
 
 def check_width(rows: RawDataset, schema: DataSchema) -> None:
-    """Raise unless rows have the features, and for a regression the targets, of training.
-
-    Raises:
-        DataError: Names the file and both numbers.
-    """
+    """Raise `DataError` unless rows have as many features, and targets, as training."""
     column = None
     if rows.x.shape[1] != schema.width:
         expected, found = f"{schema.width} features", str(rows.x.shape[1])
@@ -84,11 +80,7 @@ def match_labels(rows: RawDataset, known: tuple[Label, ...]) -> RawDataset:
 
 
 def check_range(rows: RawDataset, scaling: Scaling, dtype: DTypeLike) -> None:
-    """Raise unless all scaled features and all targets are finite in this dtype.
-
-    Raises:
-        DataError: Names file, column, row and value.
-    """
+    """Raise `DataError` unless all scaled features and all targets are finite in this dtype."""
     # Scaling is monotone, so the smallest and the largest value of a feature decide.
     limits = np.stack([rows.x.min(axis=0), rows.x.max(axis=0)])
     with np.errstate(over="ignore"):

@@ -161,11 +161,7 @@ def digest_values(x: NDArray[Any], labels: NDArray[Any]) -> str:
 
 
 def concatenate(pieces: list[RawDataset]) -> RawDataset:
-    """Return the rows of several files as one data set.
-
-    Raises:
-        DataError: A file differs from the first one in features or labels.
-    """
+    """Return the rows of files as one data set; raise `DataError` if features or labels differ."""
     first = pieces[0]
     for piece in pieces[1:]:
         _check_alike(piece, first)

@@ -31,11 +31,7 @@ def read_for_model(
 
 
 def check_writable(out: Path) -> None:
-    """Raise unless predictions can be written to a file.
-
-    Raises:
-        JobError: The ending is not .parquet or .csv, or the folder does not exist.
-    """
+    """Raise `JobError` unless the file ends in .parquet or .csv, and its folder exists."""
     if out.suffix not in (".parquet", ".csv"):
         raise JobError(f"{out}: predictions are written to a .parquet or a .csv file")
     if not out.parent.is_dir():
@@ -43,11 +39,7 @@ def check_writable(out: Path) -> None:
 
 
 def write_columns(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write columns to a Parquet or CSV file atomically.
-
-    Raises:
-        JobError: The ending is unknown, or the file cannot be written.
-    """
+    """Write columns to a Parquet or CSV file atomically; raise `JobError` if that fails."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 

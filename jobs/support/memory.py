@@ -44,12 +44,9 @@ def _available_on_machine() -> int:
 
 
 def check_memory_for_rows(size: int, file: str, *, free: int | None = None) -> None:
-    """Raise if rows of this number of bytes do not fit into memory twice: as read, and scaled.
+    """Raise `DataError` if rows of this number of bytes do not fit twice: as read, and scaled.
 
     ``free`` is the memory that was free before the file was read; by default what is free now.
-
-    Raises:
-        DataError: The rows do not fit; names the file.
     """
     free = available_bytes() if free is None else free
     if size > free // 2:
@@ -61,11 +58,7 @@ def check_memory_for_rows(size: int, file: str, *, free: int | None = None) -> N
 
 
 def check_memory_for_names(count: int, file: str) -> None:
-    """Raise if the names of this number of features do not fit into memory.
-
-    Raises:
-        DataError: The names do not fit; names the file.
-    """
+    """Raise `DataError` if the names of this number of features do not fit into memory."""
     needed, free = count * _NAME_BYTES, available_bytes()
     if needed > free // 2:
         problem = f"the names of its {count:,} features take {_gib(needed)}, and {_has_free(free)}"
@@ -119,11 +112,7 @@ def _check_regular(status: os.stat_result, path: Path) -> None:
 
 
 def check_memory_for_network(network: Network, microbatch_size: int) -> None:
-    """Raise unless this machine has the memory to train a network.
-
-    Raises:
-        SpecError: The network does not fit.
-    """
+    """Raise `SpecError` unless this machine has the memory to train a network."""
     widths = sum(inputs + outputs for inputs, outputs in network.layout.widths)
     activations = _ACTIVATION_COPIES * microbatch_size * widths
     numbers = _PARAMETER_COPIES * network.layout.size + activations

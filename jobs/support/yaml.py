@@ -109,11 +109,7 @@ class YamlTree(NamedTuple):
 
 
 def parse_yaml(text: str, source: str) -> YamlTree:
-    """Parse one document; messages name its source.
-
-    Raises:
-        SpecError: The document is not YAML, too large, or has a duplicate key; names the line.
-    """
+    """Parse one document; raise `SpecError` with its source and line if that is not possible."""
     if len(text.encode(errors="replace")) > MAX_BYTES:
         raise SpecError(f"larger than {MAX_BYTES >> 20} MiB; that is not a job spec", key=source)
     try:

@@ -34,12 +34,7 @@ class CsvSource(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes.
-
-        Raises:
-            DataError: The rows so far do not fit into memory.
-            OSError, EOFError, zlib.error: The file is damaged.
-        """
+        """Return the next bytes; raise `DataError` if the rows so far do not fit into memory."""
         block = self._file.read(-1 if size is None else size)
         lines = max(block.count(b"\n"), block.count(b"\r"))
         values = block.count(self._delimiter) + lines
@@ -84,11 +79,7 @@ def _read(path: Path, delimiter: str, block_bytes: int) -> pa.Table:
 
 
 def _raise_at_ragged_row(path: Path, delimiter: str, block_bytes: int) -> None:
-    """Read again in one thread, because only then does Arrow know the number of the row.
-
-    Raises:
-        DataError: Names the row.
-    """
+    """Read again in one thread, because only then does Arrow know the number of the row."""
     ragged: list[csv.InvalidRow] = []
 
     def keep(row: csv.InvalidRow) -> str:

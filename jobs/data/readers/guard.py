@@ -37,15 +37,11 @@ class ReadGuard:
         self._size = 0
 
     def add(self, size: int) -> None:
-        """Count bytes that are read, or about to be read.
-
-        Raises:
-            DataError: All bytes together do not fit into memory.
-        """
+        """Count bytes that are read, or about to be read, and `check` their sum."""
         self.check(self._size + size)
 
     def check(self, total: int) -> None:
-        """Like `add`, with the bytes of all rows so far."""
+        """Raise `DataError` if this number of bytes, of all rows so far, do not fit into memory."""
         self._check_stop()
         self._size = total
         check_memory_for_rows(total, self._file, free=self._free)
