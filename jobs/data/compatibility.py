@@ -15,7 +15,12 @@ _LISTED_CLASSES = 12
 
 
 def read_like_training(
-    source: str, split: str, schema: DataSchema, known: tuple[Label, ...], *, labels: bool = True
+    source: str,
+    split: str,
+    schema: DataSchema,
+    known: tuple[Label, ...],
+    *,
+    with_labels: bool = True,
 ) -> RawDataset:
     """Read rows with the columns of training, and with the known labels or without labels.
 
@@ -23,7 +28,7 @@ def read_like_training(
         DataNotFound: A file or a column does not exist.
         DataError: Rows differ from those of training; names file and row.
     """
-    label = schema.label if labels else ()
+    label = schema.label if with_labels else ()
     is_regression = schema.kind == "numbers"
     rows = read_dataset(source, split, label, schema.columns_to_read, numeric_labels=is_regression)
     check_width(rows, schema)
@@ -32,19 +37,16 @@ def read_like_training(
 
 def check_width(rows: RawDataset, schema: DataSchema) -> None:
     """Raise `DataError` unless rows have as many features, and targets, as training."""
+    is_regression = schema.kind == "numbers" and rows.labels is not None
+    targets = rows.targets.shape[1] if is_regression else schema.outputs
     column = None
     if rows.x.shape[1] != schema.width:
         expected, found = f"{schema.width} features", str(rows.x.shape[1])
     elif schema.image_shape and rows.image_shape and schema.image_shape != rows.image_shape:
         sizes = [f"{height}×{width}" for height, width in (schema.image_shape, rows.image_shape)]
         expected, found = f"images of {sizes[0]}", sizes[1]
-    elif (
-        schema.kind == "numbers"
-        and rows.labels is not None
-        and rows.labels.shape[1] != schema.outputs
-    ):
-        expected, found = plural(schema.outputs, "target"), str(rows.labels.shape[1])
-        column = rows.label[0]
+    elif targets != schema.outputs:
+        expected, found, column = plural(schema.outputs, "target"), str(targets), rows.label[0]
     else:
         return
     message = f"expected {expected} as in training, found {found}"

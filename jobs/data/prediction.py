@@ -25,7 +25,7 @@ def read_for_model(
         DataError: Rows do not fit the model; names file, column and row.
     """
     known = schema.seen if schema.reject is None else (*schema.seen, schema.reject)
-    rows = read_like_training(source, "test", schema, known, labels=with_labels)
+    rows = read_like_training(source, "test", schema, known, with_labels=with_labels)
     check_range(rows, schema.scaling, dtype)
     return rows
 
