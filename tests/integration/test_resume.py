@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -22,9 +21,12 @@ from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
 
-EPOCHS = 1000
-#: Longer than MLflow takes to register the run, so that a kill comes between two checkpoints.
-LONG = (*chaos.SPEC, "--set", f"stop.max_epochs={EPOCHS}")
+EPOCHS = 400
+#: Some seconds of training, which start when MLflow has registered the run.
+LONG = (
+    *(*chaos.SPEC, "--set", "optimizer.batch_size=8", "--set", f"stop.max_epochs={EPOCHS}"),
+    *("--set", "tracking.on_unavailable=fail"),
+)
 
 
 def curves(folder: Folder) -> Mapping[str, list[tuple[int, float]]]:
@@ -45,33 +47,29 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Fol
     return folder
 
 
-@dataclass(frozen=True)
-class KilledRun:
-    """A folder whose driver was killed between two checkpoints, and a copy of it."""
-
-    folder: Folder
-    copy: Path
-
-    def restore(self) -> Folder:
-        """Undo all changes of the folder; the paths in its files stay valid."""
-        shutil.rmtree(self.folder.path)
-        shutil.copytree(self.copy, self.folder.path)
-        return self.folder
-
-
 @pytest.fixture(scope="module")
-def killed_run(tmp_path_factory: pytest.TempPathFactory, database: Path) -> KilledRun:
+def killed_run(tmp_path_factory: pytest.TempPathFactory, database: Path) -> tuple[Folder, Path]:
+    """A folder whose driver was killed between two checkpoints, and a copy of it."""
     folder = make_folder(tmp_path_factory.mktemp("killed"), database)
     end(folder, signal.SIGKILL)
     copy = tmp_path_factory.mktemp("copies") / "killed"
     shutil.copytree(folder.path, copy)
-    return KilledRun(folder, copy)
+    return folder, copy
 
 
 @pytest.fixture
-def killed(killed_run: KilledRun) -> Folder:
-    """A folder with a killed run that the test may change."""
-    return killed_run.restore()
+def killed(killed_run: tuple[Folder, Path]) -> Folder:
+    """A folder with a killed run that the test may change; each test has it at the same path."""
+    folder, copy = killed_run
+    shutil.rmtree(folder.path / "runs")
+    shutil.copytree(copy, folder.path, dirs_exist_ok=True, ignore=lambda *_: ["mlflow.db"])
+    # In place, because this process may have the database open.
+    with (
+        contextlib.closing(sqlite3.connect(copy / "mlflow.db")) as source,
+        contextlib.closing(sqlite3.connect(folder.path / "mlflow.db")) as target,
+    ):
+        source.backup(target)
+    return folder
 
 
 def check_same_as_undisturbed(folder: Folder, undisturbed: Folder) -> None:
@@ -169,8 +167,8 @@ def test_a_changed_job_is_refused_with_every_difference(killed: Folder) -> None:
     kept = (newest / "state.json").read_bytes()
     for override, difference in {
         "optimizer.eta=0.1": "optimizer.eta was 0.01 and is 0.1",
-        "cluster.microbatch_size=3": "microbatch_size.train was 4 and is 3",
-        # A step has 4 rows, so that only evaluations have larger microbatches.
+        "cluster.microbatch_size=3": "microbatch_size.train was 8 and is 3",
+        # A step has 8 rows, so that only evaluations have larger microbatches.
         "cluster.microbatch_size=20": "microbatch_size.validation was 10 and is 20",
         "model.layers[0].units=7": "model.layers.0.units was 800 and is 7",
     }.items():
@@ -340,7 +338,7 @@ def test_an_unknown_run_is_refused(folder: Folder, run: str) -> None:
 def test_kills_at_random_moments(folder: Folder, undisturbed: Folder) -> None:
     """The small form of ``python -m tests.integration.chaos``."""
     finished = chaos.run_with_kills(folder, 3, seed=7, spec=LONG)
-    assert len(finished.checkpoints) == 3
+    assert finished.checkpoints
     assert finished.epochs == list(range(1, EPOCHS + 1))
     check_same_as_undisturbed(folder, undisturbed)
 
