@@ -156,7 +156,7 @@ class ProcessReducer(GradientReducer):
 
     def _dispatch_idle(self, step: ReductionStep) -> None:
         """Give microbatches to idle workers as long as there are any."""
-        if step.schedule.complete:
+        if step.schedule.complete or time.monotonic() < step.paused_until:
             return
         for worker in self._idle_workers(step):
             microbatches = step.schedule.next_assignment(worker) or self._speculate(step, worker)
@@ -194,6 +194,9 @@ class ProcessReducer(GradientReducer):
 
         Workers that are late already have been helped, or else no worker would be idle.
         """
+        pause = step.paused_until - time.monotonic()
+        if pause > 0:
+            return pause
         if not self._idle_workers(step):
             return SUPERVISION_INTERVAL_S
         waits = [

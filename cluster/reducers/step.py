@@ -1,5 +1,6 @@
 """What the driver knows about the step that is being reduced."""
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from sumgrad.cluster.transport.messages import Failed
 _MAX_FAILED_WORKERS, _MAX_FAILURES = 2, 3
 #: … or this many have exited or frozen while computing it, since a few may do so by chance.
 _MAX_DEATHS = 3
+#: Pause before the last attempt: a machine that is lost takes all its workers with it, and until
+#: the driver has noticed that, it could give the microbatch to one of them.
+_PAUSE_S = 0.5
 
 
 @dataclass
@@ -40,6 +44,8 @@ class ReductionStep:
     failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     #: For each microbatch, how many workers exited or froze while computing it.
     deaths: Counter[int] = field(default_factory=Counter)
+    #: No microbatch is assigned before this time, in seconds of the monotonic clock.
+    paused_until: float = 0.0
 
     @property
     def kind(self) -> Hashable:
@@ -65,6 +71,8 @@ class ReductionStep:
     def record_death(self, worker: int, microbatch: int, rows: Sequence[int]) -> None:
         """Record that a worker exited or froze; raise if too many did in this microbatch."""
         self.deaths[microbatch] += 1
+        if self.deaths[microbatch] == _MAX_DEATHS - 1:
+            self.paused_until = time.monotonic() + _PAUSE_S
         if self.deaths[microbatch] >= _MAX_DEATHS:
             cause = f"{_MAX_DEATHS} workers exited or froze while they computed it"
             raise self._error(worker, microbatch, cause, rows)

@@ -4,7 +4,7 @@ import os
 import random
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from sumgrad.cluster.compute.worker import Task
 from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning import stragglers
+from sumgrad.cluster.planning.plan import Plan
 from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.reducers.step import ReductionStep
@@ -24,6 +25,7 @@ from sumgrad.cluster.transport.server import Event
 from sumgrad.cluster.workers.launcher import Placement
 from tests.cluster.processes import ProcessLauncher
 from tests.cluster.small_job import (
+    ROWS,
     TASK,
     SmallJob,
     assert_undisturbed,
@@ -143,6 +145,42 @@ def test_other_tasks_can_be_computed_after_a_microbatch_that_kills_its_workers(
         with pytest.raises(MicrobatchFailed, match="3 workers exited or froze"):
             reducer.reduce(TASK, job.W)
         assert sum_bytes(reducer, job) == expected_sum(small_job)
+
+
+def test_workers_lost_together_do_not_count_against_their_microbatch(
+    small_job: SmallJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two die while they compute the only microbatch; the third is lost before its next attempt."""
+    plans = {"full": Plan(ROWS, None, ROWS)}
+    whole = replace(small_job, workload=replace(small_job.workload, plans=plans))
+    expected = expected_sum(whole)
+    job = whole.with_source(DeadlySource, 100, 2, str(tmp_path))
+    record_death = ReductionStep.record_death
+    third: list[int] = []
+    with running(job, 3) as reducer:
+        before, events = reducer.pids, reducer._group.events
+
+        def freeze_the_third(
+            step: ReductionStep, worker: int, microbatch: int, rows: Sequence[int]
+        ) -> None:
+            record_death(step, worker, microbatch, rows)
+            if step.deaths[microbatch] == 2:
+                dead = {int((tmp_path / name).read_text()) for name in "01"}
+                third.extend(worker for worker, pid in before.items() if pid not in dead)
+                os.kill(before[third[0]], signal.SIGSTOP)
+
+        def lose_the_third(timeout: float) -> Iterator[Event]:
+            # The driver has assigned what it wants to assign, and waits for events.
+            while third:
+                lost = third.pop()
+                kill(before[lost])
+                wait_until_readable(reducer._group.workers[lost].connection)
+            return events(timeout)
+
+        monkeypatch.setattr(ReductionStep, "record_death", freeze_the_third)
+        monkeypatch.setattr(reducer._group, "events", lose_the_third)
+        assert sum_bytes(reducer, job) == expected
+        assert not set(reducer.pids.values()) & set(before.values())
 
 
 # --- frozen, stuck, slow
