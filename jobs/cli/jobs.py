@@ -102,25 +102,16 @@ def submit(
     with _detach_on_interrupt("interrupted", f"to see whether the cluster has the job: {status}"):
         attempt, is_new = send(submission, client)
     state = "submitted" if is_new else "was submitted before"
-    lines = [f"job {job_id} {state}: {client.cluster.label}"]
-    if not follow:
-        lines += [
-            f"Follow its log:  sumgrad logs -f {job_id}{option}",
-            f"See its state:   sumgrad status {job_id}{option}",
-            f"Stop it:         sumgrad stop {job_id}{option}",
-        ]
-    typer.echo("\n".join(lines), err=as_json)
+    typer.echo(f"job {job_id} {state}: {client.cluster.label}", err=as_json)
     if follow:
         _follow(client, option, attempt, job_id, as_json)
-    elif as_json:
-        print_json(
-            {
-                "id": job_id,
-                "submission_id": attempt,
-                "is_new": is_new,
-                "cluster": client.cluster.address,
-            }
-        )
+        return
+    typer.echo(f"Follow its log:  sumgrad logs -f {job_id}{option}", err=as_json)
+    typer.echo(f"See its state:   sumgrad status {job_id}{option}", err=as_json)
+    typer.echo(f"Stop it:         sumgrad stop {job_id}{option}", err=as_json)
+    if as_json:
+        value = {"id": job_id, "submission_id": attempt, "is_new": is_new}
+        print_json(value | {"cluster": client.cluster.address})
 
 
 @app.command()

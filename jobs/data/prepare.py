@@ -66,7 +66,7 @@ class PreparedData:
 
     def describe(self, split: str, rows: Sequence[int]) -> str:
         """Return the files and rows that some rows of a split were read from."""
-        dataset = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        dataset: Dataset | None = getattr(self, split)
         return "" if dataset is None else dataset.origin.describe(rows)
 
 
