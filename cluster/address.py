@@ -8,8 +8,7 @@ from sumgrad.cluster.errors import ClusterUnreachable
 #: Addresses that are not those of a host.
 NAMED_ADDRESSES = ("inline", "local", "auto")
 
-#: Seconds within which a host has to accept a connection.
-CONNECT_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 3.0  #: Seconds within which a host has to accept a connection.
 #: Seconds within which Ray's head has to reply; a busy one takes a moment.
 _REPLY_TIMEOUT_S = 10.0
 #: The client's connection preface of HTTP/2, on which gRPC is based, with an empty SETTINGS frame.

@@ -14,8 +14,7 @@ from filelock import FileLock, Timeout
 _PREFIX = "sumgrad-"
 #: Locked by the process that uses the directory; the operating system unlocks it with its end.
 _LOCK_NAME = "owner.lock"
-#: Unix sockets in the directory need short paths.
-_MAX_PARENT_LENGTH = 16
+_MAX_PARENT_LENGTH = 16  #: Unix sockets in the directory need short paths.
 
 
 @contextlib.contextmanager

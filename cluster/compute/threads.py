@@ -85,9 +85,8 @@ class ThreadedWorker:
             raise
         finally:
             failures = [future.exception() for future in futures]
-        for failure in failures:
-            if failure is not None:
-                raise failure
+        for failure in filter(None, failures):
+            raise failure
         return schedule.nodes()
 
     def prefetch(self, task: Task, microbatch: int) -> None:

@@ -193,11 +193,9 @@ class GradientWorker:
         return self.workload.sources[task.source].read(rows, out)
 
     def prefetch(self, task: Task, index: int) -> None:
-        """Read the rows of a microbatch that is likely to be next.
-
-        An error is ignored here; it recurs when the microbatch is computed.
-        """
+        """Read the rows of a microbatch that is likely to be next."""
         plan = self.workload.plan(task)
         if index < plan.num_microbatches:
+            # An error recurs when the microbatch is computed.
             with contextlib.suppress(Exception):
                 self._prefetched = (task, index, self._read(task, plan, index))

@@ -106,8 +106,7 @@ class TreeReduction:
 def maximal_nodes(nodes: Iterable[Node]) -> list[Node]:
     """Return the nodes that lie within no other, from left to right.
 
-    Two nodes of a tree are disjoint or nested, so the result covers every leaf that any of the
-    nodes covers exactly once.
+    Two nodes are disjoint or nested, so each leaf that any of them covers is covered once.
     """
     maximal: list[Node] = []
     for node in sorted(nodes, key=lambda node: (node.leaves.start, -node.level)):
@@ -121,10 +120,7 @@ def reduce_nodes(
     num_leaves: int,
     add_pairs: Callable[[list[tuple[Array, Array]]], None],
 ) -> TreeReduction:
-    """Return the tree over disjoint nodes, all their gradients added in one call.
-
-    ``add_pairs`` computes ``left += right`` for each pair, in the order given.
-    """
+    """Return the tree over disjoint nodes; ``add_pairs`` adds all pairs of gradients in order."""
     pairs: list[tuple[Array, Array]] = []
 
     def defer(left: Array, right: Array) -> Array:

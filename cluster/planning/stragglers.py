@@ -17,8 +17,7 @@ _MIN_HANG_S = 5.0
 #: Seconds until a hang is assumed while nothing of its kind has been measured. They double after
 #: each hang, because some microbatches are slow without being stuck.
 _UNMEASURED_HANG_S = 60.0
-#: Weight of a new measurement in the moving average.
-_NEWEST_WEIGHT = 0.1
+_NEWEST_WEIGHT = 0.1  #: Weight of a new measurement in the moving average.
 
 
 class StragglerDetector:

@@ -21,10 +21,7 @@ T = TypeVar("T")
 
 
 class RayLauncher(Launcher):
-    """Starts each worker's process as an actor; the workload is put into the object store once.
-
-    `env_vars` is the environment of the processes, if they do not inherit this one's.
-    """
+    """Starts each worker's process as an actor; the workload is put into the object store once."""
 
     def __init__(
         self,
@@ -35,8 +32,7 @@ class RayLauncher(Launcher):
         self._placement = placement
         self._env_vars = {"env_vars": dict(env_vars)} if env_vars else None
         self._watch = DaemonWatch.current
-        #: Whether Ray does not answer any more.
-        self._has_failed = False
+        self._has_failed = False  #: Whether Ray does not answer any more.
         #: Of type Any, because Ray adds `remote` to their methods at run time.
         self._actors: dict[int, Any] = {}
         #: For each worker, the result of its `serve` method, or why it could not be started.
@@ -103,7 +99,6 @@ class RayLauncher(Launcher):
             self.kill(worker)
 
     def backend_failure(self, *, starting: bool) -> str | None:
-        """Return which daemon of a private instance has exited, or is suspended at the start."""
         if self._watch is None:
             return None
         failure = self._watch.failure() if starting else self._watch.exited()

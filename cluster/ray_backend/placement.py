@@ -157,7 +157,7 @@ def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
     demand = Demand.new(min(policy.min_workers, workers), workers + policy.extra_workers)
     groups, monitor = JobGroups(demand), ClusterMonitor(demand)
     try:
-        required = groups.create_required()
+        required = groups.create("required", demand.min_cpus)
         placement_groups.wait_for_group(required, demand.min_cpus, policy)
         monitor.start()
         placement = GroupPlacement(groups, required, monitor)

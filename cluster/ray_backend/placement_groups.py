@@ -27,8 +27,7 @@ from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 _logger = logging.getLogger(__name__)
 
-#: Seconds until CPUs that were just released count as free.
-_SETTLE_S = 2.0
+_SETTLE_S = 2.0  #: Seconds until CPUs that were just released count as free.
 #: Seconds between two looks whether a group has its CPU; Ray itself waits in whole seconds.
 _POLL_S = 0.05
 #: Seconds between two refreshes …
@@ -36,8 +35,7 @@ _INTERVAL_S = 2.0
 #: … unless one takes more than this part of the time: Ray's table has all groups of a cluster's
 #: lifetime, and 2,000 of them take 66 ms to read.
 _MAX_LOAD = 1 / 50
-#: Seconds that `ClusterMonitor.close` waits for a refresh.
-_CLOSE_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 5.0  #: Seconds that `ClusterMonitor.close` waits for a refresh.
 
 
 class JobGroups:
@@ -48,15 +46,12 @@ class JobGroups:
         self._groups: list[PlacementGroup] = []
         self._numbers = count()
 
-    def create_required(self) -> PlacementGroup:
-        """Create the group with the job's minimum of CPUs."""
-        return self._create("required", self.demand.min_cpus)
-
     def create_extra(self) -> PlacementGroup:
         """Create a group with one more CPU."""
-        return self._create(f"extra{next(self._numbers)}", 1)
+        return self.create(f"extra{next(self._numbers)}", 1)
 
-    def _create(self, kind: str, cpus: int) -> PlacementGroup:
+    def create(self, kind: str, cpus: int) -> PlacementGroup:
+        """Create a group of this kind, see `Demand.group_name`."""
         group: PlacementGroup = placement_group(
             [{"CPU": 1}] * cpus, strategy="PACK", name=self.demand.group_name(kind)
         )
@@ -141,11 +136,9 @@ class ClusterMonitor:
     """Where a job's CPUs are, and how many it may have."""
 
     def __init__(self, demand: Demand) -> None:
-        #: The number of CPUs that the job may have.
-        self.share = demand.max_cpus
+        self.share = demand.max_cpus  #: The number of CPUs that the job may have.
         self._demand = demand
-        #: The share that the last refresh found.
-        self._last_share = demand.max_cpus
+        self._last_share = demand.max_cpus  #: The share that the last refresh found.
         #: For each group, the nodes of its bundles.
         self._nodes: dict[str, Mapping[int, str]] = {}
         self._duration = 0.0

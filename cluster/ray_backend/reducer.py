@@ -13,13 +13,9 @@ from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 
 class RayReducer(ProcessReducer):
-    """Workers on the Ray cluster that this process is connected to.
+    """Workers on the Ray cluster that this process is connected to, each with one CPU at first.
 
-    Args:
-        workload: Network, rows and plans.
-        workers: The number of CPUs to start with.
-        env_vars: Environment of the workers' processes, if they do not inherit this one's.
-        policy: The minimum of workers, and how many may join.
+    `env_vars` is the environment of their processes, if they do not inherit this one's.
     """
 
     def __init__(

@@ -16,8 +16,7 @@ from sumgrad.cluster.errors import ClusterUnreachable
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the daemons.
-_POLL_S = 0.1
+_POLL_S = 0.1  #: Seconds between two looks at the daemons.
 #: Ray's daemons on this machine, by the names of their processes.
 _DAEMONS = ("gcs_server", "raylet")
 _EXITED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)

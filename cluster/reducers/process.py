@@ -50,8 +50,7 @@ class ProcessReducer(GradientReducer):
         self._workload = workload
         self._step_id = 0
         self._stragglers = StragglerDetector()
-        #: By worker; idle workers are not in it.
-        self._in_flight: dict[int, InFlight] = {}
+        self._in_flight: dict[int, InFlight] = {}  #: By worker; idle workers are not in it.
         self._last_watch = time.monotonic()
         with contextlib.ExitStack() as resources:
             resources.callback(placement.close)

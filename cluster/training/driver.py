@@ -64,22 +64,18 @@ class ParameterDriver:
     should_stop: Callable[[], StopReason | None] = lambda: None
 
     def run(self, start: Array | Snapshot) -> TrainingResult:
-        """Train until there is a reason to stop.
-
-        ``start`` is the initial parameters, flat, (N,), which are not changed, or the snapshot of
-        an earlier run, which is resumed bit by bit.
-        """
+        """Train from initial parameters, (N,), or resume an earlier run bit by bit; then stop."""
         if isinstance(start, Snapshot):
             state = TrainingState.restore(start, self.reducer)
         else:
             state = TrainingState.initial(start, self.config.optimizer, self.reducer)
         try:
-            with contextlib.closing(
-                ChunkedOptimizer(self.config.optimizer, state.W.size)
-            ) as optimizer:
+            chunked = ChunkedOptimizer(self.config.optimizer, state.W.size)
+            with contextlib.closing(chunked) as optimizer:
                 return self._run(state, optimizer)
         finally:
-            state.release(self.reducer)
+            for vector in (state.W, state.next, state.last_finite):
+                self.reducer.release(vector)
 
     def _run(self, state: TrainingState, optimizer: ChunkedOptimizer) -> TrainingResult:
         try:

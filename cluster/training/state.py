@@ -157,19 +157,12 @@ class TrainingState:
         epoch.eta = eta
         epoch.seconds += seconds
 
-    def release(self, reducer: GradientReducer) -> None:
-        """Release the reducer's vectors."""
-        for vector in (self.W, self.next, self.last_finite):
-            reducer.release(vector)
-
 
 def _restore_report(values: Mapping[str, Any] | None) -> EpochReport | None:
     if values is None:
         return None
-    report = EpochReport(**values)
-    if report.validation is None:
-        return report
-    return replace(report, validation=Evaluation(**values["validation"]))
+    validation = values["validation"] and Evaluation(**values["validation"])
+    return EpochReport(**{**values, "validation": validation})
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,10 @@ class SharedBufferPool:
     """The driver's vectors and the table of `ClaimTable`, mapped by the workers of its machine."""
 
     def __init__(self, size: int, dtype: str, max_workers: int) -> None:
-        #: The vectors, (size,) each, by their indices.
-        self.arrays: list[Array] = []
+        self.arrays: list[Array] = []  #: The vectors, (size,) each, by their indices.
         self._size, self._dtype = size, dtype
         self._descriptors: list[int] = []
-        #: Indices of vectors that were released.
-        self._free: list[int] = []
+        self._free: list[int] = []  #: Indices of vectors that were released.
         #: Connections of workers that map the vectors; some may have closed.
         self._subscribers: list[Connection] = []
         self._claims_descriptor, self.claims = shared_memory.create((max_workers, 2), "int64")

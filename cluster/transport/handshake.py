@@ -13,8 +13,7 @@ from typing import Literal
 from sumgrad.cluster.errors import AuthenticationError, ConnectionClosed
 from sumgrad.cluster.transport.connection import Connection
 
-#: Seconds within which a peer has to authenticate.
-HANDSHAKE_TIMEOUT_S = 5.0
+HANDSHAKE_TIMEOUT_S = 5.0  #: Seconds within which a peer has to authenticate.
 #: A peer that is silent this long is probed, and disconnected if it does not answer: in seconds,
 #: except TCP_USER_TIMEOUT, which is in milliseconds.
 _KEEPALIVE = {"KEEPIDLE": 5, "KEEPINTVL": 5, "KEEPCNT": 3, "USER_TIMEOUT": 20_000}
@@ -34,11 +33,11 @@ class Address:
 
 def connect(address: Address, secret: bytes) -> Connection:
     """Connect to the driver and authenticate."""
-    connected = _open_socket(address)
     try:
-        return authenticate(connected, secret, "worker")
+        return authenticate(_open_socket(address), secret, "worker")
     except OSError as error:
-        raise ConnectionClosed(str(error)) from None
+        where = " at {}:{}".format(*address.remote) if address.remote else ""
+        raise ConnectionClosed(f"the driver does not answer{where}: {error}") from None
 
 
 def authenticate(connected: socket.socket, secret: bytes, role: Role) -> Connection:
@@ -108,16 +107,12 @@ def _open_socket(address: Address) -> socket.socket:
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connected.connect(address.local)
-        except OSError as error:
+        except OSError:
             connected.close()
             if address.remote is None:
-                raise ConnectionClosed(f"the driver does not answer: {error}") from None
+                raise
         else:
             return connected
     if address.remote is None:
         raise ConnectionClosed("the driver listens on no address")
-    try:
-        return socket.create_connection(address.remote, timeout=HANDSHAKE_TIMEOUT_S)
-    except OSError as error:
-        host, port = address.remote
-        raise ConnectionClosed(f"the driver does not answer at {host}:{port}: {error}") from None
+    return socket.create_connection(address.remote, timeout=HANDSHAKE_TIMEOUT_S)

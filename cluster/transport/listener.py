@@ -11,12 +11,10 @@ from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.handshake import Address, authenticate
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
 
-#: Connections that the operating system holds until they are accepted.
-_BACKLOG = 128
+_BACKLOG = 128  #: Connections that the operating system holds until they are accepted.
 #: Peers that may be authenticating at a time; one more disconnects the oldest of them.
 _MAX_HANDSHAKES = 64
-#: Pause after an error of the operating system, in seconds.
-_PAUSE_S = 0.1
+_PAUSE_S = 0.1  #: Pause after an error of the operating system, in seconds.
 
 
 class Listener:
@@ -48,8 +46,7 @@ class Listener:
         self.accepted: SelectableQueue[Connection] = SelectableQueue()
         #: Guards `_handshakes`, and keeps `close` from missing a connection.
         self._lock = threading.Lock()
-        #: Set by `close` alone.
-        self._closed = threading.Event()
+        self._closed = threading.Event()  #: Set by `close` alone.
         #: Peers that are authenticating, oldest first; each one's thread removes it.
         self._handshakes: dict[socket.socket, None] = {}
         for listening in self._sockets:

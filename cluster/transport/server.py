@@ -79,7 +79,7 @@ class WorkerServer:
     """Accepts workers and multiplexes their messages.
 
     Args:
-        host: This machine's address for workers on other machines, or None.
+        host: As for `Listener`.
         admit: Returns whether to accept a worker, given its first message; replies to it if so.
         allocate: Returns the arrays for those that follow a message from another machine.
     """

@@ -30,17 +30,14 @@ class Launcher(ABC):
 
 
 class Placement:
-    """The CPUs of a job's workers; by default one for each, none of which come or go.
-
-    `host` is this machine's address for workers on other machines, or None.
-    """
+    """The CPUs of a job's workers; by default one for each, none of which come or go."""
 
     def __init__(
         self, initial_workers: int, extra_workers: int = 0, host: str | None = None
     ) -> None:
         self.initial_workers = initial_workers
         self.extra_workers = extra_workers
-        self.host = host
+        self.host = host  #: This machine's address for workers on other machines.
 
     def is_required(self, worker: int) -> bool:
         """Return whether a worker is part of the minimum, which is never released."""

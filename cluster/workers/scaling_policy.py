@@ -9,8 +9,7 @@ from sumgrad.cluster.errors import ClusterUnreachable
 
 _logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the workers.
-SUPERVISION_INTERVAL_S = 1.0
+SUPERVISION_INTERVAL_S = 1.0  #: Seconds between two looks at the workers.
 #: Seconds within which lost workers are replaced before there are too few.
 _REPLACEMENT_S = 10.0
 _DAY_S = 86_400

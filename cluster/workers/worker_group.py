@@ -21,8 +21,7 @@ from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, Quoru
 
 _logger = logging.getLogger(__name__)
 
-#: Seconds after which a wait for the first processes is logged.
-_LOG_AFTER_S = 10.0
+_LOG_AFTER_S = 10.0  #: Seconds after which a wait for the first processes is logged.
 #: Consecutive failures to start after which the job ends, where it has not started yet.
 _MAX_ATTEMPTS = 3
 
@@ -48,8 +47,7 @@ class WorkerGroup:
         self._threads: dict[int, int] = {}
         #: Whether `start` is running, to which a worker that cannot join is an error.
         self._is_starting = False
-        #: When `supervise` is due.
-        self._next_supervision = 0.0
+        self._next_supervision = 0.0  #: When `supervise` is due.
         self._server = WorkerServer(placement.host, self._admit, buffers.allocate)
         self.workers, self.events = self._server.workers, self._server.events
 

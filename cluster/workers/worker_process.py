@@ -22,8 +22,7 @@ from sumgrad.model.validation import Array
 #: A worker polls this many seconds for its next message before it blocks, as long as its recent
 #: waits were shorter. A core that sleeps takes 50 to 100 µs to wake, and so does the sender's.
 SPIN_S = 0.0005
-#: Weight of the newest wait in the running mean.
-_NEWEST_WAIT = 0.2
+_NEWEST_WAIT = 0.2  #: Weight of the newest wait in the running mean.
 
 
 class WorkerProcess:
@@ -63,8 +62,7 @@ class Session:
         self._unannounced: list[tuple[int, int]] = []
         #: The step that is being computed, and the number of vectors sent for it.
         self._step_id, self._num_sent = 0, 0
-        #: Running mean of the seconds spent waiting for the driver.
-        self._mean_wait = 0.0
+        self._mean_wait = 0.0  #: Running mean of the seconds spent waiting for the driver.
 
     def run(self) -> None:
         """Introduce the worker, then handle messages until the connection closes."""

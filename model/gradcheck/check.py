@@ -26,10 +26,8 @@ from sumgrad.model.parameters import Parameters
 from sumgrad.model.random_streams import RandomStream, Stream
 from sumgrad.model.validation import Array
 
-#: The largest relative error that counts as agreement.
-TOLERANCE = 1e-6
-#: At how many perturbed points a probe that disagrees is repeated.
-RETRIES = 3
+TOLERANCE = 1e-6  #: The largest relative error that counts as agreement.
+RETRIES = 3  #: At how many perturbed points a probe that disagrees is repeated.
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,8 @@ REFINEMENT = 16
 #: The relative difference of the one-sided quotients above which a kink is suspected; curvature
 #: alone causes about h.
 KINK = 1e-3
-#: The relative size of perturbations.
-PERTURBATION = 1e-2
-#: The rounding error of a divergence, in units of its last place.
-ROUNDINGS = 16
+PERTURBATION = 1e-2  #: The relative size of perturbations.
+ROUNDINGS = 16  #: The rounding error of a divergence, in units of its last place.
 
 
 @dataclass(frozen=True)
