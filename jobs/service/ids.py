@@ -36,23 +36,10 @@ def is_job_id(text: str) -> bool:
 
 
 def check_job_id(text: str) -> str:
-    """Return a job id that a user chose.
-
-    Raises:
-        SubmissionError: It is not valid.
-    """
+    """Return a job id that a user chose, or raise `SubmissionError` if it is invalid."""
     if not is_job_id(text):
         raise SubmissionError(
             f"'{text}' cannot be a job's id",
             hint="3 to 63 letters, digits, dashes and underscores, a letter or a digit first",
         )
     return text
-
-
-def submission_id(job_id: str, attempt: int) -> str:
-    """Return the id of an attempt in Ray.
-
-    >>> submission_id("digits-1", 1), submission_id("digits-1", 2)
-    ('digits-1', 'digits-1~2')
-    """
-    return job_id if attempt == 1 else f"{job_id}~{attempt}"

@@ -22,11 +22,7 @@ _LOG_TIMEOUT_S, _ALL_LOGS_TIMEOUT_S = 5.0, 10.0
 
 
 def get_status(client: RayJobsClient, job_id: str) -> tuple[Status, RunView]:
-    """Return the status of a job, and its run in MLflow.
-
-    Raises:
-        JobNotFound: There is no such job.
-    """
+    """Return the status of a job, and its run in MLflow, or raise `JobNotFound`."""
     try:
         job = find_job(client, job_id)
     except JobNotFound as error:

@@ -54,7 +54,6 @@ def find_job(client: RayJobsClient, text: str) -> Job:
 
     Raises:
         JobNotFound: There is none, or several.
-        ServiceUnreachable: The cluster does not answer.
     """
     jobs = {job.job_id: job for job in group_by_job(client.list_attempts())}
     if text in jobs:

@@ -107,11 +107,7 @@ def find_runs(cluster: Cluster, job_id: str | None = None) -> Mapping[str, RunVi
 
 
 def mark_deleted(cluster: Cluster, run: RunView) -> None:
-    """Record in MLflow that a job was deleted from its cluster.
-
-    Raises:
-        TrackingError: MLflow cannot be reached, or refuses.
-    """
+    """Record in MLflow that a job was deleted, or raise `TrackingError`."""
     if run.problem:
         raise TrackingError(run.problem)
     if run.mlflow_run_id:

@@ -46,8 +46,8 @@ _REASONS = {
     130: "it was interrupted",
     143: "it was stopped",
 }
-_UNREPORTED = "the job was killed, or MLflow was unreachable"
 _SYNC = "'sumgrad resume' updates MLflow"
+_UNREPORTED = f"still as RUNNING: the job was killed, or MLflow was unreachable; {_SYNC}"
 #: A run's status in MLflow: after an attempt with a state of Ray, and for a job unknown to Ray.
 _EXPECTED = {SUCCEEDED: ("FINISHED",), STOPPED: ("KILLED",), FAILED: ("FAILED", "KILLED")}
 _STATE_BY_RUN = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": STOPPED}
@@ -243,37 +243,27 @@ def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: fl
     if run.problem:
         return [f"only Ray was asked: {run.problem}"]
     ray, age = f"Ray has it as {attempt.state}", now - (attempt.start_time or now)
+    is_late = attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S
     if run.run_id is None:
         if attempt.state == SUCCEEDED:
             return [f"{ray}, and {run.uri} has no run of it; {_SYNC}"]
-        if attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S:
-            return [f"{ray} for {age:.0f} s, and {run.uri} has no run of it"]
-        return []
-    if not attempt.has_ended:
-        return _differences_of_running(attempt, run, beat, now)
-    if run.status in _EXPECTED[attempt.state]:
-        return []
-    if run.status == "RUNNING":
-        return [f"{ray}, MLflow still as RUNNING: {_UNREPORTED}; {_SYNC}"]
-    return [f"{ray}, MLflow as {run.status}"]
-
-
-def _differences_of_running(
-    attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float
-) -> list[str]:
-    found, ray = [], f"Ray has it as {attempt.state}"
+        return [f"{ray} for {age:.0f} s, and {run.uri} has no run of it"] if is_late else []
+    if attempt.has_ended:
+        if run.status in _EXPECTED[attempt.state]:
+            return []
+        is_open = run.status == "RUNNING"
+        return [f"{ray}, MLflow {_UNREPORTED if is_open else f'as {run.status}'}"]
     if beat is None:
-        age = now - (attempt.start_time or now)
-        if attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S:
-            found.append(f"{ray}, and it has sent no heartbeat for {age:.0f} s")
-        return found
+        return [f"{ray}, and it has sent no heartbeat for {age:.0f} s"] if is_late else []
+    found = []
     if run.status != "RUNNING":
         found.append(f"MLflow has it as {run.status}, and Ray as {attempt.state}: it is ending")
-    age = now - beat.at
-    if age > HEARTBEAT_TIMEOUT_S:
+    silence = now - beat.at
+    if silence > HEARTBEAT_TIMEOUT_S:
         found.append(
-            f"{ray}, and its last heartbeat is {age:.0f} s old: it hangs, or it cannot reach MLflow"
+            f"{ray}, and its last heartbeat is {silence:.0f} s old: it hangs, or it cannot reach "
+            "MLflow"
         )
-    elif age < -HEARTBEAT_TIMEOUT_S:
-        found.append(f"the cluster's clock is {-age:.0f} s ahead of this one")
+    elif silence < -HEARTBEAT_TIMEOUT_S:
+        found.append(f"the cluster's clock is {-silence:.0f} s ahead of this one")
     return found

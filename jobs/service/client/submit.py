@@ -26,7 +26,6 @@ from sumgrad.jobs.service.ids import (
     NAME_KEY,
     check_job_id,
     new_job_id,
-    submission_id,
 )
 from sumgrad.jobs.service.manifest import ENTRYPOINT, JobManifest
 from sumgrad.jobs.service.versions import Versions, check_versions
@@ -60,7 +59,8 @@ class Submission:
     @property
     def id(self) -> str:
         """Of the attempt in Ray."""
-        return submission_id(self.manifest.job_id, self.manifest.attempt)
+        job_id, attempt = self.manifest.job_id, self.manifest.attempt
+        return job_id if attempt == 1 else f"{job_id}~{attempt}"
 
     @property
     def upload_bytes(self) -> int:
@@ -125,8 +125,7 @@ def prepare_submission(
         DataNotFound: Data to upload are missing.
     """
     spec = load_spec(spec_name, overrides, environment=False).spec
-    _check_tracking(spec)
-    _check_address(spec)
+    _check_addresses(spec)
     sources, files = prepare_data(spec, upload=upload)
     # Keys that the user has not set are left to the defaults of the cluster.
     given = spec.model_dump(mode="json", exclude_unset=True)
@@ -195,11 +194,7 @@ def send(submission: Submission, client: RayJobsClient) -> None:
 
 
 def check_no_password(text: str) -> None:
-    """Raise if an address in a text that is about to be sent holds a password.
-
-    Raises:
-        SubmissionError: It does.
-    """
+    """Raise `SubmissionError` if an address in a text that is about to be sent has a password."""
     if redact_text(text) != text or is_redacted(text):
         raise SubmissionError(
             f"{redact_text(text)} has a password, and Ray shows what it is sent",
@@ -208,23 +203,17 @@ def check_no_password(text: str) -> None:
         )
 
 
-def _check_tracking(spec: JobSpec) -> None:
-    """Raise if the tracking URI cannot be used on another machine, or holds a password."""
-    uri = spec.tracking.uri
-    if "uri" not in spec.tracking.model_fields_set:
-        return
-    if uri.startswith(("sqlite:", "sqlite+")):
-        raise SubmissionError(
-            f"tracking.uri: {uri} is a file on this machine, which the cluster cannot use",
-            hint="leave it out to use the cluster's own MLFLOW_TRACKING_URI",
-        )
-    check_no_password(f"tracking.uri: {uri}")
-    resolve_tracking_uri(uri, Path.cwd())
-
-
-def _check_address(spec: JobSpec) -> None:
-    """Raise if the spec names another cluster than the one that the job is sent to."""
-    address = spec.cluster.address
+def _check_addresses(spec: JobSpec) -> None:
+    """Raise if the spec names addresses of this machine, another cluster, or a password."""
+    uri, address = spec.tracking.uri, spec.cluster.address
+    if "uri" in spec.tracking.model_fields_set:
+        if uri.startswith(("sqlite:", "sqlite+")):
+            raise SubmissionError(
+                f"tracking.uri: {uri} is a file on this machine, which the cluster cannot use",
+                hint="leave it out to use the cluster's own MLFLOW_TRACKING_URI",
+            )
+        check_no_password(f"tracking.uri: {uri}")
+        resolve_tracking_uri(uri, Path.cwd())
     if "address" in spec.cluster.model_fields_set and address not in ("local", "auto"):
         raise SubmissionError(
             f"cluster.address: the job runs on the cluster that it is sent to, not on '{address}'",

@@ -98,9 +98,9 @@ def up(
     """Start a cluster on this machine, and make it the current one.
 
     Args:
-        cpus: CPUs for jobs; all by default.
-        port: Port of Ray's dashboard; 8265 by default.
-        mlflow_port: Port of MLflow; 5000 by default.
+        cpus: For jobs; all by default.
+        port: Of Ray's dashboard; 8265 by default.
+        mlflow_port: 5000 by default.
 
     Returns:
         The cluster, and whether it is new.

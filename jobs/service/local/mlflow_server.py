@@ -28,12 +28,7 @@ PASSWORD_CACHE_S = 60
 
 
 def main() -> NoReturn:
-    """Serve until the process is terminated.
-
-    Raises:
-        ClusterConfigError: The token file holds no token, or one that MLflow does not accept.
-        OSError: The folder cannot be written.
-    """
+    """Serve until the process is terminated."""
     token_file, folder, *options = sys.argv[1:]
     token = read_password(Path(token_file))
     # Other users of the machine must not read what MLflow writes.
@@ -65,11 +60,7 @@ def read_password(file: Path) -> str:
 
 
 def configure(folder: Path) -> None:
-    """Make MLflow keep its users in a folder; call it before MLflow is imported.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Make MLflow keep its users in a folder; call it before MLflow is imported."""
     users = folder / USERS_FILE
     # Another umask, or a copy, may have left an existing file readable by others.
     users.touch(0o600)
