@@ -28,8 +28,6 @@ class MicrobatchFailed(ClusterError):
     """An exception in the computation of a microbatch.
 
     Args:
-        worker: The worker's index.
-        microbatch: Its index in the step.
         doing: What the worker was doing, as a phrase.
         cause: The exception as one line.
         source: Name of the data source.

@@ -46,15 +46,11 @@ class Quorum:
         self._is_logged = False
 
     def must_wait(self, running: int, activity: str, reasons: Iterable[str | None]) -> bool:
-        """Return whether to wait for more workers.
+        """Return whether to wait for more workers than are running.
 
         Workers that were lost moments ago are being replaced, which is not waited for while any
-        others are running.
-
-        Args:
-            running: The number of workers that are connected.
-            activity: What waits, for the log.
-            reasons: Why others have not started, read only on time-out.
+        others are running. The activity that waits is logged; ``reasons`` say why others have not
+        started, and are read only on time-out.
         """
         if self.is_reached(running):
             return False

@@ -23,6 +23,7 @@ from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.messages import Done, Message
 from sumgrad.cluster.transport.server import Event
 from sumgrad.cluster.workers.launcher import Placement
+from tests.cluster.polling import record_timeouts
 from tests.cluster.processes import ProcessLauncher
 from tests.cluster.small_job import (
     ROWS,
@@ -311,14 +312,7 @@ def test_the_driver_sleeps_while_late_work_is_computed_twice(
     with running(job, 3) as reducer:
         # The second worker is late only after this time, too.
         reducer._stragglers.record(("gradient", "full"), 0.3, 1)
-        timeouts: list[float] = []
-        events = reducer._group.events
-
-        def counted(timeout: float | None) -> Iterator[Event]:
-            timeouts.append(timeout or 0.0)
-            return events(timeout)
-
-        monkeypatch.setattr(reducer._group, "events", counted)
+        timeouts = record_timeouts(reducer, monkeypatch)
         assert sum_bytes(reducer, job) == expected_sum(small_job)
     assert marker.exists()
     assert len(timeouts) < 50

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,10 +17,9 @@ from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.training.driver import ParameterDriver, TrainingConfig
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.training.stopping import StopReason, StopRule
-from sumgrad.cluster.transport.server import Event
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.model.optimizers import Momentum
-from tests.cluster.polling import wait_for
+from tests.cluster.polling import record_timeouts, wait_for
 from tests.cluster.processes import SPAWN, ProcessLauncher, ThreadLauncher
 from tests.cluster.small_job import (
     TASK,
@@ -109,14 +107,7 @@ def test_others_steal_from_a_slow_worker_and_no_bit_changes(
     job = small_job.with_source(BlockingSource, str(tmp_path), 11)
     assert job.workload.plan(TASK).num_microbatches == 12
     with make_reducer(job, 2) as reducer:
-        timeouts: list[float] = []
-        events = reducer._group.events
-
-        def counted(timeout: float | None) -> Iterator[Event]:
-            timeouts.append(timeout or 0.0)
-            return events(timeout)
-
-        monkeypatch.setattr(reducer._group, "events", counted)
+        timeouts = record_timeouts(reducer, monkeypatch)
         assert sum_bytes(reducer, job) == expected_sum(small_job)
     slow = (tmp_path / "blocked").read_text()
     # Half of the microbatches were its own.
