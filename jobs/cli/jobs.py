@@ -178,7 +178,6 @@ def _follow(
 ) -> None:
     """Print an attempt's log until it ends, and exit with its code; Ctrl-C detaches."""
     from sumgrad.jobs.service.client.follow import follow_job
-    from sumgrad.jobs.service.states import can_resume
 
     stream = sys.stderr if as_json else sys.stdout
 
@@ -195,7 +194,7 @@ def _follow(
         print_json(value | {"result": result})
     elif code:
         _logger.info("job %s is %s, exit code %s", job_id, value["state"], code)
-        if can_resume(ended):
+        if ended.can_resume:
             _logger.info("Resume it:  sumgrad resume %s%s", job_id, option)
     if code:
         raise typer.Exit(code)
@@ -203,13 +202,11 @@ def _follow(
 
 def _as_json(job_id: str, attempt: "Attempt") -> dict[str, Any]:
     """Return an attempt's state for JSON, in sumgrad's words and in Ray's."""
-    from sumgrad.jobs.service.states import exit_code, state_of
-
     return {
         "id": job_id,
-        "state": state_of(attempt),
-        "ray_state": attempt.state,
-        "exit_code": exit_code(attempt) if attempt.has_ended else None,
+        "state": attempt.state,
+        "ray_state": attempt.ray_state,
+        "exit_code": attempt.exit_code if attempt.has_ended else None,
     }
 
 
@@ -245,11 +242,10 @@ def wait(
 def stop(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
     """Stop a job at its next step; it can be resumed."""
     from sumgrad.jobs.service.client.commands import stop_job
-    from sumgrad.jobs.service.states import state_of
 
     client, option = connect(cluster)
     job, was_running = stop_job(client, job_id)
-    lines = [f"job {job.job_id} has already ended ({state_of(job.effective)})"]
+    lines = [f"job {job.job_id} has already ended ({job.effective.state})"]
     if was_running:
         lines = [
             f"job {job.job_id} will stop at its next step",

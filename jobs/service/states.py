@@ -33,17 +33,17 @@ class Attempt:
     """One submission to Ray.
 
     Attributes:
-        state: One of `RAY_STATES`.
+        ray_state: One of `RAY_STATES`.
         message: Ray's description of the state.
-        exit_code: Of the job's process; negative for a signal; None while it is not known.
+        driver_exit_code: Of the job's process; negative for a signal; None while it is not known.
         start_time: When it was submitted, in seconds since 1970.
         metadata: As given at the submission.
     """
 
     submission_id: str
-    state: str
+    ray_state: str
     message: str
-    exit_code: int | None
+    driver_exit_code: int | None
     start_time: float | None
     end_time: float | None
     metadata: Mapping[str, str]
@@ -58,9 +58,9 @@ class Attempt:
         # Other programs choose the texts of their jobs, and those may contain control sequences.
         return cls(
             submission_id=one_line(details["submission_id"] or ""),
-            state=str(details["status"]),
+            ray_state=str(details["status"]),
             message=str(details.get("message") or ""),
-            exit_code=None if code is None else int(code),
+            driver_exit_code=None if code is None else int(code),
             start_time=_parse_time(details.get("start_time")),
             end_time=_parse_time(details.get("end_time")),
             metadata={str(key): one_line(text) for key, text in metadata.items()},
@@ -75,7 +75,38 @@ class Attempt:
     @property
     def has_ended(self) -> bool:
         """Whether it has succeeded, failed or been stopped."""
-        return self.state in END_STATES
+        return self.ray_state in END_STATES
+
+    @property
+    def state(self) -> str:
+        """What commands report: Ray's state, or FINISHED or STOPPED."""
+        if self.ray_state == SUCCEEDED:
+            return FINISHED
+        # A job ends with these codes on a signal, or the signal ends it before it handles signals.
+        if self.ray_state == FAILED and self.exit_code in (_INTERRUPTED, _TERMINATED):
+            return STOPPED
+        return self.ray_state
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a command that waited for it to end: the job's own if known."""
+        code = self.driver_exit_code
+        if self.ray_state == SUCCEEDED:
+            return 0
+        if code:
+            return code if code > 0 else SIGNAL_BASE - code
+        return _TERMINATED if self.ray_state == STOPPED else 1
+
+    @property
+    def can_resume(self) -> bool | None:
+        """Whether ``sumgrad resume`` can continue it; None if Ray does not know.
+
+        A training that diverged and one whose disk was full end with the same code, and only the
+        second one can be resumed.
+        """
+        if self.state not in (STOPPED, FAILED) or self.driver_exit_code == REFUSED:
+            return False
+        return None if self.driver_exit_code == 1 else True
 
 
 def _parse_time(milliseconds: Any) -> float | None:
@@ -86,33 +117,3 @@ def _parse_time(milliseconds: Any) -> float | None:
     if not 0 <= seconds < _MAX_TIME_S:
         raise ValueError(milliseconds)
     return seconds
-
-
-def state_of(attempt: Attempt) -> str:
-    """Return the state that commands report: Ray's, or FINISHED or STOPPED."""
-    if attempt.state == SUCCEEDED:
-        return FINISHED
-    # A job ends with these codes on a signal, or the signal ends it before it handles signals.
-    if attempt.state == FAILED and exit_code(attempt) in (_INTERRUPTED, _TERMINATED):
-        return STOPPED
-    return attempt.state
-
-
-def exit_code(attempt: Attempt) -> int:
-    """Return the exit code of a command that waited for an attempt: the job's own if known."""
-    if attempt.state == SUCCEEDED:
-        return 0
-    if attempt.exit_code:
-        return attempt.exit_code if attempt.exit_code > 0 else SIGNAL_BASE - attempt.exit_code
-    return _TERMINATED if attempt.state == STOPPED else 1
-
-
-def can_resume(attempt: Attempt) -> bool | None:
-    """Return whether ``sumgrad resume`` can continue an attempt; None if Ray does not know.
-
-    A training that diverged and one whose disk was full end with the same code, and only the
-    second one can be resumed.
-    """
-    if state_of(attempt) not in (STOPPED, FAILED) or attempt.exit_code == REFUSED:
-        return False
-    return None if attempt.exit_code == 1 else True

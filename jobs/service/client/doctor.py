@@ -92,7 +92,7 @@ def run_probe(client: RayJobsClient, data: Sequence[str] = ()) -> Report:
     finally:
         _delete(client, name)
     reports = [line.removeprefix(REPORT_PREFIX) for line in lines if line.startswith(REPORT_PREFIX)]
-    if attempt.state != SUCCEEDED or not reports:
+    if attempt.ray_state != SUCCEEDED or not reports:
         last = one_line(lines[-1] if lines else attempt.message, 200)
         raise ServiceUnreachable(
             f"the cluster at {address} accepts jobs but cannot run one: {last}",

@@ -12,7 +12,7 @@ from sumgrad.jobs.config.clusters import cluster_option
 from sumgrad.jobs.errors import JobLost, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
-from sumgrad.jobs.service.states import REFUSED, Attempt, exit_code
+from sumgrad.jobs.service.states import REFUSED, Attempt
 from sumgrad.jobs.support.polling import wait_until
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def follow_job(
     log = LogPrinter(write)
     attempt = follow(client, submission_id, log.feed)
     log.close()
-    code = exit_code(attempt)
+    code = attempt.exit_code
     # The log may start with that of a deleted job which had the same id, result included.
     is_own = log.result is not None and (log.result.get("status") == "FINISHED") == (code == 0)
     return attempt, log.result if is_own and code != REFUSED else None

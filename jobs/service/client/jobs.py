@@ -32,7 +32,7 @@ class Job:
         An attempt that was refused, such as one with another seed, has changed nothing.
         """
         first, *later = self.attempts
-        accepted = [attempt for attempt in later if attempt.exit_code != REFUSED]
+        accepted = [attempt for attempt in later if attempt.driver_exit_code != REFUSED]
         return accepted[-1] if accepted else first
 
 

@@ -15,7 +15,6 @@ from sumgrad.jobs.service.client.status import current_heartbeat
 from sumgrad.jobs.service.client.submit import Submission, check_no_password, send
 from sumgrad.jobs.service.host.heartbeat import HEARTBEAT_TIMEOUT_S
 from sumgrad.jobs.service.manifest import JobManifest
-from sumgrad.jobs.service.states import exit_code
 from sumgrad.jobs.service.versions import Versions
 
 _logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int]:
         return job_id, run.name or job_id, (run.attempt or 1) + 1
     if not job.latest.has_ended:
         job = _stop_silent_job(client, job)
-    if exit_code(job.effective) == 0:
+    if job.effective.exit_code == 0:
         run = find_run(client.cluster, job.job_id)
         if run.problem or run.status == "FINISHED":
             raise _finished(job.job_id)

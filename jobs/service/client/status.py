@@ -27,10 +27,7 @@ from sumgrad.jobs.service.states import (
     STOPPED,
     SUCCEEDED,
     Attempt,
-    can_resume,
-    state_of,
 )
-from sumgrad.jobs.service.states import exit_code as exit_code_of
 from sumgrad.jobs.service.versions import VERSION_MISMATCH
 from sumgrad.jobs.support.text import one_line
 
@@ -98,7 +95,7 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
     attempt = job.effective
     beat = current_heartbeat(job, run.heartbeat)
     state, reason = _state(attempt, run, beat, now, log)
-    resumable = can_resume(attempt)
+    resumable = attempt.can_resume
     differences = _differences(attempt, run, beat, now)
     if attempt is not job.latest:
         refused = f"attempt {job.latest.number} to resume it was refused: see its log"
@@ -110,8 +107,8 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
         reason=reason,
         attempt=attempt.number,
         submission_id=attempt.submission_id,
-        ray_state=attempt.state,
-        exit_code=exit_code_of(attempt) if attempt.has_ended else None,
+        ray_state=attempt.ray_state,
+        exit_code=attempt.exit_code if attempt.has_ended else None,
         can_resume=run.can_resume if resumable is None else resumable,
         run_id=run.run_id,
         heartbeat_age_s=max(0.0, now - beat.at) if beat and not attempt.has_ended else None,
@@ -154,7 +151,7 @@ def current_heartbeat(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
 def needs_log(job: Job, run: RunView, now: float) -> bool:
     """Return whether only its log can show what a job does."""
     beat = current_heartbeat(job, run.heartbeat)
-    return job.effective.state == RUNNING and not (beat and _is_current(beat, now))
+    return job.effective.ray_state == RUNNING and not (beat and _is_current(beat, now))
 
 
 def status_lines(status: Status, run: RunView, cluster: str, option: str = "") -> list[str]:
@@ -192,13 +189,13 @@ def _state(
     attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float, log: str | None
 ) -> tuple[str, str]:
     """Return the state and its reason."""
-    state = state_of(attempt)
+    state = attempt.state
     if state == PENDING:
         return PENDING, one_line(attempt.message, _MAX_REASON) or "Ray has not started it yet"
     if state == FINISHED:
         return FINISHED, "it finished"
     if state == STOPPED:
-        return STOPPED, _REASONS.get(exit_code_of(attempt), _REASONS[143])
+        return STOPPED, _REASONS.get(attempt.exit_code, _REASONS[143])
     if state == FAILED:
         return FAILED, _failure(attempt, run)
     if beat is None or not _is_current(beat, now):
@@ -221,7 +218,7 @@ def _state_by_log(log: str) -> tuple[str, str]:
 
 def _failure(attempt: Attempt, run: RunView) -> str:
     """Return why an attempt failed."""
-    code = attempt.exit_code
+    code = attempt.driver_exit_code
     if code is None or code < 0:
         first_line = attempt.message.strip().partition("\n")[0]
         # Ray appends the log after this comma.
@@ -242,14 +239,14 @@ def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: fl
     """Return what Ray, MLflow and the heartbeat disagree in."""
     if run.problem:
         return [f"only Ray was asked: {run.problem}"]
-    ray, age = f"Ray has it as {attempt.state}", now - (attempt.start_time or now)
-    is_late = attempt.state == RUNNING and age > HEARTBEAT_TIMEOUT_S
+    ray, age = f"Ray has it as {attempt.ray_state}", now - (attempt.start_time or now)
+    is_late = attempt.ray_state == RUNNING and age > HEARTBEAT_TIMEOUT_S
     if run.run_id is None:
-        if attempt.state == SUCCEEDED:
+        if attempt.ray_state == SUCCEEDED:
             return [f"{ray}, and {run.uri} has no run of it; {_SYNC}"]
         return [f"{ray} for {age:.0f} s, and {run.uri} has no run of it"] if is_late else []
     if attempt.has_ended:
-        if run.status in _EXPECTED[attempt.state]:
+        if run.status in _EXPECTED[attempt.ray_state]:
             return []
         is_open = run.status == "RUNNING"
         return [f"{ray}, MLflow {_UNREPORTED if is_open else f'as {run.status}'}"]
@@ -257,7 +254,7 @@ def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: fl
         return [f"{ray}, and it has sent no heartbeat for {age:.0f} s"] if is_late else []
     found = []
     if run.status != "RUNNING":
-        found.append(f"MLflow has it as {run.status}, and Ray as {attempt.state}: it is ending")
+        found.append(f"MLflow has it as {run.status}, and Ray as {attempt.ray_state}: it is ending")
     silence = now - beat.at
     if silence > HEARTBEAT_TIMEOUT_S:
         found.append(

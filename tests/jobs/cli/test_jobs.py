@@ -163,7 +163,7 @@ class Ending(FakeRayJobsClient):
         status = "FINISHED" if self._end[0] == SUCCEEDED else "FAILED"
         result = f'{RESULT_PREFIX}{{"run_id": "ab", "status": "{status}"}}'
         self.memory.logs[submission_id] = f"epoch 1\n{result}\nbye\n"
-        return replace(found, state=self._end[0], exit_code=self._end[1])
+        return replace(found, ray_state=self._end[0], driver_exit_code=self._end[1])
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def attempt(
     """An attempt of one of sumgrad's jobs."""
     return Attempt(
         submission_id=submission_id,
-        state=state,
+        ray_state=state,
         message=message,
-        exit_code=exit_code,
+        driver_exit_code=exit_code,
         start_time=start_time,
         end_time=None,
         metadata={
@@ -208,8 +208,8 @@ class ScriptedRayJobsClient(RayJobsClient):
 
     def get_attempt(self, submission_id: str) -> Attempt:
         self._check()
-        state = self.ended.state if self._has_ended else RUNNING
-        self.answers.append(replace(self.ended, state=state))
+        state = self.ended.ray_state if self._has_ended else RUNNING
+        self.answers.append(replace(self.ended, ray_state=state))
         return self.answers[-1]
 
     def get_log(self, submission_id: str, *, timeout: float = 30.0) -> str:

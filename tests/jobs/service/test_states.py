@@ -10,9 +10,6 @@ from sumgrad.jobs.service.states import (
     RUNNING,
     STOPPED,
     SUCCEEDED,
-    can_resume,
-    exit_code,
-    state_of,
 )
 from tests.jobs.service.stand_ins import attempt
 
@@ -45,13 +42,13 @@ def test_state_exit_code_and_whether_it_can_be_resumed(
     ray_state: str, ray_code: int | None, code: int | None, state: str, resumable: bool | None
 ) -> None:
     found = attempt("job", ray_state, exit_code=ray_code)
-    assert state_of(found) == state
+    assert found.state == state
     assert found.has_ended is (code is not None)
     if code is not None:
-        assert exit_code(found) == code
-        assert can_resume(found) is resumable
+        assert found.exit_code == code
+        assert found.can_resume is resumable
 
 
 def test_the_states_are_those_of_the_documentation() -> None:
-    states = {state_of(attempt(state=state)) for state in RAY_STATES}
+    states = {attempt(state=state).state for state in RAY_STATES}
     assert states == {"PENDING", "RUNNING", "FINISHED", "FAILED", "STOPPED"}

@@ -115,7 +115,7 @@ class HangingClient(FakeRayJobsClient):
     def stop(self, submission_id: str) -> None:
         super().stop(submission_id)
         running = self.memory.attempts[submission_id]
-        self.memory.attempts[submission_id] = replace(running, state=STOPPED)
+        self.memory.attempts[submission_id] = replace(running, ray_state=STOPPED)
 
     def delete(self, submission_id: str) -> None:
         assert self.memory.attempts[submission_id].has_ended

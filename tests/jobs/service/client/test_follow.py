@@ -76,7 +76,7 @@ def test_every_character_comes_once_and_in_order(
         ended, written = followed(client)
     assert "".join(written) == text
     assert ended is client.answers[-1]
-    assert ended.state == state
+    assert ended.ray_state == state
     assert not connections
     assert "" not in written
 
@@ -84,7 +84,7 @@ def test_every_character_comes_once_and_in_order(
 def test_the_end_of_a_connection_is_not_the_end_of_the_job(clock: Clock) -> None:
     client = ScriptedRayJobsClient(clock, "one\ntwo\n", [["one\n"], [], ["one\ntw"], []])
     assert followed(client)[1] == ["one\n", "tw", "o\n"]
-    assert [answer.state for answer in client.answers] == [RUNNING] * 3 + [SUCCEEDED]
+    assert [answer.ray_state for answer in client.answers] == [RUNNING] * 3 + [SUCCEEDED]
     assert clock.now == 1003.0, "a pause before each new connection"
 
 
@@ -107,7 +107,7 @@ def test_a_short_outage_of_the_server_is_survived(
     client.error, client.error_until = UNREACHABLE, 1000.0 + RECONNECT_TIMEOUT_S - 5
     ended, written = followed(client)
     assert "".join(written) == "one\ntwo\n"
-    assert ended.state == SUCCEEDED
+    assert ended.ray_state == SUCCEEDED
     assert caplog.messages == [RETRYING, "connected again"]
 
 
@@ -246,7 +246,7 @@ def test_following_a_job_returns_its_end_and_its_result() -> None:
     client.memory.logs["digits-1"] = f"epoch 1\n{LINE}\nbye\n"
     written: list[str] = []
     ended, result = follow_job(client, "digits-1", written.append)
-    assert (ended.state, result) == (SUCCEEDED, RESULT)
+    assert (ended.ray_state, result) == (SUCCEEDED, RESULT)
     assert "".join(written) == "epoch 1\nbye\n"
 
 

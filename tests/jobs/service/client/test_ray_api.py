@@ -145,9 +145,9 @@ def test_an_attempt_is_parsed(dashboard: Site) -> None:
     dashboard.answers["/api/jobs/digits-1"] = Answer(body=json.dumps(DETAILS))
     assert client_of(dashboard.address).get_attempt("digits-1") == Attempt(
         submission_id="digits-1",
-        state=FAILED,
+        ray_state=FAILED,
         message="it failed",
-        exit_code=3,
+        driver_exit_code=3,
         start_time=2.0,
         end_time=3.5,
         metadata={"sumgrad.job": "digits-1"},

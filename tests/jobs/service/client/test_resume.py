@@ -105,7 +105,7 @@ class Stopping(FakeRayJobsClient):
         super().stop(submission_id)
         found = self.memory.attempts[submission_id]
         if not self.hangs:
-            self.memory.attempts[submission_id] = replace(found, state=STOPPED)
+            self.memory.attempts[submission_id] = replace(found, ray_state=STOPPED)
 
 
 def running(number: int = 1, start_time: float = NOW - 7200) -> Stopping:
@@ -157,7 +157,7 @@ def test_an_attempt_that_was_just_submitted_is_not_stopped(
     monkeypatch.setattr(time, "time", lambda: NOW)
     client = running(2, start_time=NOW - 5)
     found = client.memory.attempts["digits-1~2"]
-    client.memory.attempts["digits-1~2"] = replace(found, state=state)
+    client.memory.attempts["digits-1~2"] = replace(found, ray_state=state)
     with pytest.raises(SubmissionError, match="has not ended"):
         resume_job(client, "digits-1", [])
     assert not client.memory.sent

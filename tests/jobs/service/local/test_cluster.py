@@ -361,7 +361,7 @@ class StoppingClient(FakeRayJobsClient):
     def stop(self, submission_id: str) -> None:
         super().stop(submission_id)
         stopped: Attempt = self.memory.attempts[submission_id]
-        self.memory.attempts[submission_id] = replace(stopped, state=STOPPED)
+        self.memory.attempts[submission_id] = replace(stopped, ray_state=STOPPED)
 
 
 def test_running_jobs_are_stopped_and_waited_for(caplog: pytest.LogCaptureFixture) -> None:
