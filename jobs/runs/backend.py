@@ -23,13 +23,9 @@ LOCAL_ADDRESSES = ("inline", "local")
 def open_reducer(
     spec: ClusterSpec, job: "Future[TrainingJob]", stop: StopRequest, *, waits_for_nodes: bool
 ) -> Iterator[GradientReducer]:
-    """Start the reducer at the address that the spec names, and stop it at the end.
+    """Run the reducer at the spec's address; the job may still be being built while Ray starts.
 
-    Args:
-        spec: The address and the number of workers.
-        job: The job, which is still being built while Ray starts.
-        stop: Ends a wait for CPUs.
-        waits_for_nodes: Whether to wait for CPUs that the cluster does not have yet.
+    A stop request ends a wait for CPUs, also for those of nodes that the cluster does not have yet.
     """
     address, wanted = spec.address, spec.worker_range
     if address == "inline":

@@ -25,9 +25,7 @@ from sumgrad.model.schedules import Constant, Cosine, Schedule, StepDecay, Warmu
 class TrainingJob:
     """A spec with absolute paths, its data, and what is built from them.
 
-    Attributes:
-        plan: Over the training rows.
-        workload: What every worker receives.
+    The plan is that of the training rows; the workload is what every worker receives.
     """
 
     spec: JobSpec
@@ -61,11 +59,7 @@ class TrainingJob:
 
 
 def build_job(spec: JobSpec, data: PreparedData) -> TrainingJob:
-    """Build a job from a spec and its data.
-
-    Raises:
-        SpecError: The network does not fit into this machine's memory.
-    """
+    """Build a job; raise SpecError if its network does not fit into this machine's memory."""
     network = build_network(spec, data.schema.width)
     plan = build_plan(spec, data.train.count)
     check_memory_for_network(network, plan.microbatch_size)

@@ -20,13 +20,7 @@ class Checkpointer:
     """Takes snapshots when they are due, and writes them in a thread.
 
     Training waits for a copy of the arrays only. While a checkpoint is being written no other is
-    taken, so a slow disk makes them less frequent.
-
-    Args:
-        store: Where to write.
-        signature: The run's signature.
-        spec: When checkpoints are due.
-        before_write: Called before each write, in the writing thread.
+    taken, so a slow disk makes them less frequent. The thread calls `before_write` before each.
     """
 
     def __init__(
@@ -93,8 +87,7 @@ class Checkpointer:
     def close(self, last: Snapshot | None = None) -> Path | None:
         """Write what is pending and then the last snapshot, if given, and end the thread.
 
-        Returns:
-            The last checkpoint; None if it could not be written.
+        Return the last checkpoint, or None if it could not be written.
         """
         with self._changed:
             self._is_closing = True

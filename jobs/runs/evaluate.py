@@ -96,8 +96,7 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
 class Rejection:
     """The fractions of real digits and of out-of-distribution images that a model rejects.
 
-    Attributes:
-        unseen: The kinds of images that were not in the training rows.
+    The training rows had no images of the `unseen` kinds.
     """
 
     digits: float

@@ -39,9 +39,7 @@ class Reporter(ABC):
 class PlainReporter(Reporter):
     """One line per epoch, for logs and pipes.
 
-    Args:
-        stream: Where to write.
-        every_s: Skip epochs that end sooner than this after the last line, except the last one.
+    Epochs that end sooner than `every_s` after the last line are skipped, except the last one.
     """
 
     def __init__(self, stream: TextIO, *, every_s: float = 0.5) -> None:

@@ -17,11 +17,7 @@ EXIT_CODES = {StopReason.INTERRUPTED: 130, StopReason.TERMINATED: 143}
 
 
 class StopRequest:
-    """Signal handlers, while used as a context: the first signal requests a stop, a second exits.
-
-    Attributes:
-        reason: The reason to stop, or None.
-    """
+    """Signal handlers, as a context: the first signal sets the reason to stop, a second exits."""
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None

@@ -53,13 +53,9 @@ def signature_of_resumed(
     *,
     allow_code_change: bool = False,
 ) -> dict[str, Any]:
-    """Return the signature with which a run is resumed.
+    """Return the signature with which a run is resumed, given those of the run and of the job.
 
-    Args:
-        earlier: The run's signature so far.
-        current: That of the job that would resume it.
-        run: The run's id, for the message.
-        allow_code_change: Accept other code, and record the digest of the earlier code.
+    If other code is allowed, the digest of the earlier code is recorded.
 
     Raises:
         CheckpointError: The signatures differ; names every difference.

@@ -122,10 +122,7 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
 def load_checkpoint(
     job: TrainingJob, directory: RunDirectory, *, allow_code_change: bool
 ) -> tuple[Checkpoint | None, Mapping[str, Any]]:
-    """Load the newest checkpoint of a run.
-
-    Returns:
-        The checkpoint, or None if there is none, and the run's signature from here on.
+    """Load the newest checkpoint of a run, if it has one, and its signature from here on.
 
     Raises:
         CheckpointError: The job or, unless it is allowed, the code has changed, or all checkpoints

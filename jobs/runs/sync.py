@@ -54,11 +54,7 @@ def require_credentials(uri: str) -> str:
 def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple[list[str], bool]:
     """Deliver what MLflow lacks of one run, or of all in a folder that have ended.
 
-    Returns:
-        A line for each run, and whether MLflow has everything now.
-
-    Raises:
-        RunNotFound: There is no such run.
+    Return a line for each run, and whether MLflow has everything now.
     """
     if name is not None:
         return _sync_all([find_run(name, output)], tracking_uri)

@@ -24,11 +24,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """The weights, why training ended, and figures over the test rows.
-
-    Attributes:
-        test: None without test rows or after an early end.
-    """
+    """The weights, why training ended, and figures over the test rows unless it ended early."""
 
     training: TrainingResult
     test: Evaluation | None = None

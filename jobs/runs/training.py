@@ -110,11 +110,7 @@ def resume(
 
 @dataclass
 class _Training:
-    """One run of this process, from a spec with absolute paths to the summary.
-
-    Attributes:
-        directory: The run to resume; None for a new one.
-    """
+    """One run of this process, a new or a resumed one, from a spec with absolute paths."""
 
     spec: JobSpec
     reporter: Reporter

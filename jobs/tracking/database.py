@@ -21,8 +21,7 @@ def create_database(database: Path) -> None:
     everything else.
 
     Raises:
-        OSError: It cannot be written.
-        SQLAlchemyError: MLflow's tables cannot be created.
+        OSError, SQLAlchemyError: It cannot be written.
     """
     if os.path.lexists(database):
         return

@@ -24,7 +24,7 @@ from sumgrad.jobs.tracking.metadata import (
     flatten,
 )
 from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, RECEIPT, Point, Receipt, read_points
-from sumgrad.jobs.tracking.store import Store, is_invalid_value, tracking_error
+from sumgrad.jobs.tracking.store import Store, tracking_error
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -106,7 +106,8 @@ class Delivery:
             try:
                 store.client.log_batch(self._run_id, metrics=metrics)
             except MlflowException as error:
-                if not is_invalid_value(error):
+                # Other refusals may end: a password expires, a proxy limits requests.
+                if error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
                 # MLflow calls the values of a deleted run invalid, and takes them once it is back.
                 self._check_exists(store)

@@ -29,12 +29,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from sumgrad.jobs.config.tracking_uri import sqlite_file
 from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.outbox import Point
 from sumgrad.jobs.tracking.run_tracker import ERRORS
-from sumgrad.jobs.tracking.store import Store, open_store, prepare_mlflow
+from sumgrad.jobs.tracking.store import LOCK_TIMEOUT_S, Store, open_store, prepare_mlflow
 from sumgrad.model.errors import SumgradError
 
 SEND_INTERVAL_S = 1.0
@@ -76,6 +77,9 @@ class Service:
         with suppress(OSError):
             self._connection.send_bytes(json.dumps(message).encode())
 
+    def _busy(self, seconds: float) -> None:
+        self.send(busy=seconds)
+
     def _pause(self) -> float:
         """Return the seconds until the next attempt: longer after failures, but not at the end."""
         if self._end is not None:
@@ -86,16 +90,16 @@ class Service:
     def _receive(self, message: dict[str, Any]) -> None:
         if "uri" in message:
             self._uri = message["uri"]
+            if (database := sqlite_file(self._uri)) and not database.exists():
+                # Creating it takes seconds, on a busy machine more than a request may.
+                self._busy(LOCK_TIMEOUT_S)
             # Opening takes a while, and there is time until the run starts.
             with suppress(Exception):
                 self._store = self._open_store(self._uri)
         self._tags |= message.get("tags", {})
         if "run" in message:
-            directory = Path(message["run"])
             self._resumed = message["resumed"]
-            self._delivery = Delivery(
-                directory, self._open, lambda seconds: self.send(busy=seconds)
-            )
+            self._delivery = Delivery(Path(message["run"]), self._open, self._busy)
         if "end" in message:
             self._end = RunEnd(**message["end"])
             points = (Point.from_line(line.encode()) for line in message["lines"])

@@ -168,11 +168,7 @@ def find_model(run_id: str, uri: str) -> Path:
     """Return the saved-model folder of a run in the store at a resolved URI.
 
     It is the store's own folder if that is on this machine; otherwise a download that is removed
-    when this process ends.
-
-    Args:
-        run_id: A run's id, MLflow's id of it, or a unique prefix of one of these.
-        uri: The store.
+    when this process ends. A run has an id of its own and one of MLflow; a unique prefix will do.
 
     Raises:
         ModelNotFound: No run or several match, or the run has no model.

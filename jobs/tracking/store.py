@@ -3,9 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -31,7 +29,6 @@ from sumgrad.jobs.tracking.database import create_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
 #: Read by MLflow at import. These are defaults that the environment overrides.
 _ENVIRONMENT = {
@@ -47,9 +44,6 @@ _ENVIRONMENT = {
     # MLflow's own git lookup warns where git is not installed.
     "GIT_PYTHON_REFRESH": "quiet",
 }
-#: Always set: the line that MLflow prints when a run ends contains the password in `Store.address`.
-_PRINT_NO_ADDRESS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
-
 #: A request that requires a login where a server has one.
 _ANY_REQUEST = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 #: Creating a database's tables takes seconds, on a busy machine some more.
@@ -88,13 +82,22 @@ def open_store(uri: str, login: Credentials | None = None) -> Store:
     database = sqlite_file(uri)
     login = login or find_credentials(uri)
     address = with_password(uri, login)
+    lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if database is not None:
+        # Only one process creates the tables of a new database.
+        lock = FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_TIMEOUT_S)
     try:
-        with _database_lock(database):
+        with lock:
             if database is not None:
                 create_database(database)
             client = MlflowClient(tracking_uri=address, registry_uri=address)
             # The first request connects, and creates the tables of other databases.
             client.search_experiments(max_results=1)
+    except Timeout as error:
+        raise TrackingUnreachable(
+            f"another process has locked {error.lock_file} for {LOCK_TIMEOUT_S:g} s",
+            hint=f"find it with 'fuser {error.lock_file}'; it may be frozen",
+        ) from None
     except (MlflowException, SQLAlchemyError, OSError) as error:
         problem = f"the MLflow store at {redact(uri)} cannot be used"
         raise tracking_error(problem, error, uri, login) from error
@@ -163,31 +166,7 @@ def prepare_mlflow() -> None:
     """Set up MLflow before its import: no telemetry, and no messages that users cannot act on."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ[_PRINT_NO_ADDRESS] = "true"
+    # The line that MLflow prints when a run ends contains the password in `Store.address`.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     # A permanent filter for MLflow's modules: `catch_warnings` would affect all threads.
     warnings.filterwarnings("ignore", module=r"mlflow\b")
-
-
-def is_invalid_value(error: "MlflowException") -> bool:
-    """Return whether MLflow will never accept what it was sent.
-
-    Other refusals may end: a password expires, a proxy limits requests, a run is restored.
-    """
-    return str(error.error_code) == "INVALID_PARAMETER_VALUE"
-
-
-@contextlib.contextmanager
-def _database_lock(database: Path | None) -> Iterator[None]:
-    """Keep processes from creating the tables of one new SQLite database at the same time."""
-    if database is None:
-        yield
-        return
-    path = database.with_name(f".{database.name}.lock")
-    try:
-        with FileLock(path, timeout=LOCK_TIMEOUT_S):
-            yield
-    except Timeout:
-        raise TrackingUnreachable(
-            f"another process has locked {path} for {LOCK_TIMEOUT_S:g} s",
-            hint=f"find it with 'fuser {path}'; it may be frozen",
-        ) from None

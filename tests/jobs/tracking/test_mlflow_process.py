@@ -14,7 +14,7 @@ from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import mlflow_process
 from sumgrad.jobs.tracking.mlflow_process import Service, error_to_json
 from sumgrad.jobs.tracking.outbox import Outbox
-from sumgrad.jobs.tracking.store import Store
+from sumgrad.jobs.tracking.store import LOCK_TIMEOUT_S, Store
 from tests.jobs.tracking.conftest import FINISHED, KILLED
 
 
@@ -108,6 +108,13 @@ def test_the_first_failure_is_reported_and_later_attempts_succeed(
     stores.error = None
     parent.send(end=asdict(KILLED), lines=[])
     assert parent.receive("finished")
+
+
+def test_the_parent_waits_longer_while_a_database_is_created(
+    parent: Parent, tmp_path: Path
+) -> None:
+    parent.send(uri=f"sqlite:///{tmp_path}/new.db")
+    assert parent.receive("busy") == LOCK_TIMEOUT_S
 
 
 def test_an_outage_is_logged_once_and_so_is_its_end(
