@@ -77,7 +77,7 @@ check: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers=auto
 
 format: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format .

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.command_line import Folder
+from tests.integration.mlflow_proxy import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -49,11 +49,6 @@ class StartedCluster:
     address: str
     environment: dict[str, str]
     workers: tuple[Node, ...]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def ray_start(environment: dict[str, str], log: Path, *arguments: str) -> Node:
@@ -117,7 +112,7 @@ model:
     - {units: 10, activation: softmax}
   divergence: kl
 optimizer: {eta: 0.5, batch_size: 64}
-stop: {max_epochs: 150, tolerance: 0}
+stop: {max_epochs: 60, tolerance: 0}
 cluster: {microbatch_size: 8}
 """
 
@@ -138,15 +133,15 @@ def test_three_nodes_with_a_token_one_of_which_is_lost(
     )
     assert alone.code == 0, alone.err
 
-    outsider = folder_for(tmp_path / "outsider", database, {"RAY_AUTH_TOKEN": "x" * 64})
-    refused = outsider.sumgrad(
+    other_user = folder_for(tmp_path / "other_user", database, {"RAY_AUTH_TOKEN": "x" * 64})
+    refused = other_user.sumgrad(
         *("train", "job.yaml", "--set", f"cluster.address={cluster.address}", "--json")
     )
     assert refused.code == 3, refused.err
     assert "RAY_AUTH_TOKEN_PATH" in refused.err
 
-    member = folder_for(tmp_path / "member", database, cluster.environment)
-    process = member.start(
+    user = folder_for(tmp_path / "user", database, cluster.environment)
+    process = user.start(
         *("train", "job.yaml", "--json", "--set", f"cluster.address={cluster.address}"),
         *("--set", "cluster.workers={min: 2, max: 6}"),
     )
@@ -158,10 +153,10 @@ def test_three_nodes_with_a_token_one_of_which_is_lost(
         output += line
     assert "on 6 Ray workers" in output
     cluster.workers[-1].lose_power()
-    assert process.poll() is None, "it ended before its node did"
+    assert process.poll() is None, "the run ended before the node"
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, output + err
     result = json.loads(out.strip().splitlines()[-1])
-    assert result["epochs"] == 150
+    assert result["epochs"] == 60
     assert result["instances_seen"] == alone.result["instances_seen"]
     assert result["weights_sha256"] == alone.result["weights_sha256"]
