@@ -77,7 +77,7 @@ check: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy --num-workers=auto
+	$(BIN)/mypy
 
 format: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff format .

@@ -16,7 +16,7 @@ from sumgrad.cluster.address import check_reachable
 from sumgrad.cluster.errors import ClusterError
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server
 from sumgrad.jobs.data.prepare import prepare
-from sumgrad.jobs.errors import Interrupted, RunNotFound, SpecError
+from sumgrad.jobs.errors import Interrupted, RunNotFound, SpecError, TrackingUnreachable
 from sumgrad.jobs.runs.backend import LOCAL_ADDRESSES, open_reducer
 from sumgrad.jobs.runs.build import TrainingJob, build_job
 from sumgrad.jobs.runs.checkpoints import Checkpoint
@@ -105,7 +105,9 @@ def resume(
                 f"run {directory.record.run_id} has finished ({end.stop_reason}); "
                 "there is nothing to resume"
             )
-        return deliver_finished(directory, spec.tracking.uri), None
+        summary = deliver_finished(directory, spec.tracking.uri)
+        lacking = TrackingUnreachable(f"MLflow lacks a part of run {summary.run_id}")
+        return summary, None if summary.is_delivered else lacking
 
 
 @dataclass

@@ -20,7 +20,12 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(3)
-    sys.exit(run_guarded(lambda: run(JobManifest.read(Path.cwd())), debug=False))
+
+    def attempt() -> int:
+        run(JobManifest.read(Path.cwd()))
+        return 0
+
+    sys.exit(run_guarded(attempt, debug=False))
 
 
 if __name__ == "__main__":

