@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -117,11 +118,10 @@ def test_resume_delivers_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_delivered: bool
 ) -> None:
     directory = RunDirectory.create(tmp_path / RUN, RECORD_OF_A_RUN, "name: x\n")
-    summary = SimpleNamespace(run_id=RUN, is_delivered=is_delivered)
+    summary: Any = SimpleNamespace(run_id=RUN, is_delivered=is_delivered)
     monkeypatch.setattr(training, "deliver_finished", lambda *_: summary)
     spec = load_spec("digits", [f"output={tmp_path}"]).spec
     found, error = training.resume(directory, spec, PlainReporter(io.StringIO()))
     assert found is summary
-    assert (error is None) == is_delivered
-    if error is not None:
-        assert error.message == f"MLflow lacks a part of run {RUN}"
+    problem = None if is_delivered else f"MLflow lacks a part of run {RUN}"
+    assert (error and error.message) == problem
