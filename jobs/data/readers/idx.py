@@ -22,7 +22,7 @@ from sumgrad.jobs.support.memory import check_memory_for_names
 
 _UNSIGNED_BYTE = 0x08
 _CHUNK_BYTES = 1 << 24
-_NAME = re.compile(r"(?P<prefix>.*)(?P<kind>images|labels)(?P<dot>[-.])idx\d-ubyte(\.gz)?$")
+_NAME = re.compile(r"(?P<prefix>.*)(?:images|labels)(?P<dot>[-.])idx\d-ubyte(\.gz)?$")
 _PREFIXES = {"train": "train-", "validation": "t10k-", "test": "t10k-"}
 
 
@@ -51,10 +51,8 @@ def read_idx(images: Path, label: tuple[str, ...], *, numeric_labels: bool) -> R
         DataNotFound: One of the two files does not exist.
         DataError: A file is damaged, or their numbers of rows differ.
     """
-    match = _NAME.match(images.name)
-    if match is None:
-        raise DataNotFound(f"{images} is not named like an IDX file: train-images-idx3-ubyte[.gz]")
-    if match["kind"] == "labels":
+    labels_name = _NAME.sub(r"\g<prefix>labels\g<dot>idx1-ubyte", images.name)
+    if images.name.startswith(labels_name):
         raise DataNotFound(f"{images} holds labels; name the images file beside it")
     pixels = read_array(images, dimensions=3)
     count, height, width = pixels.shape
@@ -62,8 +60,7 @@ def read_idx(images: Path, label: tuple[str, ...], *, numeric_labels: bool) -> R
         raise DataError("has no images", file=str(images))
     labels = None
     if label:
-        name = f"{match['prefix']}labels{match['dot']}idx1-ubyte"
-        labels = whole_labels(_read_labels(images, name, count), numeric=numeric_labels)
+        labels = whole_labels(_read_labels(images, labels_name, count), numeric=numeric_labels)
     check_memory_for_names(height * width, str(images))
     x, spans = pixels.reshape(count, height * width), (FileSpan(str(images), count),)
     names = pixel_names(height, width)
