@@ -168,7 +168,10 @@ class Cluster(BaseModel):
 
 
 class ClusterConfig(BaseModel):
-    """The named clusters, and the name of the default one."""
+    """The named clusters, and the name of the default one.
+
+    Methods that are given the name of no cluster raise `ClusterConfigError`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -184,11 +187,7 @@ class ClusterConfig(BaseModel):
         return self
 
     def named(self, name: str) -> Cluster:
-        """Return the cluster of that name.
-
-        Raises:
-            ClusterConfigError: No cluster has that name.
-        """
+        """Return the cluster of that name."""
         if name not in self.clusters:
             add = "'sumgrad cluster add NAME http://HOST:8265' adds one"
             raise ClusterConfigError(
@@ -216,22 +215,14 @@ class ClusterConfig(BaseModel):
         return self.model_copy(update={"clusters": self.clusters | new.clusters})
 
     def without(self, name: str) -> "ClusterConfig":
-        """Return a configuration without a cluster.
-
-        Raises:
-            ClusterConfigError: No cluster has that name.
-        """
+        """Return a configuration without a cluster."""
         self.named(name)
         remaining = {key: value for key, value in self.clusters.items() if key != name}
         current = None if self.current == name else self.current
         return ClusterConfig(current=current, clusters=remaining)
 
     def using(self, name: str | None) -> "ClusterConfig":
-        """Return a configuration with another default, or with none.
-
-        Raises:
-            ClusterConfigError: No cluster has that name.
-        """
+        """Return a configuration with another default, or with none."""
         return self.model_copy(update={"current": name and self.named(name).name})
 
 
