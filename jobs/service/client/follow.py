@@ -35,10 +35,10 @@ def wait(
         ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
         JobLost: The attempt was deleted, or the cluster was restarted.
     """
-    ask = _Patience(client, submission_id).ask
+    query = _RetryingClient(client, submission_id).query
 
     def ended() -> Attempt | None:
-        attempt = ask(client.get_attempt)
+        attempt = query(client.get_attempt)
         return attempt if attempt is not None and attempt.has_ended else None
 
     return wait_until(ended, timeout, interval=interval)
@@ -51,7 +51,7 @@ def follow(client: RayJobsClient, submission_id: str, write: Callable[[str], Non
         ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
         JobLost: The attempt was deleted, or the cluster was restarted.
     """
-    insist = _Patience(client, submission_id).insist
+    retry = _RetryingClient(client, submission_id).retry
     written = 0
     while True:
         # Each connection starts again with the first character of the log.
@@ -65,12 +65,12 @@ def follow(client: RayJobsClient, submission_id: str, write: Callable[[str], Non
             elif time.monotonic() - last_check > 2 * _INTERVAL_S:
                 # A connection may be dead without an error.
                 last_check = time.monotonic()
-                if insist(client.get_attempt).has_ended:
+                if retry(client.get_attempt).has_ended:
                     break
         # That a connection ends does not show that the job has ended.
-        attempt = insist(client.get_attempt)
+        attempt = retry(client.get_attempt)
         if attempt.has_ended:
-            if rest := insist(client.get_log)[written:]:
+            if rest := retry(client.get_log)[written:]:
                 write(rest)
             return attempt
         time.sleep(_INTERVAL_S)
@@ -125,15 +125,15 @@ class LogPrinter:
             self._write(line)
 
 
-class _Patience:
-    """Asks about one attempt a job server that may be unreachable for a while."""
+class _RetryingClient:
+    """Queries about one attempt to a job server that may be unreachable for a while."""
 
     def __init__(self, client: RayJobsClient, submission_id: str) -> None:
         self._cluster = client.cluster
         self._submission_id = submission_id
         self._unreachable_since: float | None = None
 
-    def ask(self, query: Callable[[str], T]) -> T | None:
+    def query(self, query: Callable[[str], T]) -> T | None:
         """Return the answer to a query; None if the server does not answer now."""
         now = time.monotonic()
         try:
@@ -154,9 +154,9 @@ class _Patience:
             _logger.info("connected again")
         return answer
 
-    def insist(self, query: Callable[[str], T]) -> T:
+    def retry(self, query: Callable[[str], T]) -> T:
         """Repeat a query until the server answers."""
-        while (answer := self.ask(query)) is None:
+        while (answer := self.query(query)) is None:
             time.sleep(2 * _INTERVAL_S)
         return answer
 

@@ -52,7 +52,7 @@ _STATE_BY_RUN = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": STOPPED}
 
 @dataclass(frozen=True)
 class Status:
-    """The status of a job; None stands for what is not known.
+    """The status of a job; what is not known is None.
 
     Attributes:
         state: PENDING, RUNNING, FINISHED, FAILED or STOPPED.

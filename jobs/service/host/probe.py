@@ -45,7 +45,7 @@ class Report:
 
 
 class Node(NamedTuple):
-    """One machine of a cluster; ``problem`` says why it does not answer."""
+    """One machine of a cluster, or why it does not answer."""
 
     host: str
     problem: str = ""
