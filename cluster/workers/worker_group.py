@@ -76,11 +76,8 @@ class WorkerGroup:
             waited = time.monotonic() - started
             self._check_start(waited, timeout)
             if waited > _LOG_AFTER_S and not is_logged:
-                _logger.info(
-                    "waiting for %s to start; %s",
-                    self._missing(),
-                    scaling_policy.format_limit(timeout),
-                )
+                limit = scaling_policy.format_limit(timeout)
+                _logger.info("waiting for %s to start; %s", self._missing(), limit)
                 is_logged = True
             for worker, message in self.events(SUPERVISION_INTERVAL_S):
                 if message is None:
