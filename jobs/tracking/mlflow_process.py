@@ -6,7 +6,7 @@ own for it. The two talk in JSON over a socket:
 - to this process: ``{"uri": …}`` first; ``{"run": …, "resumed": …}`` to start; ``{"tags": …}`` to
   set tags; ``{"end": …, "lines": […]}`` when the run has ended, with metrics that the disk had no
   space for.
-- from this process: ``{"ready": true}`` when MLflow is imported; ``{"registered": true}``,
+- from this process: ``{"ready": true}`` when it can send requests; ``{"registered": true}``,
   ``{"failed": {…}}`` with an error, ``{"warning": text}``, ``{"busy": seconds}`` before a request,
   and ``{"finished": complete}``.
 """
@@ -29,7 +29,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sumgrad.jobs.config.tracking_uri import sqlite_file
+from sumgrad.jobs.config.tracking_uri import is_server, sqlite_file
 from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import RunEnd
@@ -90,6 +90,10 @@ class Service:
     def _receive(self, message: dict[str, Any]) -> None:
         if "uri" in message:
             self._uri = message["uri"]
+            if not is_server(self._uri):
+                # It takes two seconds, more on a busy machine.
+                importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+            self.send(ready=True)
             if (database := sqlite_file(self._uri)) and not database.exists():
                 # Creating it takes seconds, on a busy machine more than a request may.
                 self._busy(LOCK_TIMEOUT_S)
@@ -184,7 +188,6 @@ def main() -> None:
     logging.getLogger("sumgrad").addHandler(_ToParent(service))
     prepare_mlflow()
     importlib.import_module("mlflow")
-    service.send(ready=True)
     service.run()
     # MLflow's threads are not waited for.
     os._exit(0)

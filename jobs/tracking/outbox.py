@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -110,25 +111,28 @@ class Outbox:
             # The machine crashed before the file reached the disk. Send everything again.
             replace(receipt, metrics_offset=0).write(directory)
         self.non_finite: dict[str, int] = {}
+        #: Guards the fields below: training logs while a checkpoint is written.
+        self._lock = threading.Lock()
         self._unwritten = b""
         self._is_failing = False
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the values of one step; those that a resumed run repeats are left out."""
         now = time.time_ns() // 1_000_000
-        for key, value in metrics.items():
-            if not math.isfinite(value):
-                self.non_finite.setdefault(key, step)
-            elif (key, step) not in self._known:
-                self._known.add((key, step))
-                self._unwritten += Point(key, float(value), step, now).to_line()
-        try:
-            self._write()
-        except OSError as error:
-            if not self._is_failing:
-                why = error.strerror or error
-                _logger.warning("metrics cannot be written to %s: %s", self._path, why)
-            self._is_failing = True
+        with self._lock:
+            for key, value in metrics.items():
+                if not math.isfinite(value):
+                    self.non_finite.setdefault(key, step)
+                elif (key, step) not in self._known:
+                    self._known.add((key, step))
+                    self._unwritten += Point(key, float(value), step, now).to_line()
+            try:
+                self._write()
+            except OSError as error:
+                if not self._is_failing:
+                    why = error.strerror or error
+                    _logger.warning("metrics cannot be written to %s: %s", self._path, why)
+                self._is_failing = True
 
     def _write(self) -> None:
         """Write the values that are only in memory; raise OSError if the disk is full."""
@@ -147,7 +151,8 @@ class Outbox:
 
     def sync(self) -> None:
         """Bring all values to the disk; raise OSError if some cannot be written."""
-        self._write()
+        with self._lock:
+            self._write()
         sync(self._path)
 
     def unwritten(self) -> list[str]:

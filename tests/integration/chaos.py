@@ -121,6 +121,10 @@ def run_with_worker_faults(
         # sumgrad ends a job whose first workers all fail.
         time.sleep(0.05)
     while count < faults and process.poll() is None:
+        # A microbatch during which three workers fail ends the run, so each fault waits for a step.
+        step = newest_step(folder)
+        while newest_step(folder) == step and process.poll() is None:
+            time.sleep(0.02)
         time.sleep(generator.uniform(*FAULT_INTERVAL_S))
         workers = worker_pids(process.pid)
         for pid in generator.sample(workers, min(len(workers), generator.randint(1, 3))):

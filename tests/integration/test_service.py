@@ -259,8 +259,9 @@ def test_a_job_waits_for_free_cpus_until_another_is_stopped(
 
 
 def test_a_killed_job_is_resumed_with_the_same_weights(service: Service) -> None:
-    expected = service.sumgrad("train", "flowers.yaml", *chaos.SPEC, "--json").result
-    service.sumgrad("submit", *ON_CLUSTER, *chaos.SPEC, "--id", "victim")
+    spec = (*chaos.SPEC, "--set", "stop.max_epochs=400")
+    expected = service.sumgrad("train", "flowers.yaml", *spec, "--json").result
+    service.sumgrad("submit", *ON_CLUSTER, *spec, "--id", "victim")
     # Steps may be computed before MLflow has the run.
     service.wait_for("victim", lambda status: status.heartbeat_age_s is not None)
     service.wait_for("victim", lambda status: status.state == "RUNNING")

@@ -1,11 +1,15 @@
 """The outbox: no value is lost and none is sent twice, wherever a process ends."""
 
 import errno
+import io
 import json
 import logging
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -128,6 +132,30 @@ def test_values_wait_in_memory_while_the_disk_is_full(
         "metrics cannot be written to",
         "metrics are written to",
     ]
+
+
+def test_values_that_are_logged_during_a_write_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training logs values while the thread that writes checkpoints brings others to the disk."""
+    outbox = Outbox(tmp_path)
+    threads: list[threading.Thread] = []
+
+    class SlowFile(io.FileIO):
+        def write(self, data: Any) -> int:
+            if not threads:
+                threads.append(threading.Thread(target=log, args=(outbox, 2, 2)))
+                threads[0].start()
+                # It ends only if nothing makes it wait for this write.
+                threads[0].join(0.2)
+            return super().write(data)
+
+    path = SimpleNamespace(open=lambda *_, **__: SlowFile(tmp_path / METRICS, "r+"))
+    monkeypatch.setattr(outbox, "_path", path)
+    log(outbox, 1, 1)
+    threads[0].join()
+    assert steps(tmp_path) == [1, 2]
+    assert caplog.messages == []
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
