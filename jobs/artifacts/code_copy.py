@@ -36,7 +36,7 @@ def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def required_files(module: str) -> dict[str, Path]:
-    """Return, by relative name, the files of a module of sumgrad and of what it imports from it."""
+    """Return the files of a module of sumgrad and of those it imports, by their relative names."""
     available = source_files()
     found: dict[str, Path] = {}
     pending = [module]

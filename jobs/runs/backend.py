@@ -23,7 +23,7 @@ LOCAL_ADDRESSES = ("inline", "local")
 def open_reducer(
     spec: ClusterSpec, job: "Future[TrainingJob]", stop: StopRequest, *, waits_for_nodes: bool
 ) -> Iterator[GradientReducer]:
-    """Run the reducer at the spec's address; the job may still be being built while Ray starts.
+    """Run the reducer at the spec's address; Ray starts while the job is still being built.
 
     A stop request ends a wait for CPUs, also for those of nodes that the cluster does not have yet.
     """

@@ -70,7 +70,11 @@ class CheckpointStore:
         self._run = run
 
     def write(self, checkpoint: Checkpoint, *, is_best: bool = False) -> Path:
-        """Write a checkpoint, and remove others; if it raises OSError, those are unchanged."""
+        """Write a checkpoint, and then remove those that need not be kept.
+
+        Raises:
+            OSError: It could not be written; the others are unchanged.
+        """
         snapshot = checkpoint.snapshot
         epoch = int(snapshot.metadata["progress"]["epoch"])
         name = f"step-{snapshot.step:09d}-epoch-{epoch:06d}{_BEST if is_best else ''}"

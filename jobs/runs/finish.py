@@ -28,7 +28,7 @@ SUMMARY = "summary.json"
 
 
 def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float) -> Summary:
-    """Save the model, record how the run, which started at a monotonic time, ended, and deliver it.
+    """Save the model, record how the run ended, and deliver it; `started` is a `time.monotonic`.
 
     Raises:
         ModelNotSaved, OSError: The disk is full, for example.

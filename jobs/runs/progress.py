@@ -1,6 +1,5 @@
 """What a training run shows: a live display on a terminal, plain lines elsewhere."""
 
-import sys
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TextIO
@@ -140,7 +139,6 @@ def describe(report: EpochReport, epochs: int, *, accuracy: bool) -> str:
     return "  ".join(parts)
 
 
-def make_reporter(stream: TextIO | None = None) -> Reporter:
+def make_reporter(stream: TextIO) -> Reporter:
     """Return a live display for a terminal, plain lines for anything else."""
-    stream = stream or sys.stdout
     return LiveReporter(stream) if stream.isatty() else PlainReporter(stream)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def create_database(database: Path) -> None:
-    """Create a database with MLflow's tables, unless the file, which callers have locked, exists.
+    """Create a database with MLflow's tables, unless the file exists; callers hold a lock on it.
 
     MLflow creates them in a hundred transactions. A process that is killed between two of these
     leaves a database that MLflow cannot open. So the database is created under another name, and

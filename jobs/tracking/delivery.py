@@ -43,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 def deliver(directory: Path, end: RunEnd, open_store: Callable[[], Store]) -> bool:
-    """Deliver what MLflow lacks of a run that has ended, as `Delivery.finish` does at last."""
+    """Deliver what MLflow lacks of a run that has ended; return what `Delivery.finish` returns."""
     delivery = Delivery(directory, open_store)
     delivery.register()
     while delivery.send_metrics():

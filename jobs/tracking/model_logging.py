@@ -168,7 +168,7 @@ def find_model(run_id: str, uri: str) -> Path:
     """Return the saved-model folder of a run in the store at a resolved URI.
 
     It is the store's own folder if that is on this machine; otherwise a download that is removed
-    when this process ends. A run has an id of its own and one of MLflow; a unique prefix will do.
+    when this process ends. `run_id` is the run's id, MLflow's id, or a unique prefix of one.
 
     Raises:
         ModelNotFound: No run or several match, or the run has no model.
