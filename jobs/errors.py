@@ -1,10 +1,10 @@
-"""The errors of jobs: what the user passed, and what a run depends on."""
+"""Errors of jobs: in what the user passed, and in what a run depends on."""
 
 from sumgrad.model.errors import SumgradError
 
 
 class JobError(SumgradError):
-    """Something about a job that its owner can correct."""
+    """An error in a job that the user can fix."""
 
 
 class SpecError(JobError):
@@ -16,7 +16,7 @@ class SpecError(JobError):
 
 
 class DataNotFound(JobError):
-    """The spec names a file, a column or a format that does not exist."""
+    """A file, a column or a format in the spec that does not exist."""
 
 
 class DataError(JobError):
@@ -41,23 +41,23 @@ class DataError(JobError):
 
 
 class TrackingError(JobError):
-    """The MLflow store cannot be reached or does not know the run."""
+    """An MLflow store that cannot be used, or that does not know the run."""
 
 
 class TrackingUnreachable(TrackingError):
-    """The MLflow store does not answer now, and may do so later."""
+    """An MLflow store that does not answer now, and may do so later."""
 
 
 class LoginRefused(TrackingError):
-    """The MLflow server requires another login, or denies this user the request."""
+    """An MLflow server that requires another login, or denies this user the request."""
 
 
 class ModelNotFound(JobError):
-    """No run or saved model has that name, or the model is damaged."""
+    """A name that no run or saved model has, or a model that is missing or damaged."""
 
 
 class ModelNotSaved(JobError):
-    """The trained model could not be written."""
+    """A trained model that could not be written."""
 
 
 class CheckpointError(JobError):
@@ -65,15 +65,23 @@ class CheckpointError(JobError):
 
 
 class RunNotFound(JobError):
-    """No run has that name, or several have."""
+    """A name that no usable run has."""
+
+
+class RunAmbiguous(RunNotFound):
+    """A name with which the ids of several runs start."""
+
+
+class RunDamaged(RunNotFound):
+    """A run whose files another program has changed, or that cannot be read."""
 
 
 class RunLocked(JobError):
-    """Another process is working on this run."""
+    """A run that another process trains or delivers."""
 
 
 class Interrupted(JobError):
-    """A signal stopped the run: exit code 130 for the keyboard's, 143 for a termination."""
+    """A run that a signal stopped: exit code 130 for the keyboard's, 143 for a termination."""
 
     def __init__(self, message: str, exit_code: int, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -81,15 +89,15 @@ class Interrupted(JobError):
 
 
 class ClusterConfigError(JobError):
-    """No cluster was selected, or its configuration cannot be used."""
+    """A configuration of clusters that cannot be used, or that selects none."""
 
 
 class JobNotFound(JobError):
-    """The cluster has no job of that name, or several."""
+    """A name that no job on the cluster has, or several."""
 
 
 class JobLost(JobNotFound):
-    """The cluster knew this job a moment ago and does not any more."""
+    """A job that the cluster knew a moment ago and does not know any more."""
 
 
 class SubmissionError(JobError):
@@ -97,4 +105,4 @@ class SubmissionError(JobError):
 
 
 class ServiceUnreachable(JobError):
-    """The cluster takes no jobs: it is away, refuses the token, or runs another version."""
+    """A cluster that takes no jobs: it is away, refuses the token, or runs another version."""

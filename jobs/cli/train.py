@@ -84,13 +84,15 @@ def resume(
 def _is_job(name: str, output: Path, cluster: str | None) -> bool:
     """Return whether a name means a job on a cluster rather than a run in this folder."""
     from sumgrad.jobs.config.clusters import find_selected_cluster
-    from sumgrad.jobs.errors import RunNotFound
+    from sumgrad.jobs.errors import RunAmbiguous, RunDamaged, RunNotFound
     from sumgrad.jobs.runs.directory import find_run
 
     if cluster is not None:
         return True
     try:
         find_run(name, output)
+    except (RunAmbiguous, RunDamaged):
+        return False
     except RunNotFound:
         return find_selected_cluster(None) is not None
     return False
@@ -135,10 +137,10 @@ def runs(output: Output = DEFAULT_OUTPUT, as_json: Json = False) -> None:
 
     The status of a run whose process was killed is corrected, in MLflow too.
     """
-    from sumgrad.jobs.runs.registry import list_runs, table
+    from sumgrad.jobs.runs.registry import format_run_table, list_runs
 
     found = list_runs(output)
-    print_result(found, table(found), as_json)
+    print_result(found, format_run_table(found), as_json)
 
 
 @app.command()
@@ -148,7 +150,8 @@ def sync(
     ] = None,
     output: Output = DEFAULT_OUTPUT,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="Another address than the run's own.")
+        str | None,
+        typer.Option("--tracking-uri", help="MLflow store to deliver to; default: the run's own."),
     ] = None,
     as_json: Json = False,
 ) -> None:

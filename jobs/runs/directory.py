@@ -11,6 +11,7 @@ model/          see `sumgrad.jobs.artifacts.saved_model`
 example.json    rows for the model's signature in MLflow
 """
 
+import fcntl
 import os
 import re
 import secrets
@@ -27,11 +28,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sumgrad.jobs.errors import RunLocked, RunNotFound
+from sumgrad.jobs.errors import RunAmbiguous, RunDamaged, RunLocked, RunNotFound
 from sumgrad.jobs.runs.checkpoints import CheckpointStore
 from sumgrad.jobs.support.files import write_folder, write_text
 from sumgrad.jobs.tracking.metadata import RECORD, RunRecord
-from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, Receipt
+from sumgrad.jobs.tracking.outbox import EXAMPLE, METRICS, MODEL, Receipt
 
 SPEC = "spec.yaml"
 _LOCK = "lock"
@@ -70,10 +71,10 @@ class RunDirectory:
         cls, path: Path, record: RunRecord, spec_yaml: str, example: str = ""
     ) -> "RunDirectory":
         """Create the directory of a new run, completely or, if an OSError is raised, not at all."""
-        texts = {SPEC: spec_yaml, EXAMPLE: example, RECORD: record.to_json()}
+        contents = {SPEC: spec_yaml, EXAMPLE: example, METRICS: "", RECORD: record.to_json()}
 
         def fill(folder: Path) -> None:
-            for name, text in texts.items():
+            for name, text in contents.items():
                 (folder / name).write_text(text, encoding="utf-8")
 
         write_folder(path, fill)
@@ -84,7 +85,8 @@ class RunDirectory:
         """Open the directory of an earlier run.
 
         Raises:
-            RunNotFound: There is none, it is damaged, or a link in it leads out of it.
+            RunNotFound: There is none.
+            RunDamaged: Its record is damaged, or a link in it leads out of it.
         """
         file = path / RECORD
         try:
@@ -93,9 +95,9 @@ class RunDirectory:
         except FileNotFoundError:
             raise RunNotFound(f"no run at {path}: it has no {RECORD}") from None
         except OSError as error:
-            raise RunNotFound(f"{file} cannot be read: {error.strerror}") from error
+            raise RunDamaged(f"{file} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise RunNotFound(f"{file} is damaged: {error}") from None
+            raise RunDamaged(f"{file} is damaged: {error}") from None
         return cls(path, record)
 
     def update(self, **changes: Any) -> None:
@@ -159,8 +161,11 @@ class RunDirectory:
         try:
             with FileLock(self.path / _LOCK, timeout=0):
                 return False
-        except (Timeout, OSError):
+        except Timeout:
             return True
+        except OSError:
+            # This user cannot write there.
+            return _is_locked_by_another_user(self.path / _LOCK)
 
     @property
     def status(self) -> str:
@@ -186,7 +191,9 @@ def find_run(name: str, output: Path) -> RunDirectory:
     """Find a run in an output folder by its directory, an id or a unique prefix of an id.
 
     Raises:
-        RunNotFound: None, or several.
+        RunNotFound: None has this name.
+        RunAmbiguous: The ids of several start with it.
+        RunDamaged: The run in this directory is damaged.
     """
     if _has_record(Path(name)):
         return RunDirectory.open(Path(name))
@@ -198,11 +205,23 @@ def find_run(name: str, output: Path) -> RunDirectory:
     matching = exact or [run for run, ids in runs.items() if any(i.startswith(name) for i in ids)]
     if len(matching) > 1:
         hint = "give more characters"
-        raise RunNotFound(f"several runs in {output} start with {name}", hint=hint)
+        raise RunAmbiguous(f"several runs in {output} start with {name}", hint=hint)
     if not matching:
         hint = "give its directory, or the folder with --output"
         raise RunNotFound(f"no run {name} in {output}", hint=hint)
     return matching[0]
+
+
+def _is_locked_by_another_user(file: Path) -> bool:
+    """Return whether the process of a user that can write a lock file holds its lock."""
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # There is no lock file, or it cannot be read.
+    return False
 
 
 def _has_record(path: Path) -> bool:
@@ -214,7 +233,7 @@ def _has_record(path: Path) -> bool:
 
 
 def _check_enclosed(folder: Path) -> None:
-    """Raise RunNotFound if something in a run's directory leads out of it.
+    """Raise RunDamaged if something in a run's directory leads out of it.
 
     Metrics are appended, old checkpoints are removed and the model is copied into MLflow. Behind a
     link each of them could be any file.
@@ -226,9 +245,9 @@ def _check_enclosed(folder: Path) -> None:
             except FileNotFoundError:
                 continue  # A running process has renamed a file.
             if stat.S_ISLNK(mode) and not _leads_into(path, folder):
-                raise RunNotFound(f"{folder} is refused: the link {path.name} leads out of it")
+                raise RunDamaged(f"{folder} is refused: the link {path.name} leads out of it")
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-                raise RunNotFound(f"{folder} is refused: {path.name} is no file and no folder")
+                raise RunDamaged(f"{folder} is refused: {path.name} is no file and no folder")
 
 
 def _leads_into(link: Path, folder: Path) -> bool:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from sumgrad.cluster.training.stopping import RESUMABLE
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
-from sumgrad.jobs.errors import RunNotFound
+from sumgrad.jobs.errors import RunDamaged
 from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.evaluate import Rejection, measure_rejection
@@ -50,10 +50,10 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
         tags["sumgrad.earlier_code"] = ", ".join(earlier_code)
     if training.failure:
         tags["sumgrad.error"] = str(training.failure)
-    summary = _summarize(job, result, directory, rejection)
+    can_resume = training.reason in RESUMABLE
+    summary = _summarize(job, result, directory, rejection, can_resume=can_resume)
     summary.wall_s = time.monotonic() - started
     write_text(directory.path / SUMMARY, json.dumps(asdict(summary)))
-    can_resume = training.reason in RESUMABLE
     end = RunEnd(result.status, training.reason.value, tags, step, can_resume)
     # On disk first: `sumgrad sync` delivers the run if this process or MLflow fails from here on.
     directory.update(end=end)
@@ -74,7 +74,7 @@ def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
     """Deliver a finished run of which MLflow lacks a part.
 
     Raises:
-        RunNotFound: The run's summary is damaged.
+        RunDamaged: The run's summary is damaged.
         TrackingError: The store does not answer, or refuses.
     """
     is_delivered = deliver_locked(directory, tracking_uri)
@@ -82,7 +82,7 @@ def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
     try:
         summary = TypeAdapter(Summary).validate_json(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise RunNotFound(f"{file} is damaged: {describe_error(error)}") from None
+        raise RunDamaged(f"{file} is damaged: {describe_error(error)}") from None
     return replace(summary, is_delivered=is_delivered, tracking_uri=redact(tracking_uri))
 
 
@@ -112,7 +112,12 @@ def _final_metrics(
 
 
 def _summarize(
-    job: TrainingJob, result: RunResult, directory: RunDirectory, rejection: Rejection | None
+    job: TrainingJob,
+    result: RunResult,
+    directory: RunDirectory,
+    rejection: Rejection | None,
+    *,
+    can_resume: bool,
 ) -> Summary:
     training, report, test = result.training, result.training.report, result.test
     return Summary(
@@ -132,7 +137,7 @@ def _summarize(
         weights_sha256=weights_sha256(training.W),
         checkpoint=str(directory.model),
         run_folder=str(directory.path),
-        can_resume=training.snapshot is not None,
+        can_resume=can_resume,
         samples_per_s=training.instances / training.seconds if training.seconds else None,
         best_epoch=report.epoch if report and report.epoch != training.epochs else None,
         rejection=rejection.lines() if rejection else [],

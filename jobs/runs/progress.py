@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(ABC):
-    """Receives the events of a run; every method returns at once."""
+    """Receiver of a run's events; every method returns at once."""
 
     @abstractmethod
     def note(self, text: str) -> None:
@@ -63,9 +63,12 @@ class PlainReporter(Reporter):
 
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
         now = time.monotonic()
-        seconds_per_epoch = (now - self._start) / (report.epoch - self._first_epoch)
-        left = duration(seconds_per_epoch * (self._epochs - report.epoch))
-        line = f"{describe(report, self._epochs, accuracy=accuracy)}  at most {left} left"
+        line = describe(report, self._epochs, accuracy=accuracy)
+        # A run that resumes after the last step of an epoch reports it without any own step.
+        if (epochs_done := report.epoch - self._first_epoch) > 0:
+            seconds_per_epoch = (now - self._start) / epochs_done
+            left = duration(seconds_per_epoch * (self._epochs - report.epoch))
+            line = f"{line}  at most {left} left"
         if now - self._shown < self._every_s:
             self._skipped = line
             return

@@ -9,6 +9,7 @@ from typing import Any
 from sumgrad.jobs.errors import RunLocked
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.runs.sync import ORPHANED, require_credentials, sync
+from sumgrad.jobs.support.text import align_columns, describe_error, plural
 from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.outbox import EXAMPLE
 from sumgrad.model.errors import SumgradError
@@ -27,7 +28,10 @@ def list_runs(output: Path) -> list[dict[str, Any]]:
         _logger.warning("%s is left out: its %s is missing or damaged", path, RECORD)
     undelivered = sum(run.record.end is not None and not run.is_delivered for run in runs)
     if undelivered:
-        _logger.warning("MLflow lacks a part of %d runs: 'sumgrad sync' delivers it", undelivered)
+        _logger.warning(
+            "%s not completely delivered to MLflow; 'sumgrad sync' delivers the rest",
+            plural(undelivered, "run"),
+        )
     return [_row(run) for run in runs]
 
 
@@ -46,14 +50,14 @@ def _record_orphan(run: RunDirectory) -> RunDirectory:
         sync(run, require_credentials(run.record.tracking_uri))
     except RunLocked:
         pass  # Another process has just resumed it.
-    except SumgradError as error:
-        with suppress(RunLocked), run.lock():
+    except (SumgradError, OSError) as error:
+        # The disk may be full, or this user may not write there.
+        with suppress(RunLocked, OSError), run.lock():
             run = RunDirectory.open(run.path)
             if run.record.end is None:
                 run.update(end=ORPHANED)
-        _logger.warning(
-            "run %s: MLflow still shows it as running: %s", run.record.run_id, error.message
-        )
+        state = "MLflow still shows it as running" if run.mlflow_run_id else "it is not in MLflow"
+        _logger.warning("run %s: %s: %s", run.record.run_id, state, describe_error(error))
     return RunDirectory.open(run.path)
 
 
@@ -74,7 +78,7 @@ def _row(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def table(runs: Sequence[dict[str, Any]]) -> list[str]:
+def format_run_table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Format the runs as lines of a table."""
     if not runs:
         return ["no runs here; start one with: sumgrad train digits"]
@@ -84,13 +88,4 @@ def table(runs: Sequence[dict[str, Any]]) -> list[str]:
         started = run["started"][:19].replace("T", " ")
         stop_reason = run["stop_reason"] or "-"
         rows.append((run["run_id"], run["status"], stop_reason, checkpoint, started))
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format rows of a table as lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return align_columns(rows)

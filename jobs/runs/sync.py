@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sumgrad.jobs.config.tracking_uri import with_credentials
+from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri, with_credentials
 from sumgrad.jobs.errors import TrackingError
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs, find_run
 from sumgrad.jobs.support.redaction import is_redacted
@@ -54,8 +54,15 @@ def require_credentials(uri: str) -> str:
 def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple[list[str], bool]:
     """Deliver what MLflow lacks of one run, or of all in a folder that have ended.
 
-    Return a line for each run, and whether MLflow has everything now.
+    The URI of another store is one that the user has typed. Return a line for each run, and whether
+    MLflow has everything now.
+
+    Raises:
+        RunNotFound: No run has that name, or several have.
+        SpecError: The URI is invalid.
     """
+    if tracking_uri is not None:
+        tracking_uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     if name is not None:
         return _sync_all([find_run(name, output)], tracking_uri)
     runs = all_runs(output)
@@ -64,7 +71,8 @@ def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple
         [run for run in runs if run not in locked and not run.is_delivered], tracking_uri
     )
     left_out = [f"{run.record.run_id} is left out: it is running" for run in locked]
-    return [*left_out, *(lines or ["MLflow has everything" + " else" * bool(locked)])], is_complete
+    nothing = "MLflow has everything else" if locked else "MLflow has everything"
+    return [*left_out, *(lines or [nothing])], is_complete
 
 
 def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[list[str], bool]:
@@ -73,7 +81,7 @@ def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[l
         try:
             uri = tracking_uri or require_credentials(run.record.tracking_uri)
             is_delivered, problem = sync(run, uri), ""
-        except SumgradError as error:
+        except (SumgradError, OSError) as error:
             is_delivered, problem = False, f": {describe_error(error)}"
         state = "delivered" if is_delivered else f"NOT delivered{problem}"
         lines.append(f"{run.record.run_id} {state}")

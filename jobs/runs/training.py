@@ -16,7 +16,7 @@ from sumgrad.cluster.address import check_reachable
 from sumgrad.cluster.errors import ClusterError
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server
 from sumgrad.jobs.data.prepare import prepare
-from sumgrad.jobs.errors import Interrupted, RunNotFound, SpecError, TrackingUnreachable
+from sumgrad.jobs.errors import Interrupted, JobError, SpecError, TrackingUnreachable
 from sumgrad.jobs.runs.backend import LOCAL_ADDRESSES, open_reducer
 from sumgrad.jobs.runs.build import TrainingJob, build_job
 from sumgrad.jobs.runs.checkpoints import Checkpoint
@@ -88,7 +88,7 @@ def resume(
 
     Raises:
         RunLocked: Another process has locked the run.
-        RunNotFound: The run has finished.
+        JobError: The run has finished.
         CheckpointError: The job has changed, or no checkpoint is intact.
         SumgradError: The run could not start.
     """
@@ -101,13 +101,15 @@ def resume(
         if end is None or end.can_resume:
             return _Training(spec, reporter, options, directory).run()
         if directory.is_delivered:
-            raise RunNotFound(
+            raise JobError(
                 f"run {directory.record.run_id} has finished ({end.stop_reason}); "
                 "there is nothing to resume"
             )
         summary = deliver_finished(directory, spec.tracking.uri)
-        lacking = TrackingUnreachable(f"MLflow lacks a part of run {summary.run_id}")
-        return summary, None if summary.is_delivered else lacking
+        if summary.is_delivered:
+            return summary, None
+        problem = f"run {summary.run_id} is not completely delivered to MLflow"
+        return summary, TrackingUnreachable(problem)
 
 
 @dataclass
@@ -176,7 +178,7 @@ class _Training:
             checkpoint, signature = load_checkpoint(job, self.directory, allow_code_change=allow)
         with self.starting:
             if self.is_cancelled:
-                raise RunNotFound("the run was cancelled before its start")
+                raise JobError("the run was cancelled before its start")
             if self.directory is None:
                 run = create(job, tracker, self.locks, self.options.tags)
             else:

@@ -50,11 +50,10 @@ _EXAMPLES = resources.files("sumgrad.jobs.spec") / "examples"
 
 
 class LoadedSpec(NamedTuple):
-    """A validated spec, its file or ``example NAME``, and the folder of the file."""
+    """A validated spec, and its file or ``example NAME``."""
 
     spec: JobSpec
     origin: str
-    folder: Path | None
 
 
 def example_names() -> list[str]:
@@ -77,7 +76,7 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
     Raises:
         SpecError: The spec does not exist, is not YAML, or has an invalid key or value.
     """
-    text, origin, folder = _read(name)
+    text, origin = _read(name)
     tree = parse_yaml(text, origin)
     if not isinstance(tree.value, dict):
         raise SpecError("a job spec is a mapping of keys to values", key=origin)
@@ -90,7 +89,7 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
         problem = first_problem(error, JobSpec, SYNONYMS)
         where = _location(problem.path, tree, origin, set_paths)
         raise SpecError(problem.message, key=where, hint=problem.hint) from None
-    return LoadedSpec(spec, origin, folder)
+    return LoadedSpec(spec, origin)
 
 
 def default_output() -> str:
@@ -107,16 +106,16 @@ def split_key(key: str) -> list[str | int]:
     return [int(index) if index else name for name, index in _PATH_PART.findall(key)]
 
 
-def _read(name: str) -> tuple[str, str, Path | None]:
-    """Return text, origin and folder of a spec."""
+def _read(name: str) -> tuple[str, str]:
+    """Return the text and the origin of a spec."""
     path = Path(name)
     try:
         if not path.is_file() and name in example_names():
-            return read_example(name), f"example {name}", None
+            return read_example(name), f"example {name}"
         if not name or (path.suffix not in (".yaml", ".yml") and not path.exists()):
             hint = did_you_mean(name, example_names())
             raise SpecError(f"no spec file and no shipped example is named '{name}'", hint=hint)
-        return read_small_file(path, MAX_BYTES).decode("utf-8"), name, path.resolve().parent
+        return read_small_file(path, MAX_BYTES).decode("utf-8"), name
     except UnicodeDecodeError:
         problem = "not a text file in UTF-8"
     except OSError as error:
@@ -130,9 +129,10 @@ def _read(name: str) -> tuple[str, str, Path | None]:
 def _set_defaults_of_environment(value: dict[str, Any]) -> None:
     value.setdefault("output", default_output())
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    tracking = value.setdefault("tracking", {})
+    # The section is null if all its keys are commented out.
+    tracking = {} if value.get("tracking") is None else value["tracking"]
     if uri and isinstance(tracking, dict):
-        tracking.setdefault("uri", uri)
+        value["tracking"] = {"uri": uri} | tracking
 
 
 def _override(value: dict[str, Any], item: str) -> KeyPath:

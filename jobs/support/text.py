@@ -1,10 +1,12 @@
 """Text for one line of a terminal, a log or a tag."""
 
+from collections.abc import Sequence
+
 from sumgrad.jobs.support.redaction import redact_text
 
 
 def one_line(text: object, max_length: int | None = None) -> str:
-    r"""Return a text on one line, without control characters; a longer one is cut.
+    r"""Return a string on one line, without control characters; a longer one is cut.
 
     >>> one_line("RuntimeError: it\n\x1b[2J  broke"), one_line("too long", max_length=3)
     ('RuntimeError: it [2J broke', 'too …')
@@ -34,6 +36,19 @@ def plural(count: int, noun: str) -> str:
     ('1 row', '1,200 rows')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows of a table as lines with aligned columns.
+
+    >>> align_columns([("run", "status"), ("digits-ab12cd", "KILLED")])
+    ['run            status', 'digits-ab12cd  KILLED']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -87,7 +87,7 @@ class Point:
 
 
 class Outbox:
-    """Appends metrics to a run's directory for one process, which owns the run's lock.
+    """The writer of a run's metrics, for the one process that owns the run's lock.
 
     While the disk is full, values wait in memory and follow later.
 
@@ -157,7 +157,8 @@ class Outbox:
 
     def unwritten(self) -> list[str]:
         """Return the lines that the disk had no space for."""
-        return self._unwritten.decode().splitlines()
+        with self._lock:
+            return self._unwritten.decode().splitlines()
 
 
 def read_points(directory: Path, offset: int, limit: int) -> tuple[list[Point], int]:

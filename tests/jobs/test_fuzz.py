@@ -20,7 +20,7 @@ from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
 from sumgrad.jobs.runs.build import build_job
 from sumgrad.jobs.runs.directory import RunDirectory, find_run
-from sumgrad.jobs.runs.registry import list_runs, table
+from sumgrad.jobs.runs.registry import format_run_table, list_runs
 from sumgrad.jobs.spec.loader import example_names, load_spec, read_example
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.validation import all_keys
@@ -128,7 +128,7 @@ def test_any_change_to_the_record_of_a_run(
     caplog.clear()
     listed = list_runs(output)
     assert all(map(str.isprintable, caplog.messages))
-    assert all(map(str.isprintable, table(listed)))
+    assert all(map(str.isprintable, format_run_table(listed)))
     json.loads(json.dumps(listed))
     for run_id in IDS:
         with only(RunNotFound):

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 
 from sumgrad.jobs.config.clusters import cluster_option
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError, TrackingError
-from sumgrad.jobs.runs.registry import aligned
 from sumgrad.jobs.service.client.jobs import Job, find_job, group_by_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.run_view import RunView, find_run, find_runs, mark_deleted
 from sumgrad.jobs.service.client.status import Status, needs_log, reconcile, status_without_ray
 from sumgrad.jobs.service.ids import is_job_id
 from sumgrad.jobs.service.states import Attempt
+from sumgrad.jobs.support.text import align_columns
 
 _logger = logging.getLogger(__name__)
 #: Seconds for reading the log of one job, and the logs of all jobs of a list.
@@ -69,7 +69,7 @@ def job_table(jobs: Sequence[Status], cluster: str, option: str = "") -> list[st
         rows.append(
             (job.job_id, job.name or "-", job.state, job.reason, str(job.attempt or "-"), when)
         )
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def find_attempt(client: RayJobsClient, job_id: str, number: int | None) -> tuple[Job, Attempt]:

@@ -411,6 +411,17 @@ def test_resume_prefers_a_run_in_the_folder(
     assert server.memory.calls == []
 
 
+def test_resume_does_not_ask_the_cluster_for_a_run_that_is_ambiguous_or_damaged(
+    server: FakeRayJobsClient, sumgrad: Sumgrad
+) -> None:
+    for run_id in ("bad-one", "bad-two"):
+        record = replace(RECORD_OF_A_RUN, run_id=run_id)
+        RunDirectory.create(Path("runs", run_id), record, "name: job\n")
+    assert "several runs in runs start with bad" in error_line(sumgrad("resume", "bad"))
+    Path("runs", "bad-one", "run.json").write_text("")
+    assert "run.json is damaged" in error_line(sumgrad("resume", "runs/bad-one"))
+
+
 def test_resume_of_another_id_is_a_job_of_the_cluster(
     a_run: RunDirectory,
     server: FakeRayJobsClient,

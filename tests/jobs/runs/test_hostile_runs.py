@@ -13,7 +13,7 @@ import pytest
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.errors import RunNotFound, SpecError
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs, find_run
-from sumgrad.jobs.runs.registry import list_runs, table
+from sumgrad.jobs.runs.registry import format_run_table, list_runs
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.outbox import Receipt
@@ -138,7 +138,7 @@ def test_a_damaged_run_does_not_hide_others(output: Path) -> None:
 def test_the_stop_reason_is_shown_on_one_line(output: Path) -> None:
     folder = make(output)
     alter(folder, lambda record: record["end"].update(stop_reason="ValueError: a\n\x1b[2Jb"))
-    lines = table(list_runs(output))
+    lines = format_run_table(list_runs(output))
     assert len(lines) == 2
     assert all(map(str.isprintable, lines))
 

@@ -57,6 +57,18 @@ def test_the_time_left_of_a_resumed_run_counts_from_where_it_resumed(
     assert stream.getvalue().endswith("at most 6 min 0 s left\n")
 
 
+def test_a_run_that_resumes_after_the_last_step_of_an_epoch_shows_no_time_left() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, every_s=0.0)
+    # The epoch was not reported before the run stopped, and it has no steps left.
+    reporter.begin(10, 10, first_step=70)
+    reporter.epoch(report(7), accuracy=True)
+    reporter.epoch(report(8), accuracy=True)
+    first, second = stream.getvalue().splitlines()
+    assert first == describe(report(7), 10, accuracy=True)
+    assert second.endswith(" left")
+
+
 def test_the_live_bar_of_a_resumed_run_starts_where_it_resumed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

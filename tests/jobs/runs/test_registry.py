@@ -1,6 +1,9 @@
 """The runs of a folder: listing, finding and delivering them."""
 
+import errno
 import io
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,14 +12,16 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.cli.app import run
-from sumgrad.jobs.errors import RunNotFound
+from sumgrad.jobs.errors import RunNotFound, SpecError
+from sumgrad.jobs.runs import sync as sync_module
 from sumgrad.jobs.runs import training
 from sumgrad.jobs.runs.directory import RunDirectory, find_run
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.registry import list_runs
 from sumgrad.jobs.runs.sync import sync_runs
 from sumgrad.jobs.spec.loader import load_spec
-from sumgrad.jobs.tracking.outbox import Receipt
+from sumgrad.jobs.tracking.metadata import RunEnd
+from sumgrad.jobs.tracking.outbox import Receipt, read_points
 from tests.jobs.runs.records import RECORD_OF_A_RUN
 from tests.jobs.service.environment import isolate_user
 
@@ -94,6 +99,75 @@ def test_sync_reports_each_run(tmp_path: Path) -> None:
         assert sync_runs(None, tmp_path, None) == (left_out, True)
 
 
+def test_sync_resolves_the_address_of_another_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = make_run(tmp_path)
+    Receipt().write(directory.path)
+    opened: list[str] = []
+
+    def deliver(_path: Path, _end: RunEnd, open_store: Callable[[], None]) -> bool:
+        open_store()
+        return True
+
+    monkeypatch.setattr(sync_module, "open_store", opened.append)
+    monkeypatch.setattr(sync_module, "deliver", deliver)
+    assert sync_runs(None, tmp_path, "sqlite:///other.db") == ([f"{RUN} delivered"], True)
+    assert opened == [f"sqlite:///{tmp_path}/other.db"]
+    with pytest.raises(SpecError, match="unknown scheme 'foo'"):
+        sync_runs(None, tmp_path, "foo://other")
+
+
+def test_a_run_that_was_killed_before_its_first_metric_can_be_delivered(tmp_path: Path) -> None:
+    assert read_points(make_run(tmp_path).path, 0, 10) == ([], 0)
+
+
+def test_a_full_disk_fails_only_the_run_that_it_concerns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for run_id in (RUN, f"{RUN}4"):
+        make_run(tmp_path, run_id).update(end=None)
+
+    def update(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RunDirectory, "update", update)
+    assert [row["status"] for row in list_runs(tmp_path)] == ["KILLED", "KILLED"]
+    assert len(caplog.messages) == 2
+    assert all("No space left on device" in message for message in caplog.messages)
+    lines, is_complete = sync_runs(None, tmp_path, None)
+    assert sorted(lines) == [
+        f"{RUN} NOT delivered: No space left on device",
+        f"{RUN}4 NOT delivered: No space left on device",
+    ]
+    assert not is_complete
+
+
+def test_runs_in_a_folder_that_this_user_cannot_write_are_killed_or_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_run(tmp_path)
+    directory.update(end=None)
+    with directory.lock():
+        _deny_writing(monkeypatch)
+        assert RunDirectory.open(directory.path).status == "RUNNING"
+    assert RunDirectory.open(directory.path).status == "KILLED"
+    assert list_runs(tmp_path)[0]["status"] == "KILLED"
+
+
+def _deny_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let only reading of files succeed; file permissions do not apply to root."""
+    open_file = os.open
+
+    def deny(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", deny)
+
+
 @pytest.mark.parametrize("command", [["runs"], ["resume", RUN], ["sync", RUN]])
 def test_the_environment_names_the_folder_of_the_runs(
     command: list[str],
@@ -123,5 +197,5 @@ def test_resume_delivers_a_finished_run(
     spec = load_spec("digits", [f"output={tmp_path}"]).spec
     found, error = training.resume(directory, spec, PlainReporter(io.StringIO()))
     assert found is summary
-    problem = None if is_delivered else f"MLflow lacks a part of run {RUN}"
+    problem = None if is_delivered else f"run {RUN} is not completely delivered to MLflow"
     assert (error and error.message) == problem

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.loader import example_names, load_spec, split_key
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.spec.text import spec_template
 from sumgrad.jobs.support.validation import all_keys
 from tests.fuzzing import cases, only
 
@@ -244,10 +245,14 @@ def test_an_unknown_name_suggests_the_nearest_example() -> None:
 
 
 def test_mlflow_s_environment_variable_sets_a_missing_tracking_uri(
-    short: str, monkeypatch: pytest.MonkeyPatch
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert load_spec(short).spec.tracking.uri == "http://tracking:5000"
+    # What `sumgrad init` writes has the section, with all its keys commented out.
+    template = tmp_path / "template.yaml"
+    template.write_text(spec_template())
+    assert load_spec(str(template)).spec.tracking.uri == "http://tracking:5000"
     overridden = load_spec(short, ["tracking.uri=sqlite:///own.db"])
     assert overridden.spec.tracking.uri == "sqlite:///own.db"
 

@@ -107,7 +107,7 @@ def test_every_text_arrives_unchanged(
     data |= {"features": [each for each in features if each != label] or ["other"]}
     model = {"layers": [{"units": 1, "activation": "sigmoid"}]}
     spec = JobSpec.model_validate({"name": "a", "data": data, "model": model})
-    loaded = LoadedSpec(spec, "job.yaml", None)
+    loaded = LoadedSpec(spec, "job.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(submit_module, "load_spec", lambda *_, **__: loaded)
         submission = prepare_submission("job.yaml", [])
