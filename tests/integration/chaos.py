@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,10 +31,10 @@ SPEC = (
     *("--set", "optimizer.batch_size=4", "--set", "model.layers[0].units=800"),
     *("--set", "optimizer.name=adam", "--set", "optimizer.eta=0.01"),
 )
-#: Seconds from the start of a driver to its kill; the earliest precede the first checkpoint.
-KILL_AFTER_S = (0.5, 5.0)
-#: The same with Ray, which takes seconds to start.
-KILL_AFTER_S_WITH_RAY = (3.0, 12.0)
+#: Seconds to the kill of a driver, from its start or from its first checkpoint.
+KILL_AFTER_S = (0.0, 2.0)
+#: One kill in this number is counted from the start; the others from the first checkpoint.
+_KILL_START_EVERY = 4
 WITH_RAY = ("--set", "cluster.address=local", "--set", "cluster.workers=3")
 #: Seconds between two faults of workers.
 FAULT_INTERVAL_S = (0.1, 1.5)
@@ -70,20 +71,28 @@ def newest_step(folder: Folder) -> str:
     return names[-1] if names else "none"
 
 
+def wait_for_a_checkpoint(folder: Folder, newest: str, process: "subprocess.Popen[str]") -> None:
+    """Wait until the run has a newer checkpoint, or has ended."""
+    while newest_step(folder) == newest and process.poll() is None:
+        time.sleep(0.02)
+
+
 def run_with_kills(
     folder: Folder,
     kills: int,
     seed: int,
     spec: Sequence[str] = SPEC,
-    kill_after_s: tuple[float, float] = KILL_AFTER_S,
 ) -> FinishedRun:
     """Train in a folder; kill the driver up to `kills` times at moments that the seed decides."""
     generator = random.Random(seed)
     checkpoints: list[str] = []
     arguments: tuple[str, ...] = ("train", "flowers.yaml", *spec)
     while len(checkpoints) < kills:
+        before = newest_step(folder)
         process = folder.start(*arguments, "--json")
-        time.sleep(generator.uniform(*kill_after_s))
+        if generator.randrange(_KILL_START_EVERY):
+            wait_for_a_checkpoint(folder, before, process)
+        time.sleep(generator.uniform(*KILL_AFTER_S))
         process.send_signal(signal.SIGKILL)
         _, err = process.communicate()
         if process.returncode == 0:
@@ -122,9 +131,7 @@ def run_with_worker_faults(
         time.sleep(0.05)
     while count < faults and process.poll() is None:
         # A microbatch during which three workers fail ends the run, so each fault waits for a step.
-        step = newest_step(folder)
-        while newest_step(folder) == step and process.poll() is None:
-            time.sleep(0.02)
+        wait_for_a_checkpoint(folder, newest_step(folder), process)
         time.sleep(generator.uniform(*FAULT_INTERVAL_S))
         workers = worker_pids(process.pid)
         for pid in generator.sample(workers, min(len(workers), generator.randint(1, 3))):
@@ -172,20 +179,15 @@ def main() -> None:
 
         expected = fresh("whole").sumgrad("train", "flowers.yaml", *SPEC, "--json").result
         sha256 = str(expected["weights_sha256"])
-        for what, kills, more, kill_after_s in (
-            ("kills of drivers", options.kills, (), KILL_AFTER_S),
-            ("kills of drivers with Ray", options.kills_with_ray, WITH_RAY, KILL_AFTER_S_WITH_RAY),
+        for what, kills, more in (
+            ("kills of drivers", options.kills, ()),
+            ("kills of drivers with Ray", options.kills_with_ray, WITH_RAY),
         ):
             done, seed = 0, options.seed
             while done < kills:
                 seed += 1
-                finished = run_with_kills(
-                    fresh(f"{what}-{seed}"),
-                    min(10, kills - done),
-                    seed,
-                    (*SPEC, *more),
-                    kill_after_s,
-                )
+                folder = fresh(f"{what}-{seed}")
+                finished = run_with_kills(folder, min(10, kills - done), seed, (*SPEC, *more))
                 done += len(finished.checkpoints)
                 steps = (name[5:14].lstrip("0") or name for name in finished.checkpoints)
                 check(f"{done} {what}, newest checkpoints {', '.join(steps)}", finished, sha256)
