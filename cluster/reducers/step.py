@@ -17,7 +17,7 @@ _MAX_FAILED_WORKERS, _MAX_FAILURES = 2, 3
 _MAX_DEATHS = 3
 #: Pause before the last attempt: a machine that is lost takes all its workers with it, and until
 #: the driver has noticed that, it could give the microbatch to one of them.
-_PAUSE_S = 0.5
+_PAUSE_S = 5.0
 
 
 @dataclass

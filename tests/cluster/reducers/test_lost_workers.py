@@ -16,6 +16,7 @@ from sumgrad.cluster.compute.worker import Task
 from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning import stragglers
 from sumgrad.cluster.planning.plan import Plan
+from sumgrad.cluster.reducers import step as reduction_step
 from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.reducers.step import ReductionStep
@@ -178,6 +179,7 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
                 wait_until_readable(reducer._group.workers[lost].connection)
             return events(timeout)
 
+        monkeypatch.setattr(reduction_step, "_PAUSE_S", 0.5)
         monkeypatch.setattr(ReductionStep, "record_death", freeze_the_third)
         monkeypatch.setattr(reducer._group, "events", lose_the_third)
         assert sum_bytes(reducer, job) == expected
