@@ -56,8 +56,12 @@ class Cache:
         """Return a cache of ``rows`` rows in the same memory."""
         if rows == len(self.z[0]):
             return self
-        parts = (self.z, self.y, self.d_z, self.d_y)
-        return Cache(*([_narrow(array, rows) for array in part] for part in parts))
+        z, y, d_z, d_y = (
+            [_narrow(array, rows) for array in part]
+            for part in (self.z, self.y[1:], self.d_z, self.d_y)
+        )
+        # Each use replaces y_0; it may be another layout, which could only be narrowed by a copy.
+        return Cache(z, [self.y[0], *y], d_z, d_y)
 
 
 def _narrow(array: Array, rows: int) -> Array:

@@ -69,20 +69,22 @@ class ThreadedWorker:
         lock = Lock()
 
         def work(thread: int, own: range | None) -> None:
-            while own is not None:
-                claimed = self._claims.iter_claimed(thread, own)
-                nodes = self._workers[thread].compute(task, claimed, flat)
+            try:
+                while own is not None:
+                    claimed = self._claims.iter_claimed(thread, own)
+                    nodes = self._workers[thread].compute(task, claimed, flat)
+                    with lock:
+                        schedule.deliver(thread, nodes)
+                        own = schedule.next_assignment(thread)
+            except BaseException:
                 with lock:
-                    schedule.deliver(thread, nodes)
-                    own = schedule.next_assignment(thread)
+                    self._claims.cancel_all()
+                raise
 
         first, *others = schedule.start(dict.fromkeys(range(len(self._workers)), 1)).items()
         futures = [pool.submit(work, *other) for other in others]
         try:
             work(*first)
-        except BaseException:
-            self._claims.cancel_all()
-            raise
         finally:
             failures = [future.exception() for future in futures]
         for failure in filter(None, failures):

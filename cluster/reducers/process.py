@@ -16,6 +16,7 @@ import time
 from sumgrad.cluster.compute.chunks import ChunkedVector
 from sumgrad.cluster.compute.os_scheduling import sched_batch
 from sumgrad.cluster.compute.worker import Task, Workload
+from sumgrad.cluster.errors import ProtocolError
 from sumgrad.cluster.planning.reduction import PartialSum, reduce_nodes
 from sumgrad.cluster.planning.stragglers import StragglerDetector
 from sumgrad.cluster.planning.work_stealing import ClaimTable, StepSchedule
@@ -131,12 +132,17 @@ class ProcessReducer(GradientReducer):
 
     def _handle_events(self, step: ReductionStep, timeout: float) -> None:
         for worker, message in self._group.events(timeout):
-            if isinstance(message, AttachBuffer):
-                self._buffers.attach(self._group.workers[worker], message.buffer)
-            elif message is None:
+            if message is None:
                 self._on_loss(step, worker, "exited")
-            else:
-                self._on_reply(step, worker, message)
+                continue
+            try:
+                if isinstance(message, AttachBuffer):
+                    self._buffers.attach(self._group.workers[worker], message.buffer)
+                else:
+                    self._on_reply(step, worker, message)
+            except ProtocolError as error:
+                self._group.evict(worker)
+                self._on_loss(step, worker, f"violated the protocol ({error})")
         self._evict_frozen(step)
         self._group.supervise()
 
@@ -150,6 +156,7 @@ class ProcessReducer(GradientReducer):
             return
         nodes = message.decode(self._group.workers[worker].buffers)
         summed = step.schedule.deliver(worker, nodes)
+        self._group.record_sum(worker)
         if request is not None and summed:
             self._stragglers.record(step.kind, time.monotonic() - request.sent, summed)
 
@@ -246,11 +253,14 @@ class ProcessReducer(GradientReducer):
 
     def _on_loss(self, step: ReductionStep, worker: int, why: str) -> None:
         """Requeue the work of a lost worker and start a replacement."""
-        self._in_flight.pop(worker, None)
-        microbatch = self._claims.current(worker) if worker in step.schedule.busy else None
+        request = self._in_flight.pop(worker, None)
+        is_busy = worker in step.schedule.busy
+        stop = self._claims.current(worker) + 1
         step.schedule.requeue(worker)
         # Even if this step fails, the next one needs workers.
         self._group.replace(worker, why)
-        if microbatch is not None:
-            rows = self._workload.plan(step.task).row_indices(microbatch)
-            step.record_death(worker, microbatch, rows)
+        if request is not None and is_busy:
+            suspects = range(stop - request.microbatches, stop)
+            plan = self._workload.plan(step.task)
+            rows = plan.row_indices(suspects[0]) if len(suspects) == 1 else []
+            step.record_death(worker, suspects, rows)

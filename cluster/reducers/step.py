@@ -10,10 +10,12 @@ from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning.work_stealing import StepSchedule
 from sumgrad.cluster.transport.messages import Failed
 
-#: The step fails once this many workers have failed on one microbatch, or they have failed on it
-#: this often in total, …
-_MAX_FAILED_WORKERS, _MAX_FAILURES = 2, 3
-#: … or this many have exited or frozen while computing it, since a few may do so by chance.
+#: The step fails once this many workers have raised an exception in one microbatch.
+_MAX_FAILED_WORKERS = 2
+#: The step fails after this many exceptions in one microbatch, even if one worker raised them all.
+_MAX_FAILURES = 3
+#: The step fails once this many workers have exited or frozen in one microbatch, since a few may do
+#: so by chance.
 _MAX_DEATHS = 3
 #: Pause before the last attempt: a machine that is lost takes all its workers with it, and until
 #: the driver has noticed that, it could give the microbatch to one of them.
@@ -42,8 +44,9 @@ class ReductionStep:
     schedule: StepSchedule
     #: For each microbatch, how often each worker failed on it.
     failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
-    #: For each microbatch, how many workers exited or froze while computing it.
-    deaths: Counter[int] = field(default_factory=Counter)
+    #: How many workers exited or froze while they computed one of these microbatches: a single one
+    #: where the worker's progress is visible, else its whole assignment.
+    deaths: Counter[range] = field(default_factory=Counter)
     #: No microbatch is assigned before this time, in seconds of the monotonic clock.
     paused_until: float = 0.0
 
@@ -66,19 +69,29 @@ class ReductionStep:
         others = ", ".join(str(other) for other in failures if other != worker)
         times = f"it failed on it {failures[worker]} times"
         more = f"worker {others} failed on it too" if others else times
-        raise self._error(worker, failed.microbatch, f"{failed.cause} ({more})", failed.rows)
+        microbatches = range(failed.microbatch, failed.microbatch + 1)
+        raise self._error(worker, microbatches, f"{failed.cause} ({more})", failed.rows)
 
-    def record_death(self, worker: int, microbatch: int, rows: Sequence[int]) -> None:
-        """Record that a worker exited or froze; raise if too many did in this microbatch."""
-        self.deaths[microbatch] += 1
-        if self.deaths[microbatch] == _MAX_DEATHS - 1:
+    def record_death(self, worker: int, suspects: range, rows: Sequence[int]) -> None:
+        """Record that a worker exited or froze in one of these microbatches; raise if too many did.
+
+        Args:
+            worker: The worker's index.
+            suspects: The microbatches one of which it was computing.
+            rows: The rows of the microbatch if there is only one, else none.
+        """
+        self.deaths[suspects] += 1
+        if self.deaths[suspects] == _MAX_DEATHS - 1:
             self.paused_until = time.monotonic() + _PAUSE_S
-        if self.deaths[microbatch] >= _MAX_DEATHS:
-            cause = f"{_MAX_DEATHS} workers exited or froze while they computed it"
-            raise self._error(worker, microbatch, cause, rows)
+        if self.deaths[suspects] >= _MAX_DEATHS:
+            what = "it" if len(suspects) == 1 else "them"
+            cause = f"{_MAX_DEATHS} workers exited or froze while they computed {what}"
+            raise self._error(worker, suspects, cause, rows)
 
     def _error(
-        self, worker: int, microbatch: int, cause: str, rows: Sequence[int]
+        self, worker: int, microbatches: range, cause: str, rows: Sequence[int]
     ) -> MicrobatchFailed:
-        task = self.task
-        return MicrobatchFailed(worker, microbatch, str(task), cause, task.source, rows)
+        task, count = self.task, len(microbatches)
+        return MicrobatchFailed(
+            worker, microbatches[0], str(task), cause, task.source, rows, num_microbatches=count
+        )

@@ -63,6 +63,10 @@ class ParameterDriver:
     #: Called before each step; returns a reason to stop, or None.
     should_stop: Callable[[], StopReason | None] = lambda: None
 
+    def __post_init__(self) -> None:
+        if self.config.stop.early_stopping is not None and not self.validate:
+            raise ValueError("early stopping needs validation")
+
     def run(self, start: Array | Snapshot) -> TrainingResult:
         """Train from initial parameters, (N,), or resume an earlier run bit by bit; then stop."""
         if isinstance(start, Snapshot):
@@ -143,7 +147,8 @@ class ParameterDriver:
         S, T = total.gradient, total.count
         assert S is not None  # noqa: S101 - a gradient task always returns one
         norm = optimizer.step(state.W, S, T, state.optimizer_state, eta, out=state.next) / T
-        # The weights change in `finish_step` only, so a sum that is not finite has no effect.
+        # The new weights become current in `finish_step` only, so the old ones are kept. The
+        # optimizer's state has received the sum, but a run that has diverged is never resumed.
         if not (math.isfinite(total.divergence) and math.isfinite(norm)):
             what = self._find_non_finite(total.divergence, S)
             raise _diverged(task.epoch, state.step + 1, what, eta)

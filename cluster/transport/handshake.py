@@ -45,7 +45,8 @@ def authenticate(connected: socket.socket, secret: bytes, role: Role) -> Connect
 
     Raises:
         AuthenticationError: The peer does not know the secret.
-        OSError: The peer disconnected or took too long.
+        ConnectionClosed: The peer disconnected.
+        OSError: The connection failed or the peer took too long.
     """
     try:
         _exchange_proofs(connected, secret, role)
@@ -96,7 +97,7 @@ def _receive_exactly(connected: socket.socket, count: int, deadline: float) -> b
         connected.settimeout(max(1e-3, deadline - time.monotonic()))
         received = connected.recv(count - len(data))
         if not received:
-            raise AuthenticationError("a connection was rejected: it closed before authenticating")
+            raise ConnectionClosed("the peer disconnected during the handshake")
         data += received
     return data
 

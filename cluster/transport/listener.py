@@ -1,15 +1,18 @@
 """A listener that accepts and authenticates connections in threads, so that no peer blocks it."""
 
 import contextlib
+import logging
 import secrets
 import socket
 import sys
 import threading
 
-from sumgrad.cluster.errors import AuthenticationError, ClusterError
+from sumgrad.cluster.errors import AuthenticationError, ClusterError, ConnectionClosed
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.handshake import Address, authenticate
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
+
+_logger = logging.getLogger(__name__)
 
 _BACKLOG = 128  #: Connections that the operating system holds until they are accepted.
 #: Peers that may be authenticating at a time; one more disconnects the oldest of them.
@@ -85,7 +88,10 @@ class Listener:
     def _authenticate(self, connected: socket.socket) -> None:
         try:
             connection = authenticate(connected, self.secret, "driver")
-        except (AuthenticationError, OSError):
+        except AuthenticationError as error:
+            _logger.info("%s", error)
+            return
+        except (ConnectionClosed, OSError):
             return
         finally:
             self._end_handshake(connected)

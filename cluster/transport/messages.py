@@ -44,7 +44,7 @@ class AttachBuffer:
 class Compute:
     """A request to sum the microbatches from `start` to `stop`."""
 
-    #: Number of the step over the whole run; replies to earlier steps are stale.
+    #: Sequence number of the reduction in this process; replies to earlier ones are stale.
     step_id: int
     kind: Literal["gradient", "evaluation"]
     source: str
@@ -63,11 +63,18 @@ class Done:
     nodes: Sequence[EncodedNode]
 
     def decode(self, buffers: Mapping[int, Array]) -> list[Node]:
-        """Return the nodes, with their gradients from the sender's buffers."""
+        """Return the nodes, with their gradients from the sender's buffers.
+
+        Raises:
+            ProtocolError: A node is malformed or names an unknown buffer.
+        """
         nodes = []
-        for level, index, divergence, correct, count, buffer in self.nodes:
-            gradient = None if buffer is None else buffers[buffer]
-            nodes.append(Node(level, index, PartialSum(gradient, divergence, correct, count)))
+        try:
+            for level, index, divergence, correct, count, buffer in self.nodes:
+                gradient = None if buffer is None else buffers[buffer]
+                nodes.append(Node(level, index, PartialSum(gradient, divergence, correct, count)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"sums that cannot be read: {self.nodes!r:.80}") from error
         return nodes
 
 

@@ -1,6 +1,7 @@
 """The driver's connections to its workers."""
 
 import contextlib
+import logging
 import selectors
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,20 @@ from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ConnectionClosed, ProtocolError
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.listener import Listener
-from sumgrad.cluster.transport.messages import Hello, Message, check_type
+from sumgrad.cluster.transport.messages import (
+    AttachBuffer,
+    Done,
+    Failed,
+    Hello,
+    Message,
+    check_type,
+)
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
 from sumgrad.model.validation import Array
+
+_logger = logging.getLogger(__name__)
+
+_JOIN_TIMEOUT_S = 1.0  #: Seconds to wait for a thread whose connection was shut down.
 
 #: A worker's index and its message, or None if it has disconnected.
 Event = tuple[int, Message | None]
@@ -32,6 +44,7 @@ class WorkerConnection:
         #: The gradient vectors that it sends or shares, by its own indices.
         self.buffers: dict[int, Array] = {}
         self._outbox: SimpleQueue[tuple[Message, Sequence[Array]] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
 
     def start_threads(
         self,
@@ -42,11 +55,14 @@ class WorkerConnection:
 
         def receive() -> None:
             try:
-                with contextlib.suppress(ConnectionClosed, ProtocolError):
-                    while True:
-                        message = self.connection.receive()
-                        self.connection.receive_arrays(allocate(self, message))
-                        received.put((self, message))
+                while True:
+                    message = _check_sender(self.connection.receive())
+                    self.connection.receive_arrays(allocate(self, message))
+                    received.put((self, message))
+            except ConnectionClosed:
+                pass
+            except ProtocolError as error:
+                _log_violation(self.index, error)
             finally:
                 # After any error, or the driver would wait for a worker that is not read any more.
                 received.put((self, None))
@@ -58,7 +74,9 @@ class WorkerConnection:
 
         with sched_other():
             for target in (receive, send):
-                threading.Thread(target=target, name=f"worker-{self.index}", daemon=True).start()
+                thread = threading.Thread(target=target, name=f"worker-{self.index}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
         """Send a message; a worker that has disconnected is reported by `WorkerServer.events`."""
@@ -72,6 +90,9 @@ class WorkerConnection:
         """Close the connection and end the threads."""
         self._outbox.put(None)
         self.connection.shut_down()
+        for thread in self._threads:
+            # A thread must not use the descriptor once its number may belong to another file.
+            thread.join(_JOIN_TIMEOUT_S)
         self.connection.close()
 
 
@@ -127,11 +148,14 @@ class WorkerServer:
                     if index is None or not connection.is_local:
                         # It was closed, or its threads read from it from now on.
                         return
-                elif isinstance(message, Hello):
-                    raise ProtocolError("a connected worker sent another Hello")  # noqa: TRY301
                 else:
-                    yield index, message
-        except (ConnectionClosed, ProtocolError):
+                    yield index, _check_sender(message)
+                    if connection.fileno() < 0:
+                        # The caller has disconnected it.
+                        return
+        except (ConnectionClosed, ProtocolError) as error:
+            if isinstance(error, ProtocolError):
+                _log_violation(index, error)
             self._close(connection)
             if index is not None:
                 del self.workers[index]
@@ -151,9 +175,8 @@ class WorkerServer:
         return hello.worker
 
     def _on_remote(self, index: int, message: Message | None) -> Iterator[Event]:
-        if message is None or isinstance(message, Hello):
+        if message is None:
             self.disconnect(index)
-            message = None
         yield index, message
 
     def disconnect(self, index: int) -> None:
@@ -177,3 +200,15 @@ class WorkerServer:
                 self._close(key.fileobj)
         self._selector.close()
         self._received.close()
+
+
+def _check_sender(message: Message) -> Message:
+    """Return a message that a connected worker may send; another raises `ProtocolError`."""
+    if isinstance(message, AttachBuffer | Done | Failed):
+        return message
+    raise ProtocolError(f"a connected worker sent {type(message).__name__}")
+
+
+def _log_violation(index: int | None, error: ProtocolError) -> None:
+    peer = "a new worker" if index is None else f"worker {index}"
+    _logger.info("%s violated the protocol (%s); its connection is closed", peer, error)

@@ -65,10 +65,11 @@ class Quorum:
         if self._policy.should_stop():
             raise ClusterUnreachable(f"stopped while waiting for workers: {have}")
         if waited > timeout:
-            resume = "'sumgrad resume' continues the run once there are free CPUs"
+            reason = next(filter(None, reasons), None)
+            cause = f": {reason}" if reason else ""
             raise ClusterUnreachable(
-                f"{have}, and no other started within {timeout:.0f} s",
-                hint=next(filter(None, reasons), resume),
+                f"{have}, and no other started within {timeout:.0f} s{cause}",
+                hint="'sumgrad resume' continues the run once there are free CPUs",
             )
         if waited > SUPERVISION_INTERVAL_S and not self._is_logged:
             _logger.info("waiting while %s: %s; %s", activity, have, format_limit(timeout))

@@ -45,6 +45,8 @@ class WorkerGroup:
         self._pending: dict[int, PendingWorker] = {}
         #: Threads that each worker had when it was connected last.
         self._threads: dict[int, int] = {}
+        #: The attempt at which a worker was connected, until its first sum.
+        self._unproven: dict[int, int] = {}
         #: Whether `start` is running, to which a worker that cannot join is an error.
         self._is_starting = False
         self._next_supervision = 0.0  #: When `supervise` is due.
@@ -96,7 +98,7 @@ class WorkerGroup:
             raise ClusterUnreachable(f"stopped while {self._missing()} were starting")
         for worker, pending in self._pending.items():
             if pending.attempt >= _MAX_ATTEMPTS and pending.retry_at is not None:
-                raise WorkerLost(worker, "starting", hint=pending.reason)
+                raise WorkerLost(worker, f"starting: {pending.reason}")
         if waited > timeout:
             raise ClusterUnreachable(
                 f"{self._missing()} did not start within {timeout:.0f} s",
@@ -138,15 +140,30 @@ class WorkerGroup:
         self._buffers.welcome(connection)
         self._threads[worker] = hello.threads
         running = self.num_threads + hello.threads
-        if self._pending.pop(worker).is_extra:
+        pending = self._pending.pop(worker)
+        self._unproven[worker] = pending.attempt
+        if pending.is_extra:
             _logger.info("worker %d joined: %s now", worker, _workers(running))
         self._quorum.is_reached(running)
         return True
 
     def replace(self, worker: int, why: str) -> None:
-        """Start a replacement for a worker that has disconnected or was evicted."""
+        """Start a replacement for a worker that has disconnected or was evicted.
+
+        Attempts after which a worker connected but did not deliver a sum count as failed ones: only
+        the first of them is followed by another at once.
+        """
         _logger.info("worker %d %s; starting a replacement", worker, why)
-        self._launch(worker, PendingWorker())
+        failed = self._unproven.pop(worker, 0)
+        if failed < 2:
+            self._launch(worker, PendingWorker(failed + 1))
+            return
+        self._pending[worker] = PendingWorker(failed)
+        self._pending[worker].fail(self._launcher.exit_reason(worker) or f"it {why}")
+
+    def record_sum(self, worker: int) -> None:
+        """Record that a worker has delivered a sum, which ends its count of attempts."""
+        self._unproven.pop(worker, None)
 
     def evict(self, worker: int) -> None:
         """Disconnect and kill a worker that does not answer."""
@@ -208,6 +225,7 @@ class WorkerGroup:
         self._placement.release(worker)
         self._pending.pop(worker, None)
         self._threads.pop(worker, None)
+        self._unproven.pop(worker, None)
 
     # --- supervision
 

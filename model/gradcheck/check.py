@@ -147,6 +147,8 @@ class _Prober:
         return ProbeResult(probe.error if wrong else None, first.kink)
 
     def _is_scalar(self, name: str) -> bool:
-        """Whether each component of z of the array's layer affects a single output."""
+        """Return whether each component of z of the array's layer affects a single output."""
+        if name == "x":
+            return False
         layers = self.point.network.layers
         return isinstance(layers[layer_of(name) - 1].activation, ScalarActivation)

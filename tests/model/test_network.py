@@ -307,6 +307,13 @@ class SquashedReLU(ReLU):
         out[...] = d_y * (z > 0) * (1 - np.tanh(z) ** 2)
 
 
+def test_a_cache_is_narrowed_without_a_copy_of_the_last_input() -> None:
+    network = some_network([ReLU(), Sigmoid()], L2())
+    cache = network.cache(ROWS)
+    network.forward(some_parameters(network, 1), data(network, 2)[0], cache=cache)
+    assert cache.narrow(2).y[0] is cache.y[0]
+
+
 def test_in_place_leaves_z_to_an_activation_that_may_need_it() -> None:
     network = some_network([ReLU(), Sigmoid()], L2())
     cache = network.cache(ROWS, in_place=True)

@@ -114,6 +114,8 @@ def test_an_error_in_any_thread_is_raised(
     ) as caught:
         worker.compute(TASK, range(12), small_job.W)
     assert list(caught.value.rows) == rows[:1]
+    limits = [worker._claims.limit(thread) for thread in range(3)]
+    assert limits == [0, 0, 0], "no thread starts another microbatch"
     monkeypatch.undo()
     worker.release_all()
     assert worker.compute(TASK, range(12), small_job.W)

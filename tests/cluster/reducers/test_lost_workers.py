@@ -149,6 +149,19 @@ def test_other_tasks_can_be_computed_after_a_microbatch_that_kills_its_workers(
         assert sum_bytes(reducer, job) == expected_sum(small_job)
 
 
+def test_the_deaths_of_remote_workers_are_charged_to_all_that_they_were_assigned(
+    small_job: SmallJob, tmp_path: Path
+) -> None:
+    """The driver cannot see which microbatch a worker on another machine is computing."""
+    job = small_job.with_source(DeadlySource, 0, 3, str(tmp_path))
+    with (
+        running(job, 1, 0) as reducer,
+        pytest.raises(MicrobatchFailed, match="on one of the microbatches 0 to 11 ") as caught,
+    ):
+        reducer.reduce(TASK, job.W)
+    assert list(caught.value.rows) == []
+
+
 def test_workers_lost_together_do_not_count_against_their_microbatch(
     small_job: SmallJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,10 +176,10 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
         before, events = reducer.pids, reducer._group.events
 
         def freeze_the_third(
-            step: ReductionStep, worker: int, microbatch: int, rows: Sequence[int]
+            step: ReductionStep, worker: int, suspects: range, rows: Sequence[int]
         ) -> None:
-            record_death(step, worker, microbatch, rows)
-            if step.deaths[microbatch] == 2:
+            record_death(step, worker, suspects, rows)
+            if step.deaths[suspects] == 2:
                 dead = {int((tmp_path / name).read_text()) for name in "01"}
                 third.extend(worker for worker, pid in before.items() if pid not in dead)
                 os.kill(before[third[0]], signal.SIGSTOP)

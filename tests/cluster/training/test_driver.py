@@ -236,6 +236,12 @@ def test_early_stopping_keeps_the_best_weights() -> None:
     assert result.report.validation.loss == 3.0
 
 
+def test_early_stopping_without_validation_is_refused() -> None:
+    rule = StopRule(50, early_stopping=EarlyStopping(patience=3))
+    with pytest.raises(ValueError, match="early stopping needs validation"):
+        run_scripted(ScriptedReducer(), rule)
+
+
 def test_without_early_stopping_the_last_weights_are_kept() -> None:
     result = run_scripted(ScriptedReducer(validation=[3.0, 5.0]), StopRule(2), validate=True)
     assert result.W.tolist() == [-2.0, -2.0]

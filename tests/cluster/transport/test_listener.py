@@ -69,12 +69,16 @@ def test_a_peer_that_knows_the_secret_is_accepted(listener: Listener) -> None:
 
 
 @pytest.mark.parametrize("host", [None, "127.0.0.1"])
-def test_a_peer_that_does_not_know_the_secret_is_rejected(host: str | None) -> None:
+def test_a_peer_that_does_not_know_the_secret_is_rejected(
+    host: str | None, log: pytest.LogCaptureFixture
+) -> None:
     with closing(Listener(host)) as listener:
         address = replace(listener.address, local=None) if host else listener.address
         with pytest.raises((AuthenticationError, ConnectionClosed)):
             connect(address, b"guess" * 6)
         assert list(listener.accepted.drain()) == []
+        wait_for(lambda: log.messages, 10)
+    assert log.messages == ["a connection was rejected: it does not know the job's secret"]
 
 
 def test_a_driver_that_does_not_know_the_secret_is_noticed() -> None:
@@ -89,6 +93,14 @@ def test_a_driver_that_does_not_know_the_secret_is_noticed() -> None:
     with closing(ours), pytest.raises(AuthenticationError, match="does not know the job's secret"):
         authenticate(ours, b"the secret", "worker")
     thread.join()
+
+
+def test_a_peer_that_disconnects_during_the_handshake_is_not_said_to_lack_the_secret() -> None:
+    ours, theirs = socket.socketpair()
+    with closing(ours), closing(theirs):
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionClosed, match="disconnected during the handshake"):
+            authenticate(ours, b"the secret", "worker")
 
 
 def test_a_reflected_proof_is_rejected(

@@ -1,6 +1,6 @@
 """Workers that start, fail to start, are rejected, released and replaced."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +9,7 @@ from sumgrad.cluster.errors import ClusterUnreachable, FingerprintMismatch, Work
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.handshake import Address
+from sumgrad.cluster.transport.messages import AttachBuffer, Compute, Done, Hello, Message, Welcome
 from sumgrad.cluster.workers import pending, scaling_policy, worker_group
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
@@ -115,7 +116,7 @@ def test_a_worker_that_never_starts_ends_the_job(
 
     failing = Failing(small_job.workload)
     with (
-        pytest.raises(WorkerLost, match="worker 0 was lost while starting"),
+        pytest.raises(WorkerLost, match="worker 0 was lost while starting: a connection was rej"),
         running(small_job, Placement(1), failing),
     ):
         pass
@@ -261,36 +262,70 @@ def test_a_failed_backend_ends_the_run(small_job: SmallJob, launcher: ThreadLaun
             reducer.reduce(TASK, small_job.W)
 
 
-def test_a_worker_that_sends_a_second_hello_is_replaced(
-    small_job: SmallJob, launcher: ThreadLauncher, log: pytest.LogCaptureFixture
+VIOLATIONS: dict[str, Callable[[Compute], Message]] = {
+    "Hello": lambda _: Hello(1, 2, 1, "x86_64", "2.4", "OpenBLAS", "ab"),
+    "Welcome": lambda _: Welcome(2),
+    "Compute": lambda request: request,
+    "sums in an unknown buffer": lambda request: Done(request.step_id, [(0, 0, 0.0, 0, 1, 99)]),
+    "sums of another shape": lambda request: Done(request.step_id, [(0, 0)]),  # type: ignore[list-item]
+    "a buffer without its descriptor": lambda _: AttachBuffer(9),
+}
+
+
+@pytest.mark.parametrize("violation", VIOLATIONS.values(), ids=VIOLATIONS)
+def test_a_worker_that_violates_the_protocol_is_replaced(
+    small_job: SmallJob,
+    launcher: ThreadLauncher,
+    log: pytest.LogCaptureFixture,
+    violation: Callable[[Compute], Message],
 ) -> None:
-    def repeats(connection: Connection, worker: int) -> None:
+    def misbehave(connection: Connection, worker: int) -> None:
         session = Session(connection, worker, small_job.workload, 1)
         handle = session.handle
-        hello = []
 
-        def send(message: object, *arguments: object, **options: object) -> None:
-            hello.append(message)
-            type(connection).send(connection, message, *arguments, **options)  # type: ignore[arg-type]
+        def handle_after_violation(message: Message) -> None:
+            if isinstance(message, Compute):
+                connection.send(violation(message))
+            handle(message)
 
-        def handle_twice(message: object) -> None:
-            type(connection).send(connection, hello[0])  # type: ignore[arg-type]
-            handle(message)  # type: ignore[arg-type]
-
-        connection.send = send  # type: ignore[method-assign]
-        session.handle = handle_twice  # type: ignore[method-assign]
+        session.handle = handle_after_violation  # type: ignore[method-assign]
         session.run()
 
-    launcher.behaviours = {2: repeats}
+    def is_replaced() -> bool:
+        violated = any(line.startswith("worker 1 violated the protocol (") for line in log.messages)
+        return violated and 1 in reducer.pids
+
+    launcher.behaviours = {2: misbehave}
     with running(small_job, Placement(2), launcher) as reducer:
         launcher.disconnect(1)
-        result = train(
-            small_job,
-            reducer,
-            should_stop=stop_when(
-                lambda: sum(line.startswith("worker 1 exited") for line in log.messages) == 2
-            ),
-        )
+        result = train(small_job, reducer, should_stop=stop_when(is_replaced))
+    assert_undisturbed(small_job, result)
+
+
+def test_a_worker_that_exits_before_its_first_sum_is_restarted_with_increasing_delays(
+    small_job: SmallJob, launcher: ThreadLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delayed: list[int] = []
+    fail = pending.PendingWorker.fail
+
+    def record(worker: pending.PendingWorker, reason: str) -> None:
+        delayed.append(worker.attempt)
+        fail(worker, reason)
+
+    monkeypatch.setattr(pending.PendingWorker, "fail", record)
+    launcher.behaviours = dict.fromkeys(range(2, 6), introduce_and_exit)
+    with running(small_job, Placement(2), launcher) as reducer:
+
+        def has_delivered() -> bool:
+            is_proven = 1 in reducer.pids and 1 not in reducer._group._unproven
+            return launcher.started.count(1) > 5 and is_proven
+
+        launcher.disconnect(1)
+        result = train(small_job, reducer, should_stop=stop_when(has_delivered))
+        launcher.disconnect(1)
+        train(small_job, reducer, should_stop=stop_when(lambda: len(launcher.started) > 7))
+    assert delayed[:3] == [2, 3, 4]
+    assert len(delayed) < 5, "a worker that has delivered a sum is replaced at once"
     assert_undisturbed(small_job, result)
 
 
@@ -355,6 +390,10 @@ def test_the_time_with_too_few_workers_is_reset_when_there_are_enough(
     quorum = scaling_policy.Quorum(ScalingPolicy(min_workers=2, resource_timeout=1000))
     assert quorum.must_wait(0, "summing", [])
     assert quorum._short_since is not None
+    quorum._short_since -= 2000
+    with pytest.raises(ClusterUnreachable, match=r"within 1000 s: no node$") as caught:
+        quorum.must_wait(0, "summing", [None, "no node"])
+    assert "sumgrad resume" in caught.value.hint
     assert not quorum.must_wait(2, "summing", [])
     assert quorum._short_since is None
 
