@@ -1,1 +1,1 @@
-"""What a person touches: job specs, data, tracking, training runs and the command line."""
+"""The user-facing layer: job specs, data, tracking, runs, cluster jobs and the command line."""

@@ -36,7 +36,7 @@ class Credentials:
     what: str
 
     def is_for(self, uri: str) -> bool:
-        """Whether a URI is this server's; another name of the same host does not count."""
+        """Return whether a URI is this server's; another name of the same host does not count."""
         own = _server(self.uri)
         return own is not None and own == _server(uri)
 

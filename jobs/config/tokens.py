@@ -26,7 +26,7 @@ def read_token(path: Path, name: str) -> str:
         mode = path.stat().st_mode
         token = read_small_file(path, _MAX_BYTES).decode("ascii").strip()
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is not a text"
+        why = getattr(error, "strerror", None) or "it is not an ASCII text file"
         raise ClusterConfigError(f"{source} cannot be read: {why}", hint=hint) from None
     check_token(token, source, hint)
     if mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -108,12 +108,12 @@ def with_credentials(uri: str) -> str:
 
 
 def has_login_variables() -> bool:
-    """Whether MLflow's variables hold a login."""
+    """Return whether MLflow's variables hold a login."""
     return any(all(map(os.environ.get, names)) for names in LOGIN_VARIABLES)
 
 
 def is_server(uri: str) -> bool:
-    """Whether the URI is a tracking server's address."""
+    """Return whether the URI is a tracking server's address."""
     return uri.startswith(("http://", "https://"))
 
 

@@ -1,4 +1,4 @@
-"""Convert the columns of a table to arrays: features to numbers, labels to numbers or texts."""
+"""Convert the columns of a table to arrays: features to numbers, labels to numbers or strings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from sumgrad.model.validation import did_you_mean
 
 #: The squares of larger numbers overflow, and with them every sum over the rows.
 _MAX_VALUE = 1e150
-#: Larger whole numbers are not all exact in float64, in which features are scaled.
+#: Larger integers are not all exact in float64, in which features are scaled.
 _MAX_EXACT = 2**53
 #: The first number that does not fit into a 64-bit integer.
 _INT64_END = 2.0**63
@@ -232,7 +232,7 @@ def _labels(table: pa.Table, file: str, label: tuple[str, ...], *, numeric: bool
 
 
 def _classes(column: _Column) -> NDArray[Any]:
-    """Return a label column as texts or whole numbers; 3.0 becomes 3."""
+    """Return a label column as strings or integers; 3.0 becomes 3."""
     if _is_text(column.type):
         column.check_no_null()
         size = column.values.nbytes + _TEXT_BYTES * len(column.values)
@@ -248,7 +248,7 @@ def _classes(column: _Column) -> NDArray[Any]:
         if invalid.size:
             position = int(invalid[0])
             raise column.error(
-                f"{values[position]} is not a class: neither a whole number nor a text",
+                f"{values[position]} is not a class: neither an integer nor a string",
                 position,
                 hint="for a regression set model.divergence to l2",
             )

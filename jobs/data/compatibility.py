@@ -54,9 +54,9 @@ def check_width(rows: RawDataset, schema: DataSchema) -> None:
 
 
 def match_labels(rows: RawDataset, known: tuple[Label, ...]) -> RawDataset:
-    """Return rows whose labels have the types of training: a text is a number if it is one there.
+    """Return rows whose labels have the types of training: a string is a number if it is one there.
 
-    The types of a CSV file are inferred file by file, and one text makes texts of all its labels.
+    The types of a CSV file are inferred file by file; one string makes all its labels strings.
     A regression has no known labels.
 
     Raises:

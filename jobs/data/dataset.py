@@ -31,7 +31,7 @@ class RawDataset:
 
     Attributes:
         x: Features, (N, D), of the numeric type in which they are stored.
-        labels: (N,) whole numbers or texts; (N, K) numbers for a regression; None if not read.
+        labels: (N,) integers or strings; (N, K) numbers for a regression; None if not read.
         features: D names.
         list_column: The column that holds all features as a list, or None.
         image_shape: Height and width if rows are images.
@@ -144,7 +144,7 @@ def pixel_names(height: int, width: int) -> tuple[str, ...]:
 
 
 def whole_labels(values: NDArray[Any], *, numeric: bool) -> NDArray[Any]:
-    """Return whole numbers (N,) as targets of a regression (N, 1), or as classes (N,)."""
+    """Return integers (N,) as targets of a regression (N, 1), or as classes (N,)."""
     return values.astype(np.float64)[:, None] if numeric else values.astype(np.int64)
 
 
@@ -190,7 +190,7 @@ def _check_alike(piece: RawDataset, first: RawDataset) -> None:
         problem = f"{targets[0]} targets, but {first.file} has {targets[1]}"
         column = piece.label[0]
     elif (is_text := piece.labels.dtype == object) != (first.labels.dtype == object):
-        here, there = ("texts", "numbers") if is_text else ("numbers", "texts")
+        here, there = ("strings", "numbers") if is_text else ("numbers", "strings")
         problem = f"labels are {here} here and {there} in {first.file}"
         column = piece.label[0]
     else:

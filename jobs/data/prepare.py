@@ -70,17 +70,17 @@ class PreparedData:
         return "" if dataset is None else dataset.origin.describe(rows)
 
 
-def prepare(spec: JobSpec, check_stop: Callable[[], None] = lambda: None) -> PreparedData:
+def prepare(spec: JobSpec, raise_if_stopped: Callable[[], None] = lambda: None) -> PreparedData:
     """Read and prepare the data of a job.
 
-    Between blocks of data it calls ``check_stop``; what that raises ends the preparation.
+    Between blocks of data it calls ``raise_if_stopped``, whose error ends the preparation.
 
     Raises:
         DataNotFound: A file or a column does not exist.
         DataError: Rows cannot be trained on, or do not fit into memory; names file, column and row.
         SpecError: Data and spec do not fit together.
     """
-    with stoppable(check_stop):
+    with stoppable(raise_if_stopped):
         return _prepare(spec)
 
 

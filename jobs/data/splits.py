@@ -99,7 +99,7 @@ def stratified_split(
 
 
 def _rows_by_class(labels: NDArray[Any]) -> list[Indices]:
-    """Return the rows of each class, ascending; the classes in the order of their texts."""
+    """Return the rows of each class, ascending; the classes in the order of their strings."""
     values = labels.tolist()
     index = {label: number for number, label in enumerate(sorted(set(values), key=str))}
     groups = np.fromiter((index[value] for value in values), dtype=np.intp, count=len(values))

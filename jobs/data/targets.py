@@ -39,7 +39,7 @@ def _regression(spec: JobSpec, train: RawDataset) -> dict[str, Any]:
 
 
 def _classes(spec: JobSpec, train: RawDataset) -> dict[str, Any]:
-    # Numbers are sorted by value, texts by their characters.
+    # Numbers are sorted by value, strings by their characters.
     seen: tuple[Label, ...] = tuple(sorted(set(train.targets.tolist())))
     if len(seen) < 2:
         problem = f"every row has the label {seen[0]!r}; a classification needs two classes"

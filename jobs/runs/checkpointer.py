@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Takes snapshots when they are due, and writes them in a thread.
+    """The writer of checkpoints: it takes snapshots when they are due, and writes them in a thread.
 
     Training waits for a copy of the arrays only. While a checkpoint is being written no other is
     taken, so a slow disk makes them less frequent. The thread calls `before_write` before each.

@@ -1,6 +1,7 @@
 """Using a trained model: find it, evaluate it on rows, predict them, count what it rejects."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from sumgrad.jobs.artifacts.saved_model import (
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
 from sumgrad.jobs.data.prepare import PreparedData
+from sumgrad.jobs.errors import RunAmbiguous, RunNotFound
+from sumgrad.jobs.runs.directory import find_run
+from sumgrad.jobs.spec.loader import default_output
 from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.model_logging import find_model
 from sumgrad.jobs.tracking.outbox import MODEL
@@ -26,18 +30,36 @@ from sumgrad.model.validation import Array
 
 
 def open_model(name: str, tracking_uri: str) -> SavedModel:
-    """Load a model by its folder, its run's folder, or an id in MLflow or the beginning of one.
+    """Load a model by its folder, its run's folder, or a run id or a unique prefix of one.
+
+    A run is looked up in the default folder of runs first, and then in MLflow.
 
     Raises:
         ModelNotFound: No model has that name, or it is damaged.
+        RunAmbiguous: The ids of several runs of the folder start with the name.
         TrackingError: The store cannot be used.
     """
     folder = Path(name)
     if (folder / RECORD).is_file():
-        folder = folder / MODEL
-    elif not (folder / DESCRIPTION).is_file() and not folder.is_dir():
-        folder = find_model(name, resolve_tracking_uri(tracking_uri, Path.cwd()))
-    return load_model(folder)
+        return load_model(folder / MODEL)
+    if (folder / DESCRIPTION).is_file() or folder.is_dir():
+        return load_model(folder)
+    # MLflow does not have the model of a run that is not delivered yet.
+    local = _find_local_model(name)
+    return load_model(local or find_model(name, resolve_tracking_uri(tracking_uri, Path.cwd())))
+
+
+def _find_local_model(name: str) -> Path | None:
+    """Return the model of a run in the default folder of runs; None if it has none."""
+    # Unlike Path.expanduser it leaves the home of an unknown user as it is.
+    output = Path(os.path.expanduser(default_output()))  # noqa: PTH111
+    try:
+        model = find_run(name, output).model
+    except RunAmbiguous:
+        raise
+    except RunNotFound:
+        return None
+    return model if model.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -94,27 +116,27 @@ def predict_file(model: SavedModel, source: str, out: Path) -> int:
 
 @dataclass(frozen=True)
 class Rejection:
-    """The fractions of real digits and of out-of-distribution images that a model rejects.
+    """The fractions of the data set's images, and of the images made from them, that are rejected.
 
-    The training rows had no images of the `unseen` kinds.
+    The training rows had no out-of-distribution images of the `unseen` kinds.
     """
 
-    digits: float
-    kinds: dict[str, float]
+    in_distribution: float
+    out_of_distribution: dict[str, float]
     unseen: tuple[str, ...]
 
     def metrics(self) -> dict[str, float]:
         """Return the fractions as MLflow metrics."""
-        return {"test_rejected_digits": self.digits} | {
-            f"test_rejected_{kind}": share for kind, share in self.kinds.items()
+        return {"test_rejected_in_distribution": self.in_distribution} | {
+            f"test_rejected_{kind}": share for kind, share in self.out_of_distribution.items()
         }
 
     def lines(self) -> list[str]:
         """Return lines for the summary."""
-        return [f"rejects   {self.digits:.1%} of real digits"] + [
-            f"          {share:.1%} of '{kind}' non-digits"
+        return [f"rejects   {self.in_distribution:.1%} of the data set's images"] + [
+            f"          {share:.1%} of '{kind}' images"
             + (" (a kind not seen in training)" if kind in self.unseen else "")
-            for kind, share in self.kinds.items()
+            for kind, share in self.out_of_distribution.items()
         ]
 
 
@@ -129,6 +151,6 @@ def measure_rejection(
     def rejected(x: Array) -> float:
         return float(np.mean(model.outputs(x).argmax(axis=1) == reject))
 
-    digits = data.test.x[data.test.d != reject]
-    kinds = {kind: rejected(rows.x) for kind, rows in data.out_of_distribution.items()}
-    return Rejection(rejected(digits), kinds, unseen)
+    images = data.test.x[data.test.d != reject]
+    made = {kind: rejected(rows.x) for kind, rows in data.out_of_distribution.items()}
+    return Rejection(rejected(images), made, unseen)

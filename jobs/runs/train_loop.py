@@ -59,14 +59,7 @@ def run_training(
     step.
     """
     run.tracker.check()
-    checkpointer = Checkpointer(
-        run.directory.checkpoints(job.spec.checkpoint.keep),
-        run.directory.record.signature,
-        job.spec.checkpoint,
-        # A run that resumes from a checkpoint does not log the epochs before it again, so their
-        # metrics have to be on the disk first.
-        before_write=run.outbox.sync,
-    )
+    checkpointer = _checkpointer(job, run)
     driver = _driver(job, reducer, run, reporter, stop, checkpointer)
     for line in job.describe(reducer.workers):
         _logger.info(line)
@@ -87,6 +80,17 @@ def run_training(
         location = job.data.describe(result.failure.source, result.failure.rows)
         result = replace(result, failure=result.failure.with_location(location))
     return RunResult(result, test)
+
+
+def _checkpointer(job: TrainingJob, run: ActiveRun) -> Checkpointer:
+    return Checkpointer(
+        run.directory.checkpoints(job.spec.checkpoint.keep),
+        run.directory.record.signature,
+        job.spec.checkpoint,
+        # A run that resumes from a checkpoint does not log the epochs before it again, so their
+        # metrics have to be on the disk first.
+        before_write=run.outbox.sync,
+    )
 
 
 def _driver(

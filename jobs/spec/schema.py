@@ -117,7 +117,7 @@ class RejectSpec(_Section):
     label: str = "none"
     """Name of the extra class."""
     ratio: Fraction = 0.3
-    """Number of out-of-distribution images per image of the data set."""
+    """Number of out-of-distribution images per image of the data set, between 0 and 1."""
     kinds: Annotated[Kinds, Field(min_length=1)] = ("noise", "scrambled", "halves")
     """Kinds to train and test with: halves, negatives, noise, scrambled or seams."""
     unseen: Kinds = ("seams",)
@@ -137,10 +137,12 @@ class DataSpec(_Section):
     """The data set: where the rows are, and what their columns mean."""
 
     train: str
-    """Training rows: a file, a folder or a glob of Parquet, CSV, Arrow or Feather files; an IDX
-    image file (plain or gzip); or `digits` or `diabetes`, which are installed with scikit-learn."""
+    """Training rows: a file, a folder or a glob of Parquet, CSV, TSV, Arrow or Feather files (CSV
+    and TSV also gzip); an IDX image file (plain or gzip), or the folder of MNIST's IDX files; or
+    `digits` or `diabetes`, which are installed with scikit-learn."""
     validation: PathOrFraction = None
-    """Validation rows: a source like `train`, or the fraction of the training rows to hold out."""
+    """Validation rows: a source like `train`, or the fraction to hold out of the training rows that
+    `test` leaves."""
     test: PathOrFraction = None
     """Test rows: a source like `train`, or the fraction of the training rows to hold out."""
     label: str | tuple[str, ...] = "label"

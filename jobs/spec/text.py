@@ -46,7 +46,7 @@ def dump_yaml(value: Mapping[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that start like numbers, and escapes unprintable ones.
+    """A dumper that quotes strings that start like numbers, and escapes unprintable ones.
 
     PyYAML's rules for numbers differ from those of YAML 1.2, and YAML normalizes line breaks.
     """

@@ -1,1 +1,1 @@
-"""Helpers without domain knowledge: files, memory, text, threads."""
+"""Helpers of all packages of jobs: errors, files, HTTP, logs, memory, text, threads, YAML."""

@@ -54,7 +54,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a process ended while it wrote this file or folder."""
+    """Return whether a process ended while it wrote this file or folder."""
     return path.name.endswith(_PARTIAL)
 
 

@@ -18,7 +18,7 @@ def print_error_line(text: str) -> None:
 
 
 class _LineHandler(logging.Handler):
-    """Passes each record on as one line, without the secrets of addresses."""
+    """A handler that prints each record on one line, without the secrets of addresses."""
 
     write: Callable[[str], None] = staticmethod(print_error_line)
 

@@ -1,4 +1,4 @@
-"""Remove secrets from addresses, and from texts that contain addresses.
+"""Remove secrets from addresses, and from text that contains addresses.
 
 An address can have a user and a password before its host, and passwords or tokens in its query.
 Some databases accept passwords with any character but an unescaped ``@``, so a ``/``, a ``?`` or a
@@ -54,7 +54,7 @@ def redact(uri: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return a text, of one or several lines, without the secrets of the addresses in it.
+    """Return text, of one or several lines, without the secrets of the addresses in it.
 
     A password may contain blanks, so the end of an address in a text is unknown: what follows an
     address on its line may be removed with the secret, but the secret never remains.
@@ -67,7 +67,7 @@ def redact_text(text: str) -> str:
 
 
 def is_redacted(uri: str) -> bool:
-    """Whether `redact` has removed something from an address."""
+    """Return whether `redact` has removed something from an address."""
     return not uri.startswith(_FILE) and (f"://{MASK}" in uri or f"={MASK}" in uri)
 
 

@@ -19,14 +19,14 @@ KeyPath = tuple[str | int, ...]
 _MESSAGES: Mapping[str, str] = {
     "dict_type": "should be a mapping of keys to values",
     "float_type": "should be a number",
-    "int_from_float": "should be a whole number",
-    "int_type": "should be a whole number",
+    "int_from_float": "should be an integer",
+    "int_type": "should be an integer",
     "mapping_type": "should be a mapping of keys to values",
     "missing": "required, but not given",
     "model_attributes_type": "should be a mapping of keys to values",
     "model_type": "should be a mapping of keys to values",
     "path_type": "should be the path of a file",
-    "string_type": "should be a text",
+    "string_type": "should be a string",
     "too_short": "should have at least one item",
     "tuple_type": "should be a list",
 }
@@ -164,7 +164,7 @@ def _explain(
         expected = details[0]["ctx"]["expected"]
         options = re.findall(r"'([^']*)'", expected)
         hint = did_you_mean(synonyms.get(str(given), str(given)), options)
-        return f"{given!r} is none of {expected}", hint
+        return f"should be {'one of ' * (len(options) > 1)}{expected}, not {given!r}", hint
     messages = [_MESSAGES.get(detail["type"], detail["msg"]) for detail in details]
     messages = [message.replace("greater than or equal to 0", "at least 0") for message in messages]
     message = " or ".join(dict.fromkeys(messages)).replace("Input should be", "should be")

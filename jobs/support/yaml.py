@@ -24,7 +24,7 @@ _PLAIN_TAGS = frozenset(
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader that reads scalars as YAML 1.2 does: ``no`` is a text, ``1e-3`` a number.
+    """A SafeLoader that reads scalars as YAML 1.2 does: ``no`` is a string, ``1e-3`` a number.
 
     It limits nodes while they are composed, because composing the half million nodes of a 1 MiB
     document takes half a minute, and deep nesting exceeds Python's recursion limit.
@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
         return SpecError(message, key=f"{self._source}, line {mark.line + 1}")
 
 
-# The core schema of YAML 1.2. Every other scalar is a text.
+# The core schema of YAML 1.2. Every other scalar is a string.
 for _kind, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),

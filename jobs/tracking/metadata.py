@@ -1,4 +1,4 @@
-"""The record of a run, ``run.json``, and what MLflow is told of it: parameters, tags, data sets."""
+"""The record of a run, ``run.json``, and the metadata that MLflow gets: parameters, tags, data."""
 
 import getpass
 import json

@@ -45,7 +45,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Delivers one run as its parent, at the other end of a connection, asks."""
+    """The delivery of one run, controlled by the parent at the other end of a connection."""
 
     def __init__(self, connection: Connection, open_store: Callable[[str], Store]) -> None:
         self._connection = connection
@@ -156,7 +156,7 @@ def error_to_json(error: Exception) -> dict[str, str]:
 
 
 class _ToParent(logging.Handler):
-    """Sends warnings to the parent, which has the terminal."""
+    """A handler that sends warnings to the parent, which has the terminal."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(logging.WARNING)

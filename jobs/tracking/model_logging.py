@@ -196,7 +196,7 @@ def find_model(run_id: str, uri: str) -> Path:
 
 
 def _find_run(run_id: str, store: Store) -> "Run":
-    """Return the only run whose name or id in MLflow is or starts with a text."""
+    """Return the only run whose name or id in MLflow is or starts with a string."""
     where = redact(store.uri)
     # Other characters have a meaning in MLflow's queries.
     if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", run_id):

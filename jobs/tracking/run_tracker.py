@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 
 class RunTracker:
-    """Supervises the process that delivers a run to MLflow.
+    """The supervisor of the process that delivers a run to MLflow.
 
     The process starts at once, because it takes seconds. Methods may be called from any thread.
     Only `wait_until_registered` and `finish` wait for the process.

@@ -136,7 +136,7 @@ def is_login_refused(uri: str) -> bool:
 def tracking_error(
     problem: str, error: Exception, uri: str, login: Credentials | None = None
 ) -> TrackingError:
-    """Return MLflow's error as one that says whether a later attempt may succeed.
+    """Return MLflow's error as one that shows whether a retry may succeed.
 
     Args:
         problem: What failed.

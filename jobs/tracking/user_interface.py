@@ -98,11 +98,13 @@ def _open_browser(address: str) -> None:
 
 
 def _wait(server: "subprocess.Popen[bytes]") -> int:
-    """Wait for the server's end, and pass a termination on to it."""
+    """Wait for the server's end, pass a termination on to it, and return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
-        return server.wait()
+        code = server.wait()
     except KeyboardInterrupt:
         # The terminal has sent it to the server as well.
         server.wait()
         return 0
+    # A negative code is the number of the signal that ended the server.
+    return 128 - code if code < 0 else code

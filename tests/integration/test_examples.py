@@ -40,10 +40,10 @@ def test_two_or_not_is_right_on_985_of_1000_held_out_digits(folder: Folder) -> N
 def test_digits_reject_reports_the_rejected_share_of_each_kind(folder: Folder) -> None:
     done = folder.sumgrad("train", "digits-reject", "--set", "cluster.address=inline")
     assert done.code == 0, done.err
-    assert "of real digits" in done.out
+    assert "of the data set's images" in done.out
     for kind in set(KINDS) - {"negatives"}:
-        assert f"of '{kind}' non-digits" in done.out
-    assert "'seams' non-digits (a kind not seen in training)" in done.out
+        assert f"of '{kind}' images" in done.out
+    assert "'seams' images (a kind not seen in training)" in done.out
 
 
 def test_the_regression_keeps_the_weights_of_its_best_epoch(folder: Folder) -> None:

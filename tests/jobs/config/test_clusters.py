@@ -246,14 +246,14 @@ def test_an_empty_file_names_no_cluster(text: str) -> None:
         ("- a\n", "should be a mapping of keys to values"),
         ("hello", "should be a mapping of keys to values"),
         ("0", "should be a mapping of keys to values"),
-        ("current: 3\n", "line 1: current: 3 should be a text"),
+        ("current: 3\n", "line 1: current: 3 should be a string"),
         ("clusters: 3\n", "line 1: clusters: 3 should be a mapping of keys to values"),
         (
             "clusters:\n  lab: http://lab:8265\n",
             "line 2: clusters.lab: 'http://lab:8265' should be",
         ),
         ("clusters: {lab: {}}\n", "line 1: clusters.lab.address: required, but not given"),
-        ("clusters: {lab: {address: 3}}\n", "clusters.lab.address: 3 should be a text"),
+        ("clusters: {lab: {address: 3}}\n", "clusters.lab.address: 3 should be a string"),
         (
             "clusters: {lab: {address: 'http://h:1', ca_file: 3}}\n",
             "clusters.lab.ca_file: 3 should be the path of a file",

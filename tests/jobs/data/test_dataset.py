@@ -50,7 +50,7 @@ def test_files_without_labels_are_concatenated() -> None:
     ("other", "message"),
     [
         (dataset("two", [[1]], [0]), "two: 1 features, but one has 2"),
-        (dataset("two", [[1, 2]], ["x"]), "labels are texts here and numbers in one"),
+        (dataset("two", [[1, 2]], ["x"]), "labels are strings here and numbers in one"),
         (dataset("two", [[1, 2]], [[0, 1]]), "two, column 'label': 2 targets, but one has"),
         (
             replace(dataset("two", [[1, 2]], [0]), list_column="l"),

@@ -40,7 +40,7 @@ def error_of(path: Path, **options: object) -> DataError:
         ("x,kind\n1,a\ntall,b\n", "x", 2, "'tall' is not a number"),
         ("x,kind\n1,a\ninf,b\n", "x", 2, "inf is not a finite number"),
         ("x,kind\n1,a\n-inf,b\n", "x", 2, "-inf is not a finite number"),
-        ("x,kind\n1,1.5\n2,2\n", "kind", 1, "neither a whole number nor a text"),
+        ("x,kind\n1,1.5\n2,2\n", "kind", 1, "neither an integer nor a string"),
         ("x,kind\n2020-01-01,a\n2020-01-02,b\n", "x", None, "is not a number"),
         ("x,x,kind\n1,2,a\n", "x", None, "given twice"),
         ("x,kind\n", None, None, "has no rows"),
@@ -127,7 +127,7 @@ def test_a_text_label_of_a_regression(tmp_path: Path) -> None:
 def test_files_with_different_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,kind\n1,a\n")
     (tmp_path / "b.csv").write_text("x,kind\n1,2\n")
-    with pytest.raises(DataError, match=r"labels are (texts|numbers) here"):
+    with pytest.raises(DataError, match=r"labels are (strings|numbers) here"):
         read(tmp_path)
     (tmp_path / "b.csv").write_text("x,y,kind\n1,2,a\n")
     with pytest.raises(DataError, match=r"b.csv: 2 features, but .*a.csv has 1"):

@@ -50,10 +50,10 @@ def problem(value: Any, **synonyms: str) -> Problem:
     ("value", "expected"),
     [
         ({}, "name: required, but not given"),
-        ({"name": 3}, "name: 3 should be a text"),
-        ({"name": None}, "name: nothing should be a text"),
+        ({"name": 3}, "name: 3 should be a string"),
+        ({"name": None}, "name: nothing should be a string"),
         ({"name": "a", "age": -1}, "age: -1 should be at least 0"),
-        ({"name": "a", "age": 1.5}, "age: 1.5 should be a whole number"),
+        ({"name": "a", "age": 1.5}, "age: 1.5 should be an integer"),
         ({"name": "a", "engine": 3}, "engine: 3 should be a mapping of keys to values"),
         ({"name": "a", "engine": {"power": 0.0}}, "engine.power: 0.0 should be greater than 0"),
         ({"name": "a", "engine": {"power": 101.0}}, "engine.power: is too high"),
@@ -64,11 +64,11 @@ def problem(value: Any, **synonyms: str) -> Problem:
         ({"name": "a", "parts": 1}, "parts: 1 should be a mapping of keys to values"),
         (
             {"name": "a", "engine": {"cylinders": "four"}},
-            "engine.cylinders: 'four' should be a whole number or should be 'many'",
+            "engine.cylinders: 'four' should be an integer or should be 'many'",
         ),
         (
             {"name": "a", "engine": {"fuel": "disel"}},
-            "engine.fuel: 'disel' is none of 'petrol' or 'diesel'",
+            "engine.fuel: should be one of 'petrol' or 'diesel', not 'disel'",
         ),
     ],
 )

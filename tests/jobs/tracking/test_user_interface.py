@@ -1,8 +1,10 @@
 """``sumgrad ui``: what it starts, and that it shows no secrets."""
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,15 @@ def test_a_database_is_served_on_loopback_with_its_password_in_the_environment(
     assert "s3cr3t" not in " ".join(command)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert environment["MLFLOW_BACKEND_STORE_URI"] == URI
+
+
+@pytest.mark.parametrize(("code", "reported"), [("exit(3)", 3), ("kill(getpid(), 15)", 143)])
+def test_the_exit_code_names_the_signal_that_ended_the_server(
+    monkeypatch: pytest.MonkeyPatch, code: str, reported: int
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with subprocess.Popen([sys.executable, "-c", f"from os import *; {code}"]) as server:
+        assert user_interface._wait(server) == reported
 
 
 def test_a_taken_port_is_refused(capsys: pytest.CaptureFixture[str], uri: str) -> None:
