@@ -105,4 +105,8 @@ class SubmissionError(JobError):
 
 
 class ServiceUnreachable(JobError):
-    """A cluster that takes no jobs: it is away, refuses the token, or runs another version."""
+    """A cluster that takes no jobs: it is away or refuses the token."""
+
+
+class VersionMismatch(JobError):
+    """Other versions on the cluster than on the machine that submitted the job."""

@@ -61,5 +61,6 @@ def test_exit_codes_are_the_documented_ones() -> None:
     }
     assert {codes[name] for name in ("ClusterError", "WorkerLost", "ServiceUnreachable")} == {3}
     assert {codes[name] for name in ("TrackingError", "LoginRefused", "JobLost")} == {3}
+    assert codes["VersionMismatch"] == 3
     assert {codes[name] for name in ("ShapeError", "SpecError", "RunLocked")} == {2}
     assert codes["Interrupted"] == 143

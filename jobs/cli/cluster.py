@@ -46,7 +46,8 @@ def add(
     name: Name,
     address: Annotated[str, typer.Argument(help="Its Ray dashboard: http://HOST:8265.")],
     tracking_uri: Annotated[
-        str | None, typer.Option(help="Its MLflow, as this machine reaches it.")
+        str | None,
+        typer.Option(help="URL of the cluster's MLflow server as seen from this machine."),
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="A file that holds its token and nothing else.")
@@ -62,7 +63,13 @@ def add(
 ) -> None:
     """Name a cluster, or replace the one of that name."""
     from sumgrad.jobs.config import clusters, tokens
+    from sumgrad.jobs.errors import ClusterConfigError
 
+    if name == clusters.LOCAL_NAME:
+        raise ClusterConfigError(
+            f"the name '{name}' belongs to the cluster of 'sumgrad cluster up'",
+            hint="choose another name",
+        )
     files = {
         "token_file": token_file,
         "ca_file": ca_file,

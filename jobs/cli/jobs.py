@@ -147,7 +147,7 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Print until the job ends.")
     ] = False,
     attempt: Annotated[
-        int | None, typer.Option(min=1, help="An earlier attempt; by default the newest.")
+        int | None, typer.Option(min=1, help="Number of the attempt; default: the newest.")
     ] = None,
     cluster: Cluster = None,
     as_json: Json = False,
@@ -215,7 +215,9 @@ def wait(
     job_id: JobId,
     timeout: Annotated[
         float,
-        typer.Option(min=0, show_default=False, help="Seconds; after them the exit code is 124."),
+        typer.Option(
+            min=0, show_default=False, help="Maximum seconds to wait; then exit with 124."
+        ),
     ] = math.inf,
     cluster: Cluster = None,
     as_json: Json = False,
@@ -232,8 +234,8 @@ def wait(
     with _detach_on_interrupt(f"job {job.job_id} continues", hint):
         ended = wait_for(client, attempt.submission_id, timeout=timeout)
     value = _as_json(job.job_id, ended or attempt)
-    state = value["state"] if ended else "still running"
-    print_result(value, [f"job {job.job_id} is {state}"], as_json)
+    state = f"is {value['state']}" if ended else "has not ended"
+    print_result(value, [f"job {job.job_id} {state}"], as_json)
     if code := value["exit_code"] if ended is not None else _TIMED_OUT:
         raise typer.Exit(code)
 

@@ -46,6 +46,8 @@ ADDRESS_VARIABLES = ("SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 #: Ray's variables for its token, in Ray's order.
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 CONFIG = "SUMGRAD_CONFIG"
+#: The name of the cluster that ``sumgrad cluster up`` starts.
+LOCAL_NAME = "local"
 
 
 def normalize_address(address: str) -> str:

@@ -14,6 +14,8 @@ from sumgrad.jobs.errors import SubmissionError
 #: repeated submission from another job with the same id.
 JOB_KEY, NAME_KEY, ATTEMPT_KEY = "sumgrad.job", "sumgrad.name", "sumgrad.attempt"
 DIGEST_KEY = "sumgrad.request"
+#: Whose code runs the job, "local" for the submitter's or "cluster": in Ray, and a tag in MLflow.
+CODE_KEY, CLUSTER_CODE = "sumgrad.code", "cluster"
 #: Tags of a job's run in MLflow: the job's id, its folder on the cluster's head, and whether it
 #: was deleted from the cluster.
 JOB_TAG, FOLDER_TAG, DELETED_TAG = "sumgrad.job", "sumgrad.folder", "sumgrad.deleted"

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sumgrad.jobs.errors import SubmissionError
-from sumgrad.jobs.service.ids import check_job_id
+from sumgrad.jobs.service.ids import CLUSTER_CODE, check_job_id
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.validation import first_problem
@@ -55,6 +55,11 @@ class JobManifest(BaseModel):
     allow_version_mismatch: bool = False
     allow_code_change: bool = False
     tags: Mapping[str, str] = {}
+
+    @property
+    def code(self) -> str:
+        """The value of `CODE_KEY`."""
+        return "local" if self.has_code else CLUSTER_CODE
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a folder."""

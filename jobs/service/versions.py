@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic.dataclasses import dataclass
 
-from sumgrad.jobs.errors import ServiceUnreachable
+from sumgrad.jobs.errors import VersionMismatch
 from sumgrad.jobs.support.source_digest import source_digest
 
 _logger = logging.getLogger(__name__)
@@ -84,10 +84,10 @@ def check_versions(
         allow_mismatch: Log every difference and raise only for what is not installed.
 
     Raises:
-        ServiceUnreachable: Names everything that differs.
+        VersionMismatch: Names everything that differs.
     """
     if found.missing:
-        raise ServiceUnreachable(
+        raise VersionMismatch(
             f"{VERSION_MISMATCH}: {', '.join(found.missing)} not installed", hint=INSTALL_HINT
         )
     differences = submitted.differences(found)
@@ -97,7 +97,7 @@ def check_versions(
         here, there = (f"{each.sumgrad} ({each.code})" for each in (submitted, found))
         (fatal if has_code else harmless).append(_line("sumgrad", here, there))
     if fatal and not allow_mismatch:
-        raise ServiceUnreachable(
+        raise VersionMismatch(
             f"{VERSION_MISMATCH}: {'; '.join(fatal)}",
             hint="install the same versions there, or submit with --allow-version-mismatch: the "
             "weights may then differ",

@@ -63,6 +63,7 @@ def exit_code(error: "SumgradError") -> int:
         jobs.TrackingError: 3,
         jobs.JobLost: 3,
         jobs.ServiceUnreachable: 3,
+        jobs.VersionMismatch: 3,
     }
     return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
 

@@ -44,6 +44,17 @@ def find_idx_images(folder: Path, split: str) -> Path | None:
     return wanted[0] if wanted else None
 
 
+def find_idx_labels(images: Path) -> Path | None:
+    """Return the file with the labels of an images file, which is beside it, if it exists."""
+    name = _labels_name(images)
+    candidates = (images.parent / name, images.parent / f"{name}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _labels_name(images: Path) -> str:
+    return _NAME.sub(r"\g<prefix>labels\g<dot>idx1-ubyte", images.name)
+
+
 def read_idx(images: Path, label: tuple[str, ...], *, numeric_labels: bool) -> RawDataset:
     """Return images and, if labels are wanted, their labels from the file beside them.
 
@@ -51,8 +62,7 @@ def read_idx(images: Path, label: tuple[str, ...], *, numeric_labels: bool) -> R
         DataNotFound: One of the two files does not exist.
         DataError: A file is damaged, or their numbers of rows differ.
     """
-    labels_name = _NAME.sub(r"\g<prefix>labels\g<dot>idx1-ubyte", images.name)
-    if images.name.startswith(labels_name):
+    if images.name.startswith(_labels_name(images)):
         raise DataNotFound(f"{images} holds labels; name the images file beside it")
     pixels = read_array(images, dimensions=3)
     count, height, width = pixels.shape
@@ -60,17 +70,17 @@ def read_idx(images: Path, label: tuple[str, ...], *, numeric_labels: bool) -> R
         raise DataError("has no images", file=str(images))
     labels = None
     if label:
-        labels = whole_labels(_read_labels(images, labels_name, count), numeric=numeric_labels)
+        labels = whole_labels(_read_labels(images, count), numeric=numeric_labels)
     check_memory_for_names(height * width, str(images))
     x, spans = pixels.reshape(count, height * width), (FileSpan(str(images), count),)
     names = pixel_names(height, width)
     return RawDataset(x, labels, names, label, spans, image_shape=(height, width))
 
 
-def _read_labels(images: Path, name: str, count: int) -> NDArray[np.uint8]:
-    candidates = [images.parent / name, images.parent / f"{name}.gz"]
-    path = next((path for path in candidates if path.is_file()), None)
+def _read_labels(images: Path, count: int) -> NDArray[np.uint8]:
+    path = find_idx_labels(images)
     if path is None:
+        name = _labels_name(images)
         raise DataNotFound(f"no labels for {images}: there is no {name}[.gz] beside it")
     labels = read_array(path, dimensions=1)
     if len(labels) != count:

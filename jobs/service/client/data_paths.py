@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx
+from sumgrad.jobs.data.readers.idx import find_idx_images, find_idx_labels, is_idx
 from sumgrad.jobs.data.readers.sources import find_table_files
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
 from sumgrad.jobs.service.manifest import DATA_FOLDER
@@ -85,12 +85,9 @@ def _sources(spec: JobSpec) -> dict[str, str]:
 def _files_of(path: Path, source: str, role: str) -> tuple[str, dict[str, Path]]:
     """Return the name of a single file, "" for several, and all files by relative path."""
     if path.is_file():
-        if is_idx(path):
-            # The labels of IDX images are in a file beside them.
-            return path.name, {file.name: file for file in path.parent.iterdir() if is_idx(file)}
-        return path.name, {path.name: path}
-    if path.is_dir() and find_idx_images(path, role) is not None:
-        return "", {file.name: file for file in path.iterdir() if is_idx(file)}
+        return path.name, _with_labels(path) if is_idx(path) else {path.name: path}
+    if path.is_dir() and (images := find_idx_images(path, role)) is not None:
+        return "", _with_labels(images)
     try:
         files = find_table_files(path, source)
     except DataNotFound as error:
@@ -101,6 +98,12 @@ def _files_of(path: Path, source: str, role: str) -> tuple[str, dict[str, Path]]
     # A numbered folder for each file keeps the files of different folders in order.
     digits = len(str(len(files)))
     return "", {f"{i:0{digits}}/{file.name}": file for i, file in enumerate(files)}
+
+
+def _with_labels(images: Path) -> dict[str, Path]:
+    """Return a file of IDX images and the file with their labels, if there is one, by name."""
+    labels = find_idx_labels(images)
+    return {file.name: file for file in (images, labels) if file is not None}
 
 
 def _expand_home(source: str, role: str) -> Path:

@@ -59,7 +59,12 @@ def find_job(client: RayJobsClient, text: str) -> Job:
     if text in jobs:
         return jobs[text]
     found = sorted(job_id for job_id in jobs if job_id.startswith(text))
-    if len(text) < _MIN_PREFIX or not found:
+    if len(text) < _MIN_PREFIX:
+        raise JobNotFound(
+            f"'{text}' is too short to name a job",
+            hint=f"give at least {_MIN_PREFIX} characters of the job's id",
+        )
+    if not found:
         raise JobNotFound(
             f"{client.cluster.label} has no job '{text}'",
             hint=did_you_mean(text, list(jobs)) if jobs else "it has no jobs",

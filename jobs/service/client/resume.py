@@ -14,6 +14,7 @@ from sumgrad.jobs.service.client.run_view import find_run
 from sumgrad.jobs.service.client.status import current_heartbeat
 from sumgrad.jobs.service.client.submit import Submission, check_no_password, send
 from sumgrad.jobs.service.host.heartbeat import HEARTBEAT_TIMEOUT_S
+from sumgrad.jobs.service.ids import CLUSTER_CODE, CODE_KEY
 from sumgrad.jobs.service.manifest import JobManifest
 from sumgrad.jobs.service.versions import Versions
 
@@ -43,14 +44,14 @@ def resume_job(
     """
     for override in overrides:
         check_no_password(f"--set {override}")
-    job_id, name, number = _next_attempt(client, job_id)
+    job_id, name, number, has_code = _next_attempt(client, job_id)
     manifest = JobManifest(
         job_id=job_id,
         attempt=number,
         spec_yaml=None,
         overrides=tuple(overrides),
         versions=Versions.here(),
-        has_code=True,
+        has_code=has_code,
         # The run's own signature refuses every change that would alter the weights.
         allow_version_mismatch=True,
         allow_code_change=allow_code_change,
@@ -60,8 +61,11 @@ def resume_job(
     return submission
 
 
-def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int]:
-    """Return the id and the name of a job that can be resumed, and the number of the attempt."""
+def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int, bool]:
+    """Return the id and name of a job that can be resumed, its next number, and who has its code.
+
+    The last value is true if the code is sent along, as it was for the first attempt.
+    """
     try:
         job = find_job(client, job_id)
     except JobNotFound as error:
@@ -69,19 +73,22 @@ def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int]:
         run = find_lost_run(client, job_id, error)
         if run.status == "FINISHED":
             raise _finished(job_id) from None
-        return job_id, run.name or job_id, (run.attempt or 1) + 1
+        return job_id, run.name or job_id, (run.attempt or 1) + 1, run.has_sent_code
     if not job.latest.has_ended:
         job = _stop_silent_job(client, job)
     if job.effective.exit_code == 0:
         run = find_run(client.cluster, job.job_id)
         if run.problem or run.status == "FINISHED":
-            raise _finished(job.job_id)
+            raise _finished(job.job_id, run.problem)
         _logger.info("job %s has finished; its run in MLflow is updated", job.job_id)
-    return job.job_id, job.name, job.latest.number + 1
+    has_code = job.attempts[0].metadata.get(CODE_KEY) != CLUSTER_CODE
+    return job.job_id, job.name, job.latest.number + 1, has_code
 
 
-def _finished(job_id: str) -> SubmissionError:
-    return SubmissionError(f"job {job_id} has finished, so there is nothing to resume")
+def _finished(job_id: str, problem: str = "") -> SubmissionError:
+    """Return the refusal; with a problem, MLflow may lack values that an attempt could deliver."""
+    unknown = f"; whether MLflow has all of its values is not known: {problem}" if problem else ""
+    return SubmissionError(f"job {job_id} has finished, so there is nothing to resume{unknown}")
 
 
 def _stop_silent_job(client: RayJobsClient, job: Job) -> Job:

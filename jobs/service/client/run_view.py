@@ -12,7 +12,14 @@ from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.tracking_uri import is_server, resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError, TrackingError
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
-from sumgrad.jobs.service.ids import DELETED_TAG, FOLDER_TAG, JOB_TAG, is_job_id
+from sumgrad.jobs.service.ids import (
+    CLUSTER_CODE,
+    CODE_KEY,
+    DELETED_TAG,
+    FOLDER_TAG,
+    JOB_TAG,
+    is_job_id,
+)
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.support.threads import run_in_thread
@@ -44,6 +51,7 @@ class RunView:
         name: Of the job's spec.
         folder: Of the job, on the cluster's head.
         is_deleted: Whether the job was deleted from its cluster.
+        has_sent_code: Whether the job runs the code of the machine that submitted it.
     """
 
     uri: str = ""
@@ -55,6 +63,7 @@ class RunView:
     name: str = ""
     folder: str = ""
     is_deleted: bool = False
+    has_sent_code: bool = True
     mlflow_run_id: str = ""
 
     @property
@@ -176,5 +185,6 @@ def _view(uri: str, run: "Run") -> RunView:
         name=one_line(run.data.params.get("name", "")),
         folder=one_line(tags.get(FOLDER_TAG, "")),
         is_deleted=DELETED_TAG in tags,
+        has_sent_code=tags.get(CODE_KEY) != CLUSTER_CODE,
         mlflow_run_id=str(run.info.run_id),
     )

@@ -21,6 +21,7 @@ from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.run_view import find_run
 from sumgrad.jobs.service.ids import (
     ATTEMPT_KEY,
+    CODE_KEY,
     DIGEST_KEY,
     JOB_KEY,
     NAME_KEY,
@@ -83,6 +84,7 @@ class Submission:
             NAME_KEY: self.name,
             ATTEMPT_KEY: str(self.manifest.attempt),
             DIGEST_KEY: self.digest,
+            CODE_KEY: self.manifest.code,
             "sumgrad.version": self.manifest.versions.sumgrad,
         }
 
@@ -125,12 +127,13 @@ def prepare_submission(
         DataNotFound: Data to upload are missing.
     """
     spec = load_spec(spec_name, overrides, environment=False).spec
-    _check_addresses(spec)
+    _check_location(spec)
     sources, files = prepare_data(spec, upload=upload)
     # Keys that the user has not set are left to the defaults of the cluster.
     given = spec.model_dump(mode="json", exclude_unset=True)
     given["data"] |= sources
     given.get("cluster", {}).pop("address", None)
+    given.pop("output", None)
     manifest = JobManifest(
         job_id=new_job_id(spec.name) if job_id is None else check_job_id(job_id),
         attempt=1,
@@ -151,7 +154,8 @@ def submit(submission: Submission, client: RayJobsClient) -> tuple[str, bool]:
 
     Raises:
         SubmissionError: Another job has the id.
-        ServiceUnreachable: The cluster does not answer, or runs another version of Ray.
+        ServiceUnreachable: The cluster does not answer.
+        VersionMismatch: It runs another version of Ray.
     """
     manifest = submission.manifest
     ray_version = client.ray_version()
@@ -203,8 +207,8 @@ def check_no_password(text: str) -> None:
         )
 
 
-def _check_addresses(spec: JobSpec) -> None:
-    """Raise if the spec names addresses of this machine, another cluster, or a password."""
+def _check_location(spec: JobSpec) -> None:
+    """Raise if the spec names addresses of this machine, another place to run, or a password."""
     uri, address = spec.tracking.uri, spec.cluster.address
     if "uri" in spec.tracking.model_fields_set:
         if uri.startswith(("sqlite:", "sqlite+")):
@@ -218,6 +222,11 @@ def _check_addresses(spec: JobSpec) -> None:
         raise SubmissionError(
             f"cluster.address: the job runs on the cluster that it is sent to, not on '{address}'",
             hint="leave it out; --cluster selects the cluster",
+        )
+    if spec.output != JobSpec.model_fields["output"].default:
+        raise SubmissionError(
+            f"output: the job's runs go to its folder on the cluster, not to '{spec.output}'",
+            hint="leave it out; SUMGRAD_OUTPUT on the cluster's head is the folder of all jobs",
         )
 
 

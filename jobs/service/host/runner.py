@@ -22,7 +22,7 @@ from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.training import LaunchOptions, resume, train
 from sumgrad.jobs.service.client.data_paths import paths_on_head
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
-from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG, check_job_id
+from sumgrad.jobs.service.ids import CODE_KEY, FOLDER_TAG, JOB_TAG, check_job_id
 from sumgrad.jobs.service.manifest import DATA_FOLDER, RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.versions import Versions, check_versions
 from sumgrad.jobs.spec.loader import load_spec
@@ -68,7 +68,12 @@ def _train(
     """Train, or resume or deliver the earlier run, and print the result."""
     reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), manifest.attempt)
     options = LaunchOptions(
-        tags={JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), **manifest.tags},
+        tags={
+            JOB_TAG: manifest.job_id,
+            FOLDER_TAG: str(folder),
+            CODE_KEY: manifest.code,
+            **manifest.tags,
+        },
         waits_for_nodes=True,
         allow_code_change=manifest.allow_code_change,
         on_start=lambda tracker: reporter.start(tracker.set_tags),

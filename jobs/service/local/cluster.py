@@ -6,16 +6,23 @@ Both listen on loopback alone and ask for a token. Everything that they write is
 import json
 import logging
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from sumgrad.cluster.ray_backend.session import RAY_DIRECTORY, create_token_file
 from sumgrad.cluster.temporary import make_private_directory
-from sumgrad.jobs.config.clusters import Cluster, read_cluster_config, write_cluster_config
+from sumgrad.jobs.config.clusters import (
+    LOCAL_NAME,
+    Cluster,
+    read_cluster_config,
+    write_cluster_config,
+)
 from sumgrad.jobs.config.credentials import USER
 from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable
@@ -31,8 +38,6 @@ from sumgrad.jobs.support.polling import wait_until
 from sumgrad.model.errors import SumgradError
 
 _logger = logging.getLogger(__name__)
-#: The name of the cluster in the user's configuration.
-NAME = "local"
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
 #: Both servers need seconds to start, and many more on a busy machine.
 START_TIMEOUT_S = 120.0
@@ -62,7 +67,7 @@ class LocalCluster:
         """The entry in the user's configuration."""
         token = local_cluster_directory() / "token"
         return Cluster(
-            name=NAME,
+            name=LOCAL_NAME,
             address=self.address,
             tracking_uri=self.tracking_uri,
             token_file=token,
@@ -92,6 +97,23 @@ def _record_file() -> Path:
     return local_cluster_directory() / "cluster.json"
 
 
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Let one command at a time start or end the cluster."""
+    folder = local_cluster_directory()
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _logger.info("another command starts or ends the cluster: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def up(
     *, cpus: int | None = None, port: int | None = None, mlflow_port: int | None = None
 ) -> tuple[LocalCluster, bool]:
@@ -113,19 +135,26 @@ def up(
     # Fails early where the cluster's name could not be written in the end.
     write_cluster_config(read_cluster_config())
     servers.check_installed()
+    with _locked():
+        cluster, is_new = _ensure_running(cpus, port, mlflow_port)
+        config = read_cluster_config().with_cluster(LOCAL_NAME, cluster.cluster.model_dump())
+        write_cluster_config(config.using(LOCAL_NAME))
+    return cluster, is_new
+
+
+def _ensure_running(
+    cpus: int | None, port: int | None, mlflow_port: int | None
+) -> tuple[LocalCluster, bool]:
+    """Return the cluster, and whether it had to be started."""
     existing = running()
     if existing is not None and existing.ray.is_alive:
         _check_options(existing, cpus, port, mlflow_port)
         # Ray is left alone: its jobs may be running.
-        cluster, is_new = _ensure_mlflow(existing), False
-    else:
-        if existing is not None:
-            _logger.info("Ray has died: ending what is left of it")
-            down()
-        cluster, is_new = _start(cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT), True
-    config = read_cluster_config().with_cluster(NAME, cluster.cluster.model_dump())
-    write_cluster_config(config.using(NAME))
-    return cluster, is_new
+        return _ensure_mlflow(existing), False
+    if existing is not None:
+        _logger.info("Ray has died: ending what is left of it")
+        _end(existing)
+    return _start(cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT), True
 
 
 def _check_options(
@@ -235,9 +264,15 @@ def down() -> bool:
     Returns:
         Whether there was one.
     """
-    cluster = running()
-    if cluster is None:
-        return False
+    with _locked():
+        cluster = running()
+        if cluster is not None:
+            _end(cluster)
+    return cluster is not None
+
+
+def _end(cluster: LocalCluster) -> None:
+    """Stop the jobs and both servers, and remove what belongs to this instance alone."""
     if cluster.ray.is_alive:
         try:
             _stop_jobs(RayJobsClient(cluster.cluster))
@@ -250,11 +285,10 @@ def down() -> bool:
         shutil.rmtree(cluster.temporary, ignore_errors=True)
     try:
         config = read_cluster_config()
-        if NAME in config.clusters:
-            write_cluster_config(config.without(NAME))
+        if LOCAL_NAME in config.clusters:
+            write_cluster_config(config.without(LOCAL_NAME))
     except SumgradError as error:
         _logger.warning("the cluster has ended, but its name stays: %s", error.message)
-    return True
 
 
 def _stop_jobs(client: RayJobsClient) -> None:

@@ -4,6 +4,7 @@ The user is ``sumgrad`` and the password is the content of the file TOKEN, the c
 FOLDER keeps further users; the options are those of ``mlflow server``.
 """
 
+import argparse
 import os
 import secrets
 import sys
@@ -29,18 +30,33 @@ PASSWORD_CACHE_S = 60
 
 def main() -> NoReturn:
     """Serve until the process is terminated."""
-    token_file, folder, *options = sys.argv[1:]
-    token = read_password(Path(token_file))
+    arguments = parse_arguments(sys.argv[1:])
+    token = read_password(arguments.token)
     # Other users of the machine must not read what MLflow writes.
     os.umask(0o077)
-    configure(Path(folder).absolute())
+    configure(arguments.folder.absolute())
     from mlflow.server.auth import auth_config, store
 
     store.init_db(auth_config.database_uri)  # type: ignore[no-untyped-call]
     ensure_admin(store, token)
     from mlflow.cli import cli
 
-    cli.main(["server", "--app-name", "basic-auth", *options], prog_name="mlflow")
+    cli.main(["server", "--app-name", "basic-auth", *arguments.options], prog_name="mlflow")
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Return ``token``, ``folder`` and ``options``, or exit with the usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -P -m sumgrad.jobs.service.local.mlflow_server",
+        usage="%(prog)s TOKEN FOLDER [OPTION ...]",
+        description="Run 'mlflow server' with a login.",
+    )
+    parser.add_argument("token", metavar="TOKEN", type=Path, help="the file with the password")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where MLflow keeps its users")
+    parser.add_argument(
+        "options", metavar="OPTION", nargs=argparse.REMAINDER, help="options of 'mlflow server'"
+    )
+    return parser.parse_args(arguments)
 
 
 def read_password(file: Path) -> str:
@@ -60,7 +76,11 @@ def read_password(file: Path) -> str:
 
 
 def configure(folder: Path) -> None:
-    """Make MLflow keep its users in a folder; call it before MLflow is imported."""
+    """Make MLflow keep its users in a folder, which is created if it is missing.
+
+    Call it before MLflow is imported.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     users = folder / USERS_FILE
     # Another umask, or a copy, may have left an existing file readable by others.
     users.touch(0o600)

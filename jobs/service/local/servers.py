@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sumgrad.jobs.config.credentials import TOKEN_FILE
-from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable
+from sumgrad.jobs.errors import ClusterConfigError
 from sumgrad.jobs.service.versions import INSTALL_HINT
 
 HOST = "127.0.0.1"
@@ -26,7 +26,7 @@ def check_installed() -> None:
     }
     for part, modules in parts.items():
         if any(importlib.util.find_spec(name) is None for name in modules):
-            raise ServiceUnreachable(f"{part} is not installed here", hint=INSTALL_HINT)
+            raise ClusterConfigError(f"{part} is not installed here", hint=INSTALL_HINT)
 
 
 def check_ports(port: int, mlflow_port: int) -> None:
@@ -51,7 +51,7 @@ def check_port_free(server: str, port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ServiceUnreachable(
+            raise ClusterConfigError(
                 f"port {port}, for {server}, is not available: {error.strerror}",
                 hint="--port and --mlflow-port choose others",
             ) from None

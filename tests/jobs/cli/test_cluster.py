@@ -66,7 +66,11 @@ URIS = ("http://me:s3cr3t@h:2", "http://me@h:2", "h:2", "http://[h")
     [
         *(["use", "gone"], ["remove", "gone"], ["add", "a b", "h:1"], ["add", "x", "ray://h:1"]),
         *(["add", "x", "http://me:s3cr3t@h:1"], ["add", "x"], ["up", "--port", "0"], ["nothing"]),
-        *(["add", "x", "h:1", "--token-file", "gone"], ["up", "--cpus", "0"]),
+        *(
+            ["add", "x", "h:1", "--token-file", "gone"],
+            ["up", "--cpus", "0"],
+            ["add", "local", "h:1"],
+        ),
         ["add", "x", "h:1", "--tracking-token-file", "/dev/null"],
         ["add", "x", "h:1", "--tracking-uri", "sqlite:///x", "--tracking-token-file", "/dev/null"],
         *(["add", "x", "h:1", "--tracking-token-file", "t", "--tracking-uri", uri] for uri in URIS),

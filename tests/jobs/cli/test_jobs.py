@@ -295,7 +295,7 @@ def test_wait_exits_with_the_jobs_code(
 
 def test_wait_exits_with_124_at_its_timeout(server: FakeRayJobsClient, sumgrad: Sumgrad) -> None:
     done = sumgrad("wait", "digits", "--timeout", "0")
-    assert (done.code, done.out) == (124, "job digits-1 is still running\n")
+    assert (done.code, done.out) == (124, "job digits-1 has not ended\n")
     as_json = sumgrad("wait", "digits", "--timeout", "0", "--json")
     assert (as_json.code, as_json.json["exit_code"]) == (124, None)
     assert as_json.json["state"] == RUNNING

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sumgrad.jobs.errors import ServiceUnreachable
+from sumgrad.jobs.errors import VersionMismatch
 from sumgrad.jobs.service.versions import (
     INSTALL_HINT,
     VERSION_MISMATCH,
@@ -76,7 +76,7 @@ def test_differences_name_both_versions_and_leave_out_sumgrads_own() -> None:
 def test_a_difference_that_may_change_weights_is_refused_unless_allowed(
     found: Versions, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ServiceUnreachable, match=f"{VERSION_MISMATCH}: {text}") as caught:
+    with pytest.raises(VersionMismatch, match=f"{VERSION_MISMATCH}: {text}") as caught:
         check_versions(HERE, found, has_code=True)
     assert "--allow-version-mismatch" in caught.value.hint
     assert not caplog.messages
@@ -87,7 +87,7 @@ def test_a_difference_that_may_change_weights_is_refused_unless_allowed(
 
 def test_every_difference_is_named_at_once() -> None:
     found = replace(with_library("numpy", "2.0"), python="3.12", code="cd")
-    with pytest.raises(ServiceUnreachable, match=r"Python 3.11 .*; numpy 2.4.6 .*; sumgrad 0.1.0 "):
+    with pytest.raises(VersionMismatch, match=r"Python 3.11 .*; numpy 2.4.6 .*; sumgrad 0.1.0 "):
         check_versions(HERE, found, has_code=True)
 
 
@@ -115,6 +115,6 @@ def test_the_same_versions_are_no_news(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.parametrize("name", ["ray", "numpy", "mlflow", "pyarrow"])
 def test_a_library_that_is_not_installed_is_refused_in_any_case(name: str) -> None:
-    with pytest.raises(ServiceUnreachable, match=f"{VERSION_MISMATCH}: {name} not") as caught:
+    with pytest.raises(VersionMismatch, match=f"{VERSION_MISMATCH}: {name} not") as caught:
         check_versions(HERE, with_library(name, "none"), has_code=True, allow_mismatch=True)
     assert caught.value.hint == INSTALL_HINT

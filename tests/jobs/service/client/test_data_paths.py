@@ -149,6 +149,23 @@ def test_the_labels_of_mnist_are_uploaded_with_the_images(named: str, tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("named", ["images", "folder"])
+def test_only_the_files_of_a_role_are_uploaded_from_mnist(named: str, tmp_path: Path) -> None:
+    for head in ("train-", "t10k-"):
+        idx(tmp_path, head)
+    roles = {"train": "train-", "test": "t10k-"}
+    sources = {
+        role: str(tmp_path / f"{head}images-idx3-ubyte.gz" if named == "images" else tmp_path)
+        for role, head in roles.items()
+    }
+    _, upload = prepare_data(spec(**sources), upload=True)
+    assert sorted(upload) == [
+        f"data/{role}/{roles[role]}{name}-ubyte.gz"
+        for role in ("test", "train")
+        for name in ("images-idx3", "labels-idx1")
+    ]
+
+
 def test_a_folder_of_mnist_without_the_roles_files_is_refused(tmp_path: Path) -> None:
     idx(tmp_path / "mnist")
     with pytest.raises(DataNotFound, match="has no file t10k-images"):

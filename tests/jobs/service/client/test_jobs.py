@@ -67,11 +67,20 @@ def test_a_job_is_found_by_its_id_or_a_unique_start(
     assert find_job(client, text).job_id == job_id
 
 
-@pytest.mark.parametrize("text", ["", "m", "mn", "MNIST", "mnist-1.2", "mnist-12", "../x", "'"])
+@pytest.mark.parametrize("text", ["MNIST", "mnist-1.2", "mnist-12", "../x"])
 def test_an_unknown_id_is_refused(client: FakeRayJobsClient, text: str) -> None:
     with pytest.raises(JobNotFound, match="has no job") as caught:
         find_job(client, text)
     assert ADDRESS in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "m", "mn", "x", "'"])
+def test_a_start_of_fewer_than_three_characters_is_too_short(
+    client: FakeRayJobsClient, text: str
+) -> None:
+    with pytest.raises(JobNotFound, match=f"'{text}' is too short") as caught:
+        find_job(client, text)
+    assert "3 characters" in caught.value.hint
 
 
 def test_an_ambiguous_start_names_the_jobs(client: FakeRayJobsClient) -> None:

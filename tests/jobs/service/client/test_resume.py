@@ -12,7 +12,7 @@ from sumgrad.jobs.service.client import commands, resume
 from sumgrad.jobs.service.client.resume import resume_job
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.host.heartbeat import Heartbeat
-from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
+from sumgrad.jobs.service.ids import ATTEMPT_KEY, CODE_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.manifest import ENTRYPOINT
 from sumgrad.jobs.service.states import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
@@ -57,6 +57,23 @@ def test_a_resumed_job_is_one_more_attempt(state: str, exit_code: int | None) ->
     assert resume_job(client, "digits", []).id == "digits-1~3"
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_job_with_the_clusters_code_is_resumed_with_it(
+    is_lost: bool, mlflow: dict[str, RunView]
+) -> None:
+    client = FakeRayJobsClient()
+    if is_lost:
+        mlflow["digits-1"] = RunView("uri", "run", "KILLED", SILENT, has_sent_code=False)
+    else:
+        first = attempt("digits-1", STOPPED)
+        metadata = {**first.metadata, CODE_KEY: "cluster"}
+        client.memory.attempts["digits-1"] = replace(first, metadata=metadata)
+    sent = resume_job(client, "digits-1", [])
+    assert not sent.manifest.has_code
+    assert client.memory.sent[0].metadata[CODE_KEY] == "cluster"
+    assert client.memory.sent[0].modules == ()
+
+
 @pytest.mark.parametrize("state", [PENDING, RUNNING])
 def test_a_job_that_has_not_ended_is_not_resumed(state: str) -> None:
     client = FakeRayJobsClient(attempt("digits-1", state))
@@ -70,8 +87,9 @@ def test_a_job_that_has_not_ended_is_not_resumed(state: str) -> None:
 def test_a_finished_job_is_not_run_again(run: RunView, mlflow: dict[str, RunView]) -> None:
     mlflow["digits-1"] = run
     client = FakeRayJobsClient(attempt("digits-1", SUCCEEDED))
-    with pytest.raises(SubmissionError, match="has finished"):
+    with pytest.raises(SubmissionError, match="has finished") as caught:
         resume_job(client, "digits-1", [])
+    assert run.problem in caught.value.message
     assert not client.memory.sent
 
 

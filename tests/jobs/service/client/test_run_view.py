@@ -38,13 +38,13 @@ def test_the_newest_run_of_each_job(client: MlflowClient, uri: str) -> None:
     add(client, 100, sumgrad_job="digits-1")
     newest = add(client, 300, other, **{JOB_TAG: "digits-1", TAG: BEAT.to_json()})
     add(client, 200, sumgrad_job="digits-1")
-    second = add(client, 50, sumgrad_job="mnist-1")
+    second = add(client, 50, sumgrad_job="mnist-1", sumgrad_code="cluster")
     client.set_terminated(second, "KILLED")
     add(client, 900, sumgrad_job="digits-10")
     add(client, 999)
     both = {
         "digits-1": RunView(uri, "run-300", "RUNNING", BEAT, mlflow_run_id=newest),
-        "mnist-1": RunView(uri, "run-50", "KILLED", None, mlflow_run_id=second),
+        "mnist-1": RunView(uri, "run-50", "KILLED", has_sent_code=False, mlflow_run_id=second),
     }
     assert ask(uri, "digits-1", "mnist-1") == both
     assert ask(uri, "digits-1") == {"digits-1": both["digits-1"]}

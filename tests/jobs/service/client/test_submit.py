@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.errors import DataNotFound, ServiceUnreachable, SpecError, SubmissionError
+from sumgrad.jobs.errors import (
+    DataNotFound,
+    ServiceUnreachable,
+    SpecError,
+    SubmissionError,
+    VersionMismatch,
+)
 from sumgrad.jobs.service.client import submit as submit_module
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.submit import (
@@ -19,7 +25,7 @@ from sumgrad.jobs.service.client.submit import (
     prepare_submission,
     submit,
 )
-from sumgrad.jobs.service.ids import ATTEMPT_KEY, DIGEST_KEY, JOB_KEY, NAME_KEY
+from sumgrad.jobs.service.ids import ATTEMPT_KEY, CODE_KEY, DIGEST_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.manifest import ENTRYPOINT, JobManifest
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.loader import LoadedSpec, example_names, load_spec
@@ -122,6 +128,13 @@ def test_a_name_that_looks_like_a_number_stays_a_text(name: str) -> None:
     assert received(submission)["name"] == submission.name == name
 
 
+def test_another_output_in_the_spec_is_refused() -> None:
+    with pytest.raises(SubmissionError, match=r"output: .* not to '/mine'") as caught:
+        prepared(spec=job_file(output="/mine"))
+    assert "SUMGRAD_OUTPUT" in caught.value.hint
+    assert "output" not in received(prepared(spec=job_file(output="runs")))
+
+
 @pytest.mark.parametrize("address", ["local", "auto"])
 def test_the_address_of_this_machine_is_not_sent(address: str) -> None:
     assert "address" not in received(prepared(f"cluster.address={address}")).get("cluster", {})
@@ -221,6 +234,7 @@ def test_the_metadata_identify_the_job() -> None:
         NAME_KEY: "digits",
         ATTEMPT_KEY: "1",
         DIGEST_KEY: submission.digest,
+        CODE_KEY: "local",
         "sumgrad.version": HERE.sumgrad,
     }
 
@@ -362,7 +376,7 @@ def test_another_ray_is_refused_before_anything_is_sent(
         submit(submission, client)
         assert client.memory.sent[0].manifest["allow_version_mismatch"]
         return
-    with pytest.raises(ServiceUnreachable, match=r"other versions: ray .* here, 1\.0") as caught:
+    with pytest.raises(VersionMismatch, match=r"other versions: ray .* here, 1\.0") as caught:
         submit(submission, client)
     assert "--allow-version-mismatch" in caught.value.hint
     assert not client.memory.sent

@@ -17,9 +17,9 @@ from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.errors import (
     Interrupted,
     RunNotFound,
-    ServiceUnreachable,
     SpecError,
     SubmissionError,
+    VersionMismatch,
 )
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.progress import Reporter
@@ -29,7 +29,7 @@ from sumgrad.jobs.service import versions
 from sumgrad.jobs.service.host import runner
 from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.host.runner import RESOURCE_TIMEOUT_S, job_folder, load_job_spec
-from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
+from sumgrad.jobs.service.ids import CODE_KEY, FOLDER_TAG, JOB_TAG
 from sumgrad.jobs.service.manifest import RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.schema import JobSpec
@@ -214,8 +214,8 @@ def test_a_first_attempt_keeps_spec_and_data_and_trains(
     assert spec.data.train == str(folder / rows)
     assert (folder / rows).read_text() == rows.read_text()
     assert yaml.safe_load((folder / "spec.yaml").read_text())["name"] == "flowers"
-    tags = {JOB_TAG: "flowers-1", FOLDER_TAG: str(folder), "mlflow.user": "ada"}
-    assert options.tags == tags
+    tags = {JOB_TAG: "flowers-1", FOLDER_TAG: str(folder), CODE_KEY: "local"}
+    assert options.tags == tags | {"mlflow.user": "ada"}
     assert options.waits_for_nodes
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("job flowers-1, attempt 1, on ")
@@ -293,7 +293,7 @@ def test_a_cluster_with_other_versions_computes_nothing_unless_allowed(
 ) -> None:
     make_folder(output)
     sent = manifest(attempt).model_copy(update={"versions": replace(HERE, **changes)})
-    with pytest.raises(ServiceUnreachable, match=f"the cluster has other versions: {difference}"):
+    with pytest.raises(VersionMismatch, match=f"the cluster has other versions: {difference}"):
         runner.run(sent)
     assert training.calls == []
     # The job was kept, and can be resumed.

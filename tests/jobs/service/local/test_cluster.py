@@ -6,7 +6,10 @@ import os
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 
 from sumgrad.cluster import temporary
 from sumgrad.jobs.config.clusters import (
+    LOCAL_NAME,
     Cluster,
     ClusterConfig,
     cluster_config_path,
@@ -26,7 +30,6 @@ from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable
 from sumgrad.jobs.service.local import cluster, processes, servers
 from sumgrad.jobs.service.local.cluster import (
-    NAME,
     LocalCluster,
     down,
     running,
@@ -167,9 +170,39 @@ def test_other_clusters_keep_their_names(local: Servers) -> None:
     lab = Cluster(address="http://lab:1", name="lab")
     write_cluster_config(ClusterConfig(current="lab", clusters={"lab": lab}))
     local.up()
-    assert read_cluster_config().current == NAME
+    assert read_cluster_config().current == LOCAL_NAME
     down()
     assert read_cluster_config() == ClusterConfig(current=None, clusters={"lab": lab})
+
+
+def test_two_commands_at_the_same_time_start_one_cluster(
+    local: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+    check_ports = servers.check_ports
+
+    def check_together(*ports: int) -> None:
+        # Without the lock, both find the ports free.
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        check_ports(*ports)
+
+    monkeypatch.setattr(servers, "check_ports", check_together)
+    with ThreadPoolExecutor(2) as threads:
+        (first, is_first_new), (second, is_second_new) = threads.map(lambda _: local.up(), range(2))
+    assert first == second == running()
+    assert first.is_alive
+    assert {is_first_new, is_second_new} == {True, False}
+
+
+def test_down_waits_for_up(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sumgrad")
+    with ThreadPoolExecutor(1) as thread:
+        with cluster._locked():
+            ended = thread.submit(down)
+            assert wait_until(lambda: bool(caplog.messages), 10, interval=0.01)
+            write_record(json.dumps(RECORD))
+        assert ended.result(10)
 
 
 def test_up_ends_what_a_dead_cluster_left(local: Servers, caplog: pytest.LogCaptureFixture) -> None:
@@ -211,7 +244,7 @@ def test_another_program_at_the_port_of_a_dead_mlflow_does_not_get_the_token(
     wait_until_dead(started.mlflow.pid)
     os.kill(child_of("mlflow"), signal.SIGKILL)
     with site({"/health": Answer()}, local.mlflow_port) as other:
-        with pytest.raises(ServiceUnreachable, match=f"port {local.mlflow_port}, for MLflow"):
+        with pytest.raises(ClusterConfigError, match=f"port {local.mlflow_port}, for MLflow"):
             local.up()
         assert other.asked == []
 
@@ -284,7 +317,7 @@ def test_nothing_is_started_without_rays_dashboard(
         "importlib.util.find_spec",
         lambda name, *more: None if name == "aiohttp_cors" else find(name, *more),
     )
-    with pytest.raises(ServiceUnreachable, match="is not installed here") as caught:
+    with pytest.raises(ClusterConfigError, match="is not installed here") as caught:
         local.up()
     assert caught.value.hint == INSTALL_HINT
     assert not local_cluster_directory().exists()

@@ -14,6 +14,8 @@ from sumgrad.jobs.service.local.mlflow_server import (
     USERS_FILE,
     configure,
     ensure_admin,
+    main,
+    parse_arguments,
     read_password,
 )
 
@@ -34,6 +36,33 @@ def token(tmp_path: Path) -> Path:
     path.write_text(f"{TOKEN}\n")
     path.chmod(0o444)
     return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [([], 2), (["token"], 2), (["--port", "5000"], 2), (["--help"], 0)]
+)
+def test_wrong_arguments_print_the_usage(
+    arguments: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mlflow_server", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert "TOKEN FOLDER [OPTION ...]" in "".join(capsys.readouterr())
+
+
+def test_options_of_mlflow_are_passed_on() -> None:
+    found = parse_arguments(["t", "f", "--port", "5000", "--help"])
+    assert (found.token, found.folder) == (Path("t"), Path("f"))
+    assert found.options == ["--port", "5000", "--help"]
+
+
+def test_the_folder_is_created_for_its_owner_alone(tmp_path: Path) -> None:
+    configure(tmp_path / "srv/mlflow")
+    assert stat.S_IMODE((tmp_path / "srv/mlflow").stat().st_mode) == 0o700
 
 
 def test_the_token_is_the_password(token: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sumgrad.jobs.errors import ClusterConfigError, ServiceUnreachable
+from sumgrad.jobs.errors import ClusterConfigError
 from sumgrad.jobs.service.local import servers
 from sumgrad.jobs.service.local.servers import check_installed, check_port_free, check_ports
 from sumgrad.jobs.service.versions import INSTALL_HINT
@@ -65,9 +65,9 @@ def test_free_ports_are_different_and_outside_of_rays_range(
 def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        with pytest.raises(ServiceUnreachable, match=f"port {number}, for MLflow, .* in use"):
+        with pytest.raises(ClusterConfigError, match=f"port {number}, for MLflow, .* in use"):
             check_ports(free_port(), number)
-        with pytest.raises(ServiceUnreachable, match=f"port {number}, for Ray's dashboard"):
+        with pytest.raises(ClusterConfigError, match=f"port {number}, for Ray's dashboard"):
             check_ports(number, free_port())
     check_port_free("MLflow", number)
 
@@ -100,6 +100,6 @@ def test_a_missing_part_is_named(module: str, part: str, monkeypatch: pytest.Mon
         "importlib.util.find_spec",
         lambda name, *more: None if name == module else find(name, *more),
     )
-    with pytest.raises(ServiceUnreachable, match=f"{part}.* is not installed here") as caught:
+    with pytest.raises(ClusterConfigError, match=f"{part}.* is not installed here") as caught:
         check_installed()
     assert caught.value.hint == INSTALL_HINT
