@@ -1,4 +1,4 @@
-"""sumgrad beside PyTorch DDP on separate hosts: ``python -m benchmarks.across_hosts``, as root.
+"""Comparison with PyTorch DDP on separate hosts: ``python -m benchmarks.across_hosts``, as root.
 
 The hosts are network namespaces, see benchmarks/namespaces.py.
 """
@@ -35,6 +35,8 @@ def main(
             env=os.environ | ONE_THREAD | gloo,
         )
         stack.callback(other.wait)
+        # Callbacks run in reverse order. A process that has ended ignores it.
+        stack.callback(other.terminate)
         contenders = {
             "sumgrad": stack.enter_context(Contender("benchmarks.sumgrad_steps", "remote", "2")),
             "DDP": stack.enter_context(

@@ -1,4 +1,4 @@
-"""sumgrad beside PyTorch DDP, scikit-learn and the bare kernel: ``python -m benchmarks.compare``.
+"""Comparison with PyTorch DDP, scikit-learn and the bare kernel: ``python -m benchmarks.compare``.
 
 The contenders take turns, so that other load on the machine affects all of them alike. Each figure
 is the median over all steps of all turns. Writes a table, a plot and the numbers.

@@ -10,7 +10,7 @@ class ClusterError(SumgradError):
 
 
 class ClusterUnreachable(ClusterError):
-    """No Ray cluster answered, or it lacks the resources that the job requests."""
+    """A Ray cluster that does not answer, or lacks the resources that the job requests."""
 
 
 class FingerprintMismatch(ClusterError):
@@ -18,7 +18,7 @@ class FingerprintMismatch(ClusterError):
 
 
 class WorkerLost(ClusterError):
-    """A worker's process ended; ``doing`` is a phrase."""
+    """An unexpected end of a worker's process; ``doing`` is a phrase."""
 
     def __init__(self, worker: int, doing: str, *, hint: str = "") -> None:
         super().__init__(f"worker {worker} was lost while {doing}", hint=hint)

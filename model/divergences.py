@@ -119,7 +119,7 @@ class TwoClassKL(Divergence):
 class MultiClassKL(Divergence):
     """``Div = Σ_i d_i log(d_i/y_i)``, for softmax outputs.
 
-    Targets are class indices, (B,) whole numbers, or distributions, (B, D). For a class index c
+    Targets are class indices, (B,) integers, or distributions, (B, D). For a class index c
     it is ``−log y_c``. Fused with softmax: ``∇_z = y·Σd − d``, which is ``y − d`` for a
     distribution.
     """
@@ -176,10 +176,10 @@ def check_range(d: Array, low: float, high: float) -> Array:
 
 
 def as_class_indices(d: Targets, y: Array) -> Targets:
-    """Return class indices, (B,), which must be whole numbers from 0, below D, for y (B, D)."""
+    """Return class indices, (B,), which must be integers from 0, below D, for y (B, D)."""
     check_shape("the classes d", d, len(y))
     if d.dtype.kind not in "iu":
-        raise ShapeError(f"class indices are {d.dtype}, expected whole numbers")
+        raise ShapeError(f"class indices are {d.dtype}, expected integers")
     # The cast turns a negative index into a very large one.
     outside = d.astype(np.uint64) >= y.shape[1]
     if outside.any():
@@ -214,7 +214,7 @@ def resolve_divergence(name: str, output: Activation) -> Divergence:
         )
     if name == "l2":
         return L2()
-    fitting = {"probability": TwoClassKL, "distribution": MultiClassKL}.get(output.output)
+    fitting = {"probability": TwoClassKL, "distribution": MultiClassKL}.get(output.output_range)
     if fitting is None or (name != "kl" and DIVERGENCES[name] is not fitting):
         kind = type(output).__name__
         raise OptionError(

@@ -1,6 +1,6 @@
-"""The root of every error that sumgrad declares, and the errors of the mathematics.
+"""The base class of all errors of sumgrad, and the errors of the mathematics.
 
-The tree, whole:
+The hierarchy:
 
     SumgradError
     ├── ModelError            (here)      an invalid shape, name or option

@@ -138,9 +138,9 @@ INITIALIZERS: Mapping[str, type[Initializer]] = MappingProxyType(
 )
 
 
-def make_initializer(named: str | Mapping[str, Any]) -> Initializer:
+def make_initializer(config: str | Mapping[str, Any]) -> Initializer:
     """Create the initializer that a spec configures."""
-    return from_config("initializer", INITIALIZERS, named)
+    return from_config("initializer", INITIALIZERS, config)
 
 
 def default_initializer(layer: Layer) -> Initializer:

@@ -71,11 +71,11 @@ def _narrow(array: Array, rows: int) -> Array:
 
 
 class GradientSum(NamedTuple):
-    """Σ Div, and Σ ∇Div for every W and b, over ``count`` instances: sums, never averages."""
+    """Σ Div, and Σ ∇Div for every W and b, over ``count`` instances; not divided by it."""
 
     divergence: float
     gradients: Parameters
-    count: int  # type: ignore[assignment]  # a promised name, which hides tuple.count
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 class EvaluationSum(NamedTuple):
@@ -83,7 +83,7 @@ class EvaluationSum(NamedTuple):
 
     divergence: float
     correct: int
-    count: int  # type: ignore[assignment]  # as above
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 @dataclass(frozen=True)

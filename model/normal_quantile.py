@@ -12,7 +12,7 @@ import numpy as np
 from sumgrad.model.validation import Array
 
 # fmt: off
-#: Coefficients from the constant term up: the middle, |u − ½| ≤ 0.425 …
+#: Coefficients, from the constant term up, for the middle, |u − ½| ≤ 0.425.
 _MIDDLE = (
     (
         3.3871328727963665, 133.14166789178438, 1971.5909503065513, 13731.69376550946,
@@ -23,7 +23,7 @@ _MIDDLE = (
         21213.794301586597, 39307.89580009271, 28729.085735721943, 5226.495278852854,
     ),
 )
-#: … the tails, √(−log p) ≤ 5 …
+#: Coefficients for the tails, √(−log p) ≤ 5.
 _TAIL = (
     (
         1.4234371107496835, 4.630337846156546, 5.769497221460691, 3.6478483247632045,
@@ -34,7 +34,7 @@ _TAIL = (
         0.14810397642748008, 0.015198666563616457, 0.0005475938084995345, 1.0507500716444169e-9,
     ),
 )
-#: … and what is farther out.
+#: Coefficients for what is farther out.
 _FAR_TAIL = (
     (
         6.657904643501103, 5.463784911164114, 1.7848265399172913, 0.29656057182850487,

@@ -3,8 +3,9 @@
     init(W)                        -> state
     update(W, S, T, state, η)      -> W, state
 
-S is the **sum** of the per-instance gradients over T instances; the update is the only place that
-divides by T. The state is a dictionary of arrays.
+S is the **sum** of the per-instance gradients over T instances, which the update divides by T. The
+lecture calls the sum ∇Loss; here ``∇Loss = S/T``, the gradient of the mean divergence. The
+state is a dictionary of arrays.
 
 A weight decay λ adds ``λ·W``, the derivative of ``(λ/2)·‖W‖²``, to the mean gradient of every
 parameter; `AdamW` decouples it. The formulas are those of PyTorch's optimizers of the same names,
@@ -28,7 +29,7 @@ State = dict[str, Array]
 #: Where to write the next weights, or None to allocate them.
 Out = Array | None
 #: The next weights, and the state for the next step.
-Step = tuple[Array, State]
+WeightsAndState = tuple[Array, State]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Optimizer(ABC):
 
     def update(
         self, W: Array, S: Array, T: int, state: State, eta: float, *, out: Out = None
-    ) -> Step:
+    ) -> WeightsAndState:
         """Return the next weights and state; only ``out`` is modified.
 
         Args:
@@ -66,7 +67,9 @@ class Optimizer(ABC):
         return self.step(W, S, int(T), state, float(eta), out)
 
     @abstractmethod
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
+    ) -> WeightsAndState:
         """Apply the equation to checked arguments, which are those of `update`."""
 
     def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
@@ -77,14 +80,16 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent(Optimizer):
-    """``W ← W − (η/T)·∇Loss``, where ∇Loss is the sum over T instances.
+    """``W ← W − (η/T)·S``.
 
     >>> W, _ = GradientDescent().update(np.ones(2), np.array([4.0, 8.0]), 4, {}, 0.5)
     >>> W
     array([0.5, 0. ])
     """
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
+    ) -> WeightsAndState:
         if self.weight_decay:
             return np.subtract(W, eta * self.mean_gradient(W, S, T), out=out), state
         return np.subtract(W, np.multiply(eta / T, S, out=out), out=out), state
@@ -103,7 +108,9 @@ class Momentum(Optimizer):
     def init(self, W: Array) -> State:
         return {"velocity": np.zeros_like(W)}
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
+    ) -> WeightsAndState:
         v = self.momentum * state["velocity"] + self.mean_gradient(W, S, T)
         return np.subtract(W, eta * v, out=out), {"velocity": v}
 
@@ -112,7 +119,9 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """``v ← μ·v + g``, ``W ← W − η·(g + μ·v)``. Source: Sutskever et al., 2013."""
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
+    ) -> WeightsAndState:
         g = self.mean_gradient(W, S, T)
         v = self.momentum * state["velocity"] + g
         return np.subtract(W, eta * (g + self.momentum * v), out=out), {"velocity": v}
@@ -133,7 +142,9 @@ class RMSprop(Optimizer):
     def init(self, W: Array) -> State:
         return {"square": np.zeros_like(W)}
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
+    ) -> WeightsAndState:
         g = self.mean_gradient(W, S, T)
         v = self.rho * state["square"] + (1 - self.rho) * np.square(g)
         change = eta * g / (np.sqrt(v) + self.epsilon)
@@ -162,7 +173,7 @@ class Adam(Optimizer):
     def init(self, W: Array) -> State:
         return {"mean": np.zeros_like(W), "square": np.zeros_like(W), "step": np.zeros(())}
 
-    def direction(self, g: Array, state: State) -> Step:
+    def direction(self, g: Array, state: State) -> WeightsAndState:
         """Return ``m̂/(√v̂ + ε)`` and the next state."""
         t = float(state["step"]) + 1
         m = self.beta1 * state["mean"] + (1 - self.beta1) * g
@@ -172,7 +183,9 @@ class Adam(Optimizer):
         direction = m_hat / (np.sqrt(v_hat) + self.epsilon)
         return direction, {"mean": m, "square": v, "step": np.array(t)}
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
+    ) -> WeightsAndState:
         direction, state = self.direction(self.mean_gradient(W, S, T), state)
         return np.subtract(W, eta * direction, out=out), state
 
@@ -186,7 +199,9 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Step:
+    def step(
+        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
+    ) -> WeightsAndState:
         direction, state = self.direction(S / W.dtype.type(T), state)
         decayed = (1 - eta * self.weight_decay) * W
         return np.subtract(decayed, eta * direction, out=out), state

@@ -5,9 +5,9 @@ the stream's number and index are the upper half of its counter, and the lower h
 blocks. So two streams of a seed never share a block, and no stream depends on another.
 
 The bits outlive NumPy versions and do not depend on the processor. Only ``random_raw`` is used,
-whose output Philox's definition fixes; `numpy.random.Generator` may change its methods. What is
-made of the raw output uses integer arithmetic and floating-point operations whose rounding IEEE 754
-fixes, and no function of the C library; `normal_quantile` does the same for normal numbers.
+whose output Philox's definition fixes; `numpy.random.Generator` may change its methods. The
+numbers are computed from the raw output with integer arithmetic and with floating-point operations
+whose rounding IEEE 754 fixes, without functions of the C library; `normal_quantile` does the same.
 """
 
 from enum import IntEnum, unique
@@ -61,7 +61,7 @@ class RandomStream:
     def __init__(self, seed: int, stream: Stream, index: int = 0) -> None:
         for name, value, limit in (("seed", seed, _WORD**2), ("stream index", index, _WORD)):
             if not 0 <= value < limit:
-                raise OptionError(f"{name} is {value}, expected a whole number from 0")
+                raise OptionError(f"{name} is {value}, expected an integer >= 0")
         key = np.array([seed % _WORD, seed // _WORD], dtype=np.uint64)
         counter = np.array([0, 0, index, stream], dtype=np.uint64)
         self._philox = np.random.Philox(key=key, counter=counter)
@@ -87,7 +87,7 @@ class RandomStream:
         return result.reshape(shape)
 
     def integers(self, high: int, shape: int | tuple[int, ...]) -> Indices:
-        """Return whole numbers from 0, below ``high``: the top 32 bits times high, over 2**32.
+        """Return integers from 0, below ``high``: the top 32 bits times high, over 2**32.
 
         The probabilities of two numbers differ by a factor of ``1 + high / 2**32`` or less.
         """

@@ -11,17 +11,17 @@ from sumgrad.model.validation import did_you_mean
 T = TypeVar("T")
 
 
-def from_config(kind: str, registry: Mapping[str, type[T]], named: str | Mapping[str, Any]) -> T:
-    """Create the registered dataclass that ``named`` configures.
+def from_config(kind: str, registry: Mapping[str, type[T]], config: str | Mapping[str, Any]) -> T:
+    """Create the registered dataclass that ``config`` describes.
 
     Args:
         kind: What the registry holds, for the message: 'activation', 'initializer', …
         registry: Frozen dataclasses by name.
-        named: A name, or a mapping of ``name`` and the dataclass's fields.
+        config: A name, or a mapping of ``name`` and the dataclass's fields.
     """
-    if not isinstance(named, str | Mapping):
-        raise OptionError(f"{kind} is {named!r}, expected a name, or a name and its options")
-    options = {"name": named} if isinstance(named, str) else dict(named)
+    if not isinstance(config, str | Mapping):
+        raise OptionError(f"{kind} is {config!r}, expected a name, or a name and its options")
+    options = {"name": config} if isinstance(config, str) else dict(config)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise OptionError(f"{kind} has no name", hint=f"known: {', '.join(sorted(registry))}")
@@ -60,14 +60,14 @@ def validate_number(
     value = getattr(config, option)
     number = not isinstance(value, bool) and isinstance(value, Real)
     if not number or not low <= value <= high or (exclusive and value == high):
-        limit = f"below {high}" if exclusive else f"to {high}"
-        raise OptionError(f"{kind}: {option} is {value!r}, expected a number from {low} {limit}")
+        limits = f">= {low:g} and {'<' if exclusive else '<='} {high:g}"
+        raise OptionError(f"{kind}: {option} is {value!r}, expected a number {limits}")
     object.__setattr__(config, option, float(value))
 
 
 def validate_positive_int(kind: str, config: object, option: str) -> None:
-    """Raise `OptionError` unless an option is a whole number from 1; store it as an int."""
+    """Raise `OptionError` unless an option is an integer >= 1; store it as an int."""
     value = getattr(config, option)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise OptionError(f"{kind}: {option} is {value!r}, expected a whole number from 1")
+        raise OptionError(f"{kind}: {option} is {value!r}, expected an integer >= 1")
     object.__setattr__(config, option, int(value))

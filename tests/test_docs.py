@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.cli.app import app
 from sumgrad.jobs.runs.summary import JSON_KEYS
 from sumgrad.jobs.spec.loader import example_names
@@ -88,6 +89,11 @@ def test_every_name_in_a_spec_is_documented() -> None:
 def test_every_example_is_documented() -> None:
     for name in example_names():
         assert f"| `{name}` |" in SPEC
+
+
+def test_every_reason_to_stop_is_documented() -> None:
+    for reason in StopReason:
+        assert f"`{reason}`" in PAGES["docs/architecture.md"], reason
 
 
 def test_every_key_of_the_summary_is_documented() -> None:

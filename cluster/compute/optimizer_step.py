@@ -15,7 +15,7 @@ from sumgrad.model.validation import Array
 
 
 class ChunkedOptimizer:
-    """``W ← W − (η/T)·∇Loss``, or the equation of another optimizer, for W of this size."""
+    """The optimizer's equation, such as ``W ← W − (η/T)·S``, for W of this size."""
 
     def __init__(self, optimizer: Optimizer, size: int) -> None:
         self._optimizer = optimizer

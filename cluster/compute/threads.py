@@ -48,7 +48,7 @@ class ThreadedWorker:
             worker.buffers.release_all()
 
     def compute(self, task: Task, microbatches: range, flat: Array) -> list[Node]:
-        """Return the maximal nodes over these microbatches, see `GradientWorker.compute`."""
+        """Return the maximal nodes over these microbatches; use threads where that is faster."""
         plan = self.workload.plan(task)
         work = plan.microbatch_size * self.workload.network.layout.size
         if self._pool is None or work < MIN_WORK_FOR_THREADS:
@@ -59,7 +59,7 @@ class ThreadedWorker:
     def compute_sequentially(
         self, task: Task, microbatches: Iterable[int], flat: Array
     ) -> list[Node]:
-        """Return the same, computed by the calling thread in the order given."""
+        """Return the maximal nodes over microbatches, computed in this thread, in this order."""
         return self._workers[0].compute(task, microbatches, flat)
 
     def _compute_in_threads(

@@ -31,7 +31,7 @@ Batch = tuple[Array, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Task:
-    """What to sum over the rows of a data source, small enough to travel with every step."""
+    """A sum over the rows of a data source, small enough to travel with every step."""
 
     kind: Literal["gradient", "evaluation"]  #: An evaluation computes forward only.
     source: str
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Workload:
-    """What every worker receives once: the network, the data sources by name, and their plans."""
+    """The network, the data sources by name, and their plans; each worker receives them once."""
 
     network: Network
     sources: Mapping[str, DataSource]
@@ -101,7 +101,7 @@ class GradientBuffers:
 
 
 class GradientWorker:
-    """Computes microbatches, each by one call of fixed shape, and reduces them in the tree."""
+    """A worker that computes microbatches, each by one call, and reduces them in the tree."""
 
     def __init__(
         self, index: int, workload: Workload, allocate: Callable[[int], Array] | None = None

@@ -36,7 +36,7 @@ class StepPlan:
 
     @property
     def num_microbatches(self) -> int:
-        """Return the number of microbatches."""
+        """The number of microbatches."""
         return -(-self.num_rows // self.microbatch_size)
 
     def microbatch(self, index: int) -> RowIndices:
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of steps of an epoch; the last one takes the remaining rows."""
+        """The number of steps of an epoch; the last one takes the remaining rows."""
         return 1 if self.batch_size is None else -(-self.num_rows // self.batch_size)
 
     def step(self, epoch: int, step: int) -> StepPlan:

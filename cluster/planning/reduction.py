@@ -34,7 +34,7 @@ class Node:
 
     @property
     def leaves(self) -> range:
-        """Return the microbatches below the node; at the right edge some may not exist."""
+        """The microbatches below the node; at the right edge some may not exist."""
         return range(self.index << self.level, (self.index + 1) << self.level)
 
 
@@ -43,7 +43,7 @@ AddVectors = Callable[[Array, Array], Array]
 
 
 class TreeReduction:
-    """Reduces the nodes of one step's tree in any order of arrival; its leaves are microbatches."""
+    """A reduction of the nodes of one step's tree, whose leaves are the microbatches."""
 
     def __init__(self, num_leaves: int, add: AddVectors = operator.iadd) -> None:
         self.num_leaves = num_leaves

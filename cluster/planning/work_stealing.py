@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sumgrad.cluster.planning.reduction import Node, maximal_nodes
 
-#: Bounds are rounded to at most one part in this many of the share of a thread.
+#: Bounds of shares are rounded by at most the share of a thread divided by this number.
 _EVENNESS = 16
 
 
@@ -108,7 +108,7 @@ class StepSchedule:
         self._delivered = bytearray(len(microbatches))
         #: The last assignment of each busy worker; its limit in `claims` may be lower by now.
         self._assigned: dict[int, range] = {}
-        #: What no worker has, because the worker that had it was lost.
+        #: Microbatches that belong to no worker, because their worker was lost.
         self._queue: list[range] = []
         #: Workers whose microbatches have been assigned to a second worker, which requeues them
         #: if it is lost.
@@ -137,12 +137,12 @@ class StepSchedule:
 
     @property
     def busy(self) -> set[int]:
-        """Return the workers that have an assignment."""
+        """The workers that have an assignment."""
         return set(self._assigned)
 
     @property
     def complete(self) -> bool:
-        """Return whether every microbatch has been delivered."""
+        """Whether every microbatch has been delivered."""
         return 0 not in self._delivered
 
     def deliver(self, worker: int, nodes: Sequence[Node]) -> int:
@@ -176,10 +176,10 @@ class StepSchedule:
         """Return work for an idle worker: queued, or stolen from the worker with the most left."""
         if self._queue:
             return self._assign(worker, self._queue.pop())
-        slowest = max(self._assigned, key=self._claims.remaining, default=None)
-        if slowest is None or not self._claims.remaining(slowest):
+        most_loaded = max(self._assigned, key=self._claims.remaining, default=None)
+        if most_loaded is None or not self._claims.remaining(most_loaded):
             return None
-        return self._assign(worker, self._claims.steal(slowest))
+        return self._assign(worker, self._claims.steal(most_loaded))
 
     def speculate(self, worker: int, late: int) -> range | None:
         """Return a copy of a late worker's microbatches, unless another worker has one already."""

@@ -66,8 +66,9 @@ def read_demands(groups: Iterable[Mapping[str, Any]]) -> dict[str, Demand]:
 def max_min_fair(demands: Iterable[Demand], cpus: int) -> dict[str, int]:
     """Return each job's share of the CPUs: its minimum, and of the rest as much as the others.
 
-    Waiting jobs get their minimum in the order in which they came. A job whose minimum does not fit
-    even if all others released what they can gets nothing, and nothing is released for it.
+    Waiting jobs get their minimum in the order in which they came. A job gets nothing,
+    and the others release nothing for it, if its minimum would not fit even after they had released
+    what they can.
 
     >>> big = Demand("a", min_cpus=1, max_cpus=8, is_waiting=False)
     >>> max_min_fair([big, Demand("b", min_cpus=2, max_cpus=2)], cpus=8)

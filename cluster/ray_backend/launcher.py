@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class RayLauncher(Launcher):
-    """Starts each worker's process as an actor; the workload is put into the object store once."""
+    """A launcher of Ray actors, which read the workload from the object store."""
 
     def __init__(
         self,

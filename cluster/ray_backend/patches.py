@@ -20,13 +20,12 @@ from ray._private import node, ray_constants, services, worker
 
 from sumgrad.cluster.errors import ClusterUnreachable
 
-#: Its names are those that it imports itself.
+#: The module as `Any`, because it does not export the names that are used here.
 _node: Any = node
 #: The version of Ray for which each function of this module was checked.
 CHECKED_VERSION = "2.60.0"
-#: Seconds between two looks for the port's file, and Ray's own wait once it exists.
-_POLL_S = 0.01
-_LAST_WAIT_MS = 5000
+_POLL_S = 0.01  #: Polling interval of the port's file in seconds.
+_LAST_WAIT_MS = 5000  #: Timeout of Ray's own wait once the file exists, in milliseconds.
 
 
 @contextlib.contextmanager
@@ -73,15 +72,15 @@ def release_interpreter() -> AbstractContextManager[None]:
 
 
 def silence_daemons() -> AbstractContextManager[None]:
-    """Keep Ray from printing what its daemons report, such as workers that were killed.
+    """Suppress what Ray prints about its daemons' reports, such as workers that were killed.
 
-    It prints to stdout, where results are, and has no option against it.
+    Ray prints these lines to stdout, which is for results, and has no option to disable them.
     """
     return _replaced(worker, "listen_error_messages", lambda *_: None)
 
 
 def loopback_only(*, enabled: bool) -> AbstractContextManager[None]:
-    """Have an instance that is started now listen on loopback alone, as Ray does on other systems.
+    """Let an instance that is started now listen on loopback alone, as on other systems than Linux.
 
     On Linux its dozen ports are open to every network of the machine. Ray reads the variable for
     this when it is imported, and it must not hold for connections to a cluster.

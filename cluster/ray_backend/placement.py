@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """What a worker's process runs on."""
+    """The CPUs of a worker's process."""
 
     threads: int = 1  #: Threads that compute, one for each of its CPUs.
     bundle: int = 0  #: Its first bundle within the required group.
@@ -61,8 +61,9 @@ class RayPlacement(Placement):
 class GroupPlacement(RayPlacement):
     """CPUs in placement groups.
 
-    The job's minimum is one group, `required`, which it gets whole or not at all and keeps to its
-    end. Each further CPU is a separate group, which can be released while the job computes.
+    One group, `required`, has the job's minimum of CPUs. Ray grants all of them or none, and the
+    job keeps them until it ends. Each further CPU is a separate group, which can be released while
+    the job computes.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class GroupPlacement(RayPlacement):
 
 
 def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
-    """Acquire CPUs for a job: its minimum, for which it waits, and what else is free of `workers`.
+    """Wait for a job's minimum of CPUs, and add those that are free, up to `workers` in total.
 
     Raises:
         ClusterUnreachable: The cluster does not grant the minimum in time, or the job is to stop.

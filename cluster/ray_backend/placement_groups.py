@@ -28,18 +28,17 @@ from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 _logger = logging.getLogger(__name__)
 
 _SETTLE_S = 2.0  #: Seconds until CPUs that were just released count as free.
-#: Seconds between two looks whether a group has its CPU; Ray itself waits in whole seconds.
+#: Polling interval of new groups in seconds; Ray itself waits in whole seconds.
 _POLL_S = 0.05
-#: Seconds between two refreshes …
-_INTERVAL_S = 2.0
-#: … unless one takes more than this part of the time: Ray's table has all groups of a cluster's
+_INTERVAL_S = 2.0  #: The shortest time between two refreshes, in seconds.
+#: The largest part of the time that refreshes may take: Ray's table has all groups of a cluster's
 #: lifetime, and 2,000 of them take 66 ms to read.
 _MAX_LOAD = 1 / 50
 _CLOSE_TIMEOUT_S = 5.0  #: Seconds that `ClusterMonitor.close` waits for a refresh.
 
 
 class JobGroups:
-    """Creates and removes a job's placement groups, which its demand names."""
+    """The placement groups of a job, which its demand names."""
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
@@ -133,7 +132,7 @@ def wait_for_group(group: PlacementGroup, cpus: int, policy: ScalingPolicy) -> N
 
 
 class ClusterMonitor:
-    """Where a job's CPUs are, and how many it may have."""
+    """A view of the cluster: the nodes of a job's CPUs, and the number that it may have."""
 
     def __init__(self, demand: Demand) -> None:
         self.share = demand.max_cpus  #: The number of CPUs that the job may have.

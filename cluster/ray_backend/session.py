@@ -16,10 +16,13 @@ from sumgrad.cluster.temporary import temporary_directory
 
 #: Environment of every process that computes, set before NumPy is imported there.
 WORKER_ENVIRONMENT: Mapping[str, str] = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-#: Disables usage reports and the packing of the directory that a command was run in.
 _RAY_ENVIRONMENT: Mapping[str, str] = {
+    # Ray sends no usage reports.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Below 'uv run', Ray would pack the current directory and send it to every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Ray leaves CUDA_VISIBLE_DEVICES of workers without GPUs as it is. Without this variable it
+    # warns that a later version will do so.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 #: Where Ray looks for a cluster's token before it looks for a file.

@@ -16,7 +16,7 @@ from sumgrad.cluster.errors import ClusterUnreachable
 
 T = TypeVar("T")
 
-_POLL_S = 0.1  #: Seconds between two looks at the daemons.
+_POLL_S = 0.1  #: Polling interval of the daemons in seconds.
 #: Ray's daemons on this machine, by the names of their processes.
 _DAEMONS = ("gcs_server", "raylet")
 _EXITED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -29,7 +29,7 @@ _MAX_FAILED_PROBES = 2
 
 
 class RayStalled(ClusterUnreachable):
-    """Ray will not answer, and a thread is stuck in it."""
+    """An end of the wait for a call into Ray, whose thread is stuck in it."""
 
 
 def run_watched(
@@ -65,9 +65,9 @@ def run_watched(
 
 
 class DaemonWatch:
-    """Watches the daemons that a session of this process starts."""
+    """A watch of the daemons that a session of this process starts."""
 
-    #: That of the current session with an instance that only this process uses.
+    #: The watch of the current session, if that started the Ray instance itself.
     current: ClassVar["DaemonWatch | None"] = None
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ def _read(attribute: Callable[[], str]) -> str:
 
 
 class HeadWatch:
-    """Watches the head of a cluster, given its host and port."""
+    """A watch of the head of a cluster, given its host and port."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -1,4 +1,4 @@
-"""The seam between the driver and the workers: parameters go out, one sum comes back.
+"""The interface between the driver and the workers: parameters go out, one sum comes back.
 
 A reducer decides how work is spread and how numbers travel. The plan and the tree decide the
 result, so every reducer returns the same bits.
@@ -13,12 +13,12 @@ from sumgrad.model.validation import Array
 
 
 class GradientReducer(ABC):
-    """Sums a task over all of its instances, wherever they are computed."""
+    """The sum of a task over all of its instances, wherever they are computed."""
 
     @property
     @abstractmethod
     def workers(self) -> int:
-        """Return the number of workers that compute at a time."""
+        """The number of CPUs that compute at a time."""
 
     def shared_copy(self, like: Array) -> Array:
         """Return a copy of parameters, (N,), in memory that the workers read fastest."""

@@ -8,7 +8,7 @@ from sumgrad.model.validation import Array
 
 
 class InlineReducer(GradientReducer):
-    """Computes everything in this process, with one thread per worker."""
+    """A reducer that computes everything in this process, with one thread per worker."""
 
     def __init__(self, workload: Workload, workers: int = 1) -> None:
         self._workload = workload

@@ -4,8 +4,8 @@ Parameters and sums are in memory that the driver shares with the workers of its
 messages of a few bytes name what to compute and what is done. With workers of other machines the
 vectors follow the messages. The driver sleeps while workers compute, and they while it updates.
 
-No step waits for one worker: idle workers steal from slow ones, recompute what a late one has, and
-a frozen one is replaced.
+No step waits for a single worker: idle workers steal from slow ones and compute the microbatches of
+late ones too, and the driver replaces frozen ones.
 """
 
 import contextlib
@@ -198,7 +198,8 @@ class ProcessReducer(GradientReducer):
     def _timeout(self, step: ReductionStep) -> float:
         """Return the seconds until a worker is late and an idle one could recompute its work.
 
-        Workers that are late already have been helped, or else no worker would be idle.
+        The microbatches of workers that are late already have been assigned to others too, since no
+        worker would be idle otherwise.
         """
         pause = step.paused_until - time.monotonic()
         if pause > 0:

@@ -36,7 +36,7 @@ from sumgrad.model.validation import Array
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the weights are updated, given the sums."""
+    """The update of the weights, given the sums, and the end of the run."""
 
     network: Network
     optimizer: Optimizer
@@ -47,7 +47,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class ParameterDriver:
-    """Runs the steps of a job."""
+    """The training loop of a job."""
 
     config: TrainingConfig
     plan: Plan  #: Plan over the training rows.
@@ -88,19 +88,19 @@ class ParameterDriver:
                 with np.errstate(all="ignore"):
                     report = self._epoch(state, optimizer)
                 if isinstance(report, StopReason):
-                    return TrainingResult.of(state, report)
+                    return TrainingResult.from_state(state, report)
                 self.on_epoch(report)
                 self.on_boundary(state, report)
         except Diverged as failure:
             # A swap, because each of the reducer's vectors has to be released once.
             state.W, state.last_finite = state.last_finite, state.W
-            return TrainingResult.of(state, StopReason.DIVERGED, failure)
+            return TrainingResult.from_state(state, StopReason.DIVERGED, failure)
         except ClusterError as failure:
             reason = self.should_stop()
             if reason is not None:
-                return TrainingResult.of(state, reason)
-            return TrainingResult.of(state, StopReason.FAILED, failure)
-        return TrainingResult.of(state, state.progress.reason)
+                return TrainingResult.from_state(state, reason)
+            return TrainingResult.from_state(state, StopReason.FAILED, failure)
+        return TrainingResult.from_state(state, state.progress.reason)
 
     def evaluate(self, source: str, W: Array) -> Evaluation:
         """Return loss and accuracy over all rows of a data source, from the same reduction."""

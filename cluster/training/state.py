@@ -40,14 +40,14 @@ class EpochReport:
     #: Mean divergence of the epoch's instances, each before the update it is part of.
     train_loss: float
     validation: Evaluation | None
-    gradient_norm: float  #: Mean of ‖∇Loss‖ over the epoch's steps.
+    gradient_norm: float  #: Mean of ‖S/T‖ over the epoch's steps.
     eta: float  #: The learning rate of the last step.
     instances: int
     seconds: float  #: Duration of the epoch's steps, without validation.
 
     @property
     def samples_per_s(self) -> float:
-        """Return the instances summed per second."""
+        """The number of instances summed per second."""
         return self.instances / self.seconds if self.seconds else 0.0
 
 
@@ -73,7 +73,7 @@ class Snapshot:
 
     @property
     def step(self) -> int:
-        """Return the number of steps done."""
+        """The number of steps done."""
         return int(self.metadata["step"])
 
 
@@ -81,11 +81,10 @@ class Snapshot:
 class TrainingState:
     """The state of a running job."""
 
-    #: The weights, flat, (N,), memory for the next ones, and the last ones with a finite loss.
-    #: Each step rotates these three.
-    W: Array
-    next: Array
-    last_finite: Array
+    # Each step rotates these three vectors, (N,).
+    W: Array  #: The current weights.
+    next: Array  #: Memory for the next weights.
+    last_finite: Array  #: The last weights with a finite loss.
     optimizer_state: State  #: The optimizer's arrays; each step writes to them.
     step: int = 0
     instances: int = 0
@@ -144,7 +143,7 @@ class TrainingState:
         return Snapshot(arrays, metadata)
 
     def finish_step(self, total: PartialSum, norm: float, eta: float, seconds: float) -> None:
-        """Make the next weights current and count a step with this sum and ``norm`` of ∇Loss."""
+        """Make the next weights current and count a step with this sum and ``norm`` of S/T."""
         self.W, self.next, self.last_finite = self.next, self.last_finite, self.W
         self.step += 1
         self.instances += total.count
@@ -167,9 +166,11 @@ def _restore_report(values: Mapping[str, Any] | None) -> EpochReport | None:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended."""
+    """The weights and figures of a run that has ended."""
 
-    W: Array  #: The weights to keep: the best, or the last finite ones.
+    #: The weights to keep: with early stopping the best ones, else the current ones; after a
+    #: divergence those with the last finite loss, unless there are best ones.
+    W: Array
     reason: StopReason
     #: Report of the epoch of `W`; None if no epoch was completed.
     report: EpochReport | None
@@ -181,7 +182,7 @@ class TrainingResult:
     snapshot: Snapshot | None = None  #: Where to resume a run that was stopped or failed.
 
     @classmethod
-    def of(
+    def from_state(
         cls, state: TrainingState, reason: StopReason, failure: ClusterError | None = None
     ) -> "TrainingResult":
         """Return the result of a run that ends in this state."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class StopReason(StrEnum):
-    """Why a run ended."""
+    """The reason for which a run ended."""
 
     CONVERGED = "converged"
     EARLY_STOPPING = "early_stopping"
@@ -23,7 +23,7 @@ RESUMABLE = (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.FAILED)
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stops when the validation loss no longer improves."""
+    """A criterion that ends the run when the validation loss no longer improves."""
 
     patience: int  #: Epochs without an improvement.
     min_delta: float = 0.0  #: The smallest decrease that counts as an improvement.

@@ -26,12 +26,12 @@ class SharedBufferPool:
 
     def acquire(self, like: Array) -> Array:
         """Return an unused vector as a copy of this one."""
-        index = self._free.pop() if self._free else self._allocate()
+        index = self._free.pop() if self._free else self._add_vector()
         vector = self.arrays[index]
         vector[...] = like
         return vector
 
-    def _allocate(self) -> int:
+    def _add_vector(self) -> int:
         descriptor, vector = shared_memory.create((self._size,), self._dtype)
         self._descriptors.append(descriptor)
         self.arrays.append(vector)

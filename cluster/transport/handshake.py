@@ -25,7 +25,7 @@ Role = Literal["driver", "worker"]
 
 @dataclass(frozen=True)
 class Address:
-    """Where the driver listens."""
+    """The sockets at which the driver listens."""
 
     local: str | None = None  #: Socket name for processes of the driver's machine.
     remote: tuple[str, int] | None = None  #: Host and port for other machines.

@@ -51,7 +51,7 @@ class WorkerConnection:
         received: "SelectableQueue[tuple[WorkerConnection, Message | None]]",
         allocate: "Callable[[WorkerConnection, Message], list[Array]]",
     ) -> None:
-        """Start to exchange messages; None is `received` once the connection has ended."""
+        """Start the two threads, which put messages into `received`, and None at the end."""
 
         def receive() -> None:
             try:
@@ -97,7 +97,7 @@ class WorkerConnection:
 
 
 class WorkerServer:
-    """Accepts workers and multiplexes their messages.
+    """A server that accepts workers and multiplexes their messages.
 
     Args:
         host: As for `Listener`.
@@ -144,7 +144,7 @@ class WorkerServer:
         try:
             for message in connection.receive_available():
                 if index is None:
-                    index = self._welcome(connection, check_type(Hello, message))
+                    index = self._add_worker(connection, check_type(Hello, message))
                     if index is None or not connection.is_local:
                         # It was closed, or its threads read from it from now on.
                         return
@@ -161,7 +161,7 @@ class WorkerServer:
                 del self.workers[index]
                 yield index, None
 
-    def _welcome(self, connection: Connection, hello: Hello) -> int | None:
+    def _add_worker(self, connection: Connection, hello: Hello) -> int | None:
         """Add a worker and return its index, or close its connection if it is not admitted."""
         if not self._admit(connection, hello):
             self._close(connection)

@@ -1,4 +1,4 @@
-"""What starts worker processes, and the CPUs that they use."""
+"""Interfaces of backends: start and end worker processes, grant and release their CPUs."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,7 @@ from sumgrad.cluster.transport.handshake import Address
 
 
 class Launcher(ABC):
-    """Starts, watches and ends worker processes."""
+    """A backend that starts, watches and ends worker processes."""
 
     @abstractmethod
     def start(self, worker: int, address: Address, secret: bytes) -> None:

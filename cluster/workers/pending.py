@@ -8,7 +8,7 @@ from dataclasses import dataclass
 START_TIMEOUT_S = 60.0
 #: Pauses between failed attempts double from the first to the last of these, in seconds.
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
-#: Bounds the powers of two above: a long run can have any number of attempts.
+#: The largest exponent of the powers of two above; a long run can have any number of attempts.
 _MAX_DOUBLINGS = 10
 
 

@@ -9,15 +9,15 @@ from sumgrad.cluster.errors import ClusterUnreachable
 
 _logger = logging.getLogger(__name__)
 
-SUPERVISION_INTERVAL_S = 1.0  #: Seconds between two looks at the workers.
-#: Seconds within which lost workers are replaced before there are too few.
+SUPERVISION_INTERVAL_S = 1.0  #: Polling interval of the workers in seconds.
+#: Seconds for which a job continues below its minimum, because lost workers are being replaced.
 _REPLACEMENT_S = 10.0
 _DAY_S = 86_400
 
 
 @dataclass(frozen=True)
 class ScalingPolicy:
-    """How many workers a job has."""
+    """The limits of a job's number of workers."""
 
     min_workers: int = 1  #: With fewer, the job waits.
     extra_workers: int = 0  #: How many more may join when CPUs become free.
@@ -37,20 +37,23 @@ def format_limit(seconds: float) -> str:
 
 
 class Quorum:
-    """Whether a job has its minimum of workers, and for how long it has not."""
+    """A job's minimum of workers, and the time for which it has had fewer."""
 
     def __init__(self, policy: ScalingPolicy) -> None:
         self._policy = policy
-        #: Since when there are too few, and whether that has been logged.
-        self._short_since: float | None = None
-        self._is_logged = False
+        self._short_since: float | None = None  #: Since when there are too few.
+        self._is_logged = False  #: Whether that has been logged.
 
     def must_wait(self, running: int, activity: str, reasons: Iterable[str | None]) -> bool:
         """Return whether to wait for more workers than are running.
 
-        Workers that were lost moments ago are being replaced, which is not waited for while any
-        others are running. The activity that waits is logged; ``reasons`` say why others have not
-        started, and are read only on time-out.
+        While any workers are running, the job does not wait for replacements of workers that were
+        lost moments ago.
+
+        Args:
+            running: The number of running workers.
+            activity: What waits, for the log.
+            reasons: Why the others have not started; read only on time-out.
         """
         if self.is_reached(running):
             return False

@@ -22,7 +22,7 @@ from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, Quoru
 _logger = logging.getLogger(__name__)
 
 _LOG_AFTER_S = 10.0  #: Seconds after which a wait for the first processes is logged.
-#: Consecutive failures to start after which the job ends, where it has not started yet.
+#: Consecutive failures of a worker to start that end a job which has not started yet.
 _MAX_ATTEMPTS = 3
 
 
@@ -47,7 +47,7 @@ class WorkerGroup:
         self._threads: dict[int, int] = {}
         #: The attempt at which a worker was connected, until its first sum.
         self._unproven: dict[int, int] = {}
-        #: Whether `start` is running, to which a worker that cannot join is an error.
+        #: Whether `start` is running; until it ends, a worker that cannot join is an error.
         self._is_starting = False
         self._next_supervision = 0.0  #: When `supervise` is due.
         self._server = WorkerServer(placement.host, self._admit, buffers.allocate)

@@ -26,7 +26,7 @@ _NEWEST_WAIT = 0.2  #: Weight of the newest wait in the running mean.
 
 
 class WorkerProcess:
-    """A process that computes for the driver; on the driver's machine with one thread."""
+    """A process that computes for the driver, with one thread for each of its CPUs."""
 
     def __init__(self, index: int, workload: Workload, threads: int = 1) -> None:
         self._arguments = index, workload, threads

@@ -37,7 +37,7 @@ ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(
 __all__ = ["ACTIVATIONS", "Activation", "ScalarActivation", "make_activation"]
 
 
-def make_activation(named: str | Mapping[str, Any]) -> Activation:
+def make_activation(config: str | Mapping[str, Any]) -> Activation:
     """Create the activation that a spec configures.
 
     >>> make_activation("relu")
@@ -45,4 +45,4 @@ def make_activation(named: str | Mapping[str, Any]) -> Activation:
     >>> make_activation({"name": "maxout", "pieces": 3}).affine_width(10)
     30
     """
-    return from_config("activation", ACTIVATIONS, named)
+    return from_config("activation", ACTIVATIONS, config)

@@ -21,7 +21,7 @@ class Activation(ABC):
     #: The default initializer of the layer's weights.
     initializer: ClassVar[str] = "xavier_uniform"
     #: The range of y: 'distribution' or 'probability' if a KL divergence accepts it, else 'any'.
-    output: ClassVar[str] = "any"
+    output_range: ClassVar[str] = "any"
     #: Whether `vjp` gives the same result with y passed as z, so that y may overwrite z. Not
     #: inherited: a subclass may need z.
     vjp_needs_only_output: ClassVar[bool] = False

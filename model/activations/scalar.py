@@ -48,7 +48,7 @@ class Identity(ScalarActivation):
 class Sigmoid(ScalarActivation):
     """``f(z) = 1/(1 + exp(−z))``, ``f' = y(1 − y)``."""
 
-    output: ClassVar[str] = "probability"
+    output_range: ClassVar[str] = "probability"
     vjp_needs_only_output: ClassVar[bool] = True
 
     def value(self, z: Array) -> Array:

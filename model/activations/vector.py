@@ -23,7 +23,7 @@ class Softmax(Activation):
     The largest z of each instance is subtracted first, which only prevents overflow.
     """
 
-    output: ClassVar[str] = "distribution"
+    output_range: ClassVar[str] = "distribution"
 
     def value(self, z: Array) -> Array:
         y = np.empty_like(z)
@@ -41,7 +41,7 @@ class Softmax(Activation):
         return diagonal - y[:, :, None] * y[:, None, :]
 
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        """``∇_z = y ∘ (∇_y − ⟨∇_y, y⟩)``."""
+        """Return ``∇_z = y ∘ (∇_y − ⟨∇_y, y⟩)``."""
         return y * (d_y - np.sum(d_y * y, axis=1, keepdims=True))
 
 

@@ -41,9 +41,8 @@ class GradientCheck:
     directions: int  #: The number of random directions probed.
     kinks: int  #: The number of probes at a kink.
     unresolved: int  #: The number of probes at a kink at every point, which prove nothing.
-    #: The largest relative error of the other probes, and the largest that passes.
-    error: float
-    tolerance: float
+    error: float  #: The largest relative error of the other probes.
+    tolerance: float  #: The largest relative error that passes.
 
     @property
     def ok(self) -> bool:

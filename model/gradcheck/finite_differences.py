@@ -1,8 +1,8 @@
 """One probe of a gradient: the analytic derivative along a vector against finite differences.
 
 Central differences, ``(L(w + h) − L(w − h)) / 2h``, have an error of order h² from the curvature
-and of order ε/h from rounding; ``h ~ ∛ε`` balances the two. The step is one of z: h is
-scaled so that the probed array changes its layer's z by ``∛ε`` or less, at any scale of x.
+and of order ε/h from rounding; ``h ~ ∛ε`` balances the two. h is scaled so that the layer's z
+changes by at most ``∛ε``, at any scale of x.
 """
 
 import math
@@ -25,7 +25,8 @@ REFINEMENT = 16
 #: The relative difference of the one-sided quotients above which a kink is suspected; curvature
 #: alone causes about h.
 KINK = 1e-3
-PERTURBATION = 1e-2  #: The relative size of perturbations.
+#: The largest perturbation of a parameter, and that of x in units of ``max(1, max|x|)``.
+PERTURBATION = 1e-2
 ROUNDINGS = 16  #: The rounding error of a divergence, in units of its last place.
 
 
@@ -37,7 +38,7 @@ class ProbeResult:
     kink: bool
 
     def agrees(self, tolerance: float) -> bool:
-        """Whether the probe is resolved and its error is within the tolerance."""
+        """Return whether the probe is resolved and its error is within the tolerance."""
         return self.error is not None and self.error <= tolerance
 
 

@@ -26,7 +26,7 @@ SPAWN = mp.get_context("spawn")
 
 
 def serve(worker: int, workload: Workload, threads: int, address: Address, secret: bytes) -> None:
-    """What each process does."""
+    """Serve the driver in this process, with threads for any amount of work."""
     threads_module.MIN_WORK_FOR_THREADS = 0
     WorkerProcess(worker, workload, threads).serve(address, secret)
 

@@ -37,7 +37,7 @@ class SmallJob:
     def with_source(
         self, kind: type[ArraySource], *arguments: object, name: str = "full"
     ) -> "SmallJob":
-        """The job with another source for some of its rows."""
+        """Return the job with another source for some of its rows."""
         whole = self.workload.sources[name]
         assert isinstance(whole, ArraySource)
         sources = {**self.workload.sources, name: kind(whole.x, whole.d, *arguments)}
@@ -48,7 +48,7 @@ ROWS = 107
 
 
 def make_small_job() -> SmallJob:
-    """107 rows, batches of 40, microbatches of 9: the last of each is ragged."""
+    """Return a job of 107 rows, batches of 40 and microbatches of 9: the last of each is short."""
     generator = np.random.default_rng(5)
     x = generator.standard_normal((ROWS, 12)).astype(np.float32)
     d = generator.integers(0, 4, ROWS)
@@ -88,18 +88,18 @@ def train(
 
 
 def stop_after(steps: int) -> ShouldStop:
-    """A reason to stop after a number of steps."""
+    """Return a condition that stops a run after a number of steps."""
     left = iter(range(steps))
     return lambda: None if next(left, None) is not None else StopReason.TERMINATED
 
 
 def stop_when(condition: Callable[[], bool]) -> ShouldStop:
-    """A reason to stop once a condition holds."""
+    """Return a condition that stops a run once this one holds."""
     return lambda: StopReason.TERMINATED if condition() else None
 
 
 def weights_after(job: SmallJob, steps: int) -> bytes:
-    """The weights of an undisturbed run after a number of steps."""
+    """Return the weights of an undisturbed run after a number of steps."""
     with InlineReducer(job.workload) as reducer:
         result = train(job, reducer, should_stop=stop_after(steps))
     assert result.steps == steps
@@ -107,19 +107,19 @@ def weights_after(job: SmallJob, steps: int) -> bytes:
 
 
 def assert_undisturbed(job: SmallJob, result: TrainingResult) -> None:
-    """A run has the bits of one in which nothing happened."""
+    """Assert that a run's weights are bit-identical to those of one in which nothing happened."""
     assert result.failure is None
     assert result.W.tobytes() == weights_after(job, result.steps)
 
 
 def sum_bytes(reducer: GradientReducer, job: SmallJob, task: Task = TASK) -> bytes:
-    """The bytes of a gradient sum at the job's initial weights."""
+    """Return the bytes of a gradient sum at the job's initial weights."""
     total = reducer.reduce(task, job.W)
     assert total.gradient is not None
     return total.gradient.tobytes()
 
 
 def expected_sum(job: SmallJob, task: Task = TASK) -> bytes:
-    """The bytes of the same sum without other processes."""
+    """Return the bytes of the same sum without other processes."""
     with InlineReducer(job.workload) as reducer:
         return sum_bytes(reducer, job, task)

@@ -84,7 +84,7 @@ def test_mutation_a_sum_in_another_order_is_caught(
     assert mutated.tobytes() != expected.tobytes()
 
 
-def test_a_killed_worker_is_replaced_and_no_bit_changes(
+def test_a_killed_worker_is_replaced_and_the_weights_are_bit_identical(
     reducer: RayReducer, small_job: SmallJob
 ) -> None:
     before = reducer.pids

@@ -81,8 +81,12 @@ def units_for(activation: Activation) -> int:
 
 def fits(divergence: Divergence, output: Activation) -> bool:
     """Whether the activation's outputs are what the divergence compares."""
-    ranges = {"L2": output.output, "TwoClassKL": "probability", "MultiClassKL": "distribution"}
-    return output.output == ranges[type(divergence).__name__]
+    ranges = {
+        "L2": output.output_range,
+        "TwoClassKL": "probability",
+        "MultiClassKL": "distribution",
+    }
+    return output.output_range == ranges[type(divergence).__name__]
 
 
 def some_network(

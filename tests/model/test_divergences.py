@@ -285,9 +285,9 @@ def test_two_class_targets_may_be_of_any_kind_of_number(kind: type) -> None:
     [
         (np.array([0, 4]), "class index 4 in d, but y has 4 outputs"),
         (np.array([0, -1]), "class index -1"),
-        (np.array([0.0, 1.0]), "float64, expected whole numbers"),
+        (np.array([0.0, 1.0]), "float64, expected integers"),
         (np.array([0, 2**63], dtype=np.uint64), "class index 9223372036854775808"),
-        (np.array([True, False]), "bool, expected whole numbers"),
+        (np.array([True, False]), "bool, expected integers"),
         (np.array([0, 1, 2]), r"shape \(3,\), expected \(2\)"),
         (np.zeros((2, 3)), r"shape \(2, 3\), expected \(2, 4\)"),
         (np.full((2, 4), -0.5), "-0.5, expected numbers from 0"),

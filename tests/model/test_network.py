@@ -473,7 +473,7 @@ def test_invalid_x_is_refused(x: Floats, message: str) -> None:
         (np.zeros((ROWS, WIDTH - 1)), "shape"),
         (np.full(ROWS, 99), "class index 99"),
         (np.full(ROWS, -1), "class index -1"),
-        (np.zeros(ROWS), "expected whole numbers"),
+        (np.zeros(ROWS), "expected integers"),
     ],
 )
 @pytest.mark.parametrize("method", ["gradient_sum", "input_gradient", "evaluation_sum"])

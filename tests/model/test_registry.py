@@ -144,15 +144,13 @@ def test_a_number_within_the_limits_is_stored_as_a_float(value: Any) -> None:
     "value", [-1e-9, 1.0001, float("nan"), float("inf"), True, "0.5", None, 0.5j, np.array([0.5])]
 )
 def test_a_value_outside_of_the_limits_is_refused(value: Any) -> None:
-    with pytest.raises(
-        OptionError, match=r"thing: value is .*, expected a number from 0\.0 to 1\.0"
-    ):
+    with pytest.raises(OptionError, match=r"thing: value is .*, expected a number >= 0 and <= 1"):
         validate_number("thing", Thing(value), "value", 0.0, 1.0)
 
 
 def test_the_maximum_may_be_exclusive() -> None:
     validate_number("thing", Thing(float(np.nextafter(1, 0))), "value", 0.0, 1.0, exclusive=True)
-    with pytest.raises(OptionError, match=r"from 0\.0 below 1\.0"):
+    with pytest.raises(OptionError, match="expected a number >= 0 and < 1"):
         validate_number("thing", Thing(1), "value", 0.0, 1.0, exclusive=True)
 
 
@@ -166,5 +164,5 @@ def test_a_positive_integer_is_stored_as_an_int(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None, np.float64(2)])
 def test_a_value_that_is_no_positive_integer_is_refused(value: Any) -> None:
-    with pytest.raises(OptionError, match=r"thing: value is .*, expected a whole number from 1"):
+    with pytest.raises(OptionError, match=r"thing: value is .*, expected an integer >= 1"):
         validate_positive_int("thing", Thing(value), "value")

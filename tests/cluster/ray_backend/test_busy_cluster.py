@@ -182,7 +182,7 @@ def start(small_job: SmallJob) -> Iterator[Callable[..., Running]]:
 
 
 @pytest.mark.timeout(600)
-def test_jobs_share_a_cluster_and_keep_their_bits(
+def test_jobs_share_a_cluster_and_their_weights_are_bit_identical(
     start: Callable[..., Running], log: pytest.LogCaptureFixture
 ) -> None:
     first = start()

@@ -53,7 +53,7 @@ def test_an_invalid_row_fails_three_times_on_the_only_worker(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_fault_that_passes_costs_no_bit(
+def test_the_sum_is_bit_identical_after_a_transient_fault(
     small_job: SmallJob, log: pytest.LogCaptureFixture, tmp_path: Path, workers: int
 ) -> None:
     job = small_job.with_source(RaisingSource, 61, str(tmp_path / "met"))

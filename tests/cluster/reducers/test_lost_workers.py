@@ -57,7 +57,7 @@ def kill(pid: int) -> None:
 
 
 @pytest.mark.parametrize("remote", [(), (0, 1)], ids=["this machine", "another machine"])
-def test_a_killed_worker_is_replaced_and_no_bit_changes(
+def test_a_killed_worker_is_replaced_and_the_weights_are_bit_identical(
     small_job: SmallJob, remote: tuple[int, ...]
 ) -> None:
     with running(small_job, 3, *remote) as reducer:
@@ -83,7 +83,9 @@ def test_all_workers_killed_at_once_are_replaced(small_job: SmallJob) -> None:
 
 
 @pytest.mark.parametrize("seed", range(max(1, TIMES)))
-def test_kills_at_every_step_cost_no_bit(small_job: SmallJob, seed: int) -> None:
+def test_the_weights_are_bit_identical_after_kills_at_every_step(
+    small_job: SmallJob, seed: int
+) -> None:
     """Several at once, those that were just started too, sometimes all of them."""
     generator = random.Random(seed)
     killed: set[int] = set()
@@ -122,7 +124,7 @@ def test_the_last_worker_is_enough(small_job: SmallJob, log: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_a_kill_in_the_middle_of_a_computation_costs_no_bit(
+def test_the_sum_is_bit_identical_after_a_kill_in_the_middle_of_a_computation(
     small_job: SmallJob, log: pytest.LogCaptureFixture, tmp_path: Path, workers: int
 ) -> None:
     """Row 100 is in the last but one of twelve microbatches: the worker has summed others."""
@@ -203,7 +205,7 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
 
 
 @pytest.mark.parametrize("remote", [(), (1,)], ids=["this machine", "another machine"])
-def test_a_frozen_worker_is_helped_and_then_replaced(
+def test_other_workers_compute_the_microbatches_of_a_frozen_worker_until_it_is_replaced(
     small_job: SmallJob,
     log: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

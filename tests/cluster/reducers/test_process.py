@@ -100,7 +100,7 @@ def never_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("never_late")
-def test_others_steal_from_a_slow_worker_and_no_bit_changes(
+def test_others_steal_from_a_slow_worker_and_the_sum_is_bit_identical(
     small_job: SmallJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It continues once the other has read all eleven microbatches that it has not started."""
