@@ -49,14 +49,14 @@ def small_job() -> SmallJob:
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised MLflow store: making its tables takes seconds, copying them does not."""
+    """Return an initialised MLflow store: making its tables takes seconds, copying them does not."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     open_store(f"sqlite:///{path}")
     return path
 
 
 def write_flowers(path: Path) -> None:
-    """Three kinds of flower, 60 of each, that can be told apart."""
+    """Write three kinds of flower, 60 of each, that a network can separate."""
     generator = np.random.default_rng(0)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -67,7 +67,7 @@ def write_flowers(path: Path) -> None:
 
 
 def make_folder(path: Path, database: Path) -> Folder:
-    """A folder with data, a spec, and an initialised store."""
+    """Return a folder with data, a spec, and an initialised store."""
     shutil.copy(database, path / "mlflow.db")
     write_flowers(path / "flowers.csv")
     (path / "flowers.yaml").write_text(FLOWERS)
@@ -81,7 +81,7 @@ def folder(tmp_path: Path, database: Path) -> Folder:
 
 @pytest.fixture(scope="module")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Folder:
-    """For tests that only look at what one run left."""
+    """Return a folder for tests that only read what one run left."""
     return make_folder(tmp_path_factory.mktemp("shared"), database)
 
 

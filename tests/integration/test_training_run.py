@@ -179,7 +179,7 @@ def test_help_imports_nothing_heavy(folder: Folder) -> None:
 
 
 def test_no_process_is_left_behind(folder: Folder) -> None:
-    """Ray's processes run in a folder below TMPDIR, by which they are told from all others."""
+    """Ray's processes run in a folder below TMPDIR, which distinguishes them from all others."""
     # Not pytest's folder: the path of a socket may not be long.
     with tempfile.TemporaryDirectory() as temporary:
         own = Folder(folder.path, {"TMPDIR": temporary})

@@ -138,9 +138,9 @@ def _check_mlflow(cluster: Cluster) -> list[Check]:
     if found.status == "FAIL" or not is_server(uri):
         return [found]
     if requires_login:
-        text = "MLflow accepts ours, and refuses clients without one"
+        text = "the login is accepted, and clients without a login are refused"
         return [found, Check("login", "ok", text)]
-    text = "MLflow requires none: all clients that reach it can change and delete runs and models"
+    text = "MLflow requires no login: every client that reaches it can change and delete runs"
     server = "python -P -m sumgrad.jobs.service.local.mlflow_server"
     hint = f"{server} instead of 'mlflow server'; docs/machines.md"
     return [found, Check("login", "warn", text, hint)]

@@ -90,7 +90,7 @@ def follow_job(
 
 
 class LogPrinter:
-    """Passes on the lines of a log, except for the line with the run's result.
+    """A filter that passes on the lines of a log, except for the line with the run's result.
 
     Attributes:
         result: The run's result, once its line has come.

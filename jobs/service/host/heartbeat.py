@@ -56,7 +56,7 @@ class Heartbeat:
 
 
 class HeartbeatReporter(Reporter):
-    """Passes progress on to the reporter that writes the log, and sends heartbeats."""
+    """A reporter that passes progress to the one that writes the log, and sends heartbeats."""
 
     def __init__(self, inner: Reporter, attempt: int = 1) -> None:
         self._inner = inner

@@ -12,7 +12,7 @@ from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED
 from sumgrad.jobs.support.source_digest import source_digest
 from tests.jobs.cli.commands import Result, Sumgrad
 from tests.jobs.service.environment import isolate_user
-from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
+from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient, attempt
 
 DIGEST = source_digest()
 

@@ -15,7 +15,7 @@ from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED, Att
 from sumgrad.jobs.tracking.outbox import Receipt
 from tests.jobs.cli.commands import Sumgrad, error_line
 from tests.jobs.runs.records import RECORD_OF_A_RUN
-from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient
+from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient
 
 NEED_A_CLUSTER = (
     *(["submit", "digits"], ["status", "x-1"], ["logs", "x-1"], ["logs", "-f", "x-1"]),

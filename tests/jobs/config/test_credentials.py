@@ -25,7 +25,7 @@ from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.outbox import Point, Receipt
 from sumgrad.jobs.tracking.store import open_store
 from tests.jobs.runs.records import RECORD_OF_A_RUN
-from tests.jobs.service.stand_ins import Answer, Site, site
+from tests.jobs.service.fakes import Answer, Site, site
 
 TOKEN = "t0ken-of-the-lab"
 LAB = "http://lab:5000"

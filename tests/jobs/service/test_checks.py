@@ -8,7 +8,7 @@ import pytest
 from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.service import checks
 from sumgrad.jobs.service.checks import check_mlflow
-from tests.jobs.service.stand_ins import Answer, free_port, raw_socket_server, site
+from tests.jobs.service.fakes import Answer, free_port, raw_socket_server, site
 
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 SEARCH = "/api/2.0/mlflow/experiments/search"

@@ -11,7 +11,7 @@ from sumgrad.jobs.service.states import (
     STOPPED,
     SUCCEEDED,
 )
-from tests.jobs.service.stand_ins import attempt
+from tests.jobs.service.fakes import attempt
 
 
 @pytest.mark.parametrize(

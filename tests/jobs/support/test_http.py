@@ -10,7 +10,7 @@ import pytest
 
 from sumgrad.jobs.support import http
 from sumgrad.jobs.support.http import RequestFailed, Response, send_request
-from tests.jobs.service.stand_ins import Answer, free_port, raw_socket_server, site
+from tests.jobs.service.fakes import Answer, free_port, raw_socket_server, site
 
 TOKEN = "t0ken-of-the-lab"
 

@@ -19,7 +19,7 @@ from sumgrad.jobs.tracking import run_tracker
 from sumgrad.jobs.tracking.run_tracker import RunTracker
 from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED
 
-STAND_IN = (sys.executable, "-P", str(Path(__file__).with_name("stand_in.py")))
+FAKE_PROCESS = (sys.executable, "-P", str(Path(__file__).with_name("fake_mlflow_process.py")))
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def notes(tmp_path: Path) -> Path:
 def start(notes: Path) -> Iterator[Callable[..., RunTracker]]:
     with ExitStack() as trackers:
 
-        def started(command: tuple[str, ...] = STAND_IN, must_answer: bool = False) -> RunTracker:
+        def started(
+            command: tuple[str, ...] = FAKE_PROCESS, must_answer: bool = False
+        ) -> RunTracker:
             tracker = RunTracker(str(notes), must_answer=must_answer, command=command)
             return trackers.enter_context(closing(tracker))
 
@@ -155,7 +157,7 @@ def test_a_process_that_does_not_work_is_an_outage(
 ) -> None:
     monkeypatch.setattr(run_tracker, "START_TIMEOUT_S", 0.5)
     monkeypatch.setattr(run_tracker, "RESPONSE_TIMEOUT_S", 0.3)
-    tracker = start(STAND_IN if command == ("garbage",) else command)
+    tracker = start(FAKE_PROCESS if command == ("garbage",) else command)
     tracker.start(run.with_name("garbage"))
     tracker.wait_until_registered()
     assert not tracker.finish(FINISHED, timeout=0.2)
@@ -184,7 +186,7 @@ time.sleep(999)
 def test_the_process_ends_with_its_parent_even_if_it_is_frozen(
     notes: Path, is_frozen: bool
 ) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT, str(notes), *STAND_IN]) as parent:
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(notes), *FAKE_PROCESS]) as parent:
         while not notes.exists() or not notes.read_text().endswith("started\n"):
             time.sleep(0.01)
         child = int(notes.read_text().split()[0])

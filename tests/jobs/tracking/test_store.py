@@ -13,7 +13,7 @@ from sumgrad.jobs.config.tracking_uri import SQLITE
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import store as store_module
 from sumgrad.jobs.tracking.store import is_login_refused, open_store
-from tests.jobs.service.stand_ins import Answer, free_port, raw_socket_server, site
+from tests.jobs.service.fakes import Answer, free_port, raw_socket_server, site
 
 OPEN = """
 import sys

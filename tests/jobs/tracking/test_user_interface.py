@@ -15,7 +15,7 @@ from sumgrad.jobs.errors import TrackingError
 from sumgrad.jobs.support.polling import wait_until
 from sumgrad.jobs.tracking import user_interface
 from sumgrad.jobs.tracking.user_interface import ui_command, ui_environment
-from tests.jobs.service.stand_ins import free_port
+from tests.jobs.service.fakes import free_port
 
 URI = "postgresql://me:s3cr3t/pass@db.example/x"
 

@@ -23,7 +23,7 @@ from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.status import status_lines
 from sumgrad.jobs.service.host.heartbeat import TRAINING_STARTED, Heartbeat
 from sumgrad.jobs.service.states import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
-from tests.jobs.service.stand_ins import ADDRESS, Clock, FakeRayJobsClient, attempt
+from tests.jobs.service.fakes import ADDRESS, Clock, FakeRayJobsClient, attempt
 
 FOLDER = "/data/jobs/digits-1"
 

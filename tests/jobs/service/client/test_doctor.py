@@ -14,7 +14,7 @@ from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.client.doctor import run_checks, table
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.host.probe import Report
-from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, free_port
+from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient, free_port
 
 OF_THE_HEAD = (Check("nodes", "ok", "2 answer: head, worker"), Check("output", "warn", "~/sumgrad"))
 

@@ -13,7 +13,7 @@ from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.client.doctor import run_probe
 from sumgrad.jobs.service.host.probe import REPORT_PREFIX, Report
 from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
-from tests.jobs.service.stand_ins import FakeRayJobsClient, attempt
+from tests.jobs.service.fakes import FakeRayJobsClient, attempt
 
 REPORT = Report((Check("nodes", "ok", "2 answer"), Check("output", "warn", "x", "y")), (1.5,))
 

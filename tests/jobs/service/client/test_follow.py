@@ -19,7 +19,7 @@ from sumgrad.jobs.service.client.follow import (
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
 from sumgrad.jobs.service.states import END_STATES, FAILED, RUNNING, SUCCEEDED, Attempt
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import (
+from tests.jobs.service.fakes import (
     Clock,
     FakeRayJobsClient,
     ScriptedRayJobsClient,

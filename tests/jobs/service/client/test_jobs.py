@@ -8,7 +8,7 @@ from sumgrad.jobs.errors import JobNotFound
 from sumgrad.jobs.service.client.jobs import find_job, group_by_job
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY
 from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED
-from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
+from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient, attempt
 
 
 def test_attempts_are_ordered_by_number() -> None:

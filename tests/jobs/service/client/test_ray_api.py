@@ -17,7 +17,7 @@ from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreacha
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.states import FAILED, Attempt
 from sumgrad.model.errors import SumgradError
-from tests.jobs.service.stand_ins import Answer, Site, free_port, site
+from tests.jobs.service.fakes import Answer, Site, free_port, site
 
 TOKEN = "t0ken-of-the-lab"
 VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "session_1"})

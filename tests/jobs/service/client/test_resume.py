@@ -15,7 +15,7 @@ from sumgrad.jobs.service.host.heartbeat import Heartbeat
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, CODE_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.manifest import ENTRYPOINT
 from sumgrad.jobs.service.states import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
-from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
+from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient, attempt
 
 NOW = time.time()
 SILENT = Heartbeat(NOW - 3600, True, "", 3, 20, 0.5)

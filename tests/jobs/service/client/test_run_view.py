@@ -12,7 +12,7 @@ from sumgrad.jobs.service.client import run_view
 from sumgrad.jobs.service.client.run_view import RunView, find_run, find_runs, mark_deleted
 from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
-from tests.jobs.service.stand_ins import ADDRESS, Answer, free_port, site
+from tests.jobs.service.fakes import ADDRESS, Answer, free_port, site
 
 BEAT = Heartbeat(1000.0, True, "digits", 3, 20, 0.25)
 

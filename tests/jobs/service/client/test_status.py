@@ -19,7 +19,7 @@ from sumgrad.jobs.service.host.heartbeat import (
     Heartbeat,
 )
 from sumgrad.jobs.service.states import FAILED, FINISHED, PENDING, RUNNING, STOPPED, SUCCEEDED
-from tests.jobs.service.stand_ins import attempt
+from tests.jobs.service.fakes import attempt
 
 START, NOW = 10_000.0, 10_600.0
 URI, RUN = "http://mlflow:5000", "digits-3kf9x1"

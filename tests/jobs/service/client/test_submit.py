@@ -31,7 +31,7 @@ from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.loader import LoadedSpec, example_names, load_spec
 from sumgrad.jobs.spec.schema import JobSpec
 from tests.fuzzing import cases
-from tests.jobs.service.stand_ins import ADDRESS, FakeRayJobsClient, attempt
+from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient, attempt
 
 HERE = Versions.here()
 CLUSTER = Cluster(address=ADDRESS, name="lab")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sumgrad.jobs.service.local import processes
 from sumgrad.jobs.service.local.processes import ServerProcess, start_process, start_time
-from tests.jobs.service.living import is_alive, wait_until_dead
+from tests.jobs.service.process_checks import is_alive, wait_until_dead
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 Starter = Callable[[str], "subprocess.Popen[bytes]"]

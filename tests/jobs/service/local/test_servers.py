@@ -10,7 +10,7 @@ from sumgrad.jobs.errors import ClusterConfigError
 from sumgrad.jobs.service.local import servers
 from sumgrad.jobs.service.local.servers import check_installed, check_port_free, check_ports
 from sumgrad.jobs.service.versions import INSTALL_HINT
-from tests.jobs.service.stand_ins import free_port
+from tests.jobs.service.fakes import free_port
 
 URI = "http://127.0.0.1:5000"
 

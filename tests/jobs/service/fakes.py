@@ -47,7 +47,7 @@ def attempt(
     start_time: float | None = 1000.0,
     number: int = 1,
 ) -> Attempt:
-    """An attempt of one of sumgrad's jobs."""
+    """Return an attempt of one of sumgrad's jobs."""
     return Attempt(
         submission_id=submission_id,
         ray_state=state,
