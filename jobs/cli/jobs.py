@@ -21,6 +21,7 @@ _logger = logging.getLogger(__name__)
 
 #: The exit code of timeout(1).
 _TIMED_OUT = 124
+_NEXT_COMMANDS = {"Follow its log:": "logs -f", "See its state:": "status", "Stop it:": "stop"}
 
 
 def connect(cluster: str | None) -> "tuple[RayJobsClient, str]":
@@ -106,9 +107,8 @@ def submit(
     if follow:
         _follow(client, option, attempt, job_id, as_json)
         return
-    typer.echo(f"Follow its log:  sumgrad logs -f {job_id}{option}", err=as_json)
-    typer.echo(f"See its state:   sumgrad status {job_id}{option}", err=as_json)
-    typer.echo(f"Stop it:         sumgrad stop {job_id}{option}", err=as_json)
+    for purpose, command in _NEXT_COMMANDS.items():
+        typer.echo(f"{purpose:<16} sumgrad {command} {job_id}{option}", err=as_json)
     if as_json:
         value = {"id": job_id, "submission_id": attempt, "is_new": is_new}
         print_json(value | {"cluster": client.cluster.address})

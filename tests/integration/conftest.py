@@ -49,7 +49,7 @@ def small_job() -> SmallJob:
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an initialised MLflow store: making its tables takes seconds, copying them does not."""
+    """Return an initialised MLflow store: creating its tables takes seconds, a copy does not."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     open_store(f"sqlite:///{path}")
     return path

@@ -39,8 +39,8 @@ from sumgrad.jobs.service.local.cluster import (
 from sumgrad.jobs.service.states import RUNNING, STOPPED, Attempt
 from sumgrad.jobs.service.versions import INSTALL_HINT
 from sumgrad.jobs.support.polling import wait_until
-from tests.jobs.service.process_checks import is_alive, wait_until_dead
 from tests.jobs.service.fakes import Answer, FakeRayJobsClient, attempt, free_port, site
+from tests.jobs.service.process_checks import is_alive, wait_until_dead
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
