@@ -48,3 +48,25 @@ def test_a_remote_worker_whose_thread_fails_is_reported_as_disconnected(
         assert select.select([received], [], [], 10)[0], "no disconnect is reported"
         assert list(received.drain()) == [(worker, None)]
         assert failed.wait(10)
+
+
+def test_the_threads_of_a_remote_worker_have_ended_when_its_connection_is_closed() -> None:
+    """Otherwise they could use the descriptor when its number belongs to another file."""
+    hello = MESSAGES[0]
+    assert isinstance(hello, Hello)
+    left, right = map(Connection, connect_by_tcp())
+    received: SelectableQueue[tuple[WorkerConnection, Message | None]] = SelectableQueue()
+    worker = WorkerConnection(right, hello)
+    with closing(left), closing(received):
+        worker.start_threads(received, lambda *_: [])
+        running: list[str] = []
+        close = right.close
+
+        def close_and_record() -> None:
+            running.extend(thread.name for thread in threading.enumerate())
+            close()
+
+        right.close = close_and_record  # type: ignore[method-assign]
+        worker.close()
+    assert running
+    assert f"worker-{hello.worker}" not in running
