@@ -264,4 +264,4 @@ class ProcessReducer(GradientReducer):
             suspects = range(stop - request.microbatches, stop)
             plan = self._workload.plan(step.task)
             rows = plan.row_indices(suspects[0]) if len(suspects) == 1 else []
-            step.record_death(worker, suspects, rows)
+            step.record_death(worker, suspects, rows, request.sent)

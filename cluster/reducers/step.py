@@ -47,6 +47,8 @@ class ReductionStep:
     #: How many workers exited or froze while they computed one of these microbatches: a single one
     #: where the worker's progress is visible, else its whole assignment.
     deaths: Counter[range] = field(default_factory=Counter)
+    #: When the last of these deaths was counted.
+    last_death: dict[range, float] = field(default_factory=dict)
     #: No microbatch is assigned before this time, in seconds of the monotonic clock.
     paused_until: float = 0.0
 
@@ -72,14 +74,21 @@ class ReductionStep:
         microbatches = range(failed.microbatch, failed.microbatch + 1)
         raise self._error(worker, microbatches, f"{failed.cause} ({more})", failed.rows)
 
-    def record_death(self, worker: int, suspects: range, rows: Sequence[int]) -> None:
+    def record_death(self, worker: int, suspects: range, rows: Sequence[int], sent: float) -> None:
         """Record that a worker exited or froze in one of these microbatches; raise if too many did.
+
+        Several workers may compute the same microbatches, and a machine that is lost takes all its
+        workers with it. So a death counts only if the worker received them after the last one.
 
         Args:
             worker: The worker's index.
             suspects: The microbatches one of which it was computing.
             rows: The rows of the microbatch if there is only one, else none.
+            sent: When they were sent to the worker, in seconds of the monotonic clock.
         """
+        if sent <= self.last_death.get(suspects, 0.0):
+            return
+        self.last_death[suspects] = time.monotonic()
         self.deaths[suspects] += 1
         if self.deaths[suspects] == _MAX_DEATHS - 1:
             self.paused_until = time.monotonic() + _PAUSE_S

@@ -19,9 +19,7 @@ from sumgrad.cluster.transport.messages import Hello
 from sumgrad.cluster.workers.launcher import Launcher
 from sumgrad.cluster.workers.worker_process import Session, WorkerProcess
 
-#: Imports the modules of workers once; a process then starts within milliseconds.
 FORKSERVER = mp.get_context("forkserver")
-FORKSERVER.set_forkserver_preload([__name__, "tests.cluster.sources"])
 SPAWN = mp.get_context("spawn")
 
 

@@ -35,7 +35,7 @@ def ray_cpus() -> Iterator[int]:
         yield 5
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def forked_mlflow() -> Iterator[None]:
     """Save the import of MLflow by each run in the test's process."""
     with forked_mlflow_processes():

@@ -63,7 +63,6 @@ def _serve(connection: Connection, folder: Path, environment: Mapping[str, str])
 @contextmanager
 def forked_mlflow_processes() -> Iterator[None]:
     """Fork the MLflow processes of runs that start in this process meanwhile."""
-    FORKSERVER.set_forkserver_preload([__name__, "tests.integration.preloaded_mlflow"])
     fake = SimpleNamespace(Popen=ForkedProcess, DEVNULL=subprocess.DEVNULL)
     with mock.patch.object(run_tracker, "subprocess", fake):
         yield

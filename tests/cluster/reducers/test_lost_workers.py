@@ -4,6 +4,7 @@ import os
 import random
 import select
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ from sumgrad.cluster.compute.worker import Task
 from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning import stragglers
 from sumgrad.cluster.planning.plan import Plan
+from sumgrad.cluster.planning.work_stealing import ClaimTable, StepSchedule
 from sumgrad.cluster.reducers import step as reduction_step
 from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer
@@ -178,9 +180,9 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
         before, events = reducer.pids, reducer._group.events
 
         def freeze_the_third(
-            step: ReductionStep, worker: int, suspects: range, rows: Sequence[int]
+            step: ReductionStep, worker: int, suspects: range, rows: Sequence[int], sent: float
         ) -> None:
-            record_death(step, worker, suspects, rows)
+            record_death(step, worker, suspects, rows, sent)
             if step.deaths[suspects] == 2:
                 dead = {int((tmp_path / name).read_text()) for name in "01"}
                 third.extend(worker for worker, pid in before.items() if pid not in dead)
@@ -199,6 +201,19 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
         monkeypatch.setattr(reducer._group, "events", lose_the_third)
         assert sum_bytes(reducer, job) == expected
         assert not set(reducer.pids.values()) & set(before.values())
+
+
+def test_a_death_counts_if_the_microbatch_was_sent_after_the_last_one() -> None:
+    """Three workers compute copies of a microbatch, and are lost at once."""
+    step = ReductionStep(1, TASK, 0, StepSchedule(range(1), ClaimTable.local(5)))
+    suspects = range(1)
+    for worker in range(3):
+        step.record_death(worker, suspects, [5], sent=1.0)
+    assert step.deaths[suspects] == 1
+    step.record_death(3, suspects, [5], sent=time.monotonic())
+    assert step.deaths[suspects] == 2
+    with pytest.raises(MicrobatchFailed, match="3 workers exited or froze"):
+        step.record_death(4, suspects, [5], sent=time.monotonic())
 
 
 # --- frozen, stuck, slow
