@@ -86,8 +86,11 @@ class Summary:
         """
         steps = f"{plural(self.epochs, 'epoch')} ({plural(self.steps, 'step')})"
         time = duration(self.wall_s) if self.wall_s >= 60 else f"{self.wall_s:.1f} s"
-        rate = f", {self.samples_per_s:,.0f} rows/s" if self.samples_per_s else ""
-        lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {steps} in {time}{rate}"]
+        lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {steps} in {time}"]
+        if self.samples_per_s:
+            lines.append(
+                f"  steps     {self.samples_per_s:,.0f} rows/s, without start and evaluations"
+            )
         if self.best_epoch is not None:
             lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best so far")
         if self.test_loss is not None:
