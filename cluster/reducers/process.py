@@ -203,7 +203,8 @@ class ProcessReducer(GradientReducer):
         """
         pause = step.paused_until - time.monotonic()
         if pause > 0:
-            return pause
+            # Meanwhile lost workers are replaced, and frozen ones noticed.
+            return min(pause, SUPERVISION_INTERVAL_S)
         if not self._idle_workers(step):
             return SUPERVISION_INTERVAL_S
         waits = [

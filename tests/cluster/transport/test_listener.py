@@ -118,7 +118,7 @@ def test_no_port_is_open_unless_there_are_other_machines(listener: Listener) -> 
         connect(replace(listener.address, local=None), listener.secret)
 
 
-def test_a_silent_peer_is_rejected_and_blocks_nobody(
+def test_a_silent_peer_is_rejected_and_blocks_no_other(
     listener: Listener,
     open_socket: Callable[[], socket.socket],
     monkeypatch: pytest.MonkeyPatch,
@@ -214,7 +214,7 @@ def test_a_host_that_is_not_this_machine_is_an_error() -> None:
     assert open_descriptors() == before
 
 
-def test_a_closed_listener_accepts_nobody() -> None:
+def test_a_closed_listener_accepts_no_connection() -> None:
     listener = Listener()
     listener.close()
     with pytest.raises(ConnectionClosed):

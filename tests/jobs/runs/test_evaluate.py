@@ -37,7 +37,7 @@ def test_a_model_is_found_in_the_folder_of_runs_before_mlflow(
         assert opened(name) == str(run.model)
     assert opened("runs/job-abc123") == "runs/job-abc123/model"
     assert opened("other") == "mlflow-other"
-    monkeypatch.setenv("SUMGRAD_OUTPUT", "~nobody-here/runs")
+    monkeypatch.setenv("SUMGRAD_OUTPUT", "~unknown-user/runs")
     assert opened("job-abc") == "mlflow-job-abc"
 
 

@@ -16,7 +16,7 @@ def test_logs_go_to_stderr_with_their_level_and_without_secrets(
     with show_logs():
         _logger.info("reading %s", "rows.csv")
         _logger.warning("http://me:s3cr3t@tracking does not answer")
-        _logger.debug("nobody reads this")
+        _logger.debug("a message below the level")
     assert capsys.readouterr() == (
         "",
         "reading rows.csv\nWARNING: http://***@tracking does not answer\n",
