@@ -247,7 +247,7 @@ def _check_enclosed(folder: Path) -> None:
             if stat.S_ISLNK(mode) and not _leads_into(path, folder):
                 raise RunDamaged(f"{folder} is refused: the link {path.name} leads out of it")
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-                raise RunDamaged(f"{folder} is refused: {path.name} is no file and no folder")
+                raise RunDamaged(f"{folder} is refused: {path.name} is neither a file nor a folder")
 
 
 def _leads_into(link: Path, folder: Path) -> bool:

@@ -104,28 +104,21 @@ def _locked() -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(folder.with_suffix(".lock"))
     try:
-        lock.acquire(blocking=False)
+        acquired = lock.acquire(blocking=False)
     except Timeout:
         _logger.info("another command starts or ends the cluster: waiting for it")
-        lock.acquire()
-    try:
+        acquired = lock.acquire()
+    with acquired:
         yield
-    finally:
-        lock.release()
 
 
 def up(
     *, cpus: int | None = None, port: int | None = None, mlflow_port: int | None = None
 ) -> tuple[LocalCluster, bool]:
-    """Start a cluster on this machine, and make it the current one.
+    """Start a cluster on this machine unless it runs, make it the current one, and return it.
 
-    Args:
-        cpus: For jobs; all by default.
-        port: Of Ray's dashboard; 8265 by default.
-        mlflow_port: 5000 by default.
-
-    Returns:
-        The cluster, and whether it is new.
+    By default the jobs have all CPUs, Ray's dashboard port 8265 and MLflow port 5000. The second
+    value is whether the cluster is new.
 
     Raises:
         ServiceUnreachable: It did not start.
@@ -136,25 +129,20 @@ def up(
     write_cluster_config(read_cluster_config())
     servers.check_installed()
     with _locked():
-        cluster, is_new = _ensure_running(cpus, port, mlflow_port)
+        existing = running()
+        if existing is not None and not existing.ray.is_alive:
+            _logger.info("Ray has died: ending what is left of it")
+            _end(existing)
+            existing = None
+        if existing is None:
+            cluster = _start(cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT)
+        else:
+            _check_options(existing, cpus, port, mlflow_port)
+            # Ray is left alone: its jobs may be running.
+            cluster = _ensure_mlflow(existing)
         config = read_cluster_config().with_cluster(LOCAL_NAME, cluster.cluster.model_dump())
         write_cluster_config(config.using(LOCAL_NAME))
-    return cluster, is_new
-
-
-def _ensure_running(
-    cpus: int | None, port: int | None, mlflow_port: int | None
-) -> tuple[LocalCluster, bool]:
-    """Return the cluster, and whether it had to be started."""
-    existing = running()
-    if existing is not None and existing.ray.is_alive:
-        _check_options(existing, cpus, port, mlflow_port)
-        # Ray is left alone: its jobs may be running.
-        return _ensure_mlflow(existing), False
-    if existing is not None:
-        _logger.info("Ray has died: ending what is left of it")
-        _end(existing)
-    return _start(cpus, port or DASHBOARD_PORT, mlflow_port or MLFLOW_PORT), True
+    return cluster, existing is None
 
 
 def _check_options(

@@ -211,7 +211,7 @@ def test_a_link_that_leads_out_of_a_run_is_refused(
 def test_a_pipe_in_a_run_is_refused(output: Path) -> None:
     folder = make(output)
     os.mkfifo(folder.path / "lock")
-    with pytest.raises(RunNotFound, match="lock is no file and no folder"):
+    with pytest.raises(RunNotFound, match="lock is neither a file nor a folder"):
         RunDirectory.open(folder.path)
 
 
