@@ -24,13 +24,12 @@ _TIMED_OUT = 124
 _NEXT_COMMANDS = {"Follow its log:": "logs -f", "See its state:": "status", "Stop it:": "stop"}
 
 
-def connect(cluster: str | None) -> "tuple[RayJobsClient, str]":
-    """Return a client, and the option that makes a printed command mean the same cluster."""
-    from sumgrad.jobs.config.clusters import cluster_option, select_cluster
+def connect(cluster: str | None) -> "RayJobsClient":
+    """Return a client of the selected cluster."""
+    from sumgrad.jobs.config.clusters import select_cluster
     from sumgrad.jobs.service.client.ray_api import RayJobsClient
 
-    client = RayJobsClient(select_cluster(cluster))
-    return client, cluster_option(client.cluster)
+    return RayJobsClient(select_cluster(cluster))
 
 
 @contextmanager
@@ -97,18 +96,18 @@ def submit(
         value = submission.as_json(select_cluster(cluster))
         print_result(value, ["would send:", dump_yaml(value).rstrip()], as_json)
         return
-    client, option = connect(cluster)
+    client = connect(cluster)
     job_id = submission.manifest.job_id
-    status = f"sumgrad status {job_id}{option}"
+    status = client.cluster.command(f"status {job_id}")
     with _detach_on_interrupt("interrupted", f"to see whether the cluster has the job: {status}"):
         attempt, is_new = send(submission, client)
     state = "submitted" if is_new else "was submitted before"
     typer.echo(f"job {job_id} {state}: {client.cluster.label}", err=as_json)
     if follow:
-        _follow(client, option, attempt, job_id, as_json)
+        _follow(client, attempt, job_id, as_json)
         return
     for purpose, command in _NEXT_COMMANDS.items():
-        typer.echo(f"{purpose:<16} sumgrad {command} {job_id}{option}", err=as_json)
+        typer.echo(f"{purpose:<16} {client.cluster.command(f'{command} {job_id}')}", err=as_json)
     if as_json:
         value = {"id": job_id, "submission_id": attempt, "is_new": is_new}
         print_json(value | {"cluster": client.cluster.address})
@@ -119,10 +118,9 @@ def jobs(cluster: Cluster = None, as_json: Json = False) -> None:
     """List the jobs of a cluster, the newest first."""
     from sumgrad.jobs.service.client.commands import job_table, list_jobs
 
-    client, option = connect(cluster)
+    client = connect(cluster)
     found = list_jobs(client)
-    table = job_table(found, client.cluster.label, option)
-    print_result([asdict(job) for job in found], table, as_json)
+    print_result([asdict(job) for job in found], job_table(found, client.cluster), as_json)
 
 
 @app.command()
@@ -134,10 +132,9 @@ def status(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
     from sumgrad.jobs.service.client.commands import get_status
     from sumgrad.jobs.service.client.status import status_lines
 
-    client, option = connect(cluster)
+    client = connect(cluster)
     found, run = get_status(client, job_id)
-    lines = status_lines(found, run, client.cluster.label, option)
-    print_result(asdict(found), lines, as_json)
+    print_result(asdict(found), status_lines(found, run, client.cluster), as_json)
 
 
 @app.command()
@@ -159,10 +156,10 @@ def logs(
     from sumgrad.jobs.service.client.commands import find_attempt
     from sumgrad.jobs.service.client.follow import LogPrinter
 
-    client, option = connect(cluster)
+    client = connect(cluster)
     job, chosen = find_attempt(client, job_id, attempt)
     if follow:
-        _follow(client, option, chosen.submission_id, job.job_id, as_json)
+        _follow(client, chosen.submission_id, job.job_id, as_json)
         return
     text = client.get_log(chosen.submission_id)
     if as_json:
@@ -173,9 +170,7 @@ def logs(
         log.close()
 
 
-def _follow(
-    client: "RayJobsClient", option: str, submission_id: str, job_id: str, as_json: bool
-) -> None:
+def _follow(client: "RayJobsClient", submission_id: str, job_id: str, as_json: bool) -> None:
     """Print an attempt's log until it ends, and exit with its code; Ctrl-C detaches."""
     from sumgrad.jobs.service.client.follow import follow_job
 
@@ -185,7 +180,7 @@ def _follow(
         stream.write(text)
         stream.flush()
 
-    hint = f"follow it again: sumgrad logs -f {job_id}{option}"
+    hint = f"follow it again: {client.cluster.command(f'logs -f {job_id}')}"
     with _detach_on_interrupt(f"job {job_id} is no longer followed; it continues", hint):
         ended, result = follow_job(client, submission_id, write)
     value = _as_json(job_id, ended)
@@ -195,7 +190,7 @@ def _follow(
     elif code:
         _logger.info("job %s is %s, exit code %s", job_id, value["state"], code)
         if ended.can_resume:
-            _logger.info("Resume it:  sumgrad resume %s%s", job_id, option)
+            _logger.info("Resume it:  %s", client.cluster.command(f"resume {job_id}"))
     if code:
         raise typer.Exit(code)
 
@@ -226,11 +221,11 @@ def wait(
     from sumgrad.jobs.service.client.follow import wait as wait_for
     from sumgrad.jobs.service.client.jobs import find_job
 
-    client, option = connect(cluster)
+    client = connect(cluster)
     job = find_job(client, job_id)
     # A refused attempt to resume the job does not change how the job ended.
     attempt = job.effective if job.latest.has_ended else job.latest
-    hint = f"wait again: sumgrad wait {job.job_id}{option}"
+    hint = f"wait again: {client.cluster.command(f'wait {job.job_id}')}"
     with _detach_on_interrupt(f"job {job.job_id} continues", hint):
         ended = wait_for(client, attempt.submission_id, timeout=timeout)
     value = _as_json(job.job_id, ended or attempt)
@@ -245,13 +240,13 @@ def stop(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> None:
     """Stop a job at its next step; it can be resumed."""
     from sumgrad.jobs.service.client.commands import stop_job
 
-    client, option = connect(cluster)
+    client = connect(cluster)
     job, was_running = stop_job(client, job_id)
     lines = [f"job {job.job_id} has already ended ({job.effective.state})"]
     if was_running:
         lines = [
             f"job {job.job_id} will stop at its next step",
-            f"Resume it:  sumgrad resume {job.job_id}{option}",
+            f"Resume it:  {client.cluster.command(f'resume {job.job_id}')}",
         ]
     print_result({"id": job.job_id, "was_running": was_running}, lines, as_json)
 
@@ -265,7 +260,6 @@ def delete(job_id: JobId, cluster: Cluster = None, as_json: Json = False) -> Non
     """
     from sumgrad.jobs.service.client.commands import delete_job, deletion_lines
 
-    client, _ = connect(cluster)
-    job, run = delete_job(client, job_id)
+    job, run = delete_job(connect(cluster), job_id)
     value = {"id": job.job_id, "deleted": len(job.attempts)}
     print_result(value, deletion_lines(job.job_id, run), as_json)

@@ -24,6 +24,7 @@ from sumgrad.jobs.support.error_report import ResultPrinted
 from sumgrad.jobs.support.logs import logs_through
 
 if TYPE_CHECKING:
+    from sumgrad.jobs.runs.directory import RunDirectory
     from sumgrad.jobs.runs.progress import Reporter
     from sumgrad.jobs.runs.summary import Summary
     from sumgrad.model.errors import SumgradError
@@ -67,35 +68,34 @@ def resume(
     weights is refused, even one of sumgrad's code. With --cluster, or for an id that is not in
     this folder, it resumes a job on that cluster. Exit codes are those of train.
     """
-    from sumgrad.jobs.runs.directory import SPEC, find_run
+    from sumgrad.jobs.runs.directory import SPEC
     from sumgrad.jobs.runs.training import LaunchOptions
     from sumgrad.jobs.runs.training import resume as start
     from sumgrad.jobs.spec.loader import load_spec
 
-    if _is_job(run, output, cluster):
+    directory = _find_run_here(run, output) if cluster is None else None
+    if directory is None:
         _resume_job(run, overrides or [], cluster, allow_code_change, as_json)
         return
-    directory = find_run(run, output)
     job = load_spec(str(directory.path / SPEC), overrides or []).spec
     options = LaunchOptions(allow_code_change=allow_code_change)
     _run(lambda reporter: start(directory, job, reporter, options), as_json)
 
 
-def _is_job(name: str, output: Path, cluster: str | None) -> bool:
-    """Return whether a name means a job on a cluster rather than a run in this folder."""
+def _find_run_here(name: str, output: Path) -> "RunDirectory | None":
+    """Return a run in this folder; None if the name may be that of a job on the default cluster."""
     from sumgrad.jobs.config.clusters import find_selected_cluster
     from sumgrad.jobs.errors import RunAmbiguous, RunDamaged, RunNotFound
     from sumgrad.jobs.runs.directory import find_run
 
-    if cluster is not None:
-        return True
     try:
-        find_run(name, output)
+        return find_run(name, output)
     except (RunAmbiguous, RunDamaged):
-        return False
+        raise
     except RunNotFound:
-        return find_selected_cluster(None) is not None
-    return False
+        if find_selected_cluster(None) is None:
+            raise
+        return None
 
 
 def _resume_job(
@@ -103,12 +103,12 @@ def _resume_job(
 ) -> None:
     from sumgrad.jobs.service.client.resume import resume_job
 
-    client, option = connect(cluster)
+    client = connect(cluster)
     sent = resume_job(client, job_id, overrides, allow_code_change=allow_code_change)
     job_id = sent.manifest.job_id
     lines = [
         f"job {job_id} was resumed",
-        f"Follow its log:  sumgrad logs -f {job_id}{option}",
+        f"Follow its log:  {client.cluster.command(f'logs -f {job_id}')}",
     ]
     print_result({"id": job_id, "submission_id": sent.id}, lines, as_json)
 

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -27,10 +28,10 @@ from pydantic import (
     model_validator,
 )
 
-from sumgrad.jobs.config.credentials import Credentials
+from sumgrad.jobs.config.credentials import TOKEN_FILE, Credentials
 from sumgrad.jobs.config.directories import user_directory
 from sumgrad.jobs.config.tokens import check_token, expand_home, read_token
-from sumgrad.jobs.config.tracking_uri import URI
+from sumgrad.jobs.config.tracking_uri import URI, is_server
 from sumgrad.jobs.errors import ClusterConfigError, SpecError
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.memory import read_small_file
@@ -138,11 +139,6 @@ class Cluster(BaseModel):
         return f"{self.name} ({self.address})" if self.name else self.address
 
     @property
-    def option(self) -> str:
-        """Its name on the command line, after ``--cluster``."""
-        return self.name or self.address
-
-    @property
     def login(self) -> Credentials | None:
         """The credentials for its MLflow, if configured."""
         if self.tracking_uri is None or self.tracking_token_file is None:
@@ -167,6 +163,19 @@ class Cluster(BaseModel):
             return read_token(Path(path), TOKEN_PATH)
         own = Path(os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111 - never raises
         return read_token(own, "Ray's own token file") if own.is_file() else None
+
+    def command(self, words: str) -> str:
+        """Return a command of sumgrad with the option that selects this cluster, if it needs one.
+
+        >>> Cluster(address="http://head:8265").command("status digits-1")
+        'sumgrad status digits-1 --cluster http://head:8265'
+        """
+        try:
+            is_selected = find_selected_cluster(None) == self
+        except (ClusterConfigError, SpecError):
+            is_selected = False
+        option = "" if is_selected else f" --cluster {shlex.quote(self.name or self.address)}"
+        return f"sumgrad {words}{option}"
 
 
 class ClusterConfig(BaseModel):
@@ -286,10 +295,7 @@ def write_cluster_config(config: ClusterConfig) -> None:
 
 
 def select_cluster(given: str | None) -> Cluster:
-    """Return the cluster of a command.
-
-    Args:
-        given: A name or an address; None for the environment's, or the default one.
+    """Return the cluster of a command, as `find_selected_cluster` does.
 
     Raises:
         ClusterConfigError: No cluster is selected, or none has that name.
@@ -305,6 +311,8 @@ def select_cluster(given: str | None) -> Cluster:
 
 def find_selected_cluster(given: str | None) -> Cluster | None:
     """Return the cluster of a command, or None if none is selected.
+
+    It is the one with the given name or address, the environment's, or the default one.
 
     Raises:
         ClusterConfigError: No cluster has that name.
@@ -325,10 +333,19 @@ def find_selected_cluster(given: str | None) -> Cluster | None:
     return cluster
 
 
-def cluster_option(cluster: Cluster) -> str:
-    """Return the option that makes a printed command mean this cluster; "" if it does already."""
-    try:
-        is_selected = find_selected_cluster(None) == cluster
-    except (ClusterConfigError, SpecError):
-        is_selected = False
-    return "" if is_selected else f" --cluster {shlex.quote(cluster.option)}"
+def find_credentials(uri: str) -> Credentials | None:
+    """Return the credentials for an MLflow server, or None if none are configured.
+
+    The current cluster's come first, then those of the other clusters and of the environment.
+    """
+    if not is_server(uri):
+        return None
+    found: list[Credentials] = []
+    # A damaged configuration is reported by the commands about clusters.
+    with suppress(ClusterConfigError, SpecError):
+        config = read_cluster_config()
+        clusters = sorted(config.clusters.values(), key=lambda each: each.name != config.current)
+        found = [each.login for each in clusters if each.login is not None]
+    if (server := os.environ.get(URI)) and (file := os.environ.get(TOKEN_FILE)):
+        found.append(Credentials(server, Path(file), TOKEN_FILE))
+    return next((each for each in found if each.is_for(uri)), None)

@@ -6,15 +6,13 @@ of its ``tracking_uri``, or by ``SUMGRAD_TRACKING_TOKEN_FILE``, for the server o
 ``MLFLOW_TRACKING_URI``. For all other servers MLflow's own variables and files apply.
 """
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from sumgrad.jobs.config.tokens import read_token
 from sumgrad.jobs.config.tracking_uri import LOGIN_VARIABLES, URI, has_login_variables, is_server
-from sumgrad.jobs.errors import ClusterConfigError, LoginRefused, SpecError, TrackingError
+from sumgrad.jobs.errors import ClusterConfigError, LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
 
 #: The user of `sumgrad.jobs.service.local.mlflow_server`.
@@ -52,27 +50,6 @@ class Credentials:
             raise TrackingError(error.message, hint=error.hint) from None
 
 
-def find_credentials(uri: str) -> Credentials | None:
-    """Return the credentials for a server, or None if none are configured.
-
-    The current cluster's come first, then those of the other clusters and of the environment.
-    """
-    # Here, because clusters imports this module.
-    from sumgrad.jobs.config.clusters import read_cluster_config
-
-    if not is_server(uri):
-        return None
-    found: list[Credentials] = []
-    # A damaged configuration is reported by the commands about clusters.
-    with suppress(ClusterConfigError, SpecError):
-        config = read_cluster_config()
-        clusters = sorted(config.clusters.values(), key=lambda each: each.name != config.current)
-        found = [each.login for each in clusters if each.login is not None]
-    if (server := os.environ.get(URI)) and (file := os.environ.get(TOKEN_FILE)):
-        found.append(Credentials(server, Path(file), TOKEN_FILE))
-    return next((each for each in found if each.is_for(uri)), None)
-
-
 def with_password(uri: str, credentials: Credentials | None) -> str:
     """Return a server's address with user and password, for MLflow's client.
 
@@ -90,12 +67,9 @@ def with_password(uri: str, credentials: Credentials | None) -> str:
 
 
 def login_error(code: int, uri: str, credentials: Credentials | None) -> LoginRefused | None:
-    """Return the error for a server's refusal, or None if it is not about the login.
+    """Return the error for a server's HTTP status, or None if it is not about the login.
 
-    Args:
-        code: The HTTP status.
-        uri: The server.
-        credentials: What was sent to it, unless it was MLflow's own login.
+    The credentials are those that were sent to it, or None for MLflow's own login.
     """
     server = f"the MLflow server at {redact(uri)}"
     if code == 403:

@@ -1,9 +1,13 @@
-"""The checks of ``sumgrad doctor``, and whether an MLflow store can be used from this machine."""
+"""The checks of ``sumgrad doctor``: their record, and the check that every machine can make.
+
+The head's report is one line of a job's log: `REPORT_PREFIX` and JSON.
+"""
 
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel
 from pydantic.dataclasses import dataclass
 
 from sumgrad.jobs.config.credentials import Credentials
@@ -18,6 +22,8 @@ from sumgrad.jobs.support.http import RequestFailed, send_request
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.store import open_store
 
+REPORT_PREFIX = "sumgrad-probe: "
+
 
 @dataclass(frozen=True)
 class Check:
@@ -29,16 +35,19 @@ class Check:
     hint: str = ""
 
 
+class Report(BaseModel):
+    """Checks of a cluster's head, and the clock of each machine in seconds since 1970."""
+
+    checks: tuple[Check, ...]
+    clocks: tuple[float, ...] = ()
+
+
 def check_mlflow(name: str, uri: str, login: Credentials | None = None) -> tuple[Check, bool]:
     """Check that a store can be used from this machine, and return whether it requires a login.
 
     A server answers ``/health`` to every client, but refuses other requests under a name that is
-    not among its allowed hosts, or without a login. So another request is sent.
-
-    Args:
-        name: Of the check.
-        uri: As a spec or a cluster names it.
-        login: For that server; the configured one by default.
+    not among its allowed hosts, or without a login. So another request is sent. The ``login`` is
+    by default the one that is configured for the server.
     """
     requires_login = False
     try:

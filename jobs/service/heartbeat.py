@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sumgrad.cluster.training.state import EpochReport
-from sumgrad.jobs.runs.progress import Reporter
+from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.support.text import one_line
 
 #: The name of the tag.
@@ -55,11 +55,11 @@ class Heartbeat:
             return None
 
 
-class HeartbeatReporter(Reporter):
-    """A reporter that passes progress to the one that writes the log, and sends heartbeats."""
+class HeartbeatReporter(PlainReporter):
+    """The reporter of a submitted job, which writes the job's log and sends heartbeats."""
 
-    def __init__(self, inner: Reporter, attempt: int = 1) -> None:
-        self._inner = inner
+    def __init__(self, stream: TextIO, attempt: int = 1) -> None:
+        super().__init__(stream, every_s=1.0)
         self._heartbeat = Heartbeat(time.time(), attempt=attempt)
         #: Guards `_heartbeat`, which threads of the run change.
         self._lock = threading.Lock()
@@ -68,11 +68,7 @@ class HeartbeatReporter(Reporter):
         self._is_stopped = False
 
     def start(self, set_tags: Callable[[dict[str, str]], None]) -> None:
-        """Start a thread that sets the newest state as a tag of the run.
-
-        Args:
-            set_tags: Has tags delivered to MLflow, and returns at once.
-        """
+        """Start a thread that passes the newest state to ``set_tags``, which returns at once."""
 
         def send_repeatedly() -> None:
             while not self._is_stopped:
@@ -97,29 +93,26 @@ class HeartbeatReporter(Reporter):
             self._heartbeat = replace(self._heartbeat, **changes)
 
     def note(self, text: str) -> None:
-        """Show a line, and send it at once."""
-        self._update(note=one_line(text, _MAX_NOTE_LENGTH))
-        self._wake.set()
-        self._inner.note(text)
+        """Show a line; before the training, send it at once: it shows what the job waits for."""
+        if not self._heartbeat.is_training:
+            self._update(note=one_line(text, _MAX_NOTE_LENGTH))
+            self._wake.set()
+        super().note(text)
 
     def begin(self, epochs: int, steps_per_epoch: int, first_step: int = 0) -> None:
         """Report that training starts, at once."""
         self._update(is_training=True, epochs=epochs)
         self._wake.set()
-        self._inner.note(TRAINING_STARTED)
-        self._inner.begin(epochs, steps_per_epoch, first_step)
-
-    def step(self, step: int) -> None:
-        """Report a step."""
-        self._inner.step(step)
+        self.note(TRAINING_STARTED)
+        super().begin(epochs, steps_per_epoch, first_step)
 
     def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
         """Report an epoch."""
         loss = report.train_loss if math.isfinite(report.train_loss) else None
         self._update(epoch=report.epoch, loss=loss)
-        self._inner.epoch(report, accuracy=accuracy)
+        super().epoch(report, accuracy=accuracy)
 
     def end(self) -> None:
         """Report the end of the training, at once."""
         self._wake.set()
-        self._inner.end()
+        super().end()

@@ -17,8 +17,9 @@ from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.validation import first_problem
 
 MANIFEST_FILE = "job.json"
-#: The folder of uploaded data beside the manifest, with one folder for each role.
-DATA_FOLDER = "data"
+#: The folder of uploaded data beside the manifest, with one folder for each role; and the start of
+#: a path on the cluster's head.
+DATA_FOLDER, FILE_SCHEME = "data", "file://"
 #: The line of the log that holds the run's result as JSON starts with it.
 RESULT_PREFIX = "result: "
 #: Python on the cluster's head. The variable names it where it is not the first 'python' of PATH.

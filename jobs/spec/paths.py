@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.spec.schema import BUILTIN, JobSpec
@@ -14,11 +13,7 @@ def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
     Raises:
         SpecError: MLflow does not accept the tracking URI.
     """
-    data: dict[str, Any] = {
-        key: _resolve(value, folder)
-        for key in ("train", "validation", "test")
-        if isinstance(value := getattr(spec.data, key), str)
-    }
+    data = {split: _resolve(source, folder) for split, source in spec.data.sources.items()}
     uri = resolve_tracking_uri(spec.tracking.uri, folder)
     return spec.model_copy(
         update={

@@ -161,6 +161,12 @@ class DataSpec(_Section):
     """Adds a class 'none of the above' for images, such as `{label: none, ratio: 0.3}`."""
 
     @property
+    def sources(self) -> dict[str, str]:
+        """The sources that have a name, by split; a fraction of the training rows has none."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: source for split, source in splits.items() if isinstance(source, str)}
+
+    @property
     def label_columns(self) -> tuple[str, ...]:
         """The label columns, also if there is one."""
         return (self.label,) if isinstance(self.label, str) else self.label

@@ -9,12 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from sumgrad.jobs.config.credentials import (
-    Credentials,
-    find_credentials,
-    login_error,
-    with_password,
-)
+from sumgrad.jobs.config.clusters import find_credentials
+from sumgrad.jobs.config.credentials import Credentials, login_error, with_password
 from sumgrad.jobs.config.tracking_uri import (
     PROBE_SECONDS,
     check_tracking_reachable,

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import typer
 
-from sumgrad.jobs.config.credentials import USER, find_credentials
+from sumgrad.jobs.config.clusters import find_credentials
+from sumgrad.jobs.config.credentials import USER
 from sumgrad.jobs.config.tracking_uri import (
     check_tracking_reachable,
     is_server,

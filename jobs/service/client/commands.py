@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from sumgrad.jobs.config.clusters import cluster_option
+from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError, TrackingError
 from sumgrad.jobs.service.client.jobs import Job, find_job, group_by_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
@@ -58,10 +58,10 @@ def _reconcile(
     return reconcile(job, run, now, log)
 
 
-def job_table(jobs: Sequence[Status], cluster: str, option: str = "") -> list[str]:
-    """Return a table of jobs as lines of text; ``option`` selects the cluster in a command."""
+def job_table(jobs: Sequence[Status], cluster: Cluster) -> list[str]:
+    """Return a table of a cluster's jobs as lines of text."""
     if not jobs:
-        return [f"{cluster} has no jobs; submit one: sumgrad submit digits{option}"]
+        return [f"{cluster.label} has no jobs; submit one: {cluster.command('submit digits')}"]
     rows = [("job", "name", "state", "reason", "attempt", "submitted (UTC)")]
     for job in jobs:
         start = datetime.fromtimestamp(job.start_time, UTC) if job.start_time else None
@@ -105,10 +105,8 @@ def delete_job(client: RayJobsClient, job_id: str) -> tuple[Job, RunView]:
     """
     job = find_job(client, job_id)
     if not job.latest.has_ended:
-        option = cluster_option(client.cluster)
-        raise SubmissionError(
-            f"job {job.job_id} has not ended", hint=f"sumgrad stop {job.job_id}{option}"
-        )
+        hint = client.cluster.command(f"stop {job.job_id}")
+        raise SubmissionError(f"job {job.job_id} has not ended", hint=hint)
     run = find_run(client.cluster, job.job_id)
     try:
         if client.cluster.tracking_uri is not None:

@@ -1,16 +1,14 @@
-"""Data of submitted jobs: paths that the cluster can read, and files to upload."""
+"""Data of a job before its submission: what the sent spec names, and the files to upload."""
 
 from pathlib import Path
 
 from sumgrad.jobs.data.readers.idx import find_idx_images, find_idx_labels, is_idx
 from sumgrad.jobs.data.readers.sources import find_table_files
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
-from sumgrad.jobs.service.manifest import DATA_FOLDER
+from sumgrad.jobs.service.manifest import DATA_FOLDER, FILE_SCHEME
 from sumgrad.jobs.spec.schema import BUILTIN, JobSpec
 from sumgrad.jobs.support.redaction import redact
 
-#: Start of a path on the cluster's head.
-FILE_SCHEME = "file://"
 #: Ray's job server refuses packages of more than 100 MiB, but only after the upload.
 _MAX_BYTES = 90 * 2**20
 _HINT = (
@@ -19,14 +17,10 @@ _HINT = (
 
 
 def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[str, Path]]:
-    """Return the sources to name in the sent spec, and the files to upload for them.
+    """Return the sources that change in the sent spec, by role, and the files to upload for them.
 
-    Args:
-        spec: With paths relative to the current folder.
-        upload: Whether files of this machine may be sent.
-
-    Returns:
-        The sources that change, by role, and the files by their paths below the job's folder.
+    Relative paths of the spec start in the current folder; the keys of the files are their paths
+    below the job's folder. With ``upload``, files of this machine may be sent.
 
     Raises:
         SubmissionError: Files would have to be sent and may not, or are too large.
@@ -34,7 +28,7 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[s
     """
     changed: dict[str, str] = {}
     files: dict[str, Path] = {}
-    for role, source in _sources(spec).items():
+    for role, source in spec.data.sources.items():
         if source in BUILTIN or source.startswith(f"{FILE_SCHEME}/"):
             continue
         if "://" in source:
@@ -58,28 +52,6 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[s
             hint="copy them to the cluster's head and write file:///PATH",
         )
     return changed, files
-
-
-def paths_on_head(spec: JobSpec, folder: Path) -> dict[str, str]:
-    """Return ``file://`` sources and uploaded data as paths on the cluster's head, by role.
-
-    Args:
-        spec: As it was sent.
-        folder: The job's, with the uploaded data.
-    """
-    paths = {}
-    for role, source in _sources(spec).items():
-        if source.startswith(f"{FILE_SCHEME}/"):
-            paths[role] = source.removeprefix(FILE_SCHEME)
-        elif source.startswith(f"{DATA_FOLDER}/"):
-            paths[role] = str(folder / source)
-    return paths
-
-
-def _sources(spec: JobSpec) -> dict[str, str]:
-    """Return the data that a spec names, by role; a share of the training rows has no name."""
-    sources = {role: getattr(spec.data, role) for role in ("train", "validation", "test")}
-    return {role: source for role, source in sources.items() if isinstance(source, str)}
 
 
 def _files_of(path: Path, source: str, role: str) -> tuple[str, dict[str, Path]]:

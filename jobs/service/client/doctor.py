@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sumgrad.cluster.temporary import temporary_directory
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.tracking_uri import is_server
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.checks import Check, check_mlflow
-from sumgrad.jobs.service.client.data_paths import FILE_SCHEME
+from sumgrad.jobs.service.checks import REPORT_PREFIX, Check, Report, check_mlflow
 from sumgrad.jobs.service.client.follow import wait
 from sumgrad.jobs.service.client.ray_api import RayJobsClient, doctor_hint
-from sumgrad.jobs.service.host.probe import REPORT_PREFIX, Question, Report
-from sumgrad.jobs.service.manifest import PYTHON
+from sumgrad.jobs.service.manifest import FILE_SCHEME, PYTHON
 from sumgrad.jobs.service.states import SUCCEEDED
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.support.source_digest import copy_source
@@ -41,9 +39,7 @@ _SETTLE_S = 2.0
 def run_checks(cluster: Cluster, data: Sequence[str] = ()) -> list[Check]:
     """Check everything that a job needs; checks that depend on a failed one are left out.
 
-    Args:
-        cluster: The cluster.
-        data: Paths that its machines should be able to read.
+    The machines of the cluster should be able to read the paths ``data``.
     """
     checks = _check_mlflow(cluster)
     try:
@@ -75,8 +71,8 @@ def run_probe(client: RayJobsClient, data: Sequence[str] = ()) -> Report:
         ServiceUnreachable: The job did not run, or printed no report.
     """
     name = f"{ID_PREFIX}{secrets.token_hex(4)}"
-    question = json.dumps(asdict(Question(Versions.here(), tuple(data))))
-    command = f"{PYTHON} -P -m sumgrad.jobs.service.host.probe {shlex.quote(question)}"
+    arguments = shlex.join([json.dumps(asdict(Versions.here())), *data])
+    command = f"{PYTHON} -P -m sumgrad.jobs.service.host.probe {arguments}"
     with temporary_directory("doctor-") as folder:
         modules = [str(module) for module in copy_source(folder)]
         client.submit(name, command, {"py_modules": modules}, {})
@@ -99,7 +95,7 @@ def run_probe(client: RayJobsClient, data: Sequence[str] = ()) -> Report:
             hint="SUMGRAD_PYTHON on the cluster's head names its Python, if that is not 'python'",
         )
     try:
-        return TypeAdapter(Report).validate_json(reports[-1])
+        return Report.model_validate_json(reports[-1])
     except ValidationError:
         raise ServiceUnreachable(
             f"the cluster at {address} reports what cannot be read: {one_line(reports[-1], 200)}"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from sumgrad.jobs.config.clusters import cluster_option
 from sumgrad.jobs.errors import JobLost, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.manifest import RESULT_PREFIX
@@ -162,10 +161,10 @@ class _RetryingClient:
 
     def _lost(self) -> JobLost:
         # Ray's head keeps the jobs and ends them when it ends; a new one does not know them.
-        job_id, option = self._submission_id.partition("~")[0], cluster_option(self._cluster)
+        cluster, job_id = self._cluster, self._submission_id.partition("~")[0]
         return JobLost(
-            f"{self._cluster.label} no longer knows job {job_id}: its head was restarted, which "
-            "ended the job, or the job was deleted",
-            hint=f"'sumgrad status {job_id}{option}' shows its progress, "
-            f"'sumgrad resume {job_id}{option}' resumes it",
+            f"{cluster.label} no longer knows job {job_id}: its head was restarted, which ended "
+            "the job, or the job was deleted",
+            hint=f"'{cluster.command(f'status {job_id}')}' shows its progress, "
+            f"'{cluster.command(f'resume {job_id}')}' resumes it",
         )

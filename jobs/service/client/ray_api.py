@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster, cluster_option
+from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
 from sumgrad.jobs.service.states import Attempt
 from sumgrad.jobs.support.http import RequestFailed, Response, send_request
@@ -260,7 +260,7 @@ class RayJobsClient:
 
 def doctor_hint(cluster: Cluster) -> str:
     """Return the start of the hint for an unreachable cluster; `sumgrad doctor` omits it."""
-    return f"'sumgrad doctor{cluster_option(cluster)}' looks closer; "
+    return f"'{cluster.command('doctor')}' looks closer; "
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Sequence
 
-from sumgrad.jobs.config.clusters import cluster_option
 from sumgrad.jobs.errors import JobNotFound, SubmissionError
 from sumgrad.jobs.service.client.commands import find_lost_run
 from sumgrad.jobs.service.client.follow import wait
@@ -13,7 +12,7 @@ from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.run_view import find_run
 from sumgrad.jobs.service.client.status import current_heartbeat
 from sumgrad.jobs.service.client.submit import Submission, check_no_password, send
-from sumgrad.jobs.service.host.heartbeat import HEARTBEAT_TIMEOUT_S
+from sumgrad.jobs.service.heartbeat import HEARTBEAT_TIMEOUT_S
 from sumgrad.jobs.service.ids import CLUSTER_CODE, CODE_KEY
 from sumgrad.jobs.service.manifest import JobManifest
 from sumgrad.jobs.service.versions import Versions
@@ -105,8 +104,6 @@ def _stop_silent_job(client: RayJobsClient, job: Job) -> Job:
         wait(client, job.latest.submission_id, timeout=_STOP_TIMEOUT_S)
         job = find_job(client, job.job_id)
     if not job.latest.has_ended:
-        option = cluster_option(client.cluster)
-        raise SubmissionError(
-            f"job {job.job_id} has not ended", hint=f"sumgrad logs -f {job.job_id}{option}"
-        )
+        hint = client.cluster.command(f"logs -f {job.job_id}")
+        raise SubmissionError(f"job {job.job_id} has not ended", hint=hint)
     return job

@@ -11,7 +11,7 @@ from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.tracking_uri import is_server, resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError, TrackingError
-from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
+from sumgrad.jobs.service.heartbeat import TAG, Heartbeat
 from sumgrad.jobs.service.ids import (
     CLUSTER_CODE,
     CODE_KEY,

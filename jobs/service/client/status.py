@@ -10,9 +10,10 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.service.client.jobs import Job
 from sumgrad.jobs.service.client.run_view import RunView
-from sumgrad.jobs.service.host.heartbeat import (
+from sumgrad.jobs.service.heartbeat import (
     HEARTBEAT_INTERVAL_S,
     HEARTBEAT_TIMEOUT_S,
     TRAINING_STARTED,
@@ -154,11 +155,11 @@ def needs_log(job: Job, run: RunView, now: float) -> bool:
     return job.effective.ray_state == RUNNING and not (beat and _is_current(beat, now))
 
 
-def status_lines(status: Status, run: RunView, cluster: str, option: str = "") -> list[str]:
-    """Return a status as lines of text; ``option`` selects the cluster in a printed command."""
+def status_lines(status: Status, run: RunView, cluster: Cluster) -> list[str]:
+    """Return the status of a job on a cluster as lines of text."""
     loss, age = status.loss, status.heartbeat_age_s
     fields = {
-        "cluster": cluster,
+        "cluster": cluster.label,
         "reason": status.reason,
         "loss": "" if loss is None else f"{loss:.4f} after epoch {status.epoch}",
         "heartbeat": "" if age is None else f"{age:.0f} s ago",
@@ -170,7 +171,7 @@ def status_lines(status: Status, run: RunView, cluster: str, option: str = "") -
     lines += [f"  {name:<10} {text}" for name, text in fields.items() if text]
     lines += [f"  differs    {text}" for text in status.differences]
     if status.can_resume:
-        lines.append(f"Resume it:  sumgrad resume {status.job_id}{option}")
+        lines.append(f"Resume it:  {cluster.command(f'resume {status.job_id}')}")
     return lines
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from sumgrad.cluster.temporary import temporary_directory
-from sumgrad.jobs.config.clusters import Cluster, cluster_option
+from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
 from sumgrad.jobs.service.client.data_paths import prepare_data
@@ -237,7 +237,7 @@ def _check_unused(client: RayJobsClient, job_id: str) -> None:
         return
     hint = "its folder is still on the cluster's head: choose another --id"
     if not run.is_deleted:
-        hint += f", or resume it: sumgrad resume {job_id}{cluster_option(client.cluster)}"
+        hint += f", or resume it: {client.cluster.command(f'resume {job_id}')}"
     raise SubmissionError(f"MLflow has a run of an earlier job '{job_id}'", hint=hint)
 
 

@@ -1,47 +1,27 @@
 """The checks of ``sumgrad doctor`` that a short job makes on the head of a cluster.
 
-``python -P -m sumgrad.jobs.service.host.probe '{"versions": …, "data": ["/data/rows.parquet"]}'``
+``python -P -m sumgrad.jobs.service.host.probe VERSIONS PATH…``: the versions, as JSON, of the
+machine that asks, and paths that the cluster should be able to read.
 """
 
 import glob
-import json
 import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
-from pydantic.dataclasses import dataclass
 
 from sumgrad.jobs.config.tracking_uri import URI
-from sumgrad.jobs.service.checks import Check, check_mlflow
+from sumgrad.jobs.service.checks import REPORT_PREFIX, Check, Report, check_mlflow
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 
-#: The line of the log that holds the report as JSON starts with it.
-REPORT_PREFIX = "sumgrad-probe: "
 NODE_TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """The versions of the machine that asks, and paths that the cluster should be able to read."""
-
-    versions: Versions
-    data: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Report:
-    """Checks, and the clock of each machine in seconds since 1970."""
-
-    checks: tuple[Check, ...]
-    clocks: tuple[float, ...] = ()
 
 
 class Node(NamedTuple):
@@ -54,29 +34,34 @@ class Node(NamedTuple):
     unreadable: tuple[str, ...] = ()
 
 
-def main(question: str) -> None:
+def main(versions: str, *data: str) -> None:
     """Print the report on the cluster that this process runs on."""
-    report = examine(TypeAdapter(Question).validate_json(question))
-    print(REPORT_PREFIX + json.dumps(asdict(report)), flush=True)  # noqa: T201 - read by the client
+    report = examine(TypeAdapter(Versions).validate_json(versions), data)
+    print(REPORT_PREFIX + report.model_dump_json(), flush=True)  # noqa: T201 - the client reads it
 
 
-def examine(question: Question) -> Report:
-    """Return the report; where the head lacks a library, it has one check alone."""
-    versions, data = Versions.here(), question.data
-    if versions.missing:
-        text = f"the cluster's head lacks {', '.join(versions.missing)}"
-        return Report((Check("versions", "FAIL", text, f"there: {INSTALL_HINT}"),))
+def examine(asking: Versions, data: Sequence[str] = ()) -> Report:
+    """Return the report; where the head lacks a library, it has one check alone.
+
+    ``asking`` are the versions of the machine that asks; the cluster should be able to read
+    ``data``.
+    """
+    here = Versions.here()
+    if here.missing:
+        text = f"the cluster's head lacks {', '.join(here.missing)}"
+        return Report(checks=(Check("versions", "FAIL", text, f"there: {INSTALL_HINT}"),))
     nodes, total, free = _ask_ray(data)
     checks = (
-        _check_versions(question.versions, versions),
-        _check_sumgrad(question.versions),
+        _check_versions(asking, here),
+        _check_sumgrad(asking),
         _check_nodes(nodes),
         _check_resources(total, free),
         _check_mlflow(os.environ.get(URI, "")),
         *([_check_data(nodes, data)] if data else []),
         _check_output(os.environ.get("SUMGRAD_OUTPUT", "")),
     )
-    return Report(checks, tuple(node.clock for node in nodes if node.clock is not None))
+    clocks = tuple(node.clock for node in nodes if node.clock is not None)
+    return Report(checks=checks, clocks=clocks)
 
 
 def inspect_node(paths: Sequence[str]) -> Node:
@@ -185,4 +170,4 @@ def _check_output(folder: str) -> Check:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

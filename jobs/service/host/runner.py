@@ -18,12 +18,10 @@ from typing import Any
 
 from sumgrad.jobs.errors import RunNotFound, SubmissionError
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
-from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.training import LaunchOptions, resume, train
-from sumgrad.jobs.service.client.data_paths import paths_on_head
-from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
+from sumgrad.jobs.service.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.ids import CODE_KEY, FOLDER_TAG, JOB_TAG, check_job_id
-from sumgrad.jobs.service.manifest import DATA_FOLDER, RESULT_PREFIX, JobManifest
+from sumgrad.jobs.service.manifest import DATA_FOLDER, FILE_SCHEME, RESULT_PREFIX, JobManifest
 from sumgrad.jobs.service.versions import Versions, check_versions
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
@@ -66,7 +64,7 @@ def _train(
     spec: JobSpec, earlier: RunDirectory | None, manifest: JobManifest, folder: Path
 ) -> None:
     """Train, or resume or deliver the earlier run, and print the result."""
-    reporter = HeartbeatReporter(PlainReporter(sys.stdout, every_s=1.0), manifest.attempt)
+    reporter = HeartbeatReporter(sys.stdout, manifest.attempt)
     options = LaunchOptions(
         tags={
             JOB_TAG: manifest.job_id,
@@ -147,9 +145,20 @@ def load_job_spec(folder: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
         tracking["uri"] = f"sqlite:///{folder.parent / 'mlflow.db'}"
     return spec.model_copy(
         update={
-            "data": spec.data.model_copy(update=paths_on_head(spec, folder)),
+            "data": spec.data.model_copy(update=_paths_on_head(spec, folder)),
             "cluster": spec.cluster.model_copy(update=cluster),
             "tracking": spec.tracking.model_copy(update=tracking),
             "output": str(folder / RUNS_FOLDER),
         }
     )
+
+
+def _paths_on_head(spec: JobSpec, folder: Path) -> dict[str, str]:
+    """Return uploaded data, in the job's folder, and ``file://`` sources as paths, by role."""
+    paths = {}
+    for role, source in spec.data.sources.items():
+        if source.startswith(f"{FILE_SCHEME}/"):
+            paths[role] = source.removeprefix(FILE_SCHEME)
+        elif source.startswith(f"{DATA_FOLDER}/"):
+            paths[role] = str(folder / source)
+    return paths

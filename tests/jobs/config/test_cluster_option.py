@@ -8,7 +8,6 @@ from sumgrad.jobs.config.clusters import (
     Cluster,
     ClusterConfig,
     cluster_config_path,
-    cluster_option,
     select_cluster,
     write_cluster_config,
 )
@@ -35,11 +34,12 @@ def test_the_option_selects_the_same_cluster(
     if variable is not None:
         monkeypatch.setenv("SUMGRAD_CLUSTER", variable)
     cluster = select_cluster(given)
-    words = shlex.split(cluster_option(cluster))
-    assert words in ([], ["--cluster", cluster.option])
-    assert select_cluster(words[1] if words else None) == cluster
+    program, command, *option = shlex.split(cluster.command("jobs"))
+    assert (program, command) == ("sumgrad", "jobs")
+    assert option in ([], ["--cluster", cluster.name or cluster.address])
+    assert select_cluster(option[1] if option else None) == cluster
     if given is None:
-        assert words == []
+        assert option == []
 
 
 @pytest.mark.usefixtures("named")
@@ -51,10 +51,10 @@ def test_the_option_selects_the_same_cluster(
     ],
 )
 def test_the_option_is_as_short_as_possible(given: str, option: str) -> None:
-    assert cluster_option(select_cluster(given)) == option
+    assert select_cluster(given).command("logs -f x") == f"sumgrad logs -f x{option}"
 
 
 def test_an_unreadable_configuration_is_no_obstacle() -> None:
     cluster_config_path().parent.mkdir(parents=True)
     cluster_config_path().write_text("clusters: [")
-    assert cluster_option(Cluster(address=LAB)) == f" --cluster {LAB}"
+    assert Cluster(address=LAB).command("jobs") == f"sumgrad jobs --cluster {LAB}"

@@ -360,10 +360,8 @@ def test_mlflow_of_the_environment_is_the_fallback(monkeypatch: pytest.MonkeyPat
 
 
 def test_labels_of_clusters() -> None:
-    assert (LAB.label, LAB.option) == ("lab (http://lab:8265)", "lab")
-    assert (
-        Cluster(address="http://h:1").label == Cluster(address="http://h:1").option == "http://h:1"
-    )
+    assert LAB.label == "lab (http://lab:8265)"
+    assert Cluster(address="http://h:1").label == "http://h:1"
 
 
 def token_file(path: Path, content: str | bytes, mode: int = 0o600) -> Path:

@@ -11,14 +11,10 @@ from sumgrad.jobs.config.clusters import (
     Cluster,
     ClusterConfig,
     cluster_config_path,
+    find_credentials,
     write_cluster_config,
 )
-from sumgrad.jobs.config.credentials import (
-    Credentials,
-    find_credentials,
-    login_error,
-    with_password,
-)
+from sumgrad.jobs.config.credentials import Credentials, login_error, with_password
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking.delivery import Delivery
 from sumgrad.jobs.tracking.metadata import RECORD

@@ -72,7 +72,6 @@ class Sent:
     files: Mapping[str, bytes]
     modules: tuple[str, ...]
     metadata: Mapping[str, str]
-    timeout: float
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -115,15 +114,12 @@ class FakeRayJobsClient(RayJobsClient):
         self._record("ray_version")
         return Versions.here().libraries["ray"]
 
-    def submit(
-        self,
-        submission_id: str,
-        entrypoint: str,
-        runtime_env: Mapping[str, Any],
-        metadata: Mapping[str, str],
-        *,
-        timeout: float = 30.0,
-    ) -> None:
+    def _connect(self) -> Any:
+        """Return this fake in the place of Ray's own client."""
+        return self
+
+    def submit_job(self, **job: Any) -> None:
+        submission_id, metadata = job["submission_id"], dict(job["metadata"])
         self._record(f"submit {submission_id}")
         if submission_id.startswith("sumgrad-probe-"):
             self.memory.logs[submission_id] = self.memory.probe_log
@@ -131,6 +127,7 @@ class FakeRayJobsClient(RayJobsClient):
             return
         self.memory.on_submit(submission_id)
         files = {}
+        runtime_env = job["runtime_env"]
         if folder := runtime_env.get("working_dir"):
             files = {
                 file.relative_to(folder).as_posix(): file.read_bytes()
@@ -138,10 +135,9 @@ class FakeRayJobsClient(RayJobsClient):
                 if file.is_file()
             }
         modules = tuple(Path(module).name for module in runtime_env.get("py_modules", ()))
-        sent = Sent(submission_id, entrypoint, files, modules, dict(metadata), timeout)
-        self.memory.sent.append(sent)
+        self.memory.sent.append(Sent(submission_id, job["entrypoint"], files, modules, metadata))
         self.memory.attempts[submission_id] = replace(
-            attempt(submission_id, PENDING), metadata=dict(metadata)
+            attempt(submission_id, PENDING), metadata=metadata
         )
 
     def get_attempt(self, submission_id: str) -> Attempt:

@@ -1,5 +1,6 @@
 """A job's heartbeat: its content, its delivery, and tags that are not one."""
 
+import io
 import json
 import math
 import queue
@@ -12,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumgrad.cluster.training.state import EpochReport
-from sumgrad.jobs.runs.progress import Reporter
-from sumgrad.jobs.service.host import heartbeat
-from sumgrad.jobs.service.host.heartbeat import TAG, TRAINING_STARTED, Heartbeat, HeartbeatReporter
+from sumgrad.jobs.service import heartbeat
+from sumgrad.jobs.service.heartbeat import TAG, TRAINING_STARTED, Heartbeat, HeartbeatReporter
 from tests.fuzzing import cases
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -22,28 +22,6 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 def report(epoch: int, loss: float) -> EpochReport:
     return EpochReport(epoch, epoch, loss, None, 1.0, 0.1, 100, 1.0)
-
-
-class RecordingReporter(Reporter):
-    """Records its calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.calls.append(f"note {text}")
-
-    def begin(self, epochs: int, steps_per_epoch: int, first_step: int = 0) -> None:
-        self.calls.append(f"begin {epochs} {steps_per_epoch} {first_step}")
-
-    def step(self, step: int) -> None:
-        self.calls.append(f"step {step}")
-
-    def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        self.calls.append(f"epoch {report.epoch} {accuracy}")
-
-    def end(self) -> None:
-        self.calls.append("end")
 
 
 @cases(100)
@@ -75,9 +53,9 @@ def test_any_other_tag_is_ignored(text: str) -> None:
     assert Heartbeat.from_json(text) is None
 
 
-def test_progress_is_passed_on_and_kept() -> None:
-    inner = RecordingReporter()
-    reporter = HeartbeatReporter(inner, attempt=3)
+def test_progress_is_logged_and_kept() -> None:
+    log = io.StringIO()
+    reporter = HeartbeatReporter(log, attempt=3)
     before = time.time()
     assert not reporter.current().is_training
     reporter.note("waiting for\nCPUs")
@@ -85,18 +63,22 @@ def test_progress_is_passed_on_and_kept() -> None:
     reporter.begin(20, 5, 3)
     reporter.step(1)
     reporter.epoch(report(1, 0.25), accuracy=True)
+    reporter.note("worker 1 joined")
     reporter.end()
     current = reporter.current()
-    started = [f"note {TRAINING_STARTED}", "begin 20 5 3"]
-    assert inner.calls == ["note waiting for\nCPUs", *started, "step 1", "epoch 1 True", "end"]
+    waiting, cpus, started, epoch, joined = log.getvalue().splitlines()
+    assert (waiting, cpus, started, joined) == (
+        *("waiting for", "CPUs", TRAINING_STARTED, "worker 1 joined"),
+    )
+    assert epoch.startswith("epoch 1/20  loss 0.2500")
     assert (current.is_training, current.epoch, current.epochs) == (True, 1, 20)
-    assert (current.loss, current.attempt) == (0.25, 3)
+    assert (current.loss, current.attempt, current.note) == (0.25, 3, "waiting for CPUs")
     assert before <= current.at <= time.time()
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_left_out(loss: float) -> None:
-    reporter = HeartbeatReporter(RecordingReporter())
+    reporter = HeartbeatReporter(io.StringIO())
     reporter.epoch(report(1, 0.5), accuracy=False)
     reporter.epoch(report(2, loss), accuracy=False)
     read = Heartbeat.from_json(reporter.current().to_json())
@@ -105,7 +87,7 @@ def test_a_loss_that_is_not_finite_is_left_out(loss: float) -> None:
 
 
 def test_a_long_line_is_cut_to_fit_into_a_tag() -> None:
-    reporter = HeartbeatReporter(RecordingReporter())
+    reporter = HeartbeatReporter(io.StringIO())
     reporter.note("ü" * 100_000)
     assert len(reporter.current().to_json()) < 5000
 
@@ -127,7 +109,7 @@ class Tags:
 
 @pytest.fixture
 def reporter() -> Iterator[HeartbeatReporter]:
-    reporter = HeartbeatReporter(RecordingReporter())
+    reporter = HeartbeatReporter(io.StringIO())
     yield reporter
     reporter.stop()
     for thread in threading.enumerate():

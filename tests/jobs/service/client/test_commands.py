@@ -21,11 +21,12 @@ from sumgrad.jobs.service.client.commands import (
 )
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.status import status_lines
-from sumgrad.jobs.service.host.heartbeat import TRAINING_STARTED, Heartbeat
+from sumgrad.jobs.service.heartbeat import TRAINING_STARTED, Heartbeat
 from sumgrad.jobs.service.states import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from tests.jobs.service.fakes import ADDRESS, Clock, FakeRayJobsClient, attempt
 
 FOLDER = "/data/jobs/digits-1"
+LAB = Cluster(address=ADDRESS, name="lab")
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_a_list_includes_lost_jobs_that_can_be_resumed(
     found = list_jobs(client)
     assert [each.job_id for each in found] == ["mnist-1", "digits-1", "lost-1"]
     assert (found[2].state, found[2].can_resume) == (STOPPED, True)
-    lines = job_table(found, "lab")
+    lines = job_table(found, LAB)
     assert lines[0].split()[:5] == ["job", "name", "state", "reason", "attempt"]
     assert "FINISHED" in lines[1]
     assert "1970-01-01 00:00:02" in lines[2]
@@ -141,8 +142,8 @@ def test_a_list_includes_lost_jobs_that_can_be_resumed(
 
 def test_an_empty_list_suggests_a_command() -> None:
     assert list_jobs(FakeRayJobsClient()) == []
-    assert job_table([], "lab", " --cluster lab") == [
-        "lab has no jobs; submit one: sumgrad submit digits --cluster lab"
+    assert job_table([], LAB) == [
+        f"lab ({ADDRESS}) has no jobs; submit one: sumgrad submit digits --cluster lab"
     ]
 
 
@@ -180,8 +181,8 @@ def test_the_status_of_a_job_that_ray_has_lost(
     value = json.loads(json.dumps(asdict(found)))
     assert (value["name"], value["attempt"]) == (None, 1)
     assert value["exit_code"] == (0 if status == "FINISHED" else None)
-    assert job_table([found], "lab")[1].split()[:2] == ["digits-1", "-"]
-    assert status_lines(found, run, "lab")[0].endswith("  attempt 1")
+    assert job_table([found], LAB)[1].split()[:2] == ["digits-1", "-"]
+    assert status_lines(found, run, LAB)[0].endswith("  attempt 1")
 
 
 @pytest.mark.parametrize("run", [RunView("uri"), RunView(problem="MLflow is unreachable")])

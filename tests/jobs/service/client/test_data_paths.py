@@ -10,7 +10,7 @@ import pytest
 from sumgrad.jobs.data.readers.sources import read_dataset
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
 from sumgrad.jobs.service.client import data_paths
-from sumgrad.jobs.service.client.data_paths import paths_on_head, prepare_data
+from sumgrad.jobs.service.client.data_paths import prepare_data
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
 
@@ -197,11 +197,3 @@ def test_the_home_of_an_unknown_user_is_refused() -> None:
     for upload in (False, True):
         with pytest.raises((DataNotFound, SubmissionError), match=r"data\.train"):
             prepare_data(spec("~unknown-user/x.csv"), upload=upload)
-
-
-def test_file_urls_and_uploaded_data_become_paths_of_the_head() -> None:
-    folder = Path("/jobs/digits-1")
-    sent = spec("file:///a/b c.csv", validation=0.1, test=None, label="file:///x")
-    assert paths_on_head(sent, folder) == {"train": "/a/b c.csv"}
-    sent = spec("digits", validation="file://host/x", test="data/test/x.csv")
-    assert paths_on_head(sent, folder) == {"test": "/jobs/digits-1/data/test/x.csv"}

@@ -9,11 +9,10 @@ from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.credentials import Credentials
 from sumgrad.jobs.config.directories import local_cluster_directory
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.checks import Check
+from sumgrad.jobs.service.checks import Check, Report
 from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.client.doctor import run_checks, table
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
-from sumgrad.jobs.service.host.probe import Report
 from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient, free_port
 
 OF_THE_HEAD = (Check("nodes", "ok", "2 answer: head, worker"), Check("output", "warn", "~/sumgrad"))
@@ -43,7 +42,7 @@ class Doctor:
             self.paths = paths
             if self.error is not None:
                 raise self.error
-            return Report(OF_THE_HEAD, self.clocks)
+            return Report(checks=OF_THE_HEAD, clocks=self.clocks)
 
         monkeypatch.setattr(doctor, "RayJobsClient", FakeClient)
         monkeypatch.setattr(doctor, "run_probe", run_probe)

@@ -1,25 +1,25 @@
 """The short job of ``sumgrad doctor``: its report, and that it leaves nothing on the cluster."""
 
-import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.checks import Check
+from sumgrad.jobs.service.checks import REPORT_PREFIX, Check, Report
 from sumgrad.jobs.service.client import doctor
 from sumgrad.jobs.service.client.doctor import run_probe
-from sumgrad.jobs.service.host.probe import REPORT_PREFIX, Report
 from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, SUCCEEDED, Attempt
 from tests.jobs.service.fakes import FakeRayJobsClient, attempt
 
-REPORT = Report((Check("nodes", "ok", "2 answer"), Check("output", "warn", "x", "y")), (1.5,))
+REPORT = Report(
+    checks=(Check("nodes", "ok", "2 answer"), Check("output", "warn", "x", "y")), clocks=(1.5,)
+)
 
 
 def log(*reports: Report) -> str:
-    lines = [REPORT_PREFIX + json.dumps(asdict(report)) for report in reports]
+    lines = [REPORT_PREFIX + report.model_dump_json() for report in reports]
     return "\n".join(["a warning of Ray's", *lines, "another line", ""])
 
 
@@ -36,16 +36,14 @@ class RecordingClient(FakeRayJobsClient):
         super().__init__()
         self.submitted: list[tuple[str, list[str]]] = []
 
-    def submit(
-        self, submission_id: str, entrypoint: str, runtime_env: Any, *rest: Any, **named: Any
-    ) -> None:
-        self.submitted.append((entrypoint, list(runtime_env["py_modules"])))
-        super().submit(submission_id, entrypoint, runtime_env, *rest, **named)
+    def submit_job(self, **job: Any) -> None:
+        self.submitted.append((job["entrypoint"], list(job["runtime_env"]["py_modules"])))
+        super().submit_job(**job)
 
 
 def test_the_last_report_is_returned_and_nothing_is_left() -> None:
     client = RecordingClient()
-    client.memory.probe_log = log(Report(()), REPORT)
+    client.memory.probe_log = log(Report(checks=()), REPORT)
     assert run_probe(client) == REPORT
     assert client.memory.attempts == {}
 
@@ -56,7 +54,7 @@ def test_the_job_brings_the_code_and_paths_are_not_commands() -> None:
     run_probe(client, ["/x'; touch /evil; '"])
     ((command, modules),) = client.submitted
     assert command.startswith("${SUMGRAD_PYTHON:-python} -P -m sumgrad.jobs.service.host.probe ")
-    assert json.loads(shlex.split(command)[-1])["data"] == ["/x'; touch /evil; '"]
+    assert shlex.split(command)[-1] == "/x'; touch /evil; '"
     assert [module.rpartition("/")[2] for module in modules] == ["sumgrad"]
 
 
@@ -108,9 +106,10 @@ def test_a_damaged_report_is_refused(text: str) -> None:
 class HangingClient(FakeRayJobsClient):
     """A cluster whose probes run until they are stopped, and cannot be deleted before."""
 
-    def submit(self, submission_id: str, *arguments: Any, **named: Any) -> None:
-        super().submit(submission_id, *arguments, **named)
-        self.memory.attempts[submission_id] = attempt(submission_id, RUNNING)
+    def submit_job(self, **job: Any) -> None:
+        super().submit_job(**job)
+        name = job["submission_id"]
+        self.memory.attempts[name] = attempt(name, RUNNING)
 
     def stop(self, submission_id: str) -> None:
         super().stop(submission_id)

@@ -11,7 +11,7 @@ from sumgrad.jobs.errors import JobNotFound, SubmissionError
 from sumgrad.jobs.service.client import commands, resume
 from sumgrad.jobs.service.client.resume import resume_job
 from sumgrad.jobs.service.client.run_view import RunView
-from sumgrad.jobs.service.host.heartbeat import Heartbeat
+from sumgrad.jobs.service.heartbeat import Heartbeat
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, CODE_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.manifest import ENTRYPOINT
 from sumgrad.jobs.service.states import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED

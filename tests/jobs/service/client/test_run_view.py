@@ -10,7 +10,7 @@ from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import TrackingError
 from sumgrad.jobs.service.client import run_view
 from sumgrad.jobs.service.client.run_view import RunView, find_run, find_runs, mark_deleted
-from sumgrad.jobs.service.host.heartbeat import TAG, Heartbeat
+from sumgrad.jobs.service.heartbeat import TAG, Heartbeat
 from sumgrad.jobs.service.ids import FOLDER_TAG, JOB_TAG
 from tests.jobs.service.fakes import ADDRESS, Answer, free_port, site
 

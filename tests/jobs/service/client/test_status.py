@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.service.client.jobs import Job, group_by_job
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.status import (
@@ -13,7 +14,7 @@ from sumgrad.jobs.service.client.status import (
     status_lines,
     status_without_ray,
 )
-from sumgrad.jobs.service.host.heartbeat import (
+from sumgrad.jobs.service.heartbeat import (
     HEARTBEAT_TIMEOUT_S,
     TRAINING_STARTED,
     Heartbeat,
@@ -21,6 +22,7 @@ from sumgrad.jobs.service.host.heartbeat import (
 from sumgrad.jobs.service.states import FAILED, FINISHED, PENDING, RUNNING, STOPPED, SUCCEEDED
 from tests.jobs.service.fakes import attempt
 
+LAB = Cluster(address="http://lab:8265", name="lab")
 START, NOW = 10_000.0, 10_600.0
 URI, RUN = "http://mlflow:5000", "digits-3kf9x1"
 WAITING = Heartbeat(NOW - 5, note="waiting for 2 CPUs")
@@ -227,8 +229,8 @@ def test_the_run_knows_whether_a_failure_can_be_resumed(
     seen = replace(view(run), stop_reason=stop_reason)
     found = reconcile(job(FAILED, 1), seen, NOW)
     assert (found.can_resume, found.reason) == (can_resume, reason)
-    command = "Resume it:  sumgrad resume job"
-    assert (command in status_lines(found, seen, "lab")) is (can_resume is True)
+    command = "Resume it:  sumgrad resume job --cluster lab"
+    assert (command in status_lines(found, seen, LAB)) is (can_resume is True)
     # Here Ray's exit code suffices.
     assert reconcile(job(FAILED, 2), seen, NOW).can_resume is False
     assert reconcile(job(FAILED, 3), seen, NOW).can_resume is True
@@ -315,7 +317,7 @@ def test_a_job_that_ray_has_lost(run: str, state: str, exit_code: int | None) ->
     assert (found.exit_code, found.ray_state, found.epoch) == (exit_code, "", 3)
     unknown = status_without_ray("job", view(run))
     assert (unknown.name, unknown.attempt, unknown.exit_code) == (None, None, exit_code)
-    assert status_lines(unknown, view(run), "lab")[0] == f"job  {state}"
+    assert status_lines(unknown, view(run), LAB)[0] == f"job  {state}"
 
 
 def test_a_missing_start_time_is_accepted() -> None:
@@ -347,7 +349,7 @@ def test_rays_message_is_shortened() -> None:
 
 def test_lines_of_text() -> None:
     run = view("RUNNING", replace(TRAINING, at=NOW - 61))
-    assert status_lines(reconcile(job(RUNNING), run, NOW), run, "lab (http://lab:8265)") == [
+    assert status_lines(reconcile(job(RUNNING), run, NOW), run, LAB) == [
         "job  RUNNING  attempt 1",
         "  cluster    lab (http://lab:8265)",
         "  reason     3 of at most 20 epochs done",
@@ -358,9 +360,9 @@ def test_lines_of_text() -> None:
         f"  differs    {HANGS}, or it cannot reach MLflow",
     ]
     nothing = view(None)
-    assert status_lines(reconcile(job(STOPPED), nothing, NOW), nothing, "lab") == [
+    assert status_lines(reconcile(job(STOPPED), nothing, NOW), nothing, LAB) == [
         "job  STOPPED  attempt 1",
-        "  cluster    lab",
+        "  cluster    lab (http://lab:8265)",
         "  reason     it was stopped",
-        "Resume it:  sumgrad resume job",
+        "Resume it:  sumgrad resume job --cluster lab",
     ]

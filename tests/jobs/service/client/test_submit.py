@@ -327,13 +327,16 @@ def test_a_refusal_of_the_cluster_is_an_error() -> None:
         submit(prepared(), client)
 
 
-def test_a_large_upload_has_a_longer_timeout() -> None:
+def test_a_large_upload_has_a_longer_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     client = FakeRayJobsClient()
+    timeouts: list[float] = []
+    monkeypatch.setattr(client, "submit", lambda *_, timeout: timeouts.append(timeout))
     large = Path("large.csv")
     with large.open("wb") as file:
         file.truncate(60_000_000)
     submit(replace(prepared(), files={"data/train/large.csv": large}), client)
-    assert client.memory.sent[0].timeout > 300
+    (timeout,) = timeouts
+    assert timeout > 300
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])

@@ -9,19 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 
-from sumgrad.jobs.service.checks import Check
+from sumgrad.jobs.service.checks import REPORT_PREFIX, Check, Report
 from sumgrad.jobs.service.host import probe
-from sumgrad.jobs.service.host.probe import (
-    REPORT_PREFIX,
-    Node,
-    Question,
-    Report,
-    examine,
-    inspect_node,
-    main,
-)
+from sumgrad.jobs.service.host.probe import Node, examine, inspect_node, main
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 
 HERE = Versions.here()
@@ -45,7 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def checks(*data: str, versions: Versions = HERE) -> dict[str, Check]:
-    return {check.name: check for check in examine(Question(versions, data)).checks}
+    return {check.name: check for check in examine(versions, data).checks}
 
 
 def test_a_machine_reports_which_paths_it_cannot_read(tmp_path: Path) -> None:
@@ -86,7 +77,7 @@ def test_a_healthy_cluster_passes_every_check(tmp_path: Path) -> None:
     assert "a database" in found["MLflow from the head"].message
     assert "has none of its own" in found["sumgrad"].message
     assert "data" not in checks()
-    assert examine(Question(HERE)).clocks == (1.0, 2.0)
+    assert examine(HERE).clocks == (1.0, 2.0)
 
 
 WORKER = HEALTHY["nodes"][1]
@@ -137,7 +128,7 @@ def test_an_unusable_mlflow_is_a_failure_without_secrets(
     assert "s3cr3t" not in str(check)
 
 
-def test_the_paths_of_the_question_are_inspected_and_the_report_is_printed(
+def test_the_paths_are_inspected_and_the_report_is_printed(
     cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Sequence[str]] = []
@@ -147,11 +138,11 @@ def test_the_paths_of_the_question_are_inspected_and_the_report_is_printed(
         return tuple(cluster.values())
 
     monkeypatch.setattr(probe, "_ask_ray", ask_ray)
-    main(json.dumps(asdict(Question(HERE, ("/x", "/y")))))
+    main(json.dumps(asdict(HERE)), "/x", "/y")
     out = capsys.readouterr().out
     assert out.startswith(REPORT_PREFIX)
-    report = TypeAdapter(Report).validate_json(out.removeprefix(REPORT_PREFIX))
-    assert report == examine(Question(HERE, ("/x", "/y")))
+    report = Report.model_validate_json(out.removeprefix(REPORT_PREFIX))
+    assert report == examine(HERE, ("/x", "/y"))
     assert asked[0] == ("/x", "/y")
 
 
@@ -160,7 +151,7 @@ def test_without_a_library_what_is_missing_is_the_only_check(
 ) -> None:
     lacking = replace(HERE, libraries=HERE.libraries | {"ray": "none"})
     monkeypatch.setattr(Versions, "here", lambda: lacking)
-    report = examine(Question(HERE))
+    report = examine(HERE)
     (check,) = report.checks
     assert (check.name, check.status) == ("versions", "FAIL")
     assert "lacks ray" in check.message

@@ -26,8 +26,8 @@ from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.training import LaunchOptions
 from sumgrad.jobs.service import versions
+from sumgrad.jobs.service.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.host import runner
-from sumgrad.jobs.service.host.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.host.runner import RESOURCE_TIMEOUT_S, job_folder, load_job_spec
 from sumgrad.jobs.service.ids import CODE_KEY, FOLDER_TAG, JOB_TAG
 from sumgrad.jobs.service.manifest import RESULT_PREFIX, JobManifest
@@ -152,6 +152,10 @@ def test_uploads_and_file_urls_become_paths_and_columns_do_not(output: Path) -> 
     assert found.train == str(folder / "data/train/rows.csv")
     assert (found.validation, found.test) == ("/data/v", 0.2)
     assert (found.label, found.features) == ("data/kind", "data/x")
+    data = {"train": "digits", "validation": "file://host/x", "test": "file:///a/b c.csv"}
+    found = load_job_spec(make_folder(output, data=data | {"label": "file:///x"})).data
+    assert (found.train, found.validation) == ("digits", "file://host/x")
+    assert (found.test, found.label) == ("/a/b c.csv", "file:///x")
 
 
 def test_a_lost_folder_is_reported(output: Path) -> None:
