@@ -141,13 +141,10 @@ def list_clusters(as_json: Json = False) -> None:
 def _as_json(named: "clusters.Cluster", current: str | None) -> dict[str, Any]:
     from sumgrad.jobs.support.redaction import redact
 
-    token_file, tracking_token_file = named.token_file, named.tracking_token_file
     return {
         "name": named.name,
-        "address": named.address,
+        **named.model_dump(mode="json", exclude={"ca_file"}),
         "tracking_uri": redact(named.tracking_uri) if named.tracking_uri else None,
-        "token_file": str(token_file) if token_file else None,
-        "tracking_token_file": str(tracking_token_file) if tracking_token_file else None,
         "is_current": named.name == current,
     }
 

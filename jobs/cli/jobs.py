@@ -219,10 +219,9 @@ def wait(
 ) -> None:
     """Wait until a job ends and exit with its code."""
     from sumgrad.jobs.service.client.follow import wait as wait_for
-    from sumgrad.jobs.service.client.jobs import find_job
 
     client = connect(cluster)
-    job = find_job(client, job_id)
+    job = client.find_job(job_id)
     # A refused attempt to resume the job does not change how the job ended.
     attempt = job.effective if job.latest.has_ended else job.latest
     hint = f"wait again: {client.cluster.command(f'wait {job.job_id}')}"

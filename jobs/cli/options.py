@@ -1,12 +1,13 @@
 """Arguments and options that several commands share."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from sumgrad.jobs.support.files import expand_user
 
 Spec = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped example such as 'digits'.")
@@ -33,8 +34,7 @@ Output = Annotated[
         "--output",
         "-o",
         envvar="SUMGRAD_OUTPUT",
-        # Unlike Path.expanduser it leaves the home of an unknown user as it is.
-        callback=lambda folder: Path(os.path.expanduser(folder)),  # noqa: PTH111
+        callback=lambda folder: expand_user(str(folder)),
         help="The folder that holds the runs.",
     ),
 ]

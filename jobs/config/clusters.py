@@ -19,21 +19,14 @@ from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sumgrad.jobs.config.credentials import TOKEN_FILE, Credentials
 from sumgrad.jobs.config.directories import user_directory
 from sumgrad.jobs.config.tokens import check_token, expand_home, read_token
 from sumgrad.jobs.config.tracking_uri import URI, is_server
 from sumgrad.jobs.errors import ClusterConfigError, SpecError
-from sumgrad.jobs.support.files import write_text
+from sumgrad.jobs.support.files import expand_user, write_text
 from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.validation import first_problem, problem_error
@@ -161,7 +154,7 @@ class Cluster(BaseModel):
             return check_token(given, TOKEN)
         if path := os.environ.get(TOKEN_PATH):
             return read_token(Path(path), TOKEN_PATH)
-        own = Path(os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111 - never raises
+        own = expand_user("~/.ray/auth_token")
         return read_token(own, "Ray's own token file") if own.is_file() else None
 
     def command(self, words: str) -> str:
@@ -181,7 +174,7 @@ class Cluster(BaseModel):
 class ClusterConfig(BaseModel):
     """The named clusters, and the name of the default one.
 
-    Methods that are given the name of no cluster raise `ClusterConfigError`.
+    Methods raise `ClusterConfigError` for the name of no cluster and for an invalid option.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -213,11 +206,7 @@ class ClusterConfig(BaseModel):
         return named[0] if len(named) == 1 else Cluster(address=address)
 
     def with_cluster(self, name: str, options: Mapping[str, object]) -> "ClusterConfig":
-        """Return a configuration with one more cluster, which replaces the one of its name.
-
-        Raises:
-            ClusterConfigError: The name or an option is invalid.
-        """
+        """Return a configuration with one more cluster, which replaces the one of its name."""
         try:
             new = ClusterConfig.model_validate({"clusters": {name: dict(options)}})
         except ValidationError as error:
@@ -276,11 +265,7 @@ def read_cluster_config() -> ClusterConfig:
 
 
 def write_cluster_config(config: ClusterConfig) -> None:
-    """Write the file, readable by its owner alone.
-
-    Raises:
-        ClusterConfigError: It cannot be written.
-    """
+    """Write the file, readable by its owner alone, or raise `ClusterConfigError`."""
     path = cluster_config_path()
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True))
     try:

@@ -39,11 +39,7 @@ class Credentials:
         return own is not None and own == _server(uri)
 
     def password(self) -> str:
-        """Return the token.
-
-        Raises:
-            TrackingError: The file cannot be read, holds no token, or is writable by others.
-        """
+        """Return the token, or raise `TrackingError` where `read_token` raises its error."""
         try:
             return read_token(self.token_file, self.what)
         except ClusterConfigError as error:

@@ -3,17 +3,16 @@
 import os
 from pathlib import Path
 
+from sumgrad.jobs.support.files import expand_user
+
 
 def user_directory(variable: str, default: str) -> Path:
-    """Return sumgrad's folder below a user's configuration, cache or state.
+    """Return sumgrad's folder below the one that a variable names, if that is an absolute path.
 
-    Args:
-        variable: The variable that names the folder above it, if it holds an absolute path.
-        default: Otherwise that folder, relative to the home folder.
+    Otherwise it is below ``default``, which is relative to the home folder.
     """
     base = Path(os.environ.get(variable) or "")
-    # Path.home raises for a user without one; here using the folder fails later, with its name.
-    above = base if base.is_absolute() else Path(os.path.expanduser("~"), default)  # noqa: PTH111
+    above = base if base.is_absolute() else expand_user(f"~/{default}")
     return above / "sumgrad"
 
 

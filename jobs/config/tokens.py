@@ -11,11 +11,7 @@ _MAX_BYTES = 1 << 16
 
 
 def read_token(path: Path, name: str) -> str:
-    """Return the token in a file.
-
-    Args:
-        path: The file; a ``~`` is the home folder.
-        name: The option, key or variable that names the file, for the error.
+    """Return the token in a file, which an option, a key or a variable of this name names.
 
     Raises:
         ClusterConfigError: The file cannot be read, holds no token, or is writable by others.
@@ -35,15 +31,9 @@ def read_token(path: Path, name: str) -> str:
 
 
 def check_token(token: str, source: str, hint: str = "") -> str:
-    """Return a token that an HTTP header can hold.
+    """Return a token that an HTTP header can hold, or raise `ClusterConfigError`.
 
-    Args:
-        token: The text.
-        source: Where it comes from, for the error, which does not contain the token.
-        hint: Where to get a token.
-
-    Raises:
-        ClusterConfigError: The text is not a token.
+    The error names the token's source and does not contain the token.
     """
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ClusterConfigError(f"{source} holds no token", hint=hint)
@@ -51,11 +41,7 @@ def check_token(token: str, source: str, hint: str = "") -> str:
 
 
 def expand_home(path: Path, name: str) -> Path:
-    """Return a path whose ``~`` is replaced by the home folder.
-
-    Raises:
-        ClusterConfigError: The user of ``~user`` does not exist.
-    """
+    """Return a path without ``~``, or raise `ClusterConfigError` if its user does not exist."""
     try:
         return path.expanduser()
     except RuntimeError:

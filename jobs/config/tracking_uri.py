@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from sumgrad.jobs.errors import SpecError, TrackingError, TrackingUnreachable
+from sumgrad.jobs.support.files import expand_user
 from sumgrad.jobs.support.http import RequestFailed, send_request
 from sumgrad.jobs.support.redaction import is_redacted, redact, without_user
 from sumgrad.model.validation import did_you_mean
@@ -58,7 +59,7 @@ def _absolute(uri: str, base: Path) -> str:
         if not uri.startswith(SQLITE) or not path or ":memory:" in path:
             raise _invalid(uri, "names no database file", _SQLITE_HINT)
         # normpath keeps a link to a database, which resolve would replace by its target.
-        absolute = os.path.normpath(base.absolute() / Path(path).expanduser())
+        absolute = os.path.normpath(base.absolute() / expand_user(path))
         return f"{SQLITE}{absolute}" + (f"?{query}" if query else "")
     if "://" not in uri or uri.startswith("file:"):
         raise _invalid(uri, "is a folder, and MLflow no longer keeps runs in folders", _SQLITE_HINT)

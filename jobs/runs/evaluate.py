@@ -1,7 +1,6 @@
 """Using a trained model: find it, evaluate it on rows, predict them, count what it rejects."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from sumgrad.jobs.data.prepare import PreparedData
 from sumgrad.jobs.errors import RunAmbiguous, RunNotFound
 from sumgrad.jobs.runs.directory import find_run
 from sumgrad.jobs.spec.loader import default_output
+from sumgrad.jobs.support.files import expand_user
 from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.model_logging import find_model
 from sumgrad.jobs.tracking.outbox import MODEL
@@ -51,10 +51,8 @@ def open_model(name: str, tracking_uri: str) -> SavedModel:
 
 def _find_local_model(name: str) -> Path | None:
     """Return the model of a run in the default folder of runs; None if it has none."""
-    # Unlike Path.expanduser it leaves the home of an unknown user as it is.
-    output = Path(os.path.expanduser(default_output()))  # noqa: PTH111
     try:
-        model = find_run(name, output).model
+        model = find_run(name, expand_user(default_output())).model
     except RunAmbiguous:
         raise
     except RunNotFound:

@@ -13,6 +13,7 @@ from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.loader import default_output
 from sumgrad.jobs.spec.schema import TrackingSpec
+from sumgrad.jobs.support.files import expand_user
 from sumgrad.jobs.support.redaction import is_redacted, redact
 from sumgrad.jobs.support.text import duration, plural
 
@@ -123,7 +124,7 @@ class Summary:
     def _run_argument(self) -> str:
         """Return the id if the run is in the default folder, else its folder."""
         folder = Path(self.run_folder) if self.run_folder else None
-        if folder is None or folder.parent == Path(default_output()).expanduser().absolute():
+        if folder is None or folder.parent == expand_user(default_output()).absolute():
             return self.run_id or ""
         return shlex.quote(relative_to_cwd(str(folder)))
 

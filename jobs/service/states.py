@@ -1,15 +1,15 @@
-"""Attempts to run a job as Ray reports them, and the states and exit codes that commands report.
+"""Jobs and their attempts as Ray reports them, and the states and exit codes of commands.
 
 Ray calls a finished job SUCCEEDED, and a job that a signal ended FAILED; commands report FINISHED
 and STOPPED.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sumgrad.jobs.service.ids import ATTEMPT_KEY
+from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.support.text import one_line
 
 PENDING, RUNNING, STOPPED, FAILED = "PENDING", "RUNNING", "STOPPED", "FAILED"
@@ -107,6 +107,43 @@ class Attempt:
         if self.state not in (STOPPED, FAILED) or self.driver_exit_code == REFUSED:
             return False
         return None if self.driver_exit_code == 1 else True
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, its spec's name, and its attempts, one or more, the latest last."""
+
+    job_id: str
+    name: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def latest(self) -> Attempt:
+        """The last attempt."""
+        return self.attempts[-1]
+
+    @property
+    def effective(self) -> Attempt:
+        """The attempt that decides the job's state: the last one that was not refused.
+
+        An attempt that was refused, such as one with another seed, has changed nothing.
+        """
+        first, *later = self.attempts
+        accepted = [attempt for attempt in later if attempt.driver_exit_code != REFUSED]
+        return accepted[-1] if accepted else first
+
+
+def group_by_job(attempts: Sequence[Attempt]) -> list[Job]:
+    """Return the jobs of a cluster's attempts, the newest first; other programs' are left out."""
+    by_id: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        if job_id := attempt.metadata.get(JOB_KEY):
+            by_id.setdefault(job_id, []).append(attempt)
+    jobs = []
+    for job_id, found in by_id.items():
+        found.sort(key=lambda attempt: attempt.number)
+        jobs.append(Job(job_id, found[0].metadata.get(NAME_KEY, "?"), tuple(found)))
+    return sorted(jobs, key=lambda job: job.latest.start_time or 0.0, reverse=True)
 
 
 def _parse_time(milliseconds: Any) -> float | None:

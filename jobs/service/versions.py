@@ -2,7 +2,6 @@
 
 import logging
 import platform
-from dataclasses import replace
 from importlib import metadata
 from typing import Self
 
@@ -47,10 +46,6 @@ class Versions:
             {name: _installed(name) for name in _LIBRARIES},
         )
 
-    def with_ray(self, version: str) -> Self:
-        """Return them with another version of Ray."""
-        return replace(self, libraries=self.libraries | {"ray": version})
-
     @property
     def missing(self) -> list[str]:
         """Libraries that are not installed."""
@@ -77,11 +72,8 @@ def check_versions(
 ) -> None:
     """Raise if a job runs with versions that may change its weights; log other differences.
 
-    Args:
-        submitted: Where the job was submitted.
-        found: Where it runs.
-        has_code: Whether sumgrad's code was sent along, so that it must be the same to the byte.
-        allow_mismatch: Log every difference and raise only for what is not installed.
+    The code must be the same to the byte if it was sent along (``has_code``). With
+    ``allow_mismatch``, log every difference and raise only for what is not installed.
 
     Raises:
         VersionMismatch: Names everything that differs.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.spec.schema import BUILTIN, JobSpec
+from sumgrad.jobs.support.files import expand_user
 
 
 def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
@@ -27,4 +28,4 @@ def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
 def _resolve(path: str, folder: Path) -> str:
     if path in BUILTIN or "://" in path:
         return path
-    return os.path.normpath(folder / Path(path).expanduser())
+    return os.path.normpath(folder / expand_user(path))

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves either the old or the new content, never a part."""
+"""Paths below a home folder, and writing files so that a crash leaves no part of a file."""
 
 import os
 import shutil
@@ -37,6 +37,11 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def expand_user(path: str) -> Path:
+    """Return a path without ``~``; unlike `Path.expanduser` it keeps that of an unknown user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def write_text(path: Path, text: str) -> None:

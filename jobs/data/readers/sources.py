@@ -12,6 +12,7 @@ from sumgrad.jobs.data.readers.guard import check_stop
 from sumgrad.jobs.data.readers.idx import find_idx_images, is_idx, read_idx
 from sumgrad.jobs.errors import DataError, DataNotFound
 from sumgrad.jobs.spec.schema import BUILTIN
+from sumgrad.jobs.support.files import expand_user
 from sumgrad.jobs.support.redaction import redact
 
 _MNIST_HINT = (
@@ -46,7 +47,7 @@ def read_dataset(
         return read_builtin(source, label, numeric_labels=numeric_labels).select(features)
     if "://" in source:
         raise DataNotFound(f"{redact(source)}: data is read from files of this machine only")
-    path = Path(source).expanduser()
+    path = expand_user(source)
     images = find_idx_images(path, split) if path.is_dir() else path if is_idx(path) else None
     if images is not None:
         return read_idx(images, label, numeric_labels=numeric_labels).select(features)

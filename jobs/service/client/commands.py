@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError, TrackingError
-from sumgrad.jobs.service.client.jobs import Job, find_job, group_by_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.run_view import RunView, find_run, find_runs, mark_deleted
 from sumgrad.jobs.service.client.status import Status, needs_log, reconcile, status_without_ray
 from sumgrad.jobs.service.ids import is_job_id
-from sumgrad.jobs.service.states import Attempt
+from sumgrad.jobs.service.states import Attempt, Job
 from sumgrad.jobs.support.text import align_columns
 
 _logger = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ _LOG_TIMEOUT_S, _ALL_LOGS_TIMEOUT_S = 5.0, 10.0
 def get_status(client: RayJobsClient, job_id: str) -> tuple[Status, RunView]:
     """Return the status of a job, and its run in MLflow, or raise `JobNotFound`."""
     try:
-        job = find_job(client, job_id)
+        job = client.find_job(job_id)
     except JobNotFound as error:
         run = find_lost_run(client, job_id, error)
         return status_without_ray(job_id, run), run
@@ -34,7 +33,7 @@ def get_status(client: RayJobsClient, job_id: str) -> tuple[Status, RunView]:
 
 def list_jobs(client: RayJobsClient) -> list[Status]:
     """Return a cluster's jobs, the newest first, then lost ones that can be resumed."""
-    jobs = group_by_job(client.list_attempts())
+    jobs = client.list_jobs()
     runs = find_runs(client.cluster)
     lost = runs.keys() - {job.job_id for job in jobs}
     lost_jobs = [
@@ -73,12 +72,8 @@ def job_table(jobs: Sequence[Status], cluster: Cluster) -> list[str]:
 
 
 def find_attempt(client: RayJobsClient, job_id: str, number: int | None) -> tuple[Job, Attempt]:
-    """Return a job and one of its attempts, the latest if ``number`` is None.
-
-    Raises:
-        JobNotFound: There is no such attempt.
-    """
-    job = find_job(client, job_id)
+    """Return a job and one of its attempts, the latest for None, or raise `JobNotFound`."""
+    job = client.find_job(job_id)
     for attempt in reversed(job.attempts):
         if number in (None, attempt.number):
             return job, attempt
@@ -87,7 +82,7 @@ def find_attempt(client: RayJobsClient, job_id: str, number: int | None) -> tupl
 
 def stop_job(client: RayJobsClient, job_id: str) -> tuple[Job, bool]:
     """Ask a job to end at its next step; return the job, and whether it was running."""
-    job = find_job(client, job_id)
+    job = client.find_job(job_id)
     if job.latest.has_ended:
         return job, False
     client.stop(job.latest.submission_id)
@@ -103,7 +98,7 @@ def delete_job(client: RayJobsClient, job_id: str) -> tuple[Job, RunView]:
     Raises:
         SubmissionError: The job has not ended.
     """
-    job = find_job(client, job_id)
+    job = client.find_job(job_id)
     if not job.latest.has_ended:
         hint = client.cluster.command(f"stop {job.job_id}")
         raise SubmissionError(f"job {job.job_id} has not ended", hint=hint)

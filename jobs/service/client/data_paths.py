@@ -7,6 +7,7 @@ from sumgrad.jobs.data.readers.sources import find_table_files
 from sumgrad.jobs.errors import DataNotFound, SubmissionError
 from sumgrad.jobs.service.manifest import DATA_FOLDER, FILE_SCHEME
 from sumgrad.jobs.spec.schema import BUILTIN, JobSpec
+from sumgrad.jobs.support.files import expand_user
 from sumgrad.jobs.support.redaction import redact
 
 #: Ray's job server refuses packages of more than 100 MiB, but only after the upload.
@@ -35,7 +36,7 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[s
             raise SubmissionError(
                 f"data.{role}: {redact(source)}: data are read from files only", hint=_HINT
             )
-        path = _expand_home(source, role)
+        path = expand_user(source)
         if not upload:
             where = "is on this machine" if path.exists() else "is a local path"
             raise SubmissionError(
@@ -76,10 +77,3 @@ def _with_labels(images: Path) -> dict[str, Path]:
     """Return a file of IDX images and the file with their labels, if there is one, by name."""
     labels = find_idx_labels(images)
     return {file.name: file for file in (images, labels) if file is not None}
-
-
-def _expand_home(source: str, role: str) -> Path:
-    try:
-        return Path(source).expanduser()
-    except RuntimeError:
-        raise DataNotFound(f"data.{role}: {source} names an unknown user's home folder") from None

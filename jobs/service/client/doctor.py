@@ -21,7 +21,7 @@ from sumgrad.jobs.service.manifest import FILE_SCHEME, PYTHON
 from sumgrad.jobs.service.states import SUCCEEDED
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.support.source_digest import copy_source
-from sumgrad.jobs.support.text import one_line
+from sumgrad.jobs.support.text import align_columns, one_line
 
 #: With a larger skew, curves and heartbeats are hard to read.
 MAX_CLOCK_SKEW_S = 5.0
@@ -55,13 +55,12 @@ def run_checks(cluster: Cluster, data: Sequence[str] = ()) -> list[Check]:
 
 def table(checks: Sequence[Check]) -> list[str]:
     """Return the lines of the table, each hint below its check."""
-    width = max(len(check.name) for check in checks)
-    lines = []
+    rows = []
     for check in checks:
-        lines.append(f"{check.status:<4}  {check.name:<{width}}  {check.message}")
+        rows.append((check.status, check.name, check.message))
         if check.hint:
-            lines.append(f"{'':<4}  {'':<{width}}  → {check.hint}")
-    return lines
+            rows.append(("", "", f"→ {check.hint}"))
+    return align_columns(rows)
 
 
 def run_probe(client: RayJobsClient, data: Sequence[str] = ()) -> Report:

@@ -89,13 +89,10 @@ def follow_job(
 
 
 class LogPrinter:
-    """A filter that passes on the lines of a log, except for the line with the run's result.
-
-    Attributes:
-        result: The run's result, once its line has come.
-    """
+    """A filter that passes on the lines of a log, except for the line with the run's result."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
+        #: The run's result, once its line has come.
         self.result: dict[str, Any] | None = None
         self._write = write
         self._incomplete_line = ""

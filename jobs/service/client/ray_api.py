@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import queue
-import re
 import ssl
 import threading
 import urllib.parse
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sumgrad.jobs.config.clusters import TOKEN_PATH, Cluster
 from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreachable
-from sumgrad.jobs.service.states import Attempt
+from sumgrad.jobs.service.states import Attempt, Job, group_by_job
 from sumgrad.jobs.support.http import RequestFailed, Response, send_request
 from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.support.threads import run_in_thread
 from sumgrad.model.errors import SumgradError
+from sumgrad.model.validation import did_you_mean
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -32,8 +32,8 @@ T = TypeVar("T")
 PROBE_TIMEOUT_S, CALL_TIMEOUT_S = 5.0, 30.0
 _VERSION, _JOBS = "/api/version", "/api/jobs/"
 _MAX_MESSAGE = 300
-#: The text of an error of Ray's client when the server answers 401 or 403.
-_UNAUTHORIZED = re.compile(r"status code (401|403)\b|\b(401|403) Client Error|nauthorized")
+#: Characters of an id that name a job, if its whole id is not given.
+_MIN_PREFIX = 3
 _TOKEN_HINT = (
     f"name the file of the cluster's token in {TOKEN_PATH}, or with "
     "sumgrad cluster add NAME URL --token-file FILE"
@@ -94,6 +94,31 @@ class RayJobsClient:
             lambda: [Attempt.from_ray(each) for each in found if each["submission_id"]]
         )
         return sorted(attempts, key=lambda attempt: attempt.start_time or 0.0)
+
+    def list_jobs(self) -> list[Job]:
+        """Return the cluster's jobs, the newest first."""
+        return group_by_job(self.list_attempts())
+
+    def find_job(self, text: str) -> Job:
+        """Return the job with this id, or the only one whose id starts with it.
+
+        Raises:
+            JobNotFound: There is none, or several.
+        """
+        jobs = {job.job_id: job for job in self.list_jobs()}
+        if text in jobs:
+            return jobs[text]
+        if len(text) < _MIN_PREFIX:
+            hint = f"give at least {_MIN_PREFIX} characters of the job's id"
+            raise JobNotFound(f"'{text}' is too short to name a job", hint=hint)
+        found = sorted(job_id for job_id in jobs if job_id.startswith(text))
+        if not found:
+            hint = did_you_mean(text, list(jobs)) if jobs else "it has no jobs"
+            raise JobNotFound(f"{self.cluster.label} has no job '{text}'", hint=hint)
+        if len(found) > 1:
+            names = ", ".join(found[:5])
+            raise JobNotFound(f"the ids of several jobs start with '{text}': {names}")
+        return jobs[found[0]]
 
     def stop(self, submission_id: str) -> None:
         """Ask an attempt to end: Ray sends SIGTERM at once and SIGKILL later."""
@@ -166,11 +191,8 @@ class RayJobsClient:
         except SumgradError:
             raise
         except Exception as error:  # Ray's client passes on errors of many libraries
-            text = one_line(str(error))
-            if type(error).__name__ == "AuthenticationError" or _UNAUTHORIZED.search(text):
-                raise self._unauthorized() from error
             if isinstance(error, OSError):
-                raise self._unreachable(text) from error
+                raise self._unreachable(one_line(str(error))) from error
             raise self._server_error(str(error)) from error
 
     def _connect(self) -> "JobSubmissionClient":

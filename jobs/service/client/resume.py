@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from sumgrad.jobs.errors import JobNotFound, SubmissionError
 from sumgrad.jobs.service.client.commands import find_lost_run
 from sumgrad.jobs.service.client.follow import wait
-from sumgrad.jobs.service.client.jobs import Job, find_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.run_view import find_run
 from sumgrad.jobs.service.client.status import current_heartbeat
@@ -15,6 +14,7 @@ from sumgrad.jobs.service.client.submit import Submission, check_no_password, se
 from sumgrad.jobs.service.heartbeat import HEARTBEAT_TIMEOUT_S
 from sumgrad.jobs.service.ids import CLUSTER_CODE, CODE_KEY
 from sumgrad.jobs.service.manifest import JobManifest
+from sumgrad.jobs.service.states import Job
 from sumgrad.jobs.service.versions import Versions
 
 _logger = logging.getLogger(__name__)
@@ -31,11 +31,8 @@ def resume_job(
 ) -> Submission:
     """Submit another attempt of a job, which continues where the job ended, and return it.
 
-    Args:
-        client: Of the cluster.
-        job_id: Of the job, or the start of its id.
-        overrides: ``key=value`` each.
-        allow_code_change: Whether the run may be resumed by other code than it was started with.
+    ``job_id`` may be the start of the job's id, and overrides are ``key=value``. The run is resumed
+    by other code than it was started with only if ``allow_code_change`` is true.
 
     Raises:
         JobNotFound: The cluster does not know the job, or the job was deleted.
@@ -66,7 +63,7 @@ def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int, bo
     The last value is true if the code is sent along, as it was for the first attempt.
     """
     try:
-        job = find_job(client, job_id)
+        job = client.find_job(job_id)
     except JobNotFound as error:
         # After a restart of Ray's head the cluster still has the job's folder.
         run = find_lost_run(client, job_id, error)
@@ -102,7 +99,7 @@ def _stop_silent_job(client: RayJobsClient, job: Job) -> Job:
         _logger.warning("job %s sends no heartbeats: stopping it first", job.job_id)
         client.stop(job.latest.submission_id)
         wait(client, job.latest.submission_id, timeout=_STOP_TIMEOUT_S)
-        job = find_job(client, job.job_id)
+        job = client.find_job(job.job_id)
     if not job.latest.has_ended:
         hint = client.cluster.command(f"logs -f {job.job_id}")
         raise SubmissionError(f"job {job.job_id} has not ended", hint=hint)

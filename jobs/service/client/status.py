@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.service.client.jobs import Job
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.heartbeat import (
     HEARTBEAT_INTERVAL_S,
@@ -28,6 +27,7 @@ from sumgrad.jobs.service.states import (
     STOPPED,
     SUCCEEDED,
     Attempt,
+    Job,
 )
 from sumgrad.jobs.service.versions import VERSION_MISMATCH
 from sumgrad.jobs.support.text import one_line
@@ -87,11 +87,7 @@ class Status:
 def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Status:
     """Return the status that Ray, MLflow and the heartbeat give together.
 
-    Args:
-        job: As Ray knows it.
-        run: As MLflow knows it, with the heartbeat.
-        now: In seconds since 1970.
-        log: What the attempt has printed, if it was read; see `needs_log`.
+    ``now`` is in seconds since 1970; ``log`` is what the attempt has printed, if `needs_log`.
     """
     attempt = job.effective
     beat = current_heartbeat(job, run.heartbeat)

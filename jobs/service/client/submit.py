@@ -5,7 +5,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
 from sumgrad.jobs.service.client.data_paths import prepare_data
-from sumgrad.jobs.service.client.jobs import find_job
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.run_view import find_run
 from sumgrad.jobs.service.ids import (
@@ -160,12 +159,13 @@ def submit(submission: Submission, client: RayJobsClient) -> tuple[str, bool]:
     manifest = submission.manifest
     ray_version = client.ray_version()
     if _is_sent(submission, client):
-        return find_job(client, manifest.job_id).latest.submission_id, False
+        return client.find_job(manifest.job_id).latest.submission_id, False
     if submission.has_chosen_id:
         _check_unused(client, manifest.job_id)
     # The job compares the other versions, before its first step.
     here, allow = manifest.versions, manifest.allow_version_mismatch
-    check_versions(here, here.with_ray(ray_version), has_code=True, allow_mismatch=allow)
+    there = replace(here, libraries=here.libraries | {"ray": ray_version})
+    check_versions(here, there, has_code=True, allow_mismatch=allow)
     try:
         send(submission, client)
     except ServiceUnreachable:
@@ -242,11 +242,7 @@ def _check_unused(client: RayJobsClient, job_id: str) -> None:
 
 
 def _is_sent(submission: Submission, client: RayJobsClient) -> bool:
-    """Return whether the cluster has the same attempt already.
-
-    Raises:
-        SubmissionError: The cluster has another job under the id.
-    """
+    """Return whether the cluster has the same attempt; raise `SubmissionError` for another job."""
     try:
         found = client.get_attempt(submission.id)
     except JobNotFound:

@@ -25,6 +25,7 @@ from sumgrad.jobs.service.manifest import DATA_FOLDER, FILE_SCHEME, RESULT_PREFI
 from sumgrad.jobs.service.versions import Versions, check_versions
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.schema import JobSpec
+from sumgrad.jobs.support.files import expand_user
 from sumgrad.jobs.support.logs import logs_through
 
 OUTPUT_VARIABLE = "SUMGRAD_OUTPUT"
@@ -56,7 +57,7 @@ def run(manifest: JobManifest) -> None:
         allow_mismatch=manifest.allow_version_mismatch,
     )
     spec = load_job_spec(folder, manifest.overrides)
-    earlier = next(iter(all_runs(folder / RUNS_FOLDER)), None) if manifest.attempt > 1 else None
+    earlier = next(iter(all_runs(folder / RUNS_FOLDER)), None)
     _train(spec, earlier, manifest, folder)
 
 
@@ -95,12 +96,8 @@ def _print(line: str) -> None:
 
 
 def job_folder(job_id: str) -> Path:
-    """Return a job's folder on the cluster.
-
-    Raises:
-        SubmissionError: The id is invalid, and might lead to another folder.
-    """
-    base = Path(os.environ.get(OUTPUT_VARIABLE) or "~/sumgrad").expanduser().absolute()
+    """Return a job's folder; raise `SubmissionError` for an id that might lead to another one."""
+    base = expand_user(os.environ.get(OUTPUT_VARIABLE) or "~/sumgrad").absolute()
     return base / check_job_id(job_id)
 
 

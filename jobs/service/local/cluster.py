@@ -247,10 +247,9 @@ def _last_line(log: Path) -> str:
 
 
 def down() -> bool:
-    """Stop the cluster's jobs, so that they save themselves, and end it; curves and runs stay.
+    """Stop the cluster's jobs, so that they save themselves, and end it, if there is one.
 
-    Returns:
-        Whether there was one.
+    Curves and runs stay. Return whether there was a cluster.
     """
     with _locked():
         cluster = running()

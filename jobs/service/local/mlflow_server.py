@@ -60,11 +60,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def read_password(file: Path) -> str:
-    """Return the password of ``sumgrad``.
-
-    Raises:
-        ClusterConfigError: The file holds no token, or one that MLflow does not accept.
-    """
+    """Return the password of ``sumgrad``, or raise `ClusterConfigError` if MLflow refuses it."""
     token = read_token(file, "the token file")
     if len(token) < MIN_PASSWORD_LENGTH:
         raise ClusterConfigError(

@@ -68,11 +68,7 @@ class ServerProcess:
 def start_process(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
 ) -> ServerProcess:
-    """Start a process as the leader of a new session, and append its output to a log.
-
-    Raises:
-        OSError: It cannot be started.
-    """
+    """Start a process as the leader of a new session, and append its output to a log."""
     with log.open("ab") as file:
         started = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             list(command),

@@ -17,6 +17,7 @@ from sumgrad.jobs.spec.paths import resolve_paths
         ("digits", "digits"),
         ("s3://bucket/rows.csv", "s3://bucket/rows.csv"),
         ("~/rows.csv", "/home/me/rows.csv"),
+        ("~no-such-user/rows.csv", "/project/~no-such-user/rows.csv"),
     ],
 )
 def test_sources_are_resolved(source: str, resolved: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sumgrad.jobs.errors import JobNotFound
-from sumgrad.jobs.service.client.jobs import find_job, group_by_job
 from sumgrad.jobs.service.ids import ATTEMPT_KEY, JOB_KEY
-from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED
+from sumgrad.jobs.service.states import FAILED, RUNNING, STOPPED, group_by_job
 from tests.jobs.service.fakes import ADDRESS, FakeRayJobsClient, attempt
 
 
@@ -64,13 +63,13 @@ def client() -> FakeRayJobsClient:
 def test_a_job_is_found_by_its_id_or_a_unique_start(
     client: FakeRayJobsClient, text: str, job_id: str
 ) -> None:
-    assert find_job(client, text).job_id == job_id
+    assert client.find_job(text).job_id == job_id
 
 
 @pytest.mark.parametrize("text", ["MNIST", "mnist-1.2", "mnist-12", "../x"])
 def test_an_unknown_id_is_refused(client: FakeRayJobsClient, text: str) -> None:
     with pytest.raises(JobNotFound, match="has no job") as caught:
-        find_job(client, text)
+        client.find_job(text)
     assert ADDRESS in caught.value.message
 
 
@@ -79,19 +78,19 @@ def test_a_start_of_fewer_than_three_characters_is_too_short(
     client: FakeRayJobsClient, text: str
 ) -> None:
     with pytest.raises(JobNotFound, match=f"'{text}' is too short") as caught:
-        find_job(client, text)
+        client.find_job(text)
     assert "3 characters" in caught.value.hint
 
 
 def test_an_ambiguous_start_names_the_jobs(client: FakeRayJobsClient) -> None:
     with pytest.raises(JobNotFound, match="several jobs start with 'digits-': digits-1, digits-2"):
-        find_job(client, "digits-")
+        client.find_job("digits-")
 
 
 def test_the_hint_names_the_nearest_job(client: FakeRayJobsClient) -> None:
     with pytest.raises(JobNotFound) as caught:
-        find_job(client, "mnost-1")
+        client.find_job("mnost-1")
     assert "mnist-1" in caught.value.hint
     with pytest.raises(JobNotFound) as caught:
-        find_job(FakeRayJobsClient(), "mnist-1")
+        FakeRayJobsClient().find_job("mnist-1")
     assert caught.value.hint == "it has no jobs"

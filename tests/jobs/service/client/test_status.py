@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 import pytest
 
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.service.client.jobs import Job, group_by_job
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.status import (
     Status,
@@ -19,7 +18,16 @@ from sumgrad.jobs.service.heartbeat import (
     TRAINING_STARTED,
     Heartbeat,
 )
-from sumgrad.jobs.service.states import FAILED, FINISHED, PENDING, RUNNING, STOPPED, SUCCEEDED
+from sumgrad.jobs.service.states import (
+    FAILED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    STOPPED,
+    SUCCEEDED,
+    Job,
+    group_by_job,
+)
 from tests.jobs.service.fakes import attempt
 
 LAB = Cluster(address="http://lab:8265", name="lab")
