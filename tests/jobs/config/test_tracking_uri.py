@@ -24,6 +24,7 @@ from sumgrad.jobs.runs.sync import require_credentials
         ("sqlite:///mlflow.db", "sqlite:////base/mlflow.db"),
         ("sqlite:///../up/my runs.db?timeout=3", "sqlite:////up/my runs.db?timeout=3"),
         ("sqlite:////elsewhere/x.db", "sqlite:////elsewhere/x.db"),
+        ("sqlite:///~no-such-user/x.db", "sqlite:////base/~no-such-user/x.db"),
         ("http://tracking:5000/", "http://tracking:5000"),
         ("postgresql://me:pw@db/mlflow", "postgresql://me:pw@db/mlflow"),
     ],

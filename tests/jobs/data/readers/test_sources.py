@@ -40,6 +40,11 @@ def test_a_glob_enters_each_folder_once_through_links(tmp_path: Path) -> None:
     assert names(tmp_path / "data", tmp_path) == ["data/a.csv", "data/inner/b.csv"]
 
 
+def test_a_home_folder_of_an_unknown_user_is_not_found() -> None:
+    with pytest.raises(DataNotFound, match="there is no file or folder ~no-such-user"):
+        read_dataset("~no-such-user/x.csv", "train", ("label",))
+
+
 def test_a_relative_glob_starts_in_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,15 @@ from sumgrad.jobs.errors import ClusterConfigError, JobNotFound, ServiceUnreacha
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.states import FAILED, Attempt
 from sumgrad.model.errors import SumgradError
-from tests.jobs.service.fakes import Answer, Site, free_port, site
+from tests.jobs.service.fakes import (
+    ADDRESS,
+    Answer,
+    FakeRayJobsClient,
+    Site,
+    attempt,
+    free_port,
+    site,
+)
 
 TOKEN = "t0ken-of-the-lab"
 VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "session_1"})
@@ -274,6 +282,55 @@ def test_simple_requests_import_neither_ray_nor_mlflow() -> None:
     ]
 
 
+# Jobs
+
+
+@pytest.fixture
+def fake() -> FakeRayJobsClient:
+    names = ("digits-1", "digits-2", "digits", "mnist-1")
+    return FakeRayJobsClient(*(attempt(name) for name in names))
+
+
+@pytest.mark.parametrize(
+    ("text", "job_id"),
+    [("digits-1", "digits-1"), ("digits", "digits"), ("mni", "mnist-1"), ("mnist-1", "mnist-1")],
+)
+def test_a_job_is_found_by_its_id_or_a_unique_start(
+    fake: FakeRayJobsClient, text: str, job_id: str
+) -> None:
+    assert fake.find_job(text).job_id == job_id
+
+
+@pytest.mark.parametrize("text", ["MNIST", "mnist-1.2", "mnist-12", "../x"])
+def test_an_unknown_id_is_refused(fake: FakeRayJobsClient, text: str) -> None:
+    with pytest.raises(JobNotFound, match="has no job") as caught:
+        fake.find_job(text)
+    assert ADDRESS in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "m", "mn", "x", "'"])
+def test_a_start_of_fewer_than_three_characters_is_too_short(
+    fake: FakeRayJobsClient, text: str
+) -> None:
+    with pytest.raises(JobNotFound, match=f"'{text}' is too short") as caught:
+        fake.find_job(text)
+    assert "3 characters" in caught.value.hint
+
+
+def test_an_ambiguous_start_names_the_jobs(fake: FakeRayJobsClient) -> None:
+    with pytest.raises(JobNotFound, match="several jobs start with 'digits-': digits-1, digits-2"):
+        fake.find_job("digits-")
+
+
+def test_the_hint_names_the_nearest_job(fake: FakeRayJobsClient) -> None:
+    with pytest.raises(JobNotFound) as caught:
+        fake.find_job("mnost-1")
+    assert "mnist-1" in caught.value.hint
+    with pytest.raises(JobNotFound) as caught:
+        FakeRayJobsClient().find_job("mnist-1")
+    assert caught.value.hint == "it has no jobs"
+
+
 # What Ray's own client does
 
 
@@ -362,7 +419,6 @@ def test_a_submission_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError(), "answers: "),
         (MemoryError("z"), "answers: z"),
         (OSError("reset"), "no cluster answers at .*: reset"),
-        (RuntimeError("Request failed with status code 401"), "requires a token"),
     ],
 )
 def test_errors_of_rays_client_are_one_line(
