@@ -55,7 +55,7 @@ def run_checks(cluster: Cluster, data: Sequence[str] = ()) -> list[Check]:
 
 def table(checks: Sequence[Check]) -> list[str]:
     """Return the lines of the table, each hint below its check."""
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for check in checks:
         rows.append((check.status, check.name, check.message))
         if check.hint:
