@@ -42,6 +42,10 @@ class Heartbeat:
     loss: float | None = None
     attempt: int = 1
 
+    def is_current(self, now: float) -> bool:
+        """Return whether it shows what the job does now: a job that trains does not wait again."""
+        return self.is_training or now - self.at <= 3 * HEARTBEAT_INTERVAL_S
+
     def to_json(self) -> str:
         """Return the tag's value."""
         return json.dumps(asdict(self))

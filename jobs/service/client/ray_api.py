@@ -174,7 +174,7 @@ class RayJobsClient:
         timeout: float = CALL_TIMEOUT_S,
     ) -> None:
         """Submit a command to the cluster, and upload the folders that ``runtime_env`` names."""
-        # Ray's client has no timeouts.
+        # Ray's client has no timeouts. The token was accepted when it connected.
         submitted = run_in_thread(
             "ray-jobs",
             lambda: self._connect().submit_job(
@@ -188,11 +188,11 @@ class RayJobsClient:
             submitted.result(timeout)
         except TimeoutError:
             raise self._unreachable(f"no answer in {timeout:g} s") from None
+        except OSError as error:
+            raise self._unreachable(one_line(str(error))) from error
         except SumgradError:
             raise
         except Exception as error:  # Ray's client passes on errors of many libraries
-            if isinstance(error, OSError):
-                raise self._unreachable(one_line(str(error))) from error
             raise self._server_error(str(error)) from error
 
     def _connect(self) -> "JobSubmissionClient":

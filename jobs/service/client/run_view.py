@@ -98,21 +98,15 @@ def find_runs(cluster: Cluster, job_id: str | None = None) -> Mapping[str, RunVi
 
     Every other job id has a `RunView` without a run, with the problem if MLflow could not be asked.
     """
-    if cluster.tracking_uri is None:
-        problem = (
-            "the address of the cluster's MLflow is not known here (set MLFLOW_TRACKING_URI, or "
-            "the cluster's tracking_uri)"
-        )
-        return defaultdict(lambda: RunView(problem=problem))
-    uri = redact(cluster.tracking_uri)
+    uri, problem = redact(cluster.tracking_uri or ""), ""
+    views: dict[str, RunView] = {}
     try:
         found = _query(cluster, lambda client: _search(client, job_id))
-        uri = redact(resolve_tracking_uri(cluster.tracking_uri, Path.cwd()))
+        uri = redact(resolve_tracking_uri(cluster.tracking_uri or "", Path.cwd()))
+        views = {job_id: _view(uri, run) for job_id, run in found.items()}
     except (TrackingError, SpecError) as error:
-        unknown = RunView(uri=uri, problem=error.message)
-        return defaultdict(lambda: unknown)
-    views = {job_id: _view(uri, run) for job_id, run in found.items()}
-    return defaultdict(lambda: RunView(uri=uri), views)
+        problem = error.message
+    return defaultdict(lambda: RunView(uri=uri, problem=problem), views)
 
 
 def mark_deleted(cluster: Cluster, run: RunView) -> None:
@@ -128,9 +122,15 @@ def _query(cluster: Cluster, question: "Callable[[MlflowClient], T]") -> T:
 
     Raises:
         SpecError: The URI cannot be used.
-        TrackingError: MLflow takes too long, cannot be reached, or does not understand.
+        TrackingError: MLflow is not known, takes too long, cannot be reached, or does not
+            understand.
     """
-    uri = resolve_tracking_uri(cluster.tracking_uri or "", Path.cwd())
+    if cluster.tracking_uri is None:
+        raise TrackingError(
+            "the address of the cluster's MLflow is not known here (set MLFLOW_TRACKING_URI, or "
+            "the cluster's tracking_uri)"
+        )
+    uri = resolve_tracking_uri(cluster.tracking_uri, Path.cwd())
 
     def work() -> T:
         from sumgrad.jobs.tracking.store import open_store, tracking_error

@@ -12,12 +12,7 @@ from typing import Any
 
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.service.client.run_view import RunView
-from sumgrad.jobs.service.heartbeat import (
-    HEARTBEAT_INTERVAL_S,
-    HEARTBEAT_TIMEOUT_S,
-    TRAINING_STARTED,
-    Heartbeat,
-)
+from sumgrad.jobs.service.heartbeat import HEARTBEAT_TIMEOUT_S, TRAINING_STARTED, Heartbeat
 from sumgrad.jobs.service.states import (
     FAILED,
     FINISHED,
@@ -32,8 +27,6 @@ from sumgrad.jobs.service.states import (
 from sumgrad.jobs.service.versions import VERSION_MISMATCH
 from sumgrad.jobs.support.text import one_line
 
-#: Seconds; the note of an older heartbeat does not show what the job does now.
-_CURRENT_S = 3 * HEARTBEAT_INTERVAL_S
 #: A line of the log about a finished epoch.
 _EPOCH_LINE = re.compile(r"epoch (\d+)/(\d+)  ")
 _FIRST_EPOCH = "in the first epoch of this attempt"
@@ -148,7 +141,7 @@ def current_heartbeat(job: Job, beat: Heartbeat | None) -> Heartbeat | None:
 def needs_log(job: Job, run: RunView, now: float) -> bool:
     """Return whether only its log can show what a job does."""
     beat = current_heartbeat(job, run.heartbeat)
-    return job.effective.ray_state == RUNNING and not (beat and _is_current(beat, now))
+    return job.effective.ray_state == RUNNING and not (beat and beat.is_current(now))
 
 
 def status_lines(status: Status, run: RunView, cluster: Cluster) -> list[str]:
@@ -177,11 +170,6 @@ def _progress(beat: Heartbeat | None) -> dict[str, Any]:
     return {"epoch": beat.epoch or None, "epochs": beat.epochs, "loss": beat.loss}
 
 
-def _is_current(beat: Heartbeat, now: float) -> bool:
-    """Return whether a heartbeat shows what a job does now: a job that trains does not wait."""
-    return beat.is_training or now - beat.at <= _CURRENT_S
-
-
 def _state(
     attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float, log: str | None
 ) -> tuple[str, str]:
@@ -195,7 +183,7 @@ def _state(
         return STOPPED, _REASONS.get(attempt.exit_code, _REASONS[143])
     if state == FAILED:
         return FAILED, _failure(attempt, run)
-    if beat is None or not _is_current(beat, now):
+    if beat is None or not beat.is_current(now):
         return (RUNNING, "according to Ray alone") if log is None else _state_by_log(log)
     if not beat.is_training:
         return PENDING, one_line(beat.note, _MAX_REASON) or "it is starting"

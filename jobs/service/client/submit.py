@@ -24,7 +24,6 @@ from sumgrad.jobs.service.ids import (
     DIGEST_KEY,
     JOB_KEY,
     NAME_KEY,
-    check_job_id,
     new_job_id,
 )
 from sumgrad.jobs.service.manifest import ENTRYPOINT, JobManifest
@@ -134,7 +133,7 @@ def prepare_submission(
     given.get("cluster", {}).pop("address", None)
     given.pop("output", None)
     manifest = JobManifest(
-        job_id=new_job_id(spec.name) if job_id is None else check_job_id(job_id),
+        job_id=new_job_id(spec.name) if job_id is None else job_id,
         attempt=1,
         spec_yaml=dump_yaml(given),
         versions=Versions.here(),
