@@ -39,7 +39,7 @@ class Credentials:
         return own is not None and own == _server(uri)
 
     def password(self) -> str:
-        """Return the token, or raise `TrackingError` where `read_token` raises its error."""
+        """Return the token, or raise `TrackingError` if its file cannot be used."""
         try:
             return read_token(self.token_file, self.what)
         except ClusterConfigError as error:

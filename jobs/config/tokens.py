@@ -11,7 +11,7 @@ _MAX_BYTES = 1 << 16
 
 
 def read_token(path: Path, name: str) -> str:
-    """Return the token in a file, which an option, a key or a variable of this name names.
+    """Return the token in a file; ``name`` is the option, key or variable that names the file.
 
     Raises:
         ClusterConfigError: The file cannot be read, holds no token, or is writable by others.

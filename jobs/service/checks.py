@@ -1,7 +1,4 @@
-"""The checks of ``sumgrad doctor``: their record, and the check that every machine can make.
-
-The head's report is one line of a job's log: `REPORT_PREFIX` and JSON.
-"""
+"""What client and head share of ``sumgrad doctor``: the records of checks, and that of MLflow."""
 
 from pathlib import Path
 from typing import Literal
@@ -22,6 +19,7 @@ from sumgrad.jobs.support.http import RequestFailed, send_request
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.store import open_store
 
+#: The line of the log that holds the head's report as JSON starts with it.
 REPORT_PREFIX = "sumgrad-probe: "
 
 
