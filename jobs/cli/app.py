@@ -73,8 +73,10 @@ def _add_groups() -> None:
     """Add the groups' commands to the program, each under its heading."""
     for heading, group in GROUPS.items():
         _unwrap_help(group)
-        for member in (*group.registered_commands, *group.registered_groups):
-            member.rich_help_panel = heading
+        for command in group.registered_commands:
+            command.rich_help_panel = heading
+        for subgroup in group.registered_groups:
+            subgroup.rich_help_panel = heading
         app.registered_commands += group.registered_commands
         app.registered_groups += group.registered_groups
 

@@ -66,10 +66,8 @@ def add(
     from sumgrad.jobs.errors import ClusterConfigError
 
     if name == clusters.LOCAL_NAME:
-        raise ClusterConfigError(
-            f"the name '{name}' belongs to the cluster of 'sumgrad cluster up'",
-            hint="choose another name",
-        )
+        problem = f"the name '{name}' belongs to the cluster of 'sumgrad cluster up'"
+        raise ClusterConfigError(problem, hint="choose another name")
     files = {
         "token_file": token_file,
         "ca_file": ca_file,

@@ -66,10 +66,8 @@ def normalize_address(address: str) -> str:
             hint = f"jobs are sent to the dashboard, not to Ray Client: {hint}"
         raise ClusterConfigError(f"'{redact(text)}' is not a cluster's address", hint=hint)
     if "@" in parts.netloc:
-        raise ClusterConfigError(
-            "a cluster's address has no user and no password",
-            hint=f"put its token into a file that token_file or {TOKEN_PATH} names",
-        )
+        hint = f"put its token into a file that token_file or {TOKEN_PATH} names"
+        raise ClusterConfigError("a cluster's address has no user and no password", hint=hint)
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
 
 
@@ -96,24 +94,21 @@ _UserPath = Annotated[Path, _checked(lambda path: expand_home(path, "in the clus
 
 
 class Cluster(BaseModel):
-    """A cluster, as this machine reaches it.
-
-    Attributes:
-        address: Of Ray's dashboard: ``http://host:8265``.
-        tracking_uri: Its MLflow; None if only the cluster knows it.
-        token_file: A file that holds its token and nothing else.
-        ca_file: Certificates to trust, for an https address.
-        tracking_token_file: A file that holds the token of its MLflow and nothing else.
-        name: Its key in the configuration; None if it was given by its address.
-    """
+    """A cluster, as this machine reaches it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    #: The address of Ray's dashboard: ``http://host:8265``.
     address: Annotated[str, _checked(normalize_address)]
+    #: Its MLflow; None if only the cluster knows it.
     tracking_uri: str | None = None
+    #: A file that holds its token and nothing else.
     token_file: _UserPath | None = None
+    #: Certificates to trust, for an https address.
     ca_file: _UserPath | None = None
+    #: A file that holds the token of its MLflow and nothing else.
     tracking_token_file: _UserPath | None = None
+    #: Its key in the configuration; None if it was given by its address.
     name: Annotated[str | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
@@ -273,10 +268,8 @@ def write_cluster_config(config: ClusterConfig) -> None:
         write_text(path, text)
         path.chmod(0o600)
     except OSError as error:
-        raise ClusterConfigError(
-            f"{path}, the file of named clusters, cannot be written: {error.strerror}",
-            hint=f"set {CONFIG} to another file",
-        ) from None
+        problem = f"{path}, the file of named clusters, cannot be written: {error.strerror}"
+        raise ClusterConfigError(problem, hint=f"set {CONFIG} to another file") from None
 
 
 def select_cluster(given: str | None) -> Cluster:

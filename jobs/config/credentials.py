@@ -69,10 +69,8 @@ def login_error(code: int, uri: str, credentials: Credentials | None) -> LoginRe
     """
     server = f"the MLflow server at {redact(uri)}"
     if code == 403:
-        return LoginRefused(
-            f"{server} answers 403: this user may not do that",
-            hint="ask the server's administrator for the permission",
-        )
+        hint = "ask the server's administrator for the permission"
+        return LoginRefused(f"{server} answers 403: this user may not do that", hint=hint)
     if code != 401:
         return None
     if credentials is not None:

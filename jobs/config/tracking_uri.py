@@ -29,12 +29,8 @@ LOGIN_VARIABLES = (
 def resolve_tracking_uri(uri: str, base: Path) -> str:
     """Return a tracking URI that does not depend on the current folder.
 
-    A URI that a run recorded without its secrets gets them back; see `with_credentials`.
-
-    Args:
-        uri: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``http://…`` or another URI
-            that MLflow takes.
-        base: The folder that a relative database file belongs to.
+    A relative database file belongs to the folder ``base``. A URI that a run recorded without its
+    secrets gets them back; see `with_credentials`.
 
     >>> resolve_tracking_uri("sqlite:///mlflow.db", Path("/jobs"))
     'sqlite:////jobs/mlflow.db'
@@ -154,10 +150,8 @@ def check_tracking_reachable(uri: str) -> None:
         if database.is_dir() or not os.access(target, os.W_OK):
             raise TrackingError(f"{target} cannot be written", hint=_SQLITE_HINT)
     elif is_server(uri) and (problem := _server_problem(uri)):
-        raise TrackingUnreachable(
-            f"the MLflow server at {redact(uri)} {problem}",
-            hint="start it, or choose a file: --set tracking.uri=sqlite:///mlflow.db",
-        )
+        hint = "start it, or choose a file: --set tracking.uri=sqlite:///mlflow.db"
+        raise TrackingUnreachable(f"the MLflow server at {redact(uri)} {problem}", hint=hint)
 
 
 def _server_problem(uri: str) -> str | None:

@@ -40,8 +40,6 @@ def is_job_id(text: str) -> bool:
 def check_job_id(text: str) -> str:
     """Return a job id that a user chose, or raise `SubmissionError` if it is invalid."""
     if not is_job_id(text):
-        raise SubmissionError(
-            f"'{text}' cannot be a job's id",
-            hint="3 to 63 letters, digits, dashes and underscores, a letter or a digit first",
-        )
+        hint = "3 to 63 letters, digits, dashes and underscores, a letter or a digit first"
+        raise SubmissionError(f"'{text}' cannot be a job's id", hint=hint)
     return text

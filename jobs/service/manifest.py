@@ -30,31 +30,28 @@ _MAX_BYTES = 1 << 22
 
 
 class JobManifest(BaseModel):
-    """An attempt to run a job, as it is submitted.
-
-    Attributes:
-        format: Number of this set of keys; another version of sumgrad may read the file.
-        job_id: Also the name of the job's folder on the cluster.
-        spec_yaml: What the user set in the spec; for the rest the cluster's defaults hold. None for
-            an attempt that resumes an earlier one.
-        overrides: ``key=value`` each, for an attempt that resumes an earlier one.
-        versions: Of the machine that submits the job.
-        has_code: Whether sumgrad's code is sent along.
-        allow_code_change: Whether other code than that of earlier attempts may resume the run.
-        tags: For the run in MLflow: the user, the commit.
-    """
+    """An attempt to run a job, as it is submitted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    #: Number of this set of keys; another version of sumgrad may read the file.
     format: Literal[2] = 2
+    #: Also the name of the job's folder on the cluster.
     job_id: Annotated[str, AfterValidator(check_job_id)]
     attempt: Annotated[int, Field(ge=1)]
+    #: What the user set in the spec; for the rest the cluster's defaults hold. None for an attempt
+    #: that resumes an earlier one.
     spec_yaml: str | None
+    #: Of the machine that submits the job.
     versions: Versions
+    #: ``key=value`` each, for an attempt that resumes an earlier one.
     overrides: tuple[str, ...] = ()
+    #: Whether sumgrad's code is sent along.
     has_code: bool = False
     allow_version_mismatch: bool = False
+    #: Whether other code than that of earlier attempts may resume the run.
     allow_code_change: bool = False
+    #: For the run in MLflow: the user, the commit.
     tags: Mapping[str, str] = {}
 
     @property

@@ -30,22 +30,19 @@ _MAX_TIME_S = 253_370_764_800
 
 @dataclass(frozen=True)
 class Attempt:
-    """One submission to Ray.
-
-    Attributes:
-        ray_state: One of `RAY_STATES`.
-        message: Ray's description of the state.
-        driver_exit_code: Of the job's process; negative for a signal; None while it is not known.
-        start_time: When it was submitted, in seconds since 1970.
-        metadata: As given at the submission.
-    """
+    """One submission to Ray."""
 
     submission_id: str
+    #: One of `RAY_STATES`.
     ray_state: str
+    #: Ray's description of the state.
     message: str
+    #: The exit code of the job's process; negative for a signal; None while it is not known.
     driver_exit_code: int | None
+    #: When it was submitted, in seconds since 1970.
     start_time: float | None
     end_time: float | None
+    #: Metadata as given at the submission.
     metadata: Mapping[str, str]
 
     @classmethod

@@ -23,17 +23,14 @@ _MISSING = "none"
 
 @dataclass(frozen=True)
 class Versions:
-    """Versions of Python, of sumgrad and of the libraries that results depend on.
-
-    Attributes:
-        code: A digest of sumgrad's source files.
-        python: Major and minor version; Ray needs the same on all machines.
-        libraries: ``none`` for a library that is not installed.
-    """
+    """Versions of Python, of sumgrad and of the libraries that results depend on."""
 
     sumgrad: str
+    #: A digest of sumgrad's source files.
     code: str
+    #: Major and minor version; Ray needs the same on all machines.
     python: str
+    #: ``none`` for a library that is not installed.
     libraries: dict[str, str]
 
     @classmethod
@@ -79,9 +76,8 @@ def check_versions(
         VersionMismatch: Names everything that differs.
     """
     if found.missing:
-        raise VersionMismatch(
-            f"{VERSION_MISMATCH}: {', '.join(found.missing)} not installed", hint=INSTALL_HINT
-        )
+        problem = f"{VERSION_MISMATCH}: {', '.join(found.missing)} not installed"
+        raise VersionMismatch(problem, hint=INSTALL_HINT)
     differences = submitted.differences(found)
     fatal = [differences.pop(name) for name in _MUST_MATCH if name in differences]
     harmless = list(differences.values())

@@ -33,15 +33,13 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[s
         if source in BUILTIN or source.startswith(f"{FILE_SCHEME}/"):
             continue
         if "://" in source:
-            raise SubmissionError(
-                f"data.{role}: {redact(source)}: data are read from files only", hint=_HINT
-            )
+            problem = f"data.{role}: {redact(source)}: data are read from files only"
+            raise SubmissionError(problem, hint=_HINT)
         path = expand_user(source)
         if not upload:
             where = "is on this machine" if path.exists() else "is a local path"
-            raise SubmissionError(
-                f"data.{role}: {source} {where}, where the cluster cannot read it", hint=_HINT
-            )
+            problem = f"data.{role}: {source} {where}, where the cluster cannot read it"
+            raise SubmissionError(problem, hint=_HINT)
         name, found = _files_of(path, source, role)
         changed[role] = f"{DATA_FOLDER}/{role}/{name}".rstrip("/")
         files |= {f"{DATA_FOLDER}/{role}/{each}": file for each, file in found.items()}

@@ -79,10 +79,8 @@ def run_probe(client: RayJobsClient, data: Sequence[str] = ()) -> Report:
     try:
         attempt = wait(client, name, timeout=PROBE_TIMEOUT_S, interval=_INTERVAL_S)
         if attempt is None:
-            raise ServiceUnreachable(
-                f"the cluster at {address} has not run a short job in {PROBE_TIMEOUT_S:g} s",
-                hint="look at 'ray job list' and the head's logs",
-            )
+            problem = f"the cluster at {address} has not run a short job in {PROBE_TIMEOUT_S:g} s"
+            raise ServiceUnreachable(problem, hint="look at 'ray job list' and the head's logs")
         lines = [line for line in client.get_log(name).splitlines() if line.strip()]
     finally:
         _delete(client, name)

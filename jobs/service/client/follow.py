@@ -1,4 +1,8 @@
-"""Following a job's log, and waiting for a job, until Ray confirms that it has ended."""
+"""Following a job's log, and waiting for a job, until Ray confirms that it has ended.
+
+All functions raise `ServiceUnreachable` if the cluster has not answered for `RECONNECT_TIMEOUT_S`,
+and `JobLost` if the attempt was deleted or the cluster was restarted.
+"""
 
 import json
 import logging
@@ -28,12 +32,7 @@ def wait(
     timeout: float = math.inf,
     interval: float = _INTERVAL_S,
 ) -> Attempt | None:
-    """Return an attempt when it has ended; None if it has not after ``timeout`` seconds.
-
-    Raises:
-        ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
-        JobLost: The attempt was deleted, or the cluster was restarted.
-    """
+    """Return an attempt when it has ended; None if it has not after ``timeout`` seconds."""
     query = _RetryingClient(client, submission_id).query
 
     def ended() -> Attempt | None:
@@ -44,12 +43,7 @@ def wait(
 
 
 def follow(client: RayJobsClient, submission_id: str, write: Callable[[str], None]) -> Attempt:
-    """Pass on what an attempt prints, each character once and in order, and return how it ended.
-
-    Raises:
-        ServiceUnreachable: The cluster has not answered for `RECONNECT_TIMEOUT_S`.
-        JobLost: The attempt was deleted, or the cluster was restarted.
-    """
+    """Pass on what an attempt prints, each character once and in order, and return how it ended."""
     retry = _RetryingClient(client, submission_id).retry
     written = 0
     while True:

@@ -135,12 +135,9 @@ class RayJobsClient:
         return text if isinstance(text, str) else ""
 
     def tail_log(self, submission_id: str) -> Iterator[str]:
-        """Yield what an attempt prints, from its start, until the connection ends.
+        """Yield what an attempt prints, from its start, and "" after each second without output.
 
         The attempt may still run when the connection ends: `get_attempt` knows.
-
-        Yields:
-            Pieces of text, and an empty one after each second without any.
         """
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 

@@ -41,28 +41,25 @@ _MAX_ATTEMPTS = 1_000_000
 
 @dataclass(frozen=True)
 class RunView:
-    """What MLflow knows about a job; texts come from tags, which other programs can write.
+    """What MLflow knows about a job; texts come from tags, which other programs can write."""
 
-    Attributes:
-        uri: Of the store, without secrets; empty if it is not known here.
-        run_id: Of the job's newest run, as commands print it; None if it has none.
-        status: RUNNING, FINISHED, FAILED or KILLED.
-        problem: Why MLflow could not be asked; empty if it could.
-        name: Of the job's spec.
-        folder: Of the job, on the cluster's head.
-        is_deleted: Whether the job was deleted from its cluster.
-        has_sent_code: Whether the job runs the code of the machine that submitted it.
-    """
-
+    #: The URI of the store, without secrets; empty if it is not known here.
     uri: str = ""
+    #: The id of the job's newest run, as commands print it; None if it has none.
     run_id: str | None = None
+    #: RUNNING, FINISHED, FAILED or KILLED.
     status: str | None = None
     heartbeat: Heartbeat | None = None
+    #: Why MLflow could not be asked; empty if it could.
     problem: str = ""
     stop_reason: str = ""
+    #: The name of the job's spec.
     name: str = ""
+    #: The job's folder on the cluster's head.
     folder: str = ""
+    #: Whether the job was deleted from its cluster.
     is_deleted: bool = False
+    #: Whether the job runs the code of the machine that submitted it.
     has_sent_code: bool = True
     mlflow_run_id: str = ""
 

@@ -46,34 +46,31 @@ _STATE_BY_RUN = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": STOPPED}
 
 @dataclass(frozen=True)
 class Status:
-    """The status of a job; what is not known is None.
-
-    Attributes:
-        state: PENDING, RUNNING, FINISHED, FAILED or STOPPED.
-        ray_state: Ray's own state; empty if Ray does not know the job.
-        epoch: Finished epochs; None until this attempt has finished one.
-        epochs: The largest number of epochs.
-        loss: Of the training rows in the last finished epoch.
-        start_time: When the attempt was submitted, in seconds since 1970.
-        differences: What Ray, MLflow and the heartbeat disagree in.
-    """
+    """The status of a job; what is not known is None."""
 
     job_id: str
     name: str | None
+    #: PENDING, RUNNING, FINISHED, FAILED or STOPPED.
     state: str
     reason: str
     attempt: int | None
     submission_id: str
+    #: Ray's own state; empty if Ray does not know the job.
     ray_state: str = ""
     exit_code: int | None = None
     can_resume: bool | None = False
     run_id: str | None = None
+    #: Finished epochs; None until this attempt has finished one.
     epoch: int | None = None
+    #: The largest number of epochs.
     epochs: int | None = None
+    #: The loss of the training rows in the last finished epoch.
     loss: float | None = None
     heartbeat_age_s: float | None = None
+    #: When the attempt was submitted, in seconds since 1970.
     start_time: float | None = None
     end_time: float | None = None
+    #: What Ray, MLflow and the heartbeat disagree in.
     differences: list[str] = field(default_factory=list)
 
 

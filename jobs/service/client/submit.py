@@ -41,18 +41,15 @@ _SEND_TIMEOUT_S, _MIN_BYTES_PER_S = 60.0, 200_000
 
 @dataclass(frozen=True)
 class Submission:
-    """An attempt that is ready to be sent.
+    """An attempt that is ready to be sent."""
 
-    Attributes:
-        manifest: What the job reads on the cluster.
-        name: Of the job's spec.
-        files: To upload, by their paths below the job's folder.
-        has_chosen_id: Whether the user chose the job's id, so that an earlier job may have it.
-    """
-
+    #: What the job reads on the cluster.
     manifest: JobManifest
+    #: The name of the job's spec.
     name: str
+    #: Files to upload, by their paths below the job's folder.
     files: Mapping[str, Path] = field(default_factory=dict)
+    #: Whether the user chose the job's id, so that an earlier job may have it.
     has_chosen_id: bool = False
 
     @property
@@ -247,10 +244,8 @@ def _is_sent(submission: Submission, client: RayJobsClient) -> bool:
     except JobNotFound:
         return False
     if found.metadata.get(DIGEST_KEY) != submission.digest:
-        raise SubmissionError(
-            f"the cluster has another job with the id '{submission.manifest.job_id}'",
-            hint="choose another --id",
-        )
+        problem = f"the cluster has another job with the id '{submission.manifest.job_id}'"
+        raise SubmissionError(problem, hint="choose another --id")
     return True
 
 

@@ -35,11 +35,7 @@ RESOURCE_TIMEOUT_S = 30 * 86_400.0
 
 
 def run(manifest: JobManifest) -> None:
-    """Run an attempt of a job: train, resume, or deliver what MLflow lacks.
-
-    Raises:
-        SumgradError: The job failed, or was refused.
-    """
+    """Run an attempt of a job: train, resume, or deliver what MLflow lacks, or raise its error."""
     versions = Versions.here()
     origin = " of the submitter" if manifest.has_code else ""
     _print(

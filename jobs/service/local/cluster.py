@@ -46,20 +46,16 @@ _TEMPORARY_PREFIX = "sumgrad-up-"
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """The servers that `up` has started.
+    """The servers that `up` has started."""
 
-    Attributes:
-        address: Of Ray's dashboard.
-        temporary: A private folder for this instance alone: Ray's jobs find their cluster by a file
-            in it.
-        cpus: For jobs; None for all.
-    """
-
+    #: The address of Ray's dashboard.
     address: str
     tracking_uri: str
+    #: A private folder for this instance alone: Ray's jobs find their cluster by a file in it.
     temporary: str
     ray: ServerProcess
     mlflow: ServerProcess
+    #: CPUs for jobs; None for all.
     cpus: int | None = None
 
     @property

@@ -20,15 +20,12 @@ STOP_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """The leader of a session, to which everything that it starts belongs.
+    """The leader of a session, to which everything that it starts belongs."""
 
-    Attributes:
-        pid: More than 1: the other ids address groups of processes, or init.
-        started: Seconds from the machine's boot to its start; a later process with the same id has
-            another start.
-    """
-
+    #: An id of more than 1: the other ones address groups of processes, or init.
     pid: Annotated[int, Field(gt=1)]
+    #: Seconds from the machine's boot to its start; a later process with the same id has another
+    #: start.
     started: float
 
     @property
