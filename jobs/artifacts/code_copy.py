@@ -5,7 +5,6 @@ a package named after its content: it neither hides an installed sumgrad nor is 
 models of two versions can be used in one process.
 """
 
-import ast
 import hashlib
 import os
 import re
@@ -15,15 +14,18 @@ from pathlib import Path
 
 from sumgrad.jobs.support.source_digest import source_files
 
-#: The module that loads saved models; its imports decide what is copied.
-ROOT = "jobs.artifacts.saved_model"
+#: `sumgrad.jobs.artifacts.saved_model`, which loads models, and all that it imports.
+REQUIRED = (
+    *("model", "jobs/errors.py", "jobs/artifacts/saved_model.py", "jobs/data/schema.py"),
+    *("jobs/support/files.py", "jobs/support/memory.py"),
+)
 _DIGEST_CHARACTERS = 12
 _WRITE_BY_OTHERS = 0o022
 
 
 def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
     """Copy MLflow's models-from-code file and, as a package, the code that a saved model needs."""
-    sources = {name: path.read_text("utf-8") for name, path in required_files(ROOT).items()}
+    sources = {name: path.read_text("utf-8") for name, path in source_files(*REQUIRED).items()}
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
     package = f"sumgrad_{digest[:_DIGEST_CHARACTERS]}"
     for name, text in {**sources, "__init__.py": ""}.items():
@@ -33,31 +35,6 @@ def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
     copied = folder / entry.name
     copied.write_text(rename_package(entry.read_text("utf-8"), package), "utf-8")
     return copied, folder / package
-
-
-def required_files(module: str) -> dict[str, Path]:
-    """Return the files of a module of sumgrad and of those it imports, by their relative names."""
-    available = source_files()
-    found: dict[str, Path] = {}
-    pending = [module]
-    while pending:
-        name = pending.pop()
-        path = name.replace(".", "/")
-        file = next((f for f in (f"{path}.py", f"{path}/__init__.py") if f in available), "")
-        if file and file not in found:
-            found[file] = available[file]
-            pending += [name.rpartition(".")[0], *_imports(found[file].read_text("utf-8"))]
-    return dict(sorted(found.items()))
-
-
-def _imports(source: str) -> Iterator[str]:
-    """Yield the names of modules that a module imports from sumgrad."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sumgrad."):
-            module = (node.module or "").removeprefix("sumgrad.")
-            yield module
-            # `from package import name` can import a module of the package.
-            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def rename_package(source: str, package: str) -> str:

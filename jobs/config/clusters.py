@@ -202,10 +202,11 @@ class ClusterConfig(BaseModel):
 
     def with_cluster(self, name: str, options: Mapping[str, object]) -> "ClusterConfig":
         """Return a configuration with one more cluster, which replaces the one of its name."""
+        document = {"clusters": {name: dict(options)}}
         try:
-            new = ClusterConfig.model_validate({"clusters": {name: dict(options)}})
+            new = ClusterConfig.model_validate(document)
         except ValidationError as error:
-            problem = first_problem(error, ClusterConfig)
+            problem = first_problem(error, ClusterConfig, document)
             raise ClusterConfigError(problem.message, hint=problem.hint) from None
         return self.model_copy(update={"clusters": self.clusters | new.clusters})
 
@@ -251,7 +252,7 @@ def read_cluster_config() -> ClusterConfig:
     try:
         return ClusterConfig.model_validate({} if tree.value is None else tree.value)
     except ValidationError as error:
-        problem = first_problem(error, ClusterConfig)
+        problem = first_problem(error, ClusterConfig, tree.value)
         line = tree.line_of(problem.path)
         raise ClusterConfigError(
             f"{path}{f', line {line}' if line else ''}: {problem}",

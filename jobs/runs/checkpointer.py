@@ -21,6 +21,7 @@ class Checkpointer:
 
     Training waits for a copy of the arrays only. While a checkpoint is being written no other is
     taken, so a slow disk makes them less frequent. The thread calls `before_write` before each.
+    A resumed run continues with the step and the lowest loss of the checkpoint `start`.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Checkpointer:
         store: CheckpointStore,
         signature: Mapping[str, Any],
         spec: CheckpointSpec,
+        start: Checkpoint | None = None,
         before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -36,6 +38,8 @@ class Checkpointer:
         self._before_write = before_write
         self._last_step, self._last_time = 0, time.monotonic()
         self._lowest_loss = math.inf
+        if start is not None:
+            self._last_step, self._lowest_loss = start.snapshot.step, start.lowest_loss
         self._is_failing = False
         self._changed = threading.Condition()
         #: Guarded by `_changed`, as the two below: what to write, the best apart from the latest.
@@ -44,11 +48,6 @@ class Checkpointer:
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
-
-    def resume_from(self, checkpoint: Checkpoint) -> None:
-        """Continue with the step and the lowest loss of an earlier checkpoint."""
-        self._last_step = checkpoint.snapshot.step
-        self._lowest_loss = checkpoint.lowest_loss
 
     def boundary(self, state: TrainingState, report: EpochReport | None) -> None:
         """Take a snapshot if one is due; the driver calls this between two steps."""

@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,15 +58,11 @@ class CheckpointStore:
     Args:
         folder: Created with the first checkpoint.
         keep: The number of latest checkpoints to keep, besides the best one.
-        run: The run's ids and its spec, which are stored for the user.
     """
 
-    def __init__(
-        self, folder: Path, keep: int = 2, run: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
         self._keep = keep
-        self._run = run
 
     def write(self, checkpoint: Checkpoint, *, is_best: bool = False) -> Path:
         """Write a checkpoint, and then remove those that need not be kept.
@@ -86,7 +81,7 @@ class CheckpointStore:
             except CheckpointError:
                 _set_aside(path)
         if not path.exists():
-            write_folder(path, lambda target: _write(target, checkpoint, self._run))
+            write_folder(path, lambda target: _write(target, checkpoint))
         self._prune(path)
         return path
 
@@ -168,7 +163,7 @@ def _read(path: Path) -> Checkpoint:
     )
 
 
-def _write(folder: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
     snapshot = checkpoint.snapshot
     # ascontiguousarray would give a scalar a dimension.
     arrays = {name: np.asarray(array, order="C") for name, array in snapshot.arrays.items()}
@@ -176,7 +171,6 @@ def _write(folder: Path, checkpoint: Checkpoint, run: Mapping[str, Any]) -> None
     lowest = checkpoint.lowest_loss
     content = {
         "signature": dict(checkpoint.signature),
-        "run": dict(run),
         "snapshot": dict(snapshot.metadata),
         # JSON has no infinity.
         "lowest_loss": lowest if math.isfinite(lowest) else None,

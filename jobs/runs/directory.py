@@ -67,11 +67,10 @@ class RunDirectory:
         self._lock = FileLock(self.path / _LOCK, timeout=_LOCK_TIMEOUT_S, thread_local=False)
 
     @classmethod
-    def create(
-        cls, path: Path, record: RunRecord, spec_yaml: str, example: str = ""
-    ) -> "RunDirectory":
+    def create(cls, path: Path, record: RunRecord, example: str = "") -> "RunDirectory":
         """Create the directory of a new run, completely or, if an OSError is raised, not at all."""
-        contents = {SPEC: spec_yaml, EXAMPLE: example, METRICS: "", RECORD: record.to_json()}
+        spec = record.metadata.spec_yaml
+        contents = {SPEC: spec, EXAMPLE: example, METRICS: "", RECORD: record.to_json()}
 
         def fill(folder: Path) -> None:
             for name, text in contents.items():
@@ -128,14 +127,7 @@ class RunDirectory:
 
     def checkpoints(self, keep: int = 2) -> CheckpointStore:
         """Return the run's checkpoints."""
-        record = self.record
-        run = {
-            "run_id": record.run_id,
-            "mlflow_run_id": self.mlflow_run_id,
-            "name": record.metadata.name,
-            "spec": record.metadata.spec_yaml,
-        }
-        return CheckpointStore(self.path / "checkpoints", keep, run)
+        return CheckpointStore(self.path / "checkpoints", keep)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -159,13 +151,14 @@ class RunDirectory:
     def is_locked(self) -> bool:
         """Whether another process trains or delivers the run."""
         try:
-            with FileLock(self.path / _LOCK, timeout=0):
-                return False
-        except Timeout:
+            # Unlike `lock`, this needs no permission to write.
+            with (self.path / _LOCK).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
         except OSError:
-            # This user cannot write there.
-            return _is_locked_by_another_user(self.path / _LOCK)
+            return False  # There is no lock file, or it cannot be read.
+        return False
 
     @property
     def status(self) -> str:
@@ -210,18 +203,6 @@ def find_run(name: str, output: Path) -> RunDirectory:
         hint = "give its directory, or the folder with --output"
         raise RunNotFound(f"no run {name} in {output}", hint=hint)
     return matching[0]
-
-
-def _is_locked_by_another_user(file: Path) -> bool:
-    """Return whether the process of a user that can write a lock file holds its lock."""
-    try:
-        with file.open("rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # There is no lock file, or it cannot be read.
-    return False
 
 
 def _has_record(path: Path) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
 
-from sumgrad.cluster.training.stopping import RESUMABLE
+from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
 from sumgrad.jobs.errors import RunDamaged
 from sumgrad.jobs.runs.build import TrainingJob
@@ -27,20 +27,19 @@ from sumgrad.model.parameters import weights_sha256
 SUMMARY = "summary.json"
 
 
-def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float) -> Summary:
+def save_run(run: ActiveRun, result: RunResult, started: float) -> Summary:
     """Save the model, record how the run ended, and deliver it; `started` is a `time.monotonic`.
 
     Raises:
         ModelNotSaved, OSError: The disk is full, for example.
     """
-    training, directory = result.training, run.directory
-    model = _save_model(job, result, directory)
-    reject = job.spec.data.reject
-    rejection = measure_rejection(model, job.data, reject.unseen) if reject else None
+    training, directory, data = result.training, run.directory, run.job.data
+    model = _save_model(run, training)
+    reject = run.job.spec.data.reject
+    rejection = measure_rejection(model, data, reject.unseen) if reject else None
     step = training.report.epoch if training.report else 0
-    run.outbox.log(step, _final_metrics(job, result, rejection))
+    run.outbox.log(step, _final_metrics(run.job, result, rejection))
     tags = {
-        "sumgrad.stop_reason": training.reason.value,
         "sumgrad.weights_sha256": weights_sha256(training.W),
         "sumgrad.model_folder": str(directory.model),
         "sumgrad.instances_seen": str(training.instances),
@@ -50,11 +49,10 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
         tags["sumgrad.earlier_code"] = ", ".join(earlier_code)
     if training.failure:
         tags["sumgrad.error"] = str(training.failure)
-    can_resume = training.reason in RESUMABLE
-    summary = _summarize(job, result, directory, rejection, can_resume=can_resume)
+    summary = _summarize(run, result, rejection)
     summary.wall_s = time.monotonic() - started
     write_text(directory.path / SUMMARY, json.dumps(asdict(summary)))
-    end = RunEnd(result.status, training.reason.value, tags, step, can_resume)
+    end = RunEnd(result.status, training.reason.value, tags, step, result.can_resume)
     # On disk first: `sumgrad sync` delivers the run if this process or MLflow fails from here on.
     directory.update(end=end)
     is_delivered = run.tracker.finish(end, run.outbox.unwritten())
@@ -63,7 +61,7 @@ def save_run(job: TrainingJob, result: RunResult, run: ActiveRun, started: float
 
 def record_failure(run: ActiveRun, status: Status, reason: str, timeout: float) -> None:
     """Record on disk and, within a timeout in seconds, in MLflow that a run ended early."""
-    end = RunEnd(status, reason, {"sumgrad.stop_reason": reason}, 0, can_resume=True)
+    end = RunEnd(status, reason)
     # MLflow gets the status even if the disk is full.
     with suppress(OSError):
         run.directory.update(end=end)
@@ -86,17 +84,18 @@ def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
     return replace(summary, is_delivered=is_delivered, tracking_uri=redact(tracking_uri))
 
 
-def _save_model(job: TrainingJob, result: RunResult, directory: RunDirectory) -> SavedModel:
+def _save_model(run: ActiveRun, training: TrainingResult) -> SavedModel:
+    job = run.job
     metadata = {
-        "run_id": directory.record.run_id,
+        "run_id": run.directory.record.run_id,
         "seed": job.spec.seed,
-        "epochs": result.training.epochs,
-        "stop_reason": result.training.reason.value,
+        "epochs": training.epochs,
+        "stop_reason": training.reason.value,
         "data_digest": job.data.digest,
     }
-    parameters = job.network.parameters(result.training.W)
+    parameters = job.network.parameters(training.W)
     model = SavedModel(job.spec.name, job.network, parameters, job.data.schema, metadata)
-    save_model(directory.model, model)
+    save_model(run.directory.model, model)
     return model
 
 
@@ -111,33 +110,26 @@ def _final_metrics(
     return metrics
 
 
-def _summarize(
-    job: TrainingJob,
-    result: RunResult,
-    directory: RunDirectory,
-    rejection: Rejection | None,
-    *,
-    can_resume: bool,
-) -> Summary:
+def _summarize(run: ActiveRun, result: RunResult, rejection: Rejection | None) -> Summary:
     training, report, test = result.training, result.training.report, result.test
     return Summary(
-        name=job.spec.name,
+        name=run.job.spec.name,
         status=result.status,
         stop_reason=training.reason,
-        tracking_uri=redact(job.spec.tracking.uri),
-        run_id=directory.record.run_id,
+        tracking_uri=redact(run.job.spec.tracking.uri),
+        run_id=run.directory.record.run_id,
         epochs=training.epochs,
         steps=training.steps,
         instances_seen=training.instances,
         train_loss=report.train_loss if report else None,
         validation_loss=report.validation.loss if report and report.validation else None,
         test_loss=test.loss if test else None,
-        test_accuracy=test.accuracy if test and job.is_classification else None,
+        test_accuracy=test.accuracy if test and run.job.is_classification else None,
         test_rows=test.count if test else None,
         weights_sha256=weights_sha256(training.W),
-        checkpoint=str(directory.model),
-        run_folder=str(directory.path),
-        can_resume=can_resume,
+        checkpoint=str(run.directory.model),
+        run_folder=str(run.directory.path),
+        can_resume=result.can_resume,
         samples_per_s=training.instances / training.seconds if training.seconds else None,
         best_epoch=report.epoch if report and report.epoch != training.epochs else None,
         rejection=rejection.lines() if rejection else [],

@@ -36,11 +36,19 @@ _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """A run that this process has locked and trains, what takes its metrics, what delivers it."""
+    """A run that this process has locked and trains.
 
+    Attributes:
+        tracker: Delivers it to MLflow.
+        outbox: Takes its metrics.
+        checkpoint: Where it continues; None for the initial weights.
+    """
+
+    job: TrainingJob
     directory: RunDirectory
-    outbox: Outbox
     tracker: RunTracker
+    outbox: Outbox
+    checkpoint: Checkpoint | None = None
 
 
 def create(
@@ -50,21 +58,19 @@ def create(
 
     The directory comes first, so that `sumgrad runs` finds the run of a process that was killed.
     """
-    described = _describe(job, tags)
     record = RunRecord(
         run_id=new_run_id(job.spec.name),
         key=uuid.uuid4().hex,
         started=now(),
         tracking_uri=redact(job.spec.tracking.uri),
-        metadata=described,
+        metadata=_describe(job, tags),
         signature=compute_signature(job),
     )
-    path = Path(job.spec.output) / record.run_id
     example = example_text(job.data.example, job.data.schema)
-    directory = RunDirectory.create(path, record, described.spec_yaml, example)
+    directory = RunDirectory.create(Path(job.spec.output) / record.run_id, record, example)
     locks.enter_context(directory.lock())
     tracker.start(directory.path)
-    return ActiveRun(directory, Outbox(path), tracker)
+    return ActiveRun(job, directory, tracker, Outbox(directory.path))
 
 
 def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
@@ -95,11 +101,17 @@ def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
     )
 
 
-def reopen(directory: RunDirectory, tracker: RunTracker, signature: Mapping[str, Any]) -> ActiveRun:
-    """Resume a run that this process has locked, with its signature from here on."""
+def reopen(
+    job: TrainingJob,
+    tracker: RunTracker,
+    directory: RunDirectory,
+    checkpoint: Checkpoint | None,
+    signature: Mapping[str, Any],
+) -> ActiveRun:
+    """Resume a run that this process has locked, with what `load_checkpoint` has returned."""
     directory.update(end=None, signature=signature)
     tracker.start(directory.path, resumed=True)
-    return ActiveRun(directory, Outbox(directory.path), tracker)
+    return ActiveRun(job, directory, tracker, Outbox(directory.path), checkpoint)
 
 
 def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
@@ -114,9 +126,7 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
     elif not run.directory.checkpoints().paths():
         run.directory.remove()
     else:
-        reason = str(run.tracker.refusal)
-        tags = {"sumgrad.stop_reason": reason}
-        run.directory.update(end=RunEnd("FAILED", reason, tags, 0, can_resume=True))
+        run.directory.update(end=RunEnd("FAILED", str(run.tracker.refusal)))
 
 
 def load_checkpoint(

@@ -14,7 +14,7 @@ from sumgrad.jobs.tracking.store import open_store
 from sumgrad.model.errors import SumgradError
 
 #: How a run ended whose process was killed.
-ORPHANED = RunEnd("KILLED", "killed", {"sumgrad.stop_reason": "killed"}, 0, can_resume=True)
+ORPHANED = RunEnd("KILLED", "killed")
 
 
 def sync(directory: RunDirectory, tracking_uri: str) -> bool:

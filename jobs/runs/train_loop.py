@@ -7,11 +7,10 @@ from sumgrad.cluster.errors import ClusterError, MicrobatchFailed
 from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.training.driver import ParameterDriver
 from sumgrad.cluster.training.state import EpochReport, Evaluation, Snapshot, TrainingResult
-from sumgrad.cluster.training.stopping import StopReason
+from sumgrad.cluster.training.stopping import RESUMABLE, StopReason
 from sumgrad.jobs.errors import Interrupted
 from sumgrad.jobs.runs.build import TrainingJob, build_initial_parameters
 from sumgrad.jobs.runs.checkpointer import Checkpointer
-from sumgrad.jobs.runs.checkpoints import Checkpoint
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import EXIT_CODES, StopRequest
 from sumgrad.jobs.runs.start import ActiveRun
@@ -37,6 +36,11 @@ class RunResult:
         return "FINISHED" if self.training.failure is None else "FAILED"
 
     @property
+    def can_resume(self) -> bool:
+        """Whether resuming makes sense."""
+        return self.training.reason in RESUMABLE
+
+    @property
     def error(self) -> SumgradError | None:
         """The error to report; None for a finished run."""
         reason = self.training.reason
@@ -46,29 +50,32 @@ class RunResult:
 
 
 def run_training(
-    job: TrainingJob,
-    start: Checkpoint | None,
-    reducer: GradientReducer,
-    run: ActiveRun,
-    reporter: Reporter,
-    stop: StopRequest,
+    run: ActiveRun, reducer: GradientReducer, reporter: Reporter, stop: StopRequest
 ) -> RunResult:
-    """Train, from a checkpoint if there is one, and then evaluate the test rows.
+    """Train, from the run's checkpoint if it has one, and then evaluate the test rows.
 
     These are not evaluated if training ended early. A late refusal by MLflow is raised at the next
     step.
     """
     run.tracker.check()
-    checkpointer = _checkpointer(job, run)
-    driver = _driver(job, reducer, run, reporter, stop, checkpointer)
+    job = run.job
+    checkpointer = Checkpointer(
+        run.directory.checkpoints(job.spec.checkpoint.keep),
+        run.directory.record.signature,
+        job.spec.checkpoint,
+        run.checkpoint,
+        # A run that resumes from a checkpoint does not log the epochs before it again, so their
+        # metrics have to be on the disk first.
+        before_write=run.outbox.sync,
+    )
+    driver = _driver(run, reducer, reporter, stop, checkpointer)
     for line in job.describe(reducer.workers):
         _logger.info(line)
     first: Array | Snapshot
-    if start is None:
+    if run.checkpoint is None:
         first, first_step = build_initial_parameters(job.spec, job.network).flat, 0
     else:
-        checkpointer.resume_from(start)
-        first, first_step = start.snapshot, start.snapshot.step
+        first, first_step = run.checkpoint.snapshot, run.checkpoint.snapshot.step
         _logger.info("resuming after step %s", f"{first_step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch, first_step)
     try:
@@ -82,25 +89,15 @@ def run_training(
     return RunResult(result, test)
 
 
-def _checkpointer(job: TrainingJob, run: ActiveRun) -> Checkpointer:
-    return Checkpointer(
-        run.directory.checkpoints(job.spec.checkpoint.keep),
-        run.directory.record.signature,
-        job.spec.checkpoint,
-        # A run that resumes from a checkpoint does not log the epochs before it again, so their
-        # metrics have to be on the disk first.
-        before_write=run.outbox.sync,
-    )
-
-
 def _driver(
-    job: TrainingJob,
-    reducer: GradientReducer,
     run: ActiveRun,
+    reducer: GradientReducer,
     reporter: Reporter,
     stop: StopRequest,
     checkpointer: Checkpointer,
 ) -> ParameterDriver:
+    job = run.job
+
     def on_step(step: int) -> None:
         run.tracker.check()
         reporter.step(step)

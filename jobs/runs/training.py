@@ -30,9 +30,7 @@ from sumgrad.jobs.runs.sync import require_credentials
 from sumgrad.jobs.runs.train_loop import run_training
 from sumgrad.jobs.spec.paths import resolve_paths
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.jobs.support.logs import logs_through
 from sumgrad.jobs.support.threads import run_in_thread
-from sumgrad.jobs.tracking.metadata import RunRecord
 from sumgrad.jobs.tracking.run_tracker import RESPONSE_TIMEOUT_S, RunTracker
 from sumgrad.jobs.tracking.store import is_login_refused
 from sumgrad.model.errors import SumgradError
@@ -130,46 +128,48 @@ class _Training:
 
     def run(self) -> tuple[Summary, SumgradError | None]:
         """Train, and return what `train` returns."""
-        spec, reporter, uri = self.spec, self.reporter, self.spec.tracking.uri
-        earlier = self.directory.record if self.directory is not None else None
-        must_answer = spec.tracking.on_unavailable == "fail"
+        uri = self.spec.tracking.uri
+        must_answer = self.spec.tracking.on_unavailable == "fail"
         if not is_server(uri):
             check_tracking_reachable(uri)
         # The tracker comes first, because MLflow takes the longest to start.
         with (
             closing(RunTracker(uri, must_answer=must_answer)) as tracker,
             StopRequest() as stop,
-            logs_through(reporter.note),
             self.locks,
-            self._recorded(stop, earlier),
+            self._recorded(stop),
         ):
-            if spec.cluster.address != "inline":
-                check_reachable(spec.cluster.address)
-                reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
-            job = run_in_thread(
-                "data", lambda: build_job(spec, prepare(spec, stop.raise_if_requested))
-            )
-            login_refused = run_in_thread("login", lambda: is_login_refused(uri))
-            start = run_in_thread("start", lambda: self._start(job.result(), tracker))
-            if earlier is not None:
-                # A job that cannot be resumed is refused before it waits for workers.
-                start.result()
-            waits_for_nodes = self.options.waits_for_nodes
-            with (
-                _interrupted(stop),
-                open_reducer(spec.cluster, job, stop, waits_for_nodes=waits_for_nodes) as reducer,
-            ):
-                run, checkpoint = start.result()
-                if earlier is not None or must_answer or login_refused.result():
-                    tracker.wait_until_registered()
-                result = run_training(job.result(), checkpoint, reducer, run, reporter, stop)
-                if spec.cluster.address not in LOCAL_ADDRESSES:
-                    # The rest can take a minute, and other jobs may wait for the CPUs.
-                    reducer.close()
-                summary = save_run(job.result(), result, run, self.started)
-                return summary, result.error or tracker.refusal
+            try:
+                return self._run(tracker, stop)
+            except ClusterError:
+                # A request to stop ends a wait for workers with an error of the cluster.
+                stop.raise_if_requested()
+                raise
 
-    def _start(self, job: TrainingJob, tracker: RunTracker) -> tuple[ActiveRun, Checkpoint | None]:
+    def _run(self, tracker: RunTracker, stop: StopRequest) -> tuple[Summary, SumgradError | None]:
+        spec, reporter = self.spec, self.reporter
+        if spec.cluster.address != "inline":
+            check_reachable(spec.cluster.address)
+            reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
+        job = run_in_thread("data", lambda: build_job(spec, prepare(spec, stop.raise_if_requested)))
+        login_refused = run_in_thread("login", lambda: is_login_refused(spec.tracking.uri))
+        start = run_in_thread("start", lambda: self._start(job.result(), tracker))
+        if self.directory is not None:
+            # A job that cannot be resumed is refused before it waits for workers.
+            start.result()
+        waits_for_nodes = self.options.waits_for_nodes
+        with open_reducer(spec.cluster, job, stop, waits_for_nodes=waits_for_nodes) as reducer:
+            run = start.result()
+            if self.directory is not None or tracker.must_answer or login_refused.result():
+                tracker.wait_until_registered()
+            result = run_training(run, reducer, reporter, stop)
+            if spec.cluster.address not in LOCAL_ADDRESSES:
+                # The rest can take a minute, and other jobs may wait for the CPUs.
+                reducer.close()
+            summary = save_run(run, result, self.started)
+            return summary, result.error or tracker.refusal
+
+    def _start(self, job: TrainingJob, tracker: RunTracker) -> ActiveRun:
         """Create or reopen the run, in a thread."""
         checkpoint: Checkpoint | None = None
         signature: Mapping[str, Any] = {}
@@ -182,14 +182,15 @@ class _Training:
             if self.directory is None:
                 run = create(job, tracker, self.locks, self.options.tags)
             else:
-                run = reopen(self.directory, tracker, signature)
+                run = reopen(job, tracker, self.directory, checkpoint, signature)
             self.active = run
         self.options.on_start(tracker)
-        return run, checkpoint
+        return run
 
     @contextmanager
-    def _recorded(self, stop: StopRequest, earlier: RunRecord | None) -> Iterator[None]:
+    def _recorded(self, stop: StopRequest) -> Iterator[None]:
         """Record whatever ends the run early, so that it does not stay RUNNING."""
+        earlier = self.directory.record if self.directory is not None else None
         try:
             yield
         except BaseException as error:
@@ -216,13 +217,3 @@ def _check_output(spec: JobSpec) -> None:
         raise SpecError(message, key="output") from None
     if not os.access(folder, os.W_OK):
         raise SpecError(f"the folder {folder} cannot be written to", key="output")
-
-
-@contextmanager
-def _interrupted(stop: StopRequest) -> Iterator[None]:
-    """Raise `Interrupted` instead of a cluster's error if the user has stopped the run."""
-    try:
-        yield
-    except ClusterError:
-        stop.raise_if_requested()
-        raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from sumgrad.jobs.errors import SubmissionError
 from sumgrad.jobs.service.ids import CLUSTER_CODE, check_job_id
@@ -72,8 +73,10 @@ class JobManifest(BaseModel):
         """
         path = folder / MANIFEST_FILE
         try:
-            return cls.model_validate_json(read_small_file(path, _MAX_BYTES))
+            text = read_small_file(path, _MAX_BYTES)
+            document = from_json(text)
+            return cls.model_validate_json(text)
         except ValidationError as error:
-            raise SubmissionError(f"{path}: {first_problem(error, cls)}") from None
+            raise SubmissionError(f"{path}: {first_problem(error, cls, document)}") from None
         except (OSError, ValueError) as error:
             raise SubmissionError(f"{path} cannot be read: {error}") from None

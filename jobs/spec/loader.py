@@ -86,7 +86,7 @@ def load_spec(name: str, overrides: Sequence[str] = (), *, environment: bool = T
     try:
         spec = JobSpec.model_validate(tree.value)
     except ValidationError as error:
-        problem = first_problem(error, JobSpec, SYNONYMS)
+        problem = first_problem(error, JobSpec, tree.value, SYNONYMS)
         where = _location(problem.path, tree, origin, set_paths)
         raise SpecError(problem.message, key=where, hint=problem.hint) from None
     return LoadedSpec(spec, origin)

@@ -4,10 +4,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sumgrad.model.validation import did_you_mean
@@ -30,8 +30,6 @@ _MESSAGES: Mapping[str, str] = {
     "too_short": "should have at least one item",
     "tuple_type": "should be a list",
 }
-#: Pydantic's mark for the key, not the value, of a mapping's entry.
-_KEY_MARK = "[key]"
 
 
 @dataclass(frozen=True)
@@ -48,19 +46,22 @@ class Problem:
 
 
 def first_problem(
-    error: ValidationError, model: type[BaseModel], synonyms: Mapping[str, str] | None = None
+    error: ValidationError,
+    model: type[BaseModel],
+    document: object,
+    synonyms: Mapping[str, str] = MappingProxyType({}),
 ) -> Problem:
-    """Return the first problem of the model's validation, and count the others in its message.
+    """Return the first problem of a document that the model refuses; its message counts the others.
 
     The synonyms are dotted keys and values to suggest for names that are used elsewhere.
     """
     # An unknown key explains a missing one, so it comes first.
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-    paths = [_path(detail, model) for detail in details]
+    paths = [_path(detail, document) for detail in details]
     path = paths[0]
     # The alternatives of a union fail at the same path: together they are one problem.
     alternatives = [detail for detail, found in zip(details, paths, strict=True) if found == path]
-    message, hint = _explain(alternatives, path, model, synonyms or {})
+    message, hint = _explain(alternatives, path, model, synonyms)
     others = len(set(paths)) - 1
     return Problem(path, f"{message} (and {others} more)" if others else message, hint)
 
@@ -103,49 +104,27 @@ def all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    if _is_section(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
         yield from _sections(inner)
 
 
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _path(detail: ErrorDetails, document: object) -> KeyPath:
+    """Return pydantic's location without what is not in the document: the alternatives of unions.
 
-
-def _fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of a section by their names, and by the other names that they accept."""
-    fields = dict(section.model_fields)
-    for field in section.model_fields.values():
-        if isinstance(field.validation_alias, AliasChoices):
-            fields |= dict.fromkeys(map(str, field.validation_alias.choices), field)
-    return fields
-
-
-def _below(annotation: Any, part: str | int) -> Any:
-    """Return the annotation of a key or an item; a section instead of the union that holds it."""
-    if isinstance(part, int) or not _is_section(annotation):
-        return next(_sections(annotation), None)
-    field = _fields(annotation).get(str(part))
-    return field and (section_of(field.annotation) or field.annotation)
-
-
-def _path(detail: ErrorDetails, model: type[BaseModel]) -> KeyPath:
-    """Return pydantic's location without the names of a union's alternatives."""
-    location: KeyPath = detail["loc"]
-    if detail["type"] == "problem" and detail["ctx"]["key"]:
-        location = (*location, *detail["ctx"]["key"].split("."))
-    here: Any = model
+    Pydantic also marks a mapping's key, as opposed to the value, by one more part.
+    """
+    here: Any = document
     path: KeyPath = ()
-    for index, part in enumerate(location):
-        is_key = isinstance(part, int)
-        if _is_section(here):
-            is_unknown = detail["type"] == "extra_forbidden" and index == len(location) - 1
-            is_key = is_key or is_unknown or str(part) in _fields(here)
-        elif get_origin(here) is dict:
-            is_key = part != _KEY_MARK
-        if is_key:
-            path, here = (*path, part), _below(here, part)
+    for part in detail["loc"]:
+        is_item = isinstance(here, list) and isinstance(part, int)
+        if is_item or (isinstance(here, Mapping) and part in here):
+            path, here = (*path, part), here[part]
+    if detail["type"] == "missing":
+        path = (*path, detail["loc"][-1])
+    if detail["type"] == "problem" and detail["ctx"]["key"]:
+        path = (*path, *detail["ctx"]["key"].split("."))
     return path
 
 
@@ -179,13 +158,14 @@ def _nearest_key(path: KeyPath, model: type[BaseModel], synonyms: Mapping[str, s
     keys = all_keys(model)
     if synonyms.get(last) in keys:
         return f"did you mean '{synonyms[last]}'?"
-    beside = dotted(path[:-1])
-    section: Any = model
+    section = model
     for part in path[:-1]:
-        section = _below(section, part)
-    siblings = list(section.model_fields) if _is_section(section) else []
+        field = section.model_fields.get(str(part))
+        # Indices and the keys of mappings lead to no other section.
+        section = (field and next(_sections(field.annotation), None)) or section
+    siblings = list(section.model_fields)
     if close := difflib.get_close_matches(last, siblings, n=1):
-        return f"did you mean '{f'{beside}.{close[0]}'.removeprefix('.')}'?"
+        return f"did you mean '{dotted((*path[:-1], close[0]))}'?"
     for key in keys:
         if re.split(r"[.\]]", key)[-1] == last:
             return f"did you mean '{key}'?"

@@ -131,7 +131,7 @@ class Delivery:
         """
         if self._has_model is None:
             self._has_model = self._log_model(end)
-        self.set_tags(end.tags)
+        self.set_tags({**end.tags, "sumgrad.stop_reason": end.stop_reason})
         with self._request("the status was not accepted") as store:
             store.client.set_terminated(self._run_id, status=end.status)
         if self._has_model:

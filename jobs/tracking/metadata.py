@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,16 +105,16 @@ class RunEnd:
     """How a run ended.
 
     Attributes:
-        tags: Final tags for MLflow.
+        tags: Final tags for MLflow, besides the reason.
         step: The epoch of the saved weights.
         can_resume: Whether resuming makes sense.
     """
 
     status: Status
     stop_reason: Annotated[str, AfterValidator(one_line)]
-    tags: Mapping[str, str]
-    step: Count
-    can_resume: bool
+    tags: Mapping[str, str] = field(default_factory=dict)
+    step: Count = 0
+    can_resume: bool = True
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -1,14 +1,13 @@
 """The process beside training that delivers a run to MLflow.
 
 MLflow takes seconds to import and holds the interpreter's lock, so training has a process of its
-own for it. The two talk in JSON over a socket:
+own for it. The two send each other tuples over a socket:
 
-- to this process: ``{"uri": …}`` first; ``{"run": …, "resumed": …}`` to start; ``{"tags": …}`` to
-  set tags; ``{"end": …, "lines": […]}`` when the run has ended, with metrics that the disk had no
-  space for.
-- from this process: ``{"ready": true}`` when it can send requests; ``{"registered": true}``,
-  ``{"failed": {…}}`` with an error, ``{"warning": text}``, ``{"busy": seconds}`` before a request,
-  and ``{"finished": complete}``.
+- to this process: ``uri`` first; ``run`` with its directory and whether it is resumed; ``tags`` to
+  set; ``end``, when the run has ended, with metrics that the disk had no space for.
+- from this process: ``busy`` with the seconds until the next message, for the first time when
+  MLflow is imported; ``registered``; ``failed`` with an error; ``warning`` with a text; and
+  ``finished``, with whether MLflow has everything.
 """
 
 from sumgrad.jobs.support.threads import die_with_parent
@@ -19,22 +18,21 @@ if __name__ == "__main__":
 
 import gc
 import importlib
-import json
 import logging
 import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.config.tracking_uri import is_server, sqlite_file
+from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.text import describe_error
-from sumgrad.jobs.tracking.delivery import Delivery
+from sumgrad.jobs.tracking.delivery import REQUEST_TIMEOUT_S, Delivery
 from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.outbox import Point
-from sumgrad.jobs.tracking.run_tracker import ERRORS
 from sumgrad.jobs.tracking.store import LOCK_TIMEOUT_S, Store, open_store, prepare_mlflow
 from sumgrad.model.errors import SumgradError
 
@@ -67,18 +65,15 @@ class Service:
         with suppress(EOFError, OSError):
             while True:
                 if self._connection.poll(self._pause()):
-                    self._receive(json.loads(self._connection.recv_bytes()))
+                    self._receive(*self._connection.recv())
                 if self._delivery is not None:
                     self._attempt(self._delivery)
 
-    def send(self, **message: Any) -> None:
+    def send(self, name: str, *values: object) -> None:
         """Send a message to the parent."""
-        # Without a parent the next `recv_bytes` ends this process.
+        # Without a parent the next `recv` ends this process.
         with suppress(OSError):
-            self._connection.send_bytes(json.dumps(message).encode())
-
-    def _busy(self, seconds: float) -> None:
-        self.send(busy=seconds)
+            self._connection.send((name, *values))
 
     def _pause(self) -> float:
         """Return the seconds until the next attempt: longer after failures, but not at the end."""
@@ -87,27 +82,29 @@ class Service:
         # The exponent is bounded, because a float overflows.
         return min(SEND_INTERVAL_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S)
 
-    def _receive(self, message: dict[str, Any]) -> None:
-        if "uri" in message:
-            self._uri = message["uri"]
-            if not is_server(self._uri):
-                # It takes two seconds, more on a busy machine.
-                importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
-            self.send(ready=True)
-            if (database := sqlite_file(self._uri)) and not database.exists():
-                # Creating it takes seconds, on a busy machine more than a request may.
-                self._busy(LOCK_TIMEOUT_S)
-            # Opening takes a while, and there is time until the run starts.
-            with suppress(Exception):
-                self._store = self._open_store(self._uri)
-        self._tags |= message.get("tags", {})
-        if "run" in message:
-            self._resumed = message["resumed"]
-            self._delivery = Delivery(Path(message["run"]), self._open, self._busy)
-        if "end" in message:
-            self._end = RunEnd(**message["end"])
-            points = (Point.from_line(line.encode()) for line in message["lines"])
-            self._points = [point for point in points if point is not None]
+    def _receive(self, name: str, *values: Any) -> None:
+        if name == "uri":
+            self._prepare(*values)
+        elif name == "run":
+            directory, self._resumed = values
+            self._delivery = Delivery(directory, self._open, partial(self.send, "busy"))
+        elif name == "tags":
+            self._tags |= values[0]
+        elif name == "end":
+            self._end, self._points = values
+
+    def _prepare(self, uri: str) -> None:
+        """Import MLflow's store and open it, while there is time until the run starts."""
+        self._uri = uri
+        if not is_server(uri):
+            # It takes two seconds, more on a busy machine.
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+        database = sqlite_file(uri)
+        # Creating a database takes seconds, on a busy machine more than a request may.
+        is_new = database is not None and not database.exists()
+        self.send("busy", LOCK_TIMEOUT_S if is_new else REQUEST_TIMEOUT_S)
+        with suppress(Exception):
+            self._store = self._open_store(uri)
 
     def _open(self) -> Store:
         store, self._store = self._store or self._open_store(self._uri), None
@@ -123,36 +120,36 @@ class Service:
                 line = describe_error(error)
                 _logger.warning("metrics cannot be delivered, trying again: %s", line)
             elif self._failures == 1:
-                self.send(failed=error_to_json(error))
+                self.send("failed", as_tracking_error(error))
 
     def _deliver(self, delivery: Delivery) -> None:
         if not self._is_registered:
             delivery.register(resumed=self._resumed)
             self._is_registered = True
-            self.send(registered=True)
+            self.send("registered")
             # Needed for the model, and there is time now.
             importlib.import_module("mlflow.pyfunc")
         while delivery.send_metrics():
             pass
         delivery.set_tags(self._tags)
         self._tags = {}
-        complete = None
+        is_complete = None
         if self._end is not None:
             delivery.send_points(self._points)
-            complete, self._end = delivery.finish(self._end), None
+            is_complete, self._end = delivery.finish(self._end), None
         if self._failures:
             _logger.warning("metrics are delivered again")
             self._failures = 0
-        if complete is not None:
-            self.send(finished=complete)
+        if is_complete is not None:
+            self.send("finished", is_complete)
 
 
-def error_to_json(error: Exception) -> dict[str, str]:
-    """Return an error as JSON; an unexpected one counts as an unreachable store."""
-    kind = type(error).__name__ if type(error) in ERRORS.values() else "TrackingUnreachable"
-    if isinstance(error, SumgradError):
-        return {"kind": kind, "message": error.message, "hint": error.hint}
-    return {"kind": kind, "message": describe_error(error), "hint": ""}
+def as_tracking_error(error: Exception) -> TrackingError:
+    """Return an error for the parent; an unexpected one counts as an unreachable store."""
+    if isinstance(error, TrackingError):
+        return error
+    hint = error.hint if isinstance(error, SumgradError) else ""
+    return TrackingUnreachable(describe_error(error), hint=hint)
 
 
 class _ToParent(logging.Handler):
@@ -164,7 +161,7 @@ class _ToParent(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one warning."""
-        self._service.send(warning=record.getMessage())
+        self._service.send("warning", record.getMessage())
 
 
 def take_connection() -> Connection:

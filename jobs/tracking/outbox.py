@@ -104,8 +104,7 @@ class Outbox:
         if self._size < len(data):
             # The last process was killed while it wrote this line.
             os.truncate(self._path, self._size)
-        points = (Point.from_line(line) for line in data[: self._size].splitlines())
-        self._known = {(point.key, point.step) for point in points if point is not None}
+        self._known = {(point.key, point.step) for point in _parse(data[: self._size])}
         receipt = Receipt.read(directory)
         if receipt.metrics_offset > self._size:
             # The machine crashed before the file reached the disk. Send everything again.
@@ -155,10 +154,10 @@ class Outbox:
             self._write()
         sync(self._path)
 
-    def unwritten(self) -> list[str]:
-        """Return the lines that the disk had no space for."""
+    def unwritten(self) -> list[Point]:
+        """Return the values that the disk had no space for."""
         with self._lock:
-            return self._unwritten.decode().splitlines()
+            return _parse(self._unwritten)
 
 
 def read_points(directory: Path, offset: int, limit: int) -> tuple[list[Point], int]:
@@ -175,7 +174,14 @@ def read_points(directory: Path, offset: int, limit: int) -> tuple[list[Point], 
             if not line.endswith(b"\n") or len(lines) == limit:
                 break
             lines.append(line)
-    points = [point for line in lines if (point := Point.from_line(line)) is not None]
+    data = b"".join(lines)
+    points = _parse(data)
     if len(points) < len(lines):
         _logger.warning("%s is damaged: %d values are lost", path, len(lines) - len(points))
-    return points, offset + sum(map(len, lines))
+    return points, offset + len(data)
+
+
+def _parse(data: bytes) -> list[Point]:
+    """Return the values in whole lines of ``metrics.jsonl``, without the damaged ones."""
+    points = map(Point.from_line, data.split(b"\n"))
+    return [point for point in points if point is not None]

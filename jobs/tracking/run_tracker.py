@@ -1,24 +1,24 @@
 """Training's side of the delivery: a child process that is replaced when it dies or freezes."""
 
-import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.metadata import RunEnd
+from sumgrad.jobs.tracking.outbox import Point
 
 #: -P keeps modules of the user's folder from shadowing others.
 COMMAND = (sys.executable, "-P", "-m", "sumgrad.jobs.tracking.mlflow_process")
@@ -32,8 +32,6 @@ RESPONSE_TIMEOUT_S = 10.0
 _CHECK_INTERVAL_S = 1.0
 _MIN_RESTART_PAUSE_S, _MAX_RESTART_PAUSE_S = 0.5, 30.0
 
-#: The errors that the process reports by name.
-ERRORS = {kind.__name__: kind for kind in (TrackingError, TrackingUnreachable, LoginRefused)}
 _logger = logging.getLogger(__name__)
 
 
@@ -50,6 +48,7 @@ class RunTracker:
         command: Starts the process.
 
     Attributes:
+        must_answer: The argument.
         refusal: Why the store does not accept the run; None if it does, or has not answered yet.
     """
 
@@ -57,7 +56,7 @@ class RunTracker:
         self, uri: str, *, must_answer: bool = False, command: Sequence[str] = COMMAND
     ) -> None:
         self._where = redact(uri)
-        self._must_answer = must_answer
+        self.must_answer = must_answer
         self._command = command
         # While Ray starts, the working directory changes for a moment.
         self._folder = Path.cwd()
@@ -65,10 +64,10 @@ class RunTracker:
         self._changed = threading.Condition(threading.RLock())
         self.refusal: TrackingError | None = None
         #: Every message to send to a replacement of the process.
-        self._messages: dict[str, dict[str, Any]] = {"uri": {"uri": uri}}
+        self._messages: dict[str, tuple[object, ...]] = {"uri": ("uri", uri)}
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        #: When the process started, and whether it has imported MLflow.
+        #: When the process started, and whether it has sent a message, as it has imported MLflow.
         self._started = time.monotonic()
         self._is_ready = False
         self._is_registered = False
@@ -84,11 +83,11 @@ class RunTracker:
 
     def start(self, directory: Path, *, resumed: bool = False) -> None:
         """Have a run delivered from now on; if it is resumed, MLflow shows it as RUNNING again."""
-        self._send("run", {"run": str(directory), "resumed": resumed})
+        self._send("run", directory, resumed)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run as soon as MLflow has it; later tags replace earlier ones."""
-        self._send("tags", {"tags": dict(tags)})
+        self._send("tags", dict(tags))
 
     def check(self) -> None:
         """Raise the refusal if there is one."""
@@ -102,7 +101,7 @@ class RunTracker:
             TrackingUnreachable: The store does not answer, and it must.
             TrackingError: The store refuses the run.
         """
-        timeout = START_TIMEOUT_S if self._must_answer else RESPONSE_TIMEOUT_S
+        timeout = START_TIMEOUT_S if self.must_answer else RESPONSE_TIMEOUT_S
         with self._changed:
 
             def is_decided() -> bool:
@@ -114,13 +113,13 @@ class RunTracker:
             self.check()
 
     def finish(
-        self, end: RunEnd, lines: Sequence[str] = (), timeout: float = RESPONSE_TIMEOUT_S
+        self, end: RunEnd, points: Sequence[Point] = (), timeout: float = RESPONSE_TIMEOUT_S
     ) -> bool:
         """Deliver the rest: metrics, model, tags, status. May be called again with another end.
 
         Args:
             end: How the run ended.
-            lines: Metrics that are not in the outbox because the disk is full.
+            points: Metrics that are not in the outbox because the disk is full.
             timeout: Seconds to wait for a store that acknowledges nothing.
 
         Returns:
@@ -128,7 +127,7 @@ class RunTracker:
         """
         with self._changed:
             self._is_complete = None
-            self._send("end", {"end": asdict(end), "lines": list(lines)})
+            self._send("end", end, list(points))
             if not self._wait_for(
                 lambda: self._is_complete is not None or self.refusal is not None, timeout
             ):
@@ -144,14 +143,14 @@ class RunTracker:
             self._changed.notify_all()
         self._thread.join()
 
-    def _send(self, name: str, message: dict[str, Any]) -> None:
+    def _send(self, name: str, *values: object) -> None:
         """Send a message to the process, and keep it for a replacement."""
         with self._changed:
-            self._messages[name] = message
+            self._messages[name] = (name, *values)
             if self._connection is not None:
                 # A process that has just ended is replaced, and then gets the message.
                 with suppress(OSError):
-                    self._connection.send_bytes(json.dumps(message).encode())
+                    self._connection.send(self._messages[name])
 
     def _wait_for(self, is_done: Callable[[], bool], timeout: float) -> bool:
         """Wait until something is true or the process has acknowledged nothing in time."""
@@ -193,11 +192,11 @@ class RunTracker:
             with self._changed:
                 self._process, self._connection = process, ours
                 self._started, self._is_ready = time.monotonic(), False
-                for name in list(self._messages):
-                    self._send(name, self._messages[name])
+                for message in self._messages.values():
+                    ours.send(message)
             try:
                 # A message that is none ends the process, too.
-                with suppress(OSError, EOFError, ValueError, AttributeError, psutil.Error):
+                with suppress(OSError, EOFError, pickle.UnpicklingError, psutil.Error):
                     while True:
                         self._receive_one(ours, process)
             finally:
@@ -212,31 +211,27 @@ class RunTracker:
             is_frozen = psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
             if is_frozen or self._is_closing:
                 process.kill()
-        message = json.loads(connection.recv_bytes())
+        name, *values = connection.recv()
         with self._changed:
-            self._on_message(message)
+            self._on_message(name, *values)
             self._changed.notify_all()
 
-    def _on_message(self, message: dict[str, Any]) -> None:
-        if message.get("ready"):
+    def _on_message(self, name: str, *values: Any) -> None:
+        if name == "busy":
             self._is_ready = True
-            self._deadline = time.monotonic() + RESPONSE_TIMEOUT_S
-        if message.get("registered"):
+            self._deadline = time.monotonic() + values[0]
+        elif name == "registered":
             self._is_registered = True
-        if "failed" in message and not self._is_registered and not self._is_buffering:
-            failed = message["failed"]
-            kind = ERRORS.get(failed["kind"], TrackingUnreachable)
-            self._on_failure(kind(failed["message"], hint=failed["hint"]))
-        if "warning" in message:
-            _logger.warning("%s", message["warning"])
-        if "busy" in message:
-            self._deadline = time.monotonic() + message["busy"]
-        if "finished" in message:
-            self._is_complete = message["finished"]
+        elif name == "failed" and not self._is_registered and not self._is_buffering:
+            self._on_failure(*values)
+        elif name == "warning":
+            _logger.warning("%s", *values)
+        elif name == "finished":
+            (self._is_complete,) = values
 
     def _on_failure(self, error: TrackingError) -> None:
         """Handle the first failure to register the run."""
-        if self._must_answer or not isinstance(error, TrackingUnreachable):
+        if self.must_answer or not isinstance(error, TrackingUnreachable):
             self.refusal = error
             return
         self._is_buffering = True

@@ -120,7 +120,7 @@ def test_any_change_to_the_record_of_a_run(
     output = tmp_path / "runs"
     shutil.rmtree(output, ignore_errors=True)
     for run_id in IDS:
-        folder = RunDirectory.create(output / run_id, replace(RECORD_OF_A_RUN, run_id=run_id), "")
+        folder = RunDirectory.create(output / run_id, replace(RECORD_OF_A_RUN, run_id=run_id))
         record = json.loads((folder.path / RECORD).read_text())
         if data.draw(st.booleans()):
             record = data.draw(changed(record))

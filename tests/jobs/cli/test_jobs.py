@@ -371,7 +371,7 @@ RUN = "0123456789abcdef"
 @pytest.fixture
 def a_run() -> RunDirectory:
     record = replace(RECORD_OF_A_RUN, run_id=RUN)
-    directory = RunDirectory.create(Path("runs") / RUN, record, "name: x\n")
+    directory = RunDirectory.create(Path("runs") / RUN, record)
     Receipt(RUN, end=record.end).write(directory.path)
     return directory
 
@@ -416,7 +416,7 @@ def test_resume_does_not_ask_the_cluster_for_a_run_that_is_ambiguous_or_damaged(
 ) -> None:
     for run_id in ("bad-one", "bad-two"):
         record = replace(RECORD_OF_A_RUN, run_id=run_id)
-        RunDirectory.create(Path("runs", run_id), record, "name: job\n")
+        RunDirectory.create(Path("runs", run_id), record)
     assert "several runs in runs start with bad" in error_line(sumgrad("resume", "bad"))
     Path("runs", "bad-one", "run.json").write_text("")
     assert "run.json is damaged" in error_line(sumgrad("resume", "runs/bad-one"))

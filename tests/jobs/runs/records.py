@@ -20,5 +20,5 @@ RECORD_OF_A_RUN = RunRecord(
         folder=Path("/runs"),
     ),
     signature={"spec": {"seed": 1}, "data": "x", "microbatch_size": {"train": 32}},
-    end=RunEnd("FINISHED", "converged", {"sumgrad.stop_reason": "converged"}, 3, False),
+    end=RunEnd("FINISHED", "converged", {"sumgrad.instances_seen": "360"}, 3, False),
 )

@@ -58,7 +58,7 @@ def slow_writer(folder: CheckpointStore) -> tuple[Checkpointer, threading.Event]
         writing.set()
         assert proceed.wait(10)
 
-    writer = Checkpointer(folder, JOB, EACH_STEP, wait)
+    writer = Checkpointer(folder, JOB, EACH_STEP, before_write=wait)
     writer.boundary(state(1), None)
     assert writing.wait(10)
     return writer, proceed
@@ -91,8 +91,7 @@ def test_a_resumed_run_knows_its_lowest_loss(folder: CheckpointStore) -> None:
     assert newest is not None
     assert newest.lowest_loss == 1.0
     for step, loss, best in ((4, 1.5, 2), (5, 0.5, 5)):
-        writer = Checkpointer(folder, JOB, NEVER)
-        writer.resume_from(newest)
+        writer = Checkpointer(folder, JOB, NEVER, newest)
         writer.boundary(state(step), report(loss))
         writer.close()
         assert steps(folder, ".best") == [best]

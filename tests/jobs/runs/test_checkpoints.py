@@ -1,6 +1,5 @@
 """Checkpoints are complete or absent, and the newest intact one is read."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,12 +140,6 @@ def test_a_run_that_went_back_keeps_what_it_writes(tmp_path: Path, keep: int) ->
     assert folder.newest() is not None
     written = [folder.write(checkpoint(step)) for step in (2, 3)]
     assert folder.paths()[:keep] == written[::-1][:keep]
-
-
-def test_a_checkpoint_names_its_run(tmp_path: Path) -> None:
-    run = {"run_id": "abc", "mlflow_run_id": "def", "spec": "seed: 3"}
-    path = CheckpointStore(tmp_path, run=run).write(checkpoint(1))
-    assert json.loads((path / STATE).read_text())["content"]["run"] == run
 
 
 @cases(600)

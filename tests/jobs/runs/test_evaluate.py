@@ -24,7 +24,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], s
 
 
 def make_run(run_id: str) -> RunDirectory:
-    return RunDirectory.create(Path("runs", run_id), replace(RECORD_OF_A_RUN, run_id=run_id), "")
+    return RunDirectory.create(Path("runs", run_id), replace(RECORD_OF_A_RUN, run_id=run_id))
 
 
 def test_a_model_is_found_in_the_folder_of_runs_before_mlflow(

@@ -25,7 +25,7 @@ CLIMBING = ["../../x", "/etc/x", "a/../../b", "..", ".", "a/b", "", "\0", "x\n"]
 
 def make(output: Path, run_id: str = RUN, started: str = RECORD_OF_A_RUN.started) -> RunDirectory:
     record = replace(RECORD_OF_A_RUN, run_id=run_id, started=started)
-    return RunDirectory.create(output / run_id, record, "")
+    return RunDirectory.create(output / run_id, record)
 
 
 def alter(folder: RunDirectory, change: Callable[[dict[str, Any]], None]) -> None:

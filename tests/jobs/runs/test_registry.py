@@ -30,7 +30,7 @@ RUN = "job-abc123"
 
 def make_run(output: Path, run_id: str = RUN) -> RunDirectory:
     record = replace(RECORD_OF_A_RUN, run_id=run_id)
-    directory = RunDirectory.create(output / run_id, record, "name: x\n")
+    directory = RunDirectory.create(output / run_id, record)
     Receipt("m" * 32, end=record.end).write(directory.path)
     return directory
 
@@ -191,7 +191,7 @@ def test_the_environment_names_the_folder_of_the_runs(
 def test_resume_delivers_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_delivered: bool
 ) -> None:
-    directory = RunDirectory.create(tmp_path / RUN, RECORD_OF_A_RUN, "name: x\n")
+    directory = RunDirectory.create(tmp_path / RUN, RECORD_OF_A_RUN)
     summary: Any = SimpleNamespace(run_id=RUN, is_delivered=is_delivered)
     monkeypatch.setattr(training, "deliver_finished", lambda *_: summary)
     spec = load_spec("digits", [f"output={tmp_path}"]).spec

@@ -43,7 +43,7 @@ class Car(BaseModel):
 def problem(value: Any, **synonyms: str) -> Problem:
     with pytest.raises(ValidationError) as caught:
         Car.model_validate(value)
-    return first_problem(caught.value, Car, synonyms)
+    return first_problem(caught.value, Car, value, synonyms)
 
 
 @pytest.mark.parametrize(

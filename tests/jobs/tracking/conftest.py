@@ -23,7 +23,7 @@ from sumgrad.jobs.tracking.store import Store, open_store
 from sumgrad.model import Layer, Network, make_activation, resolve_divergence
 from tests.jobs.runs.records import RECORD_OF_A_RUN
 
-FINISHED = RunEnd("FINISHED", "converged", {"sumgrad.stop_reason": "converged"}, 2, False)
+FINISHED = RunEnd("FINISHED", "converged", {"sumgrad.instances_seen": "360"}, 2, False)
 FAILED = RunEnd("FAILED", "cluster", {}, 0, True)
 KILLED = RunEnd("KILLED", "terminated", {}, 0, True)
 

@@ -4,19 +4,20 @@ The run's id decides what becomes of it. Every message is appended to a file who
 the store's URI.
 """
 
-import json
 import os
+import pickle
 import signal
 import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.threads import die_with_parent
-from sumgrad.jobs.tracking.mlflow_process import error_to_json, take_connection
+from sumgrad.jobs.tracking.mlflow_process import as_tracking_error, take_connection
 
+#: The variable with the seconds that the parent is asked to wait at first.
+BUSY = "FAKE_MLFLOW_BUSY"
 ERRORS: dict[str, Exception] = {
     "refused": TrackingError("the experiment is deleted", hint="restore it"),
     "away": TrackingUnreachable("the server does not answer", hint="start it"),
@@ -24,28 +25,24 @@ ERRORS: dict[str, Exception] = {
 }
 
 
-def send(connection: Connection, **message: Any) -> None:
-    connection.send_bytes(json.dumps(message).encode())
-
-
 def receive(connection: Connection, notes: Path) -> None:
-    message = json.loads(connection.recv_bytes())
+    name, *values = message = connection.recv()
     with notes.open("a") as file:
-        file.write(f"{os.getpid()} {json.dumps(message)}\n")
-    if "run" in message:
+        file.write(f"{os.getpid()} {pickle.dumps(message).hex()}\n")
+    if name == "run":
         is_first = len({line.split()[0] for line in notes.read_text().splitlines()}) == 1
-        on_run(connection, Path(message["run"]).name, is_first=is_first)
-    if "end" in message:
-        if message["end"]["stop_reason"] == "slow":
+        on_run(connection, values[0].name, is_first=is_first)
+    if name == "end":
+        if values[0].stop_reason == "slow":
             for _ in range(4):
                 time.sleep(0.4)
-                send(connection, busy=1.0)
-        send(connection, finished=message["end"]["status"] != "FAILED")
+                connection.send(("busy", 1.0))
+        connection.send(("finished", values[0].status != "FAILED"))
 
 
 def on_run(connection: Connection, name: str, *, is_first: bool) -> None:
     if name in ERRORS:
-        send(connection, failed=error_to_json(ERRORS[name]))
+        connection.send(("failed", as_tracking_error(ERRORS[name])))
     elif name == "hangs":
         time.sleep(999)
     elif name == "frozen-once" and is_first:
@@ -53,21 +50,21 @@ def on_run(connection: Connection, name: str, *, is_first: bool) -> None:
     elif name == "killed-once" and is_first:
         os.kill(os.getpid(), signal.SIGKILL)
     elif name == "garbage":
-        connection.send_bytes(b"no JSON")
+        connection.send_bytes(b"no message")
     else:
         sys.stdout.write("a line that a library prints\n")
         sys.stdout.flush()
-        send(connection, warning="metrics are delivered again")
-        send(connection, registered=True)
+        connection.send(("warning", "metrics are delivered again"))
+        connection.send(("registered",))
 
 
 def main() -> None:
     die_with_parent()
     connection = take_connection()
-    notes = Path(json.loads(connection.recv_bytes())["uri"])
+    notes = Path(connection.recv()[1])
     with notes.open("a") as file:
         file.write(f"{os.getpid()} started\n")
-    send(connection, ready=True)
+    connection.send(("busy", float(os.environ.get(BUSY, "10"))))
     while True:
         receive(connection, notes)
 

@@ -1,19 +1,17 @@
 """What the delivering process does with messages from its parent, in a thread of the test."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
+from sumgrad.jobs.errors import JobError, LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import mlflow_process
-from sumgrad.jobs.tracking.mlflow_process import Service, error_to_json
-from sumgrad.jobs.tracking.outbox import Outbox
+from sumgrad.jobs.tracking.mlflow_process import Service, as_tracking_error
+from sumgrad.jobs.tracking.outbox import Outbox, Point
 from sumgrad.jobs.tracking.store import LOCK_TIMEOUT_S, Store
 from tests.jobs.tracking.conftest import FINISHED, KILLED
 
@@ -28,15 +26,15 @@ class Parent:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def send(self, **message: Any) -> None:
-        self._connection.send_bytes(json.dumps(message).encode())
+    def send(self, name: str, *values: object) -> None:
+        self._connection.send((name, *values))
 
     def receive(self, name: str) -> Any:
         """Return the value of the next message with a name; others are skipped."""
         while self._connection.poll(60):
-            message = json.loads(self._connection.recv_bytes())
-            if name in message:
-                return message[name]
+            found, *values = self._connection.recv()
+            if found == name:
+                return next(iter(values), True)
         raise AssertionError(f"no message '{name}'")
 
 
@@ -80,15 +78,14 @@ def test_a_run_is_delivered_as_it_grows(
     mlflow_id: Callable[[], str],
 ) -> None:
     client = stores.store.client
-    parent.send(uri="sqlite:///x.db")
-    parent.send(run=str(run), resumed=False)
+    parent.send("uri", "sqlite:///x.db")
+    parent.send("run", run, False)
     assert parent.receive("registered")
     outbox.log(1, {"loss": 0.5})
-    parent.send(tags={"heartbeat": "1"})
+    parent.send("tags", {"heartbeat": "1"})
     while not client.get_metric_history(mlflow_id(), "loss"):
         parent.receive("busy")
-    lines = ['["loss", 0.25, 2, 1000]']
-    parent.send(end=asdict(FINISHED), lines=lines)
+    parent.send("end", FINISHED, [Point("loss", 0.25, 2, 1000)])
     assert parent.receive("finished")
     found = client.get_run(mlflow_id())
     assert found.info.status == "FINISHED"
@@ -101,19 +98,20 @@ def test_the_first_failure_is_reported_and_later_attempts_succeed(
     parent: Parent, stores: Stores, run: Path, outbox: Outbox
 ) -> None:
     stores.error = TrackingUnreachable("away", hint="wait")
-    parent.send(uri="sqlite:///x.db")
-    parent.send(run=str(run), resumed=False)
+    parent.send("uri", "sqlite:///x.db")
+    parent.send("run", run, False)
     failed = parent.receive("failed")
-    assert failed == {"kind": "TrackingUnreachable", "message": "away", "hint": "wait"}
+    assert isinstance(failed, TrackingUnreachable)
+    assert (failed.message, failed.hint) == ("away", "wait")
     stores.error = None
-    parent.send(end=asdict(KILLED), lines=[])
+    parent.send("end", KILLED, [])
     assert parent.receive("finished")
 
 
 def test_the_parent_waits_longer_while_a_database_is_created(
     parent: Parent, tmp_path: Path
 ) -> None:
-    parent.send(uri=f"sqlite:///{tmp_path}/new.db")
+    parent.send("uri", f"sqlite:///{tmp_path}/new.db")
     assert parent.receive("busy") == LOCK_TIMEOUT_S
 
 
@@ -125,8 +123,8 @@ def test_an_outage_is_logged_once_and_so_is_its_end(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    parent.send(uri="sqlite:///x.db")
-    parent.send(run=str(run), resumed=False)
+    parent.send("uri", "sqlite:///x.db")
+    parent.send("run", run, False)
     parent.receive("registered")
     failures = threading.Semaphore(0)
     client = stores.store.client
@@ -140,7 +138,7 @@ def test_an_outage_is_logged_once_and_so_is_its_end(
         outbox.log(1, {"loss": 0.5})
         for _ in range(3):
             assert failures.acquire(timeout=60)
-    parent.send(end=asdict(FINISHED), lines=[])
+    parent.send("end", FINISHED, [])
     assert parent.receive("finished")
     assert len(caplog.messages) == 2
     assert caplog.messages[0].startswith("metrics cannot be delivered, trying again: ")
@@ -148,12 +146,14 @@ def test_an_outage_is_logged_once_and_so_is_its_end(
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "hint"),
     [
-        (TrackingError("a"), "TrackingError"),
-        (LoginRefused("a"), "LoginRefused"),
-        (ZeroDivisionError("a"), "TrackingUnreachable"),
+        (TrackingError("a", hint="b"), TrackingError, "b"),
+        (LoginRefused("a"), LoginRefused, ""),
+        (JobError("a", hint="b"), TrackingUnreachable, "b"),
+        (ZeroDivisionError("a"), TrackingUnreachable, ""),
     ],
 )
-def test_errors_keep_their_kind(error: Exception, kind: str) -> None:
-    assert error_to_json(error) == {"kind": kind, "message": "a", "hint": ""}
+def test_errors_keep_their_kind(error: Exception, kind: type[TrackingError], hint: str) -> None:
+    found = as_tracking_error(error)
+    assert (type(found), found.message, found.hint) == (kind, "a", hint)

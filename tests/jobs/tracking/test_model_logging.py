@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sumgrad.jobs.artifacts.code_copy import ROOT, required_files
+from sumgrad.jobs.artifacts.code_copy import REQUIRED
 from sumgrad.jobs.artifacts.saved_model import SavedModel, load_model, save_model
 from sumgrad.jobs.errors import ModelNotFound
+from sumgrad.jobs.support.source_digest import source_files
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
 from sumgrad.jobs.tracking.metadata import RunMetadata
 from sumgrad.jobs.tracking.model_logging import example_text, find_model, log_model, read_example
@@ -255,7 +256,7 @@ def test_a_run_without_a_model_is_refused(store: Store, registered: str) -> None
 
 
 def test_only_the_code_that_prediction_needs_is_copied() -> None:
-    files = required_files(ROOT)
+    files = source_files(*REQUIRED)
     needed = {"jobs/artifacts/saved_model.py", "jobs/data/schema.py", "model/network.py"}
     assert needed <= files.keys()
     text = "\n".join(path.read_text("utf-8") for path in files.values())

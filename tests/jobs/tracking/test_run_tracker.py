@@ -1,7 +1,7 @@
 """The supervision of the process that delivers a run."""
 
-import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,8 +16,10 @@ import pytest
 
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import run_tracker
+from sumgrad.jobs.tracking.outbox import Point
 from sumgrad.jobs.tracking.run_tracker import RunTracker
 from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED
+from tests.jobs.tracking.fake_mlflow_process import BUSY
 
 FAKE_PROCESS = (sys.executable, "-P", str(Path(__file__).with_name("fake_mlflow_process.py")))
 
@@ -40,10 +42,12 @@ def start(notes: Path) -> Iterator[Callable[..., RunTracker]]:
         yield started
 
 
-def messages(notes: Path) -> list[tuple[int, dict[str, object]]]:
+def messages(notes: Path) -> list[tuple[int, tuple[object, ...]]]:
     """Every message, with the process that received it."""
     lines = [line.split(" ", 1) for line in notes.read_text().splitlines()]
-    return [(int(pid), json.loads(text)) for pid, text in lines if text != "started"]
+    return [
+        (int(pid), pickle.loads(bytes.fromhex(text))) for pid, text in lines if text != "started"
+    ]
 
 
 def wait_until_gone(pid: int) -> None:
@@ -60,12 +64,16 @@ def test_a_run_is_registered_tagged_and_finished(
     tracker.start(run, resumed=True)
     tracker.wait_until_registered()
     tracker.set_tags({"a": "b"})
-    assert tracker.finish(FINISHED, ["a line"])
+    point = Point("loss", 0.5, 1, 1000)
+    assert tracker.finish(FINISHED, [point])
     assert not tracker.finish(FAILED)
     received = [message for _, message in messages(notes)]
-    assert received[0] == {"run": str(run), "resumed": True}
-    assert received[1] == {"tags": {"a": "b"}}
-    assert received[2]["lines"] == ["a line"]
+    assert received == [
+        ("run", run, True),
+        ("tags", {"a": "b"}),
+        ("end", FINISHED, [point]),
+        ("end", FAILED, []),
+    ]
     assert caplog.messages == ["metrics are delivered again"]
     assert tracker.refusal is None
 
@@ -116,6 +124,7 @@ def test_a_store_that_hangs_is_waited_for_once_and_bounded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(run_tracker, "RESPONSE_TIMEOUT_S", 0.3)
+    monkeypatch.setenv(BUSY, "0.3")
     tracker = start()
     tracker.start(run.with_name("hangs"))
     tracker.wait_until_registered()
@@ -143,7 +152,7 @@ def test_a_process_that_dies_or_freezes_is_replaced(
     pids = {pid for pid, _ in received}
     assert len(pids) == 2
     last = [message for pid, message in received if pid == received[-1][0]]
-    assert [next(iter(message)) for message in last] == ["run", "tags", "end"]
+    assert [message[0] for message in last] == ["run", "tags", "end"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +166,7 @@ def test_a_process_that_does_not_work_is_an_outage(
 ) -> None:
     monkeypatch.setattr(run_tracker, "START_TIMEOUT_S", 0.5)
     monkeypatch.setattr(run_tracker, "RESPONSE_TIMEOUT_S", 0.3)
+    monkeypatch.setenv(BUSY, "0.3")
     tracker = start(FAKE_PROCESS if command == ("garbage",) else command)
     tracker.start(run.with_name("garbage"))
     tracker.wait_until_registered()

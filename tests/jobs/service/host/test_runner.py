@@ -79,7 +79,7 @@ def make_folder(base: Path, /, **spec: object) -> Path:
 
 def make_run(folder: Path, run_id: str, started: str, end: RunEnd | None = None) -> None:
     record = replace(RECORD_OF_A_RUN, run_id=run_id, started=started, end=end)
-    RunDirectory.create(folder / "runs" / run_id, record, "")
+    RunDirectory.create(folder / "runs" / run_id, record)
 
 
 # The folder and the spec
