@@ -2,9 +2,10 @@
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sumgrad.cluster.training.state import EpochReport, Snapshot, TrainingState
 from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointStore
 from sumgrad.jobs.spec.schema import CheckpointSpec
 from sumgrad.jobs.support.text import describe_error
+from sumgrad.jobs.support.threads import run_in_thread
 
 _logger = logging.getLogger(__name__)
 
@@ -19,8 +21,9 @@ _logger = logging.getLogger(__name__)
 class Checkpointer:
     """The writer of checkpoints: it takes snapshots when they are due, and writes them in a thread.
 
-    Training waits for a copy of the arrays only. While a checkpoint is being written no other is
-    taken, so a slow disk makes them less frequent. The thread calls `before_write` before each.
+    Training waits for a copy of the arrays only. While a checkpoint is being written only the best
+    so far is taken, so a slow disk makes the others less frequent. `before_write` is called before
+    each is written, in the thread.
     A resumed run continues with the step and the lowest loss of the checkpoint `start`.
     """
 
@@ -41,13 +44,11 @@ class Checkpointer:
         if start is not None:
             self._last_step, self._lowest_loss = start.snapshot.step, start.lowest_loss
         self._is_failing = False
-        self._changed = threading.Condition()
-        #: Guarded by `_changed`, as the two below: what to write, the best apart from the latest.
+        #: What to write next: the best so far, the latest, or both.
         self._pending: dict[bool, Checkpoint] = {}
-        self._is_writing = False
-        self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
-        self._thread.start()
+        #: The checkpoint that is being written, or the last one.
+        self._writing: Future[Path | None] = Future()
+        self._writing.set_result(None)
 
     def boundary(self, state: TrainingState, report: EpochReport | None) -> None:
         """Take a snapshot if one is due; the driver calls this between two steps."""
@@ -55,62 +56,42 @@ class Checkpointer:
             loss = report.validation.loss if report.validation else report.train_loss
             if loss < self._lowest_loss:
                 self._lowest_loss = loss
-                self._put(state, is_best=True)
-                return
-        if self._is_due(state.step):
-            self._put(state, is_best=False)
+                self._take(state, is_best=True)
+        is_idle = self._writing.done()
+        if is_idle and not self._pending and self._is_due(state.step):
+            self._take(state, is_best=False)
+        if is_idle and self._pending:
+            self._writing = run_in_thread("checkpoint", partial(self._write, *self._next()))
 
     def _is_due(self, step: int) -> bool:
         steps, seconds = self._spec.every_steps, self._spec.every_seconds
-        if (steps is None or step - self._last_step < steps) and (
-            seconds is None or time.monotonic() - self._last_time < seconds
-        ):
-            return False
-        with self._changed:
-            return not self._is_writing and not self._pending
+        return (steps is not None and step - self._last_step >= steps) or (
+            seconds is not None and time.monotonic() - self._last_time >= seconds
+        )
 
-    def _put(self, state: TrainingState, *, is_best: bool) -> None:
-        checkpoint = Checkpoint(state.snapshot(), self._signature, self._lowest_loss)
+    def _take(self, state: TrainingState, *, is_best: bool) -> None:
+        self._pending[is_best] = Checkpoint(state.snapshot(), self._signature, self._lowest_loss)
         self._last_step, self._last_time = state.step, time.monotonic()
-        with self._changed:
-            self._pending[is_best] = checkpoint
-            self._changed.notify_all()
 
-    def abandon(self) -> None:
-        """Stop writing, without waiting for a checkpoint that is being written."""
-        with self._changed:
-            self._pending.clear()
-            self._is_closing = True
-            self._changed.notify_all()
+    def _next(self) -> tuple[Checkpoint, bool]:
+        """Remove a pending checkpoint, and return it and whether it is the best."""
+        # The best comes first, because the next best would replace it.
+        is_best = max(self._pending)
+        return self._pending.pop(is_best), is_best
 
     def close(self, last: Snapshot | None = None) -> Path | None:
-        """Write what is pending and then the last snapshot, if given, and end the thread.
+        """Write what is pending and then the last snapshot, if given.
 
         Return the last checkpoint, or None if it could not be written.
         """
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-        self._thread.join()
+        self._writing.result()
+        while self._pending:
+            self._write(*self._next())
         if last is None:
             return None
         return self._write(Checkpoint(last, self._signature, self._lowest_loss), is_best=False)
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._is_writing = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._pending or self._is_closing)
-                if not self._pending:
-                    return
-                # The best comes first, because the next best would replace it.
-                is_best = max(self._pending)
-                checkpoint = self._pending.pop(is_best)
-                self._is_writing = True
-            self._write(checkpoint, is_best=is_best)
-
-    def _write(self, checkpoint: Checkpoint, *, is_best: bool) -> Path | None:
+    def _write(self, checkpoint: Checkpoint, is_best: bool) -> Path | None:
         try:
             self._before_write()
             path = self._store.write(checkpoint, is_best=is_best)

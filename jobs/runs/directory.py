@@ -131,7 +131,12 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run's lock, or raise RunLocked. It is released when the process ends."""
+        """Hold the run's lock, and read its record again, which another process may have changed.
+
+        Raises:
+            RunLocked: Another process holds the lock, which is released when it ends.
+            RunDamaged: The run has been damaged.
+        """
         file = self.path / _LOCK
         try:
             self._lock.acquire()
@@ -142,6 +147,7 @@ class RunDirectory:
                 hint="wait for it, or end that process first",
             ) from None
         try:
+            self.record = RunDirectory.open(self.path).record
             file.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
             yield
         finally:

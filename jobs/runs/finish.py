@@ -16,7 +16,7 @@ from sumgrad.jobs.runs.evaluate import Rejection, measure_rejection
 from sumgrad.jobs.runs.signature import EARLIER_CODE
 from sumgrad.jobs.runs.start import ActiveRun
 from sumgrad.jobs.runs.summary import Summary
-from sumgrad.jobs.runs.sync import deliver_locked
+from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.runs.train_loop import RunResult
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.redaction import redact
@@ -75,7 +75,7 @@ def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
         RunDamaged: The run's summary is damaged.
         TrackingError: The store does not answer, or refuses.
     """
-    is_delivered = deliver_locked(directory, tracking_uri)
+    is_delivered = sync(directory, tracking_uri)
     file = directory.path / SUMMARY
     try:
         summary = TypeAdapter(Summary).validate_json(file.read_bytes())

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import RunLocked
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
-from sumgrad.jobs.runs.sync import ORPHANED, require_credentials, sync
+from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.support.text import align_columns, describe_error, plural
 from sumgrad.jobs.tracking.metadata import RECORD
 from sumgrad.jobs.tracking.outbox import EXAMPLE
@@ -23,7 +22,9 @@ def list_runs(output: Path) -> list[dict[str, Any]]:
 
     A run whose process was killed is recorded as KILLED, in MLflow too if its store answers.
     """
-    runs = [_record_orphan(run) for run in all_runs(output)]
+    runs = all_runs(output)
+    for run in runs:
+        _record_orphan(run)
     for path in set(_run_like_folders(output)) - {run.path for run in runs}:
         _logger.warning("%s is left out: its %s is missing or damaged", path, RECORD)
     undelivered = sum(run.record.end is not None and not run.is_delivered for run in runs)
@@ -43,22 +44,17 @@ def _run_like_folders(output: Path) -> list[Path]:
     return [path.absolute() for path in output.iterdir() if any((path / n).exists() for n in names)]
 
 
-def _record_orphan(run: RunDirectory) -> RunDirectory:
+def _record_orphan(run: RunDirectory) -> None:
     if run.record.end is not None or run.is_locked:
-        return run
+        return
     try:
-        sync(run, require_credentials(run.record.tracking_uri))
+        sync(run)
     except RunLocked:
         pass  # Another process has just resumed it.
     except (SumgradError, OSError) as error:
-        # The disk may be full, or this user may not write there.
-        with suppress(RunLocked, OSError), run.lock():
-            run = RunDirectory.open(run.path)
-            if run.record.end is None:
-                run.update(end=ORPHANED)
+        # MLflow is away, the disk is full, or this user may not write there.
         state = "MLflow still shows it as running" if run.mlflow_run_id else "it is not in MLflow"
         _logger.warning("run %s: %s: %s", run.record.run_id, state, describe_error(error))
-    return RunDirectory.open(run.path)
 
 
 def _row(run: RunDirectory) -> dict[str, Any]:

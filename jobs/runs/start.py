@@ -6,7 +6,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from sumgrad.jobs.errors import CheckpointError
 from sumgrad.jobs.runs.build import TrainingJob
@@ -102,13 +104,26 @@ def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
 
 
 def reopen(
-    job: TrainingJob,
-    tracker: RunTracker,
-    directory: RunDirectory,
-    checkpoint: Checkpoint | None,
-    signature: Mapping[str, Any],
+    job: TrainingJob, tracker: RunTracker, directory: RunDirectory, allow_code_change: bool
 ) -> ActiveRun:
-    """Resume a run that this process has locked, with what `load_checkpoint` has returned."""
+    """Resume a run that this process has locked, from its newest checkpoint if it has one.
+
+    Raises:
+        CheckpointError: The job or, unless it is allowed, the code has changed, or all checkpoints
+            are damaged.
+    """
+    checkpoint = directory.checkpoints().newest()
+    signature = signature_of_resumed(
+        directory.record.signature if checkpoint is None else checkpoint.signature,
+        compute_signature(job),
+        directory.record.run_id,
+        allow_code_change=allow_code_change,
+    )
+    expected = (job.network.layout.size,), np.dtype(job.network.dtype)
+    arrays = {} if checkpoint is None else checkpoint.snapshot.arrays
+    for name in ("W", "last_finite", "best"):
+        if name in arrays and (arrays[name].shape, arrays[name].dtype) != expected:
+            raise CheckpointError(f"the checkpoint in {directory.path} is of another network")
     directory.update(end=None, signature=signature)
     tracker.start(directory.path, resumed=True)
     return ActiveRun(job, directory, tracker, Outbox(directory.path), checkpoint)
@@ -127,30 +142,3 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
         run.directory.remove()
     else:
         run.directory.update(end=RunEnd("FAILED", str(run.tracker.refusal)))
-
-
-def load_checkpoint(
-    job: TrainingJob, directory: RunDirectory, *, allow_code_change: bool
-) -> tuple[Checkpoint | None, Mapping[str, Any]]:
-    """Load the newest checkpoint of a run, if it has one, and its signature from here on.
-
-    Raises:
-        CheckpointError: The job or, unless it is allowed, the code has changed, or all checkpoints
-            are damaged.
-    """
-    checkpoint = directory.checkpoints().newest()
-    signature = signature_of_resumed(
-        directory.record.signature if checkpoint is None else checkpoint.signature,
-        compute_signature(job),
-        directory.record.run_id,
-        allow_code_change=allow_code_change,
-    )
-    if checkpoint is None:
-        return None, signature
-    shape, dtype = (job.network.layout.size,), job.network.dtype
-    if any(
-        name in ("W", "last_finite", "best") and (array.shape != shape or array.dtype != dtype)
-        for name, array in checkpoint.snapshot.arrays.items()
-    ):
-        raise CheckpointError(f"the checkpoint in {directory.path} is of another network")
-    return checkpoint, signature

@@ -17,26 +17,22 @@ from sumgrad.model.errors import SumgradError
 ORPHANED = RunEnd("KILLED", "killed")
 
 
-def sync(directory: RunDirectory, tracking_uri: str) -> bool:
+def sync(directory: RunDirectory, tracking_uri: str | None = None) -> bool:
     """Deliver what MLflow lacks of a run, and return whether it has everything now.
 
-    A run whose process was killed gets the status KILLED.
+    A run whose process was killed gets the status KILLED first. By default MLflow's URI is the one
+    that the run was tracked at.
 
     Raises:
         RunLocked: The run is still running.
         TrackingError: The store does not answer, or refuses.
     """
     with directory.lock():
-        # It may have ended just now.
-        return deliver_locked(RunDirectory.open(directory.path), tracking_uri)
-
-
-def deliver_locked(directory: RunDirectory, tracking_uri: str) -> bool:
-    """Deliver a run that the caller has locked, as `sync` does."""
-    end = directory.record.end or ORPHANED
-    if end is ORPHANED:
-        directory.update(end=end)
-    return deliver(directory.path, end, lambda: open_store(tracking_uri))
+        end = directory.record.end or ORPHANED
+        if end is ORPHANED:
+            directory.update(end=end)
+        uri = tracking_uri or require_credentials(directory.record.tracking_uri)
+        return deliver(directory.path, end, lambda: open_store(uri))
 
 
 def require_credentials(uri: str) -> str:
@@ -79,8 +75,7 @@ def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[l
     lines, is_complete = [], True
     for run in runs:
         try:
-            uri = tracking_uri or require_credentials(run.record.tracking_uri)
-            is_delivered, problem = sync(run, uri), ""
+            is_delivered, problem = sync(run, tracking_uri), ""
         except (SumgradError, OSError) as error:
             is_delivered, problem = False, f": {describe_error(error)}"
         state = "delivered" if is_delivered else f"NOT delivered{problem}"

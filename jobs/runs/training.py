@@ -4,33 +4,31 @@ Slow starts run side by side: MLflow in a process, the data in a thread, Ray in 
 """
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sumgrad.cluster.address import check_reachable
-from sumgrad.cluster.errors import ClusterError
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.errors import Interrupted, JobError, SpecError, TrackingUnreachable
 from sumgrad.jobs.runs.backend import LOCAL_ADDRESSES, open_reducer
-from sumgrad.jobs.runs.build import TrainingJob, build_job
-from sumgrad.jobs.runs.checkpoints import Checkpoint
+from sumgrad.jobs.runs.build import build_job
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.finish import deliver_finished, record_failure, save_run
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import StopRequest
-from sumgrad.jobs.runs.start import ActiveRun, create, load_checkpoint, reopen, undo
+from sumgrad.jobs.runs.start import ActiveRun, create, reopen, undo
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import require_credentials
 from sumgrad.jobs.runs.train_loop import run_training
 from sumgrad.jobs.spec.paths import resolve_paths
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.threads import run_in_thread
+from sumgrad.jobs.tracking.metadata import RunRecord
 from sumgrad.jobs.tracking.run_tracker import RESPONSE_TIMEOUT_S, RunTracker
 from sumgrad.jobs.tracking.store import is_login_refused
 from sumgrad.model.errors import SumgradError
@@ -47,7 +45,7 @@ class LaunchOptions:
         tags: MLflow tags that replace or complete the run's own.
         waits_for_nodes: Whether to wait for CPUs that the cluster does not have yet.
         allow_code_change: Whether other code may resume a run, which is recorded.
-        on_start: Called with the run's tracker as soon as it exists, from another thread.
+        on_start: Called with the run's tracker as soon as it exists.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -93,8 +91,6 @@ def resume(
     spec = resolve_paths(spec, Path.cwd())
     require_credentials(spec.tracking.uri)
     with directory.lock():
-        # It may have ended just now.
-        directory = RunDirectory.open(directory.path)
         end = directory.record.end
         if end is None or end.can_resume:
             return _Training(spec, reporter, options, directory).run()
@@ -121,14 +117,13 @@ class _Training:
     started: float = field(default_factory=time.monotonic)
     #: Releases a new run's lock.
     locks: ExitStack = field(default_factory=ExitStack)
-    #: Guards the two below.
-    starting: threading.Lock = field(default_factory=threading.Lock)
-    active: ActiveRun | None = None
-    is_cancelled: bool = False
+    #: The run, once it is created or reopened.
+    active: "Future[ActiveRun]" = field(default_factory=Future)
 
     def run(self) -> tuple[Summary, SumgradError | None]:
         """Train, and return what `train` returns."""
         uri = self.spec.tracking.uri
+        earlier = self.directory.record if self.directory is not None else None
         must_answer = self.spec.tracking.on_unavailable == "fail"
         if not is_server(uri):
             check_tracking_reachable(uri)
@@ -137,74 +132,59 @@ class _Training:
             closing(RunTracker(uri, must_answer=must_answer)) as tracker,
             StopRequest() as stop,
             self.locks,
-            self._recorded(stop),
         ):
+            self.options.on_start(tracker)
             try:
                 return self._run(tracker, stop)
-            except ClusterError:
-                # A request to stop ends a wait for workers with an error of the cluster.
-                stop.raise_if_requested()
+            except BaseException as error:
+                # A future that has not begun can be cancelled, so that no run appears later.
+                if not self.active.cancel() and self.active.exception() is None:
+                    _record_early_end(self.active.result(), error, stop, earlier)
                 raise
 
     def _run(self, tracker: RunTracker, stop: StopRequest) -> tuple[Summary, SumgradError | None]:
-        spec, reporter = self.spec, self.reporter
+        spec, options = self.spec, self.options
         if spec.cluster.address != "inline":
             check_reachable(spec.cluster.address)
-            reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
+            self.reporter.note(f"{spec.name}: starting Ray and MLflow, reading the data …")
         job = run_in_thread("data", lambda: build_job(spec, prepare(spec, stop.raise_if_requested)))
         login_refused = run_in_thread("login", lambda: is_login_refused(spec.tracking.uri))
-        start = run_in_thread("start", lambda: self._start(job.result(), tracker))
-        if self.directory is not None:
+        must_register = tracker.must_answer or self.directory is not None
+        if self.directory is None:
+            self.active = run_in_thread(
+                "start",
+                lambda: create(job.result(), tracker, self.locks, options.tags),
+                after=job,
+            )
+        else:
             # A job that cannot be resumed is refused before it waits for workers.
-            start.result()
-        waits_for_nodes = self.options.waits_for_nodes
-        with open_reducer(spec.cluster, job, stop, waits_for_nodes=waits_for_nodes) as reducer:
-            run = start.result()
-            if self.directory is not None or tracker.must_answer or login_refused.result():
+            run = reopen(job.result(), tracker, self.directory, options.allow_code_change)
+            self.active.set_result(run)
+        with open_reducer(
+            spec.cluster, job, stop, waits_for_nodes=options.waits_for_nodes
+        ) as reducer:
+            run = self.active.result()
+            if must_register or login_refused.result():
                 tracker.wait_until_registered()
-            result = run_training(run, reducer, reporter, stop)
+            result = run_training(run, reducer, self.reporter, stop)
             if spec.cluster.address not in LOCAL_ADDRESSES:
                 # The rest can take a minute, and other jobs may wait for the CPUs.
                 reducer.close()
             summary = save_run(run, result, self.started)
             return summary, result.error or tracker.refusal
 
-    def _start(self, job: TrainingJob, tracker: RunTracker) -> ActiveRun:
-        """Create or reopen the run, in a thread."""
-        checkpoint: Checkpoint | None = None
-        signature: Mapping[str, Any] = {}
-        if self.directory is not None:
-            allow = self.options.allow_code_change
-            checkpoint, signature = load_checkpoint(job, self.directory, allow_code_change=allow)
-        with self.starting:
-            if self.is_cancelled:
-                raise JobError("the run was cancelled before its start")
-            if self.directory is None:
-                run = create(job, tracker, self.locks, self.options.tags)
-            else:
-                run = reopen(job, tracker, self.directory, checkpoint, signature)
-            self.active = run
-        self.options.on_start(tracker)
-        return run
 
-    @contextmanager
-    def _recorded(self, stop: StopRequest) -> Iterator[None]:
-        """Record whatever ends the run early, so that it does not stay RUNNING."""
-        earlier = self.directory.record if self.directory is not None else None
-        try:
-            yield
-        except BaseException as error:
-            with self.starting:
-                self.is_cancelled = True
-                run = self.active
-            if run is not None and error is run.tracker.refusal:
-                undo(run, earlier)
-            elif run is not None and run.directory.record.end is None:
-                reason = stop.reason or f"{type(error).__name__}: {error}"
-                is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-                timeout = _URGENT_TIMEOUT_S if stop.reason else RESPONSE_TIMEOUT_S
-                record_failure(run, "FAILED" if is_failure else "KILLED", str(reason), timeout)
-            raise
+def _record_early_end(
+    run: ActiveRun, error: BaseException, stop: StopRequest, earlier: RunRecord | None
+) -> None:
+    """Record whatever ends a run early, so that it does not stay RUNNING."""
+    if error is run.tracker.refusal:
+        undo(run, earlier)
+    elif run.directory.record.end is None:
+        reason = stop.reason or f"{type(error).__name__}: {error}"
+        is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        timeout = _URGENT_TIMEOUT_S if stop.reason else RESPONSE_TIMEOUT_S
+        record_failure(run, "FAILED" if is_failure else "KILLED", str(reason), timeout)
 
 
 def _check_output(spec: JobSpec) -> None:

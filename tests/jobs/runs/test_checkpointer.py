@@ -46,8 +46,7 @@ def steps(folder: CheckpointStore, suffix: str = "") -> list[int]:
 
 
 def wait_until_idle(writer: Checkpointer) -> None:
-    with writer._changed:
-        assert writer._changed.wait_for(lambda: not writer._is_writing and not writer._pending, 10)
+    writer._writing.result(10)
 
 
 def slow_writer(folder: CheckpointStore) -> tuple[Checkpointer, threading.Event]:
@@ -114,12 +113,18 @@ def test_after_a_failed_write_the_next_is_tried(
     assert steps(folder) == [2]
 
 
-def test_an_abandoned_writer_does_not_wait_for_the_disk(folder: CheckpointStore) -> None:
+def test_the_best_waits_for_the_checkpoint_before_it_and_is_replaced_by_a_better_one(
+    folder: CheckpointStore,
+) -> None:
     writer, proceed = slow_writer(folder)
-    writer.abandon()
+    for step, loss in ((2, 3.0), (3, 2.0), (4, 2.5)):
+        writer.boundary(state(step), report(loss))
     proceed.set()
-    writer._thread.join(10)
-    assert len(names(folder)) == 1
+    wait_until_idle(writer)
+    assert steps(folder) == [1]
+    writer.boundary(state(5), None)
+    wait_until_idle(writer)
+    assert (steps(folder), steps(folder, ".best")) == ([1, 3], [3])
 
 
 @pytest.fixture
