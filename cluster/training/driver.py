@@ -54,6 +54,7 @@ class ParameterDriver:
     reducer: GradientReducer
     _: KW_ONLY
     validate: bool = False  #: Whether to evaluate the validation rows after each epoch.
+    classify: bool = True  #: Whether evaluations have an accuracy.
     on_epoch: Callable[[EpochReport], None] = lambda _: None
     #: Called after each step with its number within the epoch, from 1.
     on_step: Callable[[int], None] = lambda _: None
@@ -105,7 +106,7 @@ class ParameterDriver:
     def evaluate(self, source: str, W: Array) -> Evaluation:
         """Return loss and accuracy over all rows of a data source, from the same reduction."""
         total = self.reducer.reduce(Task("evaluation", source), W)
-        accuracy = float(total.correct / total.count)
+        accuracy = float(total.correct / total.count) if self.classify else None
         return Evaluation(total.divergence / total.count, accuracy, total.count)
 
     def _epoch(self, state: TrainingState, optimizer: ChunkedOptimizer) -> EpochReport | StopReason:

@@ -26,8 +26,7 @@ class Evaluation:
     """The loss (1/T) Σ Div and the accuracy over all T = ``count`` rows of a data source."""
 
     loss: float
-    #: Fraction of correctly classified instances; meaningless for a regression.
-    accuracy: float
+    accuracy: float | None  #: Fraction of correctly classified instances; None for a regression.
     count: int
 
 

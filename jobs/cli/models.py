@@ -1,5 +1,6 @@
 """Commands about trained models: evaluate, predict."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +20,11 @@ def evaluate(
 ) -> None:
     """Compute a model's loss and accuracy on labelled rows."""
     from sumgrad.jobs.runs.evaluate import evaluate_model, open_model
+    from sumgrad.jobs.runs.progress import describe_evaluation
 
     result = evaluate_model(open_model(model, tracking_uri), data)
-    typer.echo(result.to_json() if as_json else result.describe())
+    value = {"loss": result.loss, "accuracy": result.accuracy, "rows": result.count}
+    typer.echo(json.dumps(value) if as_json else describe_evaluation(result))
 
 
 @app.command()

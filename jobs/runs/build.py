@@ -35,11 +35,6 @@ class TrainingJob:
     training_config: TrainingConfig
     workload: Workload
 
-    @property
-    def is_classification(self) -> bool:
-        """Whether the model has an accuracy."""
-        return self.spec.task == "classification"
-
     def describe(self, workers: int) -> list[str]:
         """Return lines about the data, the network, the workers, and those that will be idle."""
         widths = [self.network.inputs, *(layer.units for layer in self.network.layers)]

@@ -1,7 +1,6 @@
 """Using a trained model: find it, evaluate it on rows, predict them, count what it rejects."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from sumgrad.cluster.compute.worker import Task, Workload
 from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
 from sumgrad.cluster.reducers.inline import InlineReducer
+from sumgrad.cluster.training.state import Evaluation
 from sumgrad.jobs.artifacts.saved_model import (
     DESCRIPTION,
     PREDICTION_BATCH_SIZE,
@@ -60,25 +60,7 @@ def _find_local_model(name: str) -> Path | None:
     return model if model.is_dir() else None
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """The loss (1/T) Σ Div over the T rows of a file, and the accuracy of a classification."""
-
-    loss: float
-    accuracy: float | None
-    rows: int
-
-    def to_json(self) -> str:
-        """Return one object on one line."""
-        return json.dumps(asdict(self))
-
-    def describe(self) -> str:
-        """Return a line for the user."""
-        accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}, "
-        return f"{accuracy}loss {self.loss:.4f} on {self.rows:,} rows"
-
-
-def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
+def evaluate_model(model: SavedModel, source: str) -> Evaluation:
     """Evaluate a model on labelled rows, with the deterministic sums of training.
 
     Raises:
@@ -94,7 +76,7 @@ def evaluate_model(model: SavedModel, source: str) -> EvaluationResult:
     with InlineReducer(workload) as reducer:
         total = reducer.reduce(Task("evaluation", "test"), model.parameters.flat)
     accuracy = None if model.schema.classes is None else total.correct / total.count
-    return EvaluationResult(total.divergence / total.count, accuracy, total.count)
+    return Evaluation(total.divergence / total.count, accuracy, total.count)
 
 
 def predict_file(model: SavedModel, source: str, out: Path) -> int:

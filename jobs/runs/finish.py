@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
 from sumgrad.jobs.errors import RunDamaged
-from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.evaluate import Rejection, measure_rejection
 from sumgrad.jobs.runs.signature import EARLIER_CODE
@@ -38,7 +37,7 @@ def save_run(run: ActiveRun, result: RunResult, started: float) -> Summary:
     reject = run.job.spec.data.reject
     rejection = measure_rejection(model, data, reject.unseen) if reject else None
     step = training.report.epoch if training.report else 0
-    run.outbox.log(step, _final_metrics(run.job, result, rejection))
+    run.outbox.log(step, _final_metrics(result, rejection))
     tags = {
         "sumgrad.weights_sha256": weights_sha256(training.W),
         "sumgrad.model_folder": str(directory.model),
@@ -99,19 +98,17 @@ def _save_model(run: ActiveRun, training: TrainingResult) -> SavedModel:
     return model
 
 
-def _final_metrics(
-    job: TrainingJob, result: RunResult, rejection: Rejection | None
-) -> dict[str, float]:
+def _final_metrics(result: RunResult, rejection: Rejection | None) -> dict[str, float]:
     metrics = rejection.metrics() if rejection else {}
     if result.test is not None:
         metrics["test_loss"] = result.test.loss
-        if job.is_classification:
+        if result.test.accuracy is not None:
             metrics["test_accuracy"] = result.test.accuracy
     return metrics
 
 
 def _summarize(run: ActiveRun, result: RunResult, rejection: Rejection | None) -> Summary:
-    training, report, test = result.training, result.training.report, result.test
+    training, report = result.training, result.training.report
     return Summary(
         name=run.job.spec.name,
         status=result.status,
@@ -123,9 +120,7 @@ def _summarize(run: ActiveRun, result: RunResult, rejection: Rejection | None) -
         instances_seen=training.instances,
         train_loss=report.train_loss if report else None,
         validation_loss=report.validation.loss if report and report.validation else None,
-        test_loss=test.loss if test else None,
-        test_accuracy=test.accuracy if test and run.job.is_classification else None,
-        test_rows=test.count if test else None,
+        test=result.test,
         weights_sha256=weights_sha256(training.W),
         checkpoint=str(run.directory.model),
         run_folder=str(run.directory.path),

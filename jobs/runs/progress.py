@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TextIO
 
-from sumgrad.cluster.training.state import EpochReport
+from sumgrad.cluster.training.state import EpochReport, Evaluation
 from sumgrad.jobs.support.text import duration
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Reporter(ABC):
         """Show that a step of the epoch is done; from 1."""
 
     @abstractmethod
-    def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
+    def epoch(self, report: EpochReport) -> None:
         """Show that an epoch is done."""
 
     @abstractmethod
@@ -61,9 +61,9 @@ class PlainReporter(Reporter):
     def step(self, step: int) -> None:
         pass
 
-    def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
+    def epoch(self, report: EpochReport) -> None:
         now = time.monotonic()
-        line = describe(report, self._epochs, accuracy=accuracy)
+        line = describe_epoch(report, self._epochs)
         # A run that resumes after the last step of an epoch reports it without any own step.
         if (epochs_done := report.epoch - self._first_epoch) > 0:
             seconds_per_epoch = (now - self._start) / epochs_done
@@ -119,8 +119,8 @@ class LiveReporter(Reporter):
     def step(self, step: int) -> None:
         self._progress.advance(self._task)
 
-    def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
-        self._line = describe(report, self._epochs, accuracy=accuracy)
+    def epoch(self, report: EpochReport) -> None:
+        self._line = describe_epoch(report, self._epochs)
 
     def end(self) -> None:
         if self._live is not None:
@@ -131,15 +131,21 @@ class LiveReporter(Reporter):
             self._line = ""
 
 
-def describe(report: EpochReport, epochs: int, *, accuracy: bool) -> str:
+def describe_epoch(report: EpochReport, epochs: int) -> str:
     """Return an epoch's number, losses, accuracy and rate on one line of 80 columns."""
     parts = [f"epoch {report.epoch}/{epochs}", f"loss {report.train_loss:.4f}"]
     if report.validation is not None:
         parts.append(f"validation {report.validation.loss:.4f}")
-        if accuracy:
+        if report.validation.accuracy is not None:
             parts.append(f"accuracy {report.validation.accuracy:.2%}")
     parts.append(f"{report.samples_per_s:,.0f} rows/s")
     return "  ".join(parts)
+
+
+def describe_evaluation(evaluation: Evaluation) -> str:
+    """Return accuracy, loss and number of rows on one line."""
+    text = f"loss {evaluation.loss:.4f} on {evaluation.count:,} rows"
+    return text if evaluation.accuracy is None else f"accuracy {evaluation.accuracy:.2%}, {text}"
 
 
 def make_reporter(stream: TextIO) -> Reporter:

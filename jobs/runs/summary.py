@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sumgrad.cluster.training.state import Evaluation
 from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError
+from sumgrad.jobs.runs.progress import describe_evaluation
 from sumgrad.jobs.spec.loader import default_output
 from sumgrad.jobs.spec.schema import TrackingSpec
 from sumgrad.jobs.support.files import expand_user
@@ -27,7 +29,7 @@ JSON_KEYS = (
 _OUTCOMES = {
     StopReason.CONVERGED: "converged",
     StopReason.EARLY_STOPPING: "stopped early (the validation loss no longer fell)",
-    StopReason.MAX_EPOCHS: "completed its maximum number of epochs",
+    StopReason.MAX_EPOCHS: "stopped",
     StopReason.DIVERGED: "diverged",
     StopReason.INTERRUPTED: "was interrupted",
     StopReason.TERMINATED: "was terminated",
@@ -41,7 +43,6 @@ class Summary:
 
     Attributes:
         status: FINISHED, FAILED or KILLED, as in MLflow.
-        test_loss: Mean divergence over the test rows.
         checkpoint: The folder of the saved model.
         best_epoch: The epoch of the saved weights, where it is not the last one.
         is_delivered: Whether MLflow has all of the run.
@@ -58,9 +59,7 @@ class Summary:
     instances_seen: int = 0
     train_loss: float | None = None
     validation_loss: float | None = None
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    test_rows: int | None = None
+    test: Evaluation | None = None
     weights_sha256: str | None = None
     checkpoint: str | None = None
     wall_s: float = 0.0
@@ -70,6 +69,11 @@ class Summary:
     can_resume: bool = False
     is_delivered: bool = True
     rejection: list[str] = field(default_factory=list)
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The accuracy over the test rows."""
+        return self.test.accuracy if self.test else None
 
     def to_json(self) -> str:
         """Return the object of ``--json`` on one line."""
@@ -85,20 +89,20 @@ class Summary:
 
         The client of a submitted job prints its own next commands.
         """
-        steps = f"{plural(self.epochs, 'epoch')} ({plural(self.steps, 'step')})"
+        epochs = plural(self.epochs, "epoch")
+        if self.stop_reason is StopReason.MAX_EPOCHS:
+            epochs += ", the maximum"
+        steps = plural(self.steps, "step")
         time = duration(self.wall_s) if self.wall_s >= 60 else f"{self.wall_s:.1f} s"
-        lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {steps} in {time}"]
+        lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {epochs} ({steps}) in {time}"]
         if self.samples_per_s:
             lines.append(
                 f"  steps     {self.samples_per_s:,.0f} rows/s, without start and evaluations"
             )
         if self.best_epoch is not None:
             lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best so far")
-        if self.test_loss is not None:
-            figures = f"loss {self.test_loss:.4f} on {self.test_rows:,} rows"
-            if self.test_accuracy is not None:
-                figures = f"accuracy {self.test_accuracy:.2%}, {figures}"
-            lines.append(f"  test      {figures}")
+        if self.test is not None:
+            lines.append(f"  test      {describe_evaluation(self.test)}")
         lines.extend(f"  {line}" for line in self.rejection)
         if self.checkpoint:
             lines.append(f"  sha256    {self.weights_sha256}")

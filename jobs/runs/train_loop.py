@@ -103,14 +103,15 @@ def _driver(
         reporter.step(step)
 
     def on_epoch(report: EpochReport) -> None:
-        run.outbox.log(report.epoch, _metrics(report, accuracy=job.is_classification))
-        reporter.epoch(report, accuracy=job.is_classification)
+        run.outbox.log(report.epoch, _metrics(report))
+        reporter.epoch(report)
 
     return ParameterDriver(
         job.training_config,
         job.plan,
         reducer,
         validate="validation" in job.workload.sources,
+        classify=job.spec.task == "classification",
         on_epoch=on_epoch,
         on_step=on_step,
         on_boundary=checkpointer.boundary,
@@ -145,7 +146,7 @@ def _test(
         return replace(result, reason=StopReason.FAILED, failure=failure), None
 
 
-def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:
+def _metrics(report: EpochReport) -> dict[str, float]:
     """Return an epoch's figures as MLflow metrics."""
     metrics = {
         "train_loss": report.train_loss,
@@ -155,6 +156,6 @@ def _metrics(report: EpochReport, *, accuracy: bool) -> dict[str, float]:
     }
     if report.validation is not None:
         metrics["validation_loss"] = report.validation.loss
-        if accuracy:
+        if report.validation.accuracy is not None:
             metrics["validation_accuracy"] = report.validation.accuracy
     return metrics

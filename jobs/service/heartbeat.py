@@ -110,11 +110,11 @@ class HeartbeatReporter(PlainReporter):
         self.note(TRAINING_STARTED)
         super().begin(epochs, steps_per_epoch, first_step)
 
-    def epoch(self, report: EpochReport, *, accuracy: bool) -> None:
+    def epoch(self, report: EpochReport) -> None:
         """Report an epoch."""
         loss = report.train_loss if math.isfinite(report.train_loss) else None
         self._update(epoch=report.epoch, loss=loss)
-        super().epoch(report, accuracy=accuracy)
+        super().epoch(report)
 
     def end(self) -> None:
         """Report the end of the training, at once."""

@@ -219,6 +219,9 @@ def test_an_evaluation_divides_by_the_number_of_instances(plane: tuple[Array, Ar
     reducer = ScriptedReducer(validation=[6.0], correct=3, count=4)
     seen = ParameterDriver(config, plan, reducer).evaluate("validation", np.zeros(4))
     assert (seen.loss, seen.accuracy, seen.count) == (1.5, 0.75, 4)
+    reducer = ScriptedReducer(validation=[6.0], correct=0, count=4)
+    regression = ParameterDriver(config, plan, reducer, classify=False)
+    assert regression.evaluate("validation", np.zeros(4)).accuracy is None
     driver = ParameterDriver(config, plan, InlineReducer(workload))
     assert driver.evaluate("validation", np.zeros(4)).count == 22
 

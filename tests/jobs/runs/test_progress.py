@@ -8,7 +8,7 @@ import pytest
 
 from sumgrad.cluster.training.state import EpochReport, Evaluation
 from sumgrad.cluster.training.stopping import StopReason
-from sumgrad.jobs.runs.progress import LiveReporter, PlainReporter, describe, make_reporter
+from sumgrad.jobs.runs.progress import LiveReporter, PlainReporter, describe_epoch, make_reporter
 from sumgrad.jobs.runs.summary import JSON_KEYS, Summary
 
 
@@ -17,10 +17,10 @@ def report(epoch: int, validation: Evaluation | None = None) -> EpochReport:
 
 
 def test_an_epoch_fits_on_a_line() -> None:
-    text = describe(report(2, Evaluation(0.3, 0.9125, 80)), 9, accuracy=True)
+    text = describe_epoch(report(2, Evaluation(0.3, 0.9125, 80)), 9)
     assert text == "epoch 2/9  loss 0.2500  validation 0.3000  accuracy 91.25%  1,280 rows/s"
-    assert "accuracy" not in describe(report(2, Evaluation(0.3, 0.9, 80)), 9, accuracy=False)
-    assert "validation" not in describe(report(2), 9, accuracy=True)
+    assert "accuracy" not in describe_epoch(report(2, Evaluation(0.3, None, 80)), 9)
+    assert "validation" not in describe_epoch(report(2), 9)
 
 
 def test_plain_lines_show_every_slow_epoch() -> None:
@@ -28,7 +28,7 @@ def test_plain_lines_show_every_slow_epoch() -> None:
     reporter = PlainReporter(stream, every_s=0.0)
     reporter.begin(3, 10)
     for epoch in (1, 2, 3):
-        reporter.epoch(report(epoch), accuracy=True)
+        reporter.epoch(report(epoch))
     reporter.end()
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/3", "2/3", "3/3"]
     assert stream.getvalue().splitlines()[-1].endswith("at most 0 s left")
@@ -40,7 +40,7 @@ def test_the_time_left_is_in_hours_and_minutes(monkeypatch: pytest.MonkeyPatch) 
     stream = io.StringIO()
     reporter = PlainReporter(stream)
     reporter.begin(2, 10)
-    reporter.epoch(report(1), accuracy=True)
+    reporter.epoch(report(1))
     assert stream.getvalue().endswith("at most 1 h 27 min left\n")
 
 
@@ -53,7 +53,7 @@ def test_the_time_left_of_a_resumed_run_counts_from_where_it_resumed(
     reporter = PlainReporter(stream)
     # Half of epoch 7 takes a minute, so the last three epochs take six.
     reporter.begin(10, 10, first_step=65)
-    reporter.epoch(report(7), accuracy=True)
+    reporter.epoch(report(7))
     assert stream.getvalue().endswith("at most 6 min 0 s left\n")
 
 
@@ -62,10 +62,10 @@ def test_a_run_that_resumes_after_the_last_step_of_an_epoch_shows_no_time_left()
     reporter = PlainReporter(stream, every_s=0.0)
     # The epoch was not reported before the run stopped, and it has no steps left.
     reporter.begin(10, 10, first_step=70)
-    reporter.epoch(report(7), accuracy=True)
-    reporter.epoch(report(8), accuracy=True)
+    reporter.epoch(report(7))
+    reporter.epoch(report(8))
     first, second = stream.getvalue().splitlines()
-    assert first == describe(report(7), 10, accuracy=True)
+    assert first == describe_epoch(report(7), 10)
     assert second.endswith(" left")
 
 
@@ -86,7 +86,7 @@ def test_plain_lines_skip_fast_epochs_except_the_first_and_the_last() -> None:
     reporter = PlainReporter(stream, every_s=3600.0)
     reporter.begin(50, 10)
     for epoch in range(1, 51):
-        reporter.epoch(report(epoch), accuracy=True)
+        reporter.epoch(report(epoch))
     reporter.end()
     reporter.end()
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/50", "50/50"]
@@ -113,11 +113,11 @@ def test_the_live_display_leaves_the_last_epoch_uncut_on_80_columns(
     for step in (1, 2, 3):
         reporter.step(step)
     last = EpochReport(100, 300, 0.5, Evaluation(0.3, 0.9125, 80), 1.0, 0.1, 10**6, 1.0)
-    reporter.epoch(last, accuracy=True)
+    reporter.epoch(last)
     reporter.end()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "a [bold]name[/bold] " + "x" * 90
-    assert lines[-1].endswith(describe(last, 100, accuracy=True))
+    assert lines[-1].endswith(describe_epoch(last, 100))
 
 
 @pytest.fixture
@@ -139,8 +139,16 @@ def test_numbers_that_json_lacks_are_null(summary: Summary) -> None:
 
 def test_a_summary_without_test_rows_has_no_line_about_them(summary: Summary) -> None:
     assert not any("test" in line for line in summary.lines())
-    summary.test_loss, summary.test_rows = 0.5, 10
-    assert any("loss 0.5000 on 10 rows" in line for line in summary.lines())
+    summary.test = Evaluation(0.5, None, 10)
+    assert "  test      loss 0.5000 on 10 rows" in summary.lines()
+    summary.test = Evaluation(0.5, 0.9, 10)
+    assert "  test      accuracy 90.00%, loss 0.5000 on 10 rows" in summary.lines()
+    assert json.loads(summary.to_json())["test_accuracy"] == 0.9
+
+
+def test_the_maximum_of_epochs_is_named_once(summary: Summary) -> None:
+    summary.stop_reason, summary.epochs, summary.steps = StopReason.MAX_EPOCHS, 50, 1150
+    assert summary.lines() == ["job stopped after 50 epochs, the maximum (1,150 steps) in 0.0 s"]
 
 
 def test_paths_below_the_current_folder_are_relative(

@@ -62,7 +62,7 @@ def test_progress_is_logged_and_kept() -> None:
     assert reporter.current().note == "waiting for CPUs"
     reporter.begin(20, 5, 3)
     reporter.step(1)
-    reporter.epoch(report(1, 0.25), accuracy=True)
+    reporter.epoch(report(1, 0.25))
     reporter.note("worker 1 joined")
     reporter.end()
     current = reporter.current()
@@ -79,8 +79,8 @@ def test_progress_is_logged_and_kept() -> None:
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_left_out(loss: float) -> None:
     reporter = HeartbeatReporter(io.StringIO())
-    reporter.epoch(report(1, 0.5), accuracy=False)
-    reporter.epoch(report(2, loss), accuracy=False)
+    reporter.epoch(report(1, 0.5))
+    reporter.epoch(report(2, loss))
     read = Heartbeat.from_json(reporter.current().to_json())
     assert read is not None
     assert (read.epoch, read.loss) == (2, None)
