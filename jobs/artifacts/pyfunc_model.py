@@ -54,7 +54,7 @@ def _matrix(rows: object, schema: "DataSchema") -> NDArray[np.generic]:
         array = np.asarray(rows)
         matrix = array.reshape(len(array), -1)
     else:
-        wanted = list(schema.features) if schema.list_column is None else [schema.list_column]
+        wanted = list(schema.columns_to_read)
         if missing := [name for name in wanted if name not in rows.columns]:
             raise ValueError(f"columns are missing: {', '.join(missing)}")
         if schema.list_column is None:

@@ -113,16 +113,14 @@ def load_model(folder: Path) -> SavedModel:
     description = _read_description(folder)
     try:
         network = _network(description["network"])
-        parameters = _read_weights(folder / WEIGHTS, network)
         expected = description["weights_sha256"]
         schema = DataSchema.from_json(description["schema"])
         name, run = description["name"], description["metadata"]
-    except ModelNotFound:
-        raise
     except _DAMAGE as error:
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: {error!r}") from error
     if (schema.width, schema.outputs) != (network.inputs, network.outputs):
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: schema and network do not match")
+    parameters = _read_weights(folder / WEIGHTS, network)
     if parameters.sha256() != expected:
         raise ModelNotFound(
             f"{folder / WEIGHTS} was altered: its SHA-256 is not the one in {DESCRIPTION}"

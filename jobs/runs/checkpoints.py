@@ -53,12 +53,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run.
-
-    Args:
-        folder: Created with the first checkpoint.
-        keep: The number of latest checkpoints to keep, besides the best one.
-    """
+    """The checkpoints of one run: the ``keep`` latest ones, and the best one."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder

@@ -22,9 +22,7 @@ _ROWS = 8
 def check_spec_gradients(spec: JobSpec, features: int | None = None) -> tuple[GradientCheck, ...]:
     """Check the gradients of a spec's network at its initial weights.
 
-    Args:
-        spec: The job.
-        features: Use this many random features instead of the job's data.
+    Given a number of features, random rows are used instead of the job's data.
     """
     if features is None:
         data = prepare(resolve_paths(spec, Path.cwd()))

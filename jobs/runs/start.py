@@ -38,19 +38,13 @@ _CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """A run that this process has locked and trains.
-
-    Attributes:
-        tracker: Delivers it to MLflow.
-        outbox: Takes its metrics.
-        checkpoint: Where it continues; None for the initial weights.
-    """
+    """A run that this process has locked and trains."""
 
     job: TrainingJob
     directory: RunDirectory
-    tracker: RunTracker
-    outbox: Outbox
-    checkpoint: Checkpoint | None = None
+    tracker: RunTracker  #: Delivers it to MLflow.
+    outbox: Outbox  #: Takes its metrics.
+    checkpoint: Checkpoint | None = None  #: Where it continues; None for the initial weights.
 
 
 def create(

@@ -39,18 +39,10 @@ _OUTCOMES = {
 
 @dataclass
 class Summary:
-    """The result of a training run; None where a figure does not apply.
-
-    Attributes:
-        status: FINISHED, FAILED or KILLED, as in MLflow.
-        checkpoint: The folder of the saved model.
-        best_epoch: The epoch of the saved weights, where it is not the last one.
-        is_delivered: Whether MLflow has all of the run.
-        rejection: Lines about rejected rows, for a job with a reject class.
-    """
+    """The result of a training run; None where a figure does not apply."""
 
     name: str
-    status: str
+    status: str  #: FINISHED, FAILED or KILLED, as in MLflow.
     stop_reason: StopReason
     tracking_uri: str
     run_id: str | None = None
@@ -61,14 +53,14 @@ class Summary:
     validation_loss: float | None = None
     test: Evaluation | None = None
     weights_sha256: str | None = None
-    checkpoint: str | None = None
+    checkpoint: str | None = None  #: The folder of the saved model.
     wall_s: float = 0.0
     samples_per_s: float | None = None
-    best_epoch: int | None = None
+    best_epoch: int | None = None  #: The epoch of the saved weights, if it is not the last one.
     run_folder: str | None = None
     can_resume: bool = False
-    is_delivered: bool = True
-    rejection: list[str] = field(default_factory=list)
+    is_delivered: bool = True  #: Whether MLflow has all of the run.
+    rejection: list[str] = field(default_factory=list)  #: Lines about rejected rows.
 
     @property
     def test_accuracy(self) -> float | None:

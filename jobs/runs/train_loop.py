@@ -79,7 +79,12 @@ def run_training(
         _logger.info("resuming after step %s", f"{first_step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch, first_step)
     try:
-        result = _train(driver, first, checkpointer)
+        result = driver.run(first)
+        checkpointer.close(result.snapshot)
+    except Exception:
+        # After a second signal, which is no Exception, nothing waits for the disk.
+        checkpointer.close()
+        raise
     finally:
         reporter.end()
     result, test = _test(job, driver, result)
@@ -117,20 +122,6 @@ def _driver(
         on_boundary=checkpointer.boundary,
         should_stop=lambda: stop.reason,
     )
-
-
-def _train(
-    driver: ParameterDriver, first: Array | Snapshot, checkpointer: Checkpointer
-) -> TrainingResult:
-    """Train, and write the pending checkpoints and the last one."""
-    try:
-        result = driver.run(first)
-    except Exception:
-        # After a second signal, which is no Exception, nothing waits for the disk.
-        checkpointer.close()
-        raise
-    checkpointer.close(result.snapshot)
-    return result
 
 
 def _test(

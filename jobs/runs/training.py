@@ -39,18 +39,13 @@ _URGENT_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """What a service sets for a run that it starts for a user.
+    """What a service sets for a run that it starts for a user."""
 
-    Attributes:
-        tags: MLflow tags that replace or complete the run's own.
-        waits_for_nodes: Whether to wait for CPUs that the cluster does not have yet.
-        allow_code_change: Whether other code may resume a run, which is recorded.
-        on_start: Called with the run's tracker as soon as it exists.
-    """
-
+    #: MLflow tags that replace or complete the run's own.
     tags: Mapping[str, str] = field(default_factory=dict)
-    waits_for_nodes: bool = False
-    allow_code_change: bool = False
+    waits_for_nodes: bool = False  #: Whether to wait for CPUs that the cluster does not have yet.
+    allow_code_change: bool = False  #: Whether other code may resume a run, which is recorded.
+    #: Called with the run's tracker as soon as it exists.
     on_start: Callable[[RunTracker], None] = lambda _: None
 
 

@@ -81,64 +81,43 @@ class DatasetMetadata:
 
 @dataclass(frozen=True, config=CHECKED)
 class RunMetadata:
-    """What is known of a run when it starts.
+    """What is known of a run when it starts."""
 
-    Attributes:
-        name: The job's name.
-        spec: The resolved spec; becomes the parameters.
-        spec_yaml: The same as a file; becomes the artifact ``spec.yaml``.
-        tags: Such as the seed and the version of sumgrad.
-        folder: Where the user started the job.
-    """
-
-    name: PathPart
+    name: PathPart  #: The job's name.
     experiment: str
-    spec: Mapping[str, Any]
-    spec_yaml: str
+    spec: Mapping[str, Any]  #: The resolved spec; becomes the parameters.
+    spec_yaml: str  #: The same as a file; becomes the artifact ``spec.yaml``.
     datasets: Sequence[DatasetMetadata]
-    tags: Mapping[str, str]
+    tags: Mapping[str, str]  #: Such as the seed and the version of sumgrad.
+    #: Where the user started the job.
     folder: Annotated[Path, AfterValidator(_check_absolute)]
 
 
 @dataclass(frozen=True, config=CHECKED)
 class RunEnd:
-    """How a run ended.
-
-    Attributes:
-        tags: Final tags for MLflow, besides the reason.
-        step: The epoch of the saved weights.
-        can_resume: Whether resuming makes sense.
-    """
+    """How a run ended."""
 
     status: Status
     stop_reason: Annotated[str, AfterValidator(one_line)]
+    #: Final tags for MLflow, besides the reason.
     tags: Mapping[str, str] = field(default_factory=dict)
-    step: Count = 0
-    can_resume: bool = True
+    step: Count = 0  #: The epoch of the saved weights.
+    can_resume: bool = True  #: Whether resuming makes sense.
 
 
 @dataclass(frozen=True, config=CHECKED)
 class RunRecord:
-    """What ``run.json`` holds: the run's identity, its metadata, and how it ended.
+    """What ``run.json`` holds: the run's identity, its metadata, and how it ended."""
 
-    Attributes:
-        run_id: The name of the directory, and of the run in MLflow.
-        key: A tag that no other run in MLflow has, by which a run is found again whose id there was
-            not recorded.
-        tracking_uri: Without secrets.
-        signature: What the weights depend on; see `sumgrad.jobs.runs.signature`.
-        end: None while the run is running, and if its process was killed.
-        format: The version of this file's format.
-    """
-
-    run_id: PathPart
+    run_id: PathPart  #: The name of the directory, and of the run in MLflow.
+    #: A tag that no other run in MLflow has, by which a run is found whose id was not recorded.
     key: PathPart
     started: Time
-    tracking_uri: Annotated[Line, AfterValidator(_check_uri)]
+    tracking_uri: Annotated[Line, AfterValidator(_check_uri)]  #: Without secrets.
     metadata: RunMetadata
-    signature: Mapping[str, Any]
-    end: RunEnd | None = None
-    format: Literal[2] = 2
+    signature: Mapping[str, Any]  #: What the weights depend on; see `sumgrad.jobs.runs.signature`.
+    end: RunEnd | None = None  #: None while the run is running, and if its process was killed.
+    format: Literal[2] = 2  #: The version of this file's format.
 
     def to_json(self) -> str:
         """Return the text of ``run.json``."""

@@ -45,15 +45,11 @@ _REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors")
 
 
 def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) -> str:
-    """Log a saved-model folder as the run's model, and return the model's id in MLflow.
+    """Log a saved-model folder as the model of a run in MLflow, and return the model's id there.
 
-    Args:
-        store: An open store.
-        run_id: MLflow's id of the run that trained it.
-        folder: The saved model.
-        example: A few raw rows: a DataFrame of the feature columns, or an array (N, D_0). They
-            become the input example, and their types the signature.
-        step: The epoch of the weights, whose metrics become those of the model.
+    The example is a few raw rows: a DataFrame of the feature columns, or an array (N, D_0). They
+    become the input example, and their types the signature. The step is the epoch of the weights,
+    whose metrics become those of the model.
     """
     from mlflow.entities import LoggedModelOutput
 

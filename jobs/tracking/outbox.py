@@ -32,18 +32,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Receipt:
-    """What MLflow has acknowledged of a run.
+    """What MLflow has acknowledged of a run."""
 
-    Attributes:
-        mlflow_run_id: None until the run and its metadata are there.
-        metrics_offset: The number of bytes of ``metrics.jsonl`` that MLflow has.
-        end: How the run ended, once MLflow has everything.
-    """
-
-    mlflow_run_id: str | None = None
-    metrics_offset: int = 0
+    mlflow_run_id: str | None = None  #: None until the run and its metadata are there.
+    metrics_offset: int = 0  #: The number of bytes of ``metrics.jsonl`` that MLflow has.
     model_id: str | None = None
-    end: RunEnd | None = None
+    end: RunEnd | None = None  #: How the run ended, once MLflow has everything.
 
     @classmethod
     def read(cls, directory: Path) -> "Receipt":
@@ -90,10 +84,6 @@ class Outbox:
     """The writer of a run's metrics, for the one process that owns the run's lock.
 
     While the disk is full, values wait in memory and follow later.
-
-    Attributes:
-        non_finite: The first step at which a metric was NaN or infinite, by name. Such values are
-            left out: MLflow stores an infinity as 1.8e308, which flattens its charts.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -109,6 +99,8 @@ class Outbox:
         if receipt.metrics_offset > self._size:
             # The machine crashed before the file reached the disk. Send everything again.
             replace(receipt, metrics_offset=0).write(directory)
+        #: The first step at which a metric was NaN or infinite, by name. Such values are left out:
+        #: MLflow stores an infinity as 1.8e308, which flattens its charts.
         self.non_finite: dict[str, int] = {}
         #: Guards the fields below: training logs while a checkpoint is written.
         self._lock = threading.Lock()

@@ -46,10 +46,6 @@ class RunTracker:
             machine can read command lines.
         must_answer: Whether a run must not start while the store does not answer.
         command: Starts the process.
-
-    Attributes:
-        must_answer: The argument.
-        refusal: Why the store does not accept the run; None if it does, or has not answered yet.
     """
 
     def __init__(
@@ -62,6 +58,7 @@ class RunTracker:
         self._folder = Path.cwd()
         #: Guards everything below, and is notified of every change.
         self._changed = threading.Condition(threading.RLock())
+        #: Why the store does not accept the run; None if it does, or has not answered yet.
         self.refusal: TrackingError | None = None
         #: Every message to send to a replacement of the process.
         self._messages: dict[str, tuple[object, ...]] = {"uri": ("uri", uri)}
@@ -117,13 +114,12 @@ class RunTracker:
     ) -> bool:
         """Deliver the rest: metrics, model, tags, status. May be called again with another end.
 
+        Return whether MLflow has everything. If not, the reason is logged.
+
         Args:
             end: How the run ended.
             points: Metrics that are not in the outbox because the disk is full.
             timeout: Seconds to wait for a store that acknowledges nothing.
-
-        Returns:
-            Whether MLflow has everything. If not, the reason is logged.
         """
         with self._changed:
             self._is_complete = None

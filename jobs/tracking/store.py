@@ -49,15 +49,11 @@ _MAX_LINE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Store:
-    """An open MLflow store at a resolved URI. MLflow's global URI is never set.
-
-    Attributes:
-        address: The URI with user and password, for MLflow only.
-    """
+    """An open MLflow store at a resolved URI. MLflow's global URI is never set."""
 
     uri: str
     client: "MlflowClient"
-    address: str = field(repr=False)
+    address: str = field(repr=False)  #: The URI with user and password, for MLflow only.
 
 
 def open_store(uri: str, login: Credentials | None = None) -> Store:
@@ -132,13 +128,9 @@ def is_login_refused(uri: str) -> bool:
 def tracking_error(
     problem: str, error: Exception, uri: str, login: Credentials | None = None
 ) -> TrackingError:
-    """Return MLflow's error as one that shows whether a retry may succeed.
+    """Return an error of MLflow's as one that shows whether a retry may succeed.
 
-    Args:
-        problem: What failed.
-        error: MLflow's error.
-        uri: The store.
-        login: What was sent; by default the login that is configured for the store.
+    The login is the one that was sent, by default the one that is configured for the store.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
