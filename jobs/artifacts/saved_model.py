@@ -59,11 +59,7 @@ class SavedModel:
     metadata: Mapping[str, Any]
 
     def outputs(self, x: Array) -> Array:
-        """Return y_L, (N, D_L), for scaled features x, (N, D_0).
-
-        Raises:
-            ShapeError: x has another width.
-        """
+        """Return y_L, (N, D_L), for scaled features x, (N, D_0); ShapeError for another width."""
         y = np.empty((len(x), self.network.outputs), dtype=self.network.dtype)
         for start in range(0, len(x), PREDICTION_BATCH_SIZE):
             rows = slice(start, start + PREDICTION_BATCH_SIZE)
@@ -105,11 +101,7 @@ def save_model(folder: Path, model: SavedModel) -> None:
 
 
 def load_model(folder: Path) -> SavedModel:
-    """Read a model and verify its checksum.
-
-    Raises:
-        ModelNotFound: The folder does not exist, is incomplete or damaged, or has another format.
-    """
+    """Read a model; raise ModelNotFound if it is missing, damaged, altered or of another format."""
     description = _read_description(folder)
     try:
         network = _network(description["network"])

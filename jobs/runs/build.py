@@ -91,18 +91,17 @@ def build_plan(spec: JobSpec, rows: int) -> Plan:
     """Return the plan over the training rows."""
     size: Any = spec.optimizer.batch_size
     batch_size = None if size == "full" or size >= rows else size
-    step_rows = batch_size or rows
-    # Buffers are allocated for this size, which a step may not fill.
-    microbatch_size = min(
-        spec.cluster.microbatch_size or default_microbatch_size(step_rows), step_rows
-    )
-    return Plan(rows, batch_size, microbatch_size, spec.seed)
+    return Plan(rows, batch_size, _microbatch_size(spec, batch_size or rows), spec.seed)
 
 
 def build_evaluation_plan(spec: JobSpec, rows: int) -> Plan:
     """Return the plan over rows that are only evaluated, all in one step."""
-    microbatch_size = spec.cluster.microbatch_size or default_microbatch_size(rows)
-    return Plan(rows, None, min(microbatch_size, rows))
+    return Plan(rows, None, _microbatch_size(spec, rows))
+
+
+def _microbatch_size(spec: JobSpec, step_rows: int) -> int:
+    """Return the rows per microbatch. Buffers have this size, which a step may not fill."""
+    return min(spec.cluster.microbatch_size or default_microbatch_size(step_rows), step_rows)
 
 
 def build_training_config(spec: JobSpec, network: Network, steps_per_epoch: int) -> TrainingConfig:

@@ -60,11 +60,7 @@ class CheckpointStore:
         self._keep = keep
 
     def write(self, checkpoint: Checkpoint, *, is_best: bool = False) -> Path:
-        """Write a checkpoint, and then remove those that need not be kept.
-
-        Raises:
-            OSError: It could not be written; the others are unchanged.
-        """
+        """Write a checkpoint, then remove old ones; after an OSError the others are unchanged."""
         snapshot = checkpoint.snapshot
         epoch = int(snapshot.metadata["progress"]["epoch"])
         name = f"step-{snapshot.step:09d}-epoch-{epoch:06d}{_BEST if is_best else ''}"

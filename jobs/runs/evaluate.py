@@ -10,12 +10,7 @@ from sumgrad.cluster.planning.data_source import ArraySource
 from sumgrad.cluster.planning.plan import Plan
 from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.training.state import Evaluation
-from sumgrad.jobs.artifacts.saved_model import (
-    DESCRIPTION,
-    PREDICTION_BATCH_SIZE,
-    SavedModel,
-    load_model,
-)
+from sumgrad.jobs.artifacts.saved_model import PREDICTION_BATCH_SIZE, SavedModel, load_model
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
 from sumgrad.jobs.data.prepare import PreparedData
@@ -42,7 +37,7 @@ def open_model(name: str, tracking_uri: str) -> SavedModel:
     folder = Path(name)
     if (folder / RECORD).is_file():
         return load_model(folder / MODEL)
-    if (folder / DESCRIPTION).is_file() or folder.is_dir():
+    if folder.is_dir():
         return load_model(folder)
     # MLflow does not have the model of a run that is not delivered yet.
     local = _find_local_model(name)

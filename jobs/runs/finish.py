@@ -9,21 +9,25 @@ from pydantic import TypeAdapter
 
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.jobs.artifacts.saved_model import SavedModel, save_model
-from sumgrad.jobs.errors import RunDamaged
+from sumgrad.jobs.errors import Interrupted, RunDamaged
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.evaluate import Rejection, measure_rejection
+from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.runs.signature import EARLIER_CODE
-from sumgrad.jobs.runs.start import ActiveRun
+from sumgrad.jobs.runs.start import ActiveRun, undo
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.runs.train_loop import RunResult
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import describe_error
-from sumgrad.jobs.tracking.metadata import RunEnd, Status
+from sumgrad.jobs.tracking.metadata import RunEnd, RunRecord
+from sumgrad.jobs.tracking.run_tracker import RESPONSE_TIMEOUT_S
 from sumgrad.model.parameters import weights_sha256
 
 SUMMARY = "summary.json"
+#: How long the end of a run waits for MLflow after a signal before its first step, or a second one.
+_URGENT_TIMEOUT_S = 2.0
 
 
 def save_run(run: ActiveRun, result: RunResult, started: float) -> Summary:
@@ -58,13 +62,24 @@ def save_run(run: ActiveRun, result: RunResult, started: float) -> Summary:
     return replace(summary, is_delivered=is_delivered, wall_s=time.monotonic() - started)
 
 
-def record_failure(run: ActiveRun, status: Status, reason: str, timeout: float) -> None:
-    """Record on disk and, within a timeout in seconds, in MLflow that a run ended early."""
-    end = RunEnd(status, reason)
-    # MLflow gets the status even if the disk is full.
-    with suppress(OSError):
-        run.directory.update(end=end)
-    run.tracker.finish(end, run.outbox.unwritten(), timeout)
+def record_early_end(
+    run: ActiveRun, error: BaseException, stop: StopRequest, earlier: RunRecord | None
+) -> None:
+    """Record what has ended a run early, so that it does not stay RUNNING.
+
+    A run that MLflow refuses is undone, given the earlier record of a resumed one.
+    """
+    if error is run.tracker.refusal:
+        undo(run, earlier)
+    elif run.directory.record.end is None:
+        reason = stop.reason or f"{type(error).__name__}: {error}"
+        is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        end = RunEnd("FAILED" if is_failure else "KILLED", str(reason))
+        # MLflow gets the status even if the disk is full.
+        with suppress(OSError):
+            run.directory.update(end=end)
+        timeout = _URGENT_TIMEOUT_S if stop.reason else RESPONSE_TIMEOUT_S
+        run.tracker.finish(end, run.outbox.unwritten(), timeout)
 
 
 def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:

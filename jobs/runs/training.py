@@ -14,27 +14,23 @@ from pathlib import Path
 from sumgrad.cluster.address import check_reachable
 from sumgrad.jobs.config.tracking_uri import check_tracking_reachable, is_server
 from sumgrad.jobs.data.prepare import prepare
-from sumgrad.jobs.errors import Interrupted, JobError, SpecError, TrackingUnreachable
+from sumgrad.jobs.errors import JobError, SpecError, TrackingUnreachable
 from sumgrad.jobs.runs.backend import LOCAL_ADDRESSES, open_reducer
 from sumgrad.jobs.runs.build import build_job
 from sumgrad.jobs.runs.directory import RunDirectory
-from sumgrad.jobs.runs.finish import deliver_finished, record_failure, save_run
+from sumgrad.jobs.runs.finish import deliver_finished, record_early_end, save_run
 from sumgrad.jobs.runs.progress import Reporter
 from sumgrad.jobs.runs.signals import StopRequest
-from sumgrad.jobs.runs.start import ActiveRun, create, reopen, undo
+from sumgrad.jobs.runs.start import ActiveRun, create, reopen
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import require_credentials
 from sumgrad.jobs.runs.train_loop import run_training
 from sumgrad.jobs.spec.paths import resolve_paths
 from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.threads import run_in_thread
-from sumgrad.jobs.tracking.metadata import RunRecord
-from sumgrad.jobs.tracking.run_tracker import RESPONSE_TIMEOUT_S, RunTracker
+from sumgrad.jobs.tracking.run_tracker import RunTracker
 from sumgrad.jobs.tracking.store import is_login_refused
 from sumgrad.model.errors import SumgradError
-
-#: How long the end of a run waits for MLflow after a second signal.
-_URGENT_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class _Training:
             except BaseException as error:
                 # A future that has not begun can be cancelled, so that no run appears later.
                 if not self.active.cancel() and self.active.exception() is None:
-                    _record_early_end(self.active.result(), error, stop, earlier)
+                    record_early_end(self.active.result(), error, stop, earlier)
                 raise
 
     def _run(self, tracker: RunTracker, stop: StopRequest) -> tuple[Summary, SumgradError | None]:
@@ -167,19 +163,6 @@ class _Training:
                 reducer.close()
             summary = save_run(run, result, self.started)
             return summary, result.error or tracker.refusal
-
-
-def _record_early_end(
-    run: ActiveRun, error: BaseException, stop: StopRequest, earlier: RunRecord | None
-) -> None:
-    """Record whatever ends a run early, so that it does not stay RUNNING."""
-    if error is run.tracker.refusal:
-        undo(run, earlier)
-    elif run.directory.record.end is None:
-        reason = stop.reason or f"{type(error).__name__}: {error}"
-        is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-        timeout = _URGENT_TIMEOUT_S if stop.reason else RESPONSE_TIMEOUT_S
-        record_failure(run, "FAILED" if is_failure else "KILLED", str(reason), timeout)
 
 
 def _check_output(spec: JobSpec) -> None:

@@ -37,10 +37,9 @@ def source_digest(*folders: str) -> str:
 
 
 def copy_source(target: Path) -> list[Path]:
-    """Copy sumgrad into an existing folder, as real files.
+    """Copy sumgrad into an existing folder, as real files, and return Ray's ``py_modules``.
 
-    Returns:
-        The package and the metadata with its version: what Ray calls ``py_modules``.
+    These are the package, and the metadata with its version.
     """
     for name, file in source_files().items():
         copy = target / "sumgrad" / name

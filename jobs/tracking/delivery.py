@@ -124,10 +124,9 @@ class Delivery:
                 store.client.set_tag(self._run_id, key, value[:MAX_TAG_CHARACTERS])
 
     def finish(self, end: RunEnd) -> bool:
-        """Log the model, and set the final tags and the status.
+        """Log the model, set the final tags and the status; return whether MLflow has everything.
 
-        Returns:
-            Whether MLflow has everything. If the model is missing, the reason is logged.
+        If the model is missing, the reason is logged.
         """
         if self._has_model is None:
             self._has_model = self._log_model(end)

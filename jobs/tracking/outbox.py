@@ -153,10 +153,9 @@ class Outbox:
 
 
 def read_points(directory: Path, offset: int, limit: int) -> tuple[list[Point], int]:
-    """Read values of a run from an offset in bytes, and skip damaged lines with a warning.
+    """Return at most `limit` values of a run from an offset in bytes, and the offset behind them.
 
-    Returns:
-        At most `limit` values, and the offset behind them.
+    Damaged lines are skipped with a warning.
     """
     path = directory / METRICS
     lines: list[bytes] = []

@@ -100,11 +100,10 @@ class RunTracker:
         """
         timeout = START_TIMEOUT_S if self.must_answer else RESPONSE_TIMEOUT_S
         with self._changed:
-
-            def is_decided() -> bool:
-                return self._is_registered or self._is_buffering or self.refusal is not None
-
-            if not self._wait_for(is_decided, timeout):
+            if not self._wait_for(
+                lambda: self._is_registered or self._is_buffering or self.refusal is not None,
+                timeout,
+            ):
                 message = f"MLflow at {self._where} has not answered in {timeout:g} s"
                 self._on_failure(TrackingUnreachable(message))
             self.check()
