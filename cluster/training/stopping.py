@@ -47,7 +47,7 @@ class Progress:
     epoch: int = 0  #: The last epoch; 0 before the first.
     loss: float = math.inf  #: Its training loss.
     stalled: int = 0  #: Number of consecutive stalled epochs up to it.
-    best_loss: float = math.inf  #: The lowest validation loss so far.
+    best_loss: float = math.inf  #: The lowest validation loss, or training loss without validation.
     best_epoch: int = 0
     reason: StopReason | None = None  #: Why to stop now, or None to continue.
 
@@ -66,10 +66,10 @@ def update_progress(
     """
     stalled = progress.stalled + 1 if _is_stalled(rule, progress.loss, train_loss) else 0
     after = replace(progress, epoch=progress.epoch + 1, loss=train_loss, stalled=stalled)
-    if validation_loss is not None:
-        delta = rule.early_stopping.min_delta if rule.early_stopping else 0.0
-        if validation_loss < progress.best_loss - delta:
-            after = replace(after, best_loss=validation_loss, best_epoch=after.epoch)
+    loss = train_loss if validation_loss is None else validation_loss
+    delta = rule.early_stopping.min_delta if rule.early_stopping else 0.0
+    if loss < progress.best_loss - delta:
+        after = replace(after, best_loss=loss, best_epoch=after.epoch)
     return replace(after, reason=_stop_reason(rule, after))
 
 

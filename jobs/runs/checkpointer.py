@@ -1,7 +1,6 @@
 """When checkpoints are taken, and the thread that writes them."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -24,7 +23,6 @@ class Checkpointer:
     Training waits for a copy of the arrays only. While a checkpoint is being written only the best
     so far is taken, so a slow disk makes the others less frequent. `before_write` is called before
     each is written, in the thread.
-    A resumed run continues with the step and the lowest loss of the checkpoint `start`.
     """
 
     def __init__(
@@ -32,17 +30,14 @@ class Checkpointer:
         store: CheckpointStore,
         signature: Mapping[str, Any],
         spec: CheckpointSpec,
-        start: Checkpoint | None = None,
+        first_step: int = 0,
         before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._signature = signature
         self._spec = spec
         self._before_write = before_write
-        self._last_step, self._last_time = 0, time.monotonic()
-        self._lowest_loss = math.inf
-        if start is not None:
-            self._last_step, self._lowest_loss = start.snapshot.step, start.lowest_loss
+        self._last_step, self._last_time = first_step, time.monotonic()
         self._is_failing = False
         #: What to write next: the best so far, the latest, or both.
         self._pending: dict[bool, Checkpoint] = {}
@@ -52,11 +47,8 @@ class Checkpointer:
 
     def boundary(self, state: TrainingState, report: EpochReport | None) -> None:
         """Take a snapshot if one is due; the driver calls this between two steps."""
-        if report is not None:
-            loss = report.validation.loss if report.validation else report.train_loss
-            if loss < self._lowest_loss:
-                self._lowest_loss = loss
-                self._take(state, is_best=True)
+        if report is not None and report.epoch == state.progress.best_epoch:
+            self._take(state, is_best=True)
         is_idle = self._writing.done()
         if is_idle and not self._pending and self._is_due(state.step):
             self._take(state, is_best=False)
@@ -70,7 +62,7 @@ class Checkpointer:
         )
 
     def _take(self, state: TrainingState, *, is_best: bool) -> None:
-        self._pending[is_best] = Checkpoint(state.snapshot(), self._signature, self._lowest_loss)
+        self._pending[is_best] = Checkpoint(state.snapshot(), self._signature)
         self._last_step, self._last_time = state.step, time.monotonic()
 
     def _next(self) -> tuple[Checkpoint, bool]:
@@ -89,7 +81,7 @@ class Checkpointer:
             self._write(*self._next())
         if last is None:
             return None
-        return self._write(Checkpoint(last, self._signature, self._lowest_loss), is_best=False)
+        return self._write(Checkpoint(last, self._signature), is_best=False)
 
     def _write(self, checkpoint: Checkpoint, is_best: bool) -> Path | None:
         try:

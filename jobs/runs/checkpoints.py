@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import re
 import shutil
 import uuid
@@ -45,11 +44,10 @@ _MAX_STATE = 1 << 24
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A snapshot, the signature of its run, and the loss of the best checkpoint so far."""
+    """A snapshot, and the signature of its run."""
 
     snapshot: Snapshot
     signature: Mapping[str, Any]
-    lowest_loss: float = math.inf
 
 
 class CheckpointStore:
@@ -146,12 +144,7 @@ def _read(path: Path) -> Checkpoint:
     for name, data in ((STATE, _canonical(content)), (ARRAYS, arrays)):
         if checksums[name] != _sha256(data):
             raise CheckpointError(f"{path / name} was altered: its checksum does not match")
-    lowest = content["lowest_loss"]
-    return Checkpoint(
-        Snapshot(load(arrays), content["snapshot"]),
-        content["signature"],
-        math.inf if lowest is None else float(lowest),
-    )
+    return Checkpoint(Snapshot(load(arrays), content["snapshot"]), content["signature"])
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
@@ -159,13 +152,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     # ascontiguousarray would give a scalar a dimension.
     arrays = {name: np.asarray(array, order="C") for name, array in snapshot.arrays.items()}
     write_tensors(folder / ARRAYS, arrays)
-    lowest = checkpoint.lowest_loss
-    content = {
-        "signature": dict(checkpoint.signature),
-        "snapshot": dict(snapshot.metadata),
-        # JSON has no infinity.
-        "lowest_loss": lowest if math.isfinite(lowest) else None,
-    }
+    content = {"signature": dict(checkpoint.signature), "snapshot": dict(snapshot.metadata)}
     checksums = {
         ARRAYS: _sha256((folder / ARRAYS).read_bytes()),
         STATE: _sha256(_canonical(content)),

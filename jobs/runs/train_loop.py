@@ -59,11 +59,16 @@ def run_training(
     """
     run.tracker.check()
     job = run.job
+    first: Array | Snapshot
+    if run.checkpoint is None:
+        first, first_step = build_initial_parameters(job.spec, job.network).flat, 0
+    else:
+        first, first_step = run.checkpoint.snapshot, run.checkpoint.snapshot.step
     checkpointer = Checkpointer(
         run.directory.checkpoints(job.spec.checkpoint.keep),
         run.directory.record.signature,
         job.spec.checkpoint,
-        run.checkpoint,
+        first_step,
         # A run that resumes from a checkpoint does not log the epochs before it again, so their
         # metrics have to be on the disk first.
         before_write=run.outbox.sync,
@@ -71,11 +76,7 @@ def run_training(
     driver = _driver(run, reducer, reporter, stop, checkpointer)
     for line in job.describe(reducer.workers):
         _logger.info(line)
-    first: Array | Snapshot
-    if run.checkpoint is None:
-        first, first_step = build_initial_parameters(job.spec, job.network).flat, 0
-    else:
-        first, first_step = run.checkpoint.snapshot, run.checkpoint.snapshot.step
+    if run.checkpoint is not None:
         _logger.info("resuming after step %s", f"{first_step:,}")
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch, first_step)
     try:

@@ -81,6 +81,7 @@ def test_an_equal_loss_is_not_an_improvement(losses: Sequence[float], best_epoch
     rule = StopRule(100, early_stopping=EarlyStopping(patience=9))
     assert run(rule, [3, 2, 1], losses).best_epoch == best_epoch
     assert run(StopRule(100), [3, 2, 1], losses).best_epoch == best_epoch
+    assert run(StopRule(100), losses).best_epoch == best_epoch, "the training loss"
 
 
 @pytest.mark.parametrize(("loss", "best_epoch"), [(0.75, 1), (0.74, 2), (0.76, 1)])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sumgrad.cluster.training.state import EpochReport, TrainingState
+from sumgrad.cluster.training.stopping import Progress
 from sumgrad.jobs.runs import checkpoints
 from sumgrad.jobs.runs.checkpointer import Checkpointer
 from sumgrad.jobs.runs.checkpoints import CheckpointStore, read_checkpoint
@@ -31,13 +32,16 @@ def log_everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="sumgrad")
 
 
-def state(step: int) -> TrainingState:
+def state(step: int, epoch: int = 0, best_epoch: int = 0) -> TrainingState:
     W = np.full(4, step, np.float32)
-    return TrainingState(W, W.copy(), W.copy(), {}, step=step)
+    progress = Progress(epoch, best_epoch=best_epoch)
+    return TrainingState(W, W.copy(), W.copy(), {}, step=step, progress=progress)
 
 
-def report(loss: float) -> EpochReport:
-    return EpochReport(1, 1, loss, None, 0.0, 0.1, 1, 1.0)
+def finish_epoch(writer: Checkpointer, epoch: int, best_epoch: int) -> None:
+    """End an epoch of one step."""
+    report = EpochReport(epoch, epoch, 0.5, None, 0.0, 0.1, 1, 1.0)
+    writer.boundary(state(epoch, epoch, best_epoch), report)
 
 
 def steps(folder: CheckpointStore, suffix: str = "") -> list[int]:
@@ -73,27 +77,22 @@ def test_checkpoints_are_written_at_the_interval(folder: CheckpointStore) -> Non
     assert steps(folder) == [3, 6, 9]
 
 
+def test_the_interval_of_a_resumed_run_counts_from_where_it_resumed(
+    folder: CheckpointStore,
+) -> None:
+    writer = Checkpointer(folder, JOB, CheckpointSpec(every_steps=3, every_seconds=None), 7)
+    for step in (8, 9, 10):
+        writer.boundary(state(step), None)
+    writer.close()
+    assert steps(folder) == [10]
+
+
 def test_the_best_epoch_is_saved_whatever_the_interval(folder: CheckpointStore) -> None:
     writer = Checkpointer(folder, JOB, NEVER)
-    for step, loss in enumerate((3.0, 1.0, 2.0, 1.5), start=1):
-        writer.boundary(state(step), report(loss))
+    for epoch, best_epoch in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        finish_epoch(writer, epoch, best_epoch)
     assert writer.close(state(5).snapshot()) is not None
-    assert names(folder)[-2:] == ["step-000000002-epoch-000000.best", "step-000000005-epoch-000000"]
-
-
-def test_a_resumed_run_knows_its_lowest_loss(folder: CheckpointStore) -> None:
-    writer = Checkpointer(folder, JOB, NEVER)
-    for step, loss in enumerate((3.0, 1.0, 2.0), start=1):
-        writer.boundary(state(step), report(loss))
-    writer.close(state(3).snapshot())
-    newest = folder.newest()
-    assert newest is not None
-    assert newest.lowest_loss == 1.0
-    for step, loss, best in ((4, 1.5, 2), (5, 0.5, 5)):
-        writer = Checkpointer(folder, JOB, NEVER, newest)
-        writer.boundary(state(step), report(loss))
-        writer.close()
-        assert steps(folder, ".best") == [best]
+    assert names(folder)[-2:] == ["step-000000002-epoch-000002.best", "step-000000005-epoch-000000"]
 
 
 def test_after_a_failed_write_the_next_is_tried(
@@ -117,8 +116,8 @@ def test_the_best_waits_for_the_checkpoint_before_it_and_is_replaced_by_a_better
     folder: CheckpointStore,
 ) -> None:
     writer, proceed = slow_writer(folder)
-    for step, loss in ((2, 3.0), (3, 2.0), (4, 2.5)):
-        writer.boundary(state(step), report(loss))
+    for epoch, best_epoch in ((2, 2), (3, 3), (4, 3)):
+        finish_epoch(writer, epoch, best_epoch)
     proceed.set()
     wait_until_idle(writer)
     assert steps(folder) == [1]
