@@ -1,6 +1,5 @@
 """Delivering runs that have ended to MLflow."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri, with_credentials
@@ -59,21 +58,16 @@ def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple
     """
     if tracking_uri is not None:
         tracking_uri = resolve_tracking_uri(tracking_uri, Path.cwd())
+    running: list[RunDirectory] = []
     if name is not None:
-        return _sync_all([find_run(name, output)], tracking_uri)
-    runs = all_runs(output)
-    locked = [run for run in runs if run.is_locked]
-    lines, is_complete = _sync_all(
-        [run for run in runs if run not in locked and not run.is_delivered], tracking_uri
-    )
-    left_out = [f"{run.record.run_id} is left out: it is running" for run in locked]
-    nothing = "MLflow has everything else" if locked else "MLflow has everything"
-    return [*left_out, *(lines or [nothing])], is_complete
-
-
-def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[list[str], bool]:
-    lines, is_complete = [], True
-    for run in runs:
+        chosen = [find_run(name, output)]
+    else:
+        runs = all_runs(output)
+        running = [run for run in runs if run.is_locked]
+        chosen = [run for run in runs if run not in running and not run.is_delivered]
+    lines = [f"{run.record.run_id} is left out: it is running" for run in running]
+    is_complete = True
+    for run in chosen:
         try:
             is_delivered, problem = sync(run, tracking_uri), ""
         except (SumgradError, OSError) as error:
@@ -81,4 +75,6 @@ def _sync_all(runs: Sequence[RunDirectory], tracking_uri: str | None) -> tuple[l
         state = "delivered" if is_delivered else f"NOT delivered{problem}"
         lines.append(f"{run.record.run_id} {state}")
         is_complete = is_complete and is_delivered
+    if not chosen:
+        lines.append("MLflow has everything else" if running else "MLflow has everything")
     return lines, is_complete

@@ -38,9 +38,6 @@ class _Report(NamedTuple):
     exit_code: int
 
 
-_INTERRUPTED = _Report("interrupted", "", 130)
-
-
 def exit_code(error: "SumgradError") -> int:
     """Return the exit code of an error: its class's, or that of the nearest parent listed here."""
     # Here, because sumgrad.model imports NumPy.
@@ -77,25 +74,23 @@ def run_guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) 
     try:
         with show_logs():
             return work()
-    except KeyboardInterrupt:
-        return _report(_INTERRUPTED, as_json=as_json)
-    except Exception as error:  # noqa: BLE001 - the outermost handler
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
         if debug:
             print_error_line(traceback.format_exc())
-        if isinstance(error, ResultPrinted) and isinstance(error.__cause__, Exception):
+        if isinstance(error, ResultPrinted) and error.__cause__ is not None:
             return _report(_explain(error.__cause__), as_json=False)
         return _report(_explain(error), as_json=as_json)
 
 
-def _explain(error: Exception) -> _Report:
+def _explain(error: BaseException) -> _Report:
     from sumgrad.model.errors import SumgradError
 
     if isinstance(error, SumgradError):
         return _Report(error.message, error.hint, exit_code(error))
     if isinstance(error, typer.TyperException):
         return _Report(error.format_message(), "see --help", error.exit_code)
-    if isinstance(error, typer.Abort):
-        return _INTERRUPTED
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _Report("interrupted", "", 130)
     if isinstance(error, OSError) and error.strerror:
         return _Report(describe_error(error), _HINTS.get(error.errno or 0, ""), 1)
     if isinstance(error, MemoryError):

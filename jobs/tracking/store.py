@@ -1,8 +1,8 @@
 """Opening an MLflow store, without telemetry, and classifying its errors."""
 
-import contextlib
 import os
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -74,13 +74,12 @@ def open_store(uri: str, login: Credentials | None = None) -> Store:
     database = sqlite_file(uri)
     login = login or find_credentials(uri)
     address = with_password(uri, login)
-    lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if database is not None:
-        # Only one process creates the tables of a new database.
-        lock = FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_TIMEOUT_S)
     try:
-        with lock:
+        with ExitStack() as locks:
             if database is not None:
+                # Only one process creates the tables of a new database.
+                file = database.with_name(f".{database.name}.lock")
+                locks.enter_context(FileLock(file, timeout=LOCK_TIMEOUT_S))
                 create_database(database)
             client = MlflowClient(tracking_uri=address, registry_uri=address)
             # The first request connects, and creates the tables of other databases.
