@@ -29,44 +29,39 @@ class MicrobatchFailed(ClusterError):
 
     Args:
         worker: The worker's index.
-        microbatch: The microbatch, or the first of several one of which failed.
+        microbatches: The microbatch, or several one of which failed.
         doing: What the worker was doing, as a phrase.
         cause: The exception as one line.
         source: Name of the data source.
         rows: Indices in the source: the failing row if it is known, else all rows of the
             microbatch; empty if the error does not concern rows.
         location: Where the user finds these rows.
-        num_microbatches: The number of microbatches one of which failed.
     """
 
     def __init__(
         self,
         worker: int,
-        microbatch: int,
+        microbatches: range,
         doing: str,
         cause: str,
         source: str,
         rows: Sequence[int],
         location: str = "",
-        num_microbatches: int = 1,
     ) -> None:
         where = f" ({location})" if location else ""
-        what = f"microbatch {microbatch}"
-        if num_microbatches > 1:
-            what = f"one of the microbatches {microbatch} to {microbatch + num_microbatches - 1}"
+        what = f"microbatch {microbatches[0]}"
+        if len(microbatches) > 1:
+            what = f"one of the microbatches {microbatches[0]} to {microbatches[-1]}"
         super().__init__(f"worker {worker} failed on {what}{where} while {doing}: {cause}")
-        self.worker = worker
-        self.microbatch = microbatch
-        self.doing = doing
+        self.microbatch = microbatches[0]
         self.cause = cause
         self.source = source
         self.rows = rows
-        self.num_microbatches = num_microbatches
+        self._facts = worker, microbatches, doing, cause, source, rows
 
     def with_location(self, location: str) -> "MicrobatchFailed":
         """Return the same error with the location of its rows in the message."""
-        what = self.worker, self.microbatch, self.doing, self.cause, self.source, self.rows
-        return MicrobatchFailed(*what, location, self.num_microbatches)
+        return MicrobatchFailed(*self._facts, location)
 
 
 class CountMismatch(ClusterError):

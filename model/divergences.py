@@ -47,9 +47,15 @@ class Divergence(ABC):
     #: The activation that the fused path includes.
     fused: ClassVar[type[Activation] | None] = None
 
-    @abstractmethod
     def targets(self, d: Targets, y: Array) -> Targets:
-        """Return valid targets for y (B, D): numbers in y's dtype, row-major; or ShapeError."""
+        """Return valid targets for y (B, D): numbers in y's dtype, row-major; or ShapeError.
+
+        By default they have y's shape; (B,) becomes (B, 1) if y has one column.
+        """
+        if d.ndim == 1 and y.shape[1] == 1:
+            d = d[:, None]
+        check_shape("the desired output d", d, *y.shape)
+        return as_float_array("the desired output d", d, y.dtype)
 
     @abstractmethod
     def value(self, y: Array, d: Targets) -> Array:
@@ -72,9 +78,6 @@ class Divergence(ABC):
 class L2(Divergence):
     """``Div = ½ Σ_i (y_i − d_i)²``, ``∇_y = y − d``."""
 
-    def targets(self, d: Targets, y: Array) -> Targets:
-        return as_targets(d, y)
-
     def value(self, y: Array, d: Targets) -> Array:
         return 0.5 * np.sum(np.square(y - d), axis=1)
 
@@ -93,7 +96,7 @@ class TwoClassKL(Divergence):
     fused: ClassVar[type[Activation] | None] = Sigmoid
 
     def targets(self, d: Targets, y: Array) -> Targets:
-        return check_range(as_targets(d, y), 0.0, 1.0)
+        return check_range(super().targets(d, y), 0.0, 1.0)
 
     def _entropy(self, d: Array) -> Array:
         return xlogx(d) + xlogx(1 - d)
@@ -128,7 +131,7 @@ class MultiClassKL(Divergence):
 
     def targets(self, d: Targets, y: Array) -> Targets:
         if d.ndim != 1:
-            return check_range(as_targets(d, y), 0.0, np.inf)
+            return check_range(super().targets(d, y), 0.0, np.inf)
         return as_class_indices(d, y)
 
     def value(self, y: Array, d: Targets) -> Array:
@@ -156,14 +159,6 @@ class MultiClassKL(Divergence):
         result = y.copy("K")
         result[np.arange(len(y)), d] -= 1
         return result
-
-
-def as_targets(d: Targets, y: Array) -> Array:
-    """Return d as numbers of y's shape and dtype; (B,) becomes (B, 1) if y has one column."""
-    if d.ndim == 1 and y.shape[1] == 1:
-        d = d[:, None]
-    check_shape("the desired output d", d, *y.shape)
-    return as_float_array("the desired output d", d, y.dtype)
 
 
 def check_range(d: Array, low: float, high: float) -> Array:

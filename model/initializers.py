@@ -16,14 +16,15 @@ import numpy as np
 from sumgrad.model.activations.scalar import LeakyReLU
 from sumgrad.model.errors import OptionError
 from sumgrad.model.network import Layer, Network
+from sumgrad.model.options import NonNegative, Options
 from sumgrad.model.parameters import Parameters
 from sumgrad.model.random_streams import RandomStream, Stream
-from sumgrad.model.registry import from_config, validate_number
+from sumgrad.model.registry import from_config
 from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)
-class Initializer(ABC):
+class Initializer(Options, ABC):
     """A distribution of initial weights."""
 
     @abstractmethod
@@ -35,10 +36,7 @@ class Initializer(ABC):
 class _Scaled(Initializer):
     """A distribution of mean 0 and standard deviation ``gain·√variance``."""
 
-    gain: float = 1.0
-
-    def __post_init__(self) -> None:
-        validate_number("initializer", self, "gain", 0.0, 1e6)
+    gain: NonNegative = 1.0
 
     @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
@@ -106,10 +104,7 @@ class LeCunUniform(_Uniform, LeCunNormal):
 class Normal(Initializer):
     """Normal with a fixed standard deviation."""
 
-    deviation: float = 0.01
-
-    def __post_init__(self) -> None:
-        validate_number("normal", self, "deviation", 0.0, 1e6)
+    deviation: NonNegative = 0.01
 
     def draw(self, shape: tuple[int, ...], *, stream: RandomStream) -> Array:
         return self.deviation * stream.normal(shape)

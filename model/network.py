@@ -27,20 +27,17 @@ from numpy.typing import NDArray
 from sumgrad.model.activations.base import Activation
 from sumgrad.model.divergences import Divergence, Targets
 from sumgrad.model.errors import OptionError, ShapeError
+from sumgrad.model.options import Options, PositiveInt
 from sumgrad.model.parameters import Layout, Parameters
-from sumgrad.model.registry import validate_positive_int
 from sumgrad.model.validation import Array, as_float_array, check_dtype, check_shape
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Options):
     """An affine map and an activation f_k."""
 
-    units: int  #: The layer's size, from 1; `Activation.affine_width` gives the width of z.
+    units: PositiveInt  #: The layer's size, from 1; `Activation.affine_width` gives the width of z.
     activation: Activation
-
-    def __post_init__(self) -> None:
-        validate_positive_int("layer", self, "units")
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class EvaluationSum(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Options):
     """A feed-forward network and its divergence, without its parameters.
 
     Results depend on the values and shapes of the arguments only: neither the memory order of x and
@@ -95,7 +92,7 @@ class Network:
     are newly allocated. Arrays that do not fit raise `ShapeError`.
     """
 
-    inputs: int  #: D_0, the number of features.
+    inputs: PositiveInt  #: D_0, the number of features.
     layers: tuple[Layer, ...]  #: From the first hidden layer to the output layer.
     divergence: Divergence  #: The loss of an instance.
     dtype: str = "float32"  #: ``float32`` or ``float64``.
@@ -103,7 +100,7 @@ class Network:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
             raise OptionError(f"dtype is '{self.dtype}', expected float32 or float64")
-        validate_positive_int("network", self, "inputs")
+        super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
             raise OptionError("a network needs at least one layer")

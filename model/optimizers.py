@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from sumgrad.model.errors import ShapeError
-from sumgrad.model.registry import from_config, validate_number
+from sumgrad.model.options import BelowOne, Epsilon, NonNegative, Options
+from sumgrad.model.registry import from_config
 from sumgrad.model.validation import Array, check_dtype, check_shape
 
 #: What an optimizer keeps from step to step, arrays by name.
@@ -29,17 +30,14 @@ State = dict[str, Array]
 #: Where to write the next weights, or None to allocate them.
 Out = Array | None
 #: The next weights, and the state for the next step.
-WeightsAndState = tuple[Array, State]
+Update = tuple[Array, State]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer(ABC):
+class Optimizer(Options, ABC):
     """An update rule of the weights, with weight decay λ."""
 
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        validate_number("optimizer", self, "weight_decay", 0.0, 1e6)
+    weight_decay: NonNegative = 0.0
 
     def init(self, W: Array) -> State:
         """Return the state before the first step."""
@@ -47,7 +45,7 @@ class Optimizer(ABC):
 
     def update(
         self, W: Array, S: Array, T: int, state: State, eta: float, *, out: Out = None
-    ) -> WeightsAndState:
+    ) -> Update:
         """Return the next weights and state; only ``out`` is modified.
 
         Args:
@@ -67,9 +65,7 @@ class Optimizer(ABC):
         return self.step(W, S, int(T), state, float(eta), out)
 
     @abstractmethod
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
-    ) -> WeightsAndState:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Update:
         """Apply the equation to checked arguments, which are those of `update`."""
 
     def mean_gradient(self, W: Array, S: Array, T: int) -> Array:
@@ -87,9 +83,7 @@ class GradientDescent(Optimizer):
     array([0.5, 0. ])
     """
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
-    ) -> WeightsAndState:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Update:
         if self.weight_decay:
             return np.subtract(W, eta * self.mean_gradient(W, S, T), out=out), state
         return np.subtract(W, np.multiply(eta / T, S, out=out), out=out), state
@@ -99,18 +93,12 @@ class GradientDescent(Optimizer):
 class Momentum(Optimizer):
     """``v ← μ·v + g``, ``W ← W − η·v``. Source: Polyak, 1964."""
 
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        validate_number("optimizer", self, "momentum", 0.0, 1.0, exclusive=True)
+    momentum: BelowOne = 0.9
 
     def init(self, W: Array) -> State:
         return {"velocity": np.zeros_like(W)}
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
-    ) -> WeightsAndState:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Update:
         v = self.momentum * state["velocity"] + self.mean_gradient(W, S, T)
         return np.subtract(W, eta * v, out=out), {"velocity": v}
 
@@ -119,9 +107,7 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """``v ← μ·v + g``, ``W ← W − η·(g + μ·v)``. Source: Sutskever et al., 2013."""
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
-    ) -> WeightsAndState:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Update:
         g = self.mean_gradient(W, S, T)
         v = self.momentum * state["velocity"] + g
         return np.subtract(W, eta * (g + self.momentum * v), out=out), {"velocity": v}
@@ -131,20 +117,13 @@ class Nesterov(Momentum):
 class RMSprop(Optimizer):
     """``v ← ρ·v + (1−ρ)·g²``, ``W ← W − η·g/(√v + ε)``. Source: Hinton, lecture 6e, 2012."""
 
-    rho: float = 0.99
-    epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        validate_number("optimizer", self, "rho", 0.0, 1.0, exclusive=True)
-        validate_number("optimizer", self, "epsilon", 1e-30, 1.0)
+    rho: BelowOne = 0.99
+    epsilon: Epsilon = 1e-8
 
     def init(self, W: Array) -> State:
         return {"square": np.zeros_like(W)}
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
-    ) -> WeightsAndState:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Update:
         g = self.mean_gradient(W, S, T)
         v = self.rho * state["square"] + (1 - self.rho) * np.square(g)
         change = eta * g / (np.sqrt(v) + self.epsilon)
@@ -160,20 +139,14 @@ class Adam(Optimizer):
     Source: Kingma and Ba, 2015.
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        validate_number("optimizer", self, "beta1", 0.0, 1.0, exclusive=True)
-        validate_number("optimizer", self, "beta2", 0.0, 1.0, exclusive=True)
-        validate_number("optimizer", self, "epsilon", 1e-30, 1.0)
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
+    epsilon: Epsilon = 1e-8
 
     def init(self, W: Array) -> State:
         return {"mean": np.zeros_like(W), "square": np.zeros_like(W), "step": np.zeros(())}
 
-    def direction(self, g: Array, state: State) -> WeightsAndState:
+    def direction(self, g: Array, state: State) -> Update:
         """Return ``m̂/(√v̂ + ε)`` and the next state."""
         t = float(state["step"]) + 1
         m = self.beta1 * state["mean"] + (1 - self.beta1) * g
@@ -183,9 +156,7 @@ class Adam(Optimizer):
         direction = m_hat / (np.sqrt(v_hat) + self.epsilon)
         return direction, {"mean": m, "square": v, "step": np.array(t)}
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
-    ) -> WeightsAndState:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Update:
         direction, state = self.direction(self.mean_gradient(W, S, T), state)
         return np.subtract(W, eta * direction, out=out), state
 
@@ -197,11 +168,9 @@ class AdamW(Adam):
     Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
     """
 
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
 
-    def step(
-        self, W: Array, S: Array, T: int, state: State, eta: float, out: Out
-    ) -> WeightsAndState:
+    def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Out) -> Update:
         direction, state = self.direction(S / W.dtype.type(T), state)
         decayed = (1 - eta * self.weight_decay) * W
         return np.subtract(decayed, eta * direction, out=out), state

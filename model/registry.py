@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from sumgrad.model.errors import OptionError
@@ -40,34 +39,3 @@ def from_config(kind: str, registry: Mapping[str, type[T]], config: str | Mappin
         if required and field.name not in options:
             raise OptionError(f"{kind} '{name}' needs the option '{field.name}'")
     return cls(**options)
-
-
-def validate_number(
-    kind: str, config: object, option: str, low: float, high: float, *, exclusive: bool = False
-) -> None:
-    """Raise `OptionError` unless an option is a number from ``low`` to ``high``; make it a float.
-
-    A NumPy scalar would turn float32 arrays into float64 arrays.
-
-    Args:
-        kind: What the message calls the object.
-        config: The frozen dataclass that has the option.
-        option: The field's name.
-        low: The minimum.
-        high: The maximum.
-        exclusive: Whether the value must be below ``high``.
-    """
-    value = getattr(config, option)
-    number = not isinstance(value, bool) and isinstance(value, Real)
-    if not number or not low <= value <= high or (exclusive and value == high):
-        limits = f">= {low:g} and {'<' if exclusive else '<='} {high:g}"
-        raise OptionError(f"{kind}: {option} is {value!r}, expected a number {limits}")
-    object.__setattr__(config, option, float(value))
-
-
-def validate_positive_int(kind: str, config: object, option: str) -> None:
-    """Raise `OptionError` unless an option is an integer >= 1; store it as an int."""
-    value = getattr(config, option)
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise OptionError(f"{kind}: {option} is {value!r}, expected an integer >= 1")
-    object.__setattr__(config, option, int(value))

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sumgrad.model.registry import validate_number, validate_positive_int
+from sumgrad.model.options import Fraction, NonNegative, Options, PositiveInt
 
 
 @dataclass(frozen=True)
-class Schedule(ABC):
+class Schedule(Options, ABC):
     """``η_step = η·factor(step)``."""
 
     @abstractmethod
@@ -34,12 +34,8 @@ class StepDecay(Schedule):
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
-    step_size: int
-    decay_rate: float = 0.5
-
-    def __post_init__(self) -> None:
-        validate_positive_int("step", self, "step_size")
-        validate_number("step", self, "decay_rate", 0.0, 1e6)
+    step_size: PositiveInt
+    decay_rate: NonNegative = 0.5
 
     def factor(self, step: int) -> float:
         return float(self.decay_rate ** (step // self.step_size))
@@ -55,12 +51,8 @@ class Cosine(Schedule):
     [1.0, 0.5, 0.0, 0.0]
     """
 
-    steps: int
-    final: float = 0.0
-
-    def __post_init__(self) -> None:
-        validate_positive_int("cosine", self, "steps")
-        validate_number("cosine", self, "final", 0.0, 1.0)
+    steps: PositiveInt
+    final: Fraction = 0.0
 
     def factor(self, step: int) -> float:
         share = min(float(step / self.steps), 1.0)
@@ -77,11 +69,8 @@ class Warmup(Schedule):
     [0.5, 1.0, 1.0]
     """
 
-    steps: int
+    steps: PositiveInt
     schedule: Schedule
-
-    def __post_init__(self) -> None:
-        validate_positive_int("warmup", self, "steps")
 
     def factor(self, step: int) -> float:
         if step < self.steps:

@@ -13,7 +13,7 @@ from sumgrad.model.errors import SumgradError
 MADE: dict[str, SumgradError] = {
     "WorkerLost": sumgrad.cluster.errors.WorkerLost(2, "starting", hint="look"),
     "MicrobatchFailed": sumgrad.cluster.errors.MicrobatchFailed(
-        1, 4, "summing", "MemoryError: none left", "train", [7]
+        1, range(4, 5), "summing", "MemoryError: none left", "train", [7]
     ),
     "Diverged": sumgrad.cluster.errors.Diverged(3, 40, "the loss", "eta is large", hint="lower it"),
     "DataError": sumgrad.jobs.errors.DataError(

@@ -6,6 +6,7 @@ kernel family may round differently; the driver refuses such a mixture.
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -69,13 +70,12 @@ def _canary() -> str:
     return digest.hexdigest()
 
 
-def check_same_fingerprint(expected: Fingerprint, actual: Fingerprint, worker: int) -> None:
+def check_same_fingerprint(expected: Fingerprint, actual: Mapping[str, str], worker: int) -> None:
     """Raise `FingerprintMismatch`, with the first difference, unless a worker has the driver's."""
-    theirs = asdict(actual)
     for name, value in asdict(expected).items():
-        if theirs[name] != value:
+        if actual.get(name) != value:
             raise FingerprintMismatch(
-                f"worker {worker}'s {name} is {theirs[name]}, the driver's is {value}",
+                f"worker {worker}'s {name} is {actual.get(name)}, the driver's is {value}",
                 hint="install the same wheels on every node; for a mixture of processors set "
                 "OPENBLAS_CORETYPE and NPY_DISABLE_CPU_FEATURES on all, see docs/machines.md",
             )

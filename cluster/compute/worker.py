@@ -134,9 +134,8 @@ class GradientWorker:
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
                     rows = self._find_failing_row(error, task, plan.row_indices(index), parameters)
-                    raise MicrobatchFailed(
-                        self.index, index, str(task), cause, task.source, rows
-                    ) from error
+                    what = range(index, index + 1), str(task), cause, task.source, rows
+                    raise MicrobatchFailed(self.index, *what) from error
                 tree.add(Node(0, index, total))
         return tree.nodes()
 

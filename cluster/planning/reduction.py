@@ -116,9 +116,7 @@ def maximal_nodes(nodes: Iterable[Node]) -> list[Node]:
 
 
 def reduce_nodes(
-    nodes: Iterable[Node],
-    num_leaves: int,
-    add_pairs: Callable[[list[tuple[Array, Array]]], None],
+    nodes: Iterable[Node], num_leaves: int, add_pairs: Callable[[list[tuple[Array, Array]]], None]
 ) -> TreeReduction:
     """Return the tree over disjoint nodes; ``add_pairs`` adds all pairs of gradients in order."""
     pairs: list[tuple[Array, Array]] = []

@@ -3,6 +3,7 @@
 Both limits follow from the usual time of microbatches of the same kind.
 """
 
+import math
 from collections import Counter
 from collections.abc import Hashable
 
@@ -21,20 +22,7 @@ _NEWEST_WEIGHT = 0.1  #: Weight of a new measurement in the moving average.
 
 
 class StragglerDetector:
-    """The usual time of microbatches by kind, and the limits that follow from it.
-
-    >>> detector = StragglerDetector()
-    >>> detector.speculate_after("training", 1), detector.hang_timeout("training", 1)
-    (inf, 60.0)
-    >>> detector.record_hang("training")
-    >>> detector.hang_timeout("training", 1)
-    120.0
-    >>> detector.record("training", 8.0, microbatches=4)
-    >>> detector.speculate_after("training", 1)
-    6.02
-    >>> detector.hang_timeout("training", 1), detector.hang_timeout("training", 3)
-    (60.0, 180.0)
-    """
+    """The usual time of microbatches by kind, and the limits that follow from it."""
 
     def __init__(self) -> None:
         self._usual_s: dict[Hashable, float] = {}
@@ -52,10 +40,8 @@ class StragglerDetector:
 
     def speculate_after(self, kind: Hashable, microbatches: int) -> float:
         """Return the seconds after which a worker with these microbatches is late."""
-        usual = self._usual_s.get(kind)
-        return (
-            float("inf") if usual is None else _LATE_FACTOR * usual * microbatches + _LATE_MARGIN_S
-        )
+        usual = self._usual_s.get(kind, math.inf)
+        return _LATE_FACTOR * usual * microbatches + _LATE_MARGIN_S
 
     def hang_timeout(self, kind: Hashable, microbatches: int) -> float:
         """Return the seconds after which a worker with these microbatches has hung."""

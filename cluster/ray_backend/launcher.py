@@ -21,17 +21,21 @@ T = TypeVar("T")
 
 
 class RayLauncher(Launcher):
-    """A launcher of Ray actors, which read the workload from the object store."""
+    """A launcher of Ray actors, which read the workload from the object store.
+
+    `watch` is that of a Ray instance which this process has started.
+    """
 
     def __init__(
         self,
         workload: Workload,
         placement: RayPlacement,
         env_vars: Mapping[str, str] | None = None,
+        watch: DaemonWatch | None = None,
     ) -> None:
         self._placement = placement
         self._env_vars = {"env_vars": dict(env_vars)} if env_vars else None
-        self._watch = DaemonWatch.current
+        self._watch = watch
         self._has_failed = False  #: Whether Ray does not answer any more.
         #: Of type Any, because Ray adds `remote` to their methods at run time.
         self._actors: dict[int, Any] = {}

@@ -12,7 +12,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from sumgrad.cluster.ray_backend import placement_groups
 from sumgrad.cluster.ray_backend.fair_share import Demand
 from sumgrad.cluster.ray_backend.placement_groups import ClusterMonitor, JobGroups, nodes_of
-from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
@@ -147,13 +146,15 @@ class GroupPlacement(RayPlacement):
         self._extra.clear()
 
 
-def acquire_placement(workers: int, policy: ScalingPolicy) -> RayPlacement:
+def acquire_placement(workers: int, policy: ScalingPolicy, *, is_shared: bool) -> RayPlacement:
     """Wait for a job's minimum of CPUs, and add those that are free, up to `workers` in total.
+
+    An instance that is not shared, because this process has started it, has as many.
 
     Raises:
         ClusterUnreachable: The cluster does not grant the minimum in time, or the job is to stop.
     """
-    if DaemonWatch.current is not None and not policy.extra_workers:
+    if not is_shared and not policy.extra_workers:
         return RayPlacement(workers)
     demand = Demand.new(min(policy.min_workers, workers), workers + policy.extra_workers)
     groups, monitor = JobGroups(demand), ClusterMonitor(demand)

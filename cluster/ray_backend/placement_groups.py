@@ -72,31 +72,21 @@ class JobGroups:
     def create_placed(
         self, max_groups: int, should_stop: Callable[[], bool]
     ) -> dict[PlacementGroup, str]:
-        """Create groups for CPUs that are free now, and return the nodes of those that got one."""
-        groups = [self.create_extra() for _ in range(_count_free(max_groups, should_stop))]
+        """Create groups of one CPU each, and return the nodes of those that get one in a moment."""
+        missing = [self.create_extra() for _ in range(max_groups)]
         nodes: dict[PlacementGroup, str] = {}
         deadline = time.monotonic() + _SETTLE_S
-        while len(nodes) < len(groups) and time.monotonic() < deadline:
-            for group in groups:
-                if group not in nodes and placement_group_table(group)["state"] == "CREATED":
+        while True:
+            for group in list(missing):
+                if placement_group_table(group)["state"] == "CREATED":
                     nodes[group] = nodes_of(group)[0]
-            if len(nodes) < len(groups):
-                time.sleep(_POLL_S)
-        for group in groups:
-            if group not in nodes:
-                # Another job was quicker.
-                self.remove(group)
+                    missing.remove(group)
+            if not missing or time.monotonic() > deadline or should_stop():
+                break
+            time.sleep(_POLL_S)
+        for group in missing:
+            self.remove(group)
         return nodes
-
-
-def _count_free(max_cpus: int, should_stop: Callable[[], bool]) -> int:
-    """Return how many CPUs are free, at most `max_cpus`, after a moment's wait for them."""
-    deadline = time.monotonic() + _SETTLE_S
-    while (free := _free_cpus()) < max_cpus:
-        if time.monotonic() > deadline or should_stop():
-            return free
-        time.sleep(2 * _POLL_S)
-    return max_cpus
 
 
 def _free_cpus() -> int:

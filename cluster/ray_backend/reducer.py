@@ -8,6 +8,7 @@ from sumgrad.cluster.compute.worker import Workload
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend.launcher import RayLauncher, error_cause
 from sumgrad.cluster.ray_backend.placement import acquire_placement
+from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
@@ -26,12 +27,13 @@ class RayReducer(ProcessReducer):
         env_vars: Mapping[str, str] | None = None,
         policy: ScalingPolicy = ScalingPolicy(),  # noqa: B008 - it is frozen
     ) -> None:
+        watch = DaemonWatch.current
         try:
-            placement = acquire_placement(workers, policy)
+            placement = acquire_placement(workers, policy, is_shared=watch is None)
         except RayError as error:
             raise ClusterUnreachable(f"the cluster grants no CPUs: {error_cause(error)}") from error
         try:
-            launcher = RayLauncher(workload, placement, env_vars)
+            launcher = RayLauncher(workload, placement, env_vars, watch)
         except BaseException:
             placement.close()
             raise

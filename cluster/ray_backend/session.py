@@ -88,7 +88,7 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
         raise
     finally:
         DaemonWatch.current = None
-        if is_stalled or watch.blocks_shutdown():
+        if is_stalled or (isinstance(watch, DaemonWatch) and watch.blocks_shutdown()):
             # The daemons end with this process.
             patches.abandon()
         else:

@@ -144,7 +144,3 @@ class HeadWatch:
             self._failed = 0
         self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
         return None
-
-    def blocks_shutdown(self) -> bool:
-        """Return False: Ray disconnects from a head that does not answer."""
-        return False

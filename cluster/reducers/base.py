@@ -17,8 +17,8 @@ class GradientReducer(ABC):
 
     @property
     @abstractmethod
-    def workers(self) -> int:
-        """The number of CPUs that compute at a time."""
+    def num_threads(self) -> int:
+        """The number of threads that compute, each on one CPU."""
 
     def shared_copy(self, like: Array) -> Array:
         """Return a copy of parameters, (N,), in memory that the workers read fastest."""

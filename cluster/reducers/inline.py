@@ -1,4 +1,4 @@
-"""The inline reducer: one thread per worker in this process, without Ray."""
+"""The inline reducer: threads of this process, without Ray."""
 
 from sumgrad.cluster.compute.threads import ThreadedWorker
 from sumgrad.cluster.compute.worker import Task, Workload
@@ -8,15 +8,15 @@ from sumgrad.model.validation import Array
 
 
 class InlineReducer(GradientReducer):
-    """A reducer that computes everything in this process, with one thread per worker."""
+    """A reducer that computes everything in this process."""
 
-    def __init__(self, workload: Workload, workers: int = 1) -> None:
+    def __init__(self, workload: Workload, num_threads: int = 1) -> None:
         self._workload = workload
-        self._num_threads = workers
-        self._worker = ThreadedWorker(0, workload, workers)
+        self._num_threads = num_threads
+        self._worker = ThreadedWorker(0, workload, num_threads)
 
     @property
-    def workers(self) -> int:
+    def num_threads(self) -> int:
         return self._num_threads
 
     def reduce(self, task: Task, flat: Array) -> PartialSum:

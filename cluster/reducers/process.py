@@ -16,14 +16,14 @@ import time
 from sumgrad.cluster.compute.chunks import ChunkedVector
 from sumgrad.cluster.compute.os_scheduling import sched_batch
 from sumgrad.cluster.compute.worker import Task, Workload
-from sumgrad.cluster.errors import ProtocolError
 from sumgrad.cluster.planning.reduction import PartialSum, reduce_nodes
 from sumgrad.cluster.planning.stragglers import StragglerDetector
 from sumgrad.cluster.planning.work_stealing import ClaimTable, StepSchedule
 from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.reducers.step import InFlight, ReductionStep
 from sumgrad.cluster.transport.buffers import SharedBufferPool
-from sumgrad.cluster.transport.messages import AttachBuffer, Compute, Done, Failed, Message
+from sumgrad.cluster.transport.messages import Compute, Failed
+from sumgrad.cluster.transport.server import Reply
 from sumgrad.cluster.workers.launcher import Launcher, Placement
 from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, ScalingPolicy
 from sumgrad.cluster.workers.worker_group import WorkerGroup
@@ -68,7 +68,7 @@ class ProcessReducer(GradientReducer):
             self._resources = resources.pop_all()
 
     @property
-    def workers(self) -> int:
+    def num_threads(self) -> int:
         return self._group.num_threads
 
     @property
@@ -131,34 +131,26 @@ class ProcessReducer(GradientReducer):
             self._handle_events(step, SUPERVISION_INTERVAL_S)
 
     def _handle_events(self, step: ReductionStep, timeout: float) -> None:
-        for worker, message in self._group.events(timeout):
-            if message is None:
+        for worker, reply in self._group.events(timeout):
+            if reply is None:
                 self._on_loss(step, worker, "exited")
-                continue
-            try:
-                if isinstance(message, AttachBuffer):
-                    self._buffers.attach(self._group.workers[worker], message.buffer)
-                else:
-                    self._on_reply(step, worker, message)
-            except ProtocolError as error:
-                self._group.evict(worker)
-                self._on_loss(step, worker, f"violated the protocol ({error})")
+            else:
+                self._on_reply(step, worker, reply)
         self._evict_frozen(step)
         self._group.supervise()
 
-    def _on_reply(self, step: ReductionStep, worker: int, message: Message) -> None:
+    def _on_reply(self, step: ReductionStep, worker: int, reply: Reply) -> None:
         request = self._in_flight.pop(worker, None)
-        if not isinstance(message, Done | Failed) or message.step_id != step.step_id:
+        if reply.step_id != step.step_id:
             # A reply to an earlier step, which was completed without this worker.
             return
-        if isinstance(message, Failed):
-            self._on_failure(step, worker, message)
+        if isinstance(reply, Failed):
+            self._on_failure(step, worker, reply)
             return
-        nodes = message.decode(self._group.workers[worker].buffers)
-        summed = step.schedule.deliver(worker, nodes)
+        summed = step.schedule.deliver(worker, reply.nodes)
         self._group.record_sum(worker)
         if request is not None and summed:
-            self._stragglers.record(step.kind, time.monotonic() - request.sent, summed)
+            self._stragglers.record(request.kind, time.monotonic() - request.sent, summed)
 
     def _dispatch_idle(self, step: ReductionStep) -> None:
         """Give microbatches to idle workers as long as there are any."""
@@ -186,7 +178,9 @@ class ProcessReducer(GradientReducer):
         message = Compute(step.step_id, *what, start, stop, step.buffer)
         connected = self._group.workers[worker]
         invisible = 1 if connected.is_local else len(microbatches)
-        self._in_flight[worker] = InFlight(step.kind, invisible, time.monotonic(), start)
+        # Workers of other machines also send vectors, and may have several threads.
+        kind = task.kind, task.source, connected.is_local, connected.threads
+        self._in_flight[worker] = InFlight(kind, invisible, time.monotonic(), start)
         if connected.is_local:
             connected.send(message)
         else:

@@ -26,7 +26,7 @@ _PAUSE_S = 5.0
 class InFlight:
     """A request that a worker has not answered."""
 
-    kind: Hashable  #: Of its microbatches, for `StragglerDetector`.
+    kind: Hashable  #: What the duration of its microbatches depends on.
     microbatches: int  #: Their number where the worker's progress is invisible, else 1.
     sent: float
     current: int  #: The microbatch that the worker was last seen computing.
@@ -51,11 +51,6 @@ class ReductionStep:
     last_death: dict[range, float] = field(default_factory=dict)
     #: No microbatch is assigned before this time, in seconds of the monotonic clock.
     paused_until: float = 0.0
-
-    @property
-    def kind(self) -> Hashable:
-        """What the duration of its microbatches depends on."""
-        return self.task.kind, self.task.source
 
     @property
     def failed_workers(self) -> set[int]:
@@ -100,7 +95,5 @@ class ReductionStep:
     def _error(
         self, worker: int, microbatches: range, cause: str, rows: Sequence[int]
     ) -> MicrobatchFailed:
-        task, count = self.task, len(microbatches)
-        return MicrobatchFailed(
-            worker, microbatches[0], str(task), cause, task.source, rows, num_microbatches=count
-        )
+        task = self.task
+        return MicrobatchFailed(worker, microbatches, str(task), cause, task.source, rows)

@@ -55,12 +55,9 @@ class ParameterDriver:
     _: KW_ONLY
     validate: bool = False  #: Whether to evaluate the validation rows after each epoch.
     classify: bool = True  #: Whether evaluations have an accuracy.
-    on_epoch: Callable[[EpochReport], None] = lambda _: None
-    #: Called after each step with its number within the epoch, from 1.
-    on_step: Callable[[int], None] = lambda _: None
-    #: Called with the state after each step, and with the report too after each epoch's
-    #: `on_epoch`. It may take a snapshot.
-    on_boundary: Callable[[TrainingState, EpochReport | None], None] = lambda *_: None
+    # Called after each step and after each epoch, with a state of which they may take a snapshot.
+    on_step: Callable[[TrainingState], None] = lambda _: None
+    on_epoch: Callable[[TrainingState, EpochReport], None] = lambda *_: None
     #: Called before each step; returns a reason to stop, or None.
     should_stop: Callable[[], StopReason | None] = lambda: None
 
@@ -77,31 +74,32 @@ class ParameterDriver:
         try:
             chunked = ChunkedOptimizer(self.config.optimizer, state.W.size)
             with contextlib.closing(chunked) as optimizer:
-                return self._run(state, optimizer)
+                reason, failure = self._run(state, optimizer)
+            return TrainingResult.from_state(state, reason, failure)
         finally:
             for vector in (state.W, state.next, state.last_finite):
                 self.reducer.release(vector)
 
-    def _run(self, state: TrainingState, optimizer: ChunkedOptimizer) -> TrainingResult:
+    def _run(
+        self, state: TrainingState, optimizer: ChunkedOptimizer
+    ) -> tuple[StopReason, ClusterError | None]:
+        """Run the remaining epochs; return why the run ended, and the error if it failed."""
         try:
             while state.progress.reason is None:
                 # The driver checks for overflow itself and explains it.
                 with np.errstate(all="ignore"):
                     report = self._epoch(state, optimizer)
                 if isinstance(report, StopReason):
-                    return TrainingResult.from_state(state, report)
-                self.on_epoch(report)
-                self.on_boundary(state, report)
+                    return report, None
+                self.on_epoch(state, report)
         except Diverged as failure:
             # A swap, because each of the reducer's vectors has to be released once.
             state.W, state.last_finite = state.last_finite, state.W
-            return TrainingResult.from_state(state, StopReason.DIVERGED, failure)
+            return StopReason.DIVERGED, failure
         except ClusterError as failure:
             reason = self.should_stop()
-            if reason is not None:
-                return TrainingResult.from_state(state, reason)
-            return TrainingResult.from_state(state, StopReason.FAILED, failure)
-        return TrainingResult.from_state(state, state.progress.reason)
+            return (StopReason.FAILED, failure) if reason is None else (reason, None)
+        return state.progress.reason, None
 
     def evaluate(self, source: str, W: Array) -> Evaluation:
         """Return loss and accuracy over all rows of a data source, from the same reduction."""
@@ -117,8 +115,7 @@ class ParameterDriver:
             if reason is not None:
                 return reason
             self._step(state, optimizer, Task("gradient", "train", number, epoch.steps))
-            self.on_step(epoch.steps)
-            self.on_boundary(state, None)
+            self.on_step(state)
         # No later sum of this epoch would show that the last update has overflowed.
         if not np.isfinite(state.W).all():
             raise _diverged(number, state.step, "a weight", epoch.eta)

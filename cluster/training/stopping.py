@@ -55,15 +55,7 @@ class Progress:
 def update_progress(
     rule: StopRule, progress: Progress, train_loss: float, validation_loss: float | None
 ) -> Progress:
-    """Return the state after one more epoch.
-
-    >>> rule = StopRule(max_epochs=9, tolerance=0.01, patience=2)
-    >>> progress = Progress()
-    >>> for loss in (1.0, 0.5, 0.499, 0.498):
-    ...     progress = update_progress(rule, progress, loss, None)
-    >>> progress.epoch, progress.stalled, progress.reason.value
-    (4, 2, 'converged')
-    """
+    """Return the state after one more epoch; the validation loss is None without validation."""
     stalled = progress.stalled + 1 if _is_stalled(rule, progress.loss, train_loss) else 0
     after = replace(progress, epoch=progress.epoch + 1, loss=train_loss, stalled=stalled)
     loss = train_loss if validation_loss is None else validation_loss

@@ -20,24 +20,25 @@ class Hello:
     worker: int
     pid: int
     threads: int
-    machine: str
-    numpy: str
-    blas: str
-    canary: str
+    fingerprint: Mapping[str, str]  #: The fields of `Fingerprint`.
 
 
 @dataclass(frozen=True)
 class Welcome:
-    """The driver's reply to `Hello`; on one machine the claim table's descriptor comes with it."""
+    """The driver's reply to `Hello`.
+
+    On one machine the descriptors of the claim table and of the driver's vectors come with it.
+    """
 
     workers: int  #: Rows of the claim table.
+    vectors: int
 
 
 @dataclass(frozen=True)
 class AttachBuffer:
-    """A vector in shared memory whose descriptor comes with the message."""
+    """A worker's vector in shared memory, whose descriptor comes with the message."""
 
-    buffer: int  #: Its index among the sender's buffers.
+    buffer: int  #: Its index among the worker's buffers.
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,22 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """The sums of a `Done`, with their gradients."""
+
+    step_id: int
+    nodes: Sequence[Node]
+
+
+@dataclass(frozen=True)
 class Done:
     """Sums over microbatches."""
 
     step_id: int
     nodes: Sequence[EncodedNode]
 
-    def decode(self, buffers: Mapping[int, Array]) -> list[Node]:
-        """Return the nodes, with their gradients from the sender's buffers.
+    def decode(self, buffers: Mapping[int, Array]) -> Sums:
+        """Return the sums, with their gradients from the sender's buffers.
 
         Raises:
             ProtocolError: A node is malformed or names an unknown buffer.
@@ -75,7 +84,7 @@ class Done:
                 nodes.append(Node(level, index, PartialSum(gradient, divergence, correct, count)))
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"sums that cannot be read: {self.nodes!r:.80}") from error
-        return nodes
+        return Sums(self.step_id, nodes)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
+import numpy as np
+
 from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ConnectionClosed, ProtocolError
 from sumgrad.cluster.transport.connection import Connection
@@ -17,52 +19,78 @@ from sumgrad.cluster.transport.messages import (
     Failed,
     Hello,
     Message,
+    Sums,
     check_type,
 )
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
+from sumgrad.cluster.transport.shared_memory import attach_received
 from sumgrad.model.validation import Array
 
 _logger = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 1.0  #: Seconds to wait for a thread whose connection was shut down.
 
-#: A worker's index and its message, or None if it has disconnected.
-Event = tuple[int, Message | None]
+Reply = Sums | Failed
+#: A worker's index and its reply, or None if it has disconnected.
+Event = tuple[int, Reply | None]
 
 
 class WorkerConnection:
     """A connected worker, which has introduced itself.
 
     Two threads exchange messages with a worker on another machine, so that the arrays of several
-    machines travel at the same time and none of them blocks the driver.
+    machines travel at the same time and none of them blocks the driver. Its gradients are (size,).
     """
 
-    def __init__(self, connection: Connection, hello: Hello) -> None:
+    def __init__(self, connection: Connection, hello: Hello, size: int, dtype: str) -> None:
         self.index, self.pid, self.threads = hello.worker, hello.pid, hello.threads
         self.connection = connection
         self.is_local = connection.is_local
+        self._size, self._dtype = size, dtype
         #: The gradient vectors that it sends or shares, by its own indices.
-        self.buffers: dict[int, Array] = {}
+        self._buffers: dict[int, Array] = {}
         self._outbox: SimpleQueue[tuple[Message, Sequence[Array]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
+    def handle(self, message: Message) -> Reply | None:
+        """Return the reply that a message contains, or map the vector that it announces.
+
+        Raises:
+            ProtocolError: A connected worker sends no such message.
+        """
+        if isinstance(message, Done):
+            return message.decode(self._buffers)
+        if isinstance(message, AttachBuffer):
+            vector = attach_received(self.connection, (self._size,), self._dtype)
+            self._buffers[message.buffer] = vector
+            return None
+        return check_type(Failed, message)
+
+    def _receive_gradients(self, message: Message) -> None:
+        """Receive the gradients that follow a message from another machine."""
+        indices: list[int] = []
+        if isinstance(message, Done):
+            indices = [buffer for *_, buffer in message.nodes if buffer is not None]
+        for index in indices:
+            if index not in self._buffers:
+                self._buffers[index] = np.empty(self._size, self._dtype)
+        self.connection.receive_arrays([self._buffers[index] for index in indices])
+
     def start_threads(
-        self,
-        received: "SelectableQueue[tuple[WorkerConnection, Message | None]]",
-        allocate: "Callable[[WorkerConnection, Message], list[Array]]",
+        self, received: "SelectableQueue[tuple[WorkerConnection, Reply | None]]"
     ) -> None:
-        """Start the two threads, which put messages into `received`, and None at the end."""
+        """Start the two threads, which put replies into `received`, and None at the end."""
 
         def receive() -> None:
             try:
                 while True:
-                    message = _check_sender(self.connection.receive())
-                    self.connection.receive_arrays(allocate(self, message))
-                    received.put((self, message))
+                    message = self.connection.receive()
+                    self._receive_gradients(message)
+                    received.put((self, self.handle(message)))
             except ConnectionClosed:
                 pass
             except ProtocolError as error:
-                _log_violation(self.index, error)
+                _log_violation(self, error)
             finally:
                 # After any error, or the driver would wait for a worker that is not read any more.
                 received.put((self, None))
@@ -102,82 +130,85 @@ class WorkerServer:
     Args:
         host: As for `Listener`.
         admit: Returns whether to accept a worker, given its first message; replies to it if so.
-        allocate: Returns the arrays for those that follow a message from another machine.
+        size: The number of elements of a gradient vector.
+        dtype: Their type.
     """
 
     def __init__(
         self,
         host: str | None,
         admit: Callable[[Connection, Hello], bool],
-        allocate: Callable[[WorkerConnection, Message], list[Array]],
+        size: int,
+        dtype: str,
     ) -> None:
         #: The connected workers, by their indices.
         self.workers: dict[int, WorkerConnection] = {}
         self._admit = admit
-        self._allocate = allocate
+        self._size, self._dtype = size, dtype
         self._listener = Listener(host)
         self.address, self.secret = self._listener.address, self._listener.secret
-        self._received: SelectableQueue[tuple[WorkerConnection, Message | None]] = SelectableQueue()
+        self._received: SelectableQueue[tuple[WorkerConnection, Reply | None]] = SelectableQueue()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener.accepted, selectors.EVENT_READ)
         self._selector.register(self._received, selectors.EVENT_READ)
 
     def events(self, timeout: float | None) -> Iterator[Event]:
-        """Yield the messages and disconnects of workers within `timeout` seconds."""
+        """Yield the replies and disconnects of workers within `timeout` seconds."""
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._listener.accepted:
                 for connection in self._listener.accepted.drain():
                     self._selector.register(connection, selectors.EVENT_READ)
             elif key.fileobj is self._received:
-                for worker, message in self._received.drain():
-                    # A worker may be disconnected while its messages are in the queue.
+                for worker, reply in self._received.drain():
+                    # A worker may be disconnected while its replies are in the queue.
                     if self.workers.get(worker.index) is worker:
-                        yield from self._on_remote(worker.index, message)
+                        if reply is None:
+                            self.disconnect(worker.index)
+                        yield worker.index, reply
             else:
                 assert isinstance(key.fileobj, Connection)  # noqa: S101 - nothing else is registered
                 yield from self._on_readable(key.fileobj, key.data)
 
-    def _on_readable(self, connection: Connection, index: int | None) -> Iterator[Event]:
+    def _on_readable(
+        self, connection: Connection, worker: WorkerConnection | None
+    ) -> Iterator[Event]:
         if connection.fileno() < 0:
             # Closed while another event of the same call was handled.
             return
         try:
             for message in connection.receive_available():
-                if index is None:
-                    index = self._add_worker(connection, check_type(Hello, message))
-                    if index is None or not connection.is_local:
+                if worker is None:
+                    worker = self._add_worker(connection, check_type(Hello, message))
+                    if worker is None or not worker.is_local:
                         # It was closed, or its threads read from it from now on.
                         return
-                else:
-                    yield index, _check_sender(message)
+                elif (reply := worker.handle(message)) is not None:
+                    yield worker.index, reply
                     if connection.fileno() < 0:
                         # The caller has disconnected it.
                         return
         except (ConnectionClosed, ProtocolError) as error:
             if isinstance(error, ProtocolError):
-                _log_violation(index, error)
-            self._close(connection)
-            if index is not None:
-                del self.workers[index]
-                yield index, None
+                _log_violation(worker, error)
+            if worker is None:
+                self._close(connection)
+            else:
+                self.disconnect(worker.index)
+                yield worker.index, None
 
-    def _add_worker(self, connection: Connection, hello: Hello) -> int | None:
-        """Add a worker and return its index, or close its connection if it is not admitted."""
+    def _add_worker(self, connection: Connection, hello: Hello) -> WorkerConnection | None:
+        """Add a worker and return it, or close its connection if it is not admitted."""
         if not self._admit(connection, hello):
             self._close(connection)
             return None
-        worker = self.workers[hello.worker] = WorkerConnection(connection, hello)
-        if connection.is_local:
-            self._selector.modify(connection, selectors.EVENT_READ, hello.worker)
+        worker = WorkerConnection(connection, hello, self._size, self._dtype)
+        self.workers[worker.index] = worker
+        if worker.is_local:
+            self._selector.modify(connection, selectors.EVENT_READ, worker)
         else:
             self._selector.unregister(connection)
-            worker.start_threads(self._received, self._allocate)
-        return hello.worker
-
-    def _on_remote(self, index: int, message: Message | None) -> Iterator[Event]:
-        if message is None:
-            self.disconnect(index)
-        yield index, message
+            worker.start_threads(self._received)
+        return worker
 
     def disconnect(self, index: int) -> None:
         """Close a worker's connection; its later messages are dropped."""
@@ -202,13 +233,6 @@ class WorkerServer:
         self._received.close()
 
 
-def _check_sender(message: Message) -> Message:
-    """Return a message that a connected worker may send; another raises `ProtocolError`."""
-    if isinstance(message, AttachBuffer | Done | Failed):
-        return message
-    raise ProtocolError(f"a connected worker sent {type(message).__name__}")
-
-
-def _log_violation(index: int | None, error: ProtocolError) -> None:
-    peer = "a new worker" if index is None else f"worker {index}"
+def _log_violation(worker: WorkerConnection | None, error: ProtocolError) -> None:
+    peer = "a new worker" if worker is None else f"worker {worker.index}"
     _logger.info("%s violated the protocol (%s); its connection is closed", peer, error)

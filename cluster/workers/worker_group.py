@@ -16,8 +16,8 @@ from sumgrad.cluster.transport.messages import Hello
 from sumgrad.cluster.transport.server import WorkerServer
 from sumgrad.cluster.workers import scaling_policy
 from sumgrad.cluster.workers.launcher import Launcher, Placement
-from sumgrad.cluster.workers.pending import PendingWorker, start_timeout
 from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, Quorum, ScalingPolicy
+from sumgrad.cluster.workers.worker_state import WorkerState, start_timeout
 
 _logger = logging.getLogger(__name__)
 
@@ -42,15 +42,12 @@ class WorkerGroup:
         self._policy = policy
         self._quorum = Quorum(policy)
         self._fingerprint = fingerprint.compute_fingerprint()
-        self._pending: dict[int, PendingWorker] = {}
-        #: Threads that each worker had when it was connected last.
-        self._threads: dict[int, int] = {}
-        #: The attempt at which a worker was connected, until its first sum.
-        self._unproven: dict[int, int] = {}
+        #: Every worker that is connected, starting or to be started again, by its index.
+        self._states: dict[int, WorkerState] = {}
         #: Whether `start` is running; until it ends, a worker that cannot join is an error.
         self._is_starting = False
         self._next_supervision = 0.0  #: When `supervise` is due.
-        self._server = WorkerServer(placement.host, self._admit, buffers.allocate)
+        self._server = WorkerServer(placement.host, self._admit, buffers.size, buffers.dtype)
         self.workers, self.events = self._server.workers, self._server.events
 
     @property
@@ -63,13 +60,18 @@ class WorkerGroup:
         """The number of threads that compute, over all connected workers."""
         return sum(worker.threads for worker in self.workers.values())
 
+    @property
+    def _pending(self) -> dict[int, WorkerState]:
+        """The workers that are not connected."""
+        return {w: state for w, state in self._states.items() if w not in self.workers}
+
     # --- start
 
     def start(self) -> None:
         """Start the initial workers and wait until they are connected."""
         self._is_starting = True
         for worker in range(self._placement.initial_workers):
-            self._launch(worker, PendingWorker())
+            self._launch(worker, WorkerState())
         # A process may be slow to start on a busy node although its CPUs were granted.
         timeout = start_timeout(self._policy.resource_timeout)
         started = time.monotonic()
@@ -97,7 +99,7 @@ class WorkerGroup:
         if self._policy.should_stop():
             raise ClusterUnreachable(f"stopped while {self._missing()} were starting")
         for worker, pending in self._pending.items():
-            if pending.attempt >= _MAX_ATTEMPTS and pending.retry_at is not None:
+            if pending.attempts >= _MAX_ATTEMPTS and pending.retry_at is not None:
                 raise WorkerLost(worker, f"starting: {pending.reason}")
         if waited > timeout:
             raise ClusterUnreachable(
@@ -105,9 +107,9 @@ class WorkerGroup:
                 hint="use fewer workers (cluster.workers), or check 'ray status'",
             )
 
-    def _launch(self, worker: int, pending: PendingWorker) -> None:
-        pending.started = time.monotonic()
-        self._pending[worker] = pending
+    def _launch(self, worker: int, state: WorkerState) -> None:
+        state.begin_attempt()
+        self._states[worker] = state
         with sched_other():
             self._launcher.start(worker, self._server.address, self._server.secret)
 
@@ -120,17 +122,17 @@ class WorkerGroup:
             FingerprintMismatch: An initial worker's arithmetic differs from this process's.
         """
         worker = hello.worker
-        if worker in self.workers or worker not in self._pending:
+        state = self._pending.get(worker)
+        if state is None:
             # Another process has its index, or its CPUs were released.
             return False
-        actual = fingerprint.Fingerprint(hello.machine, hello.numpy, hello.blas, hello.canary)
         try:
-            fingerprint.check_same_fingerprint(self._fingerprint, actual, worker)
+            fingerprint.check_same_fingerprint(self._fingerprint, hello.fingerprint, worker)
         except FingerprintMismatch as error:
             if self._is_starting:
                 raise
             self._launcher.kill(worker)
-            self._pending[worker].fail(str(error))
+            state.fail(str(error))
             _logger.info("worker %d was rejected (%s); retrying", worker, error)
             return False
         if self._placement.has_moved(worker):
@@ -138,12 +140,10 @@ class WorkerGroup:
             self._release(worker)
             return False
         self._buffers.welcome(connection)
-        self._threads[worker] = hello.threads
         running = self.num_threads + hello.threads
-        pending = self._pending.pop(worker)
-        self._unproven[worker] = pending.attempt
-        if pending.is_extra:
+        if state.is_extra:
             _logger.info("worker %d joined: %s now", worker, _workers(running))
+        state.connect(hello.threads)
         self._quorum.is_reached(running)
         return True
 
@@ -154,16 +154,15 @@ class WorkerGroup:
         the first of them is followed by another at once.
         """
         _logger.info("worker %d %s; starting a replacement", worker, why)
-        failed = self._unproven.pop(worker, 0)
-        if failed < 2:
-            self._launch(worker, PendingWorker(failed + 1))
-            return
-        self._pending[worker] = PendingWorker(failed)
-        self._pending[worker].fail(self._launcher.exit_reason(worker) or f"it {why}")
+        state = self._states[worker]
+        if state.attempts < 2:
+            self._launch(worker, state)
+        else:
+            state.fail(self._launcher.exit_reason(worker) or f"it {why}")
 
     def record_sum(self, worker: int) -> None:
         """Record that a worker has delivered a sum, which ends its count of attempts."""
-        self._unproven.pop(worker, None)
+        self._states[worker].attempts = 0
 
     def evict(self, worker: int) -> None:
         """Disconnect and kill a worker that does not answer."""
@@ -182,26 +181,25 @@ class WorkerGroup:
 
     def _num_claimed(self) -> int:
         """Return the number of CPUs that connected and pending workers have or ask for."""
-        return sum(self._threads.get(worker, 1) for worker in {*self.workers, *self._pending})
+        return sum(state.threads for state in self._states.values())
 
     def scale_up(self) -> None:
         """Start as many extra workers as the job's share of CPUs allows."""
         missing = self._placement.cpu_share() - self._num_claimed()
         capacity = self._placement.initial_workers + self._placement.extra_workers
-        unused = set(range(capacity)) - set(self.workers) - set(self._pending)
+        unused = set(range(capacity)) - set(self._states)
         for worker in sorted(unused)[: max(0, missing)]:
-            self._launch(worker, PendingWorker(is_extra=True))
+            self._launch(worker, WorkerState(is_extra=True))
 
     def cancel_pending(self) -> None:
         """Cancel pending workers beyond the job's share of CPUs."""
         excess = self._num_claimed() - self._placement.cpu_share()
-        for worker in sorted(self._pending, reverse=True):
+        for worker, pending in sorted(self._pending.items(), reverse=True):
             if excess <= 0:
                 return
-            is_waiting = self._pending[worker].retry_at is not None
-            is_idle = is_waiting or not self._placement.has_cpus(worker)
+            is_idle = pending.retry_at is not None or not self._placement.has_cpus(worker)
             if is_idle and not self._placement.is_required(worker):
-                excess -= self._threads.get(worker, 1)
+                excess -= pending.threads
                 self._release(worker)
 
     def scale_down(self) -> list[int]:
@@ -223,9 +221,7 @@ class WorkerGroup:
     def _release(self, worker: int) -> None:
         self._launcher.kill(worker)
         self._placement.release(worker)
-        self._pending.pop(worker, None)
-        self._threads.pop(worker, None)
-        self._unproven.pop(worker, None)
+        del self._states[worker]
 
     # --- supervision
 
@@ -238,16 +234,16 @@ class WorkerGroup:
         failure = self._launcher.backend_failure(starting=self._is_starting)
         if failure is not None:
             raise ClusterUnreachable(failure, hint="'sumgrad resume' continues the run")
-        for worker, pending in list(self._pending.items()):
+        for worker, pending in self._pending.items():
             if pending.retry_at is None:
                 self._check_process(worker, pending, now)
             elif now >= pending.retry_at:
-                self._launch(worker, pending.next_attempt())
+                self._launch(worker, pending)
         if not self._is_starting:
             self.cancel_pending()
             self.scale_up()
 
-    def _check_process(self, worker: int, pending: PendingWorker, now: float) -> None:
+    def _check_process(self, worker: int, pending: WorkerState, now: float) -> None:
         """Schedule another attempt if a starting process has ended or hangs."""
         reason = self._launcher.exit_reason(worker)
         if reason is None:

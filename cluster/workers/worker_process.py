@@ -56,23 +56,28 @@ class Session:
         self._worker = ThreadedWorker(index, workload, threads, self._make_buffer)
         #: Shared with the other workers; None on another machine, which cannot see it.
         self._claims: ClaimTable | None = None
-        #: The driver's vectors, by its indices; on another machine a copy of the last one.
-        self._parameters: dict[int, Array] = {}
+        #: The driver's vectors, by its indices; on another machine one for a copy.
+        self._parameters: list[Array] = []
+        if not connection.is_local:
+            self._parameters.append(np.empty(self._size, self._dtype))
         #: Index and descriptor of buffers that the driver does not know yet.
         self._unannounced: list[tuple[int, int]] = []
-        #: The step that is being computed, and the number of vectors sent for it.
-        self._step_id, self._num_sent = 0, 0
+        #: The step that is being computed, its first microbatch here, and the number of vectors
+        #: sent for it.
+        self._step_id, self._first, self._num_sent = 0, 0, 0
         self._mean_wait = 0.0  #: Running mean of the seconds spent waiting for the driver.
 
     def run(self) -> None:
         """Introduce the worker, then handle messages until the connection closes."""
-        arithmetic = asdict(compute_fingerprint())
-        hello = messages.Hello(self._worker.index, os.getpid(), self._num_threads, **arithmetic)
-        self._connection.send(hello)
+        who = self._worker.index, os.getpid(), self._num_threads
+        self._connection.send(messages.Hello(*who, asdict(compute_fingerprint())))
         welcome = messages.check_type(messages.Welcome, self._connection.receive())
         if self._connection.is_local:
             table = attach_received(self._connection, (welcome.workers, 2), "int64")
             self._claims = ClaimTable(table)
+            for _ in range(welcome.vectors):
+                vector = attach_received(self._connection, (self._size,), self._dtype)
+                self._parameters.append(vector)
         while True:
             self.handle(self._next_message())
 
@@ -85,21 +90,14 @@ class Session:
         return message
 
     def handle(self, message: messages.Message) -> None:
-        """Attach a buffer, or compute and reply."""
-        if isinstance(message, messages.AttachBuffer):
-            vector = attach_received(self._connection, (self._size,), self._dtype)
-            self._parameters[message.buffer] = vector
-            return
+        """Compute and reply."""
         request = messages.check_type(messages.Compute, message)
-        if not self._connection.is_local:
-            self._receive_parameters(request.buffer)
-        self._compute(request)
-
-    def _receive_parameters(self, index: int) -> None:
-        previous = self._parameters.popitem()[1] if self._parameters else None
-        vector = np.empty(self._size, self._dtype) if previous is None else previous
-        self._connection.receive_arrays([vector])
-        self._parameters[index] = vector
+        if self._connection.is_local:
+            flat = self._parameters[request.buffer]
+        else:
+            (flat,) = self._parameters
+            self._connection.receive_arrays([flat])
+        self._compute(request, flat)
 
     def _make_buffer(self, index: int) -> Array:
         if not self._connection.is_local:
@@ -108,15 +106,14 @@ class Session:
         self._unannounced.append((index, descriptor))
         return vector
 
-    def _compute(self, request: messages.Compute) -> None:
+    def _compute(self, request: messages.Compute, flat: Array) -> None:
         worker = self._worker
         if request.step_id != self._step_id:
             # The driver has used the sums of the previous step, or does not need them.
             worker.release_all()
-            self._step_id, self._num_sent = request.step_id, 0
+            self._step_id, self._first, self._num_sent = request.step_id, request.start, 0
         task = Task(request.kind, request.source, request.epoch, request.step)
         microbatches = range(request.start, request.stop)
-        flat = self._parameters[request.buffer]
         try:
             if self._claims is None:
                 nodes = worker.compute(task, microbatches, flat)
@@ -128,9 +125,10 @@ class Session:
             self._connection.send(failed)
         else:
             self._send_sums(request.step_id, nodes)
-            # The driver updates the parameters now.
+            # The driver updates the parameters now. The next step starts like this one, and not
+            # with microbatches that were stolen from another worker.
             steps = worker.workload.plans[request.source].steps_per_epoch
-            worker.prefetch(task.next_step(steps), request.start)
+            worker.prefetch(task.next_step(steps), self._first)
 
     def _send_sums(self, step_id: int, nodes: list[Node]) -> None:
         while self._unannounced:

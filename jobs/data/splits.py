@@ -81,12 +81,6 @@ def stratified_split(
 
     The labels are classes (N,), of each of which the fraction is held out, or numbers (N, K). A
     class with two or more rows has rows in both parts; the only row of a class is kept.
-
-    >>> stream = RandomStream(0, Stream.TEST_SPLIT)
-    >>> labels = np.array([0, 0, 0, 0, 1, 1])
-    >>> kept, held_out = stratified_split(labels, 0.5, by_class=True, stream=stream)
-    >>> len(kept), len(held_out)
-    (3, 3)
     """
     is_held_out = np.zeros(len(labels), dtype=bool)
     for rows in _rows_by_class(labels) if by_class else [np.arange(len(labels))]:

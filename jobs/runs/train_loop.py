@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from sumgrad.cluster.errors import ClusterError, MicrobatchFailed
 from sumgrad.cluster.reducers.base import GradientReducer
 from sumgrad.cluster.training.driver import ParameterDriver
-from sumgrad.cluster.training.state import EpochReport, Evaluation, Snapshot, TrainingResult
+from sumgrad.cluster.training.state import (
+    EpochReport,
+    Evaluation,
+    Snapshot,
+    TrainingResult,
+    TrainingState,
+)
 from sumgrad.cluster.training.stopping import RESUMABLE, StopReason
 from sumgrad.jobs.errors import Interrupted
 from sumgrad.jobs.runs.build import TrainingJob, build_initial_parameters
@@ -74,7 +80,7 @@ def run_training(
         before_write=run.outbox.sync,
     )
     driver = _driver(run, reducer, reporter, stop, checkpointer)
-    for line in job.describe(reducer.workers):
+    for line in job.describe(reducer.num_threads):
         _logger.info(line)
     if run.checkpoint is not None:
         _logger.info("resuming after step %s", f"{first_step:,}")
@@ -104,13 +110,15 @@ def _driver(
 ) -> ParameterDriver:
     job = run.job
 
-    def on_step(step: int) -> None:
+    def on_step(state: TrainingState) -> None:
         run.tracker.check()
-        reporter.step(step)
+        reporter.step(state.epoch.steps)
+        checkpointer.boundary(state, None)
 
-    def on_epoch(report: EpochReport) -> None:
+    def on_epoch(state: TrainingState, report: EpochReport) -> None:
         run.outbox.log(report.epoch, _metrics(report))
         reporter.epoch(report)
+        checkpointer.boundary(state, report)
 
     return ParameterDriver(
         job.training_config,
@@ -118,9 +126,8 @@ def _driver(
         reducer,
         validate="validation" in job.workload.sources,
         classify=job.spec.task == "classification",
-        on_epoch=on_epoch,
         on_step=on_step,
-        on_boundary=checkpointer.boundary,
+        on_epoch=on_epoch,
         should_stop=lambda: stop.reason,
     )
 

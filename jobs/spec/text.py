@@ -25,10 +25,7 @@ _VALUES: dict[str, Any] = {
     "data.label": "digit",
     "data.validation": 0.1,
     "data.test": 0.2,
-    "model.layers": [
-        {"units": 64, "activation": "relu"},
-        {"units": 10, "activation": "softmax"},
-    ],
+    "model.layers": [{"units": 64, "activation": "relu"}, {"units": 10, "activation": "softmax"}],
     "stop.max_epochs": 30,
 }
 _WIDTH = 92

@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from sumgrad.model.options import Options
 from sumgrad.model.validation import Array
 
 
 @dataclass(frozen=True)
-class Activation(ABC):
+class Activation(Options, ABC):
     """An activation function with its derivative; stateless."""
 
     #: The default initializer of the layer's weights.

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from sumgrad.model.activations.base import ScalarActivation
-from sumgrad.model.registry import validate_number
+from sumgrad.model.options import Fraction, NonNegative
 from sumgrad.model.validation import Array
 
 
@@ -36,9 +36,6 @@ class Identity(ScalarActivation):
 
     def derivative(self, z: Array, y: Array) -> Array:
         return np.ones_like(z)
-
-    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        return d_y
 
     def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
         out[...] = d_y
@@ -90,11 +87,8 @@ class ReLU(ScalarActivation):
     def derivative(self, z: Array, y: Array) -> Array:
         return (z > 0).astype(z.dtype)
 
-    def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        # Multiplying by the mask itself saves a pass over memory; the bits are the same.
-        return d_y * (z > 0)
-
     def vjp_into(self, z: Array, y: Array, d_y: Array, out: Array) -> None:
+        # Multiplying by the mask itself saves a pass over memory; the bits are the same.
         np.multiply(d_y, z > 0, out=out)
 
 
@@ -102,11 +96,8 @@ class ReLU(ScalarActivation):
 class LeakyReLU(ScalarActivation):
     """``f(z) = z`` where z > 0, else ``slope·z``. Subgradient at 0: ``slope``."""
 
-    slope: float = 0.01
+    slope: Fraction = 0.01
     initializer: ClassVar[str] = "he_normal"
-
-    def __post_init__(self) -> None:
-        validate_number("leaky_relu", self, "slope", 0.0, 1.0)
 
     def value(self, z: Array) -> Array:
         return np.where(z > 0, z, z * self.slope)
@@ -132,11 +123,8 @@ class ReLU6(ScalarActivation):
 class ELU(ScalarActivation):
     """``f(z) = z`` where z > 0, else ``α(exp(z) − 1)``. Subgradient at 0: ``α``."""
 
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
     initializer: ClassVar[str] = "he_normal"
-
-    def __post_init__(self) -> None:
-        validate_number("elu", self, "alpha", 0.0, 1e6)
 
     def value(self, z: Array) -> Array:
         return np.where(z > 0, z, self.alpha * np.expm1(np.minimum(z, 0)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sumgrad.model.activations.base import Activation
 from sumgrad.model.errors import OptionError, ShapeError
-from sumgrad.model.registry import validate_positive_int
+from sumgrad.model.options import PositiveInt
 from sumgrad.model.validation import Array
 
 
@@ -114,11 +114,8 @@ class Maxout(Activation):
     Source: Goodfellow et al., Maxout Networks, 2013.
     """
 
-    pieces: int = 2
+    pieces: PositiveInt = 2
     initializer: ClassVar[str] = "he_normal"
-
-    def __post_init__(self) -> None:
-        validate_positive_int("maxout", self, "pieces")
 
     def affine_width(self, units: int) -> int:
         return units * self.pieces

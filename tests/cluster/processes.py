@@ -85,14 +85,14 @@ class ProcessLauncher(Launcher):
 
 def introduce_and_exit(connection: Connection, worker: int) -> None:
     """Join, and disconnect."""
-    connection.send(Hello(worker, os.getpid(), 1, **asdict(compute_fingerprint())))
+    connection.send(Hello(worker, os.getpid(), 1, asdict(compute_fingerprint())))
     connection.receive()
 
 
 def serve_with_another_arithmetic(connection: Connection, worker: int) -> None:
     """Introduce a worker whose canary differs, and wait until it is rejected."""
     other = asdict(replace(compute_fingerprint(), canary="another"))
-    connection.send(Hello(worker, os.getpid(), 1, **other))
+    connection.send(Hello(worker, os.getpid(), 1, other))
     connection.receive()
 
 

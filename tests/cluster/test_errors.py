@@ -4,7 +4,7 @@ from sumgrad.cluster.errors import Diverged, MicrobatchFailed
 
 
 def test_a_failed_microbatch_can_name_the_location_of_its_rows() -> None:
-    error = MicrobatchFailed(2, 5, "summing", "ValueError: bad", "train", [7])
+    error = MicrobatchFailed(2, range(5, 6), "summing", "ValueError: bad", "train", [7])
     assert str(error) == "worker 2 failed on microbatch 5 while summing: ValueError: bad"
     located = error.with_location("a.csv, row 8")
     assert str(located) == (

@@ -42,7 +42,7 @@ def test_several_nodes_give_the_bits_of_inline(
 ) -> None:
     with RayReducer(small_job.workload, workers) as reducer:
         result = train(small_job, reducer, epochs=3)
-        assert reducer.workers == workers
+        assert reducer.num_threads == workers
         if workers == 6:
             killed = max(reducer.pids)
             before = reducer.pids
@@ -77,13 +77,13 @@ def test_a_node_leaves_and_another_joins(nodes: Cluster, small_job: SmallJob) ->
         placement = reducer._group._placement
         processes = range(placement.initial_workers)
         steps = Steps(
-            (lambda: reducer.workers == 8, lambda: nodes.remove_node(added)),
+            (lambda: reducer.num_threads == 8, lambda: nodes.remove_node(added)),
             # Its workers do not count as hanging while there are no CPUs for them.
             (
-                lambda: reducer.workers == 6 and not all(map(placement.has_cpus, processes)),
+                lambda: reducer.num_threads == 6 and not all(map(placement.has_cpus, processes)),
                 lambda: nodes.add_node(num_cpus=2),
             ),
-            (lambda: reducer.workers == 8, lambda: None),
+            (lambda: reducer.num_threads == 8, lambda: None),
         )
         result = train(small_job, reducer, should_stop=stop_when(steps.are_done))
     assert_undisturbed(small_job, result)
@@ -96,10 +96,10 @@ def test_workers_join_when_the_cluster_grows(
     cpus = total_cpus()
     policy = ScalingPolicy(extra_workers=1)
     with RayReducer(small_job.workload, cpus, policy=policy) as reducer:
-        assert reducer.workers == cpus
+        assert reducer.num_threads == cpus
         nodes.add_node(num_cpus=1)
         result = train(
-            small_job, reducer, should_stop=stop_when(lambda: reducer.workers == cpus + 1)
+            small_job, reducer, should_stop=stop_when(lambda: reducer.num_threads == cpus + 1)
         )
     # On a slow machine the wait for the first processes is logged too.
     [line] = [line for line in caplog.messages if not line.startswith("waiting for")]

@@ -105,10 +105,7 @@ def _read_as_text(path: Path, options: csv.ReadOptions, parse: csv.ParseOptions)
     Columns in which all values are numbers become numbers; the others keep the text, so that an
     error can name it.
     """
-    with (
-        CsvSource(path, parse.delimiter) as source,
-        csv.open_csv(source, options, parse) as reader,
-    ):
+    with CsvSource(path, parse.delimiter) as source, csv.open_csv(source, options, parse) as reader:
         types = dict.fromkeys(reader.schema.names, pa.string())
     convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True)
     with CsvSource(path, parse.delimiter) as source:

@@ -1,7 +1,7 @@
 """Different arithmetic is refused, and BLAS is limited to one thread."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ def numpys_blas() -> list[dict[str, Any]]:
 
 def test_one_process_has_one_fingerprint() -> None:
     ours = compute_fingerprint()
-    check_same_fingerprint(ours, compute_fingerprint(), worker=0)
+    check_same_fingerprint(ours, asdict(compute_fingerprint()), worker=0)
     (blas,) = numpys_blas()
     for part in ("openblas", blas["version"], blas["architecture"], "threads=1"):
         assert part in ours.blas
@@ -40,7 +40,7 @@ def test_a_fingerprint_and_a_worker_limit_blas_to_one_thread(small_job: SmallJob
 def test_any_difference_is_refused_and_named(field: str) -> None:
     ours = compute_fingerprint()
     with pytest.raises(FingerprintMismatch, match=rf"worker 3's {field} is other, the driver's is"):
-        check_same_fingerprint(ours, replace(ours, **{field: "other"}), worker=3)
+        check_same_fingerprint(ours, {**asdict(ours), field: "other"}, worker=3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

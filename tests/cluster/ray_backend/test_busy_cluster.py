@@ -74,9 +74,9 @@ def test_a_job_starts_with_the_free_cpus_and_grows(
     small_job: SmallJob, release: Callable[[], None], log: pytest.LogCaptureFixture
 ) -> None:
     with RayReducer(small_job.workload, 4) as reducer:
-        assert reducer.workers == 2
+        assert reducer.num_threads == 2
         release()
-        result = train(small_job, reducer, should_stop=stop_when(lambda: reducer.workers == 4))
+        result = train(small_job, reducer, should_stop=stop_when(lambda: reducer.num_threads == 4))
     assert_undisturbed(small_job, result)
     # On a slow machine the wait for the first processes is logged too.
     first, *joined = [line for line in log.messages if not line.startswith("waiting for")]
@@ -96,7 +96,7 @@ def test_a_job_waits_for_its_minimum(
         on_log("waiting for", release),
         RayReducer(small_job.workload, 4, policy=policy) as reducer,
     ):
-        assert reducer.workers == 4
+        assert reducer.num_threads == 4
     assert log.messages[0] == (
         "waiting for 4 free CPUs: the cluster has 4 in total, 2 free; up to 60 s"
     )
@@ -151,7 +151,7 @@ class Running:
     def _has(self, workers: int) -> bool:
         if self._result.done():
             self._result.result()
-        return self._reducer is not None and self._reducer.workers == workers
+        return self._reducer is not None and self._reducer.num_threads == workers
 
     def wait_for(self, workers: int) -> None:
         """Wait until it has this many workers."""

@@ -18,7 +18,6 @@ from sumgrad.cluster.ray_backend.placement import (
     acquire_placement,
     worker_slots,
 )
-from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 HEAD, OTHER = "head", "other"
@@ -130,7 +129,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 
 def acquire(workers: int, **policy: Any) -> GroupPlacement:
-    placement = acquire_placement(workers, ScalingPolicy(**policy))
+    placement = acquire_placement(workers, ScalingPolicy(**policy), is_shared=True)
     assert isinstance(placement, GroupPlacement)
     return placement
 
@@ -145,9 +144,8 @@ def test_cpus_of_another_node_are_threads_of_one_process() -> None:
     ]
 
 
-def test_a_private_instance_needs_no_groups(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DaemonWatch, "current", DaemonWatch())
-    placement = acquire_placement(3, ScalingPolicy())
+def test_a_private_instance_needs_no_groups(fake: FakeRay) -> None:
+    placement = acquire_placement(3, ScalingPolicy(), is_shared=False)
     assert type(placement) is RayPlacement
     assert fake.groups == []
     assert (placement.initial_workers, placement.extra_workers, placement.cpu_share()) == (3, 0, 3)

@@ -35,13 +35,13 @@ class ShuffledReducer(GradientReducer):
         self._shuffle = random.Random(workers).shuffle
 
     @property
-    def workers(self) -> int:
+    def num_threads(self) -> int:
         return len(self._workers)
 
     def replies(self, task: Task, flat: Array) -> list[list[Node]]:
         """Return the nodes that each worker sends."""
         count = self._job.workload.plan(task).num_microbatches
-        shares = split_evenly(count, [1] * self.workers)
+        shares = split_evenly(count, [1] * self.num_threads)
         replies = []
         for worker, own in zip(self._workers, shares, strict=True):
             worker.buffers.release_all()

@@ -15,8 +15,8 @@ TASK = Task("gradient", "full")
 
 def test_it_has_as_many_workers_as_threads(small_job: SmallJob) -> None:
     with InlineReducer(small_job.workload, 3) as reducer:
-        assert reducer.workers == 3
-    assert InlineReducer(small_job.workload).workers == 1
+        assert reducer.num_threads == 3
+    assert InlineReducer(small_job.workload).num_threads == 1
 
 
 def test_its_threads_end_with_the_block(small_job: SmallJob) -> None:

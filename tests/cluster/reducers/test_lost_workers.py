@@ -23,8 +23,7 @@ from sumgrad.cluster.reducers.inline import InlineReducer
 from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.reducers.step import ReductionStep
 from sumgrad.cluster.transport.connection import Connection
-from sumgrad.cluster.transport.messages import Done, Message
-from sumgrad.cluster.transport.server import Event
+from sumgrad.cluster.transport.server import Event, Reply
 from sumgrad.cluster.workers.launcher import Placement
 from tests.cluster.polling import record_timeouts
 from tests.cluster.processes import ProcessLauncher
@@ -254,10 +253,8 @@ def test_other_workers_compute_the_microbatches_of_a_frozen_worker_until_it_is_r
 class AcceptsStaleReplies(ProcessReducer):
     """The mutation: any reply counts as one to the current step."""
 
-    def _on_reply(self, step: ReductionStep, worker: int, message: Message) -> None:
-        if isinstance(message, Done):
-            message = replace(message, step_id=step.step_id)
-        super()._on_reply(step, worker, message)
+    def _on_reply(self, step: ReductionStep, worker: int, reply: Reply) -> None:
+        super()._on_reply(step, worker, replace(reply, step_id=step.step_id))
 
 
 def thaw_one(job: SmallJob, folder: Path, kind: type[ProcessReducer]) -> tuple[bytes, bytes]:
@@ -343,7 +340,7 @@ def test_the_driver_sleeps_while_late_work_is_computed_twice(
     job = small_job.with_source(StuckSource, 100, str(marker), 1.0)
     with running(job, 3) as reducer:
         # The second worker is late only after this time, too.
-        reducer._stragglers.record(("gradient", "full"), 0.3, 1)
+        reducer._stragglers.record(("gradient", "full", True, 1), 0.3, 1)
         timeouts = record_timeouts(reducer, monkeypatch)
         assert sum_bytes(reducer, job) == expected_sum(small_job)
     assert marker.exists()

@@ -54,6 +54,10 @@ def run(
         return driver.run(np.zeros(network.layout.size))
 
 
+def append_to(reports: list[EpochReport]) -> Callable[[TrainingState, EpochReport], None]:
+    return lambda _, report: reports.append(report)
+
+
 @pytest.mark.parametrize("batch", [None, 8, 5])
 def test_updates_are_those_of_the_lecture(batch: int | None, plane: tuple[Array, Array]) -> None:
     """W ← W − (η/T)·Σ∇Div, written out instance by instance."""
@@ -81,7 +85,7 @@ def test_the_reported_loss_weighs_every_instance_alike(plane: tuple[Array, Array
         workload, plan, network = linear_job(batch, x, d)
         reports: list[EpochReport] = []
         config = TrainingConfig(network, GradientDescent(), 0.0, StopRule(2))
-        driver = ParameterDriver(config, plan, InlineReducer(workload), on_epoch=reports.append)
+        driver = ParameterDriver(config, plan, InlineReducer(workload), on_epoch=append_to(reports))
         driver.run(np.zeros(4))
         expected = pytest.approx(float(np.mean(0.5 * d**2)), rel=1e-12)
         assert [report.train_loss for report in reports] == [expected, expected]
@@ -100,7 +104,7 @@ def test_reports_contain_position_rate_norm_and_validation(plane: tuple[Array, A
     schedule = StepDecay(step_size=3, decay_rate=0.5)
     config = TrainingConfig(network, Momentum(momentum=0.5), ETA, StopRule(3), schedule)
     reducer = InlineReducer(workload)
-    driver = ParameterDriver(config, plan, reducer, validate=True, on_epoch=reports.append)
+    driver = ParameterDriver(config, plan, reducer, validate=True, on_epoch=append_to(reports))
     driver.run(np.zeros(4))
     assert [r.eta for r in reports] == [ETA, ETA / 2, ETA / 4]
     assert [(r.epoch, r.step) for r in reports] == [(1, 3), (2, 6), (3, 9)]
@@ -114,7 +118,7 @@ def test_the_reported_norm_is_the_mean_over_the_steps(plane: tuple[Array, Array]
         workload, plan, network = linear_job(batch, x, d)
         reports: list[EpochReport] = []
         config = TrainingConfig(network, GradientDescent(), 0.0, StopRule(1))
-        driver = ParameterDriver(config, plan, InlineReducer(workload), on_epoch=reports.append)
+        driver = ParameterDriver(config, plan, InlineReducer(workload), on_epoch=append_to(reports))
         driver.run(np.zeros(4))
         order = np.arange(22) if batch is None else permutation(22, 9, 1)
         norms = []
@@ -129,23 +133,16 @@ def test_callbacks_come_in_the_order_of_the_steps(plane: tuple[Array, Array]) ->
     workload, plan, network = linear_job(8, *plane)
     calls: list[str] = []
 
-    def on_boundary(state: TrainingState, report: EpochReport | None) -> None:
-        calls.append(f"boundary {state.step} {None if report is None else report.epoch}")
-
     result = run(
         workload,
         plan,
         network,
         StopRule(1),
-        on_step=lambda step: calls.append(f"step {step}"),
-        on_epoch=lambda report: calls.append(f"epoch {report.epoch}"),
-        on_boundary=on_boundary,
+        on_step=lambda state: calls.append(f"step {state.step}"),
+        on_epoch=lambda state, report: calls.append(f"epoch {report.epoch} {state.step}"),
     )
     assert result.steps == 3
-    assert calls == [
-        *("step 1", "boundary 1 None", "step 2", "boundary 2 None", "step 3", "boundary 3 None"),
-        *("epoch 1", "boundary 3 1"),
-    ]
+    assert calls == ["step 1", "step 2", "step 3", "epoch 1 3"]
 
 
 class ScriptedReducer(GradientReducer):
@@ -158,7 +155,7 @@ class ScriptedReducer(GradientReducer):
         correct, count: Correctly classified and all instances of an evaluation.
     """
 
-    workers = 1
+    num_threads = 1
 
     def __init__(
         self,
@@ -321,7 +318,7 @@ def test_a_large_finite_gradient_is_accepted(dtype: str, size: float, eta: float
     """Its square overflows."""
     reports: list[EpochReport] = []
     reducer = ScriptedReducer(gradient=np.array([size, -size], dtype))
-    result = run_scripted(reducer, eta=eta, dtype=dtype, on_epoch=reports.append)
+    result = run_scripted(reducer, eta=eta, dtype=dtype, on_epoch=append_to(reports))
     assert result.failure is None
     assert reports[0].gradient_norm == pytest.approx(2**0.5 * size)
 

@@ -58,7 +58,8 @@ class Run:
     def run(self, start: Snapshot | None = None, stop_after: int | None = None) -> TrainingResult:
         """Run from the beginning or a snapshot, and stop after a number of boundaries."""
 
-        def on_boundary(state: TrainingState, _report: EpochReport | None) -> None:
+        def on_epoch(state: TrainingState, report: EpochReport) -> None:
+            self.reports.append(report)
             self.snapshots.append(state.snapshot())
 
         def should_stop() -> StopReason | None:
@@ -71,8 +72,8 @@ class Run:
                 self.workload.plans["train"],
                 reducer,
                 validate=True,
-                on_epoch=self.reports.append,
-                on_boundary=on_boundary,
+                on_step=lambda state: self.snapshots.append(state.snapshot()),
+                on_epoch=on_epoch,
                 should_stop=should_stop,
             ).run(initial if start is None else start)
 

@@ -17,7 +17,7 @@ from sumgrad.cluster.transport.messages import (
 )
 
 MESSAGES: list[Message] = [
-    Hello(1, 2, 1, "x86_64", "2.4", "OpenBLAS", "ab"),
+    Hello(1, 2, 1, {"machine": "x86_64"}),
     AttachBuffer(3),
     Compute(7, "gradient", "train", 1, 2, 3, 4, 0),
     Done(7, [[1, 0, 0.1, 0, 5, None], [0, 2, float("inf"), 1, 2, 3]]),  # type: ignore[list-item]

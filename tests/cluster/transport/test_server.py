@@ -9,8 +9,7 @@ import pytest
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.messages import Hello, Message
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
-from sumgrad.cluster.transport.server import WorkerConnection
-from sumgrad.model.validation import Array
+from sumgrad.cluster.transport.server import Reply, WorkerConnection
 from tests.cluster.transport.test_connection import connect_by_tcp
 from tests.cluster.transport.test_messages import MESSAGES
 
@@ -34,17 +33,18 @@ def test_a_remote_worker_whose_thread_fails_is_reported_as_disconnected(
     failed = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda _: failed.set())
 
-    def allocate(worker: WorkerConnection, message: Message) -> list[Array]:
+    def handle(message: Message) -> None:
         raise MemoryError
 
     hello = MESSAGES[0]
     assert isinstance(hello, Hello)
     left, right = map(Connection, connect_by_tcp())
-    received: SelectableQueue[tuple[WorkerConnection, Message | None]] = SelectableQueue()
-    worker = WorkerConnection(right, hello)
+    received: SelectableQueue[tuple[WorkerConnection, Reply | None]] = SelectableQueue()
+    worker = WorkerConnection(right, hello, 3, "float32")
     with closing(left), closing(worker), closing(received):
-        worker.start_threads(received, allocate)
-        left.send(MESSAGES[3])
+        worker.handle = handle  # type: ignore[method-assign]
+        worker.start_threads(received)
+        left.send(MESSAGES[1])
         assert select.select([received], [], [], 10)[0], "no disconnect is reported"
         assert list(received.drain()) == [(worker, None)]
         assert failed.wait(10)
@@ -55,10 +55,10 @@ def test_the_threads_of_a_remote_worker_have_ended_when_its_connection_is_closed
     hello = MESSAGES[0]
     assert isinstance(hello, Hello)
     left, right = map(Connection, connect_by_tcp())
-    received: SelectableQueue[tuple[WorkerConnection, Message | None]] = SelectableQueue()
-    worker = WorkerConnection(right, hello)
+    received: SelectableQueue[tuple[WorkerConnection, Reply | None]] = SelectableQueue()
+    worker = WorkerConnection(right, hello, 3, "float32")
     with closing(left), closing(received):
-        worker.start_threads(received, lambda *_: [])
+        worker.start_threads(received)
         running: list[str] = []
         close = right.close
 

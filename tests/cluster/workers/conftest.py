@@ -3,11 +3,11 @@
 import pytest
 
 from sumgrad.cluster.reducers import process
-from sumgrad.cluster.workers import pending, scaling_policy, worker_group
+from sumgrad.cluster.workers import scaling_policy, worker_group, worker_state
 
 
 @pytest.fixture(autouse=True)
 def quick_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (process, scaling_policy, worker_group):
         monkeypatch.setattr(module, "SUPERVISION_INTERVAL_S", 0.02)
-    monkeypatch.setattr(pending, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(worker_state, "_FIRST_PAUSE_S", 0.01)

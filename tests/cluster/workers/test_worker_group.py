@@ -10,7 +10,7 @@ from sumgrad.cluster.reducers.process import ProcessReducer
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.handshake import Address
 from sumgrad.cluster.transport.messages import AttachBuffer, Compute, Done, Hello, Message, Welcome
-from sumgrad.cluster.workers import pending, scaling_policy, worker_group
+from sumgrad.cluster.workers import scaling_policy, worker_group, worker_state
 from sumgrad.cluster.workers.launcher import Placement
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from sumgrad.cluster.workers.worker_process import Session
@@ -130,7 +130,7 @@ def test_processes_that_start_slowly_are_waited_for_up_to_the_resource_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a busy node, processes may take minutes to start after their CPUs were granted."""
-    monkeypatch.setattr(pending, "START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(worker_state, "START_TIMEOUT_S", 0.1)
     monkeypatch.setattr(worker_group, "_LOG_AFTER_S", 0.2)
     launcher.is_paused = True
     with (
@@ -145,7 +145,7 @@ def test_processes_that_start_slowly_are_waited_for_up_to_the_resource_timeout(
 def test_processes_that_do_not_start_in_time_end_the_job(
     small_job: SmallJob, launcher: ThreadLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(worker_state, "START_TIMEOUT_S", 0.1)
     launcher.is_paused = True
     with (
         pytest.raises(ClusterUnreachable, match="2 of 2 worker processes did not start within 0 s"),
@@ -224,7 +224,7 @@ def test_a_replacement_that_hangs_is_killed_and_retried_with_more_time(
     log: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pending, "START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(worker_state, "START_TIMEOUT_S", 0.1)
     with running(small_job, Placement(2), launcher, resource_timeout=0.3) as reducer:
         launcher.is_paused = True
         launcher.disconnect(1)
@@ -242,7 +242,7 @@ def test_a_replacement_without_cpus_is_waited_for(
     placement = ScriptedPlacement(2)
     placement.without_cpus = frozenset({1})
     with running(small_job, placement, launcher, resource_timeout=0) as reducer:
-        monkeypatch.setattr(pending, "START_TIMEOUT_S", 0.0)
+        monkeypatch.setattr(worker_state, "START_TIMEOUT_S", 0.0)
         launcher.is_paused = True
         launcher.disconnect(1)
         wait_for(lambda: sum_bytes(reducer, small_job) and 1 in reducer._group._pending)
@@ -263,8 +263,8 @@ def test_a_failed_backend_ends_the_run(small_job: SmallJob, launcher: ThreadLaun
 
 
 VIOLATIONS: dict[str, Callable[[Compute], Message]] = {
-    "Hello": lambda _: Hello(1, 2, 1, "x86_64", "2.4", "OpenBLAS", "ab"),
-    "Welcome": lambda _: Welcome(2),
+    "Hello": lambda _: Hello(1, 2, 1, {"machine": "x86_64"}),
+    "Welcome": lambda _: Welcome(2, 4),
     "Compute": lambda request: request,
     "sums in an unknown buffer": lambda request: Done(request.step_id, [(0, 0, 0.0, 0, 1, 99)]),
     "sums of another shape": lambda request: Done(request.step_id, [(0, 0)]),  # type: ignore[list-item]
@@ -306,18 +306,18 @@ def test_a_worker_that_exits_before_its_first_sum_is_restarted_with_increasing_d
     small_job: SmallJob, launcher: ThreadLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delayed: list[int] = []
-    fail = pending.PendingWorker.fail
+    fail = worker_state.WorkerState.fail
 
-    def record(worker: pending.PendingWorker, reason: str) -> None:
-        delayed.append(worker.attempt)
+    def record(worker: worker_state.WorkerState, reason: str) -> None:
+        delayed.append(worker.attempts)
         fail(worker, reason)
 
-    monkeypatch.setattr(pending.PendingWorker, "fail", record)
+    monkeypatch.setattr(worker_state.WorkerState, "fail", record)
     launcher.behaviours = dict.fromkeys(range(2, 6), introduce_and_exit)
     with running(small_job, Placement(2), launcher) as reducer:
 
         def has_delivered() -> bool:
-            is_proven = 1 in reducer.pids and 1 not in reducer._group._unproven
+            is_proven = 1 in reducer.pids and reducer._group._states[1].attempts == 0
             return launcher.started.count(1) > 5 and is_proven
 
         launcher.disconnect(1)
@@ -406,8 +406,8 @@ def test_extra_workers_join_when_there_are_cpus(
 ) -> None:
     placement = ScriptedPlacement(1, 2)
     with running(small_job, placement, launcher) as reducer:
-        assert reducer.workers == 1
-        result = train(small_job, reducer, should_stop=stop_when(lambda: reducer.workers == 3))
+        assert reducer.num_threads == 1
+        result = train(small_job, reducer, should_stop=stop_when(lambda: reducer.num_threads == 3))
     joined = sorted(line.partition(":")[0] for line in log.messages)
     assert joined == ["worker 1 joined", "worker 2 joined"]
     assert log.messages[-1].endswith(": 3 workers now")
@@ -423,7 +423,7 @@ def test_workers_are_released_and_join_again_as_the_share_changes(
     with running(small_job, placement, launcher) as reducer:
 
         def change() -> None:
-            if reducer.workers == placement.share:
+            if reducer.num_threads == placement.share:
                 placement.share = next(shares, 0)
 
         result = train(
@@ -446,7 +446,7 @@ def test_the_smallest_worker_that_has_enough_cpus_is_released(small_job: SmallJo
     placement = ScriptedPlacement(3, host="127.0.0.1")
     placement.share = 5
     with ProcessReducer(small_job.workload, placement, launcher) as reducer:
-        assert reducer.workers == 5
+        assert reducer.num_threads == 5
         present: list[list[int]] = []
 
         def change() -> None:
@@ -468,7 +468,7 @@ def test_pending_workers_beyond_the_share_are_cancelled(
     with running(small_job, placement, launcher) as reducer:
         launcher.is_paused = True
         placement.share = 1
-        wait_for(lambda: reducer.workers == 1 or sum_bytes(reducer, small_job))
+        wait_for(lambda: reducer.num_threads == 1 or sum_bytes(reducer, small_job))
         for worker in (1, 2, 3):
             if worker in reducer.pids:
                 launcher.disconnect(worker)

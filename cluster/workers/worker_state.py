@@ -1,4 +1,4 @@
-"""A worker whose process is starting."""
+"""What the driver knows of a worker whose process is starting or connected."""
 
 import time
 from dataclasses import dataclass
@@ -13,31 +13,37 @@ _MAX_DOUBLINGS = 10
 
 
 @dataclass
-class PendingWorker:
-    """A worker whose process is starting, or is to be started again."""
+class WorkerState:
+    """A worker of the group: its attempts to start, and its threads."""
 
-    attempt: int = 1  #: From 1.
-    is_extra: bool = False  #: Whether it is an additional worker, and not a replacement.
+    is_extra: bool = False  #: Whether it has never been connected and is not an initial worker.
+    attempts: int = 0  #: How often its process was started since it delivered a sum.
+    threads: int = 1  #: Threads that it had when it was connected last.
     started: float = 0.0  #: When its process was started.
-    #: When to start it again, or None while a process is starting.
+    #: When to start it again, or None while a process is starting or connected.
     retry_at: float | None = None
     reason: str = ""  #: Why the last attempt failed.
+
+    def begin_attempt(self) -> None:
+        """Record that its process is started."""
+        self.attempts += 1
+        self.started, self.retry_at = time.monotonic(), None
 
     def fail(self, reason: str) -> None:
         """Schedule another attempt."""
         self.retry_at = time.monotonic() + min(self._doubled(_FIRST_PAUSE_S), _MAX_PAUSE_S)
         self.reason = reason
 
-    def next_attempt(self) -> "PendingWorker":
-        """Return the next attempt to start this worker."""
-        return PendingWorker(self.attempt + 1, self.is_extra, reason=self.reason)
+    def connect(self, threads: int) -> None:
+        """Record that its process has connected, with this number of threads."""
+        self.threads, self.is_extra, self.retry_at, self.reason = threads, False, None, ""
 
     def timeout(self, resource_timeout: float) -> float:
         """Return how many seconds this attempt may take."""
         return min(self._doubled(START_TIMEOUT_S), start_timeout(resource_timeout))
 
     def _doubled(self, seconds: float) -> float:
-        return seconds * 2.0 ** min(self.attempt - 1, _MAX_DOUBLINGS)
+        return seconds * 2.0 ** min(self.attempts - 1, _MAX_DOUBLINGS)
 
 
 def start_timeout(resource_timeout: float) -> float:
