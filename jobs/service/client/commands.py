@@ -22,11 +22,9 @@ _LOG_TIMEOUT_S, _ALL_LOGS_TIMEOUT_S = 5.0, 10.0
 
 def get_status(client: RayJobsClient, job_id: str) -> tuple[Status, RunView]:
     """Return the status of a job, and its run in MLflow, or raise `JobNotFound`."""
-    try:
-        job = client.find_job(job_id)
-    except JobNotFound as error:
-        run = find_lost_run(client, job_id, error)
-        return status_without_ray(job_id, run), run
+    job = find_job_or_lost_run(client, job_id)
+    if isinstance(job, RunView):
+        return status_without_ray(job_id, job), job
     run = find_run(client.cluster, job.job_id)
     return _reconcile(client, job, run), run
 
@@ -127,15 +125,18 @@ def deletion_lines(job_id: str, run: RunView) -> list[str]:
     ]
 
 
-def find_lost_run(client: RayJobsClient, job_id: str, unknown: JobNotFound) -> RunView:
-    """Return the run of a job that Ray's head has lost in a restart.
+def find_job_or_lost_run(client: RayJobsClient, job_id: str) -> Job | RunView:
+    """Return a job, or the run in MLflow of a job that Ray's head has lost in a restart.
 
     Raises:
-        JobNotFound: MLflow does not know the job either (``unknown``), or the job was deleted.
+        JobNotFound: MLflow does not know the job either, or the job was deleted.
     """
-    run = find_run(client.cluster, job_id) if is_job_id(job_id) else RunView()
-    if run.run_id is None:
-        raise unknown
+    try:
+        return client.find_job(job_id)
+    except JobNotFound:
+        run = find_run(client.cluster, job_id) if is_job_id(job_id) else RunView()
+        if run.run_id is None:
+            raise
     if run.is_deleted:
         raise JobNotFound(
             f"job {job_id} was deleted from {client.cluster.label}",

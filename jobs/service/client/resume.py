@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Sequence
 
-from sumgrad.jobs.errors import JobNotFound, SubmissionError
-from sumgrad.jobs.service.client.commands import find_lost_run
+from sumgrad.jobs.errors import SubmissionError
+from sumgrad.jobs.service.client.commands import find_job_or_lost_run
 from sumgrad.jobs.service.client.follow import wait
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
-from sumgrad.jobs.service.client.run_view import find_run
+from sumgrad.jobs.service.client.run_view import RunView, find_run
 from sumgrad.jobs.service.client.status import current_heartbeat
 from sumgrad.jobs.service.client.submit import Submission, check_no_password, send
 from sumgrad.jobs.service.heartbeat import HEARTBEAT_TIMEOUT_S
@@ -62,14 +62,12 @@ def _next_attempt(client: RayJobsClient, job_id: str) -> tuple[str, str, int, bo
 
     The last value is true if the code is sent along, as it was for the first attempt.
     """
-    try:
-        job = client.find_job(job_id)
-    except JobNotFound as error:
-        # After a restart of Ray's head the cluster still has the job's folder.
-        run = find_lost_run(client, job_id, error)
-        if run.status == "FINISHED":
-            raise _finished(job_id) from None
-        return job_id, run.name or job_id, (run.attempt or 1) + 1, run.has_sent_code
+    job = find_job_or_lost_run(client, job_id)
+    if isinstance(job, RunView):
+        # The cluster still has the job's folder.
+        if job.status == "FINISHED":
+            raise _finished(job_id)
+        return job_id, job.name or job_id, (job.attempt or 1) + 1, job.has_sent_code
     if not job.latest.has_ended:
         job = _stop_silent_job(client, job)
     if job.effective.exit_code == 0:
