@@ -68,11 +68,11 @@ class RunNotFound(JobError):
     """A name that no usable run has."""
 
 
-class RunAmbiguous(RunNotFound):
+class RunAmbiguous(JobError):
     """A name with which the ids of several runs start."""
 
 
-class RunDamaged(RunNotFound):
+class RunDamaged(JobError):
     """A run whose files another program has changed, or that cannot be read."""
 
 

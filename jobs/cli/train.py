@@ -85,13 +85,11 @@ def resume(
 def _find_run_here(name: str, output: Path) -> "RunDirectory | None":
     """Return a run in this folder; None if the name may be that of a job on the default cluster."""
     from sumgrad.jobs.config.clusters import find_selected_cluster
-    from sumgrad.jobs.errors import RunAmbiguous, RunDamaged, RunNotFound
+    from sumgrad.jobs.errors import RunNotFound
     from sumgrad.jobs.runs.directory import find_run
 
     try:
         return find_run(name, output)
-    except (RunAmbiguous, RunDamaged):
-        raise
     except RunNotFound:
         if find_selected_cluster(None) is None:
             raise

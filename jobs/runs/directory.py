@@ -181,7 +181,7 @@ def all_runs(output: Path) -> list[RunDirectory]:
         if _has_record(path):
             try:
                 found.append(RunDirectory.open(path))
-            except RunNotFound:
+            except (RunNotFound, RunDamaged):
                 continue
     return sorted(found, key=lambda run: run.record.started, reverse=True)
 

@@ -14,7 +14,7 @@ from sumgrad.jobs.artifacts.saved_model import PREDICTION_BATCH_SIZE, SavedModel
 from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
 from sumgrad.jobs.data.prediction import check_writable, read_for_model, write_columns
 from sumgrad.jobs.data.prepare import PreparedData
-from sumgrad.jobs.errors import RunAmbiguous, RunNotFound
+from sumgrad.jobs.errors import RunNotFound
 from sumgrad.jobs.runs.directory import find_run
 from sumgrad.jobs.spec.loader import default_output
 from sumgrad.jobs.support.files import expand_user
@@ -48,8 +48,6 @@ def _find_local_model(name: str) -> Path | None:
     """Return the model of a run in the default folder of runs; None if it has none."""
     try:
         model = find_run(name, expand_user(default_output())).model
-    except RunAmbiguous:
-        raise
     except RunNotFound:
         return None
     return model if model.is_dir() else None

@@ -53,7 +53,8 @@ def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple
     MLflow has everything now.
 
     Raises:
-        RunNotFound: No run has that name, or several have.
+        RunNotFound: No run has that name.
+        RunAmbiguous: Several runs have.
         SpecError: The URI is invalid.
     """
     if tracking_uri is not None:

@@ -17,7 +17,14 @@ from sumgrad.jobs.artifacts.saved_model import DESCRIPTION, SavedModel, load_mod
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.data.prepare import prepare
 from sumgrad.jobs.data.schema import DataSchema
-from sumgrad.jobs.errors import JobError, ModelNotFound, RunNotFound, SpecError
+from sumgrad.jobs.errors import (
+    JobError,
+    ModelNotFound,
+    RunAmbiguous,
+    RunDamaged,
+    RunNotFound,
+    SpecError,
+)
 from sumgrad.jobs.runs.build import build_job
 from sumgrad.jobs.runs.directory import RunDirectory, find_run
 from sumgrad.jobs.runs.registry import format_run_table, list_runs
@@ -131,11 +138,11 @@ def test_any_change_to_the_record_of_a_run(
     assert all(map(str.isprintable, format_run_table(listed)))
     json.loads(json.dumps(listed))
     for run_id in IDS:
-        with only(RunNotFound):
+        with only(RunNotFound, RunAmbiguous):
             found = find_run(run_id, output)
             assert isinstance(found.status, str)
             found.record.to_json()
-        with only(RunNotFound):
+        with only(RunDamaged):
             RunDirectory.open(output / run_id)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.cli.app import run
-from sumgrad.jobs.errors import RunNotFound, SpecError
+from sumgrad.jobs.errors import RunDamaged, RunNotFound, SpecError
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs, find_run
 from sumgrad.jobs.runs.registry import format_run_table, list_runs
 from sumgrad.jobs.spec.loader import load_spec
@@ -77,7 +77,7 @@ def test_a_wrong_field_is_named(output: Path, field: str, value: object) -> None
 
     alter(folder, change)
     pattern = rf"run\.json is damaged: the field '{re.escape(field)}[.'0-9a-z]*"
-    with pytest.raises(RunNotFound, match=pattern) as caught:
+    with pytest.raises(RunDamaged, match=pattern) as caught:
         RunDirectory.open(folder.path)
     assert caught.value.message.isprintable()
     assert all_runs(output) == []
@@ -87,7 +87,7 @@ def test_a_wrong_field_is_named(output: Path, field: str, value: object) -> None
 def test_a_missing_field_is_named(output: Path, name: str) -> None:
     folder = make(output)
     alter(folder, lambda record: record.pop(name))
-    with pytest.raises(RunNotFound, match=rf"run\.json is damaged: .*'{name}'"):
+    with pytest.raises(RunDamaged, match=rf"run\.json is damaged: .*'{name}'"):
         RunDirectory.open(folder.path)
 
 
@@ -107,19 +107,19 @@ def test_a_missing_field_is_named(output: Path, name: str) -> None:
 def test_a_record_that_is_not_a_record_is_damaged(output: Path, text: str) -> None:
     folder = make(output)
     (folder.path / RECORD).write_text(text)
-    with pytest.raises(RunNotFound, match=r"run\.json is damaged"):
+    with pytest.raises(RunDamaged, match=r"run\.json is damaged"):
         RunDirectory.open(folder.path)
 
 
 def test_a_record_that_is_huge_or_no_file_is_not_read(output: Path) -> None:
     path = make(output).path
     os.truncate(path / RECORD, 1 << 40)
-    with pytest.raises(RunNotFound, match=r"run\.json cannot be read: larger than 16 MiB"):
+    with pytest.raises(RunDamaged, match=r"run\.json cannot be read: larger than 16 MiB"):
         RunDirectory.open(path)
     for put_there in (lambda file: file.symlink_to("/dev/zero"), os.mkfifo, Path.mkdir):
         (path / RECORD).unlink()
         put_there(path / RECORD)
-        with pytest.raises(RunNotFound, match=r"run\.json cannot be read: it is (not|a) "):
+        with pytest.raises(RunDamaged, match=r"run\.json cannot be read: it is (not|a) "):
             RunDirectory.open(path)
         if (path / RECORD).is_dir():
             break
@@ -194,7 +194,7 @@ def test_a_link_that_leads_out_of_a_run_is_refused(
     }
     path.unlink(missing_ok=True)
     path.symlink_to(targets[target])
-    with pytest.raises(RunNotFound, match=rf"{RUN} is refused: the link {path.name} leads out"):
+    with pytest.raises(RunDamaged, match=rf"{RUN} is refused: the link {path.name} leads out"):
         RunDirectory.open(folder.path)
     assert all_runs(output) == []
     for command in ("runs", "sync", "resume"):
@@ -211,7 +211,7 @@ def test_a_link_that_leads_out_of_a_run_is_refused(
 def test_a_pipe_in_a_run_is_refused(output: Path) -> None:
     folder = make(output)
     os.mkfifo(folder.path / "lock")
-    with pytest.raises(RunNotFound, match="lock is neither a file nor a folder"):
+    with pytest.raises(RunDamaged, match="lock is neither a file nor a folder"):
         RunDirectory.open(folder.path)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.cli.app import run
-from sumgrad.jobs.errors import RunNotFound, SpecError
+from sumgrad.jobs.errors import RunAmbiguous, RunNotFound, SpecError
 from sumgrad.jobs.runs import sync as sync_module
 from sumgrad.jobs.runs import training
 from sumgrad.jobs.runs.directory import RunDirectory, find_run
@@ -80,7 +80,7 @@ def test_runs_are_found_by_id_mlflow_id_and_unique_prefix(tmp_path: Path) -> Non
     for name in (f"{RUN}4", "n" * 5, "n" * 32):
         Receipt("n" * 32).write(other.path)
         assert find_run(name, tmp_path).path == other.path
-    with pytest.raises(RunNotFound, match="several runs"):
+    with pytest.raises(RunAmbiguous, match="several runs"):
         find_run("job", tmp_path)
     with pytest.raises(RunNotFound, match="no run jobx"):
         find_run("jobx", tmp_path)
