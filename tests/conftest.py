@@ -11,11 +11,9 @@ from sumgrad.jobs.tracking.store import prepare_mlflow
 prepare_mlflow()
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_collection_finish() -> None:
     """Have the fork server import modules once, so that processes start within milliseconds."""
     modules = ["tests.cluster.processes", "tests.cluster.sources"]
-    if any("integration" in item.path.parts for item in session.items):
-        modules += ["tests.integration.forked_mlflow", "tests.integration.preloaded_mlflow"]
     mp.get_context("forkserver").set_forkserver_preload(modules)
 
 

@@ -89,6 +89,18 @@ def loopback_only(*, enabled: bool) -> AbstractContextManager[None]:
     return _replaced(ray_constants, "ENABLE_RAY_CLUSTER", is_open)
 
 
+@contextlib.contextmanager
+def only_needed_daemons(*, enabled: bool) -> Iterator[None]:
+    """Start an instance without its autoscaler, log monitor and API server.
+
+    A job on this machine uses none of the three, and they take four seconds of CPU time to start.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("start_monitor", "start_log_monitor", "start_api_server") if enabled else ():
+            stack.enter_context(_replaced(node.Node, name, lambda *_, **__: None))
+        yield
+
+
 def find_running_instance() -> str:
     """Return the host and port that Ray connects to for ``auto``."""
     address = os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE) or "auto"

@@ -76,6 +76,7 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
             patches.release_interpreter(),
             patches.silence_daemons(),
             patches.loopback_only(enabled=address == "local"),
+            patches.only_needed_daemons(enabled=address == "local"),
         ):
             run_watched(
                 lambda: _init(address, cpus, directory / RAY_DIRECTORY),

@@ -18,8 +18,16 @@ from mlflow.entities import Run
 
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
+from tests.integration import mlflow_fork_server
 
-SUMGRAD = Path(sysconfig.get_path("scripts")) / "sumgrad"
+SUMGRAD = str(Path(sysconfig.get_path("scripts")) / "sumgrad")
+#: The command in a process that takes its MLflow process from the fork server.
+_WITH_FORKED_MLFLOW = (
+    sys.executable,
+    "-P",
+    "-c",
+    "from tests.integration.mlflow_fork_server import run_sumgrad; run_sumgrad()",
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,12 @@ class Folder:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start ``sumgrad`` as a process, without waiting for its end."""
+        forks = mlflow_fork_server.VARIABLE in os.environ
+        return self._start(_WITH_FORKED_MLFLOW if forks else (SUMGRAD,), arguments)
+
+    def _start(self, command: Sequence[str], arguments: Sequence[str]) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [SUMGRAD, *arguments],
+            [*command, *arguments],
             cwd=self.path,
             env=os.environ | dict(self.environment),
             stdout=subprocess.PIPE,
@@ -83,8 +95,8 @@ class Folder:
         )
 
     def run_process(self, *arguments: str) -> Finished:
-        """Run ``sumgrad`` as a process to its end."""
-        process = self.start(*arguments)
+        """Run the installed command to its end, as users do."""
+        process = self._start([SUMGRAD], arguments)
         out, err = process.communicate(timeout=120)
         return Finished(process.returncode, out, err)
 

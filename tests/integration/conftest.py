@@ -12,7 +12,7 @@ from sumgrad.cluster.ray_backend.session import ray_session
 from sumgrad.jobs.tracking.store import open_store
 from tests.cluster.small_job import SmallJob, make_small_job
 from tests.integration.command_line import Folder
-from tests.integration.forked_mlflow import forked_mlflow_processes
+from tests.integration.mlflow_fork_server import forked_mlflow_processes, mlflow_fork_server
 
 FLOWERS = """\
 name: flowers
@@ -35,8 +35,14 @@ def ray_cpus() -> Iterator[int]:
         yield 5
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[None]:
+    with mlflow_fork_server():
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
-def forked_mlflow() -> Iterator[None]:
+def forked_mlflow(fork_server: None) -> Iterator[None]:
     """Save the import of MLflow by each run in the test's process."""
     with forked_mlflow_processes():
         yield

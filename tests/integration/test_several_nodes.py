@@ -13,6 +13,7 @@ from sumgrad.cluster.ray_backend.reducer import RayReducer
 from sumgrad.cluster.ray_backend.session import ray_session
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from tests.cluster.polling import wait_for
+from tests.cluster.ray_nodes import ray_cluster
 from tests.cluster.small_job import SmallJob, assert_undisturbed, stop_when, train
 
 pytestmark = pytest.mark.ray
@@ -21,15 +22,9 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A head and two more nodes of two CPUs each, on this machine."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
-    )
-    for _ in range(2):
-        cluster.add_node(num_cpus=2)
-    with ray_session(cluster.address, None) as cpus:
+    with ray_cluster(2, more_nodes=2) as cluster, ray_session(cluster.address, None) as cpus:
         assert cpus == 6
         yield cluster
-    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def total_cpus() -> int:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.ray_backend.session import ray_session
+from tests.cluster.ray_nodes import ray_cluster
 from tests.integration.command_line import Finished, Folder
 
 pytestmark = pytest.mark.ray
@@ -24,16 +24,10 @@ class Other:
 @pytest.fixture(scope="module")
 def busy_cluster() -> Iterator[str]:
     """The address of a cluster of two CPUs, one of which is taken."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
-    )
-    try:
-        with ray_session(cluster.address, 1):
-            other: Any = ray.remote(Other).options(num_cpus=1).remote()
-            assert ray.get(other.is_running.remote())
-            yield cluster.address
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+    with ray_cluster(2) as cluster, ray_session(cluster.address, 1):
+        other: Any = ray.remote(Other).options(num_cpus=1).remote()
+        assert ray.get(other.is_running.remote())
+        yield cluster.address
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.errors import ClusterError, ClusterUnreachable
 from sumgrad.cluster.ray_backend.launcher import RayLauncher
@@ -17,6 +16,7 @@ from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 from tests.cluster.polling import on_log, wait_for
+from tests.cluster.ray_nodes import ray_cluster
 from tests.cluster.small_job import SmallJob, assert_undisturbed, stop_when, train
 
 pytestmark = pytest.mark.ray
@@ -25,14 +25,10 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
     """A connection to a cluster of one node with four CPUs."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False}
-    )
-    with ray_session(cluster.address, 4) as workers:
+    with ray_cluster(4) as cluster, ray_session(cluster.address, 4) as workers:
         assert workers == 4
         assert DaemonWatch.current is None
         yield
-    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def wait_until_free(cpus: int) -> None:

@@ -61,6 +61,20 @@ def test_an_instance_is_started_on_loopback_by_a_constant() -> None:
     assert before
 
 
+def test_an_instance_is_started_without_the_daemons_that_no_job_uses() -> None:
+    internals: Any = node.Node
+    starts = inspect.getsource(internals.start_head_processes)
+    starts += inspect.getsource(internals.start_ray_processes)
+    names = ("start_monitor", "start_log_monitor", "start_api_server")
+    before = [getattr(internals, name) for name in names]
+    assert [f"self.{name}(" in starts for name in names] == [True] * 3
+    with patches.only_needed_daemons(enabled=False):
+        assert [getattr(internals, name) for name in names] == before
+    with patches.only_needed_daemons(enabled=True):
+        assert [getattr(internals, name)(None) for name in names] == [None] * 3
+    assert [getattr(internals, name) for name in names] == before
+
+
 def test_the_address_of_a_running_instance_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     assert patches.find_running_instance() == "192.0.2.1:6379"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import patches
 from sumgrad.cluster.ray_backend import session as session_module
 from sumgrad.cluster.ray_backend.session import ensure_token_file, ray_session
 from tests.cluster.polling import wait_for
+from tests.cluster.ray_nodes import ray_cluster
 
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -163,14 +163,11 @@ def test_a_daemon_that_fails_while_ray_starts_ends_the_session_with_one_line(
 @pytest.fixture
 def head() -> Iterator[tuple[str, psutil.Process]]:
     """The address of a cluster and the process of its head."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    children = psutil.Process().children()
-    [process] = [child for child in children if child.name() == "gcs_server"]
-    yield cluster.address, process
-    process.send_signal(signal.SIGCONT)
-    cluster.shutdown()  # type: ignore[no-untyped-call]
+    with ray_cluster(1) as cluster:
+        children = psutil.Process().children()
+        [process] = [child for child in children if child.name() == "gcs_server"]
+        yield cluster.address, process
+        process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.ray
