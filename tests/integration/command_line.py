@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -18,16 +20,10 @@ from mlflow.entities import Run
 
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
-from tests.integration import mlflow_fork_server
+from tests.integration import driver, mlflow_fork_server
 
 SUMGRAD = str(Path(sysconfig.get_path("scripts")) / "sumgrad")
-#: The command in a process that takes its MLflow process from the fork server.
-_WITH_FORKED_MLFLOW = (
-    sys.executable,
-    "-P",
-    "-c",
-    "from tests.integration.mlflow_fork_server import run_sumgrad; run_sumgrad()",
-)
+_DRIVER = (sys.executable, "-P", "-c", "from tests.integration.driver import run; run()")
 
 
 @dataclass(frozen=True)
@@ -78,16 +74,37 @@ class Folder:
             code = run(options, debug=len(options) < len(arguments))
         return Finished(code, out.getvalue(), err.getvalue())
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start ``sumgrad`` as a process, without waiting for its end."""
-        forks = mlflow_fork_server.VARIABLE in os.environ
-        return self._start(_WITH_FORKED_MLFLOW if forks else (SUMGRAD,), arguments)
+    def start(self, *arguments: str, pauses: Sequence[int] = ()) -> "subprocess.Popen[str]":
+        """Start ``sumgrad`` as a process; it pauses after these epochs until it is released."""
+        if mlflow_fork_server.VARIABLE not in os.environ:
+            return self._start([SUMGRAD], arguments)
+        for epoch in pauses:
+            driver.paused_file(self.path, epoch).unlink(missing_ok=True)
+            driver.release_file(self.path, epoch).unlink(missing_ok=True)
+        return self._start(_DRIVER, arguments, {driver.PAUSES: ",".join(map(str, pauses))})
 
-    def _start(self, command: Sequence[str], arguments: Sequence[str]) -> "subprocess.Popen[str]":
+    def wait_for_pause(self, process: "subprocess.Popen[str]", epoch: int) -> None:
+        """Wait until a run has paused after an epoch."""
+        deadline = time.monotonic() + 60
+        while not driver.paused_file(self.path, epoch).exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def release(self, epoch: int) -> None:
+        """Let a run continue that has paused after an epoch."""
+        driver.release_file(self.path, epoch).touch()
+
+    def _start(
+        self,
+        command: Sequence[str],
+        arguments: Sequence[str],
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*command, *arguments],
             cwd=self.path,
-            env=os.environ | dict(self.environment),
+            env=os.environ | dict(self.environment) | dict(variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest import mock
 
-from sumgrad.jobs.support.environment import limit_blas_threads
 from sumgrad.jobs.support.threads import die_with_parent
 
 #: Names the server's socket.
@@ -56,6 +55,8 @@ class ForkedProcess:
     def wait(self) -> None:
         """Wait for the end of the process."""
         select.select([self._handle], [], [])
+
+    def __del__(self) -> None:
         os.close(self._handle)
 
 
@@ -87,17 +88,6 @@ def forked_mlflow_processes() -> Iterator[None]:
     fake = SimpleNamespace(Popen=ForkedProcess, DEVNULL=subprocess.DEVNULL)
     with mock.patch.object(run_tracker, "subprocess", fake):
         yield
-
-
-def run_sumgrad() -> NoReturn:
-    """Run the command line of this process with a forked MLflow process."""
-    from sumgrad.jobs.cli import main
-
-    # Before NumPy is imported.
-    limit_blas_threads()
-    sys.argv[0] = "sumgrad"
-    with forked_mlflow_processes():
-        main()
 
 
 def _import_all() -> None:

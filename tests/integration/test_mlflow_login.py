@@ -20,7 +20,6 @@ import psutil
 import pytest
 
 from sumgrad.jobs.service.local.mlflow_server import SETTINGS_FILE, USERS_FILE
-from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.mlflow_proxy import MlflowProxy, mlflow_server
 
@@ -313,10 +312,11 @@ def test_a_token_that_expires_during_a_run_does_not_fail_it(
     proxy.set_state("open")
     environment = {**with_token.environment, "MLFLOW_TRACKING_URI": proxy.uri}
     through = replace(with_token, environment=environment)
-    process = through.start("train", "flowers.yaml", *chaos.SPEC, "--set", "stop.max_epochs=300")
+    process = through.start("train", "flowers.yaml", pauses=[4])
     # The first batch is part of the creation of the run.
     proxy.wait_for("runs/log-batch", "open", 2)
     proxy.set_state("unauthorized")
+    through.release(4)
     out, err = process.communicate(timeout=120)
     done = checked(Finished(process.returncode, out, err))
     assert done.code == 0, done.err

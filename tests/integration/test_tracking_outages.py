@@ -1,18 +1,19 @@
 """Outages of the tracking server: no run fails, and later MLflow has everything once."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import pytest
 from mlflow import MlflowClient
 
 from sumgrad.jobs.runs.directory import all_runs
-from tests.integration import chaos
 from tests.integration.command_line import Finished, Folder
 from tests.integration.mlflow_proxy import MlflowProxy, State, mlflow_server
 
-EPOCHS = 300
+EPOCHS = 12
+#: After these epochs a job pauses.
+FIRST_PAUSE, SECOND_PAUSE = 4, 8
 _BATCH = "runs/log-batch"
 
 
@@ -30,17 +31,20 @@ def proxy(server: int) -> Iterator[MlflowProxy]:
 
 
 class Job:
-    """Some seconds of training, tracked through a proxy, in a new experiment."""
+    """A run that is tracked through a proxy, in a new experiment."""
 
-    def __init__(self, folder: Folder, proxy: MlflowProxy, experiment: str) -> None:
+    def __init__(
+        self, folder: Folder, proxy: MlflowProxy, experiment: str, pauses: Sequence[int]
+    ) -> None:
         self.folder = folder
         self._behind = f"http://127.0.0.1:{proxy.behind}"
         self._experiment = experiment
         arguments = (
-            *("train", "flowers.yaml", *chaos.SPEC, "--set", f"stop.max_epochs={EPOCHS}"),
+            *("train", "flowers.yaml", "--set", f"stop.max_epochs={EPOCHS}"),
+            *("--set", "checkpoint.every_steps=1", "--set", "optimizer.name=adam"),
             *("--set", f"tracking.uri={proxy.uri}", "--set", f"tracking.experiment={experiment}"),
         )
-        self._process = folder.start(*arguments, "--json")
+        self._process = folder.start(*arguments, "--json", pauses=pauses)
         self._err = ""
 
     def wait_for_line(self, words: str) -> None:
@@ -90,7 +94,8 @@ class Job:
         assert (done.code, done.out) == (0, "MLflow has everything\n")
 
 
-Start = Callable[[str], Job]
+#: Takes the experiment and the epochs after which the job pauses.
+Start = Callable[..., Job]
 
 
 @pytest.fixture
@@ -98,25 +103,28 @@ def start(folder: Folder, proxy: MlflowProxy) -> Iterator[Start]:
     """Starts the job, tracked in an experiment."""
     with ExitStack() as jobs:
 
-        def started(experiment: str) -> Job:
-            return jobs.enter_context(closing(Job(folder, proxy, experiment)))
+        def started(experiment: str, pauses: Sequence[int] = (FIRST_PAUSE,)) -> Job:
+            return jobs.enter_context(closing(Job(folder, proxy, experiment, pauses)))
 
         yield started
 
 
 @pytest.mark.parametrize("state", ["down", "hangs", "fails", "forbids", "unauthorized"])
 def test_a_server_that_goes_away_and_comes_back(
-    start: Start, proxy: MlflowProxy, state: State
+    folder: Folder, start: Start, proxy: MlflowProxy, state: State
 ) -> None:
     proxy.set_state("open")
-    job = start(f"comes-back-{state}")
+    job = start(f"comes-back-{state}", [FIRST_PAUSE, SECOND_PAUSE])
+    # The first batch is part of the creation of the run.
     proxy.wait_for(_BATCH, "open", 2)
     proxy.set_state(state)
+    folder.release(FIRST_PAUSE)
     if state == "hangs":
         proxy.wait_for(_BATCH, state)
     else:
         job.wait_for_line("metrics cannot be delivered, trying again")
     proxy.set_state("open")
+    folder.release(SECOND_PAUSE)
     finished = job.finished()
     assert finished.code == 0, finished.err
     job.check_everything_once()
@@ -130,6 +138,7 @@ def test_a_run_whose_server_stays_away_is_delivered_by_sync(
     job = start("stays-away")
     proxy.wait_for(_BATCH, "open")
     proxy.set_state("hangs")
+    folder.release(FIRST_PAUSE)
     finished = job.finished()
     assert finished.code == 0, finished.err
     assert finished.result["status"] == "FINISHED"
@@ -151,9 +160,10 @@ def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
 ) -> None:
     proxy.set_state("open")
     job = start(f"hangs-at-{request_.rpartition('/')[2]}")
-    # The first one goes with the making of the run, which asks for it as well.
+    # The first batch is part of the creation of the run, which asks for the run as well.
     proxy.wait_for(_BATCH, "open", 2)
     proxy.set_state_at(request_, "hangs")
+    folder.release(FIRST_PAUSE)
     proxy.wait_for(request_, "hangs")
     began = time.monotonic()
     finished = job.finished()
@@ -169,10 +179,13 @@ def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
     job.check_nothing_left()
 
 
-def test_a_server_that_starts_after_the_run(start: Start, proxy: MlflowProxy) -> None:
+def test_a_server_that_starts_after_the_run(
+    folder: Folder, start: Start, proxy: MlflowProxy
+) -> None:
     job = start("comes-late")
     job.wait_for_line("training continues, and everything is kept for MLflow")
     proxy.set_state("open")
+    folder.release(FIRST_PAUSE)
     finished = job.finished()
     assert finished.code == 0, finished.err
     job.check_everything_once()
@@ -205,6 +218,7 @@ def test_checkpoints_do_not_wait_for_mlflow(
     (waiting,) = all_runs(folder.path / "runs")
     assert waiting.mlflow_run_id is None
     proxy.set_state("open")
+    folder.release(FIRST_PAUSE)
     assert job.finished().code == 0
     (run,) = all_runs(folder.path / "runs")
     assert run.mlflow_run_id is not None
