@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sumgrad.jobs.artifacts.saved_model import load_model
+from sumgrad.jobs.runs.summary import JSON_KEYS
 from tests.integration.command_line import Finished, Folder
 
 
@@ -112,6 +113,8 @@ def test_a_diverging_run_fails_and_saves_the_last_finite_weights(folder: Folder)
     assert "is not finite at epoch 1, step" in done.error
     assert "learning rate" in done.err
     assert (done.result["status"], done.result["stop_reason"]) == ("FAILED", "diverged")
+    assert tuple(done.result) == JSON_KEYS
+    assert len(done.out.splitlines()) == 1, "the error has no object of its own"
     run = folder.mlflow_run()
     assert run.info.status == "FAILED"
     assert run.data.tags["sumgrad.stop_reason"] == "diverged"
