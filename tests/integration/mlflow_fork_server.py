@@ -44,7 +44,7 @@ class ForkedProcess:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
             server.connect(os.environ[VARIABLE])
             socket.send_fds(server, [request], [stdin])
-            answer, descriptors, *_ = socket.recv_fds(server, 32, 1)
+            answer, descriptors, _flags, _sender = socket.recv_fds(server, 32, 1)
         self.pid = int(answer)
         self._handle = descriptors[0]
 
