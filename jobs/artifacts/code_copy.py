@@ -19,11 +19,12 @@ REQUIRED = (
     *("model", "jobs/errors.py", "jobs/artifacts/saved_model.py", "jobs/data/schema.py"),
     *("jobs/support/files.py", "jobs/support/memory.py"),
 )
+_ENTRY = Path(__file__).with_name("pyfunc_model.py")
 _DIGEST_CHARACTERS = 12
 _WRITE_BY_OTHERS = 0o022
 
 
-def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
+def copy_code(folder: Path) -> tuple[Path, Path]:
     """Copy MLflow's models-from-code file and, as a package, the code that a saved model needs."""
     sources = {name: path.read_text("utf-8") for name, path in source_files(*REQUIRED).items()}
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
@@ -32,9 +33,9 @@ def copy_code(entry: Path, folder: Path) -> tuple[Path, Path]:
         copy = folder / package / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(rename_package(text, package), "utf-8")
-    copied = folder / entry.name
-    copied.write_text(rename_package(entry.read_text("utf-8"), package), "utf-8")
-    return copied, folder / package
+    entry = folder / _ENTRY.name
+    entry.write_text(rename_package(_ENTRY.read_text("utf-8"), package), "utf-8")
+    return entry, folder / package
 
 
 def rename_package(source: str, package: str) -> str:

@@ -67,12 +67,7 @@ class SavedModel:
         return y
 
     def predict_columns(self, x: Array) -> dict[str, NDArray[np.generic]]:
-        """Return named columns of N predictions for scaled features x, (N, D_0).
-
-        Returns:
-            For a classification, ``prediction``, the class, and ``probability_<class>`` for each
-            class; for a regression, a column for each target, or ``prediction`` for a single one.
-        """
+        """Return N predictions for scaled features x, (N, D_0), in the schema's columns."""
         return self.schema.columns(self.outputs(x))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError
@@ -25,9 +24,6 @@ from sumgrad.jobs.tracking.metadata import (
 )
 from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, RECEIPT, Point, Receipt, read_points
 from sumgrad.jobs.tracking.store import Store, tracking_error
-
-if TYPE_CHECKING:
-    from mlflow.entities import Experiment
 
 #: The tag with `RunRecord.key`.
 KEY_TAG = "sumgrad.run"
@@ -72,14 +68,17 @@ class Delivery:
         self._on_progress = on_progress
         self._store: Store | None = None
         self._receipt = Receipt.read(directory)
+        #: MLflow's id of the run; empty before `register`.
+        self._run_id = self._receipt.mlflow_run_id or ""
         #: Whether MLflow has the model; None before the only attempt to log it.
         self._has_model: bool | None = None
 
     def register(self, *, resumed: bool = False) -> None:
         """Create the run in MLflow unless it exists; a resumed run becomes RUNNING again."""
         with self._request(f"run {self._run.run_id} could not be started") as store:
-            if self._receipt.mlflow_run_id is None:
-                self._acknowledge(mlflow_run_id=self._create(store))
+            if not self._run_id:
+                self._run_id = self._create(store)
+                self._acknowledge(mlflow_run_id=self._run_id)
             self._check_exists(store)
             if resumed:
                 store.client.update_run(self._run_id, status="RUNNING")
@@ -177,12 +176,6 @@ class Delivery:
             f"{self._directory / RECEIPT} to deliver everything to a new run",
         )
 
-    @property
-    def _run_id(self) -> str:
-        if self._receipt.mlflow_run_id is None:
-            raise TrackingError("the run is not registered in MLflow")
-        return self._receipt.mlflow_run_id
-
     def _acknowledge(self, **changes: object) -> None:
         self._receipt = replace(self._receipt, **changes)  # type: ignore[arg-type]
         self._receipt.write(self._directory)
@@ -192,7 +185,7 @@ class Delivery:
         from mlflow.entities import Param
 
         client, metadata = store.client, self._run.metadata
-        experiment_id = self._experiment(store).experiment_id
+        experiment_id = self._experiment_id(store)
         query = f"tags.`{KEY_TAG}` = '{self._run.key}'"
         found = client.search_runs([experiment_id], query, max_results=1)
         if found:
@@ -209,8 +202,8 @@ class Delivery:
         client.log_text(run_id, metadata.spec_yaml, "spec.yaml")
         return run_id
 
-    def _experiment(self, store: Store) -> "Experiment":
-        """Return the run's experiment, which is created if it does not exist."""
+    def _experiment_id(self, store: Store) -> str:
+        """Return the id of the run's experiment, which is created if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         name, client = self._run.metadata.experiment, store.client
@@ -218,20 +211,19 @@ class Delivery:
         if experiment is None:
             location = artifact_location(store.uri, self._run.metadata.folder)
             try:
-                client.create_experiment(name, artifact_location=location)
+                return client.create_experiment(name, artifact_location=location)
             except MlflowException:
                 # Another run may have created it at the same time.
-                if client.get_experiment_by_name(name) is None:
+                experiment = client.get_experiment_by_name(name)
+                if experiment is None:
                     raise
-            experiment = client.get_experiment_by_name(name)
-        if experiment is None or experiment.lifecycle_stage != "active":
-            found = experiment.experiment_id if experiment else "ID"
+        if experiment.lifecycle_stage != "active":
             raise TrackingError(
                 f"the MLflow experiment '{name}' is deleted",
-                hint=f"run 'mlflow experiments restore --experiment-id {found}', "
-                "or set tracking.experiment to another name",
+                hint=f"run 'mlflow experiments restore --experiment-id {experiment.experiment_id}'"
+                ", or set tracking.experiment to another name",
             )
-        return experiment
+        return str(experiment.experiment_id)
 
     @contextmanager
     def _request(self, problem: str) -> Iterator[Store]:

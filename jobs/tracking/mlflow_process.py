@@ -34,7 +34,6 @@ from sumgrad.jobs.tracking.delivery import REQUEST_TIMEOUT_S, Delivery
 from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.outbox import Point
 from sumgrad.jobs.tracking.store import LOCK_TIMEOUT_S, Store, open_store, prepare_mlflow
-from sumgrad.model.errors import SumgradError
 
 SEND_INTERVAL_S = 1.0
 MAX_PAUSE_S = 30.0
@@ -120,7 +119,11 @@ class Service:
                 line = describe_error(error)
                 _logger.warning("metrics cannot be delivered, trying again: %s", line)
             elif self._failures == 1:
-                self.send("failed", as_tracking_error(error))
+                # An unexpected error counts as an unreachable store.
+                is_known = isinstance(error, TrackingError)
+                self.send(
+                    "failed", error if is_known else TrackingUnreachable(describe_error(error))
+                )
 
     def _deliver(self, delivery: Delivery) -> None:
         if not self._is_registered:
@@ -142,14 +145,6 @@ class Service:
             self._failures = 0
         if is_complete is not None:
             self.send("finished", is_complete)
-
-
-def as_tracking_error(error: Exception) -> TrackingError:
-    """Return an error for the parent; an unexpected one counts as an unreachable store."""
-    if isinstance(error, TrackingError):
-        return error
-    hint = error.hint if isinstance(error, SumgradError) else ""
-    return TrackingUnreachable(describe_error(error), hint=hint)
 
 
 class _ToParent(logging.Handler):

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 MODEL_NAME = "model"
 #: The saved-model folder among the MLflow model's artifacts.
 ARTIFACT = "saved_model"
-_ENTRY = Path(__file__).parents[1] / "artifacts" / "pyfunc_model.py"
 #: The maximum number of columns whose signature accepts any number type. MLflow needs a microsecond
 #: per value to check these, so wider rows, such as images, have the example's types.
 _MAX_UNTYPED_COLUMNS = 100
@@ -85,7 +84,7 @@ def _build(
 
     parts = built.with_name("parts")
     parts.mkdir()
-    entry, package = copy_code(_ENTRY, parts)
+    entry, package = copy_code(parts)
     # MLflow stores an artifact under the name of its folder, which `find_model` expects.
     artifact = shutil.copytree(folder, parts / ARTIFACT)
     mlflow.pyfunc.save_model(

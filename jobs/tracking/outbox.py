@@ -69,16 +69,6 @@ class Point:
         """Return the line of ``metrics.jsonl``."""
         return json.dumps([self.key, self.value, self.step, self.timestamp_ms]).encode() + b"\n"
 
-    @classmethod
-    def from_line(cls, line: bytes) -> "Point | None":
-        """Return the value in a line; None if the line is damaged."""
-        try:
-            key, value, step, timestamp_ms = json.loads(line)
-            point = cls(str(key), float(value), int(step), int(timestamp_ms))
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            return None
-        return point if math.isfinite(point.value) else None
-
 
 class Outbox:
     """The writer of a run's metrics, for the one process that owns the run's lock.
@@ -174,5 +164,11 @@ def read_points(directory: Path, offset: int, limit: int) -> tuple[list[Point], 
 
 def _parse(data: bytes) -> list[Point]:
     """Return the values in whole lines of ``metrics.jsonl``, without the damaged ones."""
-    points = map(Point.from_line, data.split(b"\n"))
-    return [point for point in points if point is not None]
+    points = []
+    for line in data.split(b"\n"):
+        with suppress(ValueError, TypeError, OverflowError, RecursionError):
+            key, value, step, timestamp_ms = json.loads(line)
+            point = Point(str(key), float(value), int(step), int(timestamp_ms))
+            if math.isfinite(point.value):
+                points.append(point)
+    return points

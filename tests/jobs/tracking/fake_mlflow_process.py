@@ -14,14 +14,13 @@ from pathlib import Path
 
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.threads import die_with_parent
-from sumgrad.jobs.tracking.mlflow_process import as_tracking_error, take_connection
+from sumgrad.jobs.tracking.mlflow_process import take_connection
 
 #: The variable with the seconds that the parent is asked to wait at first.
 BUSY = "FAKE_MLFLOW_BUSY"
 ERRORS: dict[str, Exception] = {
     "refused": TrackingError("the experiment is deleted", hint="restore it"),
     "away": TrackingUnreachable("the server does not answer", hint="start it"),
-    "defect": ZeroDivisionError("at http://me:s3cr3t@host/x"),
 }
 
 
@@ -42,7 +41,7 @@ def receive(connection: Connection, notes: Path) -> None:
 
 def on_run(connection: Connection, name: str, *, is_first: bool) -> None:
     if name in ERRORS:
-        connection.send(("failed", as_tracking_error(ERRORS[name])))
+        connection.send(("failed", ERRORS[name]))
     elif name == "hangs":
         time.sleep(999)
     elif name == "frozen-once" and is_first:
