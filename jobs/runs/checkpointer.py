@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sumgrad.cluster.training.state import EpochReport, Snapshot, TrainingState
+from sumgrad.cluster.training.state import Snapshot, TrainingState
 from sumgrad.jobs.runs.checkpoints import Checkpoint, CheckpointStore
 from sumgrad.jobs.spec.schema import CheckpointSpec
 from sumgrad.jobs.support.text import describe_error
@@ -45,9 +45,9 @@ class Checkpointer:
         self._writing: Future[Path | None] = Future()
         self._writing.set_result(None)
 
-    def boundary(self, state: TrainingState, report: EpochReport | None) -> None:
-        """Take a snapshot if one is due; the driver calls this between two steps."""
-        if report is not None and report.epoch == state.progress.best_epoch:
+    def boundary(self, state: TrainingState, *, is_best: bool = False) -> None:
+        """Take a snapshot if one is due, or if the last epoch is the best; called between steps."""
+        if is_best:
             self._take(state, is_best=True)
         is_idle = self._writing.done()
         if is_idle and not self._pending and self._is_due(state.step):

@@ -124,27 +124,23 @@ def _set_aside(path: Path) -> None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; raise CheckpointError, which names the file, if it is damaged."""
     try:
-        return _read(path)
+        state = json.loads(read_small_file(path / STATE, _MAX_STATE))
+        content, checksums = state["content"], state["sha256"]
+        if state["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path / STATE} has format {state['format']!r}, this sumgrad reads {FORMAT}"
+            )
+        check_memory_for_file(path / ARRAYS)
+        arrays = (path / ARRAYS).read_bytes()
+        for name, data in ((STATE, _canonical(content)), (ARRAYS, arrays)):
+            if checksums[name] != _sha256(data):
+                raise CheckpointError(f"{path / name} was altered: its checksum does not match")
+        return Checkpoint(Snapshot(load(arrays), content["snapshot"]), content["signature"])
     except OSError as error:
         why = f"cannot be read: {error.strerror}"
         raise CheckpointError(f"{error.filename or path} {why}") from error
     except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}") from error
-
-
-def _read(path: Path) -> Checkpoint:
-    state = json.loads(read_small_file(path / STATE, _MAX_STATE))
-    content, checksums = state["content"], state["sha256"]
-    if state["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path / STATE} has format {state['format']!r}, this sumgrad reads {FORMAT}"
-        )
-    check_memory_for_file(path / ARRAYS)
-    arrays = (path / ARRAYS).read_bytes()
-    for name, data in ((STATE, _canonical(content)), (ARRAYS, arrays)):
-        if checksums[name] != _sha256(data):
-            raise CheckpointError(f"{path / name} was altered: its checksum does not match")
-    return Checkpoint(Snapshot(load(arrays), content["snapshot"]), content["signature"])
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:

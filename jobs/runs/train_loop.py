@@ -113,12 +113,12 @@ def _driver(
     def on_step(state: TrainingState) -> None:
         run.tracker.check()
         reporter.step(state.epoch.steps)
-        checkpointer.boundary(state, None)
+        checkpointer.boundary(state)
 
     def on_epoch(state: TrainingState, report: EpochReport) -> None:
         run.outbox.log(report.epoch, _metrics(report))
         reporter.epoch(report)
-        checkpointer.boundary(state, report)
+        checkpointer.boundary(state, is_best=report.epoch == state.progress.best_epoch)
 
     return ParameterDriver(
         job.training_config,

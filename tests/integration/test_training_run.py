@@ -155,7 +155,7 @@ def test_without_json_the_summary_says_what_to_do_next(folder: Folder) -> None:
     assert lines[0].startswith("flowers: 108 training rows, network 2-6-3")
     assert any(line.startswith("epoch 1/8") for line in lines)
     assert any(line.startswith("epoch 8/8") for line in lines), "the last epoch is always shown"
-    for text in ("its maximum number of epochs", "accuracy", "sha256", "sumgrad ui", "predict"):
+    for text in ("epochs, the maximum (", "accuracy", "sha256", "sumgrad ui", "predict"):
         assert text in done.out
 
 
