@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -184,14 +183,14 @@ class RunTracker:
                     cwd=self._folder,
                     env=os.environ | _ENVIRONMENT,
                 )
-            with self._changed:
-                self._process, self._connection = process, ours
-                self._started, self._is_ready = time.monotonic(), False
-                for message in self._messages.values():
-                    ours.send(message)
             try:
-                # A message that is none ends the process, too.
-                with suppress(OSError, EOFError, pickle.UnpicklingError, psutil.Error):
+                # Its end, and a message that is none, which can be an error of any kind.
+                with suppress(Exception):
+                    with self._changed:
+                        self._process, self._connection = process, ours
+                        self._started, self._is_ready = time.monotonic(), False
+                        for message in self._messages.values():
+                            ours.send(message)
                     while True:
                         self._receive_one(ours, process)
             finally:

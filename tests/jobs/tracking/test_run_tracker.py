@@ -168,6 +168,20 @@ def test_a_process_that_does_not_work_is_an_outage(
     assert not tracker.finish(FINISHED, timeout=0.2)
 
 
+def test_a_process_that_ends_before_it_reads_is_waited_for_and_replaced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # A message that fills the socket's memory is not sent before the process ends.
+    tracker = RunTracker("x" * 10**7, command=(sys.executable, "-c", ""))
+    with closing(tracker):
+        pids: list[int] = []
+        while len(set(pids)) < 2:
+            pids += [tracker._process.pid] if tracker._process is not None else []
+            time.sleep(0.01)
+        assert not psutil.pid_exists(pids[0])
+    assert caplog.messages == []
+
+
 def test_closing_ends_a_process_that_hangs(
     start: Callable[..., RunTracker], run: Path, notes: Path
 ) -> None:
