@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from sumgrad.jobs.config.tokens import read_token
-from sumgrad.jobs.config.tracking_uri import LOGIN_VARIABLES, URI, has_login_variables, is_server
+from sumgrad.jobs.config.tracking_uri import URI, USER_AND_PASSWORD, has_login_variables, is_server
 from sumgrad.jobs.errors import ClusterConfigError, LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
 
@@ -21,7 +21,7 @@ TOKEN_FILE = "SUMGRAD_TRACKING_TOKEN_FILE"  # noqa: S105 - the name of a variabl
 _PORTS = {"http": 80, "https": 443}
 _HINT = (
     f"set {TOKEN_FILE} beside {URI}, or use 'sumgrad cluster add NAME URL --tracking-uri URI "
-    f"--tracking-token-file FILE'; for another user set {' and '.join(LOGIN_VARIABLES[0])}"
+    f"--tracking-token-file FILE'; for another user set {' and '.join(USER_AND_PASSWORD)}"
 )
 
 

@@ -20,10 +20,8 @@ _SERVICES = ("http", "https", "databricks", "databricks-uc", "uc")
 _SQLITE_HINT = "use a database file, such as sqlite:///mlflow.db, or a server's http address"
 #: MLflow's variables: the address, and what replaces a user and a password in it.
 URI = "MLFLOW_TRACKING_URI"
-LOGIN_VARIABLES = (
-    ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
-    ("MLFLOW_TRACKING_TOKEN",),
-)
+USER_AND_PASSWORD = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_LOGIN_VARIABLES = (USER_AND_PASSWORD, ("MLFLOW_TRACKING_TOKEN",))
 
 
 def resolve_tracking_uri(uri: str, base: Path) -> str:
@@ -77,7 +75,7 @@ def _check_host(uri: str) -> None:
         # The cause is not repeated, because it can quote a part of the password.
         hint = (
             "in a user or a password write / as %2F, ? as %3F, # as %23 and @ as %40; "
-            f"or set {' and '.join(LOGIN_VARIABLES[0])}"
+            f"or set {' and '.join(USER_AND_PASSWORD)}"
         )
         raise _invalid(uri, "is not the address of a server", hint)
 
@@ -106,7 +104,7 @@ def with_credentials(uri: str) -> str:
 
 def has_login_variables() -> bool:
     """Return whether MLflow's variables hold a login."""
-    return any(all(map(os.environ.get, names)) for names in LOGIN_VARIABLES)
+    return any(all(map(os.environ.get, names)) for names in _LOGIN_VARIABLES)
 
 
 def is_server(uri: str) -> bool:

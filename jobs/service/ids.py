@@ -10,15 +10,12 @@ import secrets
 
 from sumgrad.jobs.errors import SubmissionError
 
-#: Metadata of a submission; only sumgrad's jobs have the first key. The digest distinguishes a
-#: repeated submission from another job with the same id.
+#: Metadata of a submission; only sumgrad's jobs have the first key.
 JOB_KEY, NAME_KEY, ATTEMPT_KEY = "sumgrad.job", "sumgrad.name", "sumgrad.attempt"
-DIGEST_KEY = "sumgrad.request"
 #: Whose code runs the job, "local" for the submitter's or "cluster": in Ray, and a tag in MLflow.
 CODE_KEY, CLUSTER_CODE = "sumgrad.code", "cluster"
-#: Tags of a job's run in MLflow: the job's id, its folder on the cluster's head, and whether it
-#: was deleted from the cluster.
-JOB_TAG, FOLDER_TAG, DELETED_TAG = "sumgrad.job", "sumgrad.folder", "sumgrad.deleted"
+#: Tags of a job's run in MLflow: the job's id, and its folder on the cluster's head.
+JOB_TAG, FOLDER_TAG = "sumgrad.job", "sumgrad.folder"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,62}")
 
 

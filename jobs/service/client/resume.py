@@ -23,11 +23,7 @@ _STOP_TIMEOUT_S = 40.0
 
 
 def resume_job(
-    client: RayJobsClient,
-    job_id: str,
-    overrides: Sequence[str],
-    *,
-    allow_code_change: bool = False,
+    client: RayJobsClient, job_id: str, overrides: Sequence[str], *, allow_code_change: bool = False
 ) -> Submission:
     """Submit another attempt of a job, which continues where the job ended, and return it.
 

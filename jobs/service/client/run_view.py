@@ -12,14 +12,7 @@ from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.config.tracking_uri import is_server, resolve_tracking_uri
 from sumgrad.jobs.errors import SpecError, TrackingError
 from sumgrad.jobs.service.heartbeat import TAG, Heartbeat
-from sumgrad.jobs.service.ids import (
-    CLUSTER_CODE,
-    CODE_KEY,
-    DELETED_TAG,
-    FOLDER_TAG,
-    JOB_TAG,
-    is_job_id,
-)
+from sumgrad.jobs.service.ids import CLUSTER_CODE, CODE_KEY, FOLDER_TAG, JOB_TAG, is_job_id
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.support.threads import run_in_thread
@@ -32,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Seconds for MLflow to answer; its own client would wait for a minute.
 TIMEOUT_S = 20.0
+#: Whether the job was deleted from its cluster.
+_DELETED_TAG = "sumgrad.deleted"
 #: Written by `sumgrad.jobs.runs` when a run ends.
 _REASON_TAG = "sumgrad.stop_reason"
 _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
@@ -111,7 +106,7 @@ def mark_deleted(cluster: Cluster, run: RunView) -> None:
     if run.problem:
         raise TrackingError(run.problem)
     if run.mlflow_run_id:
-        _query(cluster, lambda client: client.set_tag(run.mlflow_run_id, DELETED_TAG, "true"))
+        _query(cluster, lambda client: client.set_tag(run.mlflow_run_id, _DELETED_TAG, "true"))
 
 
 def _query(cluster: Cluster, question: "Callable[[MlflowClient], T]") -> T:
@@ -181,7 +176,7 @@ def _view(uri: str, run: "Run") -> RunView:
         stop_reason=tags.get(_REASON_TAG, ""),
         name=one_line(run.data.params.get("name", "")),
         folder=one_line(tags.get(FOLDER_TAG, "")),
-        is_deleted=DELETED_TAG in tags,
+        is_deleted=_DELETED_TAG in tags,
         has_sent_code=tags.get(CODE_KEY) != CLUSTER_CODE,
         mlflow_run_id=str(run.info.run_id),
     )

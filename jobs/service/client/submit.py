@@ -18,14 +18,7 @@ from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
 from sumgrad.jobs.service.client.data_paths import prepare_data
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
 from sumgrad.jobs.service.client.run_view import find_run
-from sumgrad.jobs.service.ids import (
-    ATTEMPT_KEY,
-    CODE_KEY,
-    DIGEST_KEY,
-    JOB_KEY,
-    NAME_KEY,
-    new_job_id,
-)
+from sumgrad.jobs.service.ids import ATTEMPT_KEY, CODE_KEY, JOB_KEY, NAME_KEY, new_job_id
 from sumgrad.jobs.service.manifest import ENTRYPOINT, JobManifest
 from sumgrad.jobs.service.versions import Versions, check_versions
 from sumgrad.jobs.spec.loader import load_spec
@@ -37,6 +30,8 @@ from sumgrad.jobs.tracking.metadata import git_tags
 
 #: Seconds for a submission, and bytes per second of a slow line for its upload.
 _SEND_TIMEOUT_S, _MIN_BYTES_PER_S = 60.0, 200_000
+#: The key of the digest by which a repeated submission differs from another job with the same id.
+DIGEST_KEY = "sumgrad.request"
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from sumgrad.jobs.errors import (
 from sumgrad.jobs.service.client import submit as submit_module
 from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.submit import (
+    DIGEST_KEY,
     Submission,
     prepare_submission,
     submit,
 )
-from sumgrad.jobs.service.ids import ATTEMPT_KEY, CODE_KEY, DIGEST_KEY, JOB_KEY, NAME_KEY
+from sumgrad.jobs.service.ids import ATTEMPT_KEY, CODE_KEY, JOB_KEY, NAME_KEY
 from sumgrad.jobs.service.manifest import ENTRYPOINT, JobManifest
 from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.spec.loader import LoadedSpec, example_names, load_spec
