@@ -73,31 +73,28 @@ class GradientBuffers:
         self._network = network
         self._allocate = allocate or (lambda _: np.empty(network.layout.size, network.dtype))
         self._buffers: list[Parameters] = []
-        self._indices: dict[int, int] = {}
-        #: Indices of free buffers; the one used last is at the end, because the cache holds it.
-        self._free: list[int] = []
+        #: Free buffers; the one used last is at the end, because the cache holds it.
+        self._free: list[Parameters] = []
 
     def acquire(self) -> Parameters:
         """Return a free buffer."""
         if self._free:
-            return self._buffers[self._free.pop()]
-        index = len(self._buffers)
-        buffer = self._network.parameters(self._allocate(index))
+            return self._free.pop()
+        buffer = self._network.parameters(self._allocate(len(self._buffers)))
         self._buffers.append(buffer)
-        self._indices[id(buffer.flat)] = index
         return buffer
 
     def index_of(self, flat: Array) -> int:
         """Return the index of a buffer."""
-        return self._indices[id(flat)]
+        return next(i for i, buffer in enumerate(self._buffers) if buffer.flat is flat)
 
     def release(self, flat: Array) -> None:
         """Make a buffer free."""
-        self._free.append(self.index_of(flat))
+        self._free.append(self._buffers[self.index_of(flat)])
 
     def release_all(self) -> None:
         """Make all buffers free."""
-        self._free = list(range(len(self._buffers) - 1, -1, -1))
+        self._free = self._buffers[::-1]
 
 
 class GradientWorker:

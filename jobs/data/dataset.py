@@ -27,23 +27,16 @@ class FileSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class RawDataset:
-    """Rows of one or more files.
+    """Rows of one or more files."""
 
-    Attributes:
-        x: Features, (N, D), of the numeric type in which they are stored.
-        labels: (N,) integers or strings; (N, K) numbers for a regression; None if not read.
-        features: D names.
-        list_column: The column that holds all features as a list, or None.
-        image_shape: Height and width if rows are images.
-    """
-
-    x: NDArray[Any]
+    x: NDArray[Any]  #: Features, (N, D), of the numeric type in which they are stored.
+    #: (N,) integers or strings; (N, K) numbers for a regression; None if not read.
     labels: NDArray[Any] | None
-    features: tuple[str, ...]
+    features: tuple[str, ...]  #: D names.
     label: tuple[str, ...]
     spans: tuple[FileSpan, ...]
-    list_column: str | None = None
-    image_shape: tuple[int, int] | None = None
+    list_column: str | None = None  #: The column that holds all features as a list.
+    image_shape: tuple[int, int] | None = None  #: Height and width if rows are images.
 
     @property
     def count(self) -> int:
@@ -91,16 +84,12 @@ class RawDataset:
 
 @dataclass(frozen=True)
 class RowLocations:
-    """The files and rows that the rows of a split were read from, for messages.
-
-    Attributes:
-        numbers: For each row its number over all files, from 0; None if all rows were taken.
-        count: Number of rows that were read; the rows after them were made.
-    """
+    """The files and rows that the rows of a split were read from, for messages."""
 
     spans: tuple[FileSpan, ...]
+    #: For each row its number over all files, from 0; None if all rows were taken.
     numbers: NDArray[np.intp] | None
-    count: int
+    count: int  #: Number of rows that were read; the rows after them were made.
 
     def describe(self, rows: Sequence[int]) -> str:
         """Return files and rows, from 1, of some rows.

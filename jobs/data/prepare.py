@@ -26,18 +26,12 @@ _EXAMPLE_ROWS = 3
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows that are ready for training.
+    """Rows that are ready for training."""
 
-    Attributes:
-        x: Scaled features, (N, D), of the job's dtype.
-        d: Targets; see `sumgrad.jobs.data.schema.TargetKind`.
-        digest: Digest of the raw rows, 32 hexadecimal digits.
-    """
-
-    x: Array
-    d: NDArray[np.generic]
+    x: Array  #: Scaled features, (N, D), of the job's dtype.
+    d: NDArray[np.generic]  #: Targets; see `sumgrad.jobs.data.schema.TargetKind`.
     source: str
-    digest: str
+    digest: str  #: Digest of the raw rows, 32 hexadecimal digits.
     origin: RowLocations
 
     @property
@@ -48,20 +42,15 @@ class Dataset:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """All rows of a job.
-
-    Attributes:
-        example: A few raw rows, (n, D).
-        digest: Digest of everything that was read, 64 hexadecimal digits.
-        out_of_distribution: With a reject class, the made test images by kind.
-    """
+    """All rows of a job."""
 
     schema: DataSchema
     train: Dataset
     validation: Dataset | None
     test: Dataset | None
-    example: NDArray[Any]
-    digest: str
+    example: NDArray[Any]  #: A few raw rows, (n, D).
+    digest: str  #: Digest of everything that was read, 64 hexadecimal digits.
+    #: With a reject class, the made test images by kind.
     out_of_distribution: dict[str, Dataset] = field(default_factory=dict)
 
     def describe(self, split: str, rows: Sequence[int]) -> str:

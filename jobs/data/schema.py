@@ -20,17 +20,12 @@ _BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Scaling:
-    """``x' = (x − offset)·factor``, with one pair of numbers for all features, or one for each.
+    """``x' = (x − offset)·factor``, with one pair of numbers for all features, or one for each."""
 
-    Attributes:
-        kind: How it was fitted.
-        offset: G numbers; G is 1 or the number of features.
-        factor: G numbers. It is 0 for a feature that is constant in training, so that the scaled
-            feature is 0 for any value.
-    """
-
-    kind: ScalingKind = "none"
-    offset: tuple[float, ...] = (0.0,)
+    kind: ScalingKind = "none"  #: How it was fitted.
+    offset: tuple[float, ...] = (0.0,)  #: G numbers; G is 1 or the number of features.
+    #: G numbers. It is 0 for a feature that is constant in training, so that the scaled feature is
+    #: 0 for any value.
     factor: tuple[float, ...] = (1.0,)
 
     def apply(self, x: NDArray[np.generic], dtype: DTypeLike) -> Array:
@@ -93,29 +88,21 @@ TargetKind = Literal["classes", "two_class", "one_hot", "numbers"]
 
 @dataclass(frozen=True)
 class DataSchema:
-    """Columns, classes and scaling of a data set.
-
-    Attributes:
-        targets: Names of the targets of a regression; None for a classification.
-        classes: The class of each output; with one output, the negative and the positive class.
-            None for a regression.
-        list_column: The column that holds all features as a list, or None.
-        seen: Every label of training. With `positive` there can be more labels than classes.
-        positive: The label with target 1 if there is one output.
-        reject: Name of the class 'none of the above', or None.
-        image_shape: Height and width if rows are images.
-    """
+    """Columns, classes and scaling of a data set."""
 
     features: tuple[str, ...]
-    targets: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None  #: Names of the targets of a regression.
+    #: The class of each output; with one output, the negative and the positive class. None for a
+    #: regression.
     classes: tuple[Label, ...] | None = None
-    list_column: str | None = None
+    list_column: str | None = None  #: The column that holds all features as a list.
     label: tuple[str, ...] = ("label",)
     kind: TargetKind = "classes"
+    #: Every label of training. With `positive` there can be more labels than classes.
     seen: tuple[Label, ...] = ()
-    positive: Label | None = None
-    reject: str | None = None
-    image_shape: tuple[int, int] | None = None
+    positive: Label | None = None  #: The label with target 1 if there is one output.
+    reject: str | None = None  #: Name of the class 'none of the above'.
+    image_shape: tuple[int, int] | None = None  #: Height and width if rows are images.
     scaling: Scaling = field(default_factory=Scaling)
 
     @property
