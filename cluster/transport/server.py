@@ -39,7 +39,8 @@ class WorkerConnection:
     """A connected worker, which has introduced itself.
 
     Two threads exchange messages with a worker on another machine, so that the arrays of several
-    machines travel at the same time and none of them blocks the driver. Its gradients are (size,).
+    machines travel at the same time and none of them blocks the driver. `size` and `dtype` are a
+    gradient vector's.
     """
 
     def __init__(self, connection: Connection, hello: Hello, size: int, dtype: str) -> None:

@@ -83,8 +83,8 @@ class WorkerGroup:
                 limit = scaling_policy.format_limit(timeout)
                 _logger.info("waiting for %s to start; %s", self._missing(), limit)
                 is_logged = True
-            for worker, message in self.events(SUPERVISION_INTERVAL_S):
-                if message is None:
+            for worker, reply in self.events(SUPERVISION_INTERVAL_S):
+                if reply is None:
                     self.replace(worker, "exited")
             self.supervise()
         self._is_starting = False
