@@ -118,7 +118,8 @@ def reopen(
     for name in ("W", "last_finite", "best"):
         if name in arrays and (arrays[name].shape, arrays[name].dtype) != expected:
             raise CheckpointError(f"the checkpoint in {directory.path} is of another network")
-    directory.update(end=None, signature=signature)
+    uri = redact(job.spec.tracking.uri)
+    directory.update(end=None, signature=signature, tracking_uri=uri)
     tracker.start(directory.path, resumed=True)
     return ActiveRun(job, directory, tracker, Outbox(directory.path), checkpoint)
 
@@ -131,7 +132,8 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
     # It would continue to register the run.
     run.tracker.close()
     if earlier is not None:
-        run.directory.update(end=earlier.end, signature=earlier.signature)
+        uri = earlier.tracking_uri
+        run.directory.update(end=earlier.end, signature=earlier.signature, tracking_uri=uri)
     elif not run.directory.checkpoints().paths():
         run.directory.remove()
     else:

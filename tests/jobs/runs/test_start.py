@@ -1,0 +1,31 @@
+"""What a resumed run records, and what is left if MLflow refuses it."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from sumgrad.jobs.data.prepare import prepare
+from sumgrad.jobs.runs.build import build_job
+from sumgrad.jobs.runs.directory import RunDirectory
+from sumgrad.jobs.runs.start import create, reopen, undo
+from sumgrad.jobs.spec.loader import load_spec
+from sumgrad.jobs.spec.paths import resolve_paths
+
+ELSEWHERE = "http://elsewhere:5000"
+
+
+def test_a_run_that_is_resumed_with_another_store_is_tracked_there(tmp_path: Path) -> None:
+    overrides = [f"output={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    spec = resolve_paths(load_spec("digits", overrides).spec, tmp_path)
+    tracking = spec.tracking.model_copy(update={"uri": ELSEWHERE})
+    data = prepare(spec)
+    tracker: Any = SimpleNamespace(start=lambda *_, **__: None, close=lambda: None)
+    with ExitStack() as locks:
+        run = create(build_job(spec, data), tracker, locks, {})
+        directory, earlier = run.directory, run.directory.record
+        other = build_job(spec.model_copy(update={"tracking": tracking}), data)
+        run = reopen(other, tracker, directory, allow_code_change=False)
+        assert RunDirectory.open(directory.path).record.tracking_uri == ELSEWHERE
+        undo(run, earlier)
+    assert RunDirectory.open(directory.path).record == earlier
