@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # `EXTRAS=cluster,dev,torch make test` adds PyTorch as one more oracle.
 EXTRAS ?= cluster,dev
-# Test processes; each runs whole files, so that the fixtures of a file are made once.
-TEST_PROCESSES ?= 2
+# Test processes, one more than the cores of a small machine, because many tests wait for others.
+# Each runs whole files, so that the fixtures of a file are made once.
+TEST_PROCESSES ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # Python compiles a module when it is first imported; compiling all of them would double the time.
 INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \

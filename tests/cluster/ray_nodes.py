@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray._raylet import Config
 from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.ray_backend import patches
@@ -19,6 +20,8 @@ def ray_cluster(cpus: int, more_nodes: int = 0) -> Iterator[Cluster]:
     """
     ensure_token_file()
     os.environ["RAY_AUTH_MODE"] = "token"
+    # Ray has read its environment when it was imported.
+    Config.initialize("")
     with patches.only_needed_daemons(enabled=True):
         cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False}
