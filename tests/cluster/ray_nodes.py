@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 
 from sumgrad.cluster.ray_backend import patches
