@@ -9,6 +9,8 @@ from pathlib import Path
 import sumgrad
 
 _DIGEST_CHARACTERS = 12
+#: The endings of sumgrad's files. Backups and locks of editors are beside them.
+_ENDINGS = (".py", ".yaml", ".typed")
 
 
 def source_files(*folders: str) -> dict[str, Path]:
@@ -22,8 +24,9 @@ def source_files(*folders: str) -> dict[str, Path]:
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if name != "__pycache__"]
         for name in names:
-            file = Path(folder, name)
-            found[file.relative_to(root).as_posix()] = file
+            if name.endswith(_ENDINGS) and not name.startswith("."):
+                file = Path(folder, name)
+                found[file.relative_to(root).as_posix()] = file
     prefixes = tuple(f"{folder}/" for folder in folders) or ("",)
     return {name: found[name] for name in sorted(found) if f"{name}/".startswith(prefixes)}
 

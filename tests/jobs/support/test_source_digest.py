@@ -61,6 +61,15 @@ def test_compiled_code_and_empty_folders_do_not_change_the_digest(package: Path)
     assert source_digest() == before
 
 
+def test_files_of_editors_and_systems_are_no_source_files(package: Path) -> None:
+    before, folder = source_files(), package / "model" / "inner"
+    for name in (".DS_Store", ".a.py.swp", "a.py~", "#a.py#", ".#b.py"):
+        (folder / name).write_text("x")
+    # Emacs locks a file by a link that leads nowhere.
+    (folder / ".#a.py").symlink_to("user@machine.1:2")
+    assert source_files() == before
+
+
 def test_a_digest_of_one_folder_ignores_the_others(package: Path) -> None:
     before = source_digest("model")
     (package / "__init__.py").write_text("changed = True\n")
