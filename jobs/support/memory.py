@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -33,10 +34,17 @@ def available_bytes() -> int:
     limits = [_available_on_machine()]
     for limit, used in _CONTAINER_MEMORY:
         try:
-            limits.append(int(limit.read_text()) - int(used.read_text()))
+            limits.append(int(limit.read_text()) - _used_bytes(used))
         except (OSError, ValueError):
             continue  # This version of cgroups is not in use, or sets no limit.
     return max(0, min(limits))
+
+
+def _used_bytes(used: Path) -> int:
+    """Return a container's use, without the cached files that the kernel drops on demand."""
+    cached = re.findall(r"inactive_file (\d+)", used.with_name("memory.stat").read_text())
+    # Version 1 lists the container's own cache and the total, which the use includes.
+    return int(used.read_text()) - max(map(int, cached), default=0)
 
 
 def _available_on_machine() -> int:

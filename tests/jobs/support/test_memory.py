@@ -21,9 +21,15 @@ def test_available_memory_is_limited_by_the_machine_and_the_container(
     monkeypatch.setattr(memory, "_CONTAINER_MEMORY", ((limit, used),))
     assert memory.available_bytes() == 3_000_000
     used.write_text("5000\n")
+    statistics = tmp_path / "memory.stat"
+    statistics.write_text("anon 5000\n")
     for limited, available in [("max", 3_000_000), ("105000", 100_000), ("4000", 0)]:
         limit.write_text(f"{limited}\n")
         assert memory.available_bytes() == available
+    # Both versions of cgroups count files that were read, which are dropped when memory is needed.
+    for cached in ("inactive_file 4500\n", "inactive_file 10\ntotal_inactive_file 4500\n"):
+        statistics.write_text(f"file 4900\n{cached}active_file 400\n")
+        assert memory.available_bytes() == 3500
     monkeypatch.undo()
     assert memory.available_bytes() > 1 << 20
 
