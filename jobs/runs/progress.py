@@ -132,7 +132,7 @@ class LiveReporter(Reporter):
 
 
 def describe_epoch(report: EpochReport, epochs: int) -> str:
-    """Return an epoch's number, losses, accuracy and rate on one line of 80 columns."""
+    """Return an epoch's number, losses, accuracy and rate on one line."""
     parts = [f"epoch {report.epoch}/{epochs}", f"loss {report.train_loss:.4f}"]
     if report.validation is not None:
         parts.append(f"validation {report.validation.loss:.4f}")

@@ -77,10 +77,7 @@ class Summary:
         return json.dumps(values, allow_nan=False)
 
     def lines(self, *, show_next_commands: bool = True) -> list[str]:
-        """Return lines of at most 80 columns, unless a path is longer.
-
-        The client of a submitted job prints its own next commands.
-        """
+        """Return lines; the client of a submitted job prints its own next commands."""
         epochs = plural(self.epochs, "epoch")
         if self.stop_reason is StopReason.MAX_EPOCHS:
             epochs += ", the maximum"
