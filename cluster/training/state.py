@@ -83,7 +83,7 @@ class TrainingState:
     # Each step rotates these three vectors, (N,).
     W: Array  #: The current weights.
     next: Array  #: Memory for the next weights.
-    last_finite: Array  #: The last weights with a finite loss.
+    last_finite: Array  #: The last weights whose loss and gradient are finite.
     optimizer_state: State  #: The optimizer's arrays; each step writes to them.
     step: int = 0
     instances: int = 0
@@ -168,7 +168,7 @@ class TrainingResult:
     """The weights and figures of a run that has ended."""
 
     #: The weights to keep: with early stopping the best ones, else the current ones; after a
-    #: divergence those with the last finite loss, unless there are best ones.
+    #: divergence the last ones with finite loss and gradient, unless there are best ones.
     W: Array
     reason: StopReason
     #: Report of the epoch of `W`; None if no epoch was completed.

@@ -1,5 +1,6 @@
 """The parameter driver: its updates against a hand-written loop, and every way that it ends."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -309,6 +310,19 @@ def test_a_gradient_that_is_not_finite_is_named(gradient: list[float], what: str
     assert isinstance(result.failure, Diverged)
     assert str(result.failure).startswith(f"{what} is not finite at epoch 1, step 1: ")
     assert result.W.tolist() == [0.0, 0.0]
+
+
+def test_the_weights_before_a_gradient_that_is_not_finite_are_kept() -> None:
+    """Those whose gradient it is have a finite loss, but may hold an infinity themselves."""
+    gradient = np.ones(2)
+    calls = itertools.count(1)
+
+    def overflow() -> None:
+        gradient[1] = np.inf if next(calls) == 3 else 1.0
+
+    result = run_scripted(ScriptedReducer(gradient=gradient, fail=overflow), steps_per_epoch=5)
+    assert (result.reason, result.steps) == (StopReason.DIVERGED, 2)
+    assert result.W.tolist() == [-1.0, -1.0]
 
 
 @pytest.mark.parametrize(
