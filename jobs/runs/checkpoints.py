@@ -10,6 +10,7 @@ The folder's name has the step, the epoch, and whether the checkpoint was the be
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -40,6 +41,8 @@ _BEST = ".best"
 _NAME = re.compile(r"step-(\d{9,})-epoch-(\d{6,})(\.best)?")
 #: The size limit of state.json, in bytes.
 _MAX_STATE = 1 << 24
+#: Errors of a file that is missing, too long or no file.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: All checkpoints are damaged.
+            OSError: The newest one that is not damaged cannot be read now.
         """
         paths = self.paths()
         for index, path in enumerate(paths):
@@ -122,7 +126,12 @@ def _set_aside(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; raise CheckpointError, which names the file, if it is damaged."""
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: It is damaged; names the file.
+        OSError: It cannot be read now, for example because it does not fit into memory.
+    """
     try:
         state = json.loads(read_small_file(path / STATE, _MAX_STATE))
         content, checksums = state["content"], state["sha256"]
@@ -137,6 +146,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 raise CheckpointError(f"{path / name} was altered: its checksum does not match")
         return Checkpoint(Snapshot(load(arrays), content["snapshot"]), content["signature"])
     except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
         why = f"cannot be read: {error.strerror}"
         raise CheckpointError(f"{error.filename or path} {why}") from error
     except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:

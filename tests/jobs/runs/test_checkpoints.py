@@ -1,8 +1,10 @@
 """Checkpoints are complete or absent, and the newest intact one is read."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sumgrad.jobs.runs.checkpoints import (
     CheckpointStore,
     read_checkpoint,
 )
+from sumgrad.jobs.support import memory
 from tests.fuzzing import cases, only
 
 JOB = {"data": "abc", "spec": {"seed": 3}}
@@ -129,6 +132,24 @@ def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_read(
     for _ in range(2):
         with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
             folder.newest()
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(
+    folder: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(checkpoint(1))
+    newest = folder.write(checkpoint(2))
+    with monkeypatch.context() as full:
+        full.setattr(memory, "available_bytes", lambda: 1)
+        for read in (folder.newest, lambda: folder.write(checkpoint(2))):
+            with pytest.raises(OSError, match=r"memory free: .*step-000000002.*arrays"):
+                read()
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "read_bytes", Mock(side_effect=OSError(errno.EIO, "I/O error")))
+        with pytest.raises(OSError, match=r"I/O error: .*step-000000002"):
+            folder.newest()
+    assert folder.paths()[0] == newest
+    assert folder.newest() is not None
 
 
 @pytest.mark.parametrize("keep", [1, 2])
