@@ -31,17 +31,8 @@ class SumgradError(Exception):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own pickling calls the class with args only, without keyword arguments.
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(
-    cls: type[SumgradError], args: tuple[Any, ...], attributes: dict[str, Any]
-) -> SumgradError:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(attributes)
-    return error
+        # Exception's own pickling calls `__init__` with args, but subclasses take other arguments.
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class ModelError(SumgradError):
