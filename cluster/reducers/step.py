@@ -10,12 +10,9 @@ from sumgrad.cluster.errors import MicrobatchFailed
 from sumgrad.cluster.planning.work_stealing import StepSchedule
 from sumgrad.cluster.transport.messages import Failed
 
-#: The step fails once this many workers have raised an exception in one microbatch.
-_MAX_FAILED_WORKERS = 2
-#: The step fails after this many exceptions in one microbatch, even if one worker raised them all.
-_MAX_FAILURES = 3
-#: The step fails once this many workers have exited or frozen in one microbatch, since a few may do
-#: so by chance.
+_MAX_FAILED_WORKERS = 2  #: The step fails once this many workers have raised in one microbatch.
+_MAX_FAILURES = 3  #: It fails after this many exceptions in one microbatch, even of one worker.
+#: It fails once this many workers have exited or frozen in one microbatch; a few may by chance.
 _MAX_DEATHS = 3
 #: Pause before the last attempt: a machine that is lost takes all its workers with it, and until
 #: the driver has noticed that, it could give the microbatch to one of them.
@@ -30,8 +27,7 @@ class InFlight:
     microbatches: int  #: Their number where the worker's progress is invisible, else 1.
     sent: float
     current: int  #: The microbatch that the worker was last seen computing.
-    #: Seconds without progress during which the driver itself was running.
-    waited: float = 0.0
+    waited: float = 0.0  #: Seconds without progress during which the driver itself was running.
 
 
 @dataclass
@@ -44,13 +40,10 @@ class ReductionStep:
     schedule: StepSchedule
     #: For each microbatch, how often each worker failed on it.
     failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
-    #: How many workers exited or froze while they computed one of these microbatches: a single one
+    #: When workers exited or froze while they computed one of these microbatches: a single one
     #: where the worker's progress is visible, else its whole assignment.
-    deaths: Counter[range] = field(default_factory=Counter)
-    #: When the last of these deaths was counted.
-    last_death: dict[range, float] = field(default_factory=dict)
-    #: No microbatch is assigned before this time, in seconds of the monotonic clock.
-    paused_until: float = 0.0
+    deaths: dict[range, list[float]] = field(default_factory=lambda: defaultdict(list))
+    paused_until: float = 0.0  #: Nothing is assigned before this time of the monotonic clock.
 
     @property
     def failed_workers(self) -> set[int]:
@@ -73,21 +66,16 @@ class ReductionStep:
         """Record that a worker exited or froze in one of these microbatches; raise if too many did.
 
         Several workers may compute the same microbatches, and a machine that is lost takes all its
-        workers with it. So a death counts only if the worker received them after the last one.
-
-        Args:
-            worker: The worker's index.
-            suspects: The microbatches one of which it was computing.
-            rows: The rows of the microbatch if there is only one, else none.
-            sent: When they were sent to the worker, in seconds of the monotonic clock.
+        workers with it. So a death counts only if the microbatches were sent after the last one;
+        `sent` is in seconds of the monotonic clock. `rows` are those of a single microbatch.
         """
-        if sent <= self.last_death.get(suspects, 0.0):
+        deaths = self.deaths[suspects]
+        if deaths and sent <= deaths[-1]:
             return
-        self.last_death[suspects] = time.monotonic()
-        self.deaths[suspects] += 1
-        if self.deaths[suspects] == _MAX_DEATHS - 1:
-            self.paused_until = time.monotonic() + _PAUSE_S
-        if self.deaths[suspects] >= _MAX_DEATHS:
+        deaths.append(time.monotonic())
+        if len(deaths) == _MAX_DEATHS - 1:
+            self.paused_until = deaths[-1] + _PAUSE_S
+        if len(deaths) >= _MAX_DEATHS:
             what = "it" if len(suspects) == 1 else "them"
             cause = f"{_MAX_DEATHS} workers exited or froze while they computed {what}"
             raise self._error(worker, suspects, cause, rows)
