@@ -100,7 +100,8 @@ class _Prober:
         shape = self.point.arrays[name].shape
         entries = min(entries, math.prod(shape))
         # Generated lazily, because each vector is as large as the array.
-        vectors = chain(self._entries(shape, entries), self._directions(shape, directions))
+        signs = (self.stream.signs(shape) for _ in range(directions))
+        vectors = chain(self._entries(shape, entries), signs)
         probes = [self._probe(name, v, single=i < entries) for i, v in enumerate(vectors)]
         return GradientCheck(
             layer=layer_of(name),
@@ -121,11 +122,6 @@ class _Prober:
             v = np.zeros(shape)
             v.flat[index] = 1.0
             yield v
-
-    def _directions(self, shape: tuple[int, ...], directions: int) -> Iterator[Array]:
-        """Yield random vectors of ±1."""
-        for _ in range(directions):
-            yield self.stream.signs(shape)
 
     def _probe(self, name: str, v: Array, *, single: bool) -> ProbeResult:
         """Probe once, and repeat at perturbed points while the probe disagrees.

@@ -17,16 +17,12 @@ from sumgrad.model.parameters import Parameters
 from sumgrad.model.random_streams import RandomStream
 from sumgrad.model.validation import Array
 
-#: ε and ∛ε of float64.
-EPSILON = float(np.finfo(np.float64).eps)
-STEP = EPSILON ** (1 / 3)
-#: How much smaller the second step is, which excludes kinks that are only close.
-REFINEMENT = 16
-#: The relative difference of the one-sided quotients above which a kink is suspected; curvature
-#: alone causes about h.
+EPSILON = float(np.finfo(np.float64).eps)  #: ε of float64.
+STEP = EPSILON ** (1 / 3)  #: ∛ε of float64.
+REFINEMENT = 16  #: How much smaller the second step is, which excludes kinks that are only close.
+#: A kink is suspected above this relative gap of the quotients; curvature alone causes about h.
 KINK = 1e-3
-#: The largest perturbation of a parameter, and that of x in units of ``max(1, max|x|)``.
-PERTURBATION = 1e-2
+PERTURBATION = 1e-2  #: The largest perturbation of a parameter, and of x over ``max(1, max|x|)``.
 ROUNDINGS = 16  #: The rounding error of a divergence, in units of its last place.
 
 
@@ -47,9 +43,8 @@ class DirectionalDerivatives:
     """The analytic and both one-sided numeric derivatives along one vector."""
 
     analytic: float
-    #: The sum of the smaller one-sided quotient of each instance, and that of the larger one.
-    lowest: float
-    highest: float
+    lowest: float  #: The sum of the smaller one-sided quotient of each instance.
+    highest: float  #: The sum of the larger one.
     unit: float  #: What errors are relative to.
 
     @property
@@ -134,11 +129,6 @@ class Point:
             d_z = v
         return float(np.abs(d_z).max(initial=0.0)) or 1.0
 
-    def _largest_z(self, name: str) -> float:
-        """Return the largest z of the array's layer; for x of the first layer."""
-        z = self.cache.z[max(layer_of(name), 1) - 1]
-        return float(np.abs(z).max(initial=0.0))
-
     def _derivatives(self, name: str, v: Array, h: float) -> DirectionalDerivatives:
         right = (self._divergences(name, v, h) - self.base_loss) / h
         left = (self.base_loss - self._divergences(name, v, -h)) / h
@@ -146,7 +136,8 @@ class Point:
         analytic = float(np.sum(gradient * v))
         expected = float(np.linalg.norm(gradient) * np.linalg.norm(v)) / math.sqrt(v.size)
         # Rounding of the divergences and of z limits the accuracy of a difference.
-        rounded = float(np.sum(np.abs(self.base_loss))) + self._largest_z(name) * expected
+        largest_z = float(np.abs(self.cache.z[max(layer_of(name), 1) - 1]).max(initial=0.0))
+        rounded = float(np.sum(np.abs(self.base_loss))) + largest_z * expected
         noise = ROUNDINGS * EPSILON * rounded / h
         lowest, highest = float(np.minimum(left, right).sum()), float(np.maximum(left, right).sum())
         unit = max(abs(analytic), abs(lowest), abs(highest), expected, noise / self.tolerance)
