@@ -20,8 +20,7 @@ from sumgrad.model.activations.vector import Softmax
 from sumgrad.model.errors import OptionError, ShapeError
 from sumgrad.model.validation import Array, as_float_array, check_shape, did_you_mean
 
-#: Desired outputs: (B, D) numbers, or for multi-class KL (B,) class indices.
-Targets = NDArray[Any]
+Targets = NDArray[Any]  #: Desired outputs: (B, D) numbers, or in multi-class KL (B,) class indices.
 
 
 def xlogx(d: Array) -> Array:
@@ -44,8 +43,7 @@ def log_grad(y: Array) -> Array:
 class Divergence(ABC):
     """``Div(y, d)`` for each instance, and ``∇_y Div``."""
 
-    #: The activation that the fused path includes.
-    fused: ClassVar[type[Activation] | None] = None
+    fused: ClassVar[type[Activation] | None] = None  #: The activation that the fused path includes.
 
     def targets(self, d: Targets, y: Array) -> Targets:
         """Return valid targets for y (B, D): numbers in y's dtype, row-major; or ShapeError.

@@ -25,12 +25,9 @@ from sumgrad.model.options import BelowOne, Epsilon, NonNegative, Options
 from sumgrad.model.registry import from_config
 from sumgrad.model.validation import Array, check_dtype, check_shape
 
-#: What an optimizer keeps from step to step, arrays by name.
-State = dict[str, Array]
-#: Where to write the next weights, or None to allocate them.
-Out = Array | None
-#: The next weights, and the state for the next step.
-Update = tuple[Array, State]
+State = dict[str, Array]  #: What an optimizer keeps from step to step, arrays by name.
+Out = Array | None  #: Where to write the next weights, or None to allocate them.
+Update = tuple[Array, State]  #: The next weights, and the state for the next step.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,35 +2,31 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sumgrad.model.errors import ShapeError
 
-#: Arrays of the job's dtype, float32 or float64.
-Array = NDArray[np.floating]
+Array = NDArray[np.floating]  #: Arrays of the job's dtype, float32 or float64.
 
 #: What other libraries call things, and the name here.
-SYNONYMS: Mapping[str, str] = MappingProxyType(
-    {
-        "abs": "absolute",
-        "cross_entropy": "kl",
-        "crossentropy": "kl",
-        "exponential": "step",
-        "glorot_normal": "xavier_normal",
-        "glorot_uniform": "xavier_uniform",
-        "kaiming_normal": "he_normal",
-        "kaiming_uniform": "he_uniform",
-        "linear": "identity",
-        "logistic": "sigmoid",
-        "mse": "l2",
-        "none": "identity",
-        "sgd": "gradient_descent",
-        "swish": "silu",
-    }
-)
+SYNONYMS: Mapping[str, str] = {
+    "abs": "absolute",
+    "cross_entropy": "kl",
+    "crossentropy": "kl",
+    "exponential": "step",
+    "glorot_normal": "xavier_normal",
+    "glorot_uniform": "xavier_uniform",
+    "kaiming_normal": "he_normal",
+    "kaiming_uniform": "he_uniform",
+    "linear": "identity",
+    "logistic": "sigmoid",
+    "mse": "l2",
+    "none": "identity",
+    "sgd": "gradient_descent",
+    "swish": "silu",
+}
 
 
 def check_shape(name: str, array: NDArray[np.generic], *shape: int | None) -> None:

@@ -7,7 +7,6 @@ not seen. How it rejects other images, such as letters or faces, is not tested.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,7 @@ from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec, OutOfDistributionKind
 from sumgrad.model.random_streams import RandomStream, Stream
 
-#: Images as (N, height, width).
-Images = NDArray[Any]
+Images = NDArray[Any]  #: Images as (N, height, width).
 #: Makes a number of images from images and their labels, with a random stream.
 Maker = Callable[[Images, NDArray[Any], int, RandomStream], Images]
 
@@ -55,15 +53,13 @@ def negatives(images: Images, _labels: NDArray[Any], count: int, stream: RandomS
     return np.asarray(images.max() - images[stream.integers(len(images), count)])
 
 
-KINDS: Mapping[OutOfDistributionKind, Maker] = MappingProxyType(
-    {
-        "halves": halves,
-        "negatives": negatives,
-        "noise": noise,
-        "scrambled": scrambled,
-        "seams": seams,
-    }
-)
+KINDS: Mapping[OutOfDistributionKind, Maker] = {
+    "halves": halves,
+    "negatives": negatives,
+    "noise": noise,
+    "scrambled": scrambled,
+    "seams": seams,
+}
 
 
 def add_out_of_distribution(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +18,10 @@ from sumgrad.model.random_streams import RandomStream, Stream
 Indices = NDArray[np.intp]
 Split = Literal["train", "validation", "test"]
 #: The test rows are held out first, so that they do not depend on whether there is a validation.
-_HELD_OUT: Mapping[Split, Stream] = MappingProxyType(
-    {"test": Stream.TEST_SPLIT, "validation": Stream.VALIDATION_SPLIT}
-)
+_HELD_OUT: Mapping[Split, Stream] = {
+    "test": Stream.TEST_SPLIT,
+    "validation": Stream.VALIDATION_SPLIT,
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,7 @@ def read_sources(spec: JobSpec, train: RawDataset, schema: DataSchema) -> dict[S
 
 
 def divide(spec: JobSpec, sources: Mapping[Split, RawDataset]) -> dict[Split, RawSplit]:
-    """Return every split that the spec asks for.
-
-    Raises:
-        SpecError: A fraction leaves a split without rows.
-    """
+    """Return every split of the spec; a fraction that leaves one without rows is a SpecError."""
     train = sources["train"]
     kept = np.arange(train.count)
     splits: dict[Split, RawSplit] = {}
