@@ -11,17 +11,10 @@ import numpy as np
 
 from sumgrad.cluster.compute.os_scheduling import sched_other
 from sumgrad.cluster.errors import ConnectionClosed, ProtocolError
+from sumgrad.cluster.transport import messages
 from sumgrad.cluster.transport.connection import Connection
 from sumgrad.cluster.transport.listener import Listener
-from sumgrad.cluster.transport.messages import (
-    AttachBuffer,
-    Done,
-    Failed,
-    Hello,
-    Message,
-    Sums,
-    check_type,
-)
+from sumgrad.cluster.transport.messages import Hello, Message
 from sumgrad.cluster.transport.selectable_queue import SelectableQueue
 from sumgrad.cluster.transport.shared_memory import attach_received
 from sumgrad.model.validation import Array
@@ -30,9 +23,8 @@ _logger = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 1.0  #: Seconds to wait for a thread whose connection was shut down.
 
-Reply = Sums | Failed
-#: A worker's index and its reply, or None if it has disconnected.
-Event = tuple[int, Reply | None]
+Reply = messages.Sums | messages.Failed
+Event = tuple[int, Reply | None]  #: A worker's index and its reply, or None if it has disconnected.
 
 
 class WorkerConnection:
@@ -48,29 +40,27 @@ class WorkerConnection:
         self.connection = connection
         self.is_local = connection.is_local
         self._size, self._dtype = size, dtype
-        #: The gradient vectors that it sends or shares, by its own indices.
-        self._buffers: dict[int, Array] = {}
+        self._buffers: dict[int, Array] = {}  #: Its gradient vectors, by its own indices.
         self._outbox: SimpleQueue[tuple[Message, Sequence[Array]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def handle(self, message: Message) -> Reply | None:
         """Return the reply that a message contains, or map the vector that it announces.
 
-        Raises:
-            ProtocolError: A connected worker sends no such message.
+        A message of another kind raises `ProtocolError`.
         """
-        if isinstance(message, Done):
+        if isinstance(message, messages.Done):
             return message.decode(self._buffers)
-        if isinstance(message, AttachBuffer):
+        if isinstance(message, messages.AttachBuffer):
             vector = attach_received(self.connection, (self._size,), self._dtype)
             self._buffers[message.buffer] = vector
             return None
-        return check_type(Failed, message)
+        return messages.check_type(messages.Failed, message)
 
     def _receive_gradients(self, message: Message) -> None:
         """Receive the gradients that follow a message from another machine."""
         indices: list[int] = []
-        if isinstance(message, Done):
+        if isinstance(message, messages.Done):
             indices = [buffer for *_, buffer in message.nodes if buffer is not None]
         for index in indices:
             if index not in self._buffers:
@@ -126,24 +116,16 @@ class WorkerConnection:
 
 
 class WorkerServer:
-    """A server that accepts workers and multiplexes their messages.
+    """A server that accepts workers and multiplexes their messages; `host` is as for `Listener`.
 
-    Args:
-        host: As for `Listener`.
-        admit: Returns whether to accept a worker, given its first message; replies to it if so.
-        size: The number of elements of a gradient vector.
-        dtype: Their type.
+    `admit` returns whether to accept a worker, given its first message, and replies to it if so.
+    `size` and `dtype` are a gradient vector's.
     """
 
     def __init__(
-        self,
-        host: str | None,
-        admit: Callable[[Connection, Hello], bool],
-        size: int,
-        dtype: str,
+        self, host: str | None, admit: Callable[[Connection, Hello], bool], size: int, dtype: str
     ) -> None:
-        #: The connected workers, by their indices.
-        self.workers: dict[int, WorkerConnection] = {}
+        self.workers: dict[int, WorkerConnection] = {}  #: The connected workers, by their indices.
         self._admit = admit
         self._size, self._dtype = size, dtype
         self._listener = Listener(host)
@@ -179,7 +161,7 @@ class WorkerServer:
         try:
             for message in connection.receive_available():
                 if worker is None:
-                    worker = self._add_worker(connection, check_type(Hello, message))
+                    worker = self._add_worker(connection, messages.check_type(Hello, message))
                     if worker is None or not worker.is_local:
                         # It was closed, or its threads read from it from now on.
                         return
