@@ -5,12 +5,10 @@ import socket
 
 from sumgrad.cluster.errors import ClusterUnreachable
 
-#: Addresses that are not those of a host.
-NAMED_ADDRESSES = ("inline", "local", "auto")
+NAMED_ADDRESSES = ("inline", "local", "auto")  #: Addresses that are not those of a host.
 
 CONNECT_TIMEOUT_S = 3.0  #: Seconds within which a host has to accept a connection.
-#: Seconds within which Ray's head has to reply; a busy one takes a moment.
-_REPLY_TIMEOUT_S = 10.0
+_REPLY_TIMEOUT_S = 10.0  #: Seconds within which Ray's head has to reply; a busy one takes a moment.
 #: The client's connection preface of HTTP/2, on which gRPC is based, with an empty SETTINGS frame.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HTTP2_HEADER_BYTES = 9

@@ -25,17 +25,11 @@ class WorkerLost(ClusterError):
 
 
 class MicrobatchFailed(ClusterError):
-    """An exception in the computation of a microbatch.
+    """An exception in a microbatch, or in one of several, with its cause as one line.
 
-    Args:
-        worker: The worker's index.
-        microbatches: The microbatch, or several one of which failed.
-        doing: What the worker was doing, as a phrase.
-        cause: The exception as one line.
-        source: Name of the data source.
-        rows: Indices in the source: the failing row if it is known, else all rows of the
-            microbatch; empty if the error does not concern rows.
-        location: Where the user finds these rows.
+    ``doing`` is a phrase. ``rows`` are indices in the source: the failing row if it is known, else
+    all rows of the microbatch; empty if the error does not concern rows. ``location`` is where the
+    user finds them.
     """
 
     def __init__(

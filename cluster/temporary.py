@@ -10,8 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-#: Directories of `temporary_directory` start with this.
-_PREFIX = "sumgrad-"
+_PREFIX = "sumgrad-"  #: Directories of `temporary_directory` start with this.
 #: Locked by the process that uses the directory; the operating system unlocks it with its end.
 _LOCK_NAME = "owner.lock"
 _MAX_PARENT_LENGTH = 16  #: Unix sockets in the directory need short paths.

@@ -280,10 +280,7 @@ class Network(Options):
 
 
 def predict_class(y: Targets) -> NDArray[np.intp]:
-    """Return the predicted class, (B,): the arg-max, or for one output whether y ≥ ½.
-
-    Class indices are returned unchanged.
-    """
+    """Return the predicted class, (B,): the arg-max, or y ≥ ½ if D = 1; class indices are kept."""
     if y.ndim == 1:
         return y
     if y.shape[1] == 1:

@@ -41,11 +41,7 @@ _LOG_SERIES = tuple(2 / (2 * k + 1) for k in range(12))
 
 
 def normal_quantile(u: Array) -> Array:
-    """Return z with ``P(Z ≤ z) = u`` for standard normal Z; relative error below 1e-15.
-
-    Args:
-        u: (N,), strictly between 0 and 1.
-    """
+    """Return z (N,) with ``P(Z ≤ z) = u`` for 0 < u < 1, (N,); its relative error is < 1e-15."""
     q = u - 0.5
     z = q * _quotient(_MIDDLE, 0.180625 - q * q)
     tails = np.flatnonzero(np.abs(q) > 0.425)

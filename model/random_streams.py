@@ -22,37 +22,26 @@ from sumgrad.model.validation import Array
 Indices = NDArray[np.intp]
 
 _WORD = 2**64
-#: How many normal numbers are computed at once; their intermediate arrays fit into a core's cache.
-_CHUNK = 8192
+_CHUNK = 8192  #: Normal numbers computed at once; their arrays fit into a core's cache.
 
 
 @unique
 class Stream(IntEnum):
     """Every use of a seed. The number is part of the bits: never change or reuse one."""
 
-    #: Initial weights; the index is the layer, from 0.
-    WEIGHTS = 1
-    #: The order of the training rows; the index is the epoch.
-    ROW_ORDER = 2
-    #: The rows of the test split.
-    TEST_SPLIT = 3
-    #: The rows of the validation split.
-    VALIDATION_SPLIT = 4
-    #: Rows made for the class "none of the above".
-    OUT_OF_DISTRIBUTION = 5
-    #: Entries, directions and made-up rows of a gradient check.
-    GRADIENT_CHECK = 6
-    #: The numbers of the arithmetic fingerprint.
-    FINGERPRINT = 7
+    WEIGHTS = 1  #: Initial weights; the index is the layer, from 0.
+    ROW_ORDER = 2  #: The order of the training rows; the index is the epoch.
+    TEST_SPLIT = 3  #: The rows of the test split.
+    VALIDATION_SPLIT = 4  #: The rows of the validation split.
+    OUT_OF_DISTRIBUTION = 5  #: Rows made for the class "none of the above".
+    GRADIENT_CHECK = 6  #: Entries, directions and made-up rows of a gradient check.
+    FINGERPRINT = 7  #: The numbers of the arithmetic fingerprint.
 
 
 class RandomStream:
-    """The numbers of one stream, in order.
+    """The numbers of one stream of a seed, in order.
 
-    Args:
-        seed: The job's seed, from 0, below 2**128.
-        stream: What the numbers are used for.
-        index: Distinguishes streams of the same name, from 0, below 2**64.
+    Seeds are from 0, below 2**128; an index, below 2**64, distinguishes streams of the same name.
 
     >>> RandomStream(7, Stream.ROW_ORDER, index=1).permutation(5)
     array([2, 4, 0, 1, 3])

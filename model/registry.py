@@ -11,12 +11,9 @@ T = TypeVar("T")
 
 
 def from_config(kind: str, registry: Mapping[str, type[T]], config: str | Mapping[str, Any]) -> T:
-    """Create the registered dataclass that ``config`` describes.
+    """Create a registered dataclass from its name, or from a mapping of ``name`` and its fields.
 
-    Args:
-        kind: What the registry holds, for the message: 'activation', 'initializer', …
-        registry: Frozen dataclasses by name.
-        config: A name, or a mapping of ``name`` and the dataclass's fields.
+    ``kind`` is what the registry holds, for the message: 'activation', 'initializer', …
     """
     if not isinstance(config, str | Mapping):
         raise OptionError(f"{kind} is {config!r}, expected a name, or a name and its options")

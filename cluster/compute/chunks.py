@@ -18,8 +18,7 @@ T = TypeVar("T")
 #: Elements of a chunk: few enough for the operands to stay in the cache, and enough to outweigh
 #: Python's overhead. Measured: 32 k took twice as long, more than 128 k gained nothing.
 CHUNK_SIZE = 1 << 17
-#: Elements per thread below which waking a thread costs more than it saves.
-MIN_SIZE_PER_THREAD = 1 << 18
+MIN_SIZE_PER_THREAD = 1 << 18  #: The fewest elements per thread that outweigh waking it.
 
 
 class ChunkedVector:

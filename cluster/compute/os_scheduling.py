@@ -9,8 +9,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-#: Whether `sched_batch` has set this thread's policy.
-_thread = threading.local()
+_thread = threading.local()  #: Whether `sched_batch` has set this thread's policy.
 
 
 @contextlib.contextmanager

@@ -25,8 +25,7 @@ from sumgrad.model.validation import Array
 #: the search and would take a worker that searched longer for hung.
 _SEARCH_S = 1.0
 
-#: Inputs and desired outputs of some rows.
-Batch = tuple[Array, NDArray[np.generic]]
+Batch = tuple[Array, NDArray[np.generic]]  #: Inputs and desired outputs of some rows.
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from sumgrad.model.random_streams import RandomStream, Stream
 
-#: Rows of a data source: a slice of consecutive ones, or an index array.
-RowIndices = slice | NDArray[np.intp]
+RowIndices = slice | NDArray[np.intp]  #: Rows of a data source: consecutive, or an index array.
 
 
 @lru_cache(maxsize=2)
@@ -31,8 +30,7 @@ class StepPlan:
     start: int  #: Position of the step's first instance in the epoch's order.
     num_rows: int  #: Instances of the step: T.
     microbatch_size: int  #: Instances of a microbatch; the last one may have fewer.
-    #: The epoch's permutation, or None for the source's own order.
-    order: NDArray[np.intp] | None
+    order: NDArray[np.intp] | None  #: The epoch's permutation, or None for the source's own order.
 
     @property
     def num_microbatches(self) -> int:
@@ -56,8 +54,7 @@ class Plan:
     """The plan of a whole run over the rows of one data source."""
 
     num_rows: int
-    #: Instances of a step; None for all of them, in their own order.
-    batch_size: int | None
+    batch_size: int | None  #: Instances of a step; None for all of them, in their own order.
     microbatch_size: int
     seed: int = 0  #: Seed of the permutations.
 

@@ -11,10 +11,8 @@ from collections.abc import Hashable
 #: scheduling delays of the operating system, is late: idle workers compute its microbatches too.
 _LATE_FACTOR = 3.0
 _LATE_MARGIN_S = 0.02
-#: A worker without progress for this multiple of the usual time has hung, but never before
-#: _MIN_HANG_S seconds.
-_HANG_FACTOR = 30.0
-_MIN_HANG_S = 5.0
+_HANG_FACTOR = 30.0  #: A worker without progress for this multiple of the usual time has hung.
+_MIN_HANG_S = 5.0  #: The smallest such time, in seconds.
 #: Seconds until a hang is assumed while nothing of its kind has been measured. They double after
 #: each hang, because some microbatches are slow without being stuck.
 _UNMEASURED_HANG_S = 60.0

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from sumgrad.cluster.planning.reduction import Node, maximal_nodes
 
-#: Bounds of shares are rounded by at most the share of a thread divided by this number.
-_EVENNESS = 16
+_EVENNESS = 16  #: Bounds of shares are rounded by at most a thread's share divided by this number.
 
 
 def split_evenly(num_microbatches: int, threads: Sequence[int]) -> list[range]:
@@ -104,14 +103,11 @@ class StepSchedule:
     def __init__(self, microbatches: range, claims: ClaimTable) -> None:
         self._microbatches = microbatches
         self._claims = claims
-        #: One byte per microbatch, 1 where its sum has been delivered.
-        self._delivered = bytearray(len(microbatches))
+        self._delivered = bytearray(len(microbatches))  #: 1 for each whose sum was delivered.
         #: The last assignment of each busy worker; its limit in `claims` may be lower by now.
         self._assigned: dict[int, range] = {}
-        #: Microbatches that belong to no worker, because their worker was lost.
-        self._queue: list[range] = []
-        #: Workers whose microbatches have been assigned to a second worker, which requeues them
-        #: if it is lost.
+        self._queue: list[range] = []  #: Microbatches of lost workers, which no other has.
+        #: Workers whose microbatches a second worker has as well, which requeues them if lost.
         self._speculated: set[int] = set()
         self._nodes: list[Node] = []
 

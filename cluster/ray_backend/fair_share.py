@@ -22,8 +22,7 @@ _NAME = re.compile(
 class Demand:
     """The CPUs that a job needs, can use, and has."""
 
-    #: Its name on the cluster; names of later jobs sort after those of earlier ones.
-    job: str
+    job: str  #: Its name on the cluster; names of later jobs sort after those of earlier ones.
     min_cpus: int
     max_cpus: int
     allocated: int = 0

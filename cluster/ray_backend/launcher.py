@@ -37,8 +37,7 @@ class RayLauncher(Launcher):
         self._env_vars = {"env_vars": dict(env_vars)} if env_vars else None
         self._watch = watch
         self._has_failed = False  #: Whether Ray does not answer any more.
-        #: Of type Any, because Ray adds `remote` to their methods at run time.
-        self._actors: dict[int, Any] = {}
+        self._actors: dict[int, Any] = {}  #: Any, because Ray adds `remote` at run time.
         #: For each worker, the result of its `serve` method, or why it could not be started.
         self._serving: dict[int, Any] = {}
         self._workload = self._put(workload)

@@ -149,10 +149,8 @@ class GroupPlacement(RayPlacement):
 def acquire_placement(workers: int, policy: ScalingPolicy, *, is_shared: bool) -> RayPlacement:
     """Wait for a job's minimum of CPUs, and add those that are free, up to `workers` in total.
 
-    An instance that is not shared, because this process has started it, has as many.
-
-    Raises:
-        ClusterUnreachable: The cluster does not grant the minimum in time, or the job is to stop.
+    An instance that is not shared, because this process has started it, has as many. A minimum
+    that is not granted in time, or before the job is to stop, raises `ClusterUnreachable`.
     """
     if not is_shared and not policy.extra_workers:
         return RayPlacement(workers)

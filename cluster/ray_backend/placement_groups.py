@@ -28,8 +28,7 @@ from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 _logger = logging.getLogger(__name__)
 
 _SETTLE_S = 2.0  #: Seconds until CPUs that were just released count as free.
-#: Polling interval of new groups in seconds; Ray itself waits in whole seconds.
-_POLL_S = 0.05
+_POLL_S = 0.05  #: Polling interval of new groups in seconds; Ray itself waits in whole seconds.
 _INTERVAL_S = 2.0  #: The shortest time between two refreshes, in seconds.
 #: The largest part of the time that refreshes may take: Ray's table has all groups of a cluster's
 #: lifetime, and 2,000 of them take 66 ms to read.
@@ -128,8 +127,7 @@ class ClusterMonitor:
         self.share = demand.max_cpus  #: The number of CPUs that the job may have.
         self._demand = demand
         self._last_share = demand.max_cpus  #: The share that the last refresh found.
-        #: For each group, the nodes of its bundles.
-        self._nodes: dict[str, Mapping[int, str]] = {}
+        self._nodes: dict[str, Mapping[int, str]] = {}  #: For each group, the nodes of its bundles.
         self._duration = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -146,8 +144,7 @@ class ClusterMonitor:
 
     def _run(self) -> None:
         while not self._closed.wait(max(_INTERVAL_S, self._duration / _MAX_LOAD)):
-            # Ray raises errors of many types; a head that is away is reported by the caller's own
-            # requests.
+            # Ray raises errors of many types; the caller's requests report a head that is away.
             with contextlib.suppress(Exception):
                 self.refresh()
 

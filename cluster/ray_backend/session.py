@@ -27,8 +27,7 @@ _RAY_ENVIRONMENT: Mapping[str, str] = {
 }
 #: Where Ray looks for a cluster's token before it looks for a file.
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-#: Ray's directory within a private one; short, because sockets are below it.
-RAY_DIRECTORY = "ray"
+RAY_DIRECTORY = "ray"  #: Ray's directory within a private one; short, because sockets are below it.
 
 
 @contextlib.contextmanager

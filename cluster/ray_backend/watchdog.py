@@ -17,15 +17,12 @@ from sumgrad.cluster.errors import ClusterUnreachable
 T = TypeVar("T")
 
 _POLL_S = 0.1  #: Polling interval of the daemons in seconds.
-#: Ray's daemons on this machine, by the names of their processes.
-_DAEMONS = ("gcs_server", "raylet")
+_DAEMONS = ("gcs_server", "raylet")  #: Ray's daemons on this machine, by process name.
 _EXITED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-#: Seconds for which a daemon has to be suspended; one that is stopped with the driver by Ctrl-Z
-#: continues with it.
+#: Seconds for which a daemon has to be suspended; after Ctrl-Z it continues with the driver.
 _SUSPENDED_S = 2.0
-#: Seconds between two connections to a cluster's head, and how many in a row have to fail.
-_PROBE_INTERVAL_S = 5.0
-_MAX_FAILED_PROBES = 2
+_PROBE_INTERVAL_S = 5.0  #: Seconds between two connections to a cluster's head.
+_MAX_FAILED_PROBES = 2  #: How many of these in a row have to fail.
 
 
 class RayStalled(ClusterUnreachable):

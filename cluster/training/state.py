@@ -17,8 +17,7 @@ from sumgrad.cluster.training.stopping import RESUMABLE, Progress, StopReason
 from sumgrad.model.optimizers import Optimizer, State
 from sumgrad.model.validation import Array
 
-#: Prefix of the optimizer's arrays in a snapshot.
-_OPTIMIZER_STATE = "optimizer_state."
+_OPTIMIZER_STATE = "optimizer_state."  #: Prefix of the optimizer's arrays in a snapshot.
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class EpochReport:
 
     epoch: int  #: From 1.
     step: int  #: Steps of the run so far.
-    #: Mean divergence of the epoch's instances, each before the update it is part of.
-    train_loss: float
+    train_loss: float  #: Mean divergence of its instances, each before the update it is part of.
     validation: Evaluation | None
     gradient_norm: float  #: Mean of ‖S/T‖ over the epoch's steps.
     eta: float  #: The learning rate of the last step.
@@ -66,8 +64,7 @@ class EpochAccumulator:
 class Snapshot:
     """A run at a step boundary."""
 
-    #: ``W``, ``last_finite``, ``best`` if there is one, and the optimizer's.
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, Array]  #: ``W``, ``last_finite``, ``best`` if any, and the optimizer's.
     metadata: Mapping[str, Any]  #: Position, sums and stopping criteria.
 
     @property
@@ -91,8 +88,7 @@ class TrainingState:
     epoch: EpochAccumulator = field(default_factory=EpochAccumulator)
     progress: Progress = field(default_factory=Progress)
     report: EpochReport | None = None  #: Report of the last complete epoch.
-    #: With early stopping, the weights with the best validation loss, and their report.
-    best: Array | None = None
+    best: Array | None = None  #: With early stopping, those with the best validation loss.
     best_report: EpochReport | None = None
 
     @classmethod
@@ -171,8 +167,7 @@ class TrainingResult:
     #: divergence the last ones with finite loss and gradient, unless there are best ones.
     W: Array
     reason: StopReason
-    #: Report of the epoch of `W`; None if no epoch was completed.
-    report: EpochReport | None
+    report: EpochReport | None  #: Report of the epoch of `W`; None if no epoch was completed.
     epochs: int
     steps: int
     instances: int

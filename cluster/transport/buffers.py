@@ -21,8 +21,7 @@ class SharedBufferPool:
     def __init__(self, size: int, dtype: str, max_workers: int) -> None:
         self.size, self.dtype = size, dtype
         self._descriptors: list[int] = []
-        #: The vectors, (size,) each, by their indices.
-        self.arrays: list[Array] = []
+        self.arrays: list[Array] = []  #: The vectors, (size,) each, by their indices.
         self._free = list(range(NUM_VECTORS))  #: Indices of vectors that are not in use.
         try:
             self.claims = self._create((max_workers, 2), "int64")

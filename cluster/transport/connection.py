@@ -38,8 +38,7 @@ class Connection:
         self.is_local = connected.family == socket.AF_UNIX
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
-        #: Bytes of arrays that follow the last message and have not been received yet.
-        self._array_bytes = 0
+        self._array_bytes = 0  #: Bytes of arrays after the last message that are not received yet.
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for selectors."""

@@ -15,8 +15,7 @@ from sumgrad.cluster.transport.selectable_queue import SelectableQueue
 _logger = logging.getLogger(__name__)
 
 _BACKLOG = 128  #: Connections that the operating system holds until they are accepted.
-#: Peers that may be authenticating at a time; one more disconnects the oldest of them.
-_MAX_HANDSHAKES = 64
+_MAX_HANDSHAKES = 64  #: Peers that may authenticate at a time; one more disconnects the oldest.
 _PAUSE_S = 0.1  #: Pause after an error of the operating system, in seconds.
 
 
@@ -24,8 +23,7 @@ class Listener:
     """A listening endpoint for peers that know the job's secret; local only without a host."""
 
     def __init__(self, host: str | None = None) -> None:
-        #: What peers have to know.
-        self.secret = secrets.token_bytes(32)
+        self.secret = secrets.token_bytes(32)  #: What peers have to know.
         self._sockets: list[socket.socket] = []
         local, remote = None, None
         if sys.platform == "linux":

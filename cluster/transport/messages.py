@@ -45,8 +45,7 @@ class AttachBuffer:
 class Compute:
     """A request to sum the microbatches from `start` to `stop`."""
 
-    #: Sequence number of the reduction in this process; replies to earlier ones are stale.
-    step_id: int
+    step_id: int  #: Sequence number of the reduction; replies to earlier ones are stale.
     kind: Literal["gradient", "evaluation"]
     source: str
     epoch: int
@@ -72,11 +71,7 @@ class Done:
     nodes: Sequence[EncodedNode]
 
     def decode(self, buffers: Mapping[int, Array]) -> Sums:
-        """Return the sums, with their gradients from the sender's buffers.
-
-        Raises:
-            ProtocolError: A node is malformed or names an unknown buffer.
-        """
+        """Return the sums, with the sender's gradients; invalid nodes are a `ProtocolError`."""
         nodes = []
         try:
             for level, index, divergence, correct, count, buffer in self.nodes:

@@ -22,8 +22,7 @@ class ScalingPolicy:
     min_workers: int = 1  #: With fewer, the job waits.
     extra_workers: int = 0  #: How many more may join when CPUs become free.
     resource_timeout: float = 300.0  #: Seconds to wait for the minimum.
-    #: Polled while waiting; a wait that it ends raises.
-    should_stop: Callable[[], bool] = lambda: False
+    should_stop: Callable[[], bool] = lambda: False  #: Polled while waiting; True makes it raise.
 
 
 def format_limit(seconds: float) -> str:
@@ -48,12 +47,8 @@ class Quorum:
         """Return whether to wait for more workers than are running.
 
         While any workers are running, the job does not wait for replacements of workers that were
-        lost moments ago.
-
-        Args:
-            running: The number of running workers.
-            activity: What waits, for the log.
-            reasons: Why the others have not started; read only on time-out.
+        lost moments ago. `activity` is what waits, for the log; `reasons` are why the others have
+        not started, read only on time-out.
         """
         if self.is_reached(running):
             return False

@@ -22,8 +22,7 @@ from sumgrad.cluster.workers.worker_state import WorkerState, start_timeout
 _logger = logging.getLogger(__name__)
 
 _LOG_AFTER_S = 10.0  #: Seconds after which a wait for the first processes is logged.
-#: Consecutive failures of a worker to start that end a job which has not started yet.
-_MAX_ATTEMPTS = 3
+_MAX_ATTEMPTS = 3  #: Consecutive failed starts of a worker that end a job that has not started yet.
 
 
 class WorkerGroup:
@@ -118,8 +117,7 @@ class WorkerGroup:
     def _admit(self, connection: Connection, hello: Hello) -> bool:
         """Return whether a worker is accepted, and send it what it needs if so.
 
-        Raises:
-            FingerprintMismatch: An initial worker's arithmetic differs from this process's.
+        Other arithmetic than this process's raises `FingerprintMismatch` for an initial worker.
         """
         worker = hello.worker
         state = self._pending.get(worker)

@@ -62,8 +62,7 @@ class Session:
             self._parameters.append(np.empty(self._size, self._dtype))
         #: Index and descriptor of buffers that the driver does not know yet.
         self._unannounced: list[tuple[int, int]] = []
-        #: The step that is being computed, its first microbatch here, and the number of vectors
-        #: sent for it.
+        #: The current step, its first microbatch here, and the number of vectors sent for it.
         self._step_id, self._first, self._num_sent = 0, 0, 0
         self._mean_wait = 0.0  #: Running mean of the seconds spent waiting for the driver.
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 START_TIMEOUT_S = 60.0
 #: Pauses between failed attempts double from the first to the last of these, in seconds.
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
-#: The largest exponent of the powers of two above; a long run can have any number of attempts.
-_MAX_DOUBLINGS = 10
+_MAX_DOUBLINGS = 10  #: The largest exponent of these powers of two; attempts are not limited.
 
 
 @dataclass
@@ -20,8 +19,7 @@ class WorkerState:
     attempts: int = 0  #: How often its process was started since it delivered a sum.
     threads: int = 1  #: Threads that it had when it was connected last.
     started: float = 0.0  #: When its process was started.
-    #: When to start it again, or None while a process is starting or connected.
-    retry_at: float | None = None
+    retry_at: float | None = None  #: When to start it again; None while starting or connected.
     reason: str = ""  #: Why the last attempt failed.
 
     def begin_attempt(self) -> None:

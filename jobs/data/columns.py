@@ -16,15 +16,11 @@ from sumgrad.jobs.errors import DataError, DataNotFound
 from sumgrad.jobs.support.memory import check_memory_for_names, check_memory_for_rows
 from sumgrad.model.validation import did_you_mean
 
-#: The squares of larger numbers overflow, and with them every sum over the rows.
-_MAX_VALUE = 1e150
-#: Larger integers are not all exact in float64, in which features are scaled.
-_MAX_EXACT = 2**53
-#: The first number that does not fit into a 64-bit integer.
-_INT64_END = 2.0**63
+_MAX_VALUE = 1e150  #: Squares of larger numbers overflow, and with them every sum over the rows.
+_MAX_EXACT = 2**53  #: Larger integers are not all exact in float64, in which features are scaled.
+_INT64_END = 2.0**63  #: The first number that does not fit into a 64-bit integer.
 _SHOWN_CHARACTERS = 40
-#: Bytes of the widest number, and of a Python text without its characters.
-_NUMBER_BYTES, _TEXT_BYTES = 8, 72
+_NUMBER_BYTES, _TEXT_BYTES = 8, 72  #: Bytes of the widest number, and of an empty Python text.
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,7 @@ def match_labels(rows: RawDataset, known: tuple[Label, ...]) -> RawDataset:
     """Return rows whose labels have the types of training: a string is a number if it is one there.
 
     The types of a CSV file are inferred file by file; one string makes all its labels strings.
-    A regression has no known labels.
-
-    Raises:
-        DataError: A label does not occur in training; names file, row and label.
+    A regression has no known labels. A label that does not occur in training is a `DataError`.
     """
     if not known or rows.labels is None:
         return rows

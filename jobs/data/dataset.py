@@ -12,10 +12,8 @@ from sumgrad.jobs.errors import DataError, DataNotFound
 from sumgrad.jobs.support.text import plural
 from sumgrad.model.validation import did_you_mean
 
-#: MLflow accepts 36 characters.
-_DIGEST_CHARACTERS = 32
-#: The number of rows of a file that a message lists.
-_LISTED_ROWS = 3
+_DIGEST_CHARACTERS = 32  #: MLflow accepts 36 characters.
+_LISTED_ROWS = 3  #: The number of rows of a file that a message lists.
 
 
 class FileSpan(NamedTuple):
@@ -30,8 +28,7 @@ class RawDataset:
     """Rows of one or more files."""
 
     x: NDArray[Any]  #: Features, (N, D), of the numeric type in which they are stored.
-    #: (N,) integers or strings; (N, K) numbers for a regression; None if not read.
-    labels: NDArray[Any] | None
+    labels: NDArray[Any] | None  #: (N,) integers or strings; regression: (N, K) numbers; or None.
     features: tuple[str, ...]  #: D names.
     label: tuple[str, ...]
     spans: tuple[FileSpan, ...]
@@ -61,11 +58,7 @@ class RawDataset:
         return self.labels
 
     def select(self, names: tuple[str, ...] | None) -> Self:
-        """Return the rows with only these features, in this order; None keeps all.
-
-        Raises:
-            DataNotFound: A feature does not exist.
-        """
+        """Return the rows with only these features, or all; `DataNotFound` if one is missing."""
         if names is None or names == self.features:
             return self
         positions = {name: index for index, name in enumerate(self.features)}

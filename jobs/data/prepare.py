@@ -20,8 +20,7 @@ from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.support.memory import check_memory_for_rows
 from sumgrad.model.validation import Array
 
-#: Number of raw rows in the model's input example.
-_EXAMPLE_ROWS = 3
+_EXAMPLE_ROWS = 3  #: Number of raw rows in the model's input example.
 
 
 @dataclass(frozen=True)

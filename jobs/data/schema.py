@@ -14,8 +14,7 @@ from sumgrad.model.validation import Array
 
 Label = int | str
 ScalingKind = Literal["none", "minmax", "standard"]
-#: Rows per block, so that only one block of bytes becomes float64 at a time.
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 4096  #: Rows per block, so that only one block of bytes becomes float64 at a time.
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,7 @@ class Scaling:
 
     kind: ScalingKind = "none"  #: How it was fitted.
     offset: tuple[float, ...] = (0.0,)  #: G numbers; G is 1 or the number of features.
-    #: G numbers. It is 0 for a feature that is constant in training, so that the scaled feature is
-    #: 0 for any value.
+    #: G numbers; 0 if the feature is constant in training, so that the scaled one is always 0.
     factor: tuple[float, ...] = (1.0,)
 
     def apply(self, x: NDArray[np.generic], dtype: DTypeLike) -> Array:
@@ -40,12 +38,10 @@ class Scaling:
 
     @classmethod
     def fit(cls, kind: str, x: NDArray[np.generic], *, shared: bool) -> Self:
-        """Fit a scaling to the training rows.
+        """Fit a scaling to raw training rows x (N, D).
 
-        Args:
-            kind: ``none``, ``minmax`` (to 0–1) or ``standard`` (to mean 0 and deviation 1).
-            x: Raw features, (N, D).
-            shared: Whether all features have one range, such as the pixels of an image.
+        ``minmax`` scales to 0–1, ``standard`` to mean 0 and deviation 1. With ``shared``, all
+        features have one range, as the pixels of an image do.
 
         >>> Scaling.fit("minmax", np.array([[0, 5], [8, 5]]), shared=False)
         Scaling(kind='minmax', offset=(0.0, 5.0), factor=(0.125, 0.0))
@@ -92,8 +88,7 @@ class DataSchema:
 
     features: tuple[str, ...]
     targets: tuple[str, ...] | None = None  #: Names of the targets of a regression.
-    #: The class of each output; with one output, the negative and the positive class. None for a
-    #: regression.
+    #: The class of each output; of a single one, the negative and the positive. Else None.
     classes: tuple[Label, ...] | None = None
     list_column: str | None = None  #: The column that holds all features as a list.
     label: tuple[str, ...] = ("label",)
@@ -163,11 +158,7 @@ class DataSchema:
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> Self:
-        """Return the schema that `to_json` described.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is not a description of a schema.
-        """
+        """Return the schema that `to_json` described; else a KeyError, TypeError or ValueError."""
         values = {name: _tuple(value) for name, value in description.items()}
         scaling = {name: _tuple(value) for name, value in dict(values.pop("scaling")).items()}
         schema = cls(**values, scaling=Scaling(**scaling))

@@ -11,8 +11,7 @@ from sumgrad.jobs.support.files import expand_user
 def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
     """Return the spec with absolute paths, because parts of it are used in other folders.
 
-    Raises:
-        SpecError: MLflow does not accept the tracking URI.
+    A tracking URI that MLflow does not accept raises `SpecError`.
     """
     data = {split: _resolve(source, folder) for split, source in spec.data.sources.items()}
     uri = resolve_tracking_uri(spec.tracking.uri, folder)

@@ -41,10 +41,8 @@ Seconds = Annotated[float, Field(strict=True, ge=0.0, le=1e8)]
 PositiveSeconds = Annotated[float, Field(strict=True, gt=0.0, le=1e8)]
 Fraction = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(strict=True, gt=0)]
-#: An index or the size of an array.
-Size = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
-#: A name, or a mapping of a name and its options.
-NameOrOptions = str | dict[str, Any]
+Size = Annotated[int, Field(strict=True, gt=0, lt=2**31)]  #: An index or the size of an array.
+NameOrOptions = str | dict[str, Any]  #: A name, or a mapping of a name and its options.
 PathOrFraction = Fraction | str | None
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -312,8 +310,7 @@ class StopSpec(_Section):
     weights."""
 
 
-#: The parameter driver serves every worker itself, so more workers would only wait for it.
-MAX_WORKERS = 1024
+MAX_WORKERS = 1024  #: The driver serves every worker itself; more would only wait for it.
 Workers = Annotated[int, Field(strict=True, gt=0, le=MAX_WORKERS)]
 
 

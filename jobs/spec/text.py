@@ -60,8 +60,7 @@ _Dumper.add_representer(str, _quoted)
 def write_template(out: Path, example: str | None) -> None:
     """Write a copy of a shipped example, or a commented spec with every key, to a new file.
 
-    Raises:
-        JobError: The example does not exist, or the file exists or cannot be written.
+    Raise `JobError` if the example does not exist, or the file exists or cannot be written.
     """
     if example is not None and example not in example_names():
         hint = did_you_mean(example, example_names())

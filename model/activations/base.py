@@ -19,8 +19,7 @@ from sumgrad.model.validation import Array
 class Activation(Options, ABC):
     """An activation function with its derivative; stateless."""
 
-    #: The default initializer of the layer's weights.
-    initializer: ClassVar[str] = "xavier_uniform"
+    initializer: ClassVar[str] = "xavier_uniform"  #: The default initializer of a layer's weights.
     #: The range of y: 'distribution' or 'probability' if a KL divergence accepts it, else 'any'.
     output_range: ClassVar[str] = "any"
     #: Whether `vjp` gives the same result with y passed as z, so that y may overwrite z. Not
@@ -37,10 +36,7 @@ class Activation(Options, ABC):
 
     @abstractmethod
     def vjp(self, z: Array, y: Array, d_y: Array) -> Array:
-        """Return ``∇_z = ∇_y J(z)``, (B, D), without forming J.
-
-        ``y = f(z)`` and ``d_y = ∇_y`` have shape (B, D_out).
-        """
+        """Return ``∇_z = ∇_y J(z)``, (B, D), without forming J; ``d_y = ∇_y`` is (B, D_out)."""
 
     def value_into(self, z: Array, out: Array) -> None:
         """Write `value` to ``out`` (B, D_out), which may be z; the bits are the same."""

@@ -1,7 +1,4 @@
-"""Scalar activations, each with its derivative.
-
-Where f has a kink, the derivative is a subgradient, which the docstring states.
-"""
+"""Scalar activations, each with its derivative; at a kink it is the subgradient stated."""
 
 import math
 from dataclasses import dataclass
@@ -226,8 +223,7 @@ class GELU(ScalarActivation):
 
     C: ClassVar[float] = math.sqrt(2 / math.pi)
     CUBIC: ClassVar[float] = 0.044715
-    #: Beyond this |z|, tanh(u) is exactly ±1; clipping keeps z³ finite.
-    SATURATED: ClassVar[float] = 32.0
+    SATURATED: ClassVar[float] = 32.0  #: Beyond this |z|, tanh(u) is ±1; clipping keeps z³ finite.
     initializer: ClassVar[str] = "he_normal"
 
     def _tanh(self, z: Array) -> tuple[Array, Array]:

@@ -15,8 +15,7 @@ from pyarrow import ipc
 
 from sumgrad.jobs.data.readers.guard import ReadGuard
 
-#: The first bytes of the file form; a stream follows.
-_FILE_MAGIC = b"ARROW1\0\0"
+_FILE_MAGIC = b"ARROW1\0\0"  #: The first bytes of the file form; a stream follows.
 
 # Positions of fields in the tables of a message.
 _HEADER_TYPE, _HEADER = 1, 2

@@ -10,8 +10,7 @@ from pyarrow import csv
 from sumgrad.jobs.data.readers.guard import ReadGuard
 from sumgrad.jobs.errors import DataError
 
-#: Bytes of a value as a number, however short its text is.
-_VALUE_BYTES = 8
+_VALUE_BYTES = 8  #: Bytes of a value as a number, however short its text is.
 #: Arrow needs the header, and each row, in one block. Larger blocks are tried if they do not fit.
 _MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 1 << 20, 1 << 28
 

@@ -34,8 +34,7 @@ def is_idx(path: Path) -> bool:
 def find_idx_images(folder: Path, split: str) -> Path | None:
     """Return the images file of a split in a folder of MNIST; None if it has no IDX files.
 
-    Raises:
-        DataNotFound: The folder has IDX files, but not those of the split.
+    A folder with IDX files, but not those of the split, raises `DataNotFound`.
     """
     files = sorted(path for path in folder.iterdir() if is_idx(path) and "images" in path.name)
     wanted = [path for path in files if path.name.startswith(_PREFIXES[split])]

@@ -11,10 +11,8 @@ from pyarrow import parquet
 
 from sumgrad.jobs.data.readers.guard import ReadGuard
 
-#: Bytes of a batch of columns whose values have a fixed size.
-_BATCH_BYTES = 1 << 23
-#: Rows of a batch with lists or strings, whose size is known only when they are decoded.
-_BATCH_ROWS = 256
+_BATCH_BYTES = 1 << 23  #: Bytes of a batch of columns whose values have a fixed size.
+_BATCH_ROWS = 256  #: Rows of a batch with lists or strings, whose size is known only when decoded.
 _VALUE_BYTES = 8
 
 

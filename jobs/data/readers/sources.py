@@ -79,12 +79,9 @@ def _read_tables(
 
 
 def find_table_files(path: Path, source: str) -> list[Path]:
-    """Return the table files of a file, a folder or a glob, sorted by name.
+    """Return the table files of a file, a folder or a glob, sorted by name; or `DataNotFound`.
 
     ``source`` is the text of the spec, and ``path`` the same with the user's home expanded.
-
-    Raises:
-        DataNotFound: There are none.
     """
     if path.is_file():
         return [path]
