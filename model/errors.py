@@ -14,12 +14,10 @@ from typing import Any
 
 
 class SumgradError(Exception):
-    """A foreseen error: a message of one line, and a hint.
+    """A foreseen error: a message of one line with the cause, and a hint how to fix it, if any.
 
-    Args:
-        message: The cause. Unprintable characters, which may come from user input, become spaces,
-            so that they cannot break the line or control the terminal.
-        hint: How to fix it, or the empty string.
+    Unprintable characters of the message, which may come from user input, become spaces, so that
+    they cannot break the line or control the terminal.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:

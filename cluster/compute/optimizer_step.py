@@ -24,13 +24,8 @@ class ChunkedOptimizer:
     def step(self, W: Array, S: Array, T: int, state: State, eta: float, out: Array) -> float:
         """Write the next weights to ``out`` and the next state into the state's arrays.
 
-        Args:
-            W: Parameters, (N,).
-            S: Sum of the gradients of T instances, (N,).
-            T: Instances in the sum.
-            state: The optimizer's; arrays of W's shape are written to, others replaced.
-            eta: The learning rate η of this step.
-            out: The next weights, (N,), must not overlap W.
+        The arguments are those of `Optimizer.update`, but the state's arrays of W's shape, (N,),
+        are written to, and its others are replaced.
 
         Returns:
             ‖S‖; not finite if an element of S is not, or if it exceeds the range of float64.

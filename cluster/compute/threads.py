@@ -14,9 +14,8 @@ from sumgrad.cluster.planning.reduction import Node, reduce_nodes
 from sumgrad.cluster.planning.work_stealing import ClaimTable, StepSchedule
 from sumgrad.model.validation import Array
 
-#: Microbatch rows times parameters below which a second thread costs more than it saves: waking it
-#: and passing the interpreter's lock back and forth takes longer than the computation.
-#: Measured: at 3 million one thread was faster, at 9 million two were.
+#: Microbatch rows times parameters below which a second thread costs more than it saves, because it
+#: has to be woken and to share the interpreter's lock. Measured: 3 million are too few, 9 are not.
 MIN_WORK_FOR_THREADS = 5_000_000
 
 

@@ -31,9 +31,7 @@ class GradientReducer(ABC):
     def reduce(self, task: Task, flat: Array) -> PartialSum:
         """Return the sum over every instance of the task; the next call may overwrite it.
 
-        Args:
-            task: What to sum.
-            flat: Parameters, (N,), preferably from `shared_copy`; not changed.
+        ``flat`` are parameters, (N,), preferably from `shared_copy`; they are not changed.
 
         Raises:
             ClusterError: A worker was lost or failed.

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from sumgrad.cluster.errors import ProtocolError
 from sumgrad.cluster.planning.reduction import Node, PartialSum
@@ -94,9 +94,7 @@ class Failed:
 
 Message = Hello | Welcome | AttachBuffer | Compute | Done | Failed
 
-_TYPES: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Hello, Welcome, AttachBuffer, Compute, Done, Failed)
-}
+_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 M = TypeVar("M", bound=Message)
 
 

@@ -13,9 +13,8 @@ from sumgrad.jobs.data.readers.guard import check_stop
 from sumgrad.jobs.data.schema import DataSchema
 from sumgrad.jobs.errors import SpecError
 from sumgrad.jobs.spec.schema import JobSpec
-from sumgrad.model.random_streams import RandomStream, Stream
+from sumgrad.model.random_streams import Indices, RandomStream, Stream
 
-Indices = NDArray[np.intp]
 Split = Literal["train", "validation", "test"]
 #: The test rows are held out first, so that they do not depend on whether there is a validation.
 _HELD_OUT: Mapping[Split, Stream] = {

@@ -56,11 +56,8 @@ def read_arrow(path: Path) -> pa.Table:
 def batch_sizes(source: pa.NativeFile, batches: int | None) -> Iterator[int]:
     """Yield the bytes that each message of an Arrow stream takes in memory.
 
-    The source is positioned at the start; with None it looks at all record batches.
-
-    Raises:
-        ValueError: The stream has fewer batches.
-        ArrowException: It is not an Arrow stream.
+    The source is positioned at the start; with None it looks at all record batches. Fewer batches
+    raise ValueError, and anything but an Arrow stream ArrowException.
     """
     found = 0
     for message in ipc.MessageReader.open_stream(source):
