@@ -72,8 +72,7 @@ class GradientBuffers:
         self._network = network
         self._allocate = allocate or (lambda _: np.empty(network.layout.size, network.dtype))
         self._buffers: list[Parameters] = []
-        #: Free buffers; the one used last is at the end, because the cache holds it.
-        self._free: list[Parameters] = []
+        self._free: list[Parameters] = []  #: Free buffers, the last used at the end: it is cached.
 
     def acquire(self) -> Parameters:
         """Return a free buffer."""

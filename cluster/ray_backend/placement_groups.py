@@ -30,8 +30,7 @@ _logger = logging.getLogger(__name__)
 _SETTLE_S = 2.0  #: Seconds until CPUs that were just released count as free.
 _POLL_S = 0.05  #: Polling interval of new groups in seconds; Ray itself waits in whole seconds.
 _INTERVAL_S = 2.0  #: The shortest time between two refreshes, in seconds.
-#: The largest part of the time that refreshes may take: Ray's table has all groups of a cluster's
-#: lifetime, and 2,000 of them take 66 ms to read.
+#: The largest part of the time for refreshes: Ray keeps all groups, and 2,000 take 66 ms to read.
 _MAX_LOAD = 1 / 50
 _CLOSE_TIMEOUT_S = 5.0  #: Seconds that `ClusterMonitor.close` waits for a refresh.
 

@@ -63,8 +63,7 @@ def _connected(address: str, cpus: int | None, directory: Path) -> Iterator[None
     from sumgrad.cluster.ray_backend import patches
 
     watch = _make_watch(address)
-    # Ray puts the current directory on the workers' module path, where a user's numpy.py would be
-    # imported instead of NumPy.
+    # Ray puts the current directory on the module path, where a user's numpy.py would hide NumPy.
     empty = directory / "empty"
     empty.mkdir()
     is_stalled, is_finished = False, threading.Event()

@@ -43,8 +43,7 @@ class WorkerGroup:
         self._fingerprint = fingerprint.compute_fingerprint()
         #: Every worker that is connected, starting or to be started again, by its index.
         self._states: dict[int, WorkerState] = {}
-        #: Whether `start` is running; until it ends, a worker that cannot join is an error.
-        self._is_starting = False
+        self._is_starting = False  #: While `start` runs, a worker that cannot join is an error.
         self._next_supervision = 0.0  #: When `supervise` is due.
         self._server = WorkerServer(placement.host, self._admit, buffers.size, buffers.dtype)
         self.workers, self.events = self._server.workers, self._server.events

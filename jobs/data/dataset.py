@@ -80,8 +80,7 @@ class RowLocations:
     """The files and rows that the rows of a split were read from, for messages."""
 
     spans: tuple[FileSpan, ...]
-    #: For each row its number over all files, from 0; None if all rows were taken.
-    numbers: NDArray[np.intp] | None
+    numbers: NDArray[np.intp] | None  #: Each row's number over all files, from 0; None for all.
     count: int  #: Number of rows that were read; the rows after them were made.
 
     def describe(self, rows: Sequence[int]) -> str:
