@@ -190,11 +190,8 @@ class Network(Options):
     ) -> Parameters:
         """Return ``Σ ∇_{W_k}`` and ``Σ ∇_{b_k}`` over the rows.
 
-        Args:
-            parameters: Every W and b.
-            cache: The result of `forward`.
-            d: Desired outputs from `Divergence.targets`.
-            out: The gradients to write to; must not share memory with the parameters.
+        The cache is the result of `forward`, d comes from `Divergence.targets`, and the gradients
+        are written to ``out``, which must not share memory with the parameters.
         """
         gradients = Parameters.zeros(self.layout, self.dtype) if out is None else out
         self._check_parameters("the gradients", gradients)

@@ -37,11 +37,9 @@ def run_watched(
 ) -> T:
     """Run a call into Ray in another thread and return its result.
 
-    Args:
-        call: What may never return.
-        failure: Polled; returns why the call will not return, which is raised, or None.
-        keep_thread: Keeps the thread alive until it is set. The operating system ends the daemons
-            that were started in a thread together with that thread.
+    `failure` is polled; it returns why the call will never return, which is raised, or None. The
+    thread stays alive until `keep_thread` is set, because the operating system ends the daemons
+    that were started in a thread together with that thread.
     """
     result: Future[T] = Future()
 

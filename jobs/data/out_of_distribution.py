@@ -67,13 +67,9 @@ def add_out_of_distribution(
 ) -> tuple[dict[Split, RawSplit], dict[str, RawSplit]]:
     """Add out-of-distribution images to every split; an image has this height and width.
 
-    Returns:
-        The splits, images of the data set first; and the made test images by kind. There are as
-        many of each unseen kind as there are test images. Without a reject class the splits are
-        unchanged, and there are no made images.
-
-    Raises:
-        SpecError: The rows are not images.
+    Return the splits, images of the data set first, and the made test images by kind. There are as
+    many of each unseen kind as there are test images. Without a reject class the splits are
+    unchanged, and there are no made images. Rows that are not images raise `SpecError`.
     """
     reject = spec.data.reject
     if reject is None:
