@@ -62,11 +62,8 @@ class Program(TyperGroup):
                 formatter.write_dl(rows)
 
 
-app = typer.Typer(
-    cls=Program,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(cls=Program, pretty_exceptions_enable=False, context_settings=_SETTINGS)
 
 
 def _add_groups() -> None:

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 _logger = logging.getLogger(__name__)
 
-#: The exit code of timeout(1).
-_TIMED_OUT = 124
+_TIMED_OUT = 124  #: The exit code of timeout(1).
 _NEXT_COMMANDS = {"Follow its log:": "logs -f", "See its state:": "status", "Stop it:": "stop"}
 
 
@@ -63,8 +62,7 @@ def submit(
         typer.Option(help="Run this machine's sumgrad, or the one installed on the cluster."),
     ] = "local",
     allow_version_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-version-mismatch", help="Run although versions differ."),
+        bool, typer.Option("--allow-version-mismatch", help="Run although versions differ.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")

@@ -28,9 +28,8 @@ def init(
         typer.echo("\n".join(describe_examples()))
         return
     write_template(out, example)
-    typer.echo(
-        f"{out} written. Edit it, then:\n  sumgrad config validate {out}\n  sumgrad train {out}"
-    )
+    commands = f"  sumgrad config validate {out}\n  sumgrad train {out}"
+    typer.echo(f"{out} written. Edit it, then:\n{commands}")
 
 
 @app.command()

@@ -40,18 +40,14 @@ ADDRESS_VARIABLES = ("SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 #: Ray's variables for its token, in Ray's order.
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 CONFIG = "SUMGRAD_CONFIG"
-#: The name of the cluster that ``sumgrad cluster up`` starts.
-LOCAL_NAME = "local"
+LOCAL_NAME = "local"  #: The name of the cluster that ``sumgrad cluster up`` starts.
 
 
 def normalize_address(address: str) -> str:
-    """Return the address of Ray's dashboard with a scheme and without a trailing slash.
+    """Return a dashboard's address with a scheme and no final slash, or raise `ClusterConfigError`.
 
     >>> normalize_address("head:8265")
     'http://head:8265'
-
-    Raises:
-        ClusterConfigError: The text is not an address.
     """
     text = address if "://" in address else f"http://{address}"
     try:
@@ -100,12 +96,9 @@ class Cluster(BaseModel):
 
     #: The address of Ray's dashboard: ``http://host:8265``.
     address: Annotated[str, _checked(normalize_address)]
-    #: Its MLflow; None if only the cluster knows it.
-    tracking_uri: str | None = None
-    #: A file that holds its token and nothing else.
-    token_file: _UserPath | None = None
-    #: Certificates to trust, for an https address.
-    ca_file: _UserPath | None = None
+    tracking_uri: str | None = None  #: Its MLflow; None if only the cluster knows it.
+    token_file: _UserPath | None = None  #: A file that holds its token and nothing else.
+    ca_file: _UserPath | None = None  #: Certificates to trust, for an https address.
     #: A file that holds the token of its MLflow and nothing else.
     tracking_token_file: _UserPath | None = None
     #: Its key in the configuration; None if it was given by its address.
@@ -138,10 +131,7 @@ class Cluster(BaseModel):
         """Return the cluster's token, or None if none is configured.
 
         The cluster's own file comes first; then ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH``, and
-        Ray's file in the home folder.
-
-        Raises:
-            ClusterConfigError: A file cannot be read, holds no token, or is writable by others.
+        Ray's file in the home folder. Errors are those of `read_token`.
         """
         if self.token_file is not None:
             return read_token(self.token_file, f"token_file of cluster '{self.name}'")
@@ -225,8 +215,7 @@ class ClusterConfig(BaseModel):
 def cluster_config_path() -> Path:
     """Return ``SUMGRAD_CONFIG``, or ``sumgrad/clusters.yaml`` below the user's configuration.
 
-    Raises:
-        ClusterConfigError: The variable names a home folder that does not exist.
+    Raise `ClusterConfigError` if the variable names a home folder that does not exist.
     """
     if given := os.environ.get(CONFIG):
         return expand_home(Path(given), CONFIG)
@@ -234,12 +223,7 @@ def cluster_config_path() -> Path:
 
 
 def read_cluster_config() -> ClusterConfig:
-    """Read the file; without one no cluster is named.
-
-    Raises:
-        ClusterConfigError: It cannot be read or is invalid.
-        SpecError: It is not YAML.
-    """
+    """Read the file, if any, or raise `ClusterConfigError`, or `SpecError` if it is not YAML."""
     path = cluster_config_path()
     try:
         text = read_small_file(path, MAX_BYTES).decode("utf-8")
@@ -274,11 +258,7 @@ def write_cluster_config(config: ClusterConfig) -> None:
 
 
 def select_cluster(given: str | None) -> Cluster:
-    """Return the cluster of a command, as `find_selected_cluster` does.
-
-    Raises:
-        ClusterConfigError: No cluster is selected, or none has that name.
-    """
+    """Return what `find_selected_cluster` does; raise `ClusterConfigError` if none is selected."""
     if (found := find_selected_cluster(given)) is None:
         raise ClusterConfigError(
             "no cluster is selected",
@@ -291,10 +271,8 @@ def select_cluster(given: str | None) -> Cluster:
 def find_selected_cluster(given: str | None) -> Cluster | None:
     """Return the cluster of a command, or None if none is selected.
 
-    It is the one with the given name or address, the environment's, or the default one.
-
-    Raises:
-        ClusterConfigError: No cluster has that name.
+    It is the one with the given name or address, the environment's, or the default one. Raise
+    `ClusterConfigError` if no cluster has that name.
     """
     config = read_cluster_config()
     values = [given, *map(os.environ.get, ADDRESS_VARIABLES)]

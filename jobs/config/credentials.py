@@ -15,8 +15,7 @@ from sumgrad.jobs.config.tracking_uri import URI, USER_AND_PASSWORD, has_login_v
 from sumgrad.jobs.errors import ClusterConfigError, LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
 
-#: The user of `sumgrad.jobs.service.local.mlflow_server`.
-USER = "sumgrad"
+USER = "sumgrad"  #: The user of `sumgrad.jobs.service.local.mlflow_server`.
 TOKEN_FILE = "SUMGRAD_TRACKING_TOKEN_FILE"  # noqa: S105 - the name of a variable
 _PORTS = {"http": 80, "https": 443}
 _HINT = (
@@ -47,13 +46,9 @@ class Credentials:
 
 
 def with_password(uri: str, credentials: Credentials | None) -> str:
-    """Return a server's address with user and password, for MLflow's client.
+    """Return a server's address with user and password for MLflow, or raise `TrackingError`.
 
-    In the address, unlike in the environment, they cannot reach a server that this one redirects
-    to.
-
-    Raises:
-        TrackingError: The password cannot be read.
+    Unlike those of the environment, they cannot reach a server that this one redirects to.
     """
     if credentials is None or not credentials.is_for(uri):
         return uri

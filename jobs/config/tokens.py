@@ -13,8 +13,7 @@ _MAX_BYTES = 1 << 16
 def read_token(path: Path, name: str) -> str:
     """Return the token in a file; ``name`` is the option, key or variable that names the file.
 
-    Raises:
-        ClusterConfigError: The file cannot be read, holds no token, or is writable by others.
+    Raise `ClusterConfigError` if it cannot be read, holds no token, or is writable by others.
     """
     path = expand_home(path, name)
     source, hint = f"{path} ({name})", _lost_token_hint(path)
@@ -45,9 +44,8 @@ def expand_home(path: Path, name: str) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ClusterConfigError(
-            f"{path} ({name}) names a home folder that does not exist"
-        ) from None
+        problem = f"{path} ({name}) names a home folder that does not exist"
+        raise ClusterConfigError(problem) from None
 
 
 def _lost_token_hint(file: Path) -> str:

@@ -134,16 +134,13 @@ def artifact_location(uri: str, base: Path) -> str | None:
 def check_tracking_reachable(uri: str) -> None:
     """Raise within about two seconds unless the store can be used.
 
-    Raises:
-        TrackingUnreachable: A server that does not answer.
-        TrackingError: A database file that cannot be written.
+    The error is `TrackingUnreachable` for a server, and `TrackingError` for a database file.
     """
     if (database := sqlite_file(uri)) is not None:
         folder = database.parent
         if not folder.is_dir():
-            raise TrackingError(
-                f"{database}: the folder {folder} does not exist", hint="create it first"
-            )
+            problem = f"{database}: the folder {folder} does not exist"
+            raise TrackingError(problem, hint="create it first")
         target = database if database.exists() else folder
         if database.is_dir() or not os.access(target, os.W_OK):
             raise TrackingError(f"{target} cannot be written", hint=_SQLITE_HINT)

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
@@ -18,8 +18,7 @@ from sumgrad.jobs.support.text import describe_error, one_line
 if TYPE_CHECKING:
     from sumgrad.model.errors import SumgradError
 
-#: Longer messages, such as those that repeat a long argument, are cut.
-_MAX_LENGTH = 1000
+_MAX_LENGTH = 1000  #: Longer messages, such as those that repeat a long argument, are cut.
 _HINTS = {
     errno.ENOSPC: "free some space on that disk and try again",
     errno.EDQUOT: "free some of your disk quota and try again",
@@ -28,14 +27,6 @@ _HINTS = {
 
 class ResultPrinted(Exception):
     """Raised from an error after a command has printed its own JSON object."""
-
-
-class _Report(NamedTuple):
-    """What is printed of an error."""
-
-    message: str
-    hint: str
-    exit_code: int
 
 
 def exit_code(error: "SumgradError") -> int:
@@ -78,40 +69,41 @@ def run_guarded(work: Callable[[], int], *, debug: bool, as_json: bool = False) 
         if debug:
             print_error_line(traceback.format_exc())
         if isinstance(error, ResultPrinted) and error.__cause__ is not None:
-            return _report(_explain(error.__cause__), as_json=False)
-        return _report(_explain(error), as_json=as_json)
+            return _report(*_explain(error.__cause__), as_json=False)
+        return _report(*_explain(error), as_json=as_json)
 
 
-def _explain(error: BaseException) -> _Report:
+def _explain(error: BaseException) -> tuple[str, str, int]:
+    """Return an error's message, its hint and its exit code."""
     from sumgrad.model.errors import SumgradError
 
     if isinstance(error, SumgradError):
-        return _Report(error.message, error.hint, exit_code(error))
+        return error.message, error.hint, exit_code(error)
     if isinstance(error, typer.TyperException):
-        return _Report(error.format_message(), "see --help", error.exit_code)
+        return error.format_message(), "see --help", error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _Report("interrupted", "", 130)
+        return "interrupted", "", 130
     if isinstance(error, OSError) and error.strerror:
-        return _Report(describe_error(error), _HINTS.get(error.errno or 0, ""), 1)
+        return describe_error(error), _HINTS.get(error.errno or 0, ""), 1
     if isinstance(error, MemoryError):
         reason = str(error) or "no memory is left"
-        return _Report(f"out of memory: {reason}", "use a smaller job or a larger machine", 1)
+        return f"out of memory: {reason}", "use a smaller job or a larger machine", 1
     text = f"internal error: {type(error).__name__}: {error}"
-    return _Report(text, "this is a defect of sumgrad; --debug shows where", 1)
+    return text, "this is a defect of sumgrad; --debug shows where", 1
 
 
-def _report(report: _Report, *, as_json: bool) -> int:
-    message, hint = (one_line(redact_text(text), _MAX_LENGTH) for text in report[:2])
+def _report(message: str, hint: str, code: int, *, as_json: bool) -> int:
+    message, hint = (one_line(redact_text(text), _MAX_LENGTH) for text in (message, hint))
     print_error_line(f"error: {message}")
     if hint:
         print_error_line(f"hint: {hint}")
     if as_json:
         # stdout may be a closed pipe or a full disk.
         with suppress(OSError):
-            value = {"error": message, "hint": hint or None, "exit_code": report.exit_code}
+            value = {"error": message, "hint": hint or None, "exit_code": code}
             typer.echo(json.dumps(value))
     _flush()
-    return report.exit_code
+    return code
 
 
 def _flush() -> None:

@@ -14,8 +14,7 @@ _PARTIAL = ".unfinished"
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path for a new file or folder, which then replaces the one at ``path``.
 
-    Raises:
-        OSError: It could not be written; what was there before is unchanged.
+    If that raises an error, what was there before is unchanged.
     """
     partial = _partial_path(path)
     try:

@@ -12,21 +12,17 @@ import psutil
 from sumgrad.jobs.errors import DataError, SpecError
 from sumgrad.model.network import Network
 
+_CGROUP = Path("/sys/fs/cgroup")
 #: A container's limit and its use, for both versions of cgroups.
 _CONTAINER_MEMORY = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ),
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
 )
 #: Copies of the parameters in the driver: three of the weights, a gradient for each half of the
 #: reduction tree, the optimizer's state, and a checkpoint that is being written.
 _PARAMETER_COPIES = 8
-#: Copies of a microbatch's activations in a forward and backward pass.
-_ACTIVATION_COPIES = 3
-#: Size of a feature's name as a Python object, with its entry in a tuple.
-_NAME_BYTES = 80
+_ACTIVATION_COPIES = 3  #: Copies of a microbatch's activations in a forward and backward pass.
+_NAME_BYTES = 80  #: Size of a feature's name as a Python object, with its entry in a tuple.
 
 
 def available_bytes() -> int:
@@ -58,11 +54,9 @@ def check_memory_for_rows(size: int, file: str, *, free: int | None = None) -> N
     """
     free = available_bytes() if free is None else free
     if size > free // 2:
-        raise DataError(
-            f"its rows take more than {_gib(size)}, and {_has_free(free)}",
-            file=file,
-            hint="all rows have to fit into memory twice, once as read and once scaled",
-        )
+        problem = f"its rows take more than {_gib(size)}, and {_has_free(free)}"
+        hint = "all rows have to fit into memory twice, once as read and once scaled"
+        raise DataError(problem, file=file, hint=hint)
 
 
 def check_memory_for_names(count: int, file: str) -> None:
@@ -93,11 +87,7 @@ def check_memory_for_file(path: Path, *, max_bytes: int | None = None, times: in
 
 
 def read_small_file(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a file that has a size limit.
-
-    Raises:
-        OSError: The file does not exist, is not a regular file, or is larger than the limit.
-    """
+    """Return a file's content; raise OSError if it is missing, not regular, or too large."""
     # Without O_NONBLOCK, opening a pipe blocks until another process writes into it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-#: Replaces a secret.
-MASK = "***"
+MASK = "***"  #: Replaces a secret.
 
 #: Names of secrets in a query. An ODBC connection text can contain a password.
 _SECRET_NAME = re.compile(
@@ -19,8 +18,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 
-#: The prefix of database files, which need no login.
-_FILE = "sqlite:///"
+_FILE = "sqlite:///"  #: The prefix of database files, which need no login.
 
 #: User and password of an address, up to its last '@'.
 _USER = re.compile(rf"(?<=://)(?!{re.escape(MASK)}@)[^:/]*(?::.*)?(?=@)", re.DOTALL)

@@ -12,8 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sumgrad.model.validation import did_you_mean
 
-#: Keys and list indices from the root of a document.
-KeyPath = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]  #: Keys and list indices from the root of a document.
 
 #: Replaces pydantic's messages that are meant for programmers.
 _MESSAGES: Mapping[str, str] = {

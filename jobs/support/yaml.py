@@ -77,20 +77,16 @@ class _Loader(yaml.SafeLoader):
         return SpecError(message, key=f"{self._source}, line {mark.line + 1}")
 
 
+_FLOAT = r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 # The core schema of YAML 1.2. Every other scalar is a string.
 for _kind, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?\d+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
+    ("float", _FLOAT, list("-+.0123456789")),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first
-    )
+    _tag, _whole = f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$")
+    _Loader.add_implicit_resolver(_tag, _whole, _first)
 
 # PyYAML reads 010 as an octal number.
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
