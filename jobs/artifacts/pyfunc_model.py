@@ -74,10 +74,8 @@ def _finite(matrix: NDArray[np.generic], schema: "DataSchema") -> NDArray[np.flo
     invalid = np.argwhere(~np.isfinite(numbers))
     if invalid.size:
         row, column = invalid[0]
-        raise ValueError(
-            f"column '{schema.features[column]}', row {row + 1}: {numbers[row, column]} "
-            "is not a finite number"
-        )
+        cell = f"column '{schema.features[column]}', row {row + 1}"
+        raise ValueError(f"{cell}: {numbers[row, column]} is not a finite number")
     return numbers
 
 

@@ -37,8 +37,7 @@ DESCRIPTION = "model.json"
 PREDICTION_BATCH_SIZE = 256
 #: The size limit of model.json, in bytes: it has a name and two numbers for each feature.
 _MAX_DESCRIPTION = 1 << 28
-#: The memory of model.json as Python objects, as a multiple of its size.
-_PARSED_SIZE = 24
+_PARSED_SIZE = 24  #: The memory of model.json as Python objects, as a multiple of its size.
 #: Upper bounds of safetensors' header, in bytes: for each tensor, and for the rest.
 _TENSOR_HEADER, _HEADER = 256, 4096
 #: What interpreting a damaged description can raise.
@@ -109,9 +108,8 @@ def load_model(folder: Path) -> SavedModel:
         raise ModelNotFound(f"{folder / DESCRIPTION} is damaged: schema and network do not match")
     parameters = _read_weights(folder / WEIGHTS, network)
     if parameters.sha256() != expected:
-        raise ModelNotFound(
-            f"{folder / WEIGHTS} was altered: its SHA-256 is not the one in {DESCRIPTION}"
-        )
+        problem = f"{folder / WEIGHTS} was altered: its SHA-256 is not the one in {DESCRIPTION}"
+        raise ModelNotFound(problem)
     return SavedModel(name, network, parameters, schema, run)
 
 
@@ -194,10 +192,8 @@ def _read_weights(path: Path, network: Network) -> Parameters:
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             wanted = expected.get(name, "no tensor of that name")
-            raise ModelNotFound(
-                f"{path} does not match {DESCRIPTION}: the tensor {name} is "
-                f"{found.get(name, 'missing')}, expected {wanted}"
-            )
+            problem = f"the tensor {name} is {found.get(name, 'missing')}, expected {wanted}"
+            raise ModelNotFound(f"{path} does not match {DESCRIPTION}: {problem}")
     parameters = Parameters.zeros(layout, network.dtype)
     for name, view in parameters.items():
         view[...] = tensors[name]

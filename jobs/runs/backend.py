@@ -16,8 +16,7 @@ from sumgrad.jobs.spec.schema import ClusterSpec
 
 _logger = logging.getLogger(__name__)
 
-#: Addresses that no other job shares.
-LOCAL_ADDRESSES = ("inline", "local")
+LOCAL_ADDRESSES = ("inline", "local")  #: Addresses that no other job shares.
 
 
 @contextmanager

@@ -45,11 +45,9 @@ class TrainingJob:
         lines = [f"{self.spec.name}: {self.plan.num_rows:,} training rows, {network}, {location}"]
         microbatches = self.plan.step(1, 0).num_microbatches
         if microbatches < workers:
-            lines.append(
-                f"a step has {microbatches} microbatches of {self.plan.microbatch_size} rows, so "
-                f"{workers - microbatches} of {workers} workers are idle: lower "
-                "cluster.microbatch_size to use more"
-            )
+            step = f"a step has {microbatches} microbatches of {self.plan.microbatch_size} rows"
+            idle = f"{workers - microbatches} of {workers} workers are idle"
+            lines.append(f"{step}, so {idle}: lower cluster.microbatch_size to use more")
         return lines
 
 

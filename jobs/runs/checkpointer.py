@@ -89,12 +89,9 @@ class Checkpointer:
             path = self._store.write(checkpoint, is_best=is_best)
         except Exception as error:  # noqa: BLE001 - training continues without this checkpoint
             if not self._is_failing:
-                _logger.warning(
-                    "the checkpoint of step %s could not be written: %s; training continues, and "
-                    "earlier checkpoints remain",
-                    checkpoint.snapshot.step,
-                    describe_error(error),
-                )
+                problem = f"the checkpoint of step {checkpoint.snapshot.step} could not be written"
+                effect = "training continues, and earlier checkpoints remain"
+                _logger.warning("%s: %s; %s", problem, describe_error(error), effect)
             self._is_failing = True
             return None
         if self._is_failing:

@@ -39,8 +39,7 @@ ARRAYS = "arrays.safetensors"
 STATE = "state.json"
 _BEST = ".best"
 _NAME = re.compile(r"step-(\d{9,})-epoch-(\d{6,})(\.best)?")
-#: The size limit of state.json, in bytes.
-_MAX_STATE = 1 << 24
+_MAX_STATE = 1 << 24  #: The size limit of state.json, in bytes.
 #: Errors of a file that is missing, too long or no file.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP)
 
@@ -102,10 +101,8 @@ class CheckpointStore:
                 _set_aside(damaged)
             return checkpoint
         if paths:
-            raise CheckpointError(
-                f"none of the {len(paths)} checkpoints in {self.folder} can be used",
-                hint="start a new run: sumgrad train",
-            )
+            problem = f"none of the {len(paths)} checkpoints in {self.folder} can be used"
+            raise CheckpointError(problem, hint="start a new run: sumgrad train")
         return None
 
     def _prune(self, written: Path) -> None:
@@ -136,9 +133,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = json.loads(read_small_file(path / STATE, _MAX_STATE))
         content, checksums = state["content"], state["sha256"]
         if state["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path / STATE} has format {state['format']!r}, this sumgrad reads {FORMAT}"
-            )
+            problem = f"has format {state['format']!r}, this sumgrad reads {FORMAT}"
+            raise CheckpointError(f"{path / STATE} {problem}")
         check_memory_for_file(path / ARRAYS)
         arrays = (path / ARRAYS).read_bytes()
         for name, data in ((STATE, _canonical(content)), (ARRAYS, arrays)):

@@ -15,7 +15,6 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import socket
 import stat
 import string
@@ -36,8 +35,7 @@ from sumgrad.jobs.tracking.outbox import EXAMPLE, METRICS, MODEL, Receipt
 
 SPEC = "spec.yaml"
 _LOCK = "lock"
-#: A process that only checks a lock holds it for a moment.
-_LOCK_TIMEOUT_S = 0.25
+_LOCK_TIMEOUT_S = 0.25  #: A process that only checks a lock holds it for a moment.
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 _ID_CHARACTERS = 6
 
@@ -105,10 +103,6 @@ class RunDirectory:
         write_text(self.path / RECORD, record.to_json())
         self.record = record
 
-    def remove(self) -> None:
-        """Remove the directory of a run that did not start."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
     @property
     def model(self) -> Path:
         """The trained model."""
@@ -142,10 +136,8 @@ class RunDirectory:
             self._lock.acquire()
         except Timeout:
             owner = file.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
-            raise RunLocked(
-                f"run {self.record.run_id} is locked by {owner}",
-                hint="wait for it, or end that process first",
-            ) from None
+            problem = f"run {self.record.run_id} is locked by {owner}"
+            raise RunLocked(problem, hint="wait for it, or end that process first") from None
         try:
             self.record = RunDirectory.open(self.path).record
             file.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now()}")

@@ -17,7 +17,7 @@ from sumgrad.jobs.runs.signature import EARLIER_CODE
 from sumgrad.jobs.runs.start import ActiveRun, undo
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import sync
-from sumgrad.jobs.runs.train_loop import RunResult
+from sumgrad.jobs.runs.train_loop import RunResult, evaluation_metrics
 from sumgrad.jobs.support.files import write_text
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import describe_error
@@ -33,15 +33,15 @@ _URGENT_TIMEOUT_S = 2.0
 def save_run(run: ActiveRun, result: RunResult, started: float) -> Summary:
     """Save the model, record how the run ended, and deliver it; `started` is a `time.monotonic`.
 
-    Raises:
-        ModelNotSaved, OSError: The disk is full, for example.
+    A full disk, for example, raises ModelNotSaved or OSError.
     """
     training, directory, data = result.training, run.directory, run.job.data
     model = _save_model(run, training)
     reject = run.job.spec.data.reject
     rejection = measure_rejection(model, data, reject.unseen) if reject else None
     step = training.report.epoch if training.report else 0
-    run.outbox.log(step, _final_metrics(result, rejection))
+    rejected = rejection.metrics() if rejection else {}
+    run.outbox.log(step, rejected | evaluation_metrics("test", result.test))
     tags = {
         "sumgrad.weights_sha256": weights_sha256(training.W),
         "sumgrad.model_folder": str(directory.model),
@@ -83,12 +83,7 @@ def record_early_end(
 
 
 def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
-    """Deliver a finished run of which MLflow lacks a part.
-
-    Raises:
-        RunDamaged: The run's summary is damaged.
-        TrackingError: The store does not answer, or refuses.
-    """
+    """Deliver the rest of a finished run; raise `TrackingError`, or `RunDamaged` (its summary)."""
     is_delivered = sync(directory, tracking_uri)
     file = directory.path / SUMMARY
     try:
@@ -111,15 +106,6 @@ def _save_model(run: ActiveRun, training: TrainingResult) -> SavedModel:
     model = SavedModel(job.spec.name, job.network, parameters, job.data.schema, metadata)
     save_model(run.directory.model, model)
     return model
-
-
-def _final_metrics(result: RunResult, rejection: Rejection | None) -> dict[str, float]:
-    metrics = rejection.metrics() if rejection else {}
-    if result.test is not None:
-        metrics["test_loss"] = result.test.loss
-        if result.test.accuracy is not None:
-            metrics["test_accuracy"] = result.test.accuracy
-    return metrics
 
 
 def _summarize(run: ActiveRun, result: RunResult, rejection: Rejection | None) -> Summary:

@@ -15,8 +15,7 @@ from sumgrad.model.gradcheck.check import GradientCheck, check_gradients
 from sumgrad.model.network import Network
 from sumgrad.model.random_streams import RandomStream, Stream
 
-#: The number of rows that the gradients are summed over.
-_ROWS = 8
+_ROWS = 8  #: The number of rows that the gradients are summed over.
 
 
 def check_spec_gradients(spec: JobSpec, features: int | None = None) -> tuple[GradientCheck, ...]:

@@ -29,10 +29,8 @@ def list_runs(output: Path) -> list[dict[str, Any]]:
         _logger.warning("%s is left out: its %s is missing or damaged", path, RECORD)
     undelivered = sum(run.record.end is not None and not run.is_delivered for run in runs)
     if undelivered:
-        _logger.warning(
-            "%s not completely delivered to MLflow; 'sumgrad sync' delivers the rest",
-            plural(undelivered, "run"),
-        )
+        problem = f"{plural(undelivered, 'run')} not completely delivered to MLflow"
+        _logger.warning("%s; 'sumgrad sync' delivers the rest", problem)
     return [_row(run) for run in runs]
 
 

@@ -55,10 +55,8 @@ def signature_of_resumed(
 ) -> dict[str, Any]:
     """Return the signature with which a run is resumed, given those of the run and of the job.
 
-    If other code is allowed, the digest of the earlier code is recorded.
-
-    Raises:
-        CheckpointError: The signatures differ; names every difference.
+    If other code is allowed, the digest of the earlier code is recorded. Raise `CheckpointError`,
+    which names every other difference.
     """
     codes = list(earlier.get(EARLIER_CODE, []))
     earlier = {key: value for key, value in earlier.items() if key != EARLIER_CODE}
@@ -73,11 +71,8 @@ def signature_of_resumed(
                 "resume it with the sumgrad that started it, or accept other weights with "
                 "--allow-code-change"
             )
-        raise CheckpointError(
-            f"run {run} cannot be resumed, because its weights would differ: "
-            + "; ".join(differing),
-            hint=hint,
-        )
+        problem = f"run {run} cannot be resumed, because its weights would differ: "
+        raise CheckpointError(problem + "; ".join(differing), hint=hint)
     return {**current, EARLIER_CODE: codes} if codes else dict(current)
 
 

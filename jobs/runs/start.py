@@ -1,12 +1,12 @@
 """Starting a run or resuming one: its directory, its registration in MLflow, its checkpoint."""
 
+import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from sumgrad.jobs.runs.signature import compute_signature, signature_of_resumed
 from sumgrad.jobs.spec.text import dump_spec
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.tracking.metadata import (
+    Context,
     DatasetMetadata,
     RunEnd,
     RunMetadata,
@@ -29,11 +30,7 @@ from sumgrad.jobs.tracking.outbox import Outbox
 from sumgrad.jobs.tracking.run_tracker import RunTracker
 
 #: The roles of data sets in a spec, and MLflow's names for them.
-_CONTEXTS: dict[str, Literal["training", "validation", "test"]] = {
-    "train": "training",
-    "validation": "validation",
-    "test": "test",
-}
+_CONTEXTS: dict[str, Context] = {"train": "training", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,8 @@ def reopen(
 ) -> ActiveRun:
     """Resume a run that this process has locked, from its newest checkpoint if it has one.
 
-    Raises:
-        CheckpointError: The job or, unless it is allowed, the code has changed, or all checkpoints
-            are damaged.
+    Raise `CheckpointError` if the job has changed, or the code unless that is allowed, or if all
+    checkpoints are damaged.
     """
     checkpoint = directory.checkpoints().newest()
     signature = signature_of_resumed(
@@ -135,6 +131,6 @@ def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
         uri = earlier.tracking_uri
         run.directory.update(end=earlier.end, signature=earlier.signature, tracking_uri=uri)
     elif not run.directory.checkpoints().paths():
-        run.directory.remove()
+        shutil.rmtree(run.directory.path, ignore_errors=True)
     else:
         run.directory.update(end=RunEnd("FAILED", str(run.tracker.refusal)))

@@ -85,9 +85,8 @@ class Summary:
         time = duration(self.wall_s) if self.wall_s >= 60 else f"{self.wall_s:.1f} s"
         lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {epochs} ({steps}) in {time}"]
         if self.samples_per_s:
-            lines.append(
-                f"  steps     {self.samples_per_s:,.0f} rows/s, without start and evaluations"
-            )
+            rate = f"{self.samples_per_s:,.0f} rows/s, without start and evaluations"
+            lines.append(f"  steps     {rate}")
         if self.best_epoch is not None:
             lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best so far")
         if self.test is not None:

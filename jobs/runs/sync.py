@@ -12,8 +12,7 @@ from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.store import open_store
 from sumgrad.model.errors import SumgradError
 
-#: How a run ended whose process was killed.
-ORPHANED = RunEnd("KILLED", "killed")
+ORPHANED = RunEnd("KILLED", "killed")  #: How a run ended whose process was killed.
 
 
 def sync(directory: RunDirectory, tracking_uri: str | None = None) -> bool:

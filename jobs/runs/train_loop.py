@@ -147,14 +147,18 @@ def _test(
 
 def _metrics(report: EpochReport) -> dict[str, float]:
     """Return an epoch's figures as MLflow metrics."""
-    metrics = {
+    return {
         "train_loss": report.train_loss,
         "gradient_norm": report.gradient_norm,
         "learning_rate": report.eta,
         "samples_per_second": report.samples_per_s,
+        **evaluation_metrics("validation", report.validation),
     }
-    if report.validation is not None:
-        metrics["validation_loss"] = report.validation.loss
-        if report.validation.accuracy is not None:
-            metrics["validation_accuracy"] = report.validation.accuracy
-    return metrics
+
+
+def evaluation_metrics(split: str, evaluation: Evaluation | None) -> dict[str, float]:
+    """Return the figures over the rows of a split as MLflow metrics."""
+    if evaluation is None:
+        return {}
+    figures = {f"{split}_loss": evaluation.loss, f"{split}_accuracy": evaluation.accuracy}
+    return {name: value for name, value in figures.items() if value is not None}

@@ -86,10 +86,8 @@ def resume(
         if end is None or end.can_resume:
             return _Training(spec, reporter, options, directory).run()
         if directory.is_delivered:
-            raise JobError(
-                f"run {directory.record.run_id} has finished ({end.stop_reason}); "
-                "there is nothing to resume"
-            )
+            state = f"run {directory.record.run_id} has finished ({end.stop_reason})"
+            raise JobError(f"{state}; there is nothing to resume")
         summary = deliver_finished(directory, spec.tracking.uri)
         if summary.is_delivered:
             return summary, None
@@ -106,8 +104,7 @@ class _Training:
     options: LaunchOptions
     directory: RunDirectory | None = None
     started: float = field(default_factory=time.monotonic)
-    #: Releases a new run's lock.
-    locks: ExitStack = field(default_factory=ExitStack)
+    locks: ExitStack = field(default_factory=ExitStack)  #: Releases a new run's lock.
     #: The run, once it is created or reopened.
     active: "Future[ActiveRun]" = field(default_factory=Future)
 
@@ -119,11 +116,8 @@ class _Training:
         if not is_server(uri):
             check_tracking_reachable(uri)
         # The tracker comes first, because MLflow takes the longest to start.
-        with (
-            closing(RunTracker(uri, must_answer=must_answer)) as tracker,
-            StopRequest() as stop,
-            self.locks,
-        ):
+        tracker = RunTracker(uri, must_answer=must_answer)
+        with closing(tracker), StopRequest() as stop, self.locks:
             self.options.on_start(tracker)
             try:
                 return self._run(tracker, stop)
@@ -143,9 +137,7 @@ class _Training:
         must_register = tracker.must_answer or self.directory is not None
         if self.directory is None:
             self.active = run_in_thread(
-                "start",
-                lambda: create(job.result(), tracker, self.locks, options.tags),
-                after=job,
+                "start", lambda: create(job.result(), tracker, self.locks, options.tags), after=job
             )
         else:
             # A job that cannot be resumed is refused before it waits for workers.

@@ -18,10 +18,7 @@ def create_database(database: Path) -> None:
     MLflow creates them in a hundred transactions. A process that is killed between two of these
     leaves a database that MLflow cannot open. So the database is created under another name, and
     linked when it is complete. Until then no transaction waits for the disk, which takes as long as
-    everything else.
-
-    Raises:
-        OSError, SQLAlchemyError: It cannot be written.
+    everything else. Raise OSError or SQLAlchemyError if that fails.
     """
     if os.path.lexists(database):
         return

@@ -25,12 +25,9 @@ from sumgrad.jobs.tracking.metadata import (
 from sumgrad.jobs.tracking.outbox import EXAMPLE, MODEL, RECEIPT, Point, Receipt, read_points
 from sumgrad.jobs.tracking.store import Store, tracking_error
 
-#: The tag with `RunRecord.key`.
-KEY_TAG = "sumgrad.run"
-#: MLflow's limit for one request.
-BATCH = 1000
-#: The end of a run waits this long for the next successful request.
-REQUEST_TIMEOUT_S = 10.0
+KEY_TAG = "sumgrad.run"  #: The tag with `RunRecord.key`.
+BATCH = 1000  #: MLflow's limit for one request.
+REQUEST_TIMEOUT_S = 10.0  #: The end of a run waits this long for the next successful request.
 #: The time to prepare and upload a model, plus the time of its bytes on a slow line.
 MODEL_TIMEOUT_S = 60.0
 SLOW_LINE_BYTES_PER_S = 100_000
@@ -110,9 +107,8 @@ class Delivery:
                     raise
                 # MLflow calls the values of a deleted run invalid, and takes them once it is back.
                 self._check_exists(store)
-                _logger.warning(
-                    "MLflow refused %d metric values: %s", len(points), describe_error(error)
-                )
+                why = describe_error(error)
+                _logger.warning("MLflow refused %d metric values: %s", len(points), why)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 RECORD = "run.json"
-#: A longer file is not sumgrad's.
-_MAX_RECORD_BYTES = 1 << 24
+_MAX_RECORD_BYTES = 1 << 24  #: A longer file is not sumgrad's.
 # MLflow's limits. It refuses longer values, so they are cut.
 MAX_PARAMETER_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
@@ -31,6 +30,8 @@ MAX_DIGEST_CHARACTERS = 36
 GIT_TIMEOUT_S = 3.0
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+#: MLflow's names for the roles of data sets.
+Context = Literal["training", "validation", "test"]
 
 
 def _check_printable(text: str) -> str:
@@ -72,7 +73,7 @@ CHECKED = ConfigDict(strict=True, extra="forbid")
 class DatasetMetadata:
     """A data set that a run reads, from a path or a URI, with the digest of its content."""
 
-    context: Literal["training", "validation", "test"]
+    context: Context
     name: Line
     source: str
     digest: Line
@@ -89,8 +90,7 @@ class RunMetadata:
     spec_yaml: str  #: The same as a file; becomes the artifact ``spec.yaml``.
     datasets: Sequence[DatasetMetadata]
     tags: Mapping[str, str]  #: Such as the seed and the version of sumgrad.
-    #: Where the user started the job.
-    folder: Annotated[Path, AfterValidator(_check_absolute)]
+    folder: Annotated[Path, AfterValidator(_check_absolute)]  #: Where the user started the job.
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -125,11 +125,9 @@ class RunRecord:
 
     @classmethod
     def read(cls, directory: Path) -> "RunRecord":
-        """Read and check the record in a run's directory.
+        """Read and check the record in a run's directory, or raise OSError.
 
-        Raises:
-            OSError: It cannot be read.
-            ValueError: Names the first field that is missing, unknown or wrong.
+        A ValueError names the first field that is missing, unknown or wrong.
         """
         text = read_small_file(directory / RECORD, _MAX_RECORD_BYTES)
         try:

@@ -54,10 +54,8 @@ class Service:
         self._is_registered = False
         self._tags: dict[str, str] = {}
         self._end: RunEnd | None = None
-        #: Metrics that are not in the outbox.
-        self._points: list[Point] = []
-        #: Failed attempts in a row.
-        self._failures = 0
+        self._points: list[Point] = []  #: Metrics that are not in the outbox.
+        self._failures = 0  #: Failed attempts in a row.
 
     def run(self) -> None:
         """Work until the parent closes the connection."""
@@ -120,10 +118,8 @@ class Service:
                 _logger.warning("metrics cannot be delivered, trying again: %s", line)
             elif self._failures == 1:
                 # An unexpected error counts as an unreachable store.
-                is_known = isinstance(error, TrackingError)
-                self.send(
-                    "failed", error if is_known else TrackingUnreachable(describe_error(error))
-                )
+                unknown = TrackingUnreachable(describe_error(error))
+                self.send("failed", error if isinstance(error, TrackingError) else unknown)
 
     def _deliver(self, delivery: Delivery) -> None:
         if not self._is_registered:

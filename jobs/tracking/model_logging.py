@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from pandas import DataFrame
 
-#: The model's name in its run: ``runs:/<run>/model``.
-MODEL_NAME = "model"
-#: The saved-model folder among the MLflow model's artifacts.
-ARTIFACT = "saved_model"
+MODEL_NAME = "model"  #: The model's name in its run: ``runs:/<run>/model``.
+ARTIFACT = "saved_model"  #: The saved-model folder among the MLflow model's artifacts.
 #: The maximum number of columns whose signature accepts any number type. MLflow needs a microsecond
 #: per value to check these, so wider rows, such as images, have the example's types.
 _MAX_UNTYPED_COLUMNS = 100
@@ -87,6 +85,8 @@ def _build(
     entry, package = copy_code(parts)
     # MLflow stores an artifact under the name of its folder, which `find_model` expects.
     artifact = shutil.copytree(folder, parts / ARTIFACT)
+    run_id = run.info.run_id
+    model = Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id)
     mlflow.pyfunc.save_model(
         path=str(built),
         python_model=str(entry),
@@ -96,12 +96,7 @@ def _build(
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS],
         signature=_signature(folder, example),
         input_example=example,
-        mlflow_model=Model(
-            artifact_path=location,
-            run_id=run.info.run_id,
-            model_uuid=model_id,
-            model_id=model_id,
-        ),
+        mlflow_model=model,
     )
 
 
@@ -184,10 +179,8 @@ def find_model(run_id: str, uri: str) -> Path:
     try:
         return Path(download_artifacts(artifact_uri, dst_path=folder, tracking_uri=store.address))
     except (MlflowException, OSError) as error:
-        raise ModelNotFound(
-            f"the model of run {run.info.run_id} cannot be read from {redact(location)}: "
-            f"{describe_error(error)}"
-        ) from error
+        problem = f"the model of run {run.info.run_id} cannot be read from {redact(location)}"
+        raise ModelNotFound(f"{problem}: {describe_error(error)}") from error
 
 
 def _find_run(run_id: str, store: Store) -> "Run":
@@ -222,7 +215,5 @@ def _model_location(run: "Run", store: Store) -> str:
         model = store.client.get_logged_model(output.model_id)
         if model.name == MODEL_NAME:
             return str(model.artifact_location)
-    raise ModelNotFound(
-        f"run {run.info.run_id} has no model",
-        hint=f"its status is {run.info.status}; a model is logged when training ends",
-    )
+    hint = f"its status is {run.info.status}; a model is logged when training ends"
+    raise ModelNotFound(f"run {run.info.run_id} has no model", hint=hint)

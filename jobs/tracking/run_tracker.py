@@ -23,12 +23,9 @@ from sumgrad.jobs.tracking.outbox import Point
 COMMAND = (sys.executable, "-P", "-m", "sumgrad.jobs.tracking.mlflow_process")
 #: The process has at most one core; the others are for training.
 _ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-#: Importing MLflow takes one or two seconds on an idle machine.
-START_TIMEOUT_S = 60.0
-#: How long to wait for a store that acknowledges nothing.
-RESPONSE_TIMEOUT_S = 10.0
-#: How often a silent process is checked for being frozen.
-_CHECK_INTERVAL_S = 1.0
+START_TIMEOUT_S = 60.0  #: Importing MLflow takes one or two seconds on an idle machine.
+RESPONSE_TIMEOUT_S = 10.0  #: How long to wait for a store that acknowledges nothing.
+_CHECK_INTERVAL_S = 1.0  #: How often a silent process is checked for being frozen.
 _MIN_RESTART_PAUSE_S, _MAX_RESTART_PAUSE_S = 0.5, 30.0
 
 _logger = logging.getLogger(__name__)
@@ -38,13 +35,10 @@ class RunTracker:
     """The supervisor of the process that delivers a run to MLflow.
 
     The process starts at once, because it takes seconds. Methods may be called from any thread.
-    Only `wait_until_registered` and `finish` wait for the process.
+    Only `wait_until_registered` and `finish` wait for the process, which ``command`` starts.
 
-    Args:
-        uri: The store's, with its secrets. They are sent over a socket, because all users of the
-            machine can read command lines.
-        must_answer: Whether a run must not start while the store does not answer.
-        command: Starts the process.
+    The secrets of the store's ``uri`` are sent over a socket, because all users of the machine can
+    read command lines. With ``must_answer`` no run starts while the store does not answer.
     """
 
     def __init__(
@@ -71,8 +65,7 @@ class RunTracker:
         self._is_buffering = False
         #: Whether MLflow has everything; None until the process has finished.
         self._is_complete: bool | None = None
-        #: Until when the process may stay silent while a caller waits.
-        self._deadline = 0.0
+        self._deadline = 0.0  #: Until when the process may stay silent while a caller waits.
         self._is_closing = False
         self._thread = threading.Thread(target=self._supervise, name="mlflow", daemon=True)
         self._thread.start()
@@ -93,9 +86,7 @@ class RunTracker:
     def wait_until_registered(self) -> None:
         """Wait until MLflow has the run, or until training may continue without.
 
-        Raises:
-            TrackingUnreachable: The store does not answer, and it must.
-            TrackingError: The store refuses the run.
+        Raise `TrackingUnreachable` if it must answer and does not, `TrackingError` if it refuses.
         """
         timeout = START_TIMEOUT_S if self.must_answer else RESPONSE_TIMEOUT_S
         with self._changed:
@@ -112,12 +103,9 @@ class RunTracker:
     ) -> bool:
         """Deliver the rest: metrics, model, tags, status. May be called again with another end.
 
-        Return whether MLflow has everything. If not, the reason is logged.
-
-        Args:
-            end: How the run ended.
-            points: Metrics that are not in the outbox because the disk is full.
-            timeout: Seconds to wait for a store that acknowledges nothing.
+        Return whether MLflow has everything; if not, the reason is logged. The points are metrics
+        that are not in the outbox because the disk is full; the timeout, in seconds, is for a store
+        that acknowledges nothing.
         """
         with self._changed:
             self._is_complete = None
@@ -229,8 +217,6 @@ class RunTracker:
             self.refusal = error
             return
         self._is_buffering = True
-        _logger.warning(
-            "%s; training continues, and everything is kept for MLflow "
-            "(tracking.on_unavailable=fail refuses to start)",
-            error.message,
-        )
+        effect = "training continues, and everything is kept for MLflow"
+        option = "(tracking.on_unavailable=fail refuses to start)"
+        _logger.warning("%s; %s %s", error.message, effect, option)

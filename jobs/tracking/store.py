@@ -41,9 +41,8 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 #: A request that requires a login where a server has one.
-_ANY_REQUEST = "/api/2.0/mlflow/experiments/get?experiment_id=0"
-#: Creating a database's tables takes seconds, on a busy machine some more.
-LOCK_TIMEOUT_S = 30.0
+ANY_REQUEST = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+LOCK_TIMEOUT_S = 30.0  #: Creating a database's tables takes seconds, on a busy machine some more.
 _MAX_LINE_CHARACTERS = 200
 
 
@@ -111,7 +110,7 @@ def is_login_refused(uri: str) -> bool:
             user, password = unquote(address.username), unquote(address.password or "")
         answer = send_request(
             "GET",
-            f"{uri}{_ANY_REQUEST}",
+            f"{uri}{ANY_REQUEST}",
             timeout=PROBE_SECONDS,
             token=None if user else os.environ.get("MLFLOW_TRACKING_TOKEN"),
             login=(user, password or "") if user else None,
