@@ -15,27 +15,22 @@ from sumgrad.cluster.training.state import EpochReport
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.support.text import one_line
 
-#: The name of the tag.
-TAG = "sumgrad.heartbeat"
+TAG = "sumgrad.heartbeat"  #: The name of the tag.
 HEARTBEAT_INTERVAL_S = 10.0
 #: Without a heartbeat for this long, the job or its connection to MLflow has a problem.
 HEARTBEAT_TIMEOUT_S = 60.0
 #: A line of the log that marks the first step, for clients that cannot ask MLflow.
 TRAINING_STARTED = "training started"
-#: A tag holds a few thousand characters.
-_MAX_NOTE_LENGTH = 500
+_MAX_NOTE_LENGTH = 500  #: A tag holds a few thousand characters.
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Heartbeat:
     """The state of a job."""
 
-    #: Seconds since 1970, by the clock of the job's machine.
-    at: float
-    #: Whether steps are computed; before, the job starts or waits.
-    is_training: bool = False
-    #: The newest line of the log.
-    note: str = ""
+    at: float  #: Seconds since 1970, by the clock of the job's machine.
+    is_training: bool = False  #: Whether steps are computed; before, the job starts or waits.
+    note: str = ""  #: The newest line of the log.
     #: Completed epochs, their limit, and the training loss of the newest one.
     epoch: int = 0
     epochs: int = 0
@@ -65,10 +60,8 @@ class HeartbeatReporter(PlainReporter):
     def __init__(self, stream: TextIO, attempt: int = 1) -> None:
         super().__init__(stream, every_s=1.0)
         self._heartbeat = Heartbeat(time.time(), attempt=attempt)
-        #: Guards `_heartbeat`, which threads of the run change.
-        self._lock = threading.Lock()
-        #: Set when a heartbeat is due at once.
-        self._wake = threading.Event()
+        self._lock = threading.Lock()  #: Guards `_heartbeat`, which threads of the run change.
+        self._wake = threading.Event()  #: Set when a heartbeat is due at once.
         self._is_stopped = False
 
     def start(self, set_tags: Callable[[dict[str, str]], None]) -> None:

@@ -43,17 +43,14 @@ class JobManifest(BaseModel):
     #: What the user set in the spec; for the rest the cluster's defaults hold. None for an attempt
     #: that resumes an earlier one.
     spec_yaml: str | None
-    #: Of the machine that submits the job.
-    versions: Versions
+    versions: Versions  #: Of the machine that submits the job.
     #: ``key=value`` each, for an attempt that resumes an earlier one.
     overrides: tuple[str, ...] = ()
-    #: Whether sumgrad's code is sent along.
-    has_code: bool = False
+    has_code: bool = False  #: Whether sumgrad's code is sent along.
     allow_version_mismatch: bool = False
     #: Whether other code than that of earlier attempts may resume the run.
     allow_code_change: bool = False
-    #: For the run in MLflow: the user, the commit.
-    tags: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}  #: For the run in MLflow: the user, the commit.
 
     @property
     def code(self) -> str:
@@ -66,11 +63,7 @@ class JobManifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the manifest of a folder.
-
-        Raises:
-            SubmissionError: It is missing, damaged, or of another version of sumgrad.
-        """
+        """Read it; raise `SubmissionError` if it is missing, damaged or of another version."""
         path = folder / MANIFEST_FILE
         try:
             text = read_small_file(path, _MAX_BYTES)

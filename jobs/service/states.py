@@ -19,13 +19,11 @@ FINISHED, SUCCEEDED = "FINISHED", "SUCCEEDED"
 END_STATES = frozenset({STOPPED, SUCCEEDED, FAILED})
 RAY_STATES = END_STATES | {PENDING, RUNNING}
 
-#: The exit code of a job that was refused before it computed anything.
-REFUSED = 2
+REFUSED = 2  #: The exit code of a job that was refused before it computed anything.
 #: A shell's exit code for a process that a signal ended: this and the signal's number.
 SIGNAL_BASE = 128
 _INTERRUPTED, _TERMINATED = 130, 143
-#: The last second of the year 9999, after which `datetime` ends.
-_MAX_TIME_S = 253_370_764_800
+_MAX_TIME_S = 253_370_764_800  #: The last second of the year 9999, after which `datetime` ends.
 
 
 @dataclass(frozen=True)
@@ -33,17 +31,13 @@ class Attempt:
     """One submission to Ray."""
 
     submission_id: str
-    #: One of `RAY_STATES`.
-    ray_state: str
-    #: Ray's description of the state.
-    message: str
+    ray_state: str  #: One of `RAY_STATES`.
+    message: str  #: Ray's description of the state.
     #: The exit code of the job's process; negative for a signal; None while it is not known.
     driver_exit_code: int | None
-    #: When it was submitted, in seconds since 1970.
-    start_time: float | None
+    start_time: float | None  #: When it was submitted, in seconds since 1970.
     end_time: float | None
-    #: Metadata as given at the submission.
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str]  #: Metadata as given at the submission.
 
     @classmethod
     def from_ray(cls, details: Mapping[str, Any]) -> Self:

@@ -26,12 +26,9 @@ class Versions:
     """Versions of Python, of sumgrad and of the libraries that results depend on."""
 
     sumgrad: str
-    #: A digest of sumgrad's source files.
-    code: str
-    #: Major and minor version; Ray needs the same on all machines.
-    python: str
-    #: ``none`` for a library that is not installed.
-    libraries: dict[str, str]
+    code: str  #: A digest of sumgrad's source files.
+    python: str  #: Major and minor version; Ray needs the same on all machines.
+    libraries: dict[str, str]  #: ``none`` for a library that is not installed.
 
     @classmethod
     def here(cls) -> Self:
@@ -70,10 +67,8 @@ def check_versions(
     """Raise if a job runs with versions that may change its weights; log other differences.
 
     The code must be the same to the byte if it was sent along (``has_code``). With
-    ``allow_mismatch``, log every difference and raise only for what is not installed.
-
-    Raises:
-        VersionMismatch: Names everything that differs.
+    ``allow_mismatch``, log every difference and raise only for what is not installed. The
+    `VersionMismatch` names everything that differs.
     """
     if found.missing:
         problem = f"{VERSION_MISMATCH}: {', '.join(found.missing)} not installed"

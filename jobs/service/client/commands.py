@@ -63,9 +63,8 @@ def job_table(jobs: Sequence[Status], cluster: Cluster) -> list[str]:
     for job in jobs:
         start = datetime.fromtimestamp(job.start_time, UTC) if job.start_time else None
         when = f"{start:%Y-%m-%d %H:%M:%S}" if start else "-"
-        rows.append(
-            (job.job_id, job.name or "-", job.state, job.reason, str(job.attempt or "-"), when)
-        )
+        attempt = str(job.attempt or "-")
+        rows.append((job.job_id, job.name or "-", job.state, job.reason, attempt, when))
     return align_columns(rows)
 
 
@@ -91,10 +90,7 @@ def delete_job(client: RayJobsClient, job_id: str) -> tuple[Job, RunView]:
     """Delete a job that has ended from the cluster, and return it and its run, which stays.
 
     The run is marked in MLflow, so that ``status`` and ``resume`` do not take the job for one that
-    was lost with Ray's head.
-
-    Raises:
-        SubmissionError: The job has not ended.
+    was lost with Ray's head. Raise `SubmissionError` if the job has not ended.
     """
     job = client.find_job(job_id)
     if not job.latest.has_ended:
@@ -105,12 +101,8 @@ def delete_job(client: RayJobsClient, job_id: str) -> tuple[Job, RunView]:
         if client.cluster.tracking_uri is not None:
             mark_deleted(client.cluster, run)
     except TrackingError as error:
-        _logger.warning(
-            "MLflow does not record that job %s was deleted (%s): 'sumgrad resume' can still "
-            "find its run",
-            job.job_id,
-            error.message,
-        )
+        problem = f"MLflow does not record that job {job.job_id} was deleted ({error.message})"
+        _logger.warning("%s: 'sumgrad resume' can still find its run", problem)
     for attempt in job.attempts:
         client.delete(attempt.submission_id)
     return job, run
@@ -126,11 +118,7 @@ def deletion_lines(job_id: str, run: RunView) -> list[str]:
 
 
 def find_job_or_lost_run(client: RayJobsClient, job_id: str) -> Job | RunView:
-    """Return a job, or the run in MLflow of a job that Ray's head has lost in a restart.
-
-    Raises:
-        JobNotFound: MLflow does not know the job either, or the job was deleted.
-    """
+    """Return a job, or the run of one that Ray's head lost in a restart, or raise `JobNotFound`."""
     try:
         return client.find_job(job_id)
     except JobNotFound:

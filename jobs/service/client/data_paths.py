@@ -45,11 +45,9 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[s
         files |= {f"{DATA_FOLDER}/{role}/{each}": file for each, file in found.items()}
     size = sum(file.stat().st_size for file in files.values())
     if size > _MAX_BYTES:
-        raise SubmissionError(
-            f"the data of this job have {size / 2**20:,.0f} MiB, and --upload sends at most "
-            f"{_MAX_BYTES / 2**20:.0f} MiB",
-            hint="copy them to the cluster's head and write file:///PATH",
-        )
+        sizes = f"{size / 2**20:,.0f} MiB, and --upload sends at most {_MAX_BYTES / 2**20:.0f} MiB"
+        hint = "copy them to the cluster's head and write file:///PATH"
+        raise SubmissionError(f"the data of this job have {sizes}", hint=hint)
     return changed, files
 
 

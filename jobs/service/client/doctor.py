@@ -23,12 +23,9 @@ from sumgrad.jobs.service.versions import Versions
 from sumgrad.jobs.support.source_digest import copy_source
 from sumgrad.jobs.support.text import align_columns, one_line
 
-#: With a larger skew, curves and heartbeats are hard to read.
-MAX_CLOCK_SKEW_S = 5.0
-#: Ray's ids of the jobs that make checks on the head start with it.
-ID_PREFIX = "sumgrad-probe-"
-#: A cluster that has just started needs half a minute for its first job.
-PROBE_TIMEOUT_S = 90.0
+MAX_CLOCK_SKEW_S = 5.0  #: With a larger skew, curves and heartbeats are hard to read.
+ID_PREFIX = "sumgrad-probe-"  #: Ray's ids of the jobs that make checks on the head start with it.
+PROBE_TIMEOUT_S = 90.0  #: A cluster that has just started needs half a minute for its first job.
 _INTERVAL_S = 0.3
 _STOP_TIMEOUT_S = 10.0
 #: Ray polls its jobs once a second. A job that is deleted before Ray has seen its end comes back,
@@ -64,11 +61,7 @@ def table(checks: Sequence[Check]) -> list[str]:
 
 
 def run_probe(client: RayJobsClient, data: Sequence[str] = ()) -> Report:
-    """Run `sumgrad.jobs.service.host.probe` on a cluster, with the code of this machine.
-
-    Raises:
-        ServiceUnreachable: The job did not run, or printed no report.
-    """
+    """Run `host.probe` on a cluster with this machine's code, or raise `ServiceUnreachable`."""
     name = f"{ID_PREFIX}{secrets.token_hex(4)}"
     arguments = shlex.join([json.dumps(asdict(Versions.here())), *data])
     command = f"{PYTHON} -P -m sumgrad.jobs.service.host.probe {arguments}"

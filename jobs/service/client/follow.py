@@ -20,8 +20,7 @@ from sumgrad.jobs.support.polling import wait_until
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
-#: Seconds for which a job server may be unreachable.
-RECONNECT_TIMEOUT_S = 600.0
+RECONNECT_TIMEOUT_S = 600.0  #: Seconds for which a job server may be unreachable.
 _INTERVAL_S = 1.0
 
 
@@ -86,8 +85,7 @@ class LogPrinter:
     """A filter that passes on the lines of a log, except for the line with the run's result."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        #: The run's result, once its line has come.
-        self.result: dict[str, Any] | None = None
+        self.result: dict[str, Any] | None = None  #: The run's result, once its line has come.
         self._write = write
         self._incomplete_line = ""
 
@@ -133,9 +131,8 @@ class _RetryingClient:
         except ServiceUnreachable as error:
             if self._unreachable_since is None:
                 self._unreachable_since = now
-                _logger.warning(
-                    "%s; trying again, and the job continues if its cluster does", error.message
-                )
+                hint = "trying again, and the job continues if its cluster does"
+                _logger.warning("%s; %s", error.message, hint)
             elif now - self._unreachable_since >= RECONNECT_TIMEOUT_S:
                 raise
             return None

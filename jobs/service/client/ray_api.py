@@ -32,8 +32,7 @@ T = TypeVar("T")
 PROBE_TIMEOUT_S, CALL_TIMEOUT_S = 5.0, 30.0
 _VERSION, _JOBS = "/api/version", "/api/jobs/"
 _MAX_MESSAGE = 300
-#: Characters of an id that name a job, if its whole id is not given.
-_MIN_PREFIX = 3
+_MIN_PREFIX = 3  #: Characters of an id that name a job, if its whole id is not given.
 _TOKEN_HINT = (
     f"name the file of the cluster's token in {TOKEN_PATH}, or with "
     "sumgrad cluster add NAME URL --token-file FILE"
@@ -44,25 +43,21 @@ class RayJobsClient:
     """Client of a cluster's job server.
 
     All methods raise `ServiceUnreachable` if no server answers, if it is no Ray dashboard, or if
-    it refuses the token; those about an attempt raise `JobNotFound` if Ray does not know it.
-
-    Raises:
-        ClusterConfigError: The cluster's token or its certificates cannot be read.
+    it refuses the token; those about an attempt raise `JobNotFound` if Ray does not know it. The
+    constructor raises `ClusterConfigError` if the token or the certificates cannot be read.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._token = cluster.token()
         self._sdk: JobSubmissionClient | None = None
-        #: Whether a Ray dashboard has answered at the address.
-        self._is_dashboard = False
+        self._is_dashboard = False  #: Whether a Ray dashboard has answered at the address.
         if cluster.ca_file is not None:
             try:
                 ssl.create_default_context(cafile=cluster.ca_file)
             except OSError as error:
-                raise ClusterConfigError(
-                    f"{cluster.ca_file} (ca_file) cannot be used: {error.strerror or error}"
-                ) from None
+                problem = f"{cluster.ca_file} (ca_file) cannot be used: {error.strerror or error}"
+                raise ClusterConfigError(problem) from None
 
     def ray_version(self) -> str:
         """Return the cluster's version of Ray; this first request fails within seconds."""
@@ -100,11 +95,7 @@ class RayJobsClient:
         return group_by_job(self.list_attempts())
 
     def find_job(self, text: str) -> Job:
-        """Return the job with this id, or the only one whose id starts with it.
-
-        Raises:
-            JobNotFound: There is none, or several.
-        """
+        """Return the job with this id, or the only one with this prefix, or raise `JobNotFound`."""
         jobs = {job.job_id: job for job in self.list_jobs()}
         if text in jobs:
             return jobs[text]
@@ -246,7 +237,8 @@ class RayJobsClient:
         """Return the error for an HTTP status of 400 and more."""
         text = response.text.strip()
         if response.status in (401, 403):
-            return self._unauthorized()
+            missing = "requires a token, and none is known here"
+            return self._error("refuses the token" if self._token else missing, _TOKEN_HINT)
         if response.status == 404 and "does not exist" in text:
             return JobNotFound("the cluster knows no such job")
         if self._is_dashboard and text and not text.startswith("<"):
@@ -262,10 +254,6 @@ class RayJobsClient:
 
     def _not_a_dashboard(self) -> ServiceUnreachable:
         return self._error("is no Ray dashboard", "the dashboard's port is often 8265")
-
-    def _unauthorized(self) -> ServiceUnreachable:
-        problem = "refuses the token" if self._token else "requires a token, and none is known here"
-        return self._error(problem, _TOKEN_HINT)
 
     def _server_error(self, text: str) -> ServiceUnreachable:
         if "Traceback (most recent call last)" in text:

@@ -18,8 +18,7 @@ from sumgrad.jobs.service.states import Job
 from sumgrad.jobs.service.versions import Versions
 
 _logger = logging.getLogger(__name__)
-#: Seconds for a stopped job to save its state.
-_STOP_TIMEOUT_S = 40.0
+_STOP_TIMEOUT_S = 40.0  #: Seconds for a stopped job to save its state.
 
 
 def resume_job(

@@ -23,12 +23,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 T = TypeVar("T")
-#: Seconds for MLflow to answer; its own client would wait for a minute.
-TIMEOUT_S = 20.0
-#: Whether the job was deleted from its cluster.
-_DELETED_TAG = "sumgrad.deleted"
-#: Written by `sumgrad.jobs.runs` when a run ends.
-_REASON_TAG = "sumgrad.stop_reason"
+TIMEOUT_S = 20.0  #: Seconds for MLflow to answer; its own client would wait for a minute.
+_DELETED_TAG = "sumgrad.deleted"  #: Whether the job was deleted from its cluster.
+_REASON_TAG = "sumgrad.stop_reason"  #: Written by `sumgrad.jobs.runs` when a run ends.
 _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _MAX_RUNS = 1000
 _MAX_ATTEMPTS = 1_000_000
@@ -38,24 +35,17 @@ _MAX_ATTEMPTS = 1_000_000
 class RunView:
     """What MLflow knows about a job; texts come from tags, which other programs can write."""
 
-    #: The URI of the store, without secrets; empty if it is not known here.
-    uri: str = ""
+    uri: str = ""  #: The URI of the store, without secrets; empty if it is not known here.
     #: The id of the job's newest run, as commands print it; None if it has none.
     run_id: str | None = None
-    #: RUNNING, FINISHED, FAILED or KILLED.
-    status: str | None = None
+    status: str | None = None  #: RUNNING, FINISHED, FAILED or KILLED.
     heartbeat: Heartbeat | None = None
-    #: Why MLflow could not be asked; empty if it could.
-    problem: str = ""
+    problem: str = ""  #: Why MLflow could not be asked; empty if it could.
     stop_reason: str = ""
-    #: The name of the job's spec.
-    name: str = ""
-    #: The job's folder on the cluster's head.
-    folder: str = ""
-    #: Whether the job was deleted from its cluster.
-    is_deleted: bool = False
-    #: Whether the job runs the code of the machine that submitted it.
-    has_sent_code: bool = True
+    name: str = ""  #: The name of the job's spec.
+    folder: str = ""  #: The job's folder on the cluster's head.
+    is_deleted: bool = False  #: Whether the job was deleted from its cluster.
+    has_sent_code: bool = True  #: Whether the job runs the code of the machine that submitted it.
     mlflow_run_id: str = ""
 
     @property
@@ -110,18 +100,10 @@ def mark_deleted(cluster: Cluster, run: RunView) -> None:
 
 
 def _query(cluster: Cluster, question: "Callable[[MlflowClient], T]") -> T:
-    """Return what the cluster's MLflow answers within `TIMEOUT_S`.
-
-    Raises:
-        SpecError: The URI cannot be used.
-        TrackingError: MLflow is not known, takes too long, cannot be reached, or does not
-            understand.
-    """
+    """Return what MLflow answers within `TIMEOUT_S`, or raise `SpecError` or `TrackingError`."""
     if cluster.tracking_uri is None:
-        raise TrackingError(
-            "the address of the cluster's MLflow is not known here (set MLFLOW_TRACKING_URI, or "
-            "the cluster's tracking_uri)"
-        )
+        problem = "the address of the cluster's MLflow is not known here"
+        raise TrackingError(f"{problem} (set MLFLOW_TRACKING_URI, or the cluster's tracking_uri)")
     uri = resolve_tracking_uri(cluster.tracking_uri, Path.cwd())
 
     def work() -> T:

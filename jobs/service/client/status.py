@@ -27,8 +27,7 @@ from sumgrad.jobs.service.states import (
 from sumgrad.jobs.service.versions import VERSION_MISMATCH
 from sumgrad.jobs.support.text import one_line
 
-#: A line of the log about a finished epoch.
-_EPOCH_LINE = re.compile(r"epoch (\d+)/(\d+)  ")
+_EPOCH_LINE = re.compile(r"epoch (\d+)/(\d+)  ")  #: A line of the log about a finished epoch.
 _FIRST_EPOCH = "in the first epoch of this attempt"
 _MAX_REASON = 200
 _REASONS = {
@@ -50,25 +49,19 @@ class Status:
 
     job_id: str
     name: str | None
-    #: PENDING, RUNNING, FINISHED, FAILED or STOPPED.
-    state: str
+    state: str  #: PENDING, RUNNING, FINISHED, FAILED or STOPPED.
     reason: str
     attempt: int | None
     submission_id: str
-    #: Ray's own state; empty if Ray does not know the job.
-    ray_state: str = ""
+    ray_state: str = ""  #: Ray's own state; empty if Ray does not know the job.
     exit_code: int | None = None
     can_resume: bool | None = False
     run_id: str | None = None
-    #: Finished epochs; None until this attempt has finished one.
-    epoch: int | None = None
-    #: The largest number of epochs.
-    epochs: int | None = None
-    #: The loss of the training rows in the last finished epoch.
-    loss: float | None = None
+    epoch: int | None = None  #: Finished epochs; None until this attempt has finished one.
+    epochs: int | None = None  #: The largest number of epochs.
+    loss: float | None = None  #: The loss of the training rows in the last finished epoch.
     heartbeat_age_s: float | None = None
-    #: When the attempt was submitted, in seconds since 1970.
-    start_time: float | None = None
+    start_time: float | None = None  #: When the attempt was submitted, in seconds since 1970.
     end_time: float | None = None
     #: What Ray, MLflow and the heartbeat disagree in.
     differences: list[str] = field(default_factory=list)
@@ -239,10 +232,8 @@ def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: fl
         found.append(f"MLflow has it as {run.status}, and Ray as {attempt.ray_state}: it is ending")
     silence = now - beat.at
     if silence > HEARTBEAT_TIMEOUT_S:
-        found.append(
-            f"{ray}, and its last heartbeat is {silence:.0f} s old: it hangs, or it cannot reach "
-            "MLflow"
-        )
+        problem = f"{ray}, and its last heartbeat is {silence:.0f} s old"
+        found.append(f"{problem}: it hangs, or it cannot reach MLflow")
     elif silence < -HEARTBEAT_TIMEOUT_S:
         found.append(f"the cluster's clock is {-silence:.0f} s ahead of this one")
     return found

@@ -13,7 +13,7 @@ import yaml
 
 from sumgrad.cluster.temporary import temporary_directory
 from sumgrad.jobs.config.clusters import Cluster
-from sumgrad.jobs.config.tracking_uri import resolve_tracking_uri
+from sumgrad.jobs.config.tracking_uri import USER_AND_PASSWORD, resolve_tracking_uri
 from sumgrad.jobs.errors import JobNotFound, ServiceUnreachable, SubmissionError
 from sumgrad.jobs.service.client.data_paths import prepare_data
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
@@ -38,10 +38,8 @@ DIGEST_KEY = "sumgrad.request"
 class Submission:
     """An attempt that is ready to be sent."""
 
-    #: What the job reads on the cluster.
-    manifest: JobManifest
-    #: The name of the job's spec.
-    name: str
+    manifest: JobManifest  #: What the job reads on the cluster.
+    name: str  #: The name of the job's spec.
     #: Files to upload, by their paths below the job's folder.
     files: Mapping[str, Path] = field(default_factory=dict)
     #: Whether the user chose the job's id, so that an earlier job may have it.
@@ -167,11 +165,7 @@ def submit(submission: Submission, client: RayJobsClient) -> tuple[str, bool]:
 
 
 def send(submission: Submission, client: RayJobsClient) -> None:
-    """Send an attempt to the cluster with its data and sumgrad's code.
-
-    Raises:
-        ServiceUnreachable: The cluster has not accepted it, or its answer was lost.
-    """
+    """Send an attempt with its data and code; after `ServiceUnreachable` it may have arrived."""
     with temporary_directory("job-") as temporary:
         folder = temporary / "job"
         folder.mkdir()
@@ -191,11 +185,10 @@ def send(submission: Submission, client: RayJobsClient) -> None:
 def check_no_password(text: str) -> None:
     """Raise `SubmissionError` if an address in a text that is about to be sent has a password."""
     if redact_text(text) != text or is_redacted(text):
-        raise SubmissionError(
-            f"{redact_text(text)} has a password, and Ray shows what it is sent",
-            hint="put it into the environment of the cluster's head: "
-            "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD",
-        )
+        problem = f"{redact_text(text)} has a password, and Ray shows what it is sent"
+        variables = ", ".join(USER_AND_PASSWORD)
+        hint = f"put it into the environment of the cluster's head: {variables}"
+        raise SubmissionError(problem, hint=hint)
 
 
 def _check_location(spec: JobSpec) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import RunNotFound, SubmissionError
-from sumgrad.jobs.runs.directory import RunDirectory, all_runs
+from sumgrad.jobs.runs.directory import all_runs
 from sumgrad.jobs.runs.training import LaunchOptions, resume, train
 from sumgrad.jobs.service.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.ids import CODE_KEY, FOLDER_TAG, JOB_TAG, check_job_id
@@ -37,11 +37,9 @@ RESOURCE_TIMEOUT_S = 30 * 86_400.0
 def run(manifest: JobManifest) -> None:
     """Run an attempt of a job: train, resume, or deliver what MLflow lacks, or raise its error."""
     versions = Versions.here()
+    attempt = f"job {manifest.job_id}, attempt {manifest.attempt}, on {socket.gethostname()}"
     origin = " of the submitter" if manifest.has_code else ""
-    _print(
-        f"job {manifest.job_id}, attempt {manifest.attempt}, on {socket.gethostname()}: "
-        f"sumgrad {versions.sumgrad}{origin}"
-    )
+    _print(f"{attempt}: sumgrad {versions.sumgrad}{origin}")
     folder = job_folder(manifest.job_id)
     if manifest.attempt == 1:
         _create_folder(manifest, folder)
@@ -52,23 +50,17 @@ def run(manifest: JobManifest) -> None:
         has_code=manifest.has_code,
         allow_mismatch=manifest.allow_version_mismatch,
     )
+    _train(manifest, folder)
+
+
+def _train(manifest: JobManifest, folder: Path) -> None:
+    """Train, or resume or deliver the earlier run, and print the result."""
     spec = load_job_spec(folder, manifest.overrides)
     earlier = next(iter(all_runs(folder / RUNS_FOLDER)), None)
-    _train(spec, earlier, manifest, folder)
-
-
-def _train(
-    spec: JobSpec, earlier: RunDirectory | None, manifest: JobManifest, folder: Path
-) -> None:
-    """Train, or resume or deliver the earlier run, and print the result."""
     reporter = HeartbeatReporter(sys.stdout, manifest.attempt)
+    tags = {JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), CODE_KEY: manifest.code}
     options = LaunchOptions(
-        tags={
-            JOB_TAG: manifest.job_id,
-            FOLDER_TAG: str(folder),
-            CODE_KEY: manifest.code,
-            **manifest.tags,
-        },
+        tags={**tags, **manifest.tags},
         waits_for_nodes=True,
         allow_code_change=manifest.allow_code_change,
         on_start=lambda tracker: reporter.start(tracker.set_tags),
@@ -100,9 +92,7 @@ def job_folder(job_id: str) -> Path:
 def _create_folder(manifest: JobManifest, folder: Path) -> None:
     """Copy a new job's spec and data from the working folder, which Ray will delete.
 
-    Raises:
-        SubmissionError: The folder belongs to another job.
-        OSError: It cannot be written.
+    Raise `SubmissionError` if the job's folder belongs to another job.
     """
     if (folder / RUNS_FOLDER).is_dir() and any((folder / RUNS_FOLDER).iterdir()):
         raise SubmissionError(

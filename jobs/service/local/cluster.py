@@ -39,8 +39,7 @@ from sumgrad.model.errors import SumgradError
 
 _logger = logging.getLogger(__name__)
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
-#: Both servers need seconds to start, and many more on a busy machine.
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 120.0  #: Both servers need seconds to start, and many more on a busy machine.
 _TEMPORARY_PREFIX = "sumgrad-up-"
 
 
@@ -48,15 +47,13 @@ _TEMPORARY_PREFIX = "sumgrad-up-"
 class LocalCluster:
     """The servers that `up` has started."""
 
-    #: The address of Ray's dashboard.
-    address: str
+    address: str  #: The address of Ray's dashboard.
     tracking_uri: str
     #: A private folder for this instance alone: Ray's jobs find their cluster by a file in it.
     temporary: str
     ray: ServerProcess
     mlflow: ServerProcess
-    #: CPUs for jobs; None for all.
-    cpus: int | None = None
+    cpus: int | None = None  #: CPUs for jobs; None for all.
 
     @property
     def cluster(self) -> Cluster:

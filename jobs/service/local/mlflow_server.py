@@ -20,8 +20,7 @@ from sumgrad.jobs.support.error_report import run_guarded
 if TYPE_CHECKING:
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
-#: MLflow accepts no shorter password.
-MIN_PASSWORD_LENGTH = 12
+MIN_PASSWORD_LENGTH = 12  #: MLflow accepts no shorter password.
 USERS_FILE, SETTINGS_FILE = "users.db", "login.ini"
 #: Seconds for which MLflow accepts a password without checking it again, even if it was changed in
 #: between. A check takes a tenth of a second of computing, and each request needs one.
@@ -63,11 +62,9 @@ def read_password(file: Path) -> str:
     """Return the password of ``sumgrad``, or raise `ClusterConfigError` if MLflow refuses it."""
     token = read_token(file, "the token file")
     if len(token) < MIN_PASSWORD_LENGTH:
-        raise ClusterConfigError(
-            f"the token in {file} has fewer than {MIN_PASSWORD_LENGTH} characters, which MLflow "
-            "does not accept",
-            hint="'openssl rand -hex 32' makes a token",
-        )
+        problem = f"the token in {file} has fewer than {MIN_PASSWORD_LENGTH} characters"
+        hint = "'openssl rand -hex 32' makes a token"
+        raise ClusterConfigError(f"{problem}, which MLflow does not accept", hint=hint)
     return token
 
 

@@ -14,8 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from sumgrad.jobs.support.polling import wait_until
 
-#: Seconds that a process has to end after SIGTERM, before it is killed.
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 20.0  #: Seconds that a process has to end after SIGTERM, before it is killed.
 
 
 @dataclass(frozen=True)

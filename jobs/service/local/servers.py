@@ -12,8 +12,7 @@ from sumgrad.jobs.errors import ClusterConfigError
 from sumgrad.jobs.service.versions import INSTALL_HINT
 
 HOST = "127.0.0.1"
-#: Seconds that Ray gives a stopped job before it kills it.
-STOP_JOB_TIMEOUT_S = 30.0
+STOP_JOB_TIMEOUT_S = 30.0  #: Seconds that Ray gives a stopped job before it kills it.
 #: Ray takes these ports for its workers' processes and refuses any other use of them.
 RAY_WORKER_PORTS = range(10002, 20000)
 
@@ -35,11 +34,9 @@ def check_ports(port: int, mlflow_port: int) -> None:
         raise ClusterConfigError(f"Ray's dashboard and MLflow cannot both have port {port}")
     if port in RAY_WORKER_PORTS:
         first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
-        raise ClusterConfigError(
-            f"port {port}, for Ray's dashboard, is among the ports {first} to {last} that Ray "
-            "takes for its worker processes",
-            hint="--port chooses another, below or above them",
-        )
+        problem = f"port {port}, for Ray's dashboard, is among the ports {first} to {last}"
+        hint = "--port chooses another, below or above them"
+        raise ClusterConfigError(f"{problem} that Ray takes for its worker processes", hint=hint)
     check_port_free("Ray's dashboard", port)
     check_port_free("MLflow", mlflow_port)
 
@@ -51,10 +48,9 @@ def check_port_free(server: str, port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ClusterConfigError(
-                f"port {port}, for {server}, is not available: {error.strerror}",
-                hint="--port and --mlflow-port choose others",
-            ) from None
+            problem = f"port {port}, for {server}, is not available: {error.strerror}"
+            hint = "--port and --mlflow-port choose others"
+            raise ClusterConfigError(problem, hint=hint) from None
 
 
 def mlflow_command(folder: Path, token: Path, port: int) -> list[str]:
