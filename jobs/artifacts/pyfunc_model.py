@@ -29,8 +29,7 @@ class SumgradModel(PythonModel):
 
         self._saved: SavedModel = load_model(Path(context.artifacts["saved_model"]))
 
-    # MLflow accepts this method with and without a context; with other type hints it warns at
-    # each load.
+    # MLflow accepts it with and without a context, and warns of other type hints at each load.
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]
         """Predict raw, unscaled rows.
 

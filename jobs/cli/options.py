@@ -12,14 +12,8 @@ from sumgrad.jobs.support.files import expand_user
 Spec = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped example such as 'digits'.")
 ]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a spec key, e.g. optimizer.eta=0.1; repeatable.",
-    ),
-]
+_SET_HELP = "Override a spec key, e.g. optimizer.eta=0.1; repeatable."
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")
 ]
@@ -39,22 +33,17 @@ Output = Annotated[
     ),
 ]
 DEFAULT_OUTPUT = Path("runs")
+_STORE_HELP = "The MLflow store that has the run."
 TrackingUri = Annotated[
-    str,
-    typer.Option(
-        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="The MLflow store that has the run."
-    ),
+    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help=_STORE_HELP)
 ]
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+_CLUSTER_HELP = (
+    "A cluster's name or the URL of its Ray dashboard. "
+    "Default: SUMGRAD_CLUSTER, or the one of 'sumgrad cluster use'."
+)
 Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        "-c",
-        metavar="NAME|URL",
-        help="A cluster's name or the URL of its Ray dashboard. "
-        "Default: SUMGRAD_CLUSTER, or the one of 'sumgrad cluster use'.",
-    ),
+    str | None, typer.Option("--cluster", "-c", metavar="NAME|URL", help=_CLUSTER_HELP)
 ]
 
 

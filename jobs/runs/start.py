@@ -99,8 +99,7 @@ def reopen(
 ) -> ActiveRun:
     """Resume a run that this process has locked, from its newest checkpoint if it has one.
 
-    Raise `CheckpointError` if the job has changed, or the code unless that is allowed, or if all
-    checkpoints are damaged.
+    Raise `CheckpointError` if the job or, unless allowed, the code has changed, or all are damaged.
     """
     checkpoint = directory.checkpoints().newest()
     signature = signature_of_resumed(

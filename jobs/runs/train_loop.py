@@ -60,8 +60,7 @@ def run_training(
 ) -> RunResult:
     """Train, from the run's checkpoint if it has one, and then evaluate the test rows.
 
-    These are not evaluated if training ended early. A late refusal by MLflow is raised at the next
-    step.
+    These are not evaluated if training ended early. The next step raises a late refusal by MLflow.
     """
     run.tracker.check()
     job = run.job

@@ -51,8 +51,7 @@ def send_request(
         ca_file: Certificates to trust; None for the default ones.
 
     Raises:
-        RequestFailed: The server cannot be reached, answers too late or too much, or does not
-            speak HTTP.
+        RequestFailed: The server is unreachable, or answers too late, too much, or not in HTTP.
     """
 
     def authorize(request: "requests.PreparedRequest") -> "requests.PreparedRequest":

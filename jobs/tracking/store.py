@@ -33,8 +33,7 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A uv.lock in the working directory may belong to an unrelated project.
     "MLFLOW_UV_AUTO_DETECT": "false",
-    # The delivery retries in the background. MLflow's own retries would block one request for four
-    # minutes.
+    # The delivery retries in the background; MLflow's retries would block a request for 4 minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     # MLflow's own git lookup warns where git is not installed.

@@ -28,8 +28,7 @@ ID_PREFIX = "sumgrad-probe-"  #: Ray's ids of the jobs that make checks on the h
 PROBE_TIMEOUT_S = 90.0  #: A cluster that has just started needs half a minute for its first job.
 _INTERVAL_S = 0.3
 _STOP_TIMEOUT_S = 10.0
-#: Ray polls its jobs once a second. A job that is deleted before Ray has seen its end comes back,
-#: as one that died.
+#: Ray polls its jobs once a second. A job deleted before Ray has seen its end comes back, as dead.
 _SETTLE_S = 2.0
 
 

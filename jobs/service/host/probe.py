@@ -43,8 +43,7 @@ def main(versions: str, *data: str) -> None:
 def examine(asking: Versions, data: Sequence[str] = ()) -> Report:
     """Return the report; where the head lacks a library, it has one check alone.
 
-    ``asking`` are the versions of the machine that asks; the cluster should be able to read
-    ``data``.
+    ``asking`` are the asking machine's versions; the cluster should be able to read ``data``.
     """
     here = Versions.here()
     if here.missing:

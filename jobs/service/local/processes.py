@@ -23,8 +23,7 @@ class ServerProcess:
 
     #: An id of more than 1: the other ones address groups of processes, or init.
     pid: Annotated[int, Field(gt=1)]
-    #: Seconds from the machine's boot to its start; a later process with the same id has another
-    #: start.
+    #: Seconds from boot to its start, which a later process with the same id does not share.
     started: float
 
     @property
