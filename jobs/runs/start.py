@@ -99,7 +99,7 @@ def reopen(
 ) -> ActiveRun:
     """Resume a run that this process has locked, from its newest checkpoint if it has one.
 
-    Raise `CheckpointError` if the job or, unless allowed, the code has changed, or all are damaged.
+    Raise `CheckpointError` if the job, or the code unless allowed, has changed, or none is intact.
     """
     checkpoint = directory.checkpoints().newest()
     signature = signature_of_resumed(

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -159,17 +160,15 @@ def flatten(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def source_tags(folder: Path) -> dict[str, str]:
     """Return MLflow's own tags for user, program and the git commit of a folder."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        # User ids without a name are common in containers.
-        user = "unknown"
-    return {
-        "mlflow.user": user,
-        "mlflow.source.name": Path(sys.argv[0]).name,
-        "mlflow.source.type": "LOCAL",
-        **git_tags(folder),
-    }
+    program = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+    return {"mlflow.user": "unknown", **user_tags(), **program, **git_tags(folder)}
+
+
+def user_tags() -> dict[str, str]:
+    """Return the user; empty for a user id without a name, as it is common in containers."""
+    with suppress(OSError, KeyError):
+        return {"mlflow.user": getpass.getuser()}
+    return {}
 
 
 def git_tags(folder: Path) -> dict[str, str]:

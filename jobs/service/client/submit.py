@@ -1,10 +1,8 @@
 """Submitting a job: checked here, sent through Ray Jobs, and only once for each id."""
 
-import getpass
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from sumgrad.jobs.spec.schema import JobSpec
 from sumgrad.jobs.spec.text import dump_yaml
 from sumgrad.jobs.support.redaction import is_redacted, redact_text
 from sumgrad.jobs.support.source_digest import copy_source
-from sumgrad.jobs.tracking.metadata import git_tags
+from sumgrad.jobs.tracking.metadata import git_tags, user_tags
 
 #: Seconds for a submission, and bytes per second of a slow line for its upload.
 _SEND_TIMEOUT_S, _MIN_BYTES_PER_S = 60.0, 200_000
@@ -129,7 +127,7 @@ def prepare_submission(
         versions=Versions.here(),
         has_code=send_code,
         allow_version_mismatch=allow_version_mismatch,
-        tags=_origin_tags(),
+        tags=git_tags(Path.cwd()) | user_tags(),
     )
     return Submission(manifest, spec.name, files, has_chosen_id=job_id is not None)
 
@@ -235,11 +233,3 @@ def _is_sent(submission: Submission, client: RayJobsClient) -> bool:
         problem = f"the cluster has another job with the id '{submission.manifest.job_id}'"
         raise SubmissionError(problem, hint="choose another --id")
     return True
-
-
-def _origin_tags() -> dict[str, str]:
-    """Return the commit of the current folder and the user, as tags of MLflow."""
-    tags = git_tags(Path.cwd())
-    with suppress(OSError, KeyError):
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
