@@ -139,8 +139,8 @@ def check_tracking_reachable(uri: str) -> None:
     if (database := sqlite_file(uri)) is not None:
         folder = database.parent
         if not folder.is_dir():
-            problem = f"{database}: the folder {folder} does not exist"
-            raise TrackingError(problem, hint="create it first")
+            missing = f"{database}: the folder {folder} does not exist"
+            raise TrackingError(missing, hint="create it first")
         target = database if database.exists() else folder
         if database.is_dir() or not os.access(target, os.W_OK):
             raise TrackingError(f"{target} cannot be written", hint=_SQLITE_HINT)
