@@ -54,7 +54,9 @@ class Connection:
             if descriptors:
                 sent = socket.send_fds(self._socket, [frame], list(descriptors))
                 frame = frame[sent:]
-            self._socket.sendall(frame)
+            if frame:
+                # Sending nothing would fail if the peer has closed after it received everything.
+                self._socket.sendall(frame)
             for vector in arrays:
                 self._socket.sendall(vector.data.cast("B"))
         except OSError as error:

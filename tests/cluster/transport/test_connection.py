@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,22 @@ def test_descriptors_arrive_with_their_messages(ends: Ends) -> None:
     assert array[0] == 9
     with pytest.raises(ProtocolError, match="without its descriptor"):
         right.take_descriptor()
+
+
+def test_a_peer_may_close_once_it_has_a_message_with_its_descriptors(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = ends
+    send_fds = socket.send_fds
+
+    def send_and_be_closed(*arguments: Any) -> int:
+        sent = send_fds(*arguments)
+        right.close()
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", send_and_be_closed)
+    with closing(socket.socket()) as shared:
+        left.send(AttachBuffer(0), [shared.fileno()])
 
 
 def test_descriptors_that_were_not_taken_are_closed_with_the_connection() -> None:
