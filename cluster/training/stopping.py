@@ -47,7 +47,7 @@ class Progress:
     epoch: int = 0  #: The last epoch; 0 before the first.
     loss: float = math.inf  #: Its training loss.
     stalled: int = 0  #: Number of consecutive stalled epochs up to it.
-    best_loss: float = math.inf  #: The lowest validation loss, or training loss without validation.
+    best_loss: float = math.inf  #: That of the best epoch: validation loss, or else training loss.
     best_epoch: int = 0
     reason: StopReason | None = None  #: Why to stop now, or None to continue.
 
