@@ -56,7 +56,7 @@ def create(
         key=uuid.uuid4().hex,
         started=now(),
         tracking_uri=redact(job.spec.tracking.uri),
-        metadata=_describe(job, tags),
+        metadata=_describe(job, tracker.folder, tags),
         signature=compute_signature(job),
     )
     example = example_text(job.data.example, job.data.schema)
@@ -66,8 +66,8 @@ def create(
     return ActiveRun(job, directory, tracker, Outbox(directory.path))
 
 
-def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
-    """Return what MLflow is sent about a run when it starts, without secrets."""
+def _describe(job: TrainingJob, folder: Path, tags: Mapping[str, str]) -> RunMetadata:
+    """Return what MLflow is sent about a run of a folder when it starts, without secrets."""
     uri = redact(job.spec.tracking.uri)
     tracking = job.spec.tracking.model_copy(update={"uri": uri})
     spec = job.spec.model_copy(update={"tracking": tracking})
@@ -82,7 +82,7 @@ def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
             if (rows := getattr(job.data, role)) is not None
         ],
         tags={
-            **source_tags(Path.cwd()),
+            **source_tags(folder),
             "sumgrad.version": metadata.version("sumgrad"),
             "sumgrad.seed": str(spec.seed),
             "sumgrad.microbatch_size": str(job.plan.microbatch_size),
@@ -90,7 +90,7 @@ def _describe(job: TrainingJob, tags: Mapping[str, str]) -> RunMetadata:
             "sumgrad.data_digest": job.data.digest,
             **tags,
         },
-        folder=Path.cwd(),
+        folder=folder,
     )
 
 

@@ -60,7 +60,7 @@ def _check_absolute(path: Path) -> Path:
 
 Line = Annotated[str, AfterValidator(_check_printable)]
 #: Text that is safe as one part of a path.
-PathPart = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,99}$")]
+PathPart = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$")]
 Count = Annotated[int, Ge(0), Lt(2**63)]
 #: In UTC; the order of these texts is the order of the times.
 Time = Annotated[

@@ -47,8 +47,8 @@ class RunTracker:
         self._where = redact(uri)
         self.must_answer = must_answer
         self._command = command
-        # While Ray starts, the working directory changes for a moment.
-        self._folder = Path.cwd()
+        #: The working directory, which changes for a moment while Ray starts.
+        self.folder = Path.cwd()
         #: Guards everything below, and is notified of every change.
         self._changed = threading.Condition(threading.RLock())
         #: Why the store does not accept the run; None if it does, or has not answered yet.
@@ -168,7 +168,7 @@ class RunTracker:
                     self._command,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    cwd=self._folder,
+                    cwd=self.folder,
                     env=os.environ | _ENVIRONMENT,
                 )
             try:

@@ -47,9 +47,10 @@ def serve_ui(tracking_uri: str, port: int) -> int:
     typer.echo(f"runs of {redact(tracking_uri)}: {address}")
     if login := find_credentials(uri):
         typer.echo(f"log in as '{USER}' with the token in {login.token_file}")
-    threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
     if is_server(uri):
+        _open_browser(address)
         return 0
+    threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
     typer.echo("Ctrl-C ends it.")
     server = subprocess.Popen(ui_command(port), env=os.environ | ui_environment(uri))  # noqa: S603
     return _wait(server)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 TIMEOUT_S = 20.0  #: Seconds for MLflow to answer; its own client would wait for a minute.
 _DELETED_TAG = "sumgrad.deleted"  #: Whether the job was deleted from its cluster.
 _REASON_TAG = "sumgrad.stop_reason"  #: Written by `sumgrad.jobs.runs` when a run ends.
-_RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
+_RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 _MAX_RUNS = 1000
 _MAX_ATTEMPTS = 1_000_000
 

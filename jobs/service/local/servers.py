@@ -32,13 +32,13 @@ def check_ports(port: int, mlflow_port: int) -> None:
     """Raise unless Ray's dashboard and MLflow can listen at their ports."""
     if port == mlflow_port:
         raise ClusterConfigError(f"Ray's dashboard and MLflow cannot both have port {port}")
-    if port in RAY_WORKER_PORTS:
-        first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
-        problem = f"port {port}, for Ray's dashboard, is among the ports {first} to {last}"
-        hint = "--port chooses another, below or above them"
-        raise ClusterConfigError(f"{problem} that Ray takes for its worker processes", hint=hint)
-    check_port_free("Ray's dashboard", port)
-    check_port_free("MLflow", mlflow_port)
+    for server, number in (("Ray's dashboard", port), ("MLflow", mlflow_port)):
+        if number in RAY_WORKER_PORTS:
+            first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
+            problem = f"port {number}, for {server}, is among the ports {first} to {last}"
+            hint = "--port and --mlflow-port choose others, below or above them"
+            raise ClusterConfigError(f"{problem} that Ray takes for its worker processes", hint=hint)
+        check_port_free(server, number)
 
 
 def check_port_free(server: str, port: int) -> None:

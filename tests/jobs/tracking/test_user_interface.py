@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,13 @@ def test_an_mlflow_server_is_opened_without_its_password(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(user_interface, "check_tracking_reachable", lambda uri: None)
-    monkeypatch.setattr(user_interface, "_open_browser", opened.append)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
     assert run(["ui", "--tracking-uri", "http://me:s3cr3t@tracking:5000"]) == 0
     output = capsys.readouterr()
     assert output.out == "runs of http://***@tracking:5000: http://***@tracking:5000\n"
     assert output.err == ""
-    assert opened == ["http://***@tracking:5000"]
+    assert opened == ["http://tracking:5000"]
 
 
 def test_a_database_is_served_on_loopback_with_its_password_in_the_environment(

@@ -62,6 +62,12 @@ def test_free_ports_are_different_and_outside_of_rays_range(
     assert first not in ports
 
 
+def test_a_port_that_ray_gives_to_a_worker_is_refused() -> None:
+    for ports in ((10500, free_port()), (free_port(), 10500)):
+        with pytest.raises(ClusterConfigError, match=r"port 10500, for .* for its worker"):
+            check_ports(*ports)
+
+
 def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
