@@ -22,6 +22,7 @@ import typer
 from benchmarks.cells import BATCHES, NETWORKS, Cell
 from benchmarks.contender import Contender
 
+TITLE = "Milliseconds per step, compared with PyTorch DDP and scikit-learn"
 PROCESSES = 2
 #: Seconds that a turn of a contender takes, approximately.
 TURN_S = 0.4
@@ -90,9 +91,9 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, {versions}"
 
 
-def write_report(path: Path, text: str) -> None:
-    """Write and print a Markdown report, which starts with the machine."""
-    report = f"{machine()}.\n\n{text}\n"
+def write_report(path: Path, title: str, text: str) -> None:
+    """Write and print a Markdown report, which names the machine."""
+    report = f"# {title}\n\n{machine()}.\n\n{text}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(report)
     print(report)
@@ -191,7 +192,7 @@ def main(
     ]
     (out / "compare.json").write_text(json.dumps(numbers, indent=1) + "\n")
     plot(ddp, out / "compare.svg")
-    write_report(out / "compare.md", f"{ddp_table(ddp)}\n\n{sklearn_table(sklearn)}")
+    write_report(out / "compare.md", TITLE, f"{ddp_table(ddp)}\n\n{sklearn_table(sklearn)}")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class RunNotFound(JobError):
 
 
 class RunAmbiguous(JobError):
-    """A name with which the ids of several runs start."""
+    """A prefix that the ids of several runs share."""
 
 
 class RunDamaged(JobError):
@@ -97,7 +97,7 @@ class JobNotFound(JobError):
 
 
 class JobLost(JobNotFound):
-    """A job that the cluster knew a moment ago and does not know any more."""
+    """A job that disappeared from the cluster while a command followed it."""
 
 
 class SubmissionError(JobError):

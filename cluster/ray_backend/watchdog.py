@@ -1,6 +1,6 @@
 """Notices Ray daemons that have died or are suspended while the driver waits for them.
 
-Calls into Ray's C++ core may wait for such a daemon for minutes, or for ever, or end the process.
+Calls into Ray's C++ core may wait for such a daemon for minutes or forever, or end the process.
 """
 
 import threading
@@ -26,7 +26,7 @@ _MAX_FAILED_PROBES = 2  #: How many of these in a row have to fail.
 
 
 class RayStalled(ClusterUnreachable):
-    """An end of the wait for a call into Ray, whose thread is stuck in it."""
+    """A call into Ray does not return; its thread still waits for it."""
 
 
 def run_watched(
@@ -92,7 +92,7 @@ class DaemonWatch:
         return None
 
     def blocks_shutdown(self) -> bool:
-        """Return whether Ray would wait for a daemon in vain when it is shut down."""
+        """Return whether a shutdown of Ray would wait for a daemon that does not answer."""
         statuses = self._statuses()
         is_suspended = psutil.STATUS_STOPPED in statuses.values()
         return is_suspended or statuses.get("gcs_server") in _EXITED

@@ -15,7 +15,7 @@ Spec = Annotated[
 _SET_HELP = "Override a spec key, e.g. optimizer.eta=0.1; repeatable."
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")
+    bool, typer.Option("--json", help="Print the result as JSON on the last line of stdout.")
 ]
 Model = Annotated[
     str, typer.Argument(help="A run id or a prefix of it, or a saved model's folder.")

@@ -3,7 +3,7 @@
 current: lab
 clusters:
   lab:
-    address: http://127.0.0.1:8265       # Ray's dashboard, which takes jobs
+    address: http://127.0.0.1:8265       # Ray's dashboard, which accepts jobs
     tracking_uri: http://127.0.0.1:5000  # MLflow, as this machine reaches it
     token_file: /home/ada/lab.token
     tracking_token_file: /home/ada/lab.token  # of that MLflow alone

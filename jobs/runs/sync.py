@@ -12,7 +12,7 @@ from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.store import open_store
 from sumgrad.model.errors import SumgradError
 
-ORPHANED = RunEnd("KILLED", "killed")  #: How a run ended whose process was killed.
+ORPHANED = RunEnd("KILLED", "killed")  #: The end of a run whose process was killed.
 
 
 def sync(directory: RunDirectory, tracking_uri: str | None = None) -> bool:
@@ -48,8 +48,8 @@ def require_credentials(uri: str) -> str:
 def sync_runs(name: str | None, output: Path, tracking_uri: str | None) -> tuple[list[str], bool]:
     """Deliver what MLflow lacks of one run, or of all in a folder that have ended.
 
-    The URI of another store is one that the user has typed. Return a line for each run, and whether
-    MLflow has everything now.
+    `tracking_uri` selects another store, as the user typed it. Return a line for each run, and
+    whether MLflow has everything now.
 
     Raises:
         RunNotFound: No run has that name.

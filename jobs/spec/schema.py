@@ -117,7 +117,8 @@ class RejectSpec(_Section):
     ratio: Fraction = 0.3
     """Number of out-of-distribution images per image of the data set, between 0 and 1."""
     kinds: Annotated[Kinds, Field(min_length=1)] = ("noise", "scrambled", "halves")
-    """Kinds to train and test with: halves, negatives, noise, scrambled or seams."""
+    """Kinds to train and test with: noise (random pixels), scrambled (permuted pixels), halves (the
+    upper and lower half of two classes), seams (two halves side by side) or negatives."""
     unseen: Kinds = ("seams",)
     """Kinds to test with only, which shows whether the network rejects images of a new kind."""
 

@@ -111,7 +111,7 @@ class RunRecord:
     """What ``run.json`` holds: the run's identity, its metadata, and how it ended."""
 
     run_id: PathPart  #: The name of the directory, and of the run in MLflow.
-    #: A tag that no other run in MLflow has, by which a run is found whose id was not recorded.
+    #: A tag, unique in MLflow, that finds the run if its id was not recorded.
     key: PathPart
     started: Time
     tracking_uri: Annotated[Line, AfterValidator(_check_uri)]  #: Without secrets.

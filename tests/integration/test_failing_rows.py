@@ -30,7 +30,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     def poisoned(self: ArraySource, rows: RowIndices, out: Array | None = None) -> object:
         x, d = read(self, rows, out)
         if (x > 100).any():
-            raise MemoryError("no room for these rows")
+            raise MemoryError("these rows do not fit")
         return x, d
 
     monkeypatch.setattr(ArraySource, "read", poisoned)
@@ -51,7 +51,7 @@ def test_the_row_is_named_and_the_weights_are_saved(
         summary, failure = train(load_spec("flowers.yaml", overrides).spec, PlainReporter(log))
     assert isinstance(failure, MicrobatchFailed)
     assert f"({poisoned}, row 3)" in str(failure)
-    assert "MemoryError: no room for these rows" in str(failure)
+    assert "MemoryError: these rows do not fit" in str(failure)
     assert (summary.status, summary.stop_reason) == ("FAILED", "failed")
     assert summary.checkpoint is not None
     run = RunDirectory.open(Path(summary.checkpoint).parent)

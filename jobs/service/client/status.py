@@ -1,8 +1,9 @@
 """The status of a job, from Ray, its run in MLflow and its heartbeat.
 
-No single source is right. Ray calls a job RUNNING that waits for CPUs, MLflow calls a run RUNNING
-whose process was killed, and a job without a heartbeat may only have lost its connection to MLflow;
-then its log, which Ray has, shows what it does. The status names what the sources disagree in.
+No single source is right. Ray shows a job as RUNNING while it waits for CPUs, and MLflow shows a
+run as RUNNING after its process was killed. A job without a heartbeat may only have lost its
+connection to MLflow; then its log, which Ray has, shows its progress. The status lists every
+contradiction between the sources.
 """
 
 import re

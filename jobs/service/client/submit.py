@@ -45,18 +45,18 @@ class Submission:
 
     @property
     def id(self) -> str:
-        """Of the attempt in Ray."""
+        """The attempt's id in Ray."""
         job_id, attempt = self.manifest.job_id, self.manifest.attempt
         return job_id if attempt == 1 else f"{job_id}~{attempt}"
 
     @property
     def upload_bytes(self) -> int:
-        """Size of the files."""
+        """The size of the files in bytes."""
         return sum(file.stat().st_size for file in self.files.values())
 
     @property
     def digest(self) -> str:
-        """Of the spec and the files."""
+        """The digest of the spec and the files."""
         digest = hashlib.sha256((self.manifest.spec_yaml or "").encode())
         for name, file in sorted(self.files.items()):
             digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
@@ -183,7 +183,7 @@ def send(submission: Submission, client: RayJobsClient) -> None:
 def check_no_password(text: str) -> None:
     """Raise `SubmissionError` if an address in a text that is about to be sent has a password."""
     if redact_text(text) != text or is_redacted(text):
-        problem = f"{redact_text(text)} has a password, and Ray shows what it is sent"
+        problem = f"{redact_text(text)} has a password, and Ray shows a job's spec to its users"
         variables = ", ".join(USER_AND_PASSWORD)
         hint = f"put it into the environment of the cluster's head: {variables}"
         raise SubmissionError(problem, hint=hint)

@@ -124,7 +124,7 @@ def up(
     with _locked():
         existing = running()
         if existing is not None and not existing.ray.is_alive:
-            _logger.info("Ray has died: ending what is left of it")
+            _logger.info("Ray has ended unexpectedly: stopping the rest of the cluster")
             _end(existing)
             existing = None
         if existing is None:

@@ -20,7 +20,7 @@ RAY_WORKER_PORTS = range(10002, 20000)
 def check_installed() -> None:
     """Raise unless the optional parts of Ray and MLflow are installed."""
     parts = {
-        "Ray's dashboard, which takes jobs,": ("aiohttp_cors", "opencensus"),
+        "Ray's dashboard, which accepts jobs,": ("aiohttp_cors", "opencensus"),
         "what MLflow needs to ask for a login": ("flask_wtf",),
     }
     for part, modules in parts.items():

@@ -83,10 +83,10 @@ def test_a_schema_keeps_numbers_and_texts_apart(classes: tuple[int | str, ...]) 
     assert [type(label) for label in again.classes or ()] == [type(label) for label in classes]
 
 
-@pytest.mark.parametrize("facts", [{}, {"features": ["a"]}, {"scaling": {}, "q": 1}])
-def test_an_invalid_schema_is_refused(facts: dict[str, Any]) -> None:
+@pytest.mark.parametrize("schema", [{}, {"features": ["a"]}, {"scaling": {}, "q": 1}])
+def test_an_invalid_schema_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
-        DataSchema.from_json(facts)
+        DataSchema.from_json(schema)
 
 
 def test_targets_of_every_kind() -> None:

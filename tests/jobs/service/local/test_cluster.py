@@ -215,7 +215,7 @@ def test_up_ends_what_a_dead_cluster_left(local: Servers, caplog: pytest.LogCapt
     caplog.clear()
     again, is_new = local.up()
     assert is_new
-    assert caplog.messages[0] == "Ray has died: ending what is left of it"
+    assert caplog.messages[0] == "Ray has ended unexpectedly: stopping the rest of the cluster"
     assert not is_alive(orphan)
     assert not dead.mlflow.is_alive
     assert again.mlflow.is_alive
