@@ -37,7 +37,9 @@ def check_ports(port: int, mlflow_port: int) -> None:
             first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
             problem = f"port {number}, for {server}, is among the ports {first} to {last}"
             hint = "--port and --mlflow-port choose others, below or above them"
-            raise ClusterConfigError(f"{problem} that Ray takes for its worker processes", hint=hint)
+            raise ClusterConfigError(
+                f"{problem} that Ray takes for its worker processes", hint=hint
+            )
         check_port_free(server, number)
 
 
