@@ -5,12 +5,14 @@ Every step may be repeated after a failure; what MLflow has acknowledged is in t
 `Delivery` step by step, see `sumgrad.jobs.tracking.mlflow_process`.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from sumgrad.jobs.artifacts.saved_model import DESCRIPTION
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
@@ -79,7 +81,7 @@ class Delivery:
             self._check_exists(store)
             if resumed:
                 store.client.update_run(self._run_id, status="RUNNING")
-                self._acknowledge(end=None, model_id=None)
+                self._acknowledge(end=None)
 
     def send_metrics(self) -> int:
         """Send the oldest values that MLflow lacks, at most `BATCH`, and return their number."""
@@ -135,7 +137,11 @@ class Delivery:
     def _log_model(self, end: RunEnd) -> bool:
         """Return whether MLflow has the model that it should have."""
         model = self._directory / MODEL
-        if end.status == "KILLED" or self._receipt.model_id or not model.is_dir():
+        if end.status == "KILLED" or not model.is_dir():
+            return True
+        file = model / DESCRIPTION
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+        if digest == self._receipt.model_sha256:
             return True
         with self._request("the model was not accepted") as store:
             # A small request first: a store that does not answer it gets no model.
@@ -152,7 +158,7 @@ class Delivery:
             return False
         finally:
             self._on_progress(REQUEST_TIMEOUT_S)
-        self._acknowledge(model_id=model_id)
+        self._acknowledge(model_id=model_id, model_sha256=digest)
         return True
 
     def _check_exists(self, store: Store) -> None:

@@ -36,7 +36,9 @@ class Receipt:
 
     mlflow_run_id: str | None = None  #: None until the run and its metadata are there.
     metrics_offset: int = 0  #: The number of bytes of ``metrics.jsonl`` that MLflow has.
-    model_id: str | None = None
+    model_id: str | None = None  #: MLflow's id of the model that was logged last.
+    #: The digest of that model's ``model.json``, which differs after the run was resumed.
+    model_sha256: str | None = None
     end: RunEnd | None = None  #: How the run ended, once MLflow has everything.
 
     @classmethod

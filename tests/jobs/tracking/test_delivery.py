@@ -12,10 +12,12 @@ from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException, get_error_code
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, PERMISSION_DENIED
 
+from sumgrad.jobs.artifacts.saved_model import SavedModel, load_model, save_model
 from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
 from sumgrad.jobs.tracking.metadata import RunEnd, RunMetadata
+from sumgrad.jobs.tracking.model_logging import ARTIFACT
 from sumgrad.jobs.tracking.outbox import EXAMPLE, RECEIPT, Outbox, Receipt
 from sumgrad.jobs.tracking.store import Store
 from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED, make_run
@@ -142,17 +144,46 @@ def test_a_run_whose_receipt_is_lost_is_found_and_completed(
 
 
 def test_a_resumed_run_is_running_again_and_gets_a_new_model(
-    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Id
+    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Id, saved: SavedModel
 ) -> None:
     deliver(run, replace(FAILED, step=1), lambda: store)
     again = Delivery(run, lambda: store)
     again.register(resumed=True)
     assert store.client.get_run(mlflow_id()).info.status == "RUNNING"
     assert Receipt.read(run).end is None
+    train_more(folder, saved)
     assert again.finish(FINISHED)
     found = store.client.get_run(mlflow_id())
     assert found.info.status == "FINISHED"
     assert len(models(found)) == 2
+
+
+def train_more(folder: Path, saved: SavedModel) -> None:
+    """Replace the saved model by one with other weights."""
+    saved.parameters.flat[:] += 1
+    save_model(folder, saved)
+
+
+def test_a_run_that_was_resumed_during_an_outage_gets_its_new_model(
+    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Id, saved: SavedModel
+) -> None:
+    deliver(run, replace(FAILED, step=1), lambda: store)
+    train_more(folder, saved)
+    assert deliver(run, FINISHED, lambda: store)
+    assert [output.step for output in models(store.client.get_run(mlflow_id()))] == [1, 2]
+    logged = store.client.get_logged_model(str(Receipt.read(run).model_id))
+    found = load_model(Path(logged.artifact_location.removeprefix("file:"), "artifacts", ARTIFACT))
+    assert found.parameters.sha256() == saved.parameters.sha256()
+
+
+def test_a_replaced_process_does_not_log_a_resumed_runs_model_again(
+    store: Store, run: Path, outbox: Outbox, folder: Path, mlflow_id: Id
+) -> None:
+    for _ in range(2):
+        delivery = Delivery(run, lambda: store)
+        delivery.register(resumed=True)
+        assert delivery.finish(FINISHED)
+    assert len(models(store.client.get_run(mlflow_id()))) == 1
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])
