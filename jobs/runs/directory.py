@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from sumgrad.jobs.errors import RunAmbiguous, RunDamaged, RunLocked, RunNotFound
 from sumgrad.jobs.runs.checkpoints import CheckpointStore
-from sumgrad.jobs.support.files import write_folder, write_text
+from sumgrad.jobs.support.files import is_partial, write_folder, write_text
 from sumgrad.jobs.tracking.metadata import RECORD, RunRecord
 from sumgrad.jobs.tracking.outbox import EXAMPLE, METRICS, MODEL, Receipt
 
@@ -176,6 +176,18 @@ def all_runs(output: Path) -> list[RunDirectory]:
             except (RunNotFound, RunDamaged):
                 continue
     return sorted(found, key=lambda run: run.record.started, reverse=True)
+
+
+def run_folders(output: Path) -> list[Path]:
+    """Return folders in which a run has left files, damaged runs too.
+
+    The folders of submitted jobs have none of these files.
+    """
+    names = (RECORD, EXAMPLE, "checkpoints")
+    paths = output.iterdir() if output.is_dir() else ()
+    return [
+        p.absolute() for p in paths if not is_partial(p) and any((p / n).exists() for n in names)
+    ]
 
 
 def find_run(name: str, output: Path) -> RunDirectory:

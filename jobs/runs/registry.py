@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import RunLocked
-from sumgrad.jobs.runs.directory import RunDirectory, all_runs
+from sumgrad.jobs.runs.directory import RunDirectory, all_runs, run_folders
 from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.support.text import align_columns, describe_error, plural
 from sumgrad.jobs.tracking.metadata import RECORD
-from sumgrad.jobs.tracking.outbox import EXAMPLE
 from sumgrad.model.errors import SumgradError
 
 _COLUMNS = ("run", "status", "why", "checkpoint", "started (UTC)")
@@ -25,21 +24,13 @@ def list_runs(output: Path) -> list[dict[str, Any]]:
     runs = all_runs(output)
     for run in runs:
         _record_orphan(run)
-    for path in set(_run_like_folders(output)) - {run.path for run in runs}:
+    for path in set(run_folders(output)) - {run.path for run in runs}:
         _logger.warning("%s is left out: its %s is missing or damaged", path, RECORD)
     undelivered = sum(run.record.end is not None and not run.is_delivered for run in runs)
     if undelivered:
         problem = f"{plural(undelivered, 'run')} not completely delivered to MLflow"
         _logger.warning("%s; 'sumgrad sync' delivers the rest", problem)
     return [_row(run) for run in runs]
-
-
-def _run_like_folders(output: Path) -> list[Path]:
-    """Return folders in which a run has left files. Those of submitted jobs have none of them."""
-    if not output.is_dir():
-        return []
-    names = (RECORD, EXAMPLE, "checkpoints")
-    return [path.absolute() for path in output.iterdir() if any((path / n).exists() for n in names)]
 
 
 def _record_orphan(run: RunDirectory) -> None:

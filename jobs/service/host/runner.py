@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sumgrad.jobs.errors import RunNotFound, SubmissionError
-from sumgrad.jobs.runs.directory import all_runs
+from sumgrad.jobs.runs.directory import RunDirectory, run_folders
 from sumgrad.jobs.runs.training import LaunchOptions, resume, train
 from sumgrad.jobs.service.heartbeat import HeartbeatReporter
 from sumgrad.jobs.service.ids import CODE_KEY, FOLDER_TAG, JOB_TAG, check_job_id
@@ -56,7 +56,9 @@ def run(manifest: JobManifest) -> None:
 def _train(manifest: JobManifest, folder: Path) -> None:
     """Train, or resume or deliver the earlier run, and print the result."""
     spec = load_job_spec(folder, manifest.overrides)
-    earlier = next(iter(all_runs(folder / RUNS_FOLDER)), None)
+    # A damaged run is an error: training would start again from the first step.
+    runs = [RunDirectory.open(path) for path in run_folders(folder / RUNS_FOLDER)]
+    earlier = max(runs, key=lambda run: run.record.started, default=None)
     reporter = HeartbeatReporter(sys.stdout, manifest.attempt)
     tags = {JOB_TAG: manifest.job_id, FOLDER_TAG: str(folder), CODE_KEY: manifest.code}
     options = LaunchOptions(

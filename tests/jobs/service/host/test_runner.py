@@ -16,6 +16,7 @@ import yaml
 from sumgrad.cluster.training.stopping import StopReason
 from sumgrad.jobs.errors import (
     Interrupted,
+    RunDamaged,
     RunNotFound,
     SpecError,
     SubmissionError,
@@ -253,6 +254,19 @@ def test_a_later_attempt_trains_if_the_first_made_no_run(
     make_folder(output)
     runner.run(manifest(2))
     assert [call for call, _, _ in training.calls] == ["train"]
+
+
+def test_a_later_attempt_reports_a_damaged_run(output: Path, training: FakeTraining) -> None:
+    folder = make_folder(output)
+    make_run(folder, "1" * 16, "2026-01-01T00:00:00+00:00")
+    record = folder / "runs" / ("1" * 16) / "run.json"
+    record.write_text("")
+    with pytest.raises(RunDamaged, match=f"{record} is damaged"):
+        runner.run(manifest(2))
+    record.unlink()
+    with pytest.raises(RunNotFound, match=r"has no run\.json"):
+        runner.run(manifest(2))
+    assert not training.calls
 
 
 def test_a_later_attempt_without_the_folder_is_refused(
