@@ -19,7 +19,7 @@ import socket
 import stat
 import string
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,14 +65,22 @@ class RunDirectory:
         self._lock = FileLock(self.path / _LOCK, timeout=_LOCK_TIMEOUT_S, thread_local=False)
 
     @classmethod
-    def create(cls, path: Path, record: RunRecord, example: str = "") -> "RunDirectory":
-        """Create the directory of a new run, completely or, if an OSError is raised, not at all."""
+    def create(
+        cls, path: Path, record: RunRecord, example: str = "", locks: ExitStack | None = None
+    ) -> "RunDirectory":
+        """Create the directory of a new run, completely or, if an OSError is raised, not at all.
+
+        If given, `locks` holds the run's lock.
+        """
         spec = record.metadata.spec_yaml
         contents = {SPEC: spec, EXAMPLE: example, METRICS: "", RECORD: record.to_json()}
 
         def fill(folder: Path) -> None:
             for name, text in contents.items():
                 (folder / name).write_text(text, encoding="utf-8")
+            if locks is not None:
+                # Another process would record a visible run without a lock as KILLED.
+                locks.enter_context(cls(folder, record).lock())
 
         write_folder(path, fill)
         return cls(path, record)
@@ -170,7 +178,7 @@ def all_runs(output: Path) -> list[RunDirectory]:
     """Return every run in an output folder, the newest first; damaged ones are left out."""
     found = []
     for path in output.iterdir() if output.is_dir() else ():
-        if _has_record(path):
+        if _has_record(path) and not is_partial(path):
             try:
                 found.append(RunDirectory.open(path))
             except (RunNotFound, RunDamaged):

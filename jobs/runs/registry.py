@@ -47,15 +47,15 @@ def _record_orphan(run: RunDirectory) -> None:
 
 
 def _row(run: RunDirectory) -> dict[str, Any]:
-    record = run.record
+    record, status = run.record, run.status
     newest = next(iter(run.checkpoints().paths()), None)
     return {
         "run_id": record.run_id,
         "mlflow_run_id": run.mlflow_run_id,
         "name": record.metadata.name,
-        "status": run.status,
+        "status": status,
         "stop_reason": record.end.stop_reason if record.end else None,
-        "can_resume": record.end.can_resume if record.end else False,
+        "can_resume": record.end.can_resume if record.end else status == "KILLED",
         "is_delivered": run.is_delivered,
         "checkpoint": str(newest) if newest else None,
         "started": record.started,

@@ -60,8 +60,8 @@ def create(
         signature=compute_signature(job),
     )
     example = example_text(job.data.example, job.data.schema)
-    directory = RunDirectory.create(Path(job.spec.output) / record.run_id, record, example)
-    locks.enter_context(directory.lock())
+    path = Path(job.spec.output) / record.run_id
+    directory = RunDirectory.create(path, record, example, locks)
     tracker.start(directory.path)
     return ActiveRun(job, directory, tracker, Outbox(directory.path))
 

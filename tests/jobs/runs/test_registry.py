@@ -4,6 +4,7 @@ import errno
 import io
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,13 @@ from typing import Any
 import pytest
 
 from sumgrad.jobs.cli.app import run
-from sumgrad.jobs.errors import RunAmbiguous, RunNotFound, SpecError
+from sumgrad.jobs.errors import RunAmbiguous, RunLocked, RunNotFound, SpecError
 from sumgrad.jobs.runs import sync as sync_module
 from sumgrad.jobs.runs import training
 from sumgrad.jobs.runs.directory import RunDirectory, find_run
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.registry import list_runs
-from sumgrad.jobs.runs.sync import sync_runs
+from sumgrad.jobs.runs.sync import sync, sync_runs
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.tracking.metadata import RunEnd
 from sumgrad.jobs.tracking.outbox import Receipt, read_points
@@ -65,11 +66,34 @@ def test_a_run_whose_process_was_killed_is_recorded(
     directory = make_run(tmp_path)
     directory.update(end=None)
     with directory.lock():
-        assert list_runs(tmp_path)[0]["status"] == "RUNNING"
+        (row,) = list_runs(tmp_path)
+        assert (row["status"], row["can_resume"]) == ("RUNNING", False)
     (row,) = list_runs(tmp_path)
     assert (row["status"], row["stop_reason"], row["can_resume"]) == ("KILLED", "killed", True)
     assert not row["is_delivered"]
     assert "MLflow still shows it as running" in caplog.text
+
+
+def test_a_run_is_locked_before_other_processes_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, seen = Path.rename, []
+
+    def list_and_rename(self: Path, target: Path) -> Path:
+        seen.append(list_runs(tmp_path))
+        renamed = rename(self, target)
+        seen.append(list_runs(tmp_path))
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", list_and_rename)
+    record = replace(RECORD_OF_A_RUN, end=None)
+    with ExitStack() as locks:
+        directory = RunDirectory.create(tmp_path / RUN, record, "", locks)
+        assert [[row["status"] for row in rows] for rows in seen] == [[], ["RUNNING"]]
+        with pytest.raises(RunLocked, match=f"by process {os.getpid()}"):
+            sync(RunDirectory.open(directory.path))
+    with directory.lock():
+        assert directory.record == record
 
 
 def test_runs_are_found_by_id_mlflow_id_and_unique_prefix(tmp_path: Path) -> None:
@@ -133,7 +157,8 @@ def test_a_full_disk_fails_only_the_run_that_it_concerns(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(RunDirectory, "update", update)
-    assert [row["status"] for row in list_runs(tmp_path)] == ["KILLED", "KILLED"]
+    rows = list_runs(tmp_path)
+    assert [(row["status"], row["can_resume"]) for row in rows] == [("KILLED", True)] * 2
     assert len(caplog.messages) == 2
     assert all("No space left on device" in message for message in caplog.messages)
     lines, is_complete = sync_runs(None, tmp_path, None)
