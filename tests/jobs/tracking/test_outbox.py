@@ -101,7 +101,7 @@ def test_a_file_that_a_crash_cut_is_sent_again_from_its_start(tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", ["", "x", "[]", '{"metrics_offset": "a"}', '{"end": 5}'])
 def test_a_damaged_receipt_means_that_mlflow_has_nothing(tmp_path: Path, text: str) -> None:
-    receipt = Receipt("run", 7, "model", FINISHED)
+    receipt = Receipt("run", 7, "model", "digest", FINISHED)
     receipt.write(tmp_path)
     assert Receipt.read(tmp_path) == receipt
     (tmp_path / RECEIPT).write_text(text)
