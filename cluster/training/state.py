@@ -13,7 +13,7 @@ import numpy as np
 from sumgrad.cluster.errors import ClusterError
 from sumgrad.cluster.planning.reduction import PartialSum
 from sumgrad.cluster.reducers.base import GradientReducer
-from sumgrad.cluster.training.stopping import RESUMABLE, Progress, StopReason
+from sumgrad.cluster.training.stopping import Progress, StopReason
 from sumgrad.model.optimizers import Optimizer, State
 from sumgrad.model.validation import Array
 
@@ -173,7 +173,7 @@ class TrainingResult:
     instances: int
     seconds: float  #: Duration of the steps, without evaluation.
     failure: ClusterError | None = None
-    snapshot: Snapshot | None = None  #: Where to resume a run that was stopped or failed.
+    snapshot: Snapshot | None = None  #: Where to resume; None after a divergence.
 
     @classmethod
     def from_state(
@@ -189,5 +189,5 @@ class TrainingResult:
             instances=state.instances,
             seconds=state.seconds,
             failure=failure,
-            snapshot=state.snapshot() if reason in RESUMABLE else None,
+            snapshot=None if reason is StopReason.DIVERGED else state.snapshot(),
         )

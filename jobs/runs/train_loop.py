@@ -86,6 +86,7 @@ def run_training(
     reporter.begin(job.spec.stop.max_epochs, job.plan.steps_per_epoch, first_step)
     try:
         result = driver.run(first)
+        # Also of a finished run: the evaluation of the test rows can fail, and is then resumed.
         checkpointer.close(result.snapshot)
     except Exception:
         # After a second signal, which is no Exception, nothing waits for the disk.
@@ -93,7 +94,7 @@ def run_training(
         raise
     finally:
         reporter.end()
-    result, test = _test(job, driver, result)
+    result, test = _test(job, driver, result, stop)
     if isinstance(result.failure, MicrobatchFailed):
         location = job.data.describe(result.failure.source, result.failure.rows)
         result = replace(result, failure=result.failure.with_location(location))
@@ -132,7 +133,7 @@ def _driver(
 
 
 def _test(
-    job: TrainingJob, driver: ParameterDriver, result: TrainingResult
+    job: TrainingJob, driver: ParameterDriver, result: TrainingResult, stop: StopRequest
 ) -> tuple[TrainingResult, Evaluation | None]:
     """Evaluate the test rows, unless there are none or training ended early."""
     ended_early = result.failure is not None or result.reason in EXIT_CODES
@@ -141,6 +142,8 @@ def _test(
     try:
         return result, driver.evaluate("test", result.W)
     except ClusterError as failure:
+        if stop.reason is not None:
+            return replace(result, reason=stop.reason), None
         return replace(result, reason=StopReason.FAILED, failure=failure), None
 
 
