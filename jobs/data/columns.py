@@ -177,8 +177,10 @@ def _numbers(column: _Column, *, keep_integers: bool = False) -> NDArray[Any]:
             problem = "too large to compute with" if np.isfinite(value) else "not a finite number"
             raise column.error(f"{value} is {problem}", int(invalid[0]))
     is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0)
-    if is_whole and not keep_integers:
-        inexact = np.flatnonzero((values > _MAX_EXACT) | (values < -_MAX_EXACT))
+    if is_whole and not (keep_integers and values.dtype.kind in "iu"):
+        # The float64 of a decimal may have been rounded to the limit itself.
+        limit = _MAX_EXACT - (values.dtype.kind == "f")
+        inexact = np.flatnonzero((values > limit) | (values < -limit))
         if inexact.size:
             position = int(inexact[0])
             exact = column.values[position].as_py()
@@ -240,11 +242,13 @@ def _classes(column: _Column) -> NDArray[Any]:
         return texts
     values = _numbers(column, keep_integers=True)
     if values.dtype.kind != "i":
-        invalid = np.flatnonzero((values != np.floor(values)) | (np.abs(values) >= _INT64_END))
+        # From this limit on, different integers may have been rounded to the same float64.
+        end = _INT64_END if values.dtype.kind == "u" else _MAX_EXACT
+        invalid = np.flatnonzero((values != np.floor(values)) | (np.abs(values) >= end))
         if invalid.size:
             position = int(invalid[0])
             raise column.error(
-                f"{values[position]} is not a class: neither an integer nor a string",
+                f"{values[position]} is not a class: neither an exact integer nor a string",
                 position,
                 hint="for a regression set model.divergence to l2",
             )

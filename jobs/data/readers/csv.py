@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from sumgrad.jobs.data.readers.guard import ReadGuard
@@ -13,6 +14,10 @@ from sumgrad.jobs.errors import DataError
 _VALUE_BYTES = 8  #: Bytes of a value as a number, however short its text is.
 #: Arrow needs the header, and each row, in one block. Larger blocks are tried if they do not fit.
 _MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 1 << 20, 1 << 28
+#: The first number that does not fit into a 64-bit integer.
+_INT64_END = 2.0**63
+_MAX_DIGITS = 76  #: Of Arrow's widest integers.
+_INTEGER = rf"^[+-]?[0-9]{{1,{_MAX_DIGITS}}}$"
 
 
 class CsvSource(io.RawIOBase):
@@ -68,13 +73,19 @@ def _read(path: Path, delimiter: str, block_bytes: int) -> pa.Table:
     parse = csv.ParseOptions(delimiter=delimiter)
     try:
         with CsvSource(path, delimiter) as source:
-            return csv.read_csv(source, options, parse)
+            table = csv.read_csv(source, options, parse)
     except pa.ArrowInvalid as error:
         if "Expected" in str(error) and "columns" in str(error):
             _raise_at_ragged_row(path, delimiter, block_bytes)
-        if "conversion error" in str(error):
-            return _read_as_text(path, options, parse)
         raise
+    large = [i for i, column in enumerate(table.columns) if _may_be_rounded(column)]
+    return _with_exact_integers(table, large, path, options, parse) if large else table
+
+
+def _may_be_rounded(column: pa.ChunkedArray) -> bool:
+    """Return whether a column may hold integers above 64 bits, which Arrow reads as float64."""
+    is_float = pa.types.is_floating(column.type)
+    return is_float and (pc.max(pc.abs(column)).as_py() or 0) >= _INT64_END
 
 
 def _raise_at_ragged_row(path: Path, delimiter: str, block_bytes: int) -> None:
@@ -98,23 +109,24 @@ def _raise_at_ragged_row(path: Path, delimiter: str, block_bytes: int) -> None:
         raise DataError(problem, file=str(path), row=row.number - 1) from None
 
 
-def _read_as_text(path: Path, options: csv.ReadOptions, parse: csv.ParseOptions) -> pa.Table:
-    """Read every column as text, because a type inferred from the first block does not fit later.
-
-    Columns in which all values are numbers become numbers; the others keep the text, so that an
-    error can name it.
-    """
-    with CsvSource(path, parse.delimiter) as source, csv.open_csv(source, options, parse) as reader:
-        types = dict.fromkeys(reader.schema.names, pa.string())
-    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+def _with_exact_integers(
+    table: pa.Table,
+    large: list[int],
+    path: Path,
+    options: csv.ReadOptions,
+    parse: csv.ParseOptions,
+) -> pa.Table:
+    """Read columns again as text, and replace those that hold only integers by decimals."""
+    names = [table.column_names[i] for i in large]
+    types = dict.fromkeys(names, pa.string())
+    convert = csv.ConvertOptions(
+        include_columns=names, column_types=types, strings_can_be_null=True
+    )
     with CsvSource(path, parse.delimiter) as source:
-        table = csv.read_csv(source, options, parse, convert)
-    columns = [_as_numbers(column) for column in table.columns]
-    return pa.Table.from_arrays(columns, table.column_names)
-
-
-def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    try:
-        return column.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return column
+        texts = csv.read_csv(source, options, parse, convert)
+    # Duplicate names are refused later.
+    for i, name, column in zip(large, names, texts.columns, strict=False):
+        integers = pc.utf8_trim_whitespace(column)
+        if pc.all(pc.match_substring_regex(integers, _INTEGER)).as_py():
+            table = table.set_column(i, name, integers.cast(pa.decimal256(_MAX_DIGITS, 0)))
+    return table

@@ -36,7 +36,7 @@ def error(columns: dict[str, Any], *, numeric_labels: bool = False) -> DataError
         pa.array([0, -EXACT - 1]),
         pa.array([0, EXACT + 2], pa.uint64()),
         pa.array([0, -(2**63)]),
-        pa.array([Decimal(0), Decimal(EXACT + 2)], pa.decimal128(30, 0)),
+        pa.array([Decimal(0), Decimal(EXACT + 1)], pa.decimal128(30, 0)),
         pa.array([[0, 0], [0, EXACT + 1]]),
     ],
     ids=str,
@@ -47,6 +47,12 @@ def test_an_integer_that_float64_would_round_is_refused(column: pa.Array) -> Non
     assert "is beyond 2^53, and would be rounded" in found.message
     if not pa.types.is_list(column.type):
         assert str(column[1].as_py()) in found.message
+
+
+@pytest.mark.parametrize("label", [Decimal(EXACT + 1), EXACT + 1.0], ids=["decimal", "float"])
+def test_a_class_that_was_rounded_is_refused(label: object) -> None:
+    found = error({"x": [1, 2], "label": [0, label]})
+    assert (found.column, found.row) == ("label", 2)
 
 
 def test_integers_up_to_2_to_the_53_are_exact() -> None:

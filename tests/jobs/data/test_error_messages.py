@@ -40,7 +40,7 @@ def error_of(path: Path, **options: object) -> DataError:
         ("x,kind\n1,a\ntall,b\n", "x", 2, "'tall' is not a number"),
         ("x,kind\n1,a\ninf,b\n", "x", 2, "inf is not a finite number"),
         ("x,kind\n1,a\n-inf,b\n", "x", 2, "-inf is not a finite number"),
-        ("x,kind\n1,1.5\n2,2\n", "kind", 1, "neither an integer nor a string"),
+        ("x,kind\n1,1.5\n2,2\n", "kind", 1, "neither an exact integer nor a string"),
         ("x,kind\n2020-01-01,a\n2020-01-02,b\n", "x", None, "is not a number"),
         ("x,x,kind\n1,2,a\n", "x", None, "given twice"),
         ("x,kind\n", None, None, "has no rows"),

@@ -47,3 +47,31 @@ def test_a_late_text_makes_a_column_of_texts_and_keeps_the_numbers(tmp_path: Pat
     assert table["x"].to_numpy()[-1] == 1.5
     assert table["x"].to_numpy().dtype == np.float64
     assert table["label"][-1].as_py() == "b"
+
+
+@pytest.mark.parametrize("integer", [2**53 + 1, -(2**63) - 1, 2**64 + 1], ids=str)
+@pytest.mark.parametrize("lines", [1, 150_000])
+def test_no_integer_is_rounded_silently(tmp_path: Path, integer: int, lines: int) -> None:
+    """Arrow infers the types from the first block, and float64 for integers above 64 bits."""
+    rows = [*["1,2,true"] * lines, f"{integer},b,true"]
+    path = write_csv(tmp_path / "rows.csv", "x,label,other", *rows)
+    assert read_table(path)["x"][-1].as_py() == integer
+    with pytest.raises(DataError, match=rf"'x', row {lines + 1}: {integer} is beyond 2\^53"):
+        read_dataset(str(path), "train", ("label",), ("x",))
+
+
+def test_large_classes_of_a_file_with_late_texts_stay_different(tmp_path: Path) -> None:
+    lines = [*[f"1,{2**53}"] * 300_000, f"2,{2**53 + 1}", "2.5,3"]
+    rows = read_dataset(
+        str(write_csv(tmp_path / "rows.csv", "x,label", *lines)), "train", ("label",)
+    )
+    assert rows.targets is not None
+    assert rows.targets[-3:].tolist() == [2**53, 2**53 + 1, 3]
+
+
+def test_large_fractions_stay_float64_beside_other_columns(tmp_path: Path) -> None:
+    lines = [" 1e20,true,NA", "0.5,false,b"]
+    table = read_table(write_csv(tmp_path / "rows.csv", "x,y,label", *lines))
+    assert table["x"].to_pylist() == [1e20, 0.5]
+    assert table["y"].to_pylist() == [True, False]
+    assert table["label"].to_pylist() == ["NA", "b"]
