@@ -341,19 +341,18 @@ def test_an_unknown_run_is_refused(folder: Folder, run: str) -> None:
     assert "no run" in done.error
 
 
-def test_kills_at_random_moments_and_faults_of_workers_change_no_bit(
+def test_kills_at_random_moments(
     folder: Folder, tmp_path_factory: pytest.TempPathFactory, database: Path
 ) -> None:
     """The small form of ``python -m tests.integration.chaos``."""
     epochs = 400
     spec = (*SPEC, "--set", f"stop.max_epochs={epochs}", "--set", "optimizer.batch_size=8")
-    other = make_folder(tmp_path_factory.mktemp("workers"), database)
     killed = chaos.run_with_kills(folder, 2, seed=7, spec=spec)
-    disturbed, faults = chaos.run_with_worker_faults(other, 4, seed=3, spec=spec)
     assert killed.checkpoints
-    assert faults >= 3
-    assert killed.epochs == disturbed.epochs == list(range(1, epochs + 1))
-    assert killed.weights_sha256 == disturbed.weights_sha256
+    assert killed.epochs == list(range(1, epochs + 1))
+    other = make_folder(tmp_path_factory.mktemp("other"), database)
+    undisturbed = other.sumgrad("train", "flowers.yaml", *spec, "--json")
+    assert undisturbed.result["weights_sha256"] == killed.weights_sha256
 
 
 def test_a_run_that_mlflow_has_lost_is_refused_before_a_step(folder: Folder) -> None:
