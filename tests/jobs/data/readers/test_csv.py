@@ -52,7 +52,7 @@ def test_a_late_text_makes_a_column_of_texts_and_keeps_the_numbers(tmp_path: Pat
 @pytest.mark.parametrize("integer", [2**53 + 1, -(2**63) - 1, 2**64 + 1], ids=str)
 @pytest.mark.parametrize("lines", [1, 150_000])
 def test_no_integer_is_rounded_silently(tmp_path: Path, integer: int, lines: int) -> None:
-    """Arrow infers the types from the first block, and float64 for integers above 64 bits."""
+    """Arrow reads integers above 64 bits as float64, also if they follow in a later block."""
     rows = [*["1,2,true"] * lines, f"{integer},b,true"]
     path = write_csv(tmp_path / "rows.csv", "x,label,other", *rows)
     assert read_table(path)["x"][-1].as_py() == integer
