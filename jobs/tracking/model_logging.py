@@ -210,10 +210,14 @@ def _find_run(run_id: str, store: Store) -> "Run":
 
 def _model_location(run: "Run", store: Store) -> str:
     outputs = run.outputs.model_outputs if run.outputs is not None else []
-    # A resumed run logs its model again; the last one counts.
-    for output in reversed(outputs):
-        model = store.client.get_logged_model(output.model_id)
-        if model.name == MODEL_NAME:
+    model_ids = {output.model_id for output in outputs}
+    # A resumed run logs its model again; the newest one counts.
+    for model in store.client.search_logged_models(
+        [run.info.experiment_id],
+        f"source_run_id = '{run.info.run_id}' AND name = '{MODEL_NAME}'",
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    ):
+        if model.model_id in model_ids:
             return str(model.artifact_location)
     hint = f"its status is {run.info.status}; a model is logged when training ends"
     raise ModelNotFound(f"run {run.info.run_id} has no model", hint=hint)

@@ -17,7 +17,7 @@ from sumgrad.jobs.config.tracking_uri import artifact_location
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking.delivery import Delivery, deliver
 from sumgrad.jobs.tracking.metadata import RunEnd, RunMetadata
-from sumgrad.jobs.tracking.model_logging import ARTIFACT
+from sumgrad.jobs.tracking.model_logging import find_model
 from sumgrad.jobs.tracking.outbox import EXAMPLE, RECEIPT, Outbox, Receipt
 from sumgrad.jobs.tracking.store import Store
 from tests.jobs.tracking.conftest import FAILED, FINISHED, KILLED, make_run
@@ -170,9 +170,8 @@ def test_a_run_that_was_resumed_during_an_outage_gets_its_new_model(
     deliver(run, replace(FAILED, step=1), lambda: store)
     train_more(folder, saved)
     assert deliver(run, FINISHED, lambda: store)
-    assert [output.step for output in models(store.client.get_run(mlflow_id()))] == [1, 2]
-    logged = store.client.get_logged_model(str(Receipt.read(run).model_id))
-    found = load_model(Path(logged.artifact_location.removeprefix("file:"), "artifacts", ARTIFACT))
+    assert len(models(store.client.get_run(mlflow_id()))) == 2
+    found = load_model(find_model(mlflow_id(), store.uri))
     assert found.parameters.sha256() == saved.parameters.sha256()
 
 
