@@ -9,12 +9,15 @@ from sumgrad.cluster.compute.fingerprint import compute_fingerprint
 from sumgrad.jobs.errors import CheckpointError
 from sumgrad.jobs.runs.build import TrainingJob
 from sumgrad.jobs.support.source_digest import source_digest
+from sumgrad.jobs.support.text import one_line
 from sumgrad.jobs.tracking.metadata import flatten
 
 #: Sections of the spec that do not influence the weights.
 _OTHER_SECTIONS = {"name", "cluster", "tracking", "output", "checkpoint"}
 #: The parts of sumgrad's code that the weights depend on.
 _CODE = ("model", "cluster", "jobs/data", "jobs/runs", "jobs/spec")
+#: Longer values are cut in messages.
+_MAX_VALUE_CHARACTERS = 200
 #: The key of the digests of code that computed a part of the run before it was changed.
 EARLIER_CODE = "earlier_code"
 
@@ -82,4 +85,5 @@ def _differences(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> Iter
     for key in sorted(old.keys() | new.keys()):
         was, now = old.get(key, "missing"), new.get(key, "missing")
         if was != now:
+            was, now = (one_line(value, _MAX_VALUE_CHARACTERS) for value in (was, now))
             yield f"{key.removeprefix('spec.')} was {was} and is {now}"

@@ -18,6 +18,7 @@ from sumgrad.jobs.errors import LoginRefused, TrackingError
 from sumgrad.jobs.support.redaction import redact
 from sumgrad.jobs.support.text import describe_error
 from sumgrad.jobs.tracking.metadata import (
+    MAX_PARAMETER_CHARACTERS,
     MAX_TAG_CHARACTERS,
     RunEnd,
     RunRecord,
@@ -198,7 +199,9 @@ class Delivery:
             created = client.create_run(experiment_id, tags=tags, run_name=self._run.run_id)
             run_id = str(created.info.run_id)
         # The client splits these into batches of the size that a store accepts.
-        params = [Param(key, value) for key, value in flatten(metadata.spec)]
+        params = [
+            Param(key, value[:MAX_PARAMETER_CHARACTERS]) for key, value in flatten(metadata.spec)
+        ]
         client.log_batch(run_id, params=params)
         client.log_inputs(run_id, dataset_inputs(metadata.datasets))
         client.log_text(run_id, metadata.spec_yaml, "spec.yaml")

@@ -154,8 +154,7 @@ def flatten(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from flatten({str(i): item for i, item in enumerate(value)}, f"{name}.")
         else:
             is_text = isinstance(value, str | int | float) and not isinstance(value, bool)
-            text = str(value) if is_text else json.dumps(value)
-            yield name, text[:MAX_PARAMETER_CHARACTERS]
+            yield name, str(value) if is_text else json.dumps(value)
 
 
 def source_tags(folder: Path) -> dict[str, str]:

@@ -29,6 +29,13 @@ def test_every_difference_is_named() -> None:
     assert "--allow-code-change" not in caught.value.hint
 
 
+def test_a_difference_behind_thousands_of_characters_is_found() -> None:
+    earlier, current = ({"spec": {"features": ["x"] * 5000 + [last]}} for last in "yz")
+    with pytest.raises(CheckpointError, match=r"features was .* and is ") as caught:
+        signature_of_resumed(SIGNATURE | earlier, SIGNATURE | current, "run")
+    assert len(caught.value.message) < 1000
+
+
 def test_changed_code_is_refused_with_both_digests() -> None:
     with pytest.raises(CheckpointError, match="code was c0de1 and is c0de2") as caught:
         signature_of_resumed(SIGNATURE, SIGNATURE | {"code": "c0de2"}, "run")
