@@ -48,10 +48,10 @@ class Checkpointer:
     def boundary(self, state: TrainingState, *, is_best: bool = False) -> None:
         """Take a snapshot if one is due, or if the last epoch is the best; called between steps."""
         if is_best:
-            self._take(state, is_best=True)
+            self.take(state, is_best=True)
         is_idle = self._writing.done()
         if is_idle and not self._pending and self._is_due(state.step):
-            self._take(state, is_best=False)
+            self.take(state)
         if is_idle and self._pending:
             self._writing = run_in_thread("checkpoint", partial(self._write, *self._next()))
 
@@ -61,7 +61,8 @@ class Checkpointer:
             seconds is not None and time.monotonic() - self._last_time >= seconds
         )
 
-    def _take(self, state: TrainingState, *, is_best: bool) -> None:
+    def take(self, state: TrainingState, *, is_best: bool = False) -> None:
+        """Take a snapshot, which the next call of `boundary` or `close` writes."""
         self._pending[is_best] = Checkpoint(state.snapshot(), self._signature)
         self._last_step, self._last_time = state.step, time.monotonic()
 

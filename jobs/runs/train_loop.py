@@ -14,7 +14,7 @@ from sumgrad.cluster.training.state import (
     TrainingState,
 )
 from sumgrad.cluster.training.stopping import RESUMABLE, StopReason
-from sumgrad.jobs.errors import Interrupted
+from sumgrad.jobs.errors import Interrupted, TrackingError
 from sumgrad.jobs.runs.build import TrainingJob, build_initial_parameters
 from sumgrad.jobs.runs.checkpointer import Checkpointer
 from sumgrad.jobs.runs.progress import Reporter
@@ -111,7 +111,12 @@ def _driver(
     job = run.job
 
     def on_step(state: TrainingState) -> None:
-        run.tracker.check()
+        try:
+            run.tracker.check()
+        except TrackingError:
+            # What was computed is kept: the checkpointer writes this when it is closed.
+            checkpointer.take(state)
+            raise
         reporter.step(state.epoch.steps)
         checkpointer.boundary(state)
 

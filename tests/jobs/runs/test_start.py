@@ -1,18 +1,27 @@
 """What a resumed run records, and what is left if MLflow refuses it."""
 
+import io
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from sumgrad.jobs.data.prepare import prepare
-from sumgrad.jobs.runs.build import build_job
+from sumgrad.jobs.errors import TrackingError
+from sumgrad.jobs.runs.backend import open_reducer
+from sumgrad.jobs.runs.build import TrainingJob, build_job
 from sumgrad.jobs.runs.directory import RunDirectory
+from sumgrad.jobs.runs.progress import PlainReporter
+from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.runs.start import create, reopen, undo
+from sumgrad.jobs.runs.train_loop import run_training
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.paths import resolve_paths
+from sumgrad.jobs.tracking.metadata import RunEnd
 
 ELSEWHERE = "http://elsewhere:5000"
 
@@ -50,3 +59,26 @@ def test_a_run_that_is_resumed_with_another_store_is_tracked_there(tmp_path: Pat
         assert RunDirectory.open(directory.path).record.tracking_uri == ELSEWHERE
         undo(run, earlier)
     assert RunDirectory.open(directory.path).record == earlier
+
+
+def test_a_refusal_after_the_first_step_keeps_what_was_computed(tmp_path: Path) -> None:
+    overrides = [f"output={tmp_path}", "cluster.address=inline", "checkpoint.every_seconds=null"]
+    spec = resolve_paths(load_spec("digits", overrides).spec, tmp_path)
+    refusal = TrackingError("the experiment is deleted")
+    tracker: Any = Mock(refusal=refusal, folder=tmp_path)
+    tracker.check.side_effect = [None, refusal]
+    job: Future[TrainingJob] = Future()
+    job.set_result(build_job(spec, prepare(spec)))
+    with ExitStack() as locks, StopRequest() as stop:
+        run = create(job.result(), tracker, locks, {})
+        with (
+            open_reducer(spec.cluster, job, stop, waits_for_nodes=False) as reducer,
+            pytest.raises(TrackingError, match="is deleted"),
+        ):
+            run_training(run, reducer, PlainReporter(io.StringIO()), stop)
+        undo(run, None)
+    directory = RunDirectory.open(run.directory.path)
+    checkpoint = directory.checkpoints().newest()
+    assert checkpoint is not None
+    assert checkpoint.snapshot.step == 1
+    assert directory.record.end == RunEnd("FAILED", "the experiment is deleted")
