@@ -56,6 +56,7 @@ class Service:
         self._end: RunEnd | None = None
         self._points: list[Point] = []  #: Metrics that are not in the outbox.
         self._failures = 0  #: Failed attempts in a row.
+        self._reported: set[type[TrackingError]] = set()  #: Their kinds that were reported.
 
     def run(self) -> None:
         """Work until the parent closes the connection."""
@@ -113,13 +114,17 @@ class Service:
             self._deliver(delivery)
         except Exception as error:  # noqa: BLE001 - tracking never fails a training run
             self._failures += 1
-            if self._failures == 1 and self._is_registered:
+            if not isinstance(error, TrackingError):
+                # An unexpected error counts as an unreachable store.
+                error = TrackingUnreachable(describe_error(error))
+            if type(error) in self._reported:
+                return
+            self._reported.add(type(error))
+            if self._is_registered:
                 line = describe_error(error)
                 _logger.warning("metrics cannot be delivered, trying again: %s", line)
-            elif self._failures == 1:
-                # An unexpected error counts as an unreachable store.
-                unknown = TrackingUnreachable(describe_error(error))
-                self.send("failed", error if isinstance(error, TrackingError) else unknown)
+            else:
+                self.send("failed", error)
 
     def _deliver(self, delivery: Delivery) -> None:
         if not self._is_registered:
@@ -139,6 +144,7 @@ class Service:
         if self._failures:
             _logger.warning("metrics are delivered again")
             self._failures = 0
+            self._reported.clear()
         if is_complete is not None:
             self.send("finished", is_complete)
 
@@ -170,12 +176,14 @@ def take_connection() -> Connection:
 
 def main() -> None:
     """Deliver the run of the process that started this one."""
-    # What is imported stays; searching it for garbage takes a sixth of the time.
+    # What is imported stays; searching it for garbage takes a sixth of the time of the import.
     gc.disable()
     service = Service(take_connection(), open_store)
     logging.getLogger("sumgrad").addHandler(_ToParent(service))
     prepare_mlflow()
     importlib.import_module("mlflow")
+    gc.freeze()
+    gc.enable()
     service.run()
     # MLflow's threads are not waited for.
     os._exit(0)

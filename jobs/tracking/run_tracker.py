@@ -113,7 +113,9 @@ class RunTracker:
             if not self._wait_for(
                 lambda: self._is_complete is not None or self.refusal is not None, timeout
             ):
-                _logger.warning("MLflow at %s has not answered in %g s", self._where, timeout)
+                _logger.warning(
+                    "MLflow at %s has not accepted the rest in %g s", self._where, timeout
+                )
             return bool(self._is_complete)
 
     def close(self) -> None:
@@ -204,7 +206,7 @@ class RunTracker:
             self._deadline = time.monotonic() + values[0]
         elif name == "registered":
             self._is_registered = True
-        elif name == "failed" and not self._is_registered and not self._is_buffering:
+        elif name == "failed" and not self._is_registered and self.refusal is None:
             self._on_failure(*values)
         elif name == "warning":
             _logger.warning("%s", *values)
@@ -212,11 +214,15 @@ class RunTracker:
             (self._is_complete,) = values
 
     def _on_failure(self, error: TrackingError) -> None:
-        """Handle the first failure to register the run."""
-        if self.must_answer or not isinstance(error, TrackingUnreachable):
+        """Handle a failure to register the run; the first decides whether training continues."""
+        is_refusal = not isinstance(error, TrackingUnreachable)
+        if self._is_buffering:
+            if is_refusal:
+                _logger.warning("MLflow refuses the run; training continues: %s", error.message)
+        elif self.must_answer or is_refusal:
             self.refusal = error
-            return
-        self._is_buffering = True
-        effect = "training continues, and everything is kept for MLflow"
-        option = "(tracking.on_unavailable=fail refuses to start)"
-        _logger.warning("%s; %s %s", error.message, effect, option)
+        else:
+            self._is_buffering = True
+            effect = "training continues, and everything is kept for MLflow"
+            option = "(tracking.on_unavailable=fail refuses to start)"
+            _logger.warning("%s; %s %s", error.message, effect, option)

@@ -170,7 +170,7 @@ def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
     # Ten seconds, and what an end without a server takes.
     assert time.monotonic() - began < 10 + 4
     assert finished.code == 0, finished.err
-    assert "has not answered in 10 s" in finished.err
+    assert "has not accepted the rest in 10 s" in finished.err
     assert "sumgrad sync" in finished.err
     proxy.set_state("open")
     late = folder.sumgrad("sync")

@@ -42,6 +42,9 @@ def receive(connection: Connection, notes: Path) -> None:
 def on_run(connection: Connection, name: str, *, is_first: bool) -> None:
     if name in ERRORS:
         connection.send(("failed", ERRORS[name]))
+    elif name == "away-then-refused":
+        for each in ("away", "refused"):
+            connection.send(("failed", ERRORS[each]))
     elif name == "hangs":
         time.sleep(999)
     elif name == "frozen-once" and is_first:

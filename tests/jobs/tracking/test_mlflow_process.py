@@ -1,5 +1,7 @@
 """What the delivering process does with messages from its parent, in a thread of the test."""
 
+import gc
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe
@@ -119,6 +121,32 @@ def test_the_first_failure_is_reported_and_later_attempts_succeed(
     stores.error = None
     parent.send("end", KILLED, [])
     assert parent.receive("finished")
+
+
+def test_a_refusal_after_an_outage_is_reported(
+    parent: Parent, stores: Stores, run: Path, outbox: Outbox
+) -> None:
+    stores.error = TrackingUnreachable("away")
+    parent.send("uri", "sqlite:///x.db")
+    parent.send("run", run, False)
+    assert parent.receive("failed").message == "away"
+    stores.error = LoginRefused("no")
+    assert parent.receive("failed").message == "no"
+
+
+def test_garbage_is_collected_once_mlflow_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[bool] = []
+    monkeypatch.setattr(mlflow_process, "take_connection", lambda: Pipe()[0])
+    monkeypatch.setattr(Service, "run", lambda _: states.append(gc.isenabled()))
+    monkeypatch.setattr("os._exit", lambda _: None)
+    monkeypatch.setattr(logging.getLogger("sumgrad"), "handlers", [])
+    try:
+        mlflow_process.main()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.enable()
+    assert states == [True]
 
 
 def test_the_parent_waits_longer_while_a_database_is_created(

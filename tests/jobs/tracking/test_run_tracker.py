@@ -103,6 +103,19 @@ def test_a_store_that_does_not_answer_is_a_warning(
     assert "training continues" in caplog.text
 
 
+def test_a_refusal_after_an_outage_is_only_a_warning(
+    start: Callable[..., RunTracker], run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = start()
+    tracker.start(run.with_name("away-then-refused"))
+    tracker.wait_until_registered()
+    assert not tracker.finish(FAILED)
+    tracker.check()
+    (outage, refusal) = caplog.messages
+    assert "training continues" in outage
+    assert refusal == "MLflow refuses the run; training continues: the experiment is deleted"
+
+
 def test_a_store_that_must_answer_and_does_not_is_an_error(
     start: Callable[..., RunTracker], run: Path
 ) -> None:
@@ -125,7 +138,7 @@ def test_a_store_that_hangs_is_waited_for_once_and_bounded(
     tracker.wait_until_registered()
     assert "has not answered in 0.3 s; training continues" in caplog.text
     assert not tracker.finish(KILLED, timeout=0.2)
-    assert "has not answered in 0.2 s" in caplog.messages[-1]
+    assert "has not accepted the rest in 0.2 s" in caplog.messages[-1]
 
 
 def test_progress_extends_the_wait(start: Callable[..., RunTracker], run: Path) -> None:
