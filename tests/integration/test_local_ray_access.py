@@ -7,19 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sumgrad.cluster.ray_backend.session import ray_session
 
 pytestmark = pytest.mark.ray
 
-#: Loopback addresses as in /proc/net/tcp.
-LOOPBACK = {
-    "0100007F",
-    "0000000000000000FFFF00000100007F",
-    "00000000000000000000000001000000",
-}
-_LISTENING = "0A"
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+Addresses = set[tuple[str, int]]
 
 _ASK = """
 import sys
@@ -28,30 +24,31 @@ print(len(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", namespace=None, t
 """
 
 
-def listening_addresses() -> set[str]:
-    """Return the hexadecimal addresses on which this machine listens for TCP."""
-    lines = [
-        line.split()
-        for file in ("/proc/net/tcp", "/proc/net/tcp6")
-        for line in Path(file).read_text().splitlines()[1:]
-    ]
-    return {line[1] for line in lines if line[3] == _LISTENING}
+def listening_addresses() -> Addresses:
+    """Return the addresses on which this process and its children listen for TCP."""
+    own = psutil.Process()
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in (own, *own.children(recursive=True))
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 @pytest.fixture(scope="module")
-def addresses() -> Iterator[set[str]]:
+def addresses() -> Iterator[Addresses]:
     """The addresses on which a local instance listens."""
     before = listening_addresses()
     with ray_session("local", 1):
         yield listening_addresses() - before
 
 
-def test_it_listens_on_loopback_alone(addresses: set[str]) -> None:
+def test_it_listens_on_loopback_alone(addresses: Addresses) -> None:
     assert len(addresses) > 3, "Ray has a handful of ports"
-    assert {address.partition(":")[0] for address in addresses} <= LOOPBACK
+    assert {host for host, _ in addresses} <= LOOPBACK
 
 
-def test_its_files_are_in_a_private_folder(addresses: set[str]) -> None:
+def test_its_files_are_in_a_private_folder(addresses: Addresses) -> None:
     """Ray's own folder, with sockets and the code of jobs, is writable by every user."""
     from ray._private import worker
 
@@ -62,7 +59,7 @@ def test_its_files_are_in_a_private_folder(addresses: set[str]) -> None:
 
 
 @pytest.mark.parametrize("knows_token", [True, False])
-def test_a_local_ray_requires_its_token(addresses: set[str], knows_token: bool) -> None:
+def test_a_local_ray_requires_its_token(addresses: Addresses, knows_token: bool) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address
