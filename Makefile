@@ -22,7 +22,7 @@ help:
 	@echo "make test             set up and run the tests"
 	@echo "make check            formatter, linter, import contracts, type checker"
 	@echo "make format           apply the formatter and the linter's fixes"
-	@echo "make chaos            kill and freeze drivers and workers 220 times (30 minutes)"
+	@echo "make chaos            kill and freeze drivers and workers 220 times (up to an hour)"
 	@echo "make fuzz             run the random tests with 20 times as many cases (an hour)"
 	@echo "make benchmark        compare with PyTorch DDP and scikit-learn (10 minutes)"
 	@echo "make benchmark-hosts  the same between network namespaces; needs root"

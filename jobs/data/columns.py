@@ -18,7 +18,7 @@ from sumgrad.model.validation import did_you_mean
 
 _MAX_VALUE = 1e150  #: Squares of larger numbers overflow, and with them every sum over the rows.
 _MAX_EXACT = 2**53  #: Larger integers are not all exact in float64, in which features are scaled.
-_INT64_END = 2.0**63  #: The first number that does not fit into a 64-bit integer.
+INT64_END = 2.0**63  #: The first number that does not fit into a 64-bit integer.
 _SHOWN_CHARACTERS = 40
 _NUMBER_BYTES, _TEXT_BYTES = 8, 72  #: Bytes of the widest number, and of an empty Python text.
 
@@ -243,7 +243,7 @@ def _classes(column: _Column) -> NDArray[Any]:
     values = _numbers(column, keep_integers=True)
     if values.dtype.kind != "i":
         # From this limit on, different integers may have been rounded to the same float64.
-        end = _INT64_END if values.dtype.kind == "u" else _MAX_EXACT
+        end = INT64_END if values.dtype.kind == "u" else _MAX_EXACT
         invalid = np.flatnonzero((values != np.floor(values)) | (np.abs(values) >= end))
         if invalid.size:
             position = int(invalid[0])

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from mlflow.entities import Run
 
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
+from sumgrad.jobs.support.polling import wait_until
 from tests.integration import driver, mlflow_fork_server
 
 SUMGRAD = str(Path(sysconfig.get_path("scripts")) / "sumgrad")
@@ -77,6 +77,7 @@ class Folder:
     def start(self, *arguments: str, pauses: Sequence[int] = ()) -> "subprocess.Popen[str]":
         """Start ``sumgrad`` as a process; it pauses after these epochs until it is released."""
         if mlflow_fork_server.VARIABLE not in os.environ:
+            assert not pauses
             return self._start([SUMGRAD], arguments)
         for epoch in pauses:
             driver.paused_file(self.path, epoch).unlink(missing_ok=True)
@@ -85,11 +86,9 @@ class Folder:
 
     def wait_for_pause(self, process: "subprocess.Popen[str]", epoch: int) -> None:
         """Wait until a run has paused after an epoch."""
-        deadline = time.monotonic() + 60
-        while not driver.paused_file(self.path, epoch).exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        paused = driver.paused_file(self.path, epoch)
+        assert wait_until(lambda: paused.exists() or process.poll() is not None, 60, interval=0.01)
+        assert process.poll() is None, process.communicate()
 
     def release(self, epoch: int) -> None:
         """Let a run continue that has paused after an epoch."""

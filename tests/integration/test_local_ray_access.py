@@ -48,6 +48,16 @@ def test_it_listens_on_loopback_alone(addresses: Addresses) -> None:
     assert {host for host, _ in addresses} <= LOOPBACK
 
 
+def test_it_runs_no_daemon_that_jobs_do_not_use(addresses: Addresses) -> None:
+    commands = " ".join(
+        argument for child in psutil.Process().children() for argument in child.cmdline()
+    )
+    assert "raylet" in commands
+    assert not [
+        name for name in ("monitor.py", "log_monitor.py", "dashboard.py") if f"/{name}" in commands
+    ]
+
+
 def test_its_files_are_in_a_private_folder(addresses: Addresses) -> None:
     """Ray's own folder, with sockets and the code of jobs, is writable by every user."""
     from ray._private import worker

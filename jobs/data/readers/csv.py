@@ -8,14 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from sumgrad.jobs.data.columns import INT64_END
 from sumgrad.jobs.data.readers.guard import ReadGuard
 from sumgrad.jobs.errors import DataError
 
 _VALUE_BYTES = 8  #: Bytes of a value as a number, however short its text is.
 #: Arrow needs the header, and each row, in one block. Larger blocks are tried if they do not fit.
 _MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 1 << 20, 1 << 28
-#: The first number that does not fit into a 64-bit integer.
-_INT64_END = 2.0**63
 _MAX_DIGITS = 76  #: Of Arrow's widest integers.
 _INTEGER = rf"^[+-]?[0-9]{{1,{_MAX_DIGITS}}}$"
 
@@ -84,8 +83,10 @@ def _read(path: Path, delimiter: str, block_bytes: int) -> pa.Table:
 
 def _may_be_rounded(column: pa.ChunkedArray) -> bool:
     """Return whether a column may hold integers above 64 bits, which Arrow reads as float64."""
-    is_float = pa.types.is_floating(column.type)
-    return is_float and (pc.max(pc.abs(column)).as_py() or 0) >= _INT64_END
+    if not pa.types.is_floating(column.type):
+        return False
+    extremes = pc.min_max(column).as_py()
+    return any(abs(value or 0) >= INT64_END for value in extremes.values())
 
 
 def _raise_at_ragged_row(path: Path, delimiter: str, block_bytes: int) -> None:
