@@ -3,8 +3,9 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from mlflow import MlflowClient
 from sumgrad.jobs.config.clusters import Cluster
 from sumgrad.jobs.service.client.commands import get_status
 from sumgrad.jobs.service.client.ray_api import RayJobsClient
+from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.status import Status
 from sumgrad.jobs.support.polling import wait_until
 from tests.integration import chaos
@@ -31,6 +33,10 @@ pytestmark = pytest.mark.ray
 #: Flowers on the cluster; the spec in the folder runs inline.
 ON_CLUSTER = ("flowers.yaml", "--set", "cluster.address=local", "--upload")
 LONG = ("--set", "stop.max_epochs=100000", "--set", "checkpoint.every_seconds=0.5")
+BOTH_CPUS = ("--set", "cluster.workers=2")
+#: A thousand steps with a checkpoint each.
+SHORT = (*chaos.SPEC, "--set", "stop.max_epochs=40")
+ONCE = ("submit", *ON_CLUSTER, *SHORT, *BOTH_CPUS, "--id", "once", "--json")
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,28 @@ class Service:
             status = get_status(self.client, job_id)[0]
             return condition(status)
 
-        assert wait_until(is_met, 90, interval=0.3), status
+        assert wait_until(is_met, 90, interval=1.0), status
         return status
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The job "first", which had both CPUs until it was stopped; "once" waited for them."""
+
+    waiting: Status  #: The status of "once" until then.
+    submitted: Finished  #: What `submit` printed of "once".
+    followed: Finished  #: What `logs -f first` printed through connections that were cut.
+    exit_code: int  #: Of `wait`.
+    status: Status
+    run: RunView
+
+
+@dataclass(frozen=True)
+class Killed:
+    """The first attempt of the job "once", whose driver was killed after its first checkpoint."""
+
+    status: Status
+    exit_code: int  #: Of `wait`.
 
 
 def sessions(state: Path) -> list[int]:
@@ -138,25 +164,133 @@ def service(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterato
     assert service.sumgrad("cluster", "status").code == 3
 
 
-@pytest.fixture(scope="module")
-def inline_hash(service: Service) -> str:
-    done = service.sumgrad("train", "flowers.yaml", "--json")
-    assert done.code == 0, done.err
-    return str(done.result["weights_sha256"])
+def driver_of(job_id: str) -> int:
+    """Return the process id of a job's driver on this machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "sumgrad.jobs.service.host" not in command:
+            continue
+        if f'"sumgrad.job": "{job_id}"' in str(process.environ()):
+            return int(process.pid)
+    raise AssertionError("the job has no process")
+
+
+@contextmanager
+def frozen(driver: int) -> Iterator[None]:
+    """Freeze a job's driver, so that it uses no CPU time while a test waits for something else."""
+    os.kill(driver, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(driver, signal.SIGCONT)
+
+
+def follow_through_cuts(service: Service, relay: Relay) -> "subprocess.Popen[str]":
+    """Follow the log of the job "first" as the user of another machine."""
+    token = service.client.cluster.token_file
+    environment = {**service.folder.environment, "RAY_AUTH_TOKEN_PATH": str(token)}
+    elsewhere = Folder(service.folder.path, environment)
+    return elsewhere.start("logs", "-f", "first", "-c", f"127.0.0.1:{relay.port}")
 
 
 @pytest.fixture(scope="module")
-def finished_job(service: Service) -> Finished:
-    """What `submit` printed of the job "once", which has finished."""
-    sent = service.sumgrad("submit", *ON_CLUSTER, "--wait", "--json", "--id", "once")
+def stopped(service: Service) -> Iterator[Stopped]:
+    """Run the job "first" until "once" waits for its CPUs; "once" is frozen after a checkpoint."""
+    service.sumgrad("submit", *ON_CLUSTER, *LONG, *BOTH_CPUS, "--id", "first")
+    service.wait_for("first", lambda status: status.state == "RUNNING")
+    relay = Relay(service.port)
+    with ExitStack() as stack:
+        stack.callback(relay.close)
+        with frozen(driver_of("first")):
+            submitted = service.sumgrad(*ONCE)
+            waiting = service.wait_for("once", is_waiting)
+            following = follow_through_cuts(service, relay)
+            stack.callback(following.kill)
+            # The fourth connection of a new follower is the one that reads the log.
+            assert wait_until(lambda: relay.connections >= 4, 60)
+        for cut in range(2, 5):
+            assert wait_until(lambda: relay.connections >= 2 * cut, 60)  # noqa: B023
+            relay.cut()
+        driver = driver_of("once")
+        assert service.sumgrad("stop", "first").code == 0
+        runs = service.state / "jobs" / "once" / "runs"
+        found = wait_until(lambda: [*runs.glob("*/checkpoints/step-*")], 90, interval=0.01)
+        stack.enter_context(frozen(driver))
+        assert found
+        exit_code = service.sumgrad("wait", "first").code
+        out, err = following.communicate(timeout=60)
+        followed = Finished(following.returncode, out, err)
+        status, run = get_status(service.client, "first")
+        yield Stopped(waiting, submitted, followed, exit_code, status, run)
+
+
+def is_waiting(status: Status) -> bool:
+    """Whether a job that MLflow knows waits for two CPUs."""
+    return "waiting for 2" in status.reason and status.heartbeat_age_s is not None
+
+
+@pytest.fixture(scope="module")
+def killed(service: Service, stopped: Stopped) -> Killed:
+    assert get_status(service.client, "once")[0].end_time is None
+    os.kill(driver_of("once"), signal.SIGKILL)
+    status = service.wait_for("once", lambda status: status.end_time is not None)
+    return Killed(status, service.sumgrad("wait", "once").code)
+
+
+@pytest.fixture(scope="module")
+def finished_job(service: Service, killed: Killed) -> Finished:
+    """What `submit --wait` printed of the job "once", which was resumed."""
+    assert service.sumgrad("resume", "once").code == 0
+    sent = service.sumgrad(*ONCE, "--wait")
     assert sent.code == 0, sent.err
     return sent
+
+
+@pytest.fixture(scope="module")
+def inline_hash(service: Service) -> str:
+    done = service.sumgrad("train", "flowers.yaml", *SHORT, "--json")
+    assert done.code == 0, done.err
+    return str(done.result["weights_sha256"])
 
 
 @pytest.fixture(scope="module")
 def diagnosis(service: Service) -> Finished:
     """What `doctor` printed of the healthy cluster."""
     return service.sumgrad("doctor", "--json")
+
+
+def test_a_job_waits_for_free_cpus_until_another_is_stopped(stopped: Stopped) -> None:
+    waiting = stopped.waiting
+    assert (waiting.state, "0 free" in waiting.reason) == ("PENDING", True)
+    assert stopped.exit_code == 143
+    status = stopped.status
+    assert (status.state, status.can_resume) == ("STOPPED", True)
+    assert (stopped.run.status, status.differences) == ("KILLED", [])
+
+
+def test_logs_survive_cut_connections(service: Service, stopped: Stopped) -> None:
+    followed = stopped.followed
+    assert followed.code == 143, followed.err
+    whole = service.sumgrad("logs", "first").out
+    assert followed.out == "".join(
+        line for line in whole.splitlines(keepends=True) if not line.startswith("result: ")
+    )
+
+
+def test_a_killed_job_is_resumed_with_the_same_weights(
+    service: Service, killed: Killed, finished_job: Finished, inline_hash: str
+) -> None:
+    assert (killed.status.state, killed.status.can_resume) == ("FAILED", True)
+    assert "MLflow still as RUNNING" in killed.status.differences[0]
+    assert killed.exit_code == 137
+    again = service.sumgrad("logs", "-f", "once", "--json")
+    assert again.code == 0, again.err
+    assert again.result == finished_job.result
+    assert again.result["result"]["weights_sha256"] == inline_hash
+    assert again.result["result"]["run_id"] == killed.status.run_id
+    assert "resuming after step" in again.err
+    assert service.sumgrad("resume", "once").code == 2
 
 
 def test_a_submitted_job_has_the_weights_of_an_inline_run(
@@ -204,7 +338,9 @@ def test_the_token_opens_mlflow_and_is_printed_and_stored_nowhere(
     assert not [command for command in commands if token in command]
 
 
-def test_a_missing_token_for_mlflow_is_reported(service: Service, finished_job: Finished) -> None:
+def test_a_missing_token_for_mlflow_and_a_missing_file_are_reported(
+    service: Service, finished_job: Finished
+) -> None:
     nowhere = {"SUMGRAD_CONFIG": "/nonexistent", "HOME": "/nonexistent"}
     other_user = Folder(service.folder.path, {**service.folder.environment, **nowhere})
     refused = other_user.sumgrad(
@@ -217,9 +353,12 @@ def test_a_missing_token_for_mlflow_is_reported(service: Service, finished_job: 
     mlflow = ("--tracking-uri", service.mlflow)
     token = ("--token-file", str(service.token_file))
     assert lab.sumgrad("cluster", "add", "lab", named.address, *mlflow, *token).code == 0
-    doctor = lab.sumgrad("doctor", "--cluster", "lab")
+    doctor = lab.sumgrad("doctor", "--cluster", "lab", "--data", "/nonexistent/rows.csv", "--json")
     assert doctor.code == 3
-    assert "requires a login, and none is configured" in doctor.out
+    failed = {each["name"]: each["message"] for each in doctor.results if each["status"] == "FAIL"}
+    assert set(failed) == {"MLflow from here", "data"}
+    assert "requires a login, and none is configured" in failed["MLflow from here"]
+    assert "cannot read /nonexistent/rows.csv" in failed["data"]
     status = lab.sumgrad("status", finished_job.result["id"], "--cluster", "lab")
     assert "requires a login" in status.out + status.err
     both = ("--tracking-token-file", str(service.token_file))
@@ -228,10 +367,14 @@ def test_a_missing_token_for_mlflow_is_reported(service: Service, finished_job: 
     assert (status.code, status.result["differences"]) == (0, [])
 
 
-def test_a_job_submitted_twice_is_one_job(service: Service, finished_job: Finished) -> None:
-    assert "job once submitted: local" in finished_job.err
-    assert not service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--json").result["is_new"]
-    other = service.sumgrad("submit", *ON_CLUSTER, "--id", "once", "--set", "seed=4")
+def test_a_job_submitted_twice_is_one_job(
+    service: Service, stopped: Stopped, finished_job: Finished
+) -> None:
+    assert "job once submitted: local" in stopped.submitted.err
+    assert stopped.submitted.result["is_new"]
+    assert "job once was submitted before: local" in finished_job.err
+    assert not service.sumgrad(*ONCE).result["is_new"]
+    other = service.sumgrad(*ONCE, "--set", "seed=4")
     assert (other.code, "another" in other.err) == (2, True)
     assert service.sumgrad("wait", "once").code == 0
     assert [job["job_id"] for job in service.sumgrad("jobs", "--json").results].count("once") == 1
@@ -241,87 +384,8 @@ def test_a_job_submitted_twice_is_one_job(service: Service, finished_job: Finish
         deleted = service.sumgrad(command, "once")
         assert (deleted.code, "job once was deleted from local" in deleted.err) == (2, True)
         assert f"its folder {service.state / 'jobs' / 'once'} on the" in deleted.err
-    again = service.sumgrad("submit", *ON_CLUSTER, "--id", "once")
+    again = service.sumgrad(*ONCE)
     assert (again.code, "MLflow has a run of an earlier job 'once'" in again.err) == (2, True)
-
-
-def test_a_job_waits_for_free_cpus_until_another_is_stopped(
-    service: Service, inline_hash: str
-) -> None:
-    both = ("--set", "cluster.workers=2")
-    service.sumgrad("submit", *ON_CLUSTER, *LONG, *both, "--id", "first")
-    service.wait_for("first", lambda status: status.state == "RUNNING")
-    service.sumgrad("submit", *ON_CLUSTER, *both, "--id", "second")
-    waiting = service.wait_for("second", lambda status: "waiting for 2" in status.reason)
-    assert (waiting.state, "0 free" in waiting.reason) == ("PENDING", True)
-
-    assert service.sumgrad("stop", "first").code == 0
-    assert service.sumgrad("wait", "first").code == 143
-    stopped, run = get_status(service.client, "first")
-    assert (stopped.state, stopped.can_resume, run.status) == ("STOPPED", True, "KILLED")
-    assert stopped.differences == []
-
-    ended = service.sumgrad("logs", "-f", "second", "--json")
-    assert (ended.code, ended.result["result"]["weights_sha256"]) == (0, inline_hash)
-
-
-def test_a_killed_job_is_resumed_with_the_same_weights(service: Service) -> None:
-    spec = (*chaos.SPEC, "--set", "stop.max_epochs=200")
-    expected = service.sumgrad("train", "flowers.yaml", *spec, "--json").result
-    service.sumgrad("submit", *ON_CLUSTER, *spec, "--id", "victim")
-    # Steps may be computed before MLflow has the run.
-    service.wait_for("victim", lambda status: status.heartbeat_age_s is not None)
-    service.wait_for("victim", lambda status: status.state == "RUNNING")
-    driver = driver_of("victim")
-    os.kill(driver, signal.SIGKILL)
-    killed = service.wait_for("victim", lambda status: status.end_time is not None)
-    assert (killed.state, killed.can_resume) == ("FAILED", True)
-    assert "MLflow still as RUNNING" in killed.differences[0]
-    assert service.sumgrad("wait", "victim").code == 137
-
-    assert service.sumgrad("resume", "victim").code == 0
-    again = service.sumgrad("logs", "-f", "victim", "--json")
-    assert again.code == 0, again.err
-    assert again.result["result"]["weights_sha256"] == expected["weights_sha256"]
-    assert again.result["result"]["run_id"] == killed.run_id
-    assert "resuming after step" in again.err
-    assert service.sumgrad("status", "victim", "--json").result["differences"] == []
-    assert service.sumgrad("resume", "victim").code == 2
-
-
-def driver_of(job_id: str) -> int:
-    """Return the process id of a job's driver on this machine."""
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "sumgrad.jobs.service.host" not in command:
-            continue
-        if f'"sumgrad.job": "{job_id}"' in str(process.environ()):
-            return int(process.pid)
-    raise AssertionError("the job has no process")
-
-
-def test_logs_survive_cut_connections(service: Service) -> None:
-    service.sumgrad("submit", *ON_CLUSTER, *LONG, "--id", "talker")
-    service.wait_for("talker", lambda status: status.state == "RUNNING")
-    relay = Relay(service.port)
-    token = service.client.cluster.token_file
-    environment = {**service.folder.environment, "RAY_AUTH_TOKEN_PATH": str(token)}
-    elsewhere = Folder(service.folder.path, environment)
-    following = elsewhere.start("logs", "-f", "talker", "-c", f"127.0.0.1:{relay.port}")
-    try:
-        for cut in range(2, 5):
-            assert wait_until(lambda: relay.connections >= 2 * cut, 60)  # noqa: B023
-            relay.cut()
-        service.sumgrad("stop", "talker")
-        out, err = following.communicate(timeout=60)
-    finally:
-        following.kill()
-        relay.close()
-    assert following.returncode == 143, err
-    whole = service.sumgrad("logs", "talker").out
-    assert out == "".join(
-        line for line in whole.splitlines(keepends=True) if not line.startswith("result: ")
-    )
 
 
 def test_commands_without_the_token_are_refused(service: Service) -> None:
@@ -356,15 +420,11 @@ def test_local_data_and_local_stores_are_refused(service: Service) -> None:
     assert (store.code, "a file on this machine" in store.err) == (2, True)
 
 
-def test_doctor_passes_a_healthy_cluster_and_finds_a_missing_file(
-    service: Service, diagnosis: Finished
-) -> None:
+def test_doctor_passes_a_healthy_cluster(diagnosis: Finished) -> None:
     assert diagnosis.code == 0, diagnosis.out
     statuses = {check["name"]: check["status"] for check in diagnosis.results}
     assert set(statuses.values()) == {"ok"}, diagnosis.out
     assert {"token", "login", "versions", "nodes", "resources"} <= set(statuses)
-    missing = service.sumgrad("doctor", "--data", "/nonexistent/rows.csv")
-    assert (missing.code, "cannot read /nonexistent/rows.csv" in missing.out) == (3, True)
 
 
 def test_a_second_up_finds_the_same_cluster(service: Service) -> None:
