@@ -1,5 +1,6 @@
 """The parts of the small job that tests share."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -45,6 +46,7 @@ class SmallJob:
 
 
 ROWS = 107
+_PAUSE_S = 0.02  #: Pause after a step of a run that waits for an event.
 
 
 def make_small_job() -> SmallJob:
@@ -94,8 +96,18 @@ def stop_after(steps: int) -> ShouldStop:
 
 
 def stop_when(condition: Callable[[], bool]) -> ShouldStop:
-    """Return a condition that stops a run once this one holds."""
-    return lambda: StopReason.TERMINATED if condition() else None
+    """Return a condition that stops a run once this one holds.
+
+    The run pauses after each step, because processes that start meanwhile need the CPUs.
+    """
+
+    def should_stop() -> StopReason | None:
+        if condition():
+            return StopReason.TERMINATED
+        time.sleep(_PAUSE_S)
+        return None
+
+    return should_stop
 
 
 def weights_after(job: SmallJob, steps: int) -> bytes:

@@ -1,5 +1,7 @@
 """Commands work in a folder whose modules have the names of sumgrad's or of its libraries."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.integration.command_line import Folder
@@ -9,25 +11,24 @@ pytestmark = pytest.mark.ray
 TRAP = "raise ImportError('the user\\'s own module was imported instead of sumgrad\\'s')\n"
 
 
-@pytest.fixture
-def trapped(folder: Folder) -> Folder:
-    """A folder with modules that must not be imported."""
+def write_traps(path: Path) -> None:
+    """Write modules that must not be imported."""
     for name in ("model.py", "sumgrad.py", "yaml.py", "numpy.py"):
-        (folder.path / name).write_text(TRAP)
+        (path / name).write_text(TRAP)
     for name in ("jobs", "cluster"):
-        (folder.path / name).mkdir()
-        (folder.path / name / "__init__.py").write_text(TRAP)
-    return folder
+        (path / name).mkdir()
+        (path / name / "__init__.py").write_text(TRAP)
 
 
-def test_the_users_modules_are_not_imported_by_driver_or_workers(trapped: Folder) -> None:
-    inline = trapped.run_process("train", "flowers.yaml", "--json")
+def test_the_users_modules_are_not_imported_by_driver_or_workers(folder: Folder) -> None:
+    inline = folder.sumgrad("train", "flowers.yaml", "--json")
     assert inline.code == 0, inline.err
-    workers = trapped.run_process(
+    write_traps(folder.path)
+    workers = folder.run_process(
         "train", "flowers.yaml", "--json", "--set", "cluster.address=local"
     )
     assert workers.code == 0, workers.err
     assert workers.result["weights_sha256"] == inline.result["weights_sha256"]
     assert workers.result["train_loss"] == inline.result["train_loss"]
-    evaluated = trapped.run_process("evaluate", workers.result["run_id"], "flowers.csv")
+    evaluated = folder.run_process("evaluate", workers.result["run_id"], "flowers.csv")
     assert evaluated.code == 0, evaluated.err

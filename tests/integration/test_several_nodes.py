@@ -31,14 +31,14 @@ def total_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("workers", [2, 5, 6])
+@pytest.mark.parametrize("workers", [2, 5])
 def test_several_nodes_give_the_bits_of_inline(
     nodes: Cluster, small_job: SmallJob, workers: int
 ) -> None:
     with RayReducer(small_job.workload, workers) as reducer:
         result = train(small_job, reducer, epochs=3)
         assert reducer.num_threads == workers
-        if workers == 6:
+        if workers == 5:
             killed = max(reducer.pids)
             before = reducer.pids
             os.kill(before[killed], signal.SIGKILL)

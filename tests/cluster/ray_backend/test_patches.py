@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray._private import node, ray_constants, services, worker
+from ray._private import node, ray_constants, services, utils, worker
 
 from sumgrad.cluster.errors import ClusterUnreachable
 from sumgrad.cluster.ray_backend import patches
@@ -68,10 +68,13 @@ def test_an_instance_is_started_without_the_daemons_that_no_job_uses() -> None:
     names = ("start_monitor", "start_log_monitor", "start_api_server")
     before = [getattr(internals, name) for name in names]
     assert [f"self.{name}(" in starts for name in names] == [True] * 3
+    agent = "    if ray._private.utils.get_dashboard_dependency_error() is not None:\n"
+    assert agent in inspect.getsource(services.start_raylet)
     with patches.only_needed_daemons(enabled=False):
         assert [getattr(internals, name) for name in names] == before
     with patches.only_needed_daemons(enabled=True):
         assert [getattr(internals, name)(None) for name in names] == [None] * 3
+        assert utils.get_dashboard_dependency_error() is not None
     assert [getattr(internals, name) for name in names] == before
 
 

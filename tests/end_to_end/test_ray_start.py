@@ -1,10 +1,12 @@
-"""A cluster made with `ray start` as in docs/machines.md: with a token, and a node is lost."""
+"""A cluster made with `ray start` as in docs/machines.md: with a token, and a node is lost.
+
+`make end-to-end` runs it. `tests/integration/test_several_nodes` has the same faults in the suite.
+"""
 
 import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,11 @@ import pytest
 
 from tests.integration.command_line import Folder
 from tests.integration.mlflow_proxy import free_port
+
+if not os.environ.get("SUMGRAD_END_TO_END"):
+    pytest.skip(
+        "starts nodes for a minute; start it with 'make end-to-end'", allow_module_level=True
+    )
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -117,30 +124,29 @@ cluster: {microbatch_size: 8}
 """
 
 
-def folder_for(path: Path, database: Path, environment: dict[str, str]) -> Folder:
+def make_folder(path: Path, environment: dict[str, str]) -> Folder:
     path.mkdir()
-    shutil.copy(database, path / "mlflow.db")
     (path / "job.yaml").write_text(JOB)
     return Folder(path, environment)
 
 
 def test_three_nodes_with_a_token_one_of_which_is_lost(
-    cluster: StartedCluster, tmp_path: Path, database: Path
+    cluster: StartedCluster, tmp_path: Path
 ) -> None:
     """Six workers on three nodes, then four on two; the weights are those of one process."""
-    alone = folder_for(tmp_path / "alone", database, {}).sumgrad(
+    alone = make_folder(tmp_path / "alone", {}).sumgrad(
         *("train", "job.yaml", "--set", "cluster.address=inline", "--json")
     )
     assert alone.code == 0, alone.err
 
-    other_user = folder_for(tmp_path / "other_user", database, {"RAY_AUTH_TOKEN": "x" * 64})
+    other_user = make_folder(tmp_path / "other_user", {"RAY_AUTH_TOKEN": "x" * 64})
     refused = other_user.sumgrad(
         *("train", "job.yaml", "--set", f"cluster.address={cluster.address}", "--json")
     )
     assert refused.code == 3, refused.err
     assert "RAY_AUTH_TOKEN_PATH" in refused.err
 
-    user = folder_for(tmp_path / "user", database, cluster.environment)
+    user = make_folder(tmp_path / "user", cluster.environment)
     process = user.start(
         *("train", "job.yaml", "--json", "--set", f"cluster.address={cluster.address}"),
         *("--set", "cluster.workers={min: 2, max: 6}"),
