@@ -101,6 +101,8 @@ def ray_environment(folder: Path, token: Path, tracking_uri: str) -> dict[str, s
         # Time for a stopped job to save itself.
         "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_JOB_TIMEOUT_S:.0f}",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Each job has a runtime environment, so it cannot use workers that Ray started before it.
+        "RAY_prestart_worker_first_driver": "0",
         "MLFLOW_TRACKING_URI": tracking_uri,
         TOKEN_FILE: str(token),
         "SUMGRAD_OUTPUT": str(folder / "jobs"),

@@ -41,6 +41,11 @@ def test_the_token_reaches_servers_by_its_file_alone(tmp_path: Path) -> None:
     )
 
 
+def test_ray_starts_no_workers_that_jobs_cannot_use(tmp_path: Path) -> None:
+    ray = servers.ray_environment(tmp_path, tmp_path / "token", URI)
+    assert ray["RAY_prestart_worker_first_driver"] == "0"
+
+
 def test_the_token_of_another_cluster_is_not_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
