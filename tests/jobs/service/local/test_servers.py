@@ -41,9 +41,10 @@ def test_the_token_reaches_servers_by_its_file_alone(tmp_path: Path) -> None:
     )
 
 
-def test_ray_starts_no_workers_that_jobs_cannot_use(tmp_path: Path) -> None:
+def test_ray_starts_no_processes_that_jobs_do_not_use(tmp_path: Path) -> None:
     ray = servers.ray_environment(tmp_path, tmp_path / "token", URI)
     assert ray["RAY_prestart_worker_first_driver"] == "0"
+    assert option(servers.ray_command(8265, None), "--include-log-monitor") == "false"
 
 
 def test_the_token_of_another_cluster_is_not_passed_on(
