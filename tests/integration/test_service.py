@@ -96,7 +96,7 @@ class Service:
             status = get_status(self.client, job_id)[0]
             return condition(status)
 
-        assert wait_until(is_met, 90, interval=1.0), status
+        assert wait_until(is_met, 180, interval=1.0), status
         return status
 
 
@@ -215,7 +215,7 @@ def stopped(service: Service) -> Iterator[Stopped]:
         driver = driver_of("once")
         assert service.sumgrad("stop", "first").code == 0
         runs = service.state / "jobs" / "once" / "runs"
-        found = wait_until(lambda: [*runs.glob("*/checkpoints/step-*")], 90, interval=0.01)
+        found = wait_until(lambda: [*runs.glob("*/checkpoints/step-*")], 180, interval=0.01)
         stack.enter_context(frozen(driver))
         assert found
         exit_code = service.sumgrad("wait", "first").code

@@ -84,6 +84,8 @@ def ray_command(port: int, cpus: int | None) -> list[str]:
     return [
         *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         *("--port", gcs, "--disable-usage-stats"),
+        # sumgrad's drivers do not print the output of their workers, which it would send to them.
+        *("--include-log-monitor", "false"),
         *("--dashboard-host", HOST, "--dashboard-port", str(port)),
         *("--ray-client-server-port", client, "--dashboard-agent-listen-port", agent),
         *("--min-worker-port", first, "--max-worker-port", last),
