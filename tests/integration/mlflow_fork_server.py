@@ -1,9 +1,11 @@
-"""A server that forks MLflow processes from one that has imported MLflow, which takes seconds.
+"""A server that forks processes from one that has imported MLflow, which takes seconds.
 
-Runs in the test's process and those of `Folder.start` use it. `test_mlflow_process` and
-`Folder.run_process` start MLflow's process as users do.
+Runs in the test's process and those of `Folder.start` use it, and so does `mlflow_server`.
+`test_mlflow_process` and `Folder.run_process` start MLflow's process as users do, and the cluster
+of `test_service` the server.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -13,7 +15,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,38 +27,58 @@ from sumgrad.jobs.support.threads import die_with_parent
 
 #: Names the server's socket.
 VARIABLE = "SUMGRAD_TESTS_MLFLOW_FORK_SERVER"
+MLFLOW_PROCESS = ("sumgrad.jobs.tracking.mlflow_process", "main")
 _MAX_REQUEST = 1 << 20
 
 
 class ForkedProcess:
-    """The part of `subprocess.Popen` that `RunTracker` uses.
+    """The part of `subprocess.Popen` that tests and `RunTracker` use.
 
     Args:
-        _command: Not used: the process runs `mlflow_process.main`.
-        stdin: The file descriptor of the connection to the parent.
+        main: A module, and a function of it to call.
+        arguments: What the function finds in ``sys.argv``.
+        streams: Standard input, output and error; the last ones may be missing.
         cwd: The working directory.
         env: The environment variables.
     """
 
     def __init__(
-        self, _command: object, stdin: int, cwd: Path, env: Mapping[str, str], **_: Any
+        self,
+        main: tuple[str, str],
+        arguments: Sequence[str],
+        streams: Sequence[int],
+        cwd: Path,
+        env: Mapping[str, str],
     ) -> None:
-        request = json.dumps({"folder": str(cwd), "environment": dict(env)}).encode()
+        request = json.dumps((main, arguments, str(cwd), dict(env))).encode()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
             server.connect(os.environ[VARIABLE])
-            socket.send_fds(server, [request], [stdin])
+            socket.send_fds(server, [request], streams)
             answer, descriptors, _flags, _sender = socket.recv_fds(server, 32, 1)
         self.pid = int(answer)
         self._handle = descriptors[0]
 
     def kill(self) -> None:
         """Kill the process."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        self._send_signal(signal.SIGKILL)
 
-    def wait(self) -> None:
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> None:
         """Wait for the end of the process."""
-        select.select([self._handle], [], [])
+        if not select.select([self._handle], [], [], timeout)[0]:
+            raise TimeoutError
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return bool(select.select([self._handle], [], [], 0)[0])
+
+    def _send_signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, number)
 
     def __del__(self) -> None:
         os.close(self._handle)
@@ -86,7 +109,12 @@ def forked_mlflow_processes() -> Iterator[None]:
     """Fork the MLflow processes of runs that start in this process meanwhile."""
     from sumgrad.jobs.tracking import run_tracker
 
-    fake = SimpleNamespace(Popen=ForkedProcess, DEVNULL=subprocess.DEVNULL)
+    def start(
+        _command: object, stdin: int, cwd: Path, env: Mapping[str, str], **_: Any
+    ) -> ForkedProcess:
+        return ForkedProcess(MLFLOW_PROCESS, (), [stdin], cwd, env)
+
+    fake = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL)
     with mock.patch.object(run_tracker, "subprocess", fake):
         yield
 
@@ -108,6 +136,22 @@ def _import_all() -> None:
     importlib.import_module("mlflow.utils.requirements_utils")._init_packages_to_modules_map()
 
 
+@functools.cache
+def _import_server() -> None:
+    """Import everything that servers need, and have ``mlflow server`` start no other process."""
+    # MLflow's server checks whether uvicorn is imported.
+    uvicorn = importlib.import_module("uvicorn.main")
+    for name in ("mlflow.cli", "mlflow.server.fastapi_app", "uvicorn.protocols.http.auto"):
+        importlib.import_module(name)
+
+    def run_uvicorn(command: Sequence[str], extra_env: Mapping[str, str], **_: Any) -> None:
+        os.environ.update(extra_env)
+        (_python, _m, _uvicorn, *arguments) = command
+        uvicorn.main(arguments)
+
+    mock.patch("mlflow.server._exec_cmd", run_uvicorn).start()
+
+
 def _serve(listener: socket.socket) -> NoReturn:
     """Fork a process for each connection."""
     children: set[int] = set()
@@ -115,27 +159,36 @@ def _serve(listener: socket.socket) -> NoReturn:
         connection, _ = listener.accept()
         children = {pid for pid in children if os.waitpid(pid, os.WNOHANG) == (0, 0)}
         with connection:
-            request, (stdin,), *_ = socket.recv_fds(connection, _MAX_REQUEST, 1)
+            request, streams, *_ = socket.recv_fds(connection, _MAX_REQUEST, 3)
+            main, *others = json.loads(request)
+            if tuple(main) != MLFLOW_PROCESS:
+                _import_server()
             if not (pid := os.fork()):
-                os.dup2(stdin, 0)
-                for descriptor in (stdin, connection.detach(), listener.detach()):
+                for number, stream in enumerate(streams):
+                    os.dup2(stream, number)
+                for descriptor in (*streams, connection.detach(), listener.detach()):
                     os.close(descriptor)
-                _become_mlflow_process(**json.loads(request))
+                _become(main, *others)
             handle = os.pidfd_open(pid)
             socket.send_fds(connection, [str(pid).encode()], [handle])
-            os.close(handle)
-            os.close(stdin)
+            for descriptor in (handle, *streams):
+                os.close(descriptor)
             children.add(pid)
 
 
-def _become_mlflow_process(folder: str, environment: Mapping[str, str]) -> NoReturn:
-    from sumgrad.jobs.tracking import mlflow_process
-
+def _become(
+    main: Sequence[str], arguments: Sequence[str], folder: str, environment: Mapping[str, str]
+) -> NoReturn:
     die_with_parent()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    mlflow_process.main()
+    module, function = main
+    sys.argv = [module, *arguments]
+    try:
+        getattr(importlib.import_module(module), function)()
+    except BaseException:  # noqa: BLE001 - it must not return to the server's loop
+        traceback.print_exc()
     os._exit(1)
 
 

@@ -3,8 +3,6 @@
 import http.client
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -13,6 +11,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
+
+from tests.integration.mlflow_fork_server import ForkedProcess
 
 #: What the proxy does with requests: forwards them, leaves them without an answer, or answers 500,
 #: 403 or 401. When it is down, its port is closed and open connections are reset.
@@ -40,34 +40,34 @@ def mlflow_server(folder: Path, token: Path | None = None) -> Iterator[int]:
         token: The file with the password of the server with a login; None for one without.
     """
     port = free_port()
-    ours = ["-P", "-m", "sumgrad.jobs.service.local.mlflow_server", str(token), str(folder)]
-    command = [sys.executable, *(ours if token else ["-m", "mlflow", "server"])]
-    command += ["--host", _LOOPBACK, "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
+    main, first = ("mlflow.cli", "cli"), ["server"]
+    if token:
+        main = ("sumgrad.jobs.service.local.mlflow_server", "main")
+        first = [str(token), str(folder)]
+    arguments = [*first, "--host", _LOOPBACK, "--port", str(port)]
+    arguments += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    arguments += ["--artifacts-destination", str(folder / "artifacts")]
     environment = os.environ | {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    with (folder / "server.log").open("a") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+    with (folder / "server.log").open("a") as log, Path(os.devnull).open() as null:
+        streams = [null.fileno(), log.fileno(), log.fileno()]
+        server = ForkedProcess(main, arguments, streams, folder, environment)
     try:
         _wait_until_healthy(port, server)
         yield port
     finally:
-        # It ends its workers with itself.
         server.terminate()
         server.wait(30)
 
 
-def _wait_until_healthy(port: int, server: "subprocess.Popen[bytes]") -> None:
+def _wait_until_healthy(port: int, server: ForkedProcess) -> None:
     for _ in range(600):
         with suppress(OSError):
             urllib.request.urlopen(f"http://{_LOOPBACK}:{port}/health", timeout=5).close()
             return
-        assert server.poll() is None, "the MLflow server ended"
+        assert not server.has_ended, "the MLflow server ended"
         time.sleep(0.1)
     raise AssertionError("the MLflow server does not answer")
 

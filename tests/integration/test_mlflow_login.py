@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import psutil
 import pytest
 
-from sumgrad.jobs.service.local.mlflow_server import SETTINGS_FILE, USERS_FILE
+from sumgrad.jobs.service.local.mlflow_server import SETTINGS_FILE, USERS_FILE, main
+from sumgrad.jobs.support.error_report import run_guarded
 from tests.integration.command_line import Finished, Folder
+from tests.integration.mlflow_fork_server import ForkedProcess
 from tests.integration.mlflow_proxy import MlflowProxy, mlflow_server
 
 TOKEN = secrets.token_hex(32)
@@ -76,37 +78,14 @@ CREATE_USER = "/api/2.0/mlflow/users/create"
 OPEN = re.compile(r"/health|/static-files/.*|/favicon.ico|/(ajax-)?api/3.0/mlflow/server-info")
 #: A method and a path, and the login that is sent.
 Question = tuple[tuple[str, str], tuple[str, str] | None]
-#: Prints all routes of the server, those of Flask and those of FastAPI.
-ROUTES = """
-import json, os, sys
-from pathlib import Path
-from sumgrad.jobs.service.local.mlflow_server import configure
-configure(Path(sys.argv[1]))
-os.environ["_MLFLOW_SGI_NAME"] = "uvicorn"
-from mlflow.server import auth, app as flask
-auth.store.init_db(auth.auth_config.database_uri)
-auth.store.create_user("sumgrad", "long enough a password")
-native = auth.create_app().routes
-found = [(method, rule.rule) for rule in flask.url_map.iter_rules() for method in rule.methods]
-todo = list(native)
-while todo:
-    route = todo.pop()
-    todo += getattr(getattr(route, "original_router", None), "routes", [])
-    found += [(method, route.path) for method in getattr(route, "methods", None) or ()]
-print(json.dumps(sorted(set(found))))
-"""
 
 
 def routes(folder: Path) -> list[tuple[str, str]]:
     """Return every method and path, with a value for each parameter of a path."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ROUTES, str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    program = ("tests.integration.mlflow_routes", "main")
+    ForkedProcess(program, (), (), folder, environment).wait(60)
+    found = json.loads((folder / "routes.json").read_text())
     return [(method, re.sub(r"<[^>]*>|\{[^}]*\}", "1", path)) for method, path in found]
 
 
@@ -149,23 +128,11 @@ def test_other_users_of_the_machine_cannot_read_the_token(server: int, server_di
     state = server_dir / "state"
     for file in (state / USERS_FILE, state / SETTINGS_FILE, state / "mlflow.db"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    # It is in no file of the server, no command line and no environment of its processes.
     assert not [file for file in state.rglob("*") if file.is_file() and holds_token(file)]
-    processes = [each for each in psutil.process_iter() if str(state) in str(command(each))]
-    assert processes
-    for process in processes:
-        assert TOKEN not in str(process.cmdline()) + str(process.environ())
 
 
 def holds_token(file: Path) -> bool:
     return TOKEN.encode() in file.read_bytes()
-
-
-def command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 @pytest.fixture
@@ -262,9 +229,10 @@ def test_a_user_added_by_the_administrator_has_fewer_rights(
     assert hers.code == 0, hers.err
 
 
-def test_a_new_token_holds_after_a_restart(server_dir: Path, tmp_path: Path) -> None:
+def test_a_new_token_holds_after_a_restart(database: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
+    shutil.copy(database, state / "mlflow.db")
     write_token(tmp_path, "the-first-one-of-all")
     with mlflow_server(state, tmp_path / "token") as port:
         first = ("sumgrad", "the-first-one-of-all")
@@ -277,32 +245,44 @@ def test_a_new_token_holds_after_a_restart(server_dir: Path, tmp_path: Path) -> 
         assert code(port, EXPERIMENT, ADA) == 200, "other users stay"
 
 
-@pytest.mark.parametrize("content", ["", "too-short", None])
-def test_the_server_does_not_start_without_a_token(content: str | None, tmp_path: Path) -> None:
+ARGUMENTS = ("token", ".", "--port", "1")
+
+
+def check_not_started(folder: Path, code: int, err: str) -> None:
+    """Check that the server has ended with one line, and has created no file."""
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert "too-short" not in err
+    assert not (folder / USERS_FILE).exists()
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_the_server_does_not_start_without_a_token(
+    content: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     if content is not None:
         write_token(tmp_path, content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mlflow_server", *ARGUMENTS])
+    code = run_guarded(main, debug=False)
+    check_not_started(tmp_path, code, capsys.readouterr().err)
+
+
+def test_the_servers_process_does_not_start_with_a_short_token(tmp_path: Path) -> None:
+    write_token(tmp_path, "too-short")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "sumgrad.jobs.service.local.mlflow_server",
-            "token",
-            ".",
-            "--port",
-            "1",
-        ],
+        [sys.executable, "-P", "-m", main.__module__, *ARGUMENTS],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
-    assert "too-short" not in done.stderr
-    assert not (tmp_path / USERS_FILE).exists()
+    check_not_started(tmp_path, done.returncode, done.stderr)
 
 
 def test_a_token_that_expires_during_a_run_does_not_fail_it(

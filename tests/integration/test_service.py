@@ -330,6 +330,11 @@ def test_the_token_opens_mlflow_and_is_printed_and_stored_nowhere(
             str(run.to_dictionary()),
         ),
     ]
+    # Other users of the machine can read the command lines of MLflow's server.
+    (_ray, mlflow) = sessions(Path(service.folder.environment["XDG_STATE_HOME"]))
+    servers = processes_of(mlflow)
+    assert servers
+    texts += [str(each.cmdline()) + str(each.environ()) for each in servers]
     assert not [text for text in texts if token in text]
     assert "the user 'sumgrad', with the token as the password" in texts[6]
     files = [file for file in service.state.rglob("*") if file.is_file()]
