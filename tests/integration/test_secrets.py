@@ -1,5 +1,6 @@
 """A password in a tracking address reaches MLflow, and no file and no output."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +18,10 @@ SECRET = "s3cr3t-pass"
 
 
 @pytest.fixture(scope="module")
-def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server")
+def server_folder(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(database, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -101,32 +104,40 @@ def test_a_run_that_was_not_delivered_leaves_no_secret_and_is_delivered_later(
     check_no_secret(folder.path, server_folder)
 
 
-@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD"])
 def test_a_run_is_resumed_with_the_secret_of_the_environment(
-    folder: Folder, proxy: MlflowProxy, secret_uri: str, variable: str
+    folder: Folder, proxy: MlflowProxy, secret_uri: str
 ) -> None:
     proxy.set_state("open")
-    process = start_and_pause(folder, "--set", f"tracking.uri={secret_uri}")
-    process.terminate()
-    folder.release(PAUSE)
-    assert ended(process).code == 143
+    interrupt(folder, start_and_pause(folder, "--set", f"tracking.uri={secret_uri}"), PAUSE)
     (run,) = all_runs(folder.path / "runs")
-    refused = checked(folder.sumgrad("resume", run.record.run_id))
+    run_id = run.record.run_id
+    refused = checked(folder.sumgrad("resume", run_id))
     assert refused.code == 3
     assert "MLFLOW_TRACKING_URI" in refused.err
-    given = {"MLFLOW_TRACKING_URI": secret_uri}
-    if variable != "MLFLOW_TRACKING_URI":
-        given = {"MLFLOW_TRACKING_USERNAME": "ada", variable: SECRET}
-    process = replace(folder, environment=given).start("resume", run.record.run_id)
-    done = ended(process)
-    assert done.code == 0
+    with_uri = replace(folder, environment={"MLFLOW_TRACKING_URI": secret_uri})
+    process = with_uri.start("resume", run_id, pauses=[2 * PAUSE])
+    with_uri.wait_for_pause(process, 2 * PAUSE)
+    assert "resuming after step" in interrupt(folder, process, 2 * PAUSE).out
+    check_delivered(folder)
+    login = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": SECRET}
+    done = checked(replace(folder, environment=login).sumgrad("resume", run_id))
+    assert done.code == 0, done.err
     assert "resuming after step" in done.out
+    check_delivered(folder)
+
+
+def interrupt(folder: Folder, process: "subprocess.Popen[str]", pause: int) -> Finished:
+    """Send SIGTERM to a paused run, release it and wait for its end."""
+    process.terminate()
+    folder.release(pause)
+    out, err = process.communicate(timeout=60)
+    done = checked(Finished(process.returncode, out, err))
+    assert done.code == 143, err
+    return done
+
+
+def check_delivered(folder: Folder) -> None:
+    """Check that MLflow has everything, and the folder no password."""
     (run,) = all_runs(folder.path / "runs")
     assert run.is_delivered
     check_no_secret(folder.path)
-
-
-def ended(process: "subprocess.Popen[str]") -> Finished:
-    """Wait for the end of a command."""
-    out, err = process.communicate(timeout=60)
-    return checked(Finished(process.returncode, out, err))

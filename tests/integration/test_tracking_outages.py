@@ -1,8 +1,10 @@
 """Outages of the tracking server: no run fails, and later MLflow has everything once."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -12,14 +14,16 @@ from tests.integration.command_line import Finished, Folder
 from tests.integration.mlflow_proxy import MlflowProxy, State, mlflow_server
 
 EPOCHS = 12
-#: After these epochs a job pauses.
-FIRST_PAUSE, SECOND_PAUSE = 4, 8
+#: After this epoch a job pauses.
+PAUSE = 4
 _BATCH = "runs/log-batch"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as port:
+def server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[int]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(database, folder / "mlflow.db")
+    with mlflow_server(folder) as port:
         yield port
 
 
@@ -44,13 +48,13 @@ class Job:
             *("--set", "checkpoint.every_steps=1", "--set", "optimizer.name=adam"),
             *("--set", f"tracking.uri={proxy.uri}", "--set", f"tracking.experiment={experiment}"),
         )
-        self._process = folder.start(*arguments, "--json", pauses=pauses)
+        self.process = folder.start(*arguments, "--json", pauses=pauses)
         self._err = ""
 
     def wait_for_line(self, words: str) -> None:
         """Wait until stderr has a line with these words."""
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
             self._err += line
             if words in line:
                 return
@@ -58,15 +62,15 @@ class Job:
 
     def finished(self) -> Finished:
         """Wait for its end."""
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        err = self._err + self._process.stderr.read()
-        return Finished(self._process.wait(120), self._process.stdout.read(), err)
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        err = self._err + self.process.stderr.read()
+        return Finished(self.process.wait(120), self.process.stdout.read(), err)
 
     def close(self) -> None:
         """Kill it."""
-        self._process.kill()
-        self._process.communicate()
+        self.process.kill()
+        self.process.communicate()
 
     def check_everything_once(self) -> None:
         """Check that MLflow has one run with all metrics, the model and the status."""
@@ -103,28 +107,33 @@ def start(folder: Folder, proxy: MlflowProxy) -> Iterator[Start]:
     """Starts the job, tracked in an experiment."""
     with ExitStack() as jobs:
 
-        def started(experiment: str, pauses: Sequence[int] = (FIRST_PAUSE,)) -> Job:
+        def started(experiment: str, pauses: Sequence[int] = (PAUSE,)) -> Job:
             return jobs.enter_context(closing(Job(folder, proxy, experiment, pauses)))
 
         yield started
 
 
-@pytest.mark.parametrize("state", ["down", "hangs", "fails", "forbids", "unauthorized"])
 def test_a_server_that_goes_away_and_comes_back(
-    folder: Folder, start: Start, proxy: MlflowProxy, state: State
+    folder: Folder, start: Start, proxy: MlflowProxy
 ) -> None:
+    states: Sequence[State] = ("down", "fails", "forbids", "unauthorized", "hangs")
+    pauses = range(1, EPOCHS, 2)
     proxy.set_state("open")
-    job = start(f"comes-back-{state}", [FIRST_PAUSE, SECOND_PAUSE])
+    job = start("comes-back", pauses)
     # The first batch is part of the creation of the run.
     proxy.wait_for(_BATCH, "open", 2)
-    proxy.set_state(state)
-    folder.release(FIRST_PAUSE)
-    if state == "hangs":
-        proxy.wait_for(_BATCH, state)
-    else:
-        job.wait_for_line("metrics cannot be delivered, trying again")
-    proxy.set_state("open")
-    folder.release(SECOND_PAUSE)
+    for state, pause in zip(states, pauses, strict=False):
+        folder.wait_for_pause(job.process, pause)
+        proxy.set_state(state)
+        folder.release(pause)
+        if state == "hangs":
+            proxy.wait_for(_BATCH, state)
+            proxy.set_state("open")
+        else:
+            job.wait_for_line("metrics cannot be delivered, trying again")
+            proxy.set_state("open")
+            job.wait_for_line("metrics are delivered again")
+    folder.release(pauses[-1])
     finished = job.finished()
     assert finished.code == 0, finished.err
     job.check_everything_once()
@@ -138,7 +147,7 @@ def test_a_run_whose_server_stays_away_is_delivered_by_sync(
     job = start("stays-away")
     proxy.wait_for(_BATCH, "open")
     proxy.set_state("hangs")
-    folder.release(FIRST_PAUSE)
+    folder.release(PAUSE)
     finished = job.finished()
     assert finished.code == 0, finished.err
     assert finished.result["status"] == "FINISHED"
@@ -163,7 +172,7 @@ def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
     # The first batch is part of the creation of the run, which asks for the run as well.
     proxy.wait_for(_BATCH, "open", 2)
     proxy.set_state_at(request_, "hangs")
-    folder.release(FIRST_PAUSE)
+    folder.release(PAUSE)
     proxy.wait_for(request_, "hangs")
     began = time.monotonic()
     finished = job.finished()
@@ -185,7 +194,7 @@ def test_a_server_that_starts_after_the_run(
     job = start("comes-late")
     job.wait_for_line("training continues, and everything is kept for MLflow")
     proxy.set_state("open")
-    folder.release(FIRST_PAUSE)
+    folder.release(PAUSE)
     finished = job.finished()
     assert finished.code == 0, finished.err
     job.check_everything_once()
@@ -218,7 +227,7 @@ def test_checkpoints_do_not_wait_for_mlflow(
     (waiting,) = all_runs(folder.path / "runs")
     assert waiting.mlflow_run_id is None
     proxy.set_state("open")
-    folder.release(FIRST_PAUSE)
+    folder.release(PAUSE)
     assert job.finished().code == 0
     (run,) = all_runs(folder.path / "runs")
     assert run.mlflow_run_id is not None
