@@ -1,4 +1,7 @@
-"""The process beside a real `sumgrad train` that delivers the run to MLflow."""
+"""The process beside a real `sumgrad train` that delivers the run to MLflow.
+
+Where neither the start of the process nor its session matters, it is a forked one.
+"""
 
 import os
 import signal
@@ -13,12 +16,13 @@ from mlflow import MlflowClient
 
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs.directory import all_runs
-from tests.integration.chaos import SPEC
+from sumgrad.jobs.support.polling import wait_until
+from tests.integration import mlflow_fork_server
 from tests.integration.command_line import SUMGRAD, Folder
 from tests.jobs.tracking.test_run_tracker import wait_until_gone
 
 ENDLESS = ("--set", "stop.max_epochs=1000000")
-EPOCHS = 200
+EPOCHS = 20
 
 
 @contextmanager
@@ -38,6 +42,17 @@ def training(folder: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]
             command.kill()
 
 
+@contextmanager
+def paused_training(folder: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """Run the command with a forked process for MLflow, and pause it after the first epoch."""
+    with folder.start("train", "flowers.yaml", *arguments, pauses=[1]) as command:
+        try:
+            folder.wait_for_pause(command, 1)
+            yield command
+        finally:
+            command.kill()
+
+
 def wait_for_first_epoch(command: "subprocess.Popen[str]") -> None:
     assert command.stdout is not None
     assert any(line.startswith("epoch ") for line in command.stdout)
@@ -52,6 +67,24 @@ def wait_for_process(command: "subprocess.Popen[str]") -> int:
     raise AssertionError("the command has ended")
 
 
+def wait_for_forked_process(folder: Folder) -> int:
+    """Return the id of the forked process for MLflow as soon as it runs."""
+    assert wait_until(lambda: bool(forked_processes(folder)), 60, interval=0.01)
+    (pid,) = forked_processes(folder)
+    return pid
+
+
+def forked_processes(folder: Folder) -> list[int]:
+    """Return the running processes that the fork server has started for runs of a folder."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            is_forked = mlflow_fork_server.__name__ in process.cmdline()
+            if is_forked and process.cwd() == str(folder.path):
+                found.append(process.pid)
+    return found
+
+
 def check_nothing_left(command: "subprocess.Popen[str]") -> None:
     left = []
     for process in psutil.process_iter(["cmdline"]):
@@ -64,7 +97,9 @@ def check_nothing_left(command: "subprocess.Popen[str]") -> None:
 TRAIN = """
 import sys
 from sumgrad.jobs.cli.app import run
-assert run(["train", "flowers.yaml"]) == 0
+from tests.integration.mlflow_fork_server import forked_mlflow_processes
+with forked_mlflow_processes():
+    assert run(["train", "flowers.yaml"]) == 0
 sys.stderr.write(repr({"mlflow", "sqlalchemy"} & sys.modules.keys()))
 """
 
@@ -100,20 +135,30 @@ def test_a_signal_to_the_process_group_reaches_mlflow_as_killed(
     assert run.is_delivered
 
 
-@pytest.mark.parametrize(
-    ("number", "at_start"),
-    [(signal.SIGKILL, True), (signal.SIGKILL, False), (signal.SIGSTOP, True)],
-)
-def test_a_killed_or_frozen_process_costs_the_run_nothing(
-    folder: Folder, number: signal.Signals, at_start: bool
-) -> None:
-    with training(folder, *SPEC, "--set", f"stop.max_epochs={EPOCHS}") as command:
-        if not at_start:
-            wait_for_first_epoch(command)
-        os.kill(wait_for_process(command), number)
+def test_a_process_that_is_killed_at_its_start_costs_the_run_nothing(folder: Folder) -> None:
+    with training(folder, "--set", f"stop.max_epochs={EPOCHS}") as command:
+        os.kill(wait_for_process(command), signal.SIGKILL)
         output = command.communicate(timeout=60)[0]
         assert command.returncode == 0, output
         check_nothing_left(command)
+    check_delivered(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_killed_or_frozen_process_costs_the_run_nothing(
+    folder: Folder, number: signal.Signals
+) -> None:
+    with paused_training(folder, "--set", f"stop.max_epochs={EPOCHS}") as command:
+        os.kill(wait_for_forked_process(folder), number)
+        folder.release(1)
+        output = command.communicate(timeout=60)
+        assert command.returncode == 0, output
+    assert forked_processes(folder) == []
+    check_delivered(folder)
+
+
+def check_delivered(folder: Folder) -> None:
+    """Check that MLflow has the run with whole curves."""
     run, found = folder.run_directory(), folder.mlflow_run()
     assert (found.info.status, run.is_delivered) == ("FINISHED", True)
     client = MlflowClient(folder.tracking_uri)
@@ -123,13 +168,13 @@ def test_a_killed_or_frozen_process_costs_the_run_nothing(
 
 
 def test_sigterm_ends_a_run_whose_process_is_frozen(folder: Folder) -> None:
-    with training(folder, *ENDLESS) as command:
-        wait_for_first_epoch(command)
-        os.kill(wait_for_process(command), signal.SIGSTOP)
+    with paused_training(folder, *ENDLESS) as command:
+        os.kill(wait_for_forked_process(folder), signal.SIGSTOP)
         command.terminate()
-        output = command.communicate(timeout=60)[0]
+        folder.release(1)
+        output = command.communicate(timeout=60)
         assert command.returncode == 143, output
-        check_nothing_left(command)
+    assert forked_processes(folder) == []
     # A replacement of the process may have come too late for MLflow.
     folder.sumgrad("sync")
     assert folder.mlflow_run().info.status == "KILLED"
