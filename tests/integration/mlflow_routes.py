@@ -15,7 +15,7 @@ def main() -> None:
     from mlflow.server import app as flask
     from mlflow.server import auth
 
-    auth.store.init_db(auth.auth_config.database_uri)
+    auth.store.init_db(auth.auth_config.database_uri)  # type: ignore[no-untyped-call]
     auth.store.create_user("sumgrad", "long enough a password")
     todo: list[Any] = list(auth.create_app().routes)
     rules = flask.url_map.iter_rules()

@@ -1,7 +1,6 @@
 """A password in a tracking address reaches MLflow, and no file and no output."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from mlflow import MlflowClient
 from sumgrad.jobs.runs.directory import all_runs
 from tests.integration.command_line import Finished, Folder
 from tests.integration.mlflow_proxy import MlflowProxy, mlflow_server
-from tests.integration.test_resume import PAUSE, start_and_pause
 
 SECRET = "s3cr3t-pass"
 
@@ -108,16 +106,14 @@ def test_a_run_is_resumed_with_the_secret_of_the_environment(
     folder: Folder, proxy: MlflowProxy, secret_uri: str
 ) -> None:
     proxy.set_state("open")
-    interrupt(folder, start_and_pause(folder, "--set", f"tracking.uri={secret_uri}"), PAUSE)
+    interrupt(folder, 3, "train", "flowers.yaml", "--set", f"tracking.uri={secret_uri}")
     (run,) = all_runs(folder.path / "runs")
     run_id = run.record.run_id
     refused = checked(folder.sumgrad("resume", run_id))
     assert refused.code == 3
     assert "MLFLOW_TRACKING_URI" in refused.err
     with_uri = replace(folder, environment={"MLFLOW_TRACKING_URI": secret_uri})
-    process = with_uri.start("resume", run_id, pauses=[2 * PAUSE])
-    with_uri.wait_for_pause(process, 2 * PAUSE)
-    assert "resuming after step" in interrupt(folder, process, 2 * PAUSE).out
+    assert "resuming after step" in interrupt(with_uri, 6, "resume", run_id).out
     check_delivered(folder)
     login = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": SECRET}
     done = checked(replace(folder, environment=login).sumgrad("resume", run_id))
@@ -126,10 +122,12 @@ def test_a_run_is_resumed_with_the_secret_of_the_environment(
     check_delivered(folder)
 
 
-def interrupt(folder: Folder, process: "subprocess.Popen[str]", pause: int) -> Finished:
-    """Send SIGTERM to a paused run, release it and wait for its end."""
+def interrupt(folder: Folder, epoch: int, *arguments: str) -> Finished:
+    """Start a run, send SIGTERM to it after an epoch, and wait for its end."""
+    process = folder.start(*arguments, pauses=[epoch])
+    folder.wait_for_pause(process, epoch)
     process.terminate()
-    folder.release(pause)
+    folder.release(epoch)
     out, err = process.communicate(timeout=60)
     done = checked(Finished(process.returncode, out, err))
     assert done.code == 143, err

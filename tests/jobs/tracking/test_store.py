@@ -26,22 +26,26 @@ assert not is_tracking_uri_set()
 """
 
 
-def test_two_processes_create_one_database_without_output(tmp_path: Path) -> None:
+def test_two_processes_create_one_database_without_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     # Under pytest MLflow itself disables its telemetry.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "CI"))}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN, f"{SQLITE}{tmp_path}/new.db"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        for _ in range(2)
-    ]
-    output = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], output
-    assert output == ["", ""]
+    uri = f"{SQLITE}{tmp_path}/new.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", OPEN, uri],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    ) as process:
+        # The other process has locked the database, or is about to.
+        while not (tmp_path / ".new.db.lock").exists():
+            assert process.poll() is None
+        open_store(uri)
+        output = process.communicate(timeout=60)[0]
+    assert (process.returncode, output) == (0, "")
+    assert capfd.readouterr() == ("", "")
 
 
 HOLD = """
