@@ -22,8 +22,8 @@ from tests.integration.command_line import Finished, Folder
 from tests.integration.conftest import make_folder
 
 EPOCHS = 20
-#: After this epoch a run pauses, with some checkpoints.
-PAUSE = 5
+#: After these epochs a run pauses, with one checkpoint and with two.
+FIRST_PAUSE, PAUSE = 2, 5
 #: The training starts when MLflow has registered the run.
 SPEC = (
     *(*chaos.SPEC, "--set", f"stop.max_epochs={EPOCHS}"),
@@ -98,19 +98,24 @@ def end(folder: Folder, number: signal.Signals) -> Finished:
 
 
 def start_and_pause(folder: Folder, *arguments: str) -> "subprocess.Popen[str]":
-    """Start the job, and wait until it has paused with some checkpoints."""
-    process = folder.start("train", "flowers.yaml", *SPEC, *arguments, pauses=[PAUSE])
+    """Start the job, and wait until it has paused with two checkpoints."""
+    pauses = FIRST_PAUSE, PAUSE
+    process = folder.start("train", "flowers.yaml", *SPEC, *arguments, pauses=pauses)
+    folder.wait_for_pause(process, FIRST_PAUSE)
+    wait_for_checkpoints(folder.path / "runs", process, 1)
+    # The writer is idle now, so that the next step has a checkpoint.
+    folder.release(FIRST_PAUSE)
     folder.wait_for_pause(process, PAUSE)
-    wait_for_checkpoints(folder, process)
+    wait_for_checkpoints(folder.path / "runs", process, 2)
     return process
 
 
-def wait_for_checkpoints(folder: Folder, process: "subprocess.Popen[str]", number: int = 2) -> None:
+def wait_for_checkpoints(runs: Path, process: "subprocess.Popen[str]", number: int) -> None:
     """Wait until the run has a number of checkpoints and MLflow has the run."""
     deadline = time.monotonic() + 60
     while not any(
         run.mlflow_run_id is not None and len(run.checkpoints().paths()) >= number
-        for run in all_runs(folder.path / "runs")
+        for run in all_runs(runs)
     ):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -240,7 +245,7 @@ def test_a_second_signal_ends_at_once(folder: Folder) -> None:
     }
     settings = (item for pair in slow.items() for item in ("--set", "=".join(pair)))
     process = folder.start("train", "wide.yaml", *settings, "--json")
-    wait_for_checkpoints(folder, process, 1)
+    wait_for_checkpoints(folder.path / "runs", process, 1)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     while "stopping after this step" not in process.stderr.readline():
@@ -318,8 +323,11 @@ def is_alive(pid: int) -> bool:
 def test_a_full_disk_at_the_end_is_reported_to_mlflow(folder: Folder, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 2048) as disk:
         output = ("--set", f"output={disk / 'runs'}")
-        process = folder.start("train", "flowers.yaml", *SPEC, *output, pauses=[PAUSE])
+        # No checkpoint is being written during the pause: a failed one would leave space.
+        rare = ("--set", "checkpoint.every_steps=81")
+        process = folder.start("train", "flowers.yaml", *SPEC, *rare, *output, pauses=[PAUSE])
         folder.wait_for_pause(process, PAUSE)
+        wait_for_checkpoints(disk / "runs", process, 1)
         filling = fill(disk)
         folder.release(PAUSE)
         out, err = process.communicate(timeout=120)
