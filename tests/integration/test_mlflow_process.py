@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs.directory import all_runs
 from sumgrad.jobs.support.polling import wait_until
+from sumgrad.jobs.tracking.run_tracker import RunTracker
 from tests.integration import mlflow_fork_server
 from tests.integration.command_line import SUMGRAD, Folder
 from tests.jobs.tracking.test_run_tracker import wait_until_gone
@@ -110,13 +111,10 @@ def test_training_itself_does_not_import_mlflow(folder: Folder) -> None:
     assert folder.mlflow_run().info.status == "FINISHED"
 
 
-@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--set", "data.label=colour"), 2)])
-def test_no_process_outlives_the_command(
-    folder: Folder, arguments: tuple[str, ...], code: int
-) -> None:
-    with training(folder, *arguments) as command:
+def test_no_process_outlives_a_refused_command(folder: Folder) -> None:
+    with training(folder, "--set", "data.label=colour") as command:
         output = command.communicate(timeout=60)[0]
-        assert command.returncode == code, output
+        assert command.returncode == 2, output
         check_nothing_left(command)
 
 
@@ -135,7 +133,9 @@ def test_a_signal_to_the_process_group_reaches_mlflow_as_killed(
     assert run.is_delivered
 
 
-def test_a_process_that_is_killed_at_its_start_costs_the_run_nothing(folder: Folder) -> None:
+def test_a_process_that_is_killed_at_its_start_costs_nothing_and_its_successor_ends(
+    folder: Folder,
+) -> None:
     with training(folder, "--set", f"stop.max_epochs={EPOCHS}") as command:
         os.kill(wait_for_process(command), signal.SIGKILL)
         output = command.communicate(timeout=60)[0]
@@ -223,7 +223,11 @@ def test_a_run_that_mlflow_refuses_stops_early(folder: Folder) -> None:
     assert (run.record.end.status, run.record.end.can_resume) == ("FAILED", True)
 
 
-def test_a_run_that_mlflow_refuses_after_its_end_keeps_its_weights(folder: Folder) -> None:
+def test_a_run_that_mlflow_refuses_after_its_end_keeps_its_weights(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine the refusal may come during training, which has to ignore it.
+    monkeypatch.setattr(RunTracker, "check", lambda _: None)
     done = folder.sumgrad("train", "flowers.yaml", "--json", *refused(folder))
     assert done.code == 3
     assert "is deleted" in done.err
