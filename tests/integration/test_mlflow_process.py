@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
@@ -65,6 +66,7 @@ def wait_for_process(command: "subprocess.Popen[str]") -> int:
         for child in psutil.Process(command.pid).children():
             if "sumgrad.jobs.tracking.mlflow_process" in child.cmdline():
                 return child.pid
+        time.sleep(0.001)
     raise AssertionError("the command has ended")
 
 
@@ -97,6 +99,7 @@ def check_nothing_left(command: "subprocess.Popen[str]") -> None:
 
 TRAIN = """
 import sys
+import time
 from sumgrad.jobs.cli.app import run
 from tests.integration.mlflow_fork_server import forked_mlflow_processes
 with forked_mlflow_processes():

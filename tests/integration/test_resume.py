@@ -268,6 +268,7 @@ def test_a_run_killed_as_soon_as_mlflow_has_it_is_resumed(
         while not database.execute("select count(*) from runs").fetchone()[0]:
             assert process.poll() is None
             assert time.monotonic() < deadline
+            time.sleep(0.001)
     process.kill()
     process.communicate()
     (row,) = folder.sumgrad("runs", "--json").results

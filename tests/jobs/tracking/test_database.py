@@ -2,6 +2,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_a_killed_process_leaves_no_incomplete_database(tmp_path: Path) -> None:
         # MLflow itself cannot complete a database with these tables.
         while tables(tmp_path / ".mlflow.db.new") < 25:
             assert process.poll() is None
+            time.sleep(0.01)
         process.kill()
     assert not database.exists()
     store = open_store(f"{SQLITE}{database}")

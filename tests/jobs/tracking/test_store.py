@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_two_processes_create_one_database_without_output(
         # The other process has locked the database, or is about to.
         while not (tmp_path / ".new.db.lock").exists():
             assert process.poll() is None
+            time.sleep(0.01)
         open_store(uri)
         output = process.communicate(timeout=60)[0]
     assert (process.returncode, output) == (0, "")
