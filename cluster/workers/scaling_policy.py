@@ -35,7 +35,7 @@ def format_limit(seconds: float) -> str:
     return f"up to {seconds:.0f} s" if is_short else f"up to {seconds / _DAY_S:.0f} days"
 
 
-class Quorum:
+class WorkerMinimum:
     """A job's minimum of workers, and the time for which it has had fewer."""
 
     def __init__(self, policy: ScalingPolicy) -> None:

@@ -16,7 +16,11 @@ from sumgrad.cluster.transport.messages import Hello
 from sumgrad.cluster.transport.server import WorkerServer
 from sumgrad.cluster.workers import scaling_policy
 from sumgrad.cluster.workers.launcher import Launcher, Placement
-from sumgrad.cluster.workers.scaling_policy import SUPERVISION_INTERVAL_S, Quorum, ScalingPolicy
+from sumgrad.cluster.workers.scaling_policy import (
+    SUPERVISION_INTERVAL_S,
+    ScalingPolicy,
+    WorkerMinimum,
+)
 from sumgrad.cluster.workers.worker_state import WorkerState, start_timeout
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +43,7 @@ class WorkerGroup:
         self._launcher = launcher
         self._buffers = buffers
         self._policy = policy
-        self._quorum = Quorum(policy)
+        self._minimum = WorkerMinimum(policy)
         self._fingerprint = fingerprint.compute_fingerprint()
         #: Every worker that is connected, starting or to be started again, by its index.
         self._states: dict[int, WorkerState] = {}
@@ -141,7 +145,7 @@ class WorkerGroup:
         if state.is_extra:
             _logger.info("worker %d joined: %s now", worker, _workers(running))
         state.connect(hello.threads)
-        self._quorum.is_reached(running)
+        self._minimum.is_reached(running)
         return True
 
     def replace(self, worker: int, why: str) -> None:
@@ -167,12 +171,12 @@ class WorkerGroup:
         self._launcher.kill(worker)
 
     def must_wait(self, activity: str) -> bool:
-        """Return whether to wait for more workers; see `Quorum.must_wait`."""
+        """Return whether to wait for more workers; see `WorkerMinimum.must_wait`."""
         reasons = (
             pending.reason or self._launcher.exit_reason(worker)
             for worker, pending in self._pending.items()
         )
-        return self._quorum.must_wait(self.num_threads, activity, reasons)
+        return self._minimum.must_wait(self.num_threads, activity, reasons)
 
     # --- scaling
 

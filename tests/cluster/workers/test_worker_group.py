@@ -387,15 +387,15 @@ def test_a_stop_request_ends_the_wait_for_workers(
 def test_the_time_with_too_few_workers_is_reset_when_there_are_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    quorum = scaling_policy.Quorum(ScalingPolicy(min_workers=2, resource_timeout=1000))
-    assert quorum.must_wait(0, "summing", [])
-    assert quorum._short_since is not None
-    quorum._short_since -= 2000
+    minimum = scaling_policy.WorkerMinimum(ScalingPolicy(min_workers=2, resource_timeout=1000))
+    assert minimum.must_wait(0, "summing", [])
+    assert minimum._short_since is not None
+    minimum._short_since -= 2000
     with pytest.raises(ClusterUnreachable, match=r"within 1000 s: no node$") as caught:
-        quorum.must_wait(0, "summing", [None, "no node"])
+        minimum.must_wait(0, "summing", [None, "no node"])
     assert "sumgrad resume" in caught.value.hint
-    assert not quorum.must_wait(2, "summing", [])
-    assert quorum._short_since is None
+    assert not minimum.must_wait(2, "summing", [])
+    assert minimum._short_since is None
 
 
 # --- scaling
