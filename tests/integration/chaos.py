@@ -8,7 +8,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ import psutil
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.tracking.store import open_store
-from tests.integration.command_line import Folder
+from tests.integration.command_line import Command, Folder
 from tests.integration.conftest import make_folder
 
 EPOCHS = 1200
@@ -71,7 +70,7 @@ def newest_step(folder: Folder) -> str:
     return names[-1] if names else "none"
 
 
-def wait_for_a_checkpoint(folder: Folder, newest: str, process: "subprocess.Popen[str]") -> None:
+def wait_for_a_checkpoint(folder: Folder, newest: str, process: Command) -> None:
     """Wait until the run has a newer checkpoint, or has ended."""
     while newest_step(folder) == newest and process.poll() is None:
         time.sleep(0.02)

@@ -10,7 +10,6 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -20,10 +19,12 @@ from mlflow.entities import Run
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.support.polling import wait_until
-from tests.integration import driver, mlflow_fork_server
+from tests.integration import driver, fork_server
+from tests.integration.fork_server import ForkedCommand
 
 SUMGRAD = str(Path(sysconfig.get_path("scripts")) / "sumgrad")
-_DRIVER = (sys.executable, "-P", "-c", "from tests.integration.driver import run; run()")
+#: A running command.
+Command = subprocess.Popen[str] | ForkedCommand
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,18 @@ class Folder:
             code = run(options, debug=len(options) < len(arguments))
         return Finished(code, out.getvalue(), err.getvalue())
 
-    def start(self, *arguments: str, pauses: Sequence[int] = ()) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, pauses: Sequence[int] = ()) -> Command:
         """Start ``sumgrad`` as a process; it pauses after these epochs until it is released."""
-        if mlflow_fork_server.VARIABLE not in os.environ:
+        if fork_server.VARIABLE not in os.environ:
             assert not pauses
-            return self._start([SUMGRAD], arguments)
+            return self._start(arguments)
         for epoch in pauses:
             driver.paused_file(self.path, epoch).unlink(missing_ok=True)
             driver.release_file(self.path, epoch).unlink(missing_ok=True)
-        return self._start(_DRIVER, arguments, {driver.PAUSES: ",".join(map(str, pauses))})
+        variables = {driver.PAUSES: ",".join(map(str, pauses))}
+        return ForkedCommand(arguments, self.path, {**os.environ, **self.environment, **variables})
 
-    def wait_for_pause(self, process: "subprocess.Popen[str]", epoch: int) -> None:
+    def wait_for_pause(self, process: Command, epoch: int) -> None:
         """Wait until a run has paused after an epoch."""
         paused = driver.paused_file(self.path, epoch)
         assert wait_until(lambda: paused.exists() or process.poll() is not None, 60, interval=0.01)
@@ -94,16 +96,11 @@ class Folder:
         """Let a run continue that has paused after an epoch."""
         driver.release_file(self.path, epoch).touch()
 
-    def _start(
-        self,
-        command: Sequence[str],
-        arguments: Sequence[str],
-        variables: Mapping[str, str] = MappingProxyType({}),
-    ) -> "subprocess.Popen[str]":
+    def _start(self, arguments: Sequence[str]) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [*command, *arguments],
+            [SUMGRAD, *arguments],
             cwd=self.path,
-            env=os.environ | dict(self.environment) | dict(variables),
+            env=os.environ | dict(self.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -112,7 +109,7 @@ class Folder:
 
     def run_process(self, *arguments: str) -> Finished:
         """Run the installed command to its end, as users do."""
-        process = self._start([SUMGRAD], arguments)
+        process = self._start(arguments)
         out, err = process.communicate(timeout=120)
         return Finished(process.returncode, out, err)
 

@@ -12,7 +12,7 @@ from sumgrad.cluster.ray_backend.session import ray_session
 from sumgrad.jobs.tracking.store import open_store
 from tests.cluster.small_job import SmallJob, make_small_job
 from tests.integration.command_line import Folder
-from tests.integration.mlflow_fork_server import forked_mlflow_processes, mlflow_fork_server
+from tests.integration.fork_server import forked_mlflow_processes, running_fork_server
 
 FLOWERS = """\
 name: flowers
@@ -37,7 +37,7 @@ def ray_cpus() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[None]:
-    with mlflow_fork_server():
+    with running_fork_server():
         yield
 
 

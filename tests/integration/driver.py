@@ -13,7 +13,7 @@ from typing import NoReturn
 from unittest import mock
 
 from sumgrad.jobs.support.environment import limit_blas_threads
-from tests.integration.mlflow_fork_server import forked_mlflow_processes
+from tests.integration.fork_server import forked_mlflow_processes
 
 #: Names the epochs after which a run pauses, separated by commas.
 PAUSES = "SUMGRAD_TESTS_PAUSES"

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-from tests.integration.mlflow_fork_server import ForkedProcess
+from tests.integration.fork_server import ForkedProcess
 
 #: What the proxy does with requests: forwards them, leaves them without an answer, or answers 500,
 #: 403 or 401. When it is down, its port is closed and open connections are reset.
@@ -67,7 +67,7 @@ def _wait_until_healthy(port: int, server: ForkedProcess) -> None:
         with suppress(OSError):
             urllib.request.urlopen(f"http://{_LOOPBACK}:{port}/health", timeout=5).close()
             return
-        assert not server.has_ended, "the MLflow server ended"
+        assert server.poll() is None, "the MLflow server ended"
         time.sleep(0.1)
     raise AssertionError("the MLflow server does not answer")
 

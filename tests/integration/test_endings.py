@@ -4,7 +4,6 @@ import http.server
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs.summary import JSON_KEYS
-from tests.integration.command_line import Finished, Folder
+from tests.integration.command_line import Command, Finished, Folder
 
 
 def raylet_of(driver: int) -> int:
@@ -217,7 +216,7 @@ def test_termination_during_the_start_is_exit_code_143(folder: Folder, seconds: 
     assert not folder.mlflow_runs() or folder.mlflow_run().info.status == "KILLED"
 
 
-def wait_for_first_epoch(process: subprocess.Popen[str]) -> None:
+def wait_for_first_epoch(process: Command) -> None:
     """Read the output until the first epoch is done."""
     assert process.stderr is not None
     deadline = time.monotonic() + 60

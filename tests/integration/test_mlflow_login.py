@@ -22,7 +22,7 @@ import pytest
 from sumgrad.jobs.service.local.mlflow_server import SETTINGS_FILE, USERS_FILE, main
 from sumgrad.jobs.support.error_report import run_guarded
 from tests.integration.command_line import Finished, Folder
-from tests.integration.mlflow_fork_server import ForkedProcess
+from tests.integration.fork_server import ForkedProcess
 from tests.integration.mlflow_proxy import MlflowProxy, mlflow_server
 
 TOKEN = secrets.token_hex(32)

@@ -19,8 +19,8 @@ from sumgrad.jobs.artifacts.saved_model import load_model
 from sumgrad.jobs.runs.directory import all_runs
 from sumgrad.jobs.support.polling import wait_until
 from sumgrad.jobs.tracking.run_tracker import RunTracker
-from tests.integration import mlflow_fork_server
-from tests.integration.command_line import SUMGRAD, Folder
+from tests.integration import fork_server
+from tests.integration.command_line import SUMGRAD, Command, Folder
 from tests.jobs.tracking.test_run_tracker import wait_until_gone
 
 ENDLESS = ("--set", "stop.max_epochs=1000000")
@@ -28,7 +28,7 @@ EPOCHS = 20
 
 
 @contextmanager
-def training(folder: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+def training(folder: Folder, *arguments: str) -> Iterator[Command]:
     """Run the command in a session of its own, as a shell would start it."""
     with subprocess.Popen(
         [SUMGRAD, "train", "flowers.yaml", *arguments],
@@ -45,7 +45,7 @@ def training(folder: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]
 
 
 @contextmanager
-def paused_training(folder: Folder, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+def paused_training(folder: Folder, *arguments: str) -> Iterator[Command]:
     """Run the command with a forked process for MLflow, and pause it after the first epoch."""
     with folder.start("train", "flowers.yaml", *arguments, pauses=[1]) as command:
         try:
@@ -55,12 +55,12 @@ def paused_training(folder: Folder, *arguments: str) -> "Iterator[subprocess.Pop
             command.kill()
 
 
-def wait_for_first_epoch(command: "subprocess.Popen[str]") -> None:
+def wait_for_first_epoch(command: Command) -> None:
     assert command.stdout is not None
     assert any(line.startswith("epoch ") for line in command.stdout)
 
 
-def wait_for_process(command: "subprocess.Popen[str]") -> int:
+def wait_for_process(command: Command) -> int:
     """Return the id of the process for MLflow as soon as it runs."""
     while command.poll() is None:
         for child in psutil.Process(command.pid).children():
@@ -70,25 +70,26 @@ def wait_for_process(command: "subprocess.Popen[str]") -> int:
     raise AssertionError("the command has ended")
 
 
-def wait_for_forked_process(folder: Folder) -> int:
+def wait_for_forked_process(folder: Folder, command: Command) -> int:
     """Return the id of the forked process for MLflow as soon as it runs."""
-    assert wait_until(lambda: bool(forked_processes(folder)), 60, interval=0.01)
-    (pid,) = forked_processes(folder)
+    assert wait_until(lambda: bool(forked_processes(folder, command)), 60, interval=0.01)
+    (pid,) = forked_processes(folder, command)
     return pid
 
 
-def forked_processes(folder: Folder) -> list[int]:
-    """Return the running processes that the fork server has started for runs of a folder."""
+def forked_processes(folder: Folder, command: Command) -> list[int]:
+    """Return the processes in a folder that the fork server has started for a command."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            is_forked = mlflow_fork_server.__name__ in process.cmdline()
-            if is_forked and process.cwd() == str(folder.path):
+            is_forked = fork_server.__name__ in process.cmdline()
+            is_other = process.pid != command.pid
+            if is_forked and is_other and process.cwd() == str(folder.path):
                 found.append(process.pid)
     return found
 
 
-def check_nothing_left(command: "subprocess.Popen[str]") -> None:
+def check_nothing_left(command: Command) -> None:
     left = []
     for process in psutil.process_iter(["cmdline"]):
         with suppress(OSError, psutil.Error):
@@ -101,7 +102,7 @@ TRAIN = """
 import sys
 import time
 from sumgrad.jobs.cli.app import run
-from tests.integration.mlflow_fork_server import forked_mlflow_processes
+from tests.integration.fork_server import forked_mlflow_processes
 with forked_mlflow_processes():
     assert run(["train", "flowers.yaml"]) == 0
 sys.stderr.write(repr({"mlflow", "sqlalchemy"} & sys.modules.keys()))
@@ -152,11 +153,11 @@ def test_a_killed_or_frozen_process_costs_the_run_nothing(
     folder: Folder, number: signal.Signals
 ) -> None:
     with paused_training(folder, "--set", f"stop.max_epochs={EPOCHS}") as command:
-        os.kill(wait_for_forked_process(folder), number)
+        os.kill(wait_for_forked_process(folder, command), number)
         folder.release(1)
         output = command.communicate(timeout=60)
         assert command.returncode == 0, output
-    assert forked_processes(folder) == []
+    assert forked_processes(folder, command) == []
     check_delivered(folder)
 
 
@@ -172,12 +173,12 @@ def check_delivered(folder: Folder) -> None:
 
 def test_sigterm_ends_a_run_whose_process_is_frozen(folder: Folder) -> None:
     with paused_training(folder, *ENDLESS) as command:
-        os.kill(wait_for_forked_process(folder), signal.SIGSTOP)
+        os.kill(wait_for_forked_process(folder, command), signal.SIGSTOP)
         command.terminate()
         folder.release(1)
         output = command.communicate(timeout=60)
         assert command.returncode == 143, output
-    assert forked_processes(folder) == []
+    assert forked_processes(folder, command) == []
     # A replacement of the process may have come too late for MLflow.
     folder.sumgrad("sync")
     assert folder.mlflow_run().info.status == "KILLED"

@@ -4,7 +4,6 @@ import contextlib
 import shutil
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from sumgrad.jobs.runs import signature
 from sumgrad.jobs.runs.directory import all_runs
 from tests.disks import fill, small_disk
 from tests.integration import chaos
-from tests.integration.command_line import Finished, Folder
+from tests.integration.command_line import Command, Finished, Folder
 from tests.integration.conftest import make_folder
 
 EPOCHS = 20
@@ -97,7 +96,7 @@ def end(folder: Folder, number: signal.Signals) -> Finished:
     return Finished(process.returncode, out, err)
 
 
-def start_and_pause(folder: Folder, *arguments: str) -> "subprocess.Popen[str]":
+def start_and_pause(folder: Folder, *arguments: str) -> Command:
     """Start the job, and wait until it has paused with two checkpoints."""
     pauses = FIRST_PAUSE, PAUSE
     process = folder.start("train", "flowers.yaml", *SPEC, *arguments, pauses=pauses)
@@ -110,7 +109,7 @@ def start_and_pause(folder: Folder, *arguments: str) -> "subprocess.Popen[str]":
     return process
 
 
-def wait_for_checkpoints(runs: Path, process: "subprocess.Popen[str]", number: int) -> None:
+def wait_for_checkpoints(runs: Path, process: Command, number: int) -> None:
     """Wait until the run has a number of checkpoints and MLflow has the run."""
     deadline = time.monotonic() + 60
     while not any(

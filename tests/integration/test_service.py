@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from sumgrad.jobs.service.client.run_view import RunView
 from sumgrad.jobs.service.client.status import Status
 from sumgrad.jobs.support.polling import wait_until
 from tests.integration import chaos
-from tests.integration.command_line import Finished, Folder
+from tests.integration.command_line import Command, Finished, Folder
 from tests.integration.conftest import make_folder
 from tests.integration.mlflow_proxy import free_port
 from tests.integration.relay import Relay
@@ -186,7 +185,7 @@ def frozen(driver: int) -> Iterator[None]:
             os.kill(driver, signal.SIGCONT)
 
 
-def follow_through_cuts(service: Service, relay: Relay) -> "subprocess.Popen[str]":
+def follow_through_cuts(service: Service, relay: Relay) -> Command:
     """Follow the log of the job "first" as the user of another machine."""
     token = service.client.cluster.token_file
     environment = {**service.folder.environment, "RAY_AUTH_TOKEN_PATH": str(token)}
