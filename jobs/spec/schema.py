@@ -247,7 +247,7 @@ class ScheduleSpec(_Section):
 
 
 class OptimizerSpec(_Section):
-    """The weight update. Default: `W ← W − (η/T)·∇Loss`."""
+    """The weight update. Default: `W ← W − (η/T)·S`, with the sum S of a batch's T gradients."""
 
     name: Annotated[
         str,
@@ -319,7 +319,7 @@ class WorkerRange(_Section):
     """The numbers of workers that a run can have."""
 
     min: Workers = 1
-    """The run waits while it has fewer workers."""
+    """With fewer, the run continues for 10 s while lost workers are replaced, then waits."""
     max: Workers | None = None
     """The run grows to this number when the cluster has free CPUs. Default: the number of CPUs."""
 
@@ -348,7 +348,7 @@ class ClusterSpec(_Section):
     when other jobs need CPUs."""
     resource_timeout: Seconds = 300.0
     """Seconds to wait for enough workers. Then the run ends with exit code 3; `sumgrad resume`
-    continues it."""
+    continues it. A submitted job waits up to 30 days by default."""
     microbatch_size: Size | None = None
     """Rows per microbatch, the unit of work and of deterministic summing. Default: half of a batch,
     but at least 32 and at most 256."""
