@@ -45,15 +45,15 @@ class Checkpointer:
         self._writing: Future[Path | None] = Future()
         self._writing.set_result(None)
 
-    def boundary(self, state: TrainingState, *, is_best: bool = False) -> None:
-        """Take a snapshot if one is due, or if the last epoch is the best; called between steps."""
+    def on_step_boundary(self, state: TrainingState, *, is_best: bool = False) -> None:
+        """Take a snapshot if one is due or the epoch is the best, and start to write it."""
         if is_best:
-            self.take(state, is_best=True)
+            self.add_snapshot(state, is_best=True)
         is_idle = self._writing.done()
         if is_idle and not self._pending and self._is_due(state.step):
-            self.take(state)
+            self.add_snapshot(state)
         if is_idle and self._pending:
-            self._writing = run_in_thread("checkpoint", partial(self._write, *self._next()))
+            self._writing = run_in_thread("checkpoint", partial(self._write, *self._pop_pending()))
 
     def _is_due(self, step: int) -> bool:
         steps, seconds = self._spec.every_steps, self._spec.every_seconds
@@ -61,12 +61,12 @@ class Checkpointer:
             seconds is not None and time.monotonic() - self._last_time >= seconds
         )
 
-    def take(self, state: TrainingState, *, is_best: bool = False) -> None:
-        """Take a snapshot, which the next call of `boundary` or `close` writes."""
+    def add_snapshot(self, state: TrainingState, *, is_best: bool = False) -> None:
+        """Take a snapshot, which the next call of `on_step_boundary` or `close` writes."""
         self._pending[is_best] = Checkpoint(state.snapshot(), self._signature)
         self._last_step, self._last_time = state.step, time.monotonic()
 
-    def _next(self) -> tuple[Checkpoint, bool]:
+    def _pop_pending(self) -> tuple[Checkpoint, bool]:
         """Remove a pending checkpoint, and return it and whether it is the best."""
         # The best comes first, because the next best would replace it.
         is_best = max(self._pending)
@@ -79,7 +79,7 @@ class Checkpointer:
         """
         self._writing.result()
         while self._pending:
-            self._write(*self._next())
+            self._write(*self._pop_pending())
         if last is None:
             return None
         return self._write(Checkpoint(last, self._signature), is_best=False)

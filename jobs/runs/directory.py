@@ -209,8 +209,7 @@ def find_run(name: str, output: Path) -> RunDirectory:
     if _has_record(Path(name)):
         return RunDirectory.open(Path(name))
     if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", name):
-        hint = "give a run's directory, its id or a prefix of it"
-        raise RunNotFound(f"no run '{name}'", hint=hint)
+        raise RunNotFound(f"no run '{name}'", hint="give a run's folder, its id or a prefix of it")
     runs = {run: (run.record.run_id, run.mlflow_run_id or "") for run in all_runs(output)}
     exact = [run for run, ids in runs.items() if name in ids]
     matching = exact or [run for run, ids in runs.items() if any(i.startswith(name) for i in ids)]
@@ -218,7 +217,7 @@ def find_run(name: str, output: Path) -> RunDirectory:
         hint = "give more characters"
         raise RunAmbiguous(f"several runs in {output} start with {name}", hint=hint)
     if not matching:
-        hint = "give its directory, or the folder with --output"
+        hint = "give its folder, or that of all runs with --output"
         raise RunNotFound(f"no run {name} in {output}", hint=hint)
     return matching[0]
 

@@ -14,7 +14,7 @@ from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.evaluate import Rejection, measure_rejection
 from sumgrad.jobs.runs.signals import StopRequest
 from sumgrad.jobs.runs.signature import EARLIER_CODE
-from sumgrad.jobs.runs.start import ActiveRun, undo
+from sumgrad.jobs.runs.start import ActiveRun, undo_start
 from sumgrad.jobs.runs.summary import Summary
 from sumgrad.jobs.runs.sync import sync
 from sumgrad.jobs.runs.train_loop import RunResult, evaluation_metrics
@@ -33,7 +33,8 @@ _URGENT_TIMEOUT_S = 2.0
 def save_run(run: ActiveRun, result: RunResult, started: float) -> Summary:
     """Save the model, record how the run ended, and deliver it; `started` is a `time.monotonic`.
 
-    A full disk, for example, raises ModelNotSaved or OSError.
+    Raises:
+        ModelNotSaved, OSError: The disk is full, for example.
     """
     training, directory, data = result.training, run.directory, run.job.data
     model = _save_model(run, training)
@@ -70,7 +71,7 @@ def record_early_end(
     A run that MLflow refuses is undone, given the earlier record of a resumed one.
     """
     if error is run.tracker.refusal:
-        undo(run, earlier)
+        undo_start(run, earlier)
     elif run.directory.record.end is None:
         reason = stop.reason or f"{type(error).__name__}: {error}"
         is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
@@ -83,14 +84,20 @@ def record_early_end(
 
 
 def deliver_finished(directory: RunDirectory, tracking_uri: str) -> Summary:
-    """Deliver the rest of a finished run; raise `TrackingError`, or `RunDamaged` (its summary)."""
+    """Deliver the rest of a finished run, and return its summary.
+
+    Raises:
+        TrackingError: MLflow does not answer or refuses the run.
+        RunDamaged: The file with the summary is damaged.
+    """
     is_delivered = sync(directory, tracking_uri)
     file = directory.path / SUMMARY
     try:
         summary = TypeAdapter(Summary).validate_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise RunDamaged(f"{file} is damaged: {describe_error(error)}") from None
-    return replace(summary, is_delivered=is_delivered, tracking_uri=redact(tracking_uri))
+    uri, model = redact(tracking_uri), str(directory.model)
+    return replace(summary, is_delivered=is_delivered, tracking_uri=uri, model_folder=model)
 
 
 def _save_model(run: ActiveRun, training: TrainingResult) -> SavedModel:
@@ -123,7 +130,7 @@ def _summarize(run: ActiveRun, result: RunResult, rejection: Rejection | None) -
         validation_loss=report.validation.loss if report and report.validation else None,
         test=result.test,
         weights_sha256=weights_sha256(training.W),
-        checkpoint=str(run.directory.model),
+        model_folder=str(run.directory.model),
         run_folder=str(run.directory.path),
         can_resume=result.can_resume,
         samples_per_s=training.instances / training.seconds if training.seconds else None,

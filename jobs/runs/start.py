@@ -29,7 +29,7 @@ from sumgrad.jobs.tracking.model_logging import example_text
 from sumgrad.jobs.tracking.outbox import Outbox
 from sumgrad.jobs.tracking.run_tracker import RunTracker
 
-#: The roles of data sets in a spec, and MLflow's names for them.
+#: MLflow's names for the splits of a spec.
 _CONTEXTS: dict[str, Context] = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -77,9 +77,9 @@ def _describe(job: TrainingJob, folder: Path, tags: Mapping[str, str]) -> RunMet
         spec=spec.model_dump(mode="json"),
         spec_yaml=dump_spec(spec),
         datasets=[
-            DatasetMetadata(context, f"{spec.name}-{role}", rows.source, rows.digest, rows.count)
-            for role, context in _CONTEXTS.items()
-            if (rows := getattr(job.data, role)) is not None
+            DatasetMetadata(context, f"{spec.name}-{split}", rows.source, rows.digest, rows.count)
+            for split, context in _CONTEXTS.items()
+            if (rows := getattr(job.data, split)) is not None
         ],
         tags={
             **source_tags(folder),
@@ -99,7 +99,8 @@ def reopen(
 ) -> ActiveRun:
     """Resume a run that this process has locked, from its newest checkpoint if it has one.
 
-    Raise `CheckpointError` if the job, or the code unless allowed, has changed, or none is intact.
+    Raises:
+        CheckpointError: The job, or the code unless allowed, has changed, or none is intact.
     """
     checkpoint = directory.checkpoints().newest()
     signature = signature_of_resumed(
@@ -113,18 +114,17 @@ def reopen(
     for name in ("W", "last_finite", "best"):
         if name in arrays and (arrays[name].shape, arrays[name].dtype) != expected:
             raise CheckpointError(f"the checkpoint in {directory.path} is of another network")
-    uri = redact(job.spec.tracking.uri)
-    directory.update(end=None, signature=signature, tracking_uri=uri)
+    directory.update(end=None, signature=signature, tracking_uri=redact(job.spec.tracking.uri))
     tracker.start(directory.path, resumed=True)
     return ActiveRun(job, directory, tracker, Outbox(directory.path), checkpoint)
 
 
-def undo(run: ActiveRun, earlier: RunRecord | None) -> None:
+def undo_start(run: ActiveRun, earlier: RunRecord | None) -> None:
     """Undo the start of a run that MLflow refuses, given the earlier record of a resumed one.
 
     A new run is removed unless it has checkpoints.
     """
-    # It would continue to register the run.
+    # Otherwise the tracker would keep trying to register the run.
     run.tracker.close()
     if earlier is not None:
         uri = earlier.tracking_uri

@@ -53,7 +53,7 @@ class Summary:
     validation_loss: float | None = None
     test: Evaluation | None = None
     weights_sha256: str | None = None
-    checkpoint: str | None = None  #: The folder of the saved model.
+    model_folder: str | None = None  #: The folder of the saved model, ``checkpoint`` in JSON.
     wall_s: float = 0.0
     samples_per_s: float | None = None
     best_epoch: int | None = None  #: The epoch of the saved weights, if it is not the last one.
@@ -69,7 +69,8 @@ class Summary:
 
     def to_json(self) -> str:
         """Return the object of ``--json`` on one line."""
-        values: dict[str, Any] = {key: getattr(self, key) for key in JSON_KEYS}
+        fields = {"checkpoint": "model_folder"}
+        values: dict[str, Any] = {key: getattr(self, fields.get(key, key)) for key in JSON_KEYS}
         for key, value in values.items():
             # JSON has no NaN and no infinity.
             if isinstance(value, float) and not math.isfinite(value):
@@ -85,16 +86,16 @@ class Summary:
         time = duration(self.wall_s) if self.wall_s >= 60 else f"{self.wall_s:.1f} s"
         lines = [f"{self.name} {_OUTCOMES[self.stop_reason]} after {epochs} ({steps}) in {time}"]
         if self.samples_per_s:
-            rate = f"{self.samples_per_s:,.0f} rows/s, without start and evaluations"
-            lines.append(f"  steps     {rate}")
+            rate = f"{self.samples_per_s:,.0f} rows/s"
+            lines.append(f"  steps     {rate}, without start and evaluations")
         if self.best_epoch is not None:
             lines.append(f"  kept      the weights of epoch {self.best_epoch}, the best so far")
         if self.test is not None:
             lines.append(f"  test      {describe_evaluation(self.test)}")
         lines.extend(f"  {line}" for line in self.rejection)
-        if self.checkpoint:
+        if self.model_folder:
             lines.append(f"  sha256    {self.weights_sha256}")
-            lines.append(f"  model     {relative_to_cwd(self.checkpoint)}")
+            lines.append(f"  model     {relative_to_cwd(self.model_folder)}")
         if self.run_id:
             lines.append(f"  run       {self.run_id} in {relative_to_cwd(self.tracking_uri)}")
         return lines + self._next_commands() if show_next_commands and self.run_id else lines
@@ -105,7 +106,7 @@ class Summary:
         lines = [f"Resume it:               sumgrad resume {run}"] if self.can_resume else []
         if not self.is_delivered:
             return [*lines, f"Deliver it to MLflow:    sumgrad sync {run}"]
-        model = f"{shlex.quote(relative_to_cwd(self.checkpoint or ''))} FILE"
+        model = f"{shlex.quote(relative_to_cwd(self.model_folder or ''))} FILE"
         if store is not None:
             lines.append(f"Compare runs in MLflow:  sumgrad ui{store}")
             model = f"{self.run_id} FILE{store}"

@@ -58,11 +58,12 @@ class RunResult:
 def run_training(
     run: ActiveRun, reducer: GradientReducer, reporter: Reporter, stop: StopRequest
 ) -> RunResult:
-    """Train, from the run's checkpoint if it has one, and then evaluate the test rows.
+    """Train from the run's checkpoint, if any, and evaluate the test rows unless it ended early.
 
-    These are not evaluated if training ended early. The next step raises a late refusal by MLflow.
+    Raises:
+        TrackingError: MLflow refuses the run, perhaps only after some steps.
     """
-    run.tracker.check()
+    run.tracker.raise_if_refused()
     job = run.job
     first: Array | Snapshot
     if run.checkpoint is None:
@@ -89,12 +90,12 @@ def run_training(
         # Also of a finished run: the evaluation of the test rows can fail, and is then resumed.
         checkpointer.close(result.snapshot)
     except Exception:
-        # After a second signal, which is no Exception, nothing waits for the disk.
+        # A second signal's SystemExit is no Exception, so it does not wait for the disk.
         checkpointer.close()
         raise
     finally:
         reporter.end()
-    result, test = _test(job, driver, result, stop)
+    result, test = _evaluate_test_rows(job, driver, result, stop)
     if isinstance(result.failure, MicrobatchFailed):
         location = job.data.describe(result.failure.source, result.failure.rows)
         result = replace(result, failure=result.failure.with_location(location))
@@ -112,18 +113,18 @@ def _driver(
 
     def on_step(state: TrainingState) -> None:
         try:
-            run.tracker.check()
+            run.tracker.raise_if_refused()
         except TrackingError:
             # What was computed is kept: the checkpointer writes this when it is closed.
-            checkpointer.take(state)
+            checkpointer.add_snapshot(state)
             raise
         reporter.step(state.epoch.steps)
-        checkpointer.boundary(state)
+        checkpointer.on_step_boundary(state)
 
     def on_epoch(state: TrainingState, report: EpochReport) -> None:
         run.outbox.log(report.epoch, _metrics(report))
         reporter.epoch(report)
-        checkpointer.boundary(state, is_best=report.epoch == state.progress.best_epoch)
+        checkpointer.on_step_boundary(state, is_best=report.epoch == state.progress.best_epoch)
 
     return ParameterDriver(
         job.training_config,
@@ -137,7 +138,7 @@ def _driver(
     )
 
 
-def _test(
+def _evaluate_test_rows(
     job: TrainingJob, driver: ParameterDriver, result: TrainingResult, stop: StopRequest
 ) -> tuple[TrainingResult, Evaluation | None]:
     """Evaluate the test rows, unless there are none or training ended early."""

@@ -35,14 +35,13 @@ from sumgrad.model.errors import SumgradError
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """What a service sets for a run that it starts for a user."""
+    """Options of a run beside its spec; the host of a submitted job sets all of them."""
 
     #: MLflow tags that replace or complete the run's own.
     tags: Mapping[str, str] = field(default_factory=dict)
     waits_for_nodes: bool = False  #: Whether to wait for CPUs that the cluster does not have yet.
     allow_code_change: bool = False  #: Whether other code may resume a run, which is recorded.
-    #: Called with the run's tracker as soon as it exists.
-    on_start: Callable[[RunTracker], None] = lambda _: None
+    on_start: Callable[[RunTracker], None] = lambda _: None  #: Called with the run's new tracker.
 
 
 _DEFAULTS = LaunchOptions()
@@ -153,8 +152,7 @@ class _Training:
             if spec.cluster.address not in LOCAL_ADDRESSES:
                 # The rest can take a minute, and other jobs may wait for the CPUs.
                 reducer.close()
-            summary = save_run(run, result, self.started)
-            return summary, result.error or tracker.refusal
+            return save_run(run, result, self.started), result.error or tracker.refusal
 
 
 def _check_output(spec: JobSpec) -> None:

@@ -17,7 +17,7 @@ from sumgrad.jobs.config.tracking_uri import (
 from sumgrad.jobs.errors import SpecError, TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.http import RequestFailed, send_request
 from sumgrad.jobs.support.redaction import redact
-from sumgrad.jobs.tracking.store import ANY_REQUEST, open_store
+from sumgrad.jobs.tracking.store import LOGIN_PROBE_PATH, open_store
 
 #: The line of the log that holds the head's report as JSON starts with it.
 REPORT_PREFIX = "sumgrad-probe: "
@@ -65,13 +65,13 @@ def check_mlflow(name: str, uri: str, login: Credentials | None = None) -> tuple
 def _requires_login(uri: str) -> bool:
     """Return whether a server refuses a client without a login, or raise `TrackingUnreachable`."""
     try:
-        answer = send_request("GET", f"{uri}{ANY_REQUEST}", timeout=PROBE_SECONDS)
+        answer = send_request("GET", f"{uri}{LOGIN_PROBE_PATH}", timeout=PROBE_SECONDS)
     except RequestFailed as error:
         raise TrackingUnreachable(f"{redact(uri)} does not answer ({error})") from None
     if answer.status == 403 and "Host header" in answer.text:
         host = urlsplit(uri).netloc.rpartition("@")[2]
         raise TrackingUnreachable(
-            f"the MLflow server at {redact(uri)} does not admit requests to '{host}': add it to "
+            f"the MLflow server at {redact(uri)} rejects requests to '{host}': add it to "
             "MLFLOW_SERVER_ALLOWED_HOSTS (or --allowed-hosts), which replaces the default list"
         )
     # 404: the server has no first experiment.

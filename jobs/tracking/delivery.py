@@ -69,19 +69,19 @@ class Delivery:
         self._store: Store | None = None
         self._receipt = Receipt.read(directory)
         #: MLflow's id of the run; empty before `register`.
-        self._run_id = self._receipt.mlflow_run_id or ""
+        self._mlflow_run_id = self._receipt.mlflow_run_id or ""
         #: Whether MLflow has the model; None before the only attempt to log it.
         self._has_model: bool | None = None
 
     def register(self, *, resumed: bool = False) -> None:
         """Create the run in MLflow unless it exists; a resumed run becomes RUNNING again."""
         with self._request(f"run {self._run.run_id} could not be started") as store:
-            if not self._run_id:
-                self._run_id = self._create(store)
-                self._acknowledge(mlflow_run_id=self._run_id)
+            if not self._mlflow_run_id:
+                self._mlflow_run_id = self._create(store)
+                self._acknowledge(mlflow_run_id=self._mlflow_run_id)
             self._check_exists(store)
             if resumed:
-                store.client.update_run(self._run_id, status="RUNNING")
+                store.client.update_run(self._mlflow_run_id, status="RUNNING")
                 self._acknowledge(end=None)
 
     def send_metrics(self) -> int:
@@ -103,7 +103,7 @@ class Delivery:
 
             metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
             try:
-                store.client.log_batch(self._run_id, metrics=metrics)
+                store.client.log_batch(self._mlflow_run_id, metrics=metrics)
             except MlflowException as error:
                 # Other refusals may end: a password expires, a proxy limits requests.
                 if error.error_code != "INVALID_PARAMETER_VALUE":
@@ -119,7 +119,7 @@ class Delivery:
             return
         with self._request("tags were not accepted") as store:
             for key, value in tags.items():
-                store.client.set_tag(self._run_id, key, value[:MAX_TAG_CHARACTERS])
+                store.client.set_tag(self._mlflow_run_id, key, value[:MAX_TAG_CHARACTERS])
 
     def finish(self, end: RunEnd) -> bool:
         """Log the model, set the final tags and the status; return whether MLflow has everything.
@@ -130,7 +130,7 @@ class Delivery:
             self._has_model = self._log_model(end)
         self.set_tags({**end.tags, "sumgrad.stop_reason": end.stop_reason})
         with self._request("the status was not accepted") as store:
-            store.client.set_terminated(self._run_id, status=end.status)
+            store.client.set_terminated(self._mlflow_run_id, status=end.status)
         if self._has_model:
             self._acknowledge(end=end)
         return self._has_model
@@ -146,14 +146,14 @@ class Delivery:
             return True
         with self._request("the model was not accepted") as store:
             # A small request first: a store that does not answer it gets no model.
-            store.client.get_run(self._run_id)
+            store.client.get_run(self._mlflow_run_id)
         size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         self._on_progress(MODEL_TIMEOUT_S + size / SLOW_LINE_BYTES_PER_S)
         try:
             from sumgrad.jobs.tracking.model_logging import log_model, read_example
 
             example = read_example(self._directory / EXAMPLE)
-            model_id = log_model(store, self._run_id, model, example, end.step)
+            model_id = log_model(store, self._mlflow_run_id, model, example, end.step)
         except Exception as error:  # noqa: BLE001 - the model is on disk, and the status matters
             _logger.warning("the model could not be logged to MLflow: %s", describe_error(error))
             return False
@@ -167,15 +167,15 @@ class Delivery:
         from mlflow.exceptions import MlflowException
 
         try:
-            if store.client.get_run(self._run_id).info.lifecycle_stage == "active":
+            if store.client.get_run(self._mlflow_run_id).info.lifecycle_stage == "active":
                 return
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         raise TrackingError(
             f"run {self._run.run_id} is not in MLflow any more: {redact(store.uri)} has no active "
-            f"run {self._run_id}",
-            hint=f"restore it with 'mlflow runs restore --run-id {self._run_id}', or remove "
+            f"run {self._mlflow_run_id}",
+            hint=f"restore it with 'mlflow runs restore --run-id {self._mlflow_run_id}', or remove "
             f"{self._directory / RECEIPT} to deliver everything to a new run",
         )
 
@@ -192,20 +192,20 @@ class Delivery:
         query = f"tags.`{KEY_TAG}` = '{self._run.key}'"
         found = client.search_runs([experiment_id], query, max_results=1)
         if found:
-            run_id = str(found[0].info.run_id)
+            mlflow_run_id = str(found[0].info.run_id)
         else:
             cut = {key: value[:MAX_TAG_CHARACTERS] for key, value in metadata.tags.items()}
             tags = cut | {KEY_TAG: self._run.key}
             created = client.create_run(experiment_id, tags=tags, run_name=self._run.run_id)
-            run_id = str(created.info.run_id)
+            mlflow_run_id = str(created.info.run_id)
         # The client splits these into batches of the size that a store accepts.
         params = [
             Param(key, value[:MAX_PARAMETER_CHARACTERS]) for key, value in flatten(metadata.spec)
         ]
-        client.log_batch(run_id, params=params)
-        client.log_inputs(run_id, dataset_inputs(metadata.datasets))
-        client.log_text(run_id, metadata.spec_yaml, "spec.yaml")
-        return run_id
+        client.log_batch(mlflow_run_id, params=params)
+        client.log_inputs(mlflow_run_id, dataset_inputs(metadata.datasets))
+        client.log_text(mlflow_run_id, metadata.spec_yaml, "spec.yaml")
+        return mlflow_run_id
 
     def _experiment_id(self, store: Store) -> str:
         """Return the id of the run's experiment, which is created if it does not exist."""

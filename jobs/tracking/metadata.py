@@ -31,8 +31,7 @@ MAX_DIGEST_CHARACTERS = 36
 GIT_TIMEOUT_S = 3.0
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-#: MLflow's names for the roles of data sets.
-Context = Literal["training", "validation", "test"]
+Context = Literal["training", "validation", "test"]  #: MLflow's names for the splits of a spec.
 
 
 def _check_printable(text: str) -> str:

@@ -5,9 +5,9 @@ own for it. The two send each other tuples over a socket:
 
 - to this process: ``uri`` first; ``run`` with its directory and whether it is resumed; ``tags`` to
   set; ``end``, when the run has ended, with metrics that the disk had no space for.
-- from this process: ``busy`` with the seconds until the next message, for the first time when
-  MLflow is imported; ``registered``; ``failed`` with an error; ``warning`` with a text; and
-  ``finished``, with whether MLflow has everything.
+- from this process: ``busy`` (the next message follows within this number of seconds; the first
+  ``busy`` also says that MLflow is imported); ``registered``; ``failed`` with an error; ``warning``
+  with a text; and ``finished``, with whether MLflow has everything.
 """
 
 from sumgrad.jobs.support.threads import die_with_parent
@@ -41,8 +41,8 @@ MAX_PAUSE_S = 30.0
 _logger = logging.getLogger(__name__)
 
 
-class Service:
-    """The delivery of one run, controlled by the parent at the other end of a connection."""
+class DeliveryProcess:
+    """The delivery of one run, controlled by the training process over a connection."""
 
     def __init__(self, connection: Connection, open_store: Callable[[str], Store]) -> None:
         self._connection = connection
@@ -152,16 +152,16 @@ class Service:
 class _ToParent(logging.Handler):
     """A handler that sends warnings to the parent, which has the terminal."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, process: DeliveryProcess) -> None:
         super().__init__(logging.WARNING)
-        self._service = service
+        self._process = process
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one warning."""
-        self._service.send("warning", record.getMessage())
+        self._process.send("warning", record.getMessage())
 
 
-def take_connection() -> Connection:
+def connection_from_stdin() -> Connection:
     """Return the connection that this process was given as its standard input."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # The parent handles these, and then has the final status to report.
@@ -178,13 +178,13 @@ def main() -> None:
     """Deliver the run of the process that started this one."""
     # What is imported stays; searching it for garbage takes a sixth of the time of the import.
     gc.disable()
-    service = Service(take_connection(), open_store)
-    logging.getLogger("sumgrad").addHandler(_ToParent(service))
+    process = DeliveryProcess(connection_from_stdin(), open_store)
+    logging.getLogger("sumgrad").addHandler(_ToParent(process))
     prepare_mlflow()
     importlib.import_module("mlflow")
     gc.freeze()
     gc.enable()
-    service.run()
+    process.run()
     # MLflow's threads are not waited for.
     os._exit(0)
 

@@ -41,7 +41,7 @@ _MAX_MATCHES = 20
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors")
 
 
-def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) -> str:
+def log_model(store: Store, mlflow_run_id: str, folder: Path, example: Any, step: int) -> str:
     """Log a saved-model folder as the model of a run in MLflow, and return the model's id there.
 
     The example is a few raw rows: a DataFrame of the feature columns, or an array (N, D_0). They
@@ -51,30 +51,30 @@ def log_model(store: Store, run_id: str, folder: Path, example: Any, step: int) 
     from mlflow.entities import LoggedModelOutput
 
     client = store.client
-    run = client.get_run(run_id)
+    run = client.get_run(mlflow_run_id)
     model = client.create_logged_model(
         run.info.experiment_id,
         name=MODEL_NAME,
-        source_run_id=run_id,
+        source_run_id=mlflow_run_id,
         params=run.data.params,
         model_type="sumgrad",
     )
     try:
         with tempfile.TemporaryDirectory() as temporary, no_write_by_others():
             built = Path(temporary, "built")
-            _build(built, folder, example, run, model.model_id, model.artifact_location)
+            _build(built, folder, example, mlflow_run_id, model.model_id, model.artifact_location)
             client.log_model_artifacts(model.model_id, str(built))
     except BaseException:
         client.finalize_logged_model(model.model_id, "FAILED")
         raise
     client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    client.log_outputs(mlflow_run_id, [LoggedModelOutput(model.model_id, step)])
     _link_metrics(store, run, model.model_id, step)
     return str(model.model_id)
 
 
 def _build(
-    built: Path, folder: Path, example: Any, run: "Run", model_id: str, location: str
+    built: Path, folder: Path, example: Any, mlflow_run_id: str, model_id: str, location: str
 ) -> None:
     """Write the MLflow model's folder."""
     import mlflow.pyfunc
@@ -85,8 +85,9 @@ def _build(
     entry, package = copy_code(parts)
     # MLflow stores an artifact under the name of its folder, which `find_model` expects.
     artifact = shutil.copytree(folder, parts / ARTIFACT)
-    run_id = run.info.run_id
-    model = Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id)
+    model = Model(
+        artifact_path=location, run_id=mlflow_run_id, model_uuid=model_id, model_id=model_id
+    )
     mlflow.pyfunc.save_model(
         path=str(built),
         python_model=str(entry),
@@ -120,14 +121,14 @@ def _link_metrics(store: Store, run: "Run", model_id: str, step: int) -> None:
     """Copy the run's metrics of one step to the model, with their timestamps."""
     from mlflow.entities import Metric
 
-    run_id = run.info.run_id
+    mlflow_run_id = run.info.run_id
     metrics = [
-        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id)
+        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=mlflow_run_id)
         for key in run.data.metrics
-        for m in store.client.get_metric_history(run_id, key)
+        for m in store.client.get_metric_history(mlflow_run_id, key)
         if m.step == step and m.model_id is None
     ]
-    store.client.log_batch(run_id, metrics=metrics)
+    store.client.log_batch(mlflow_run_id, metrics=metrics)
 
 
 def example_text(rows: NDArray[Any], schema: DataSchema) -> str:
@@ -154,11 +155,11 @@ def read_example(file: Path) -> "DataFrame":
         raise JobError(f"{file} is damaged: {error}") from error
 
 
-def find_model(run_id: str, uri: str) -> Path:
+def find_model(name: str, uri: str) -> Path:
     """Return the saved-model folder of a run in the store at a resolved URI.
 
     It is the store's own folder if that is on this machine; otherwise a download that is removed
-    when this process ends. `run_id` is the run's id, MLflow's id, or a unique prefix of one.
+    when this process ends. `name` is the run's id, MLflow's id, or a unique prefix of one.
 
     Raises:
         ModelNotFound: No run or several match, or the run has no model.
@@ -168,7 +169,7 @@ def find_model(run_id: str, uri: str) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    run = _find_run(run_id, store)
+    run = _find_run(name, store)
     location = _model_location(run, store)
     folder = None
     if not location.startswith("file:"):
@@ -183,29 +184,29 @@ def find_model(run_id: str, uri: str) -> Path:
         raise ModelNotFound(f"{problem}: {describe_error(error)}") from error
 
 
-def _find_run(run_id: str, store: Store) -> "Run":
+def _find_run(name: str, store: Store) -> "Run":
     """Return the only run whose name or id in MLflow is or starts with a string."""
     where = redact(store.uri)
     # Other characters have a meaning in MLflow's queries.
-    if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", run_id):
-        raise ModelNotFound(f"'{run_id}' is no run id", hint="give a run id or a prefix of one")
+    if not re.fullmatch(r"[0-9a-zA-Z][0-9a-zA-Z._-]*", name):
+        raise ModelNotFound(f"'{name}' is no run id", hint="give a run id or a prefix of one")
     experiments = [e.experiment_id for e in store.client.search_experiments()]
-    for pattern in (f"= '{run_id}'", f"LIKE '{run_id}%'"):
+    for pattern in (f"= '{name}'", f"LIKE '{name}%'"):
         found = {
             run.info.run_id: run
-            for name in ("run_name", "run_id")
+            for field in ("run_name", "run_id")
             for run in store.client.search_runs(
-                experiments, f"attributes.{name} {pattern}", max_results=_MAX_MATCHES
+                experiments, f"attributes.{field} {pattern}", max_results=_MAX_MATCHES
             )
             # In LIKE an underscore stands for any character.
-            if str(getattr(run.info, name)).startswith(run_id)
+            if str(getattr(run.info, field)).startswith(name)
         }
         if len(found) > 1:
             hint = "give more characters of the id"
-            raise ModelNotFound(f"several runs at {where} match {run_id}", hint=hint)
+            raise ModelNotFound(f"several runs at {where} match {name}", hint=hint)
         if found:
             return found.popitem()[1]
-    raise ModelNotFound(f"no run {run_id} at {where}")
+    raise ModelNotFound(f"no run {name} at {where}")
 
 
 def _model_location(run: "Run", store: Store) -> str:

@@ -1,8 +1,8 @@
-"""The outbox of a run: files in its directory from which MLflow is supplied.
+"""The outbox of a run: the files in its directory that are delivered to MLflow.
 
 Training only appends to ``metrics.jsonl``: one line for each value, in the order of the run. The
 delivery records in ``delivery.json`` what MLflow has acknowledged. After a crash at any moment the
-delivery continues from there. A value may be sent twice, which has the effect of sending it once.
+delivery continues from there. Delivery is idempotent: a value may be sent twice.
 """
 
 import errno

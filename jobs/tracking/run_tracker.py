@@ -78,7 +78,7 @@ class RunTracker:
         """Set tags of the run as soon as MLflow has it; later tags replace earlier ones."""
         self._send("tags", dict(tags))
 
-    def check(self) -> None:
+    def raise_if_refused(self) -> None:
         """Raise the refusal if there is one."""
         if self.refusal is not None:
             raise self.refusal
@@ -96,7 +96,7 @@ class RunTracker:
             ):
                 message = f"MLflow at {self._where} has not answered in {timeout:g} s"
                 self._on_failure(TrackingUnreachable(message))
-            self.check()
+            self.raise_if_refused()
 
     def finish(
         self, end: RunEnd, points: Sequence[Point] = (), timeout: float = RESPONSE_TIMEOUT_S
@@ -113,9 +113,8 @@ class RunTracker:
             if not self._wait_for(
                 lambda: self._is_complete is not None or self.refusal is not None, timeout
             ):
-                _logger.warning(
-                    "MLflow at %s has not accepted the rest in %g s", self._where, timeout
-                )
+                problem = "MLflow at %s has not accepted the rest in %g s"
+                _logger.warning(problem, self._where, timeout)
             return bool(self._is_complete)
 
     def close(self) -> None:
@@ -153,14 +152,14 @@ class RunTracker:
         pause = _MIN_RESTART_PAUSE_S
         while not self._is_closing:
             try:
-                self._converse()
+                self._run_process()
             except OSError as error:
                 _logger.warning("no process for MLflow can be started: %s", error.strerror)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closing, pause)
             pause = min(2 * pause, _MAX_RESTART_PAUSE_S)
 
-    def _converse(self) -> None:
+    def _run_process(self) -> None:
         """Run one process until it ends; raise OSError if it cannot be started."""
         ours, theirs = Pipe()
         with ours:

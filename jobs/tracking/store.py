@@ -39,8 +39,7 @@ _ENVIRONMENT = {
     # MLflow's own git lookup warns where git is not installed.
     "GIT_PYTHON_REFRESH": "quiet",
 }
-#: A request that requires a login where a server has one.
-ANY_REQUEST = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+LOGIN_PROBE_PATH = "/api/2.0/mlflow/experiments/get?experiment_id=0"  #: Requires a login.
 LOCK_TIMEOUT_S = 30.0  #: Creating a database's tables takes seconds, on a busy machine some more.
 _MAX_LINE_CHARACTERS = 200
 
@@ -109,7 +108,7 @@ def is_login_refused(uri: str) -> bool:
             user, password = unquote(address.username), unquote(address.password or "")
         answer = send_request(
             "GET",
-            f"{uri}{ANY_REQUEST}",
+            f"{uri}{LOGIN_PROBE_PATH}",
             timeout=PROBE_SECONDS,
             token=None if user else os.environ.get("MLFLOW_TRACKING_TOKEN"),
             login=(user, password or "") if user else None,

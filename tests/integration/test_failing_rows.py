@@ -53,8 +53,8 @@ def test_the_row_is_named_and_the_weights_are_saved(
     assert f"({poisoned}, row 3)" in str(failure)
     assert "MemoryError: these rows do not fit" in str(failure)
     assert (summary.status, summary.stop_reason) == ("FAILED", "failed")
-    assert summary.checkpoint is not None
-    run = RunDirectory.open(Path(summary.checkpoint).parent)
+    assert summary.model_folder is not None
+    run = RunDirectory.open(Path(summary.model_folder).parent)
     assert run.record.end is not None
     assert run.record.end.can_resume
     saved = load_model(run.model).parameters

@@ -54,7 +54,7 @@ def slow_writer(folder: CheckpointStore) -> tuple[Checkpointer, threading.Event]
         assert proceed.wait(10)
 
     writer = Checkpointer(folder, JOB, EACH_STEP, before_write=wait)
-    writer.boundary(state(1))
+    writer.on_step_boundary(state(1))
     assert writing.wait(10)
     return writer, proceed
 
@@ -63,7 +63,7 @@ def test_checkpoints_are_written_at_the_interval(folder: CheckpointStore) -> Non
     store = CheckpointStore(folder.folder, keep=99)
     writer = Checkpointer(store, JOB, CheckpointSpec(every_steps=3, every_seconds=None))
     for step in range(1, 10):
-        writer.boundary(state(step))
+        writer.on_step_boundary(state(step))
         wait_until_idle(writer)
     writer.close()
     assert steps(folder) == [3, 6, 9]
@@ -74,7 +74,7 @@ def test_the_interval_of_a_resumed_run_counts_from_where_it_resumed(
 ) -> None:
     writer = Checkpointer(folder, JOB, CheckpointSpec(every_steps=3, every_seconds=None), 7)
     for step in (8, 9, 10):
-        writer.boundary(state(step))
+        writer.on_step_boundary(state(step))
     writer.close()
     assert steps(folder) == [10]
 
@@ -82,7 +82,7 @@ def test_the_interval_of_a_resumed_run_counts_from_where_it_resumed(
 def test_the_best_epoch_is_saved_whatever_the_interval(folder: CheckpointStore) -> None:
     writer = Checkpointer(folder, JOB, NEVER)
     for step in range(1, 5):
-        writer.boundary(state(step), is_best=step <= 2)
+        writer.on_step_boundary(state(step), is_best=step <= 2)
     assert writer.close(state(5).snapshot()) is not None
     assert names(folder)[-2:] == ["step-000000002-epoch-000000.best", "step-000000005-epoch-000000"]
 
@@ -96,10 +96,10 @@ def test_after_a_failed_write_the_next_is_tried(
     writer = Checkpointer(folder, JOB, EACH_STEP)
     with monkeypatch.context() as broken:
         broken.setattr(checkpoints, "write_tensors", fail)
-        writer.boundary(state(1))
+        writer.on_step_boundary(state(1))
         wait_until_idle(writer)
     assert "could not be written: MemoryError" in caplog.messages[0]
-    writer.boundary(state(2))
+    writer.on_step_boundary(state(2))
     writer.close()
     assert steps(folder) == [2]
 
@@ -109,11 +109,11 @@ def test_the_best_waits_for_the_checkpoint_before_it_and_is_replaced_by_a_better
 ) -> None:
     writer, proceed = slow_writer(folder)
     for step in (2, 3, 4):
-        writer.boundary(state(step), is_best=step <= 3)
+        writer.on_step_boundary(state(step), is_best=step <= 3)
     proceed.set()
     wait_until_idle(writer)
     assert steps(folder) == [1]
-    writer.boundary(state(5))
+    writer.on_step_boundary(state(5))
     wait_until_idle(writer)
     assert (steps(folder), steps(folder, ".best")) == ([1, 3], [3])
 
@@ -151,7 +151,7 @@ def test_training_waits_for_no_disk(folder: CheckpointStore) -> None:
     """Checkpoints that become due during a write are skipped, except the last one."""
     writer, proceed = slow_writer(folder)
     for step in range(2, 50):
-        writer.boundary(state(step))
+        writer.on_step_boundary(state(step))
     proceed.set()
     writer.close(state(50).snapshot())
     assert steps(folder) == [1, 50]

@@ -156,12 +156,12 @@ def test_paths_below_the_current_folder_are_relative(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     summary.run_id = "job-ab12cd"
-    summary.checkpoint = str(tmp_path / "runs" / "a")
+    summary.model_folder = str(tmp_path / "runs" / "a")
     summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
     text = "\n".join(summary.lines())
     assert "model     runs/a" in text
     assert "in sqlite:///mlflow.db" in text
-    summary.checkpoint, summary.tracking_uri = "/elsewhere/a", "http://tracking:5000"
+    summary.model_folder, summary.tracking_uri = "/elsewhere/a", "http://tracking:5000"
     text = "\n".join(summary.lines())
     assert "model     /elsewhere/a" in text
     assert "in http://tracking:5000" in text
@@ -175,7 +175,7 @@ def ended(summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(name, raising=False)
     summary.run_id, summary.can_resume = "job-ab12cd", True
     summary.run_folder = str(tmp_path / "runs" / summary.run_id)
-    summary.checkpoint = f"{summary.run_folder}/model"
+    summary.model_folder = f"{summary.run_folder}/model"
     summary.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
     return summary
 

@@ -17,7 +17,7 @@ from sumgrad.jobs.runs.build import TrainingJob, build_job
 from sumgrad.jobs.runs.directory import RunDirectory
 from sumgrad.jobs.runs.progress import PlainReporter
 from sumgrad.jobs.runs.signals import StopRequest
-from sumgrad.jobs.runs.start import create, reopen, undo
+from sumgrad.jobs.runs.start import create, reopen, undo_start
 from sumgrad.jobs.runs.train_loop import run_training
 from sumgrad.jobs.spec.loader import load_spec
 from sumgrad.jobs.spec.paths import resolve_paths
@@ -57,7 +57,7 @@ def test_a_run_that_is_resumed_with_another_store_is_tracked_there(tmp_path: Pat
         other = build_job(spec.model_copy(update={"tracking": tracking}), data)
         run = reopen(other, tracker, directory, allow_code_change=False)
         assert RunDirectory.open(directory.path).record.tracking_uri == ELSEWHERE
-        undo(run, earlier)
+        undo_start(run, earlier)
     assert RunDirectory.open(directory.path).record == earlier
 
 
@@ -66,7 +66,7 @@ def test_a_refusal_after_the_first_step_keeps_what_was_computed(tmp_path: Path) 
     spec = resolve_paths(load_spec("digits", overrides).spec, tmp_path)
     refusal = TrackingError("the experiment is deleted")
     tracker: Any = Mock(refusal=refusal, folder=tmp_path)
-    tracker.check.side_effect = [None, refusal]
+    tracker.raise_if_refused.side_effect = [None, refusal]
     job: Future[TrainingJob] = Future()
     job.set_result(build_job(spec, prepare(spec)))
     with ExitStack() as locks, StopRequest() as stop:
@@ -76,7 +76,7 @@ def test_a_refusal_after_the_first_step_keeps_what_was_computed(tmp_path: Path) 
             pytest.raises(TrackingError, match="is deleted"),
         ):
             run_training(run, reducer, PlainReporter(io.StringIO()), stop)
-        undo(run, None)
+        undo_start(run, None)
     directory = RunDirectory.open(run.directory.path)
     checkpoint = directory.checkpoints().newest()
     assert checkpoint is not None

@@ -73,7 +73,7 @@ def test_a_server_without_a_login_does_not_require_one(code: int) -> None:
 def test_a_host_that_the_server_does_not_allow_is_named_without_secrets() -> None:
     found = problem(403, INVALID_HOST, user="me:s3cr3t@")
     assert found is not None
-    assert "does not admit requests to '127.0.0.1:" in found
+    assert "rejects requests to '127.0.0.1:" in found
     assert "MLFLOW_SERVER_ALLOWED_HOSTS" in found
     assert "s3cr3t" not in found
     assert "me" not in found.partition("http://")[2].partition("'")[0].replace("***", "")[:4]

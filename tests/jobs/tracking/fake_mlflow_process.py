@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sumgrad.jobs.errors import TrackingError, TrackingUnreachable
 from sumgrad.jobs.support.threads import die_with_parent
-from sumgrad.jobs.tracking.mlflow_process import take_connection
+from sumgrad.jobs.tracking.mlflow_process import connection_from_stdin
 
 #: The variable with the seconds that the parent is asked to wait at first.
 BUSY = "FAKE_MLFLOW_BUSY"
@@ -62,7 +62,7 @@ def on_run(connection: Connection, name: str, *, is_first: bool) -> None:
 
 def main() -> None:
     die_with_parent()
-    connection = take_connection()
+    connection = connection_from_stdin()
     notes = Path(connection.recv()[1])
     with notes.open("a") as file:
         file.write(f"{os.getpid()} started\n")

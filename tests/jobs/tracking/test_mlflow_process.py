@@ -12,7 +12,7 @@ import pytest
 
 from sumgrad.jobs.errors import LoginRefused, TrackingError, TrackingUnreachable
 from sumgrad.jobs.tracking import mlflow_process
-from sumgrad.jobs.tracking.mlflow_process import Service
+from sumgrad.jobs.tracking.mlflow_process import DeliveryProcess
 from sumgrad.jobs.tracking.outbox import Outbox, Point
 from sumgrad.jobs.tracking.store import LOCK_TIMEOUT_S, Store
 from tests.jobs.tracking.conftest import FINISHED, KILLED
@@ -64,7 +64,7 @@ def stores(store: Store) -> Stores:
 def parent(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parent]:
     monkeypatch.setattr(mlflow_process, "SEND_INTERVAL_S", 0.01)
     ours, theirs = Pipe()
-    thread = threading.Thread(target=Service(theirs, stores.open).run)
+    thread = threading.Thread(target=DeliveryProcess(theirs, stores.open).run)
     thread.start()
     yield Parent(ours)
     ours.close()
@@ -136,8 +136,8 @@ def test_a_refusal_after_an_outage_is_reported(
 
 def test_garbage_is_collected_once_mlflow_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[bool] = []
-    monkeypatch.setattr(mlflow_process, "take_connection", lambda: Pipe()[0])
-    monkeypatch.setattr(Service, "run", lambda _: states.append(gc.isenabled()))
+    monkeypatch.setattr(mlflow_process, "connection_from_stdin", lambda: Pipe()[0])
+    monkeypatch.setattr(DeliveryProcess, "run", lambda _: states.append(gc.isenabled()))
     monkeypatch.setattr("os._exit", lambda _: None)
     monkeypatch.setattr(logging.getLogger("sumgrad"), "handlers", [])
     try:

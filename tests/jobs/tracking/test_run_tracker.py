@@ -82,14 +82,14 @@ def test_a_refused_run_raises_with_message_and_hint(
     start: Callable[..., RunTracker], run: Path
 ) -> None:
     tracker = start()
-    tracker.check()
+    tracker.raise_if_refused()
     tracker.start(run.with_name("refused"))
     with pytest.raises(TrackingError, match="the experiment is deleted") as caught:
         tracker.wait_until_registered()
     assert caught.value.hint == "restore it"
     assert tracker.refusal is caught.value
     with pytest.raises(TrackingError):
-        tracker.check()
+        tracker.raise_if_refused()
     assert not tracker.finish(KILLED)
 
 
@@ -99,7 +99,7 @@ def test_a_store_that_does_not_answer_is_a_warning(
     tracker = start()
     tracker.start(run.with_name("away"))
     tracker.wait_until_registered()
-    tracker.check()
+    tracker.raise_if_refused()
     assert "training continues" in caplog.text
 
 
@@ -110,7 +110,7 @@ def test_a_refusal_after_an_outage_is_only_a_warning(
     tracker.start(run.with_name("away-then-refused"))
     tracker.wait_until_registered()
     assert not tracker.finish(FAILED)
-    tracker.check()
+    tracker.raise_if_refused()
     (outage, refusal) = caplog.messages
     assert "training continues" in outage
     assert refusal == "MLflow refuses the run; training continues: the experiment is deleted"
