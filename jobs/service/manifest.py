@@ -18,7 +18,7 @@ from sumgrad.jobs.support.memory import read_small_file
 from sumgrad.jobs.support.validation import first_problem
 
 MANIFEST_FILE = "job.json"
-#: The folder of uploaded data beside the manifest, with one folder for each role; and the start of
+#: The folder of uploaded data beside the manifest, with one folder for each split; and the start of
 #: a path on the cluster's head.
 DATA_FOLDER, FILE_SCHEME = "data", "file://"
 #: The line of the log that holds the run's result as JSON starts with it.

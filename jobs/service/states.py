@@ -41,7 +41,11 @@ class Attempt:
 
     @classmethod
     def from_ray(cls, details: Mapping[str, Any]) -> Self:
-        """Return the attempt that Ray describes; an error of any kind if it is not one of Ray's."""
+        """Return the attempt that Ray describes.
+
+        Raises:
+            Exception: Of any kind; the details are not in Ray's format.
+        """
         if details["status"] not in RAY_STATES:
             raise ValueError(details["status"])
         code = details.get("driver_exit_code")
@@ -59,7 +63,7 @@ class Attempt:
 
     @property
     def number(self) -> int:
-        """Number of the attempt, from 1, which is also for those with an invalid one."""
+        """The number of the attempt, from 1; 1 if the metadata have no valid number."""
         text = self.metadata.get(ATTEMPT_KEY, "1")
         return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else 1
 

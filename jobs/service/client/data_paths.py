@@ -18,7 +18,7 @@ _HINT = (
 
 
 def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[str, Path]]:
-    """Return the sources that change in the sent spec, by role, and the files to upload for them.
+    """Return the sources that change in the sent spec, by split, and the files to upload for them.
 
     Relative paths of the spec start in the current folder; the keys of the files are their paths
     below the job's folder. With ``upload``, files of this machine may be sent.
@@ -29,20 +29,20 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[s
     """
     changed: dict[str, str] = {}
     files: dict[str, Path] = {}
-    for role, source in spec.data.sources.items():
+    for split, source in spec.data.sources.items():
         if source in BUILTIN or source.startswith(f"{FILE_SCHEME}/"):
             continue
         if "://" in source:
-            problem = f"data.{role}: {redact(source)}: data are read from files only"
+            problem = f"data.{split}: {redact(source)}: data are read from files only"
             raise SubmissionError(problem, hint=_HINT)
         path = expand_user(source)
         if not upload:
             where = "is on this machine" if path.exists() else "is a local path"
-            problem = f"data.{role}: {source} {where}, where the cluster cannot read it"
+            problem = f"data.{split}: {source} {where}, where the cluster cannot read it"
             raise SubmissionError(problem, hint=_HINT)
-        name, found = _files_of(path, source, role)
-        changed[role] = f"{DATA_FOLDER}/{role}/{name}".rstrip("/")
-        files |= {f"{DATA_FOLDER}/{role}/{each}": file for each, file in found.items()}
+        name, found = _files_of(path, source, split)
+        changed[split] = f"{DATA_FOLDER}/{split}/{name}".rstrip("/")
+        files |= {f"{DATA_FOLDER}/{split}/{each}": file for each, file in found.items()}
     size = sum(file.stat().st_size for file in files.values())
     if size > _MAX_BYTES:
         sizes = f"{size / 2**20:,.0f} MiB, and --upload sends at most {_MAX_BYTES / 2**20:.0f} MiB"
@@ -51,17 +51,16 @@ def prepare_data(spec: JobSpec, *, upload: bool) -> tuple[dict[str, str], dict[s
     return changed, files
 
 
-def _files_of(path: Path, source: str, role: str) -> tuple[str, dict[str, Path]]:
+def _files_of(path: Path, source: str, split: str) -> tuple[str, dict[str, Path]]:
     """Return the name of a single file, "" for several, and all files by relative path."""
     if path.is_file():
         return path.name, _with_labels(path) if is_idx(path) else {path.name: path}
-    if path.is_dir() and (images := find_idx_images(path, role)) is not None:
+    if path.is_dir() and (images := find_idx_images(path, split)) is not None:
         return "", _with_labels(images)
     try:
         files = find_table_files(path, source)
     except DataNotFound as error:
-        message = f"data.{role}: {error.message} on this machine"
-        raise DataNotFound(message, hint=_HINT) from None
+        raise DataNotFound(f"data.{split}: {error.message} on this machine", hint=_HINT) from None
     if path.is_dir():
         return "", {file.relative_to(path).as_posix(): file for file in files}
     # A numbered folder for each file keeps the files of different folders in order.
@@ -71,5 +70,4 @@ def _files_of(path: Path, source: str, role: str) -> tuple[str, dict[str, Path]]
 
 def _with_labels(images: Path) -> dict[str, Path]:
     """Return a file of IDX images and the file with their labels, if there is one, by name."""
-    labels = find_idx_labels(images)
-    return {file.name: file for file in (images, labels) if file is not None}
+    return {file.name: file for file in (images, find_idx_labels(images)) if file is not None}

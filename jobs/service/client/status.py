@@ -64,8 +64,7 @@ class Status:
     heartbeat_age_s: float | None = None
     start_time: float | None = None  #: When the attempt was submitted, in seconds since 1970.
     end_time: float | None = None
-    #: What Ray, MLflow and the heartbeat disagree in.
-    differences: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)  #: Contradictions between the sources.
 
 
 def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Status:
@@ -79,8 +78,7 @@ def reconcile(job: Job, run: RunView, now: float, log: str | None = None) -> Sta
     resumable = attempt.can_resume
     differences = _differences(attempt, run, beat, now)
     if attempt is not job.latest:
-        refused = f"attempt {job.latest.number} to resume it was refused: see its log"
-        differences.insert(0, refused)
+        differences.insert(0, f"attempt {job.latest.number} to resume it was refused: see its log")
     return Status(
         job_id=job.job_id,
         name=job.name,
@@ -212,7 +210,7 @@ def _failure(attempt: Attempt, run: RunView) -> str:
 
 
 def _differences(attempt: Attempt, run: RunView, beat: Heartbeat | None, now: float) -> list[str]:
-    """Return what Ray, MLflow and the heartbeat disagree in."""
+    """Return the contradictions between Ray, MLflow and the heartbeat."""
     if run.problem:
         return [f"only Ray was asked: {run.problem}"]
     ray, age = f"Ray has it as {attempt.ray_state}", now - (attempt.start_time or now)

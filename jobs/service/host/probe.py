@@ -1,7 +1,7 @@
 """The checks of ``sumgrad doctor`` that a short job makes on the head of a cluster.
 
-``python -P -m sumgrad.jobs.service.host.probe VERSIONS PATH…``: the versions, as JSON, of the
-machine that asks, and paths that the cluster should be able to read.
+``python -P -m sumgrad.jobs.service.host.probe VERSIONS PATH…``: the versions, as JSON, on the
+user's machine, and paths that the cluster should be able to read.
 """
 
 import glob
@@ -24,7 +24,7 @@ from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 NODE_TIMEOUT_S = 20.0
 
 
-class Node(NamedTuple):
+class NodeReport(NamedTuple):
     """One machine of a cluster, or why it does not answer."""
 
     host: str
@@ -36,23 +36,23 @@ class Node(NamedTuple):
 
 def main(versions: str, *data: str) -> None:
     """Print the report on the cluster that this process runs on."""
-    report = examine(TypeAdapter(Versions).validate_json(versions), data)
+    report = run_head_checks(TypeAdapter(Versions).validate_json(versions), data)
     print(REPORT_PREFIX + report.model_dump_json(), flush=True)  # noqa: T201 - the client reads it
 
 
-def examine(asking: Versions, data: Sequence[str] = ()) -> Report:
-    """Return the report; where the head lacks a library, it has one check alone.
+def run_head_checks(client: Versions, data: Sequence[str] = ()) -> Report:
+    """Return the report; if the head lacks a library, only that check.
 
-    ``asking`` are the asking machine's versions; the cluster should be able to read ``data``.
+    `client` are the versions on the user's machine; the cluster should be able to read `data`.
     """
-    here = Versions.here()
-    if here.missing:
-        text = f"the cluster's head lacks {', '.join(here.missing)}"
+    head = Versions.here()
+    if head.missing:
+        text = f"the cluster's head lacks {', '.join(head.missing)}"
         return Report(checks=(Check("versions", "FAIL", text, f"there: {INSTALL_HINT}"),))
     nodes, total, free = _ask_ray(data)
     checks = (
-        _check_versions(asking, here),
-        _check_sumgrad(asking),
+        _check_versions(client, head),
+        _check_sumgrad(client),
         _check_nodes(nodes),
         _check_resources(total, free),
         _check_mlflow(os.environ.get(URI, "")),
@@ -63,10 +63,10 @@ def examine(asking: Versions, data: Sequence[str] = ()) -> Report:
     return Report(checks=checks, clocks=clocks)
 
 
-def inspect_node(paths: Sequence[str]) -> Node:
-    """Return what this machine knows of itself."""
+def inspect_node(paths: Sequence[str]) -> NodeReport:
+    """Return this machine's name, clock, NumPy version and unreadable paths."""
     unreadable = tuple(path for path in paths if not _is_readable(path))
-    return Node(socket.gethostname(), "", time.time(), metadata.version("numpy"), unreadable)
+    return NodeReport(socket.gethostname(), "", time.time(), metadata.version("numpy"), unreadable)
 
 
 def _is_readable(path: str) -> bool:
@@ -74,7 +74,7 @@ def _is_readable(path: str) -> bool:
     return bool(found) and all(os.access(name, os.R_OK) and Path(name).exists() for name in found)
 
 
-def _ask_ray(paths: Sequence[str]) -> tuple[list[Node], dict[str, float], dict[str, float]]:
+def _ask_ray(paths: Sequence[str]) -> tuple[list[NodeReport], dict[str, float], dict[str, float]]:
     """Return all machines, the cluster's resources, and those that are free."""
     import ray
     from ray.exceptions import RayError
@@ -83,7 +83,7 @@ def _ask_ray(paths: Sequence[str]) -> tuple[list[Node], dict[str, float], dict[s
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     task: Any = ray.remote(inspect_node)
-    results = [
+    refs = [
         task.options(
             num_cpus=0,
             max_retries=0,
@@ -91,35 +91,35 @@ def _ask_ray(paths: Sequence[str]) -> tuple[list[Node], dict[str, float], dict[s
         ).remote(paths)
         for node in alive
     ]
-    ready, _ = ray.wait(results, num_returns=len(results), timeout=NODE_TIMEOUT_S)
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=NODE_TIMEOUT_S)
     nodes = []
-    for node, result in zip(alive, results, strict=True):
+    for node, ref in zip(alive, refs, strict=True):
         host = str(node["NodeManagerHostname"])
         try:
-            nodes.append(ray.get(result) if result in ready else Node(host, "does not answer"))
+            nodes.append(ray.get(ref) if ref in ready else NodeReport(host, "does not answer"))
         except RayError as error:
-            nodes.append(Node(host, str(error).strip().splitlines()[-1]))
+            nodes.append(NodeReport(host, str(error).strip().splitlines()[-1]))
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     return nodes, total, free
 
 
-def _check_versions(asking: Versions, here: Versions) -> Check:
-    if differences := asking.differences(here):
+def _check_versions(client: Versions, head: Versions) -> Check:
+    if differences := client.differences(head):
         hint = "the weights may differ; 'submit' requires --allow-version-mismatch"
         return Check("versions", "FAIL", "; ".join(differences.values()), hint)
-    return Check("versions", "ok", f"Python {here.python} and the libraries are the same")
+    return Check("versions", "ok", f"Python {head.python} and the libraries are the same")
 
 
-def _check_sumgrad(asking: Versions) -> Check:
+def _check_sumgrad(client: Versions) -> Check:
     # The code that came with this job hides an installed sumgrad.
     found = [each.version for each in metadata.distributions(name="sumgrad")]
     installed = f"has {found[-1]}" if len(found) > 1 else "has none of its own"
-    text = f"the cluster {installed}; jobs run the code of this one, {asking.sumgrad}"
+    text = f"the cluster {installed}; jobs run the code of this one, {client.sumgrad}"
     return Check("sumgrad", "ok", text)
 
 
-def _check_nodes(nodes: Sequence[Node]) -> Check:
+def _check_nodes(nodes: Sequence[NodeReport]) -> Check:
     if failed := [f"{node.host}: {node.problem}" for node in nodes if node.problem]:
         return Check("nodes", "FAIL", "; ".join(failed), "look at 'ray status' on the head")
     numpys = {node.numpy for node in nodes}
@@ -145,12 +145,11 @@ def _check_mlflow(uri: str) -> Check:
     name = "MLflow from the head"
     if not uri:
         text = "the head's environment names none: curves go into a file on the head"
-        hint = f"set {URI} in the environment of 'ray start' on the head"
-        return Check(name, "warn", text, hint)
+        return Check(name, "warn", text, f"set {URI} in the environment of 'ray start' on the head")
     return check_mlflow(name, uri)[0]
 
 
-def _check_data(nodes: Sequence[Node], data: Sequence[str]) -> Check:
+def _check_data(nodes: Sequence[NodeReport], data: Sequence[str]) -> Check:
     if unreadable := inspect_node(data).unreadable:
         text = f"the head cannot read {', '.join(unreadable)}"
         return Check("data", "FAIL", text, "jobs read their data on the head")

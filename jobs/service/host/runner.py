@@ -139,11 +139,11 @@ def load_job_spec(folder: Path, overrides: tuple[str, ...] = ()) -> JobSpec:
 
 
 def _paths_on_head(spec: JobSpec, folder: Path) -> dict[str, str]:
-    """Return uploaded data, in the job's folder, and ``file://`` sources as paths, by role."""
+    """Return uploaded data, in the job's folder, and ``file://`` sources as paths, by split."""
     paths = {}
-    for role, source in spec.data.sources.items():
+    for split, source in spec.data.sources.items():
         if source.startswith(f"{FILE_SCHEME}/"):
-            paths[role] = source.removeprefix(FILE_SCHEME)
+            paths[split] = source.removeprefix(FILE_SCHEME)
         elif source.startswith(f"{DATA_FOLDER}/"):
-            paths[role] = str(folder / source)
+            paths[split] = str(folder / source)
     return paths

@@ -240,10 +240,7 @@ def _last_line(log: Path) -> str:
 
 
 def down() -> bool:
-    """Stop the cluster's jobs, so that they save themselves, and end it, if there is one.
-
-    Curves and runs stay. Return whether there was a cluster.
-    """
+    """Stop the local cluster after its jobs have saved themselves; return whether there was one."""
     with _locked():
         cluster = running()
         if cluster is not None:

@@ -19,7 +19,7 @@ STOP_TIMEOUT_S = 20.0  #: Seconds that a process has to end after SIGTERM, befor
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """The leader of a session, to which everything that it starts belongs."""
+    """A server process that leads its own session; `terminate` ends the whole session."""
 
     #: An id of more than 1: the other ones address groups of processes, or init.
     pid: Annotated[int, Field(gt=1)]

@@ -80,13 +80,13 @@ def test_a_file_is_uploaded(tmp_path: Path) -> None:
     assert upload == {"data/train/my rows.csv": path}
 
 
-def test_each_role_has_its_own_folder() -> None:
+def test_each_split_has_its_own_folder() -> None:
     rows(Path("a/rows.csv"), 1)
     rows(Path("b/rows.csv"), 2)
     rows(Path("~/rows.csv").expanduser(), 3)
     sources = spec("a/rows.csv", validation="b/rows.csv", test="~/rows.csv")
     changed, upload = prepare_data(sources, upload=True)
-    assert changed == {role: f"data/{role}/rows.csv" for role in ("train", "validation", "test")}
+    assert changed == {split: f"data/{split}/rows.csv" for split in ("train", "validation", "test")}
     assert upload["data/validation/rows.csv"] == Path("b/rows.csv")
 
 
@@ -150,23 +150,23 @@ def test_the_labels_of_mnist_are_uploaded_with_the_images(named: str, tmp_path: 
 
 
 @pytest.mark.parametrize("named", ["images", "folder"])
-def test_only_the_files_of_a_role_are_uploaded_from_mnist(named: str, tmp_path: Path) -> None:
+def test_only_the_files_of_a_split_are_uploaded_from_mnist(named: str, tmp_path: Path) -> None:
     for head in ("train-", "t10k-"):
         idx(tmp_path, head)
-    roles = {"train": "train-", "test": "t10k-"}
+    heads = {"train": "train-", "test": "t10k-"}
     sources = {
-        role: str(tmp_path / f"{head}images-idx3-ubyte.gz" if named == "images" else tmp_path)
-        for role, head in roles.items()
+        split: str(tmp_path / f"{head}images-idx3-ubyte.gz" if named == "images" else tmp_path)
+        for split, head in heads.items()
     }
     _, upload = prepare_data(spec(**sources), upload=True)
     assert sorted(upload) == [
-        f"data/{role}/{roles[role]}{name}-ubyte.gz"
-        for role in ("test", "train")
+        f"data/{split}/{heads[split]}{name}-ubyte.gz"
+        for split in ("test", "train")
         for name in ("images-idx3", "labels-idx1")
     ]
 
 
-def test_a_folder_of_mnist_without_the_roles_files_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_mnist_without_the_files_of_a_split_is_refused(tmp_path: Path) -> None:
     idx(tmp_path / "mnist")
     with pytest.raises(DataNotFound, match="has no file t10k-images"):
         prepare_data(spec("digits", test=str(tmp_path / "mnist")), upload=True)

@@ -12,13 +12,16 @@ import pytest
 
 from sumgrad.jobs.service.checks import REPORT_PREFIX, Check, Report
 from sumgrad.jobs.service.host import probe
-from sumgrad.jobs.service.host.probe import Node, examine, inspect_node, main
+from sumgrad.jobs.service.host.probe import NodeReport, inspect_node, main, run_head_checks
 from sumgrad.jobs.service.versions import INSTALL_HINT, Versions
 
 HERE = Versions.here()
 GIB = 2**30
 HEALTHY: dict[str, Any] = {
-    "nodes": [Node("head", clock=1.0, numpy="2.4.6"), Node("worker", clock=2.0, numpy="2.4.6")],
+    "nodes": [
+        NodeReport("head", clock=1.0, numpy="2.4.6"),
+        NodeReport("worker", clock=2.0, numpy="2.4.6"),
+    ],
     "total": {"CPU": 8.0, "memory": 16.0 * GIB},
     "free": {"CPU": 6.0, "memory": 12.0 * GIB},
 }
@@ -36,7 +39,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def checks(*data: str, versions: Versions = HERE) -> dict[str, Check]:
-    return {check.name: check for check in examine(versions, data).checks}
+    return {check.name: check for check in run_head_checks(versions, data).checks}
 
 
 def test_a_machine_reports_which_paths_it_cannot_read(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_a_healthy_cluster_passes_every_check(tmp_path: Path) -> None:
     assert "a database" in found["MLflow from the head"].message
     assert "has none of its own" in found["sumgrad"].message
     assert "data" not in checks()
-    assert examine(HERE).clocks == (1.0, 2.0)
+    assert run_head_checks(HERE).clocks == (1.0, 2.0)
 
 
 WORKER = HEALTHY["nodes"][1]
@@ -90,10 +93,10 @@ WORKER = HEALTHY["nodes"][1]
         ({"free": {}}, "resources", "warn", "0 of 8 CPUs"),
         ({"free": {"CPU": 0.5}}, "resources", "warn", "0 of 8 CPUs"),
         (
-            {"nodes": [WORKER, Node("b", "does not answer")]},
+            {"nodes": [WORKER, NodeReport("b", "does not answer")]},
             *("nodes", "FAIL", "b: does not answer"),
         ),
-        ({"nodes": [WORKER, Node("b", numpy="1.0")]}, "nodes", "FAIL", "1.0, 2.4.6"),
+        ({"nodes": [WORKER, NodeReport("b", numpy="1.0")]}, "nodes", "FAIL", "1.0, 2.4.6"),
         ({"nodes": [WORKER, WORKER._replace(unreadable=("/",))]}, "data", "ok", "1 of 2 machines"),
     ],
 )
@@ -142,7 +145,7 @@ def test_the_paths_are_inspected_and_the_report_is_printed(
     out = capsys.readouterr().out
     assert out.startswith(REPORT_PREFIX)
     report = Report.model_validate_json(out.removeprefix(REPORT_PREFIX))
-    assert report == examine(HERE, ("/x", "/y"))
+    assert report == run_head_checks(HERE, ("/x", "/y"))
     assert asked[0] == ("/x", "/y")
 
 
@@ -151,7 +154,7 @@ def test_without_a_library_what_is_missing_is_the_only_check(
 ) -> None:
     lacking = replace(HERE, libraries=HERE.libraries | {"ray": "none"})
     monkeypatch.setattr(Versions, "here", lambda: lacking)
-    report = examine(HERE)
+    report = run_head_checks(HERE)
     (check,) = report.checks
     assert (check.name, check.status) == ("versions", "FAIL")
     assert "lacks ray" in check.message
