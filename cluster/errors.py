@@ -18,25 +18,25 @@ class FingerprintMismatch(ClusterError):
 
 
 class WorkerLost(ClusterError):
-    """An unexpected end of a worker's process; ``doing`` is a phrase."""
+    """An unexpected end of a worker's process; ``activity`` is a phrase such as "summing"."""
 
-    def __init__(self, worker: int, doing: str, *, hint: str = "") -> None:
-        super().__init__(f"worker {worker} was lost while {doing}", hint=hint)
+    def __init__(self, worker: int, activity: str, *, hint: str = "") -> None:
+        super().__init__(f"worker {worker} was lost while {activity}", hint=hint)
 
 
 class MicrobatchFailed(ClusterError):
     """An exception in a microbatch, or in one of several, with its cause as one line.
 
-    ``doing`` is a phrase. ``rows`` are indices in the source: the failing row if it is known, else
-    all rows of the microbatch; empty if the error does not concern rows. ``location`` is where the
-    user finds them.
+    ``activity`` is a phrase such as "summing". ``rows`` are indices in the source: the failing row
+    if it is known, else all rows of the microbatch; empty if the error does not concern rows.
+    ``location`` is where the user finds them.
     """
 
     def __init__(
         self,
         worker: int,
         microbatches: range,
-        doing: str,
+        activity: str,
         cause: str,
         source: str,
         rows: Sequence[int],
@@ -46,16 +46,16 @@ class MicrobatchFailed(ClusterError):
         what = f"microbatch {microbatches[0]}"
         if len(microbatches) > 1:
             what = f"one of the microbatches {microbatches[0]} to {microbatches[-1]}"
-        super().__init__(f"worker {worker} failed on {what}{where} while {doing}: {cause}")
+        super().__init__(f"worker {worker} failed on {what}{where} while {activity}: {cause}")
         self.microbatch = microbatches[0]
         self.cause = cause
         self.source = source
         self.rows = rows
-        self._facts = worker, microbatches, doing, cause, source, rows
+        self._arguments = worker, microbatches, activity, cause, source, rows
 
     def with_location(self, location: str) -> "MicrobatchFailed":
         """Return the same error with the location of its rows in the message."""
-        return MicrobatchFailed(*self._facts, location)
+        return MicrobatchFailed(*self._arguments, location)
 
 
 class CountMismatch(ClusterError):

@@ -30,7 +30,7 @@ Batch = tuple[Array, NDArray[np.generic]]  #: Inputs and desired outputs of some
 
 @dataclass(frozen=True)
 class Task:
-    """A sum over the rows of a data source, small enough to travel with every step."""
+    """A request for one sum: its kind, data source, epoch and step."""
 
     kind: Literal["gradient", "evaluation"]  #: An evaluation computes forward only.
     source: str

@@ -120,7 +120,7 @@ def find_running_instance() -> str:
 
 
 def abandon() -> None:
-    """Leave Ray as it is: a thread is stuck in it, and its end would wait for that thread.
+    """Skip Ray's shutdown, which would wait for a thread that is stuck in Ray.
 
     Its handler at exit is removed, and what its C++ core prints from now on is discarded.
     """

@@ -96,7 +96,7 @@ class GroupPlacement(RayPlacement):
             self._extra[len(self._slots)] = same if slot.is_remote else [groups[slot.bundle]]
             self._slots.append(replace(slot, bundle=0))
             self.initial_workers += 1
-            self.extra_workers -= 1
+            self.extra_cpus -= 1
         return len(placed)
 
     def acquire(self, worker: int) -> WorkerSlot:
@@ -146,28 +146,31 @@ class GroupPlacement(RayPlacement):
         self._extra.clear()
 
 
-def acquire_placement(workers: int, policy: ScalingPolicy, *, is_shared: bool) -> RayPlacement:
-    """Wait for a job's minimum of CPUs, and add those that are free, up to `workers` in total.
+def acquire_placement(max_cpus: int, policy: ScalingPolicy, *, is_shared: bool) -> RayPlacement:
+    """Wait for a job's minimum of CPUs, and add those that are free, up to `max_cpus` in total.
 
-    An instance that is not shared, because this process has started it, has as many. A minimum
-    that is not granted in time, or before the job is to stop, raises `ClusterUnreachable`.
+    A Ray instance that this process started is not shared; it has enough CPUs, and needs no
+    placement groups.
+
+    Raises:
+        ClusterUnreachable: The minimum was not granted in time, or a stop was requested.
     """
-    if not is_shared and not policy.extra_workers:
-        return RayPlacement(workers)
-    demand = Demand.new(min(policy.min_workers, workers), workers + policy.extra_workers)
+    if not is_shared and not policy.extra_cpus:
+        return RayPlacement(max_cpus)
+    demand = Demand.new(min(policy.min_cpus, max_cpus), max_cpus + policy.extra_cpus)
     groups, monitor = JobGroups(demand), ClusterMonitor(demand)
     try:
         required = groups.create("required", demand.min_cpus)
         placement_groups.wait_for_group(required, demand.min_cpus, policy)
         monitor.start()
         placement = GroupPlacement(groups, required, monitor)
-        wanted = min(workers, monitor.share) - demand.min_cpus
+        wanted = min(max_cpus, monitor.share) - demand.min_cpus
         cpus = demand.min_cpus + placement.add_free(wanted, policy)
     except BaseException:
         monitor.close()
         groups.remove_all()
         raise
-    if cpus < workers:
+    if cpus < max_cpus:
         later = "more workers join when CPUs become free"
-        _logger.info("%d of %d CPUs are free: starting with these; %s", cpus, workers, later)
+        _logger.info("%d of %d CPUs are free: starting with these; %s", cpus, max_cpus, later)
     return placement

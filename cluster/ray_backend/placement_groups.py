@@ -1,6 +1,6 @@
-"""The placement groups of one job, and a view of the cluster's that is refreshed in the background.
+"""A job's placement groups, and a monitor of all placement groups of the cluster.
 
-No step waits for Ray.
+The monitor reads them in the background, so that no step waits for Ray.
 """
 
 import contextlib
@@ -70,7 +70,10 @@ class JobGroups:
     def create_placed(
         self, max_groups: int, should_stop: Callable[[], bool]
     ) -> dict[PlacementGroup, str]:
-        """Create groups of one CPU each, and return the nodes of those that get one in a moment."""
+        """Create groups of one CPU each, and return the node of each that Ray places in time.
+
+        The others are removed after `_SETTLE_S` seconds.
+        """
         missing = [self.create_extra() for _ in range(max_groups)]
         nodes: dict[PlacementGroup, str] = {}
         deadline = time.monotonic() + _SETTLE_S

@@ -14,22 +14,23 @@ from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
 
 
 class RayReducer(ProcessReducer):
-    """Workers on the Ray cluster that this process is connected to, each with one CPU at first.
+    """A reducer whose workers are Ray actors, on the cluster that this process is connected to.
 
+    On this node each worker has one CPU; on another node one worker has all CPUs of the start.
     `env_vars` is the environment of their processes, if they do not inherit this one's.
     """
 
     def __init__(
         self,
         workload: Workload,
-        workers: int,
+        max_cpus: int,
         *,
         env_vars: Mapping[str, str] | None = None,
         policy: ScalingPolicy = ScalingPolicy(),  # noqa: B008 - it is frozen
     ) -> None:
         watch = DaemonWatch.current
         try:
-            placement = acquire_placement(workers, policy, is_shared=watch is None)
+            placement = acquire_placement(max_cpus, policy, is_shared=watch is None)
         except RayError as error:
             raise ClusterUnreachable(f"the cluster grants no CPUs: {error_cause(error)}") from error
         try:

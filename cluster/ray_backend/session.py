@@ -33,27 +33,27 @@ RAY_DIRECTORY = "ray"  #: Ray's directory within a private one; short, because s
 @contextlib.contextmanager
 def ray_session(
     address: str,
-    workers: int | None,
+    cpus: int | None,
     *,
-    min_workers: int | None = None,
+    min_cpus: int | None = None,
     waits_for_nodes: bool = False,
 ) -> Iterator[int]:
-    """Connect to Ray, yield the number of workers to start, and disconnect at the end.
+    """Connect to Ray, yield the number of CPUs to use, and disconnect at the end.
 
     Args:
         address: ``local`` for an instance on this machine that ends with this process, the
             ``host:port`` of a cluster, or ``auto`` for the one that runs on this machine.
-        workers: The number of CPUs to use, or None for all.
-        min_workers: The smallest number that suffices; by default `workers`.
+        cpus: The number of CPUs to use, or None for all.
+        min_cpus: The smallest number that suffices; by default `cpus`.
         waits_for_nodes: Whether the cluster may get the smallest number of CPUs later.
     """
     check_reachable(address)
     environment = {**_RAY_ENVIRONMENT, **WORKER_ENVIRONMENT, **_client_environment(address)}
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    cpus = workers if min_workers is None else min_workers
-    with temporary_directory() as directory, _connected(address, cpus, directory):
-        yield _available_workers(workers, min_workers, waits_for_nodes=waits_for_nodes)
+    needed = cpus if min_cpus is None else min_cpus
+    with temporary_directory() as directory, _connected(address, needed, directory):
+        yield _available_cpus(cpus, min_cpus, waits_for_nodes=waits_for_nodes)
 
 
 @contextlib.contextmanager
@@ -138,20 +138,18 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _available_workers(
-    workers: int | None, min_workers: int | None, *, waits_for_nodes: bool
-) -> int:
+def _available_cpus(cpus: int | None, min_cpus: int | None, *, waits_for_nodes: bool) -> int:
     import ray
 
-    min_workers = min_workers or workers or 1
+    min_cpus = min_cpus or cpus or 1
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
-    cpus = int(resources.get("CPU", 0))
-    if min_workers > cpus and not waits_for_nodes:
+    total = int(resources.get("CPU", 0))
+    if min_cpus > total and not waits_for_nodes:
         raise ClusterUnreachable(
-            f"the job needs {min_workers} workers of one CPU each, the cluster has {cpus}",
-            hint=f"set cluster.workers to {cpus} or fewer, or add nodes" if cpus else "add nodes",
+            f"the job needs {min_cpus} workers of one CPU each, the cluster has {total}",
+            hint=f"set cluster.workers to {total} or fewer, or add nodes" if total else "add nodes",
         )
-    return max(min_workers, min(workers or cpus, cpus))
+    return max(min_cpus, min(cpus or total, total))
 
 
 # --- tokens

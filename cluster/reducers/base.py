@@ -13,7 +13,7 @@ from sumgrad.model.validation import Array
 
 
 class GradientReducer(ABC):
-    """The sum of a task over all of its instances, wherever they are computed."""
+    """An interface that computes the sum of a task over all of its instances."""
 
     @property
     @abstractmethod
@@ -34,7 +34,8 @@ class GradientReducer(ABC):
         ``flat`` are parameters, (N,), preferably from `shared_copy`; they are not changed.
 
         Raises:
-            ClusterError: A worker was lost or failed.
+            ClusterUnreachable: There were too few workers for too long.
+            MicrobatchFailed: Several workers failed on the same microbatch.
             CountMismatch: Not every instance was counted exactly once.
         """
 

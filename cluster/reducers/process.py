@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ProcessReducer(GradientReducer):
-    """Workers in processes; placement and launcher are closed with the reducer.
+    """A reducer whose workers are processes; it closes `placement` and `launcher`.
 
     Raises:
         ClusterUnreachable: The workers did not start in time.
@@ -56,7 +56,7 @@ class ProcessReducer(GradientReducer):
         with contextlib.ExitStack() as resources:
             resources.callback(placement.close)
             resources.callback(launcher.close)
-            capacity = placement.initial_workers + placement.extra_workers
+            capacity = placement.initial_workers + placement.extra_cpus
             self._buffers = SharedBufferPool(size, dtype, capacity)
             resources.callback(self._buffers.close)
             self._claims = ClaimTable(self._buffers.claims)
@@ -111,6 +111,7 @@ class ProcessReducer(GradientReducer):
                 while not schedule.complete:
                     self._handle_events(step, self._timeout(step))
                     if not self._group.workers:
+                        # Raises once the job has waited for too long.
                         self._group.must_wait(str(task))
                     self._dispatch_idle(step)
         finally:
@@ -133,7 +134,7 @@ class ProcessReducer(GradientReducer):
     def _handle_events(self, step: ReductionStep, timeout: float) -> None:
         for worker, reply in self._group.events(timeout):
             if reply is None:
-                self._on_loss(step, worker, "exited")
+                self._on_worker_lost(step, worker, "exited")
             else:
                 self._on_reply(step, worker, reply)
         self._evict_frozen(step)
@@ -177,10 +178,10 @@ class ProcessReducer(GradientReducer):
         what = task.kind, task.source, task.epoch, task.step
         message = Compute(step.step_id, *what, start, stop, step.buffer)
         connected = self._group.workers[worker]
-        invisible = 1 if connected.is_local else len(microbatches)
+        per_sign = 1 if connected.is_local else len(microbatches)
         # Workers of other machines also send vectors, and may have several threads.
         kind = task.kind, task.source, connected.is_local, connected.threads
-        self._in_flight[worker] = InFlight(kind, invisible, time.monotonic(), start)
+        self._in_flight[worker] = InFlight(kind, per_sign, time.monotonic(), start)
         if connected.is_local:
             connected.send(message)
         else:
@@ -209,7 +210,7 @@ class ProcessReducer(GradientReducer):
         return max(0.001, min([SUPERVISION_INTERVAL_S, *waits]))
 
     def _time_until_late(self, request: InFlight) -> float:
-        limit = self._stragglers.speculate_after(request.kind, request.microbatches)
+        limit = self._stragglers.speculate_after(request.kind, request.per_sign)
         return limit - request.waited
 
     def _speculate(self, step: ReductionStep, worker: int) -> range | None:
@@ -233,11 +234,11 @@ class ProcessReducer(GradientReducer):
                 request.current, request.waited = current, 0.0
                 continue
             request.waited += elapsed
-            limit = self._stragglers.hang_timeout(request.kind, request.microbatches)
+            limit = self._stragglers.hang_timeout(request.kind, request.per_sign)
             if request.waited > limit:
                 self._stragglers.record_hang(request.kind)
                 self._group.evict(worker)
-                self._on_loss(step, worker, f"has not answered for {request.waited:.1f} s")
+                self._on_worker_lost(step, worker, f"has not answered for {request.waited:.1f} s")
 
     def _on_failure(self, step: ReductionStep, worker: int, failed: Failed) -> None:
         """Requeue the work of a worker that raised, unless its microbatch failed too often."""
@@ -247,7 +248,7 @@ class ProcessReducer(GradientReducer):
         retrying = "retrying on another worker" if len(self._group.workers) > 1 else "retrying"
         _logger.info("%s: %s; %s", where, failed.cause, retrying)
 
-    def _on_loss(self, step: ReductionStep, worker: int, why: str) -> None:
+    def _on_worker_lost(self, step: ReductionStep, worker: int, why: str) -> None:
         """Requeue the work of a lost worker and start a replacement."""
         request = self._in_flight.pop(worker, None)
         is_busy = worker in step.schedule.busy
@@ -256,7 +257,7 @@ class ProcessReducer(GradientReducer):
         # Even if this step fails, the next one needs workers.
         self._group.replace(worker, why)
         if request is not None and is_busy:
-            suspects = range(stop - request.microbatches, stop)
+            suspects = range(stop - request.per_sign, stop)
             plan = self._workload.plan(step.task)
             rows = plan.row_indices(suspects[0]) if len(suspects) == 1 else []
-            step.record_death(worker, suspects, rows, request.sent)
+            step.record_lost_worker(worker, suspects, rows, request.sent)

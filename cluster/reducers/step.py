@@ -13,7 +13,7 @@ from sumgrad.cluster.transport.messages import Failed
 _MAX_FAILED_WORKERS = 2  #: The step fails once this many workers have raised in one microbatch.
 _MAX_FAILURES = 3  #: It fails after this many exceptions in one microbatch, even of one worker.
 #: It fails once this many workers have exited or frozen in one microbatch; a few may by chance.
-_MAX_DEATHS = 3
+_MAX_LOST_WORKERS = 3
 #: Pause before the last attempt: a machine that is lost takes all its workers with it, and until
 #: the driver has noticed that, it could give the microbatch to one of them.
 _PAUSE_S = 5.0
@@ -24,7 +24,9 @@ class InFlight:
     """A request that a worker has not answered."""
 
     kind: Hashable  #: What the duration of its microbatches depends on.
-    microbatches: int  #: Their number where the worker's progress is invisible, else 1.
+    #: Microbatches between two signs of progress: 1 for a local worker, whose current microbatch
+    #: the driver sees, and all that were sent to a remote one.
+    per_sign: int
     sent: float
     current: int  #: The microbatch that the worker was last seen computing.
     waited: float = 0.0  #: Seconds without progress during which the driver itself was running.
@@ -42,7 +44,7 @@ class ReductionStep:
     failures: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     #: When workers exited or froze while they computed one of these microbatches: a single one
     #: where the worker's progress is visible, else its whole assignment.
-    deaths: dict[range, list[float]] = field(default_factory=lambda: defaultdict(list))
+    lost_at: dict[range, list[float]] = field(default_factory=lambda: defaultdict(list))
     paused_until: float = 0.0  #: Nothing is assigned before this time of the monotonic clock.
 
     @property
@@ -62,22 +64,24 @@ class ReductionStep:
         microbatches = range(failed.microbatch, failed.microbatch + 1)
         raise self._error(worker, microbatches, f"{failed.cause} ({more})", failed.rows)
 
-    def record_death(self, worker: int, suspects: range, rows: Sequence[int], sent: float) -> None:
+    def record_lost_worker(
+        self, worker: int, suspects: range, rows: Sequence[int], sent: float
+    ) -> None:
         """Record that a worker exited or froze in one of these microbatches; raise if too many did.
 
         Several workers may compute the same microbatches, and a machine that is lost takes all its
-        workers with it. So a death counts only if the microbatches were sent after the last one;
+        workers with it. So a loss counts only if the microbatches were sent after the last one;
         `sent` is in seconds of the monotonic clock. `rows` are those of a single microbatch.
         """
-        deaths = self.deaths[suspects]
-        if deaths and sent <= deaths[-1]:
+        lost_at = self.lost_at[suspects]
+        if lost_at and sent <= lost_at[-1]:
             return
-        deaths.append(time.monotonic())
-        if len(deaths) == _MAX_DEATHS - 1:
-            self.paused_until = deaths[-1] + _PAUSE_S
-        if len(deaths) >= _MAX_DEATHS:
+        lost_at.append(time.monotonic())
+        if len(lost_at) == _MAX_LOST_WORKERS - 1:
+            self.paused_until = lost_at[-1] + _PAUSE_S
+        if len(lost_at) >= _MAX_LOST_WORKERS:
             what = "it" if len(suspects) == 1 else "them"
-            cause = f"{_MAX_DEATHS} workers exited or froze while they computed {what}"
+            cause = f"{_MAX_LOST_WORKERS} workers exited or froze while they computed {what}"
             raise self._error(worker, suspects, cause, rows)
 
     def _error(

@@ -2,7 +2,7 @@
 
 each step     S, Div, T  ←  sums over the step's instances
               W ← W − (η/T)·S          (or the optimizer's equation of S and T)
-each epoch    Loss = (1/T) Σ Div       over the epoch's instances, before the updates they are in
+each epoch    Loss = (1/T) Σ Div       over the epoch's instances, each before its update
               validation, a report and the stopping criteria
 """
 
@@ -66,7 +66,7 @@ class ParameterDriver:
             raise ValueError("early stopping needs validation")
 
     def run(self, start: Array | Snapshot) -> TrainingResult:
-        """Train from initial parameters, (N,), or resume an earlier run bit by bit; then stop."""
+        """Train from initial parameters, (N,), or resume from a snapshot with the same bits."""
         if isinstance(start, Snapshot):
             state = TrainingState.restore(start, self.reducer)
         else:

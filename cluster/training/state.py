@@ -1,7 +1,7 @@
 """The state that a run's next step depends on, and the snapshot from which a run resumes.
 
-A snapshot consists of arrays by name and of metadata that JSON can hold. Floats survive JSON bit by
-bit, because Python writes the shortest text that reads back as the same number.
+A snapshot consists of arrays by name and of metadata that JSON can hold. JSON changes no float:
+Python writes the shortest text that reads back as the same number.
 """
 
 from collections.abc import Mapping

@@ -112,7 +112,7 @@ class Connection:
                     raise ConnectionClosed("the peer closed the connection")
                 filled += count
 
-    def take_descriptor(self) -> int:
+    def pop_descriptor(self) -> int:
         """Return the next descriptor received; the caller closes it."""
         if not self._descriptors:
             raise ProtocolError("a message came without its descriptor")

@@ -118,15 +118,15 @@ class WorkerConnection:
 class WorkerServer:
     """A server that accepts workers and multiplexes their messages; `host` is as for `Listener`.
 
-    `admit` returns whether to accept a worker, given its first message, and replies to it if so.
+    `accept` returns whether to accept a worker, given its first message, and replies to it if so.
     `size` and `dtype` are a gradient vector's.
     """
 
     def __init__(
-        self, host: str | None, admit: Callable[[Connection, Hello], bool], size: int, dtype: str
+        self, host: str | None, accept: Callable[[Connection, Hello], bool], size: int, dtype: str
     ) -> None:
         self.workers: dict[int, WorkerConnection] = {}  #: The connected workers, by their indices.
-        self._admit = admit
+        self._accept = accept
         self._size, self._dtype = size, dtype
         self._listener = Listener(host)
         self.address, self.secret = self._listener.address, self._listener.secret
@@ -180,8 +180,8 @@ class WorkerServer:
                 yield worker.index, None
 
     def _add_worker(self, connection: Connection, hello: Hello) -> WorkerConnection | None:
-        """Add a worker and return it, or close its connection if it is not admitted."""
-        if not self._admit(connection, hello):
+        """Add a worker and return it, or close its connection if it is not accepted."""
+        if not self._accept(connection, hello):
             self._close(connection)
             return None
         worker = WorkerConnection(connection, hello, self._size, self._dtype)

@@ -38,7 +38,7 @@ def attach_received(
     connection: Connection, shape: tuple[int, ...], dtype: DTypeLike
 ) -> NDArray[Any]:
     """Map the shared memory whose descriptor came with the last message."""
-    descriptor = connection.take_descriptor()
+    descriptor = connection.pop_descriptor()
     try:
         return attach(descriptor, shape, dtype)
     finally:

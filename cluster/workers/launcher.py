@@ -32,11 +32,9 @@ class Launcher(ABC):
 class Placement:
     """The CPUs of a job's workers; by default one for each, none of which come or go."""
 
-    def __init__(
-        self, initial_workers: int, extra_workers: int = 0, host: str | None = None
-    ) -> None:
+    def __init__(self, initial_workers: int, extra_cpus: int = 0, host: str | None = None) -> None:
         self.initial_workers = initial_workers
-        self.extra_workers = extra_workers
+        self.extra_cpus = extra_cpus
         self.host = host  #: This machine's address for workers on other machines.
 
     def is_required(self, worker: int) -> bool:
@@ -53,7 +51,7 @@ class Placement:
 
     def cpu_share(self) -> int:
         """Return how many CPUs the job may use now; every thread that computes uses one."""
-        return self.initial_workers + self.extra_workers
+        return self.initial_workers + self.extra_cpus
 
     def release(self, worker: int) -> None:
         """Release the CPUs of a worker whose process has ended."""

@@ -19,8 +19,8 @@ _DAY_S = 86_400
 class ScalingPolicy:
     """The limits of a job's number of workers."""
 
-    min_workers: int = 1  #: With fewer, the job waits.
-    extra_workers: int = 0  #: How many more may join when CPUs become free.
+    min_cpus: int = 1  #: With fewer for `_REPLACEMENT_S` seconds, the job waits.
+    extra_cpus: int = 0  #: How many more may join when CPUs become free.
     resource_timeout: float = 300.0  #: Seconds to wait for the minimum.
     should_stop: Callable[[], bool] = lambda: False  #: Polled while waiting; True makes it raise.
 
@@ -49,8 +49,11 @@ class WorkerMinimum:
         While any workers are running, the job does not wait for replacements of workers that were
         lost moments ago. `activity` is what waits, for the log; `reasons` are why the others have
         not started, read only on time-out.
+
+        Raises:
+            ClusterUnreachable: The resource timeout has passed, or a stop was requested.
         """
-        if self.is_reached(running):
+        if self.update(running):
             return False
         now = time.monotonic()
         if self._short_since is None:
@@ -59,7 +62,7 @@ class WorkerMinimum:
         if running and waited < _REPLACEMENT_S:
             return False
         timeout = self._policy.resource_timeout
-        have = f"{running} of at least {self._policy.min_workers} required workers are running"
+        have = f"{running} of at least {self._policy.min_cpus} required workers are running"
         if self._policy.should_stop():
             raise ClusterUnreachable(f"stopped while waiting for workers: {have}")
         if waited > timeout:
@@ -74,9 +77,9 @@ class WorkerMinimum:
             self._is_logged = True
         return True
 
-    def is_reached(self, running: int) -> bool:
-        """Return whether there are enough workers, and if so reset the time waited."""
-        if running < self._policy.min_workers:
+    def update(self, running: int) -> bool:
+        """Record the number of running workers; return whether there are enough."""
+        if running < self._policy.min_cpus:
             return False
         if self._is_logged:
             _logger.info("%d workers are running: resuming", running)

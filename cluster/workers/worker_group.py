@@ -49,7 +49,7 @@ class WorkerGroup:
         self._states: dict[int, WorkerState] = {}
         self._is_starting = False  #: While `start` runs, a worker that cannot join is an error.
         self._next_supervision = 0.0  #: When `supervise` is due.
-        self._server = WorkerServer(placement.host, self._admit, buffers.size, buffers.dtype)
+        self._server = WorkerServer(placement.host, self._accept, buffers.size, buffers.dtype)
         self.workers, self.events = self._server.workers, self._server.events
 
     @property
@@ -117,7 +117,7 @@ class WorkerGroup:
 
     # --- connected workers
 
-    def _admit(self, connection: Connection, hello: Hello) -> bool:
+    def _accept(self, connection: Connection, hello: Hello) -> bool:
         """Return whether a worker is accepted, and send it what it needs if so.
 
         Other arithmetic than this process's raises `FingerprintMismatch` for an initial worker.
@@ -142,10 +142,10 @@ class WorkerGroup:
             return False
         self._buffers.welcome(connection)
         running = self.num_threads + hello.threads
-        if state.is_extra:
+        if state.is_joining:
             _logger.info("worker %d joined: %s now", worker, _workers(running))
         state.connect(hello.threads)
-        self._minimum.is_reached(running)
+        self._minimum.update(running)
         return True
 
     def replace(self, worker: int, why: str) -> None:
@@ -180,21 +180,21 @@ class WorkerGroup:
 
     # --- scaling
 
-    def _num_claimed(self) -> int:
+    def _num_requested_cpus(self) -> int:
         """Return the number of CPUs that connected and pending workers have or ask for."""
         return sum(state.threads for state in self._states.values())
 
     def scale_up(self) -> None:
         """Start as many extra workers as the job's share of CPUs allows."""
-        missing = self._placement.cpu_share() - self._num_claimed()
-        capacity = self._placement.initial_workers + self._placement.extra_workers
+        missing = self._placement.cpu_share() - self._num_requested_cpus()
+        capacity = self._placement.initial_workers + self._placement.extra_cpus
         unused = set(range(capacity)) - set(self._states)
         for worker in sorted(unused)[: max(0, missing)]:
-            self._launch(worker, WorkerState(is_extra=True))
+            self._launch(worker, WorkerState(is_joining=True))
 
     def cancel_pending(self) -> None:
         """Cancel pending workers beyond the job's share of CPUs."""
-        excess = self._num_claimed() - self._placement.cpu_share()
+        excess = self._num_requested_cpus() - self._placement.cpu_share()
         for worker, pending in sorted(self._pending.items(), reverse=True):
             if excess <= 0:
                 return

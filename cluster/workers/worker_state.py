@@ -15,7 +15,7 @@ _MAX_DOUBLINGS = 10  #: The largest exponent of these powers of two; attempts ar
 class WorkerState:
     """A worker of the group: its attempts to start, and its threads."""
 
-    is_extra: bool = False  #: Whether it has never been connected and is not an initial worker.
+    is_joining: bool = False  #: Whether it was added after the start and has not connected yet.
     attempts: int = 0  #: How often its process was started since it delivered a sum.
     threads: int = 1  #: Threads that it had when it was connected last.
     started: float = 0.0  #: When its process was started.
@@ -34,7 +34,7 @@ class WorkerState:
 
     def connect(self, threads: int) -> None:
         """Record that its process has connected, with this number of threads."""
-        self.threads, self.is_extra, self.retry_at, self.reason = threads, False, None, ""
+        self.threads, self.is_joining, self.retry_at, self.reason = threads, False, None, ""
 
     def timeout(self, resource_timeout: float) -> float:
         """Return how many seconds this attempt may take."""

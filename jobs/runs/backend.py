@@ -35,7 +35,7 @@ def open_reducer(
             yield reducer
         return
     session = ray_session(
-        spec.address, wanted.max, min_workers=wanted.min, waits_for_nodes=waits_for_nodes
+        spec.address, wanted.max, min_cpus=wanted.min, waits_for_nodes=waits_for_nodes
     )
     try:
         with session as workers, _ray_reducer(spec, job, stop, workers) as reducer:
@@ -58,8 +58,8 @@ def _ray_reducer(
         more = "" if is_local else "; more join when CPUs become free"
         _logger.info("starting with %s of %s workers%s", workers, wanted.max, more)
     policy = ScalingPolicy(
-        min_workers=wanted.min,
-        extra_workers=0 if is_local else missing,
+        min_cpus=wanted.min,
+        extra_cpus=0 if is_local else missing,
         resource_timeout=spec.resource_timeout,
         should_stop=lambda: stop.reason is not None,
     )

@@ -68,7 +68,7 @@ class Steps:
 def test_a_node_leaves_and_another_joins(nodes: Cluster, small_job: SmallJob) -> None:
     added = nodes.add_node(num_cpus=2)
     wait_for(lambda: total_cpus() == 8)
-    with RayReducer(small_job.workload, 8, policy=ScalingPolicy(min_workers=2)) as reducer:
+    with RayReducer(small_job.workload, 8, policy=ScalingPolicy(min_cpus=2)) as reducer:
         placement = reducer._group._placement
         processes = range(placement.initial_workers)
         steps = Steps(
@@ -89,7 +89,7 @@ def test_workers_join_when_the_cluster_grows(
 ) -> None:
     caplog.set_level(logging.INFO, "sumgrad")
     cpus = total_cpus()
-    policy = ScalingPolicy(extra_workers=1)
+    policy = ScalingPolicy(extra_cpus=1)
     with RayReducer(small_job.workload, cpus, policy=policy) as reducer:
         assert reducer.num_threads == cpus
         nodes.add_node(num_cpus=1)

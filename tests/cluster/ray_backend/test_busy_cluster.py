@@ -11,7 +11,7 @@ import ray
 from sumgrad.cluster.errors import ClusterError, ClusterUnreachable
 from sumgrad.cluster.ray_backend.launcher import RayLauncher
 from sumgrad.cluster.ray_backend.reducer import RayReducer
-from sumgrad.cluster.ray_backend.session import _available_workers, ray_session
+from sumgrad.cluster.ray_backend.session import _available_cpus, ray_session
 from sumgrad.cluster.ray_backend.watchdog import DaemonWatch
 from sumgrad.cluster.training.state import TrainingResult
 from sumgrad.cluster.workers.scaling_policy import ScalingPolicy
@@ -54,16 +54,16 @@ def test_a_cluster_that_is_too_small_is_reported_at_once() -> None:
     with pytest.raises(
         ClusterUnreachable, match="the job needs 8 workers of one CPU each, the cluster has 4"
     ) as caught:
-        _available_workers(8, None, waits_for_nodes=False)
+        _available_cpus(8, None, waits_for_nodes=False)
     assert caught.value.hint == "set cluster.workers to 4 or fewer, or add nodes"
-    assert _available_workers(8, None, waits_for_nodes=True) == 8
+    assert _available_cpus(8, None, waits_for_nodes=True) == 8
 
 
 @pytest.mark.parametrize(("workers", "minimum", "given"), [(8, 2, 4), (None, None, 4), (3, 1, 3)])
 def test_within_its_bounds_a_job_uses_all_cpus(
     workers: int | None, minimum: int | None, given: int
 ) -> None:
-    assert _available_workers(workers, minimum, waits_for_nodes=False) == given
+    assert _available_cpus(workers, minimum, waits_for_nodes=False) == given
 
 
 def test_a_job_starts_with_the_free_cpus_and_grows(
@@ -87,7 +87,7 @@ def test_a_job_starts_with_the_free_cpus_and_grows(
 def test_a_job_waits_for_its_minimum(
     small_job: SmallJob, release: Callable[[], None], log: pytest.LogCaptureFixture
 ) -> None:
-    policy = ScalingPolicy(min_workers=4, resource_timeout=60)
+    policy = ScalingPolicy(min_cpus=4, resource_timeout=60)
     with (
         on_log("waiting for", release),
         RayReducer(small_job.workload, 4, policy=policy) as reducer,
@@ -132,9 +132,9 @@ def test_rows_that_do_not_fit_leave_no_reservation(
 class Running:
     """A job that computes in the background until the test ends it."""
 
-    def __init__(self, job: SmallJob, min_workers: int) -> None:
+    def __init__(self, job: SmallJob, min_cpus: int) -> None:
         self._job = job
-        self._policy = ScalingPolicy(min_workers=min_workers)
+        self._policy = ScalingPolicy(min_cpus=min_cpus)
         self._is_to_end = threading.Event()
         self._reducer: RayReducer | None = None
         self._pool = ThreadPoolExecutor(1)
@@ -166,8 +166,8 @@ def start(small_job: SmallJob) -> Iterator[Callable[..., Running]]:
     """Starts jobs on a cluster without others."""
     running: list[Running] = []
 
-    def start(min_workers: int = 1) -> Running:
-        running.append(Running(small_job, min_workers))
+    def start(min_cpus: int = 1) -> Running:
+        running.append(Running(small_job, min_cpus))
         return running[-1]
 
     wait_until_free(4)
@@ -204,7 +204,7 @@ def test_a_job_that_has_all_cpus_releases_a_later_job_s_minimum(
 ) -> None:
     first = start()
     first.wait_for(4)
-    second = start(min_workers=3)
+    second = start(min_cpus=3)
     second.wait_for(3)
     first.wait_for(1)
     second.end()

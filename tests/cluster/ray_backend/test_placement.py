@@ -148,7 +148,7 @@ def test_a_private_instance_needs_no_groups(fake: FakeRay) -> None:
     placement = acquire_placement(3, ScalingPolicy(), is_shared=False)
     assert type(placement) is RayPlacement
     assert fake.groups == []
-    assert (placement.initial_workers, placement.extra_workers, placement.cpu_share()) == (3, 0, 3)
+    assert (placement.initial_workers, placement.extra_cpus, placement.cpu_share()) == (3, 0, 3)
     assert all(map(placement.is_required, range(3)))
     assert placement.host is None
 
@@ -165,7 +165,7 @@ def test_free_cpus_beyond_the_minimum_are_used(fake: FakeRay) -> None:
         WorkerSlot(1),
         WorkerSlot(2, 0, is_remote=True),
     ]
-    assert (placement.extra_workers, placement.cpu_share()) == (1, 5)
+    assert (placement.extra_cpus, placement.cpu_share()) == (1, 5)
     assert placement.host == "127.0.0.1"
     placement.close()
     assert not fake.existing
@@ -187,7 +187,7 @@ def test_groups_that_do_not_get_their_cpu_at_once_are_removed(
 def test_a_cpu_is_requested_for_an_extra_worker_and_released(fake: FakeRay) -> None:
     fake.free = {HEAD: 1}
     placement = acquire(3)
-    assert (placement.initial_workers, placement.extra_workers) == (1, 2)
+    assert (placement.initial_workers, placement.extra_cpus) == (1, 2)
     assert placement.acquire(1) == WorkerSlot()
     placement._monitor.refresh()
     assert not placement.has_cpus(1)
@@ -244,7 +244,7 @@ def test_the_minimum_is_waited_for_up_to_the_timeout(
 ) -> None:
     caplog.set_level(logging.INFO, "sumgrad")
     with pytest.raises(ClusterUnreachable, match="did not have 6 free CPUs within 0 s"):
-        acquire(6, min_workers=6, resource_timeout=0)
+        acquire(6, min_cpus=6, resource_timeout=0)
     assert not fake.existing
     assert caplog.messages == [
         "waiting for 6 free CPUs: the cluster has 5 in total, 5 free; up to 0 s"
@@ -253,7 +253,7 @@ def test_the_minimum_is_waited_for_up_to_the_timeout(
 
 def test_a_stop_request_ends_the_wait_for_cpus(fake: FakeRay) -> None:
     with pytest.raises(ClusterUnreachable, match="stopped while waiting for 6 free CPUs"):
-        acquire(6, min_workers=6, should_stop=lambda: True)
+        acquire(6, min_cpus=6, should_stop=lambda: True)
     assert not fake.existing
 
 

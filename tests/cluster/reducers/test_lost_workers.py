@@ -152,7 +152,7 @@ def test_other_tasks_can_be_computed_after_a_microbatch_that_kills_its_workers(
         assert sum_bytes(reducer, job) == expected_sum(small_job)
 
 
-def test_the_deaths_of_remote_workers_are_charged_to_all_that_they_were_assigned(
+def test_losses_of_remote_workers_are_charged_to_all_that_they_were_assigned(
     small_job: SmallJob, tmp_path: Path
 ) -> None:
     """The driver cannot see which microbatch a worker on another machine is computing."""
@@ -173,7 +173,7 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
     whole = replace(small_job, workload=replace(small_job.workload, plans=plans))
     expected = expected_sum(whole)
     job = whole.with_source(DeadlySource, 100, 2, str(tmp_path))
-    record_death = ReductionStep.record_death
+    record_lost_worker = ReductionStep.record_lost_worker
     third: list[int] = []
     with running(job, 3) as reducer:
         before, events = reducer.pids, reducer._group.events
@@ -181,8 +181,8 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
         def freeze_the_third(
             step: ReductionStep, worker: int, suspects: range, rows: Sequence[int], sent: float
         ) -> None:
-            record_death(step, worker, suspects, rows, sent)
-            if len(step.deaths[suspects]) == 2:
+            record_lost_worker(step, worker, suspects, rows, sent)
+            if len(step.lost_at[suspects]) == 2:
                 dead = {int((tmp_path / name).read_text()) for name in "01"}
                 third.extend(worker for worker, pid in before.items() if pid not in dead)
                 os.kill(before[third[0]], signal.SIGSTOP)
@@ -196,7 +196,7 @@ def test_workers_lost_together_do_not_count_against_their_microbatch(
             return events(timeout)
 
         monkeypatch.setattr(reduction_step, "_PAUSE_S", 0.5)
-        monkeypatch.setattr(ReductionStep, "record_death", freeze_the_third)
+        monkeypatch.setattr(ReductionStep, "record_lost_worker", freeze_the_third)
         monkeypatch.setattr(reducer._group, "events", lose_the_third)
         assert sum_bytes(reducer, job) == expected
         assert not set(reducer.pids.values()) & set(before.values())
@@ -207,12 +207,12 @@ def test_a_death_counts_if_the_microbatch_was_sent_after_the_last_one() -> None:
     step = ReductionStep(1, TASK, 0, StepSchedule(range(1), ClaimTable.local(5)))
     suspects = range(1)
     for worker in range(3):
-        step.record_death(worker, suspects, [5], sent=1.0)
-    assert len(step.deaths[suspects]) == 1
-    step.record_death(3, suspects, [5], sent=time.monotonic())
-    assert len(step.deaths[suspects]) == 2
+        step.record_lost_worker(worker, suspects, [5], sent=1.0)
+    assert len(step.lost_at[suspects]) == 1
+    step.record_lost_worker(3, suspects, [5], sent=time.monotonic())
+    assert len(step.lost_at[suspects]) == 2
     with pytest.raises(MicrobatchFailed, match="3 workers exited or froze"):
-        step.record_death(4, suspects, [5], sent=time.monotonic())
+        step.record_lost_worker(4, suspects, [5], sent=time.monotonic())
 
 
 # --- frozen, stuck, slow

@@ -62,14 +62,14 @@ def test_descriptors_arrive_with_their_messages(ends: Ends) -> None:
     os.close(descriptor)
     right.receive()
     right.receive()
-    received = right.take_descriptor()
+    received = right.pop_descriptor()
     shared = shared_memory.attach(received, (3,), "float32")
     os.close(received)
     assert shared.tolist() == [1, 2, 3]
     shared[0] = 9
     assert array[0] == 9
     with pytest.raises(ProtocolError, match="without its descriptor"):
-        right.take_descriptor()
+        right.pop_descriptor()
 
 
 def test_a_peer_may_close_once_it_has_a_message_with_its_descriptors(

@@ -40,10 +40,8 @@ class ScriptedPlacement(Placement):
     without_cpus: frozenset[int] = frozenset()
     moves = 0
 
-    def __init__(
-        self, initial_workers: int, extra_workers: int = 0, host: str | None = None
-    ) -> None:
-        super().__init__(initial_workers, extra_workers, host)
+    def __init__(self, initial_workers: int, extra_cpus: int = 0, host: str | None = None) -> None:
+        super().__init__(initial_workers, extra_cpus, host)
         self.released: list[int] = []
 
     def is_required(self, worker: int) -> bool:
@@ -339,7 +337,7 @@ def test_with_too_few_workers_it_waits_and_resumes_when_there_are_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scaling_policy, "_REPLACEMENT_S", 0.05)
-    with running(small_job, Placement(2), launcher, min_workers=2, resource_timeout=60) as reducer:
+    with running(small_job, Placement(2), launcher, min_cpus=2, resource_timeout=60) as reducer:
         launcher.is_paused = True
         launcher.disconnect(0)
 
@@ -359,7 +357,7 @@ def test_too_few_workers_for_too_long_end_the_run_with_a_snapshot(
     small_job: SmallJob, launcher: ThreadLauncher, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling_policy, "_REPLACEMENT_S", 0.05)
-    with running(small_job, Placement(2), launcher, min_workers=2, resource_timeout=0.3) as reducer:
+    with running(small_job, Placement(2), launcher, min_cpus=2, resource_timeout=0.3) as reducer:
         launcher.is_paused = True
         for worker in range(left, 2):
             launcher.disconnect(worker)
@@ -387,7 +385,7 @@ def test_a_stop_request_ends_the_wait_for_workers(
 def test_the_time_with_too_few_workers_is_reset_when_there_are_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    minimum = scaling_policy.WorkerMinimum(ScalingPolicy(min_workers=2, resource_timeout=1000))
+    minimum = scaling_policy.WorkerMinimum(ScalingPolicy(min_cpus=2, resource_timeout=1000))
     assert minimum.must_wait(0, "summing", [])
     assert minimum._short_since is not None
     minimum._short_since -= 2000
@@ -491,7 +489,7 @@ def test_workers_that_cannot_join_release_their_cpus(
         assert reducer._group._pending == {}
 
 
-def test_a_worker_that_connects_after_it_was_cancelled_is_not_admitted(
+def test_a_worker_that_connects_after_it_was_cancelled_is_not_accepted(
     small_job: SmallJob, launcher: ThreadLauncher
 ) -> None:
     placement = ScriptedPlacement(1)
