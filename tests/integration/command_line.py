@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from sumgrad.jobs.cli.app import run
 from sumgrad.jobs.runs.directory import RunDirectory, all_runs
 from sumgrad.jobs.support.polling import wait_until
-from tests.integration import driver, fork_server
+from tests.integration import fork_server, forked_command
 from tests.integration.fork_server import ForkedCommand
 
 SUMGRAD = str(Path(sysconfig.get_path("scripts")) / "sumgrad")
@@ -29,7 +29,7 @@ Command = subprocess.Popen[str] | ForkedCommand
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command did."""
+    """The exit code and the output of a finished command."""
 
     code: int
     out: str
@@ -76,27 +76,30 @@ class Folder:
         return Finished(code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str, pauses: Sequence[int] = ()) -> Command:
-        """Start ``sumgrad`` as a process; it pauses after these epochs until it is released."""
+        """Start ``sumgrad`` as a forked process that pauses after these epochs until `release`.
+
+        Without a fork server, start the installed command.
+        """
         if fork_server.VARIABLE not in os.environ:
             assert not pauses
-            return self._start(arguments)
+            return self._start_installed(arguments)
         for epoch in pauses:
-            driver.paused_file(self.path, epoch).unlink(missing_ok=True)
-            driver.release_file(self.path, epoch).unlink(missing_ok=True)
-        variables = {driver.PAUSES: ",".join(map(str, pauses))}
+            forked_command.paused_file(self.path, epoch).unlink(missing_ok=True)
+            forked_command.release_file(self.path, epoch).unlink(missing_ok=True)
+        variables = {forked_command.PAUSES: ",".join(map(str, pauses))}
         return ForkedCommand(arguments, self.path, {**os.environ, **self.environment, **variables})
 
     def wait_for_pause(self, process: Command, epoch: int) -> None:
         """Wait until a run has paused after an epoch."""
-        paused = driver.paused_file(self.path, epoch)
+        paused = forked_command.paused_file(self.path, epoch)
         assert wait_until(lambda: paused.exists() or process.poll() is not None, 60, interval=0.01)
         assert process.poll() is None, process.communicate()
 
     def release(self, epoch: int) -> None:
         """Let a run continue that has paused after an epoch."""
-        driver.release_file(self.path, epoch).touch()
+        forked_command.release_file(self.path, epoch).touch()
 
-    def _start(self, arguments: Sequence[str]) -> "subprocess.Popen[str]":
+    def _start_installed(self, arguments: Sequence[str]) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [SUMGRAD, *arguments],
             cwd=self.path,
@@ -107,9 +110,9 @@ class Folder:
             text=True,
         )
 
-    def run_process(self, *arguments: str) -> Finished:
+    def run_installed(self, *arguments: str) -> Finished:
         """Run the installed command to its end, as users do."""
-        process = self._start(arguments)
+        process = self._start_installed(arguments)
         out, err = process.communicate(timeout=120)
         return Finished(process.returncode, out, err)
 

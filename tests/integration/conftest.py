@@ -30,7 +30,7 @@ cluster: {address: inline, microbatch_size: 10}
 
 @pytest.fixture(scope="module")
 def ray_cpus() -> Iterator[int]:
-    """A local Ray with five CPUs to hand out, whatever the machine has."""
+    """Start a local Ray instance with at least five CPUs on any machine, and yield 5."""
     with ray_session("local", 5):
         yield 5
 
@@ -43,7 +43,7 @@ def fork_server() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def forked_mlflow(fork_server: None) -> Iterator[None]:
-    """Save the import of MLflow by each run in the test's process."""
+    """Fork the MLflow process of each run that tests start in their own process."""
     with forked_mlflow_processes():
         yield
 

@@ -1,8 +1,8 @@
-"""A server that forks processes from one that has imported MLflow and sumgrad, which takes seconds.
+"""A fork server: it forks the processes of tests from one that has imported MLflow and sumgrad.
 
-MLflow's process of runs in the test's process, the commands of `Folder.start` and `mlflow_server`
-are forked. `test_mlflow_process` and `Folder.run_process` start processes as users do, and so does
-the cluster of `test_service`.
+That saves seconds per process. Forked are the commands of `Folder.start`, the servers of
+`mlflow_server`, and the MLflow processes of runs. Not forked are `Folder.run_installed`, `training`
+of `test_mlflow_process` and the cluster of `test_service`.
 """
 
 import functools
@@ -29,7 +29,7 @@ from sumgrad.jobs.support.threads import die_with_parent
 #: Names the server's socket.
 VARIABLE = "SUMGRAD_TESTS_FORK_SERVER"
 _MLFLOW_PROCESS = ("sumgrad.jobs.tracking.mlflow_process", "main")
-_COMMAND = ("tests.integration.driver", "run")
+_COMMAND = ("tests.integration.forked_command", "run")
 _MAX_REQUEST = 1 << 20
 
 
@@ -37,7 +37,7 @@ class ForkedProcess:
     """The part of `subprocess.Popen` that tests and `RunTracker` use.
 
     Args:
-        main: A module, and a function of it to call.
+        entry_point: A module, and a function of it to call.
         arguments: What the function finds in ``sys.argv``.
         streams: Standard input, output and error; the last ones may be missing.
         cwd: The working directory.
@@ -46,13 +46,13 @@ class ForkedProcess:
 
     def __init__(
         self,
-        main: tuple[str, str],
+        entry_point: tuple[str, str],
         arguments: Sequence[str],
         streams: Sequence[int],
         cwd: Path,
         env: Mapping[str, str],
     ) -> None:
-        with _request((main, arguments, str(cwd), dict(env)), streams) as server:
+        with _request((entry_point, arguments, str(cwd), dict(env)), streams) as server:
             answer, descriptors, _flags, _sender = socket.recv_fds(server, 32, 1)
         self.pid = int(answer)
         self.returncode: Any = None
@@ -213,9 +213,10 @@ def _import_server() -> None:
 
 
 def _serve(listener: socket.socket) -> Callable[[], object]:
-    """Fork a process for each request; return there, with the function that it calls.
+    """Serve requests forever; in a forked process, return the function to call.
 
-    A request that is a process id is answered with the exit code of a process that has ended.
+    A request is ``[entry_point, arguments, folder, environment]``, answered with the process id and
+    a descriptor of the process; or the id of a process that has ended, answered with its exit code.
     """
     exit_codes: dict[int, int] = {}
     while True:
@@ -227,15 +228,15 @@ def _serve(listener: socket.socket) -> Callable[[], object]:
             if isinstance(request, int):
                 connection.send(str(exit_codes.pop(request)).encode())
                 continue
-            main, arguments, folder, environment = request
-            if tuple(main) not in (_MLFLOW_PROCESS, _COMMAND):
+            entry_point, arguments, folder, environment = request
+            if tuple(entry_point) not in (_MLFLOW_PROCESS, _COMMAND):
                 _import_server()
             if not (pid := os.fork()):
                 for number, stream in enumerate(streams):
                     os.dup2(stream, number)
                 for descriptor in (*streams, connection.detach(), listener.detach()):
                     os.close(descriptor)
-                return _become(main, arguments, folder, environment)
+                return _become(entry_point, arguments, folder, environment)
             handle = os.pidfd_open(pid)
             socket.send_fds(connection, [str(pid).encode()], [handle])
             for descriptor in (handle, *streams):
@@ -250,13 +251,17 @@ def _reap(exit_codes: dict[int, int]) -> None:
 
 
 def _become(
-    main: Sequence[str], arguments: Sequence[str], folder: str, environment: Mapping[str, str]
+    entry_point: Sequence[str],
+    arguments: Sequence[str],
+    folder: str,
+    environment: Mapping[str, str],
 ) -> Callable[[], object]:
+    """Take on a request's folder, environment and arguments; return its function."""
     die_with_parent()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    module, function = main
+    module, function = entry_point
     sys.argv = [module, *arguments]
     found: Callable[[], object] = getattr(importlib.import_module(module), function)
     return found

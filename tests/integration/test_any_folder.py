@@ -24,11 +24,11 @@ def test_the_users_modules_are_not_imported_by_driver_or_workers(folder: Folder)
     inline = folder.sumgrad("train", "flowers.yaml", "--json")
     assert inline.code == 0, inline.err
     write_traps(folder.path)
-    workers = folder.run_process(
+    workers = folder.run_installed(
         "train", "flowers.yaml", "--json", "--set", "cluster.address=local"
     )
     assert workers.code == 0, workers.err
     assert workers.result["weights_sha256"] == inline.result["weights_sha256"]
     assert workers.result["train_loss"] == inline.result["train_loss"]
-    evaluated = folder.run_process("evaluate", workers.result["run_id"], "flowers.csv")
+    evaluated = folder.run_installed("evaluate", workers.result["run_id"], "flowers.csv")
     assert evaluated.code == 0, evaluated.err

@@ -1,6 +1,7 @@
 """The process beside a real `sumgrad train` that delivers the run to MLflow.
 
-Where neither the start of the process nor its session matters, it is a forked one.
+Tests that depend on how the process starts, or on its session, start it as users do; the others
+fork it.
 """
 
 import os
@@ -210,7 +211,7 @@ def test_a_locked_database_fails_no_run(folder: Folder) -> None:
     assert found.info.status == "FINISHED"
 
 
-def refused(folder: Folder) -> tuple[str, ...]:
+def refused_options(folder: Folder) -> tuple[str, ...]:
     """Options of a run that MLflow refuses, because its experiment is deleted."""
     client = MlflowClient(folder.tracking_uri)
     client.delete_experiment(client.create_experiment("deleted"))
@@ -218,7 +219,7 @@ def refused(folder: Folder) -> tuple[str, ...]:
 
 
 def test_a_run_that_mlflow_refuses_stops_early(folder: Folder) -> None:
-    done = folder.sumgrad("train", "flowers.yaml", *refused(folder), *ENDLESS)
+    done = folder.sumgrad("train", "flowers.yaml", *refused_options(folder), *ENDLESS)
     assert done.code == 3
     assert "the MLflow experiment 'deleted' is deleted" in done.err
     (run,) = all_runs(folder.path / "runs")
@@ -232,7 +233,7 @@ def test_a_run_that_mlflow_refuses_after_its_end_keeps_its_weights(
 ) -> None:
     # On a busy machine the refusal may come during training, which has to ignore it.
     monkeypatch.setattr(RunTracker, "check", lambda _: None)
-    done = folder.sumgrad("train", "flowers.yaml", "--json", *refused(folder))
+    done = folder.sumgrad("train", "flowers.yaml", "--json", *refused_options(folder))
     assert done.code == 3
     assert "is deleted" in done.err
     (run,) = all_runs(folder.path / "runs")

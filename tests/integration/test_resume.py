@@ -290,7 +290,7 @@ def test_a_run_without_its_example_rows_finishes(killed: Folder) -> None:
 
 def test_another_blas_is_refused(killed: Folder) -> None:
     other = Folder(killed.path, {"OPENBLAS_CORETYPE": "Nehalem"})
-    refused = other.run_process("resume", killed.run_directory().record.run_id)
+    refused = other.run_installed("resume", killed.run_directory().record.run_id)
     assert refused.code == 2, refused.err
     assert "arithmetic.blas was " in refused.error
     assert "Nehalem" in refused.error

@@ -1,4 +1,9 @@
-"""Jobs on a real cluster, which ``sumgrad cluster up`` runs on this machine."""
+"""Jobs on a real cluster, which ``sumgrad cluster up`` runs on this machine.
+
+One scenario serves most tests. The job *first* uses both CPUs; *once* is submitted and waits;
+*first* is stopped (`stopped`); *once* is killed after a checkpoint (`killed`), resumed, and
+finishes (`finished_job`). The tests check what each step has printed and left.
+"""
 
 import json
 import os
@@ -148,7 +153,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterato
     unset = dict.fromkeys(("SUMGRAD_CONFIG", "SUMGRAD_CLUSTER", "RAY_API_SERVER_ADDRESS"), "")
     environment |= {"HOME": str(home), "RAY_AUTH_TOKEN_PATH": "", "RAY_ADDRESS": ""} | unset
     service = Service(Folder(path, environment), free_port(), free_port())
-    up = service.folder.run_process(
+    up = service.folder.run_installed(
         *("cluster", "up", "--cpus", "2", "--port", str(service.port)),
         *("--mlflow-port", str(service.mlflow_port)),
     )
@@ -157,7 +162,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterato
     try:
         yield service
     finally:
-        down = service.folder.run_process("cluster", "down")
+        down = service.folder.run_installed("cluster", "down")
     assert down.code == 0, down.err
     assert [processes_of(session) for session in servers] == [[], []]
     assert service.sumgrad("cluster", "status").code == 3

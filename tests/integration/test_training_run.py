@@ -183,7 +183,7 @@ def test_no_process_is_left_behind(folder: Folder) -> None:
     # Not pytest's folder: the path of a socket may not be long.
     with tempfile.TemporaryDirectory() as temporary:
         own = Folder(folder.path, {"TMPDIR": temporary})
-        done = own.run_process("train", "flowers.yaml", "--set", "cluster.address=local")
+        done = own.run_installed("train", "flowers.yaml", "--set", "cluster.address=local")
         assert done.code == 0, done.err
         assert not list(Path(temporary).glob("sumgrad-*"))
         assert not [link for link in working_folders() if link.startswith(temporary)]

@@ -1,4 +1,4 @@
-"""The process of `Folder.start`: ``sumgrad`` with a forked MLflow process, and with pauses.
+"""``sumgrad`` as `Folder.start` runs it: forked, and paused after chosen epochs.
 
 A test that needs a run in a certain state has it pause after an epoch, and so depends on no clock.
 """
