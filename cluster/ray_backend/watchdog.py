@@ -23,6 +23,7 @@ _EXITED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 _SUSPENDED_S = 2.0
 _PROBE_INTERVAL_S = 5.0  #: Seconds between two connections to a cluster's head.
 _MAX_FAILED_PROBES = 2  #: How many of these in a row have to fail.
+_RETRY_INTERVAL_S = 1.0  #: Seconds to the next one after a failure; Ray itself prints after 30.
 
 
 class RayStalled(ClusterUnreachable):
@@ -137,5 +138,6 @@ class HeadWatch:
                 return str(error)
         else:
             self._failed = 0
-        self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
+        interval = _RETRY_INTERVAL_S if self._failed else _PROBE_INTERVAL_S
+        self._next_probe = time.monotonic() + interval
         return None

@@ -176,6 +176,7 @@ def test_a_suspended_head_is_unreachable(
 ) -> None:
     address, process = head
     os.kill(process.pid, signal.SIGSTOP)
+    wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
     with (
         pytest.raises(ClusterUnreachable, match="no Ray cluster answers"),
         ray_session(address, 1),

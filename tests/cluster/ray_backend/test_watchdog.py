@@ -91,6 +91,7 @@ def test_a_head_is_given_up_after_two_failed_probes(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(watchdog, "check_reachable", probe)
     monkeypatch.setattr(watchdog, "_PROBE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(watchdog, "_RETRY_INTERVAL_S", 0.0)
     watch = HeadWatch("head:6379")
     found = [watch.failure() for _ in range(5)]
     assert found == [None] * 4 + ["no Ray cluster answers at 'head:6379'"]
