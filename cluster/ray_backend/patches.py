@@ -100,8 +100,7 @@ def only_needed_daemons(*, enabled: bool) -> Iterator[None]:
         if enabled:
             for name in ("start_monitor", "start_log_monitor", "start_api_server"):
                 stack.enter_context(_replaced(node.Node, name, lambda *_, **__: None))
-            without = ImportError("not used")
-            stack.enter_context(_replaced(utils, "get_dashboard_dependency_error", lambda: without))
+            stack.enter_context(_replaced(utils, "get_dashboard_dependency_error", ImportError))
         yield
 
 

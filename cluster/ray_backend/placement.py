@@ -149,11 +149,8 @@ class GroupPlacement(RayPlacement):
 def acquire_placement(max_cpus: int, policy: ScalingPolicy, *, is_shared: bool) -> RayPlacement:
     """Wait for a job's minimum of CPUs, and add those that are free, up to `max_cpus` in total.
 
-    A Ray instance that this process started is not shared; it has enough CPUs, and needs no
-    placement groups.
-
-    Raises:
-        ClusterUnreachable: The minimum was not granted in time, or a stop was requested.
+    A Ray instance that this process started is not shared, and has enough CPUs. Raises
+    `ClusterUnreachable` if the minimum is not granted in time, or a stop is requested.
     """
     if not is_shared and not policy.extra_cpus:
         return RayPlacement(max_cpus)

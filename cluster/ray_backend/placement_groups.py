@@ -1,7 +1,4 @@
-"""A job's placement groups, and a monitor of all placement groups of the cluster.
-
-The monitor reads them in the background, so that no step waits for Ray.
-"""
+"""A job's placement groups, and a monitor of the cluster's, so that no step waits for Ray."""
 
 import contextlib
 import logging
@@ -70,10 +67,7 @@ class JobGroups:
     def create_placed(
         self, max_groups: int, should_stop: Callable[[], bool]
     ) -> dict[PlacementGroup, str]:
-        """Create groups of one CPU each, and return the node of each that Ray places in time.
-
-        The others are removed after `_SETTLE_S` seconds.
-        """
+        """Create groups of one CPU; return the node of each that Ray places in `_SETTLE_S`."""
         missing = [self.create_extra() for _ in range(max_groups)]
         nodes: dict[PlacementGroup, str] = {}
         deadline = time.monotonic() + _SETTLE_S

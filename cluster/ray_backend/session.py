@@ -32,11 +32,7 @@ RAY_DIRECTORY = "ray"  #: Ray's directory within a private one; short, because s
 
 @contextlib.contextmanager
 def ray_session(
-    address: str,
-    cpus: int | None,
-    *,
-    min_cpus: int | None = None,
-    waits_for_nodes: bool = False,
+    address: str, cpus: int | None, *, min_cpus: int | None = None, waits_for_nodes: bool = False
 ) -> Iterator[int]:
     """Connect to Ray, yield the number of CPUs to use, and disconnect at the end.
 

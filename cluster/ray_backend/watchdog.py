@@ -134,10 +134,7 @@ class HeadWatch:
             check_reachable(self._address)
         except ClusterUnreachable as error:
             self._failed += 1
-            if self._failed >= _MAX_FAILED_PROBES:
-                return str(error)
-        else:
-            self._failed = 0
-        interval = _RETRY_INTERVAL_S if self._failed else _PROBE_INTERVAL_S
-        self._next_probe = time.monotonic() + interval
+            self._next_probe = time.monotonic() + _RETRY_INTERVAL_S
+            return str(error) if self._failed >= _MAX_FAILED_PROBES else None
+        self._failed, self._next_probe = 0, time.monotonic() + _PROBE_INTERVAL_S
         return None

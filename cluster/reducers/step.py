@@ -24,9 +24,9 @@ class InFlight:
     """A request that a worker has not answered."""
 
     kind: Hashable  #: What the duration of its microbatches depends on.
-    #: Microbatches between two signs of progress: 1 for a local worker, whose current microbatch
-    #: the driver sees, and all that were sent to a remote one.
-    per_sign: int
+    per_sign: (
+        int  #: Microbatches between two signs of progress: all of them if it is remote, else 1.
+    )
     sent: float
     current: int  #: The microbatch that the worker was last seen computing.
     waited: float = 0.0  #: Seconds without progress during which the driver itself was running.

@@ -48,10 +48,7 @@ class WorkerMinimum:
 
         While any workers are running, the job does not wait for replacements of workers that were
         lost moments ago. `activity` is what waits, for the log; `reasons` are why the others have
-        not started, read only on time-out.
-
-        Raises:
-            ClusterUnreachable: The resource timeout has passed, or a stop was requested.
+        not started, read only on time-out. Raises `ClusterUnreachable` then, or before a stop.
         """
         if self.update(running):
             return False

@@ -111,11 +111,7 @@ def _raise_at_ragged_row(path: Path, delimiter: str, block_bytes: int) -> None:
 
 
 def _with_exact_integers(
-    table: pa.Table,
-    large: list[int],
-    path: Path,
-    options: csv.ReadOptions,
-    parse: csv.ParseOptions,
+    table: pa.Table, large: list[int], path: Path, options: csv.ReadOptions, parse: csv.ParseOptions
 ) -> pa.Table:
     """Read columns again as text, and replace those that hold only integers by decimals."""
     names = [table.column_names[i] for i in large]

@@ -83,9 +83,8 @@ def ray_command(port: int, cpus: int | None) -> list[str]:
     first, last = str(RAY_WORKER_PORTS[0]), str(RAY_WORKER_PORTS[-1])
     return [
         *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--port", gcs, "--disable-usage-stats"),
-        # sumgrad's drivers do not print the output of their workers, which it would send to them.
-        *("--include-log-monitor", "false"),
+        # The log monitor sends the output of workers to their drivers, which do not print it.
+        *("--port", gcs, "--disable-usage-stats", "--include-log-monitor", "false"),
         *("--dashboard-host", HOST, "--dashboard-port", str(port)),
         *("--ray-client-server-port", client, "--dashboard-agent-listen-port", agent),
         *("--min-worker-port", first, "--max-worker-port", last),
