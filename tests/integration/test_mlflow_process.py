@@ -232,7 +232,7 @@ def test_a_run_that_mlflow_refuses_after_its_end_keeps_its_weights(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine the refusal may come during training, which has to ignore it.
-    monkeypatch.setattr(RunTracker, "check", lambda _: None)
+    monkeypatch.setattr(RunTracker, "raise_if_refused", lambda _: None)
     done = folder.sumgrad("train", "flowers.yaml", "--json", *refused_options(folder))
     assert done.code == 3
     assert "is deleted" in done.err
