@@ -6,6 +6,7 @@ of `test_mlflow_process` and the cluster of `test_service`.
 """
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -272,5 +273,7 @@ if __name__ == "__main__":
     # Before NumPy is imported.
     limit_blas_threads()
     _import_all()
+    # Collections in forked processes would copy the memory of all that was imported.
+    gc.freeze()
     # The interpreter ends as in a process of its own: with the exit code and its exit handlers.
     _serve(socket.socket(fileno=os.dup(0)))()
