@@ -44,7 +44,7 @@ class Attempt:
         """Return the attempt that Ray describes.
 
         Raises:
-            Exception: Of any kind; the details are not in Ray's format.
+            Exception: The details are not in Ray's format; the type depends on what is wrong.
         """
         if details["status"] not in RAY_STATES:
             raise ValueError(details["status"])

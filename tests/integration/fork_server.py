@@ -232,6 +232,8 @@ def _serve(listener: socket.socket) -> Callable[[], object]:
             entry_point, arguments, folder, environment = request
             if tuple(entry_point) not in (_MLFLOW_PROCESS, _COMMAND):
                 _import_server()
+            # Garbage collections in the forked process would copy all imported modules.
+            gc.freeze()
             if not (pid := os.fork()):
                 for number, stream in enumerate(streams):
                     os.dup2(stream, number)
@@ -273,7 +275,5 @@ if __name__ == "__main__":
     # Before NumPy is imported.
     limit_blas_threads()
     _import_all()
-    # Collections in forked processes would copy the memory of all that was imported.
-    gc.freeze()
     # The interpreter ends as in a process of its own: with the exit code and its exit handlers.
     _serve(socket.socket(fileno=os.dup(0)))()

@@ -176,7 +176,7 @@ def test_a_server_that_hangs_at_the_end_costs_ten_seconds(
     proxy.wait_for(request_, "hangs")
     began = time.monotonic()
     finished = job.finished()
-    # Ten seconds, and what an end without a server takes on a busy machine; the server hangs on.
+    # Ten seconds, and what the rest takes on a busy machine. The server never answers.
     assert time.monotonic() - began < 10 + 30
     assert finished.code == 0, finished.err
     assert "has not accepted the rest in 10 s" in finished.err
